@@ -1,0 +1,235 @@
+"""The composition root: picks the backend, wires service, fronts and watcher, and runs them.
+
+The HTTP front is up at once; models are loaded beside it. uvicorn owns the signals: at SIGTERM it
+drains HTTP, then the lifespan's end drains gRPC and stops Triton.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import cast
+
+import uvicorn
+from fastapi import FastAPI
+
+from gateway import grpc_api, http_api, logs, oip_http
+from gateway.backend import Backend
+from gateway.errors import BertierError
+from gateway.installation import TritonInstallation, find_installation
+from gateway.metrics import Metrics
+from gateway.service import AnswerService
+from gateway.settings import Settings, SettingsError
+from gateway.supervisor import Supervisor, TritonOptions, check_ports
+from gateway.triton import TritonBackend
+from gateway.watcher import Watcher
+
+log = logging.getLogger(__name__)
+
+KEEP_ALIVE_S = 75  # longer than the idle time of common load balancers
+BACKLOG = 2048
+EXAMPLE = (
+    '{"question": "Who gave their name to Normandy?", "context": "The Normans were the people who'
+    ' in the 10th and 11th centuries gave their name to Normandy, a region in France."}'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """Who runs the models: a backend, and the Triton of our own behind it, if there is one."""
+
+    backend: Backend
+    supervisor: Supervisor | None = None
+    triton: TritonOptions | None = None
+
+
+class Gateway:
+    """The parts of a running gateway, and what ended it early."""
+
+    def __init__(self, settings: Settings, models: Models) -> None:
+        supervisor = models.supervisor
+        self.settings = settings
+        self.models = models
+        self.metrics = Metrics()
+        self.metrics.build.info({"version": http_api.VERSION})
+        self.service = AnswerService(models.backend, settings, self.metrics)
+        restarts: Callable[[], int] = (lambda: supervisor.restarts) if supervisor else (lambda: 0)
+        self.watcher = Watcher(self.service, restarts)
+        self.failure: BertierError | None = None
+        self.failed = asyncio.Event()
+
+    @asynccontextmanager
+    async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
+        """Run gRPC, Triton and the watcher beside the HTTP front."""
+        grpc_front = await grpc_api.start(self.service, self.settings)
+        serving = asyncio.create_task(self._serve_models(), name="models")
+        try:
+            yield
+        finally:
+            await grpc_api.stop(grpc_front, self.settings.drain_ms)
+            serving.cancel()
+            await asyncio.wait([serving])
+            await self.models.backend.close()
+            if self.models.supervisor is not None:
+                await self.models.supervisor.stop()
+
+    async def _serve_models(self) -> None:
+        try:
+            if self.models.supervisor is not None:
+                await self.models.supervisor.start(self.settings.triton_start_timeout_ms)
+            await self.watcher.run()
+        except BertierError as exc:
+            log.error("%s", exc)
+            self.failure = exc
+            self.failed.set()
+
+
+def create_app(settings: Settings, backend: Backend | None = None) -> FastAPI:
+    """Return the application; it is made in the event loop that runs it."""
+    models = choose_models(settings) if backend is None else Models(backend)
+    return build(Gateway(settings, models))
+
+
+def build(gateway: Gateway) -> FastAPI:
+    app = http_api.create(gateway.service, gateway.watcher.readiness, gateway.lifespan)
+    app.include_router(oip_http.router(gateway.service))
+    return app
+
+
+def choose_models(settings: Settings) -> Models:
+    """Return the backend the settings ask for, else the best there is here. Raises: SettingsError."""
+    if settings.backend == "embedded":
+        return _embedded(settings)
+    if settings.triton_url is not None:
+        log.info("models run in the Triton at %s", settings.triton_url)
+        url = settings.triton_url
+        return Models(TritonBackend(url, engine=f"triton at {url}"))
+    installation = find_installation()
+    if installation is not None:
+        return _own_triton(installation, settings)
+    if settings.backend == "triton":
+        raise SettingsError(
+            "backend: no Triton was found on this host; install nvidia-pytriton (`make run` does),"
+            " put tritonserver on PATH, or name a running one with --triton-url"
+        )
+    log.warning("no Triton on this host: models run in this process (backend: embedded)")
+    return _embedded(settings)
+
+
+def serve(settings: Settings) -> int:
+    """Serve until told to stop; return the exit code."""
+    logs.set_up(settings.log_level, settings.log_format)
+    # uvicorn raises the signal again when it has drained: then there is nothing left to do.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    try:
+        with listen(settings) as door, asyncio.Runner(loop_factory=_new_loop) as runner:
+            return runner.run(_serve(settings, door))
+    except BertierError as exc:
+        log.error("%s", exc)
+        return 1
+
+
+def listen(settings: Settings) -> socket.socket:
+    """Return the HTTP front's socket. Raises: SettingsError when an own port is taken."""
+    if settings.grpc_port:
+        _bind(settings.host, settings.grpc_port, "grpc_port").close()
+    door = _bind(settings.host, settings.http_port, "http_port")
+    door.listen(BACKLOG)
+    return door
+
+
+async def _serve(settings: Settings, door: socket.socket) -> int:
+    models = choose_models(settings)
+    if models.triton is not None:
+        check_ports(models.triton)
+    gateway = Gateway(settings, models)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            build(gateway),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="on",
+            ws="none",
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=math.ceil(settings.drain_ms / 1e3),
+        )
+    )
+    watching = [
+        asyncio.create_task(_say_when_ready(gateway, settings, door.getsockname()[1])),
+        asyncio.create_task(_stop_when_failed(gateway, server)),
+    ]
+    await server.serve(sockets=[door])
+    for task in watching:
+        task.cancel()
+    return 1 if gateway.failure is not None or not server.started else 0
+
+
+async def _say_when_ready(gateway: Gateway, settings: Settings, port: int) -> None:
+    await gateway.watcher.ready.wait()
+    print(ready_text(settings.host, port), flush=True)
+
+
+def ready_text(host: str, port: int) -> str:
+    """Return what a newcomer needs once questions can be answered: the URL and a request."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 (compared, not bound)
+    url = f"http://{host}:{port}"
+    return (
+        f"\nbertier answers on {url}  (state: {url}/readyz, metrics: {url}/metrics)\n\n"
+        f"curl -i {url}/v1/answer -H 'SLO-Latency-Ms: 100' -H 'SLO-Min-F1: 0.4' \\\n"
+        f"  -H 'Content-Type: application/json' \\\n  -d '{EXAMPLE}'\n"
+    )
+
+
+async def _stop_when_failed(gateway: Gateway, server: uvicorn.Server) -> None:
+    await gateway.failed.wait()
+    server.should_exit = True
+
+
+def _own_triton(installation: TritonInstallation, settings: Settings) -> Models:
+    options = TritonOptions(
+        settings.model_repository,
+        settings.triton_http_port,
+        settings.triton_grpc_port,
+        settings.triton_metrics_port,
+    )
+    log.info("models run in a Triton of our own: %s", installation.binary)
+    backend = TritonBackend(options.grpc_url, engine=installation.engine)
+    return Models(backend, Supervisor(installation, options), options)
+
+
+def _embedded(settings: Settings) -> Models:
+    from gateway.embedded import EmbeddedBackend
+
+    return Models(EmbeddedBackend(settings.model_repository))
+
+
+def _bind(host: str, port: int, setting: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    door = socket.socket(family)
+    door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        door.bind((host, port))
+    except OSError as exc:
+        door.close()
+        flag = f"--{setting.replace('_', '-')}"
+        raise SettingsError(
+            f"{setting}: cannot listen on port {port} of {host} ({exc.strerror}); stop the other"
+            f" program, or choose another port with {flag} or BERTIER_{setting.upper()}"
+        ) from exc
+    return door
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    with suppress(ImportError):
+        import uvloop
+
+        return cast(asyncio.AbstractEventLoop, uvloop.new_event_loop())
+    return asyncio.new_event_loop()

@@ -1,0 +1,153 @@
+"""Questions to a gateway from the command line: over HTTP, or answered in this process.
+
+Both ways end in the same JSON, the HTTP API's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx2
+
+from gateway import catalog as catalogs
+from gateway import http_models, slo
+from gateway.errors import BackendError, BackendUnavailable, InvalidField
+from gateway.metrics import Metrics
+from gateway.service import AnswerService, now_ms
+from gateway.settings import Settings
+
+T = TypeVar("T")
+Json = dict[str, Any]
+PATIENCE_S = 120.0
+
+
+class AskFailed(BackendError):
+    """The gateway refused, or cannot be asked; the text is its own."""
+
+
+class HttpGateway:
+    """A gateway at a URL."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url.rstrip("/")
+
+    def answer(self, body: Json, headers: Mapping[str, str]) -> Json:
+        return self._call("POST", "/v1/answer", body, headers)
+
+    def plan(self, body: Json, headers: Mapping[str, str]) -> Json:
+        return self._call("POST", "/v1/plan", body, headers)
+
+    def variants(self) -> Json:
+        return self._call("GET", "/v1/variants", None, {})
+
+    def _call(self, method: str, path: str, body: Json | None, headers: Mapping[str, str]) -> Json:
+        try:
+            reply = httpx2.request(
+                method,
+                self._url + path,
+                json=body,
+                headers=dict(headers),
+                timeout=PATIENCE_S,
+                trust_env=False,
+            )
+            told = reply.json()
+        except (httpx2.TransportError, httpx2.InvalidURL, httpx2.UnsupportedProtocol) as exc:
+            raise BackendUnavailable(
+                f"no gateway answers at {self._url} ({exc}); start one with 'make run' or"
+                " 'bertier serve', or ask in this process with --embedded"
+            ) from exc
+        except ValueError as exc:
+            raise AskFailed(f"{self._url}: not a bertier gateway (no JSON at {path})") from exc
+        if not isinstance(told, dict) or not reply.is_success:
+            raise AskFailed(_failure(self._url, reply.status_code, told))
+        return told
+
+
+class EmbeddedGateway:
+    """A repository answered from in this process, without a server."""
+
+    def __init__(self, repository: Path) -> None:
+        self._repository = repository
+
+    def answer(self, body: Json, headers: Mapping[str, str]) -> Json:
+        sent = http_models.check(http_models.QuestionBody, body)
+
+        async def work(service: AnswerService) -> Json:
+            question = sent.to_question(service.settings.max_top_k)
+            answered = await service.answer(question, _slo(headers), now_ms())
+            return _parsed(http_models.answer_body(answered, question))
+
+        return asyncio.run(self._with_service(work))
+
+    def plan(self, body: Json, headers: Mapping[str, str]) -> Json:
+        sent = http_models.check(http_models.PlanRequestBody, body)
+
+        async def work(service: AnswerService) -> Json:
+            report = service.plan(_slo(headers), sent.to_question(), sent.n_tokens)
+            return _parsed(http_models.plan_body(report))
+
+        return asyncio.run(self._with_service(work))
+
+    async def _with_service(self, work: Callable[[AnswerService], Awaitable[T]]) -> T:
+        from gateway import serving
+        from gateway.embedded import EmbeddedBackend
+
+        catalog = catalogs.read(self._repository)
+        backend = EmbeddedBackend(self._repository)
+        try:
+            service = AnswerService(backend, Settings(model_repository=self._repository), Metrics())
+            service.serving = await serving.prepare(self._repository, catalog, backend)
+            return await work(service)
+        finally:
+            await backend.close()
+
+
+def read_context(given: str, stdin: Callable[[], str]) -> str:
+    """Return the context: standard input for `-`, a file's text, else the argument itself.
+
+    Raises: InvalidField when the file cannot be read as UTF-8 text.
+    """
+    if given == "-":
+        return stdin()
+    path = Path(given)
+    try:
+        return path.read_text("utf-8") if len(given) < 4096 and path.is_file() else given
+    except (OSError, UnicodeDecodeError) as exc:
+        raise InvalidField(f"--context {given}: cannot be read as UTF-8 text: {exc}") from exc
+
+
+def headers_of(**given: object) -> dict[str, str]:
+    """Return the SLO headers of what was given on the command line."""
+    names = {
+        "latency_ms": "SLO-Latency-Ms",
+        "min_f1": "SLO-Min-F1",
+        "slo_class": "SLO-Class",
+        "policy": "SLO-Policy",
+        "variant": "SLO-Variant",
+        "explain": "SLO-Explain",
+    }
+    return {names[name]: str(value) for name, value in given.items() if value is not None}
+
+
+def _slo(headers: Mapping[str, str]) -> Any:
+    return slo.parse({name.lower(): value for name, value in headers.items()}.get)
+
+
+def _parsed(body: bytes) -> Json:
+    parsed: Json = json.loads(body)
+    return parsed
+
+
+def _failure(url: str, status: int, told: Any) -> str:
+    """Return a problem in one line, with what would be feasible."""
+    if not isinstance(told, dict) or "detail" not in told:
+        return f"{url}: HTTP {status}, and no reason given"
+    points = told.get("nearest") or []
+    near = "; ".join(
+        f"{p['plan']}: {p['idle_ms']:g} ms at F1 {p['certified_f1']:.3f}" for p in points
+    )
+    return f"{told['detail']}" + (f"; feasible: {near}" if near else "")

@@ -1,0 +1,40 @@
+"""The seam to a model server: one Protocol, two real implementations (triton.py, embedded.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from gateway.domain import Inference, Variant, Windows
+
+
+class Backend(Protocol):
+    """Runs variants; raises only errors of gateway.errors."""
+
+    name: str  # `triton` or `embedded`
+
+    @property
+    def engine(self) -> str:
+        """The inference engine and its version, as profiles and certificates name it."""
+        ...
+
+    async def infer(self, variant: Variant, windows: Windows, budget_ms: float) -> Inference:
+        """Return the logits of windows that are padded to a bucket.
+
+        Raises: DeadlineExceeded, BackendUnavailable, BackendError.
+        """
+        ...
+
+    async def hashes(self) -> Mapping[str, str]:
+        """Return the sha256 of every loaded model file, by `name/version`."""
+        ...
+
+    async def load(self, variant: Variant) -> None:
+        """Make the variant's version ready; nothing to do when it is. Raises: BackendUnavailable."""
+        ...
+
+    async def is_ready(self) -> bool:
+        """Can it answer at all?"""
+        ...
+
+    async def close(self) -> None: ...

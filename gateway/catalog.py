@@ -1,0 +1,186 @@
+"""catalog.json: the one contract between optimizer and gateway. Read, validated, written here only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from gateway.domain import Plan, Variant
+from gateway.errors import RepositoryError
+
+SCHEMA_VERSION: Literal[1] = 1
+CATALOG = "catalog.json"
+PREVIOUS = "catalog.previous.json"
+TOKENIZER = "tokenizer.json"
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenInput:
+    """A question whose logits every variant has stored: asked again at start and at every switch."""
+
+    question: str
+    context: str
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the catalog comes from."""
+
+    study: str
+    commit: str
+    date: str  # ISO 8601, UTC
+    seed: int
+    data_sha256: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """Variants, plans with certificates, and what they were measured with."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    schema_version: Literal[1]
+    origin: Origin
+    tokenizer_sha256: str
+    variants: tuple[Variant, ...]
+    plans: tuple[Plan, ...]
+    golden_inputs: tuple[GoldenInput, ...]
+
+    def variant(self, name: str) -> Variant:
+        return next(v for v in self.variants if v.name == name)
+
+    @property
+    def best_floor(self) -> float:
+        """The largest certified floor of any plan."""
+        return max(plan.certified_f1 for plan in self.plans)
+
+
+_ADAPTER = TypeAdapter(Catalog)
+
+
+def model_path(repository: Path, variant: Variant) -> Path:
+    return repository / variant.name / str(variant.version) / "model.onnx"
+
+
+def read(repository: Path) -> Catalog:
+    """Return the catalog of a repository. Raises: RepositoryError."""
+    return parse(read_bytes(repository), repository / CATALOG)
+
+
+def read_bytes(repository: Path) -> bytes:
+    path = repository / CATALOG
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise RepositoryError(
+            f"{path}: {exc.strerror}; publish models with 'bertier-optimize publish',"
+            " or point --model-repository at a folder that holds some"
+        ) from exc
+
+
+def parse(raw: bytes, path: Path) -> Catalog:
+    """Return a validated catalog. Raises: RepositoryError, naming the first thing that is wrong."""
+    try:
+        document = json.loads(raw)
+    except ValueError as exc:
+        raise RepositoryError(f"{path}: not JSON: {exc}; publish again, or roll back") from exc
+    _check_schema(document, path)
+    try:
+        catalog = _ADAPTER.validate_python(document, strict=False)
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise RepositoryError(f"{path}: {where}: {first['msg']}") from exc
+    _check_meaning(catalog, path)
+    return catalog
+
+
+def write(repository: Path, catalog: Catalog) -> None:
+    """Replace the catalog by one rename; the one before stays beside it for a rollback."""
+    path = repository / CATALOG
+    part = path.with_suffix(".part")
+    part.write_bytes(_ADAPTER.dump_json(catalog, indent=1) + b"\n")
+    if path.exists():
+        keep = path.with_suffix(".keep")
+        keep.write_bytes(path.read_bytes())
+        os.replace(keep, repository / PREVIOUS)
+    os.replace(part, path)
+
+
+def check_files(repository: Path, catalog: Catalog) -> list[str]:
+    """Return everything wrong with the files that the catalog names, one line each."""
+    files = [(model_path(repository, v), v.sha256) for v in catalog.variants]
+    found = [_check_hash(path, sha256) for path, sha256 in files]
+    problems = [p for p in (check_tokenizer(repository, catalog), *found) if p is not None]
+    for variant in catalog.variants:
+        config = repository / variant.name / "config.pbtxt"
+        if not config.exists():
+            problems.append(f"{config}: missing; publish {variant.name} again")
+        elif variant.sha256 not in config.read_text(errors="replace"):
+            problems.append(f"{config}: does not carry the catalog's sha256 of {variant.name}")
+    return problems
+
+
+def check_tokenizer(repository: Path, catalog: Catalog) -> str | None:
+    """Return what is wrong with the tokenizer file, if anything."""
+    return _check_hash(repository / TOKENIZER, catalog.tokenizer_sha256)
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_hash(path: Path, sha256: str) -> str | None:
+    if not path.exists():
+        return f"{path}: missing; check it out again, or publish it"
+    found = sha256_of(path)
+    if found != sha256:
+        return f"{path}: sha256 is {found[:12]}..., the catalog says {sha256[:12]}..."
+    return None
+
+
+def _check_schema(document: Any, path: Path) -> None:
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if version == SCHEMA_VERSION:
+        return
+    hint = "is newer than this gateway; upgrade bertier"
+    if not isinstance(version, int) or version < SCHEMA_VERSION:
+        hint = "is not a catalog of this project"
+    raise RepositoryError(
+        f"{path}: schema_version {version!r} {hint} (it reads version {SCHEMA_VERSION})"
+    )
+
+
+def _check_meaning(catalog: Catalog, path: Path) -> None:
+    names = [v.name for v in catalog.variants]
+    if not names or not catalog.plans:
+        raise RepositoryError(f"{path}: holds no variant or no plan; publish at least one")
+    if len(set(names)) < len(names):
+        raise RepositoryError(f"{path}: a variant's name occurs twice")
+    for plan in catalog.plans:
+        _check_plan(plan, names, path)
+    direct = {plan.variants[0] for plan in catalog.plans if len(plan.variants) == 1}
+    if set(names) - direct:
+        missing = ", ".join(sorted(set(names) - direct))
+        raise RepositoryError(f"{path}: no direct plan for {missing}; it could not be pinned")
+    for variant in catalog.variants:
+        if not variant.profile.cells:
+            raise RepositoryError(f"{path}: {variant.name} has no latency profile; profile it")
+        if len(variant.golden) != len(catalog.golden_inputs):
+            raise RepositoryError(f"{path}: {variant.name} lacks golden logits; publish it again")
+
+
+def _check_plan(plan: Plan, names: Sequence[str], path: Path) -> None:
+    unknown = [name for name in plan.variants if name not in names]
+    if unknown or not plan.variants:
+        raise RepositoryError(f"{path}: plan {plan.name} names unknown variants {unknown}")
+    if len(plan.thresholds) != len(plan.variants) - 1:
+        raise RepositoryError(f"{path}: plan {plan.name} needs one threshold per escalation")

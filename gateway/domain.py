@@ -1,0 +1,356 @@
+"""The values that travel through the gateway: frozen, free of I/O, free of any protocol's words.
+
+Legend for shapes: W windows of one question, S tokens of a window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question about one context, as the caller wrote both."""
+
+    question: str
+    context: str
+    id: str = ""
+    top_k: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """A tokenized question: overlapping windows over its context, padded to one length bucket."""
+
+    input_ids: Ints  # (W, S)
+    attention_mask: Ints  # (W, S)
+    token_type_ids: Ints  # (W, S)
+    offsets: Ints  # (W, S, 2), code points of the context
+    is_context: Bools  # (W, S)
+    n_tokens: int  # tokens of the longest window, padding left out
+
+    @property
+    def n_windows(self) -> int:
+        return len(self.input_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Logits:
+    """What a model says of each token of each window."""
+
+    start: Floats  # (W, S)
+    end: Floats  # (W, S)
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """What a backend returns for one question, and where the time went."""
+
+    logits: Logits
+    queue_ms: float  # waiting in this process before the model server had it
+    infer_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How the logits of one variant become an answer and its probabilities; fitted offline.
+
+    `null_threshold`: logit difference (no answer - best span) above which the answer is empty.
+    `null_scale`, `null_bias`: logistic curve from that difference to P(unanswerable).
+    `score_weights`: logistic weights (bias, |difference - threshold|, log share of the best span
+    among the spans) to P(the returned answer is right), one row for spans and one for empty answers.
+    """
+
+    null_threshold: float = 0.0
+    null_scale: float = 1.0
+    null_bias: float = 0.0
+    score_weights: tuple[tuple[float, float, float], tuple[float, float, float]] = (
+        (0.0, 0.0, 1.0),
+        (0.0, 1.0, 0.0),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A piece of the context: `text == context[start:end]`, with its share of the n-best mass."""
+
+    text: str
+    start: int
+    end: int
+    probability: float
+    logit: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer to one question; unanswerable: `text == ""` and no offsets."""
+
+    text: str
+    start: int | None
+    end: int | None
+    score: float
+    no_answer_probability: float
+    alternatives: tuple[Span, ...] = field(default=())
+
+
+class Precision(StrEnum):
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8_DYNAMIC = "int8-dynamic"
+    INT8_STATIC = "int8-static"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The size of a BERT."""
+
+    layers: int
+    hidden: int
+    heads: int
+    ffn: int
+    vocabulary: int
+    embedding_bits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """What a variant scored as served on named data, by the official SQuAD 2.0 rule, 0..1."""
+
+    data: str
+    sha256: str
+    n: int
+    exact: float
+    f1: float
+    f1_low: float  # 95 % interval over contexts
+    f1_high: float
+    has_answer_f1: float
+    no_answer_f1: float
+    forced_f1: float  # answerable questions only, an answer forced
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Latency of one variant at one length bucket and batch, ms."""
+
+    bucket: int
+    batch: int
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What a latency profile or a certificate was measured on."""
+
+    cpu: str
+    flags: str  # the instruction sets that change int8 results
+    cores: int
+    gpu: str
+    engine: str
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """The latency of one variant on one host, one core an inference."""
+
+    host: Host
+    threads: int
+    cells: tuple[Cell, ...]
+
+    def cell(self, bucket: int, batch: int = 1) -> Cell:
+        """Return the cell of this bucket, or of the next longer one that was measured."""
+        same = [c for c in self.cells if c.batch == batch and c.bucket >= bucket]
+        return min(same, key=lambda c: c.bucket)
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenLogits:
+    """What a variant said to one golden input where it was certified."""
+
+    start: tuple[float, ...]
+    end: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A published model: one folder of the repository; its name is Triton's model name."""
+
+    name: str
+    version: int
+    sha256: str
+    size_bytes: int
+    parameters: int
+    shape: Shape
+    precision: Precision
+    recipe: str
+    batch_invariant: bool
+    decoding: Decoding
+    quality: tuple[Quality, ...]
+    profile: Profile
+    golden: tuple[GoldenLogits, ...]
+    golden_tolerance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """Mean F1 of the plan >= `floor`, jointly with all plans of the catalog, at 1 - delta."""
+
+    floor: float
+    delta: float
+    method: str
+    n_contexts: int
+    n_questions: int
+    f1: float  # the sample mean, over contexts
+    data: str
+    data_sha256: str
+    model_sha256: tuple[str, ...]
+    host: Host
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What answers one request: one variant, or a cascade with escalation thresholds."""
+
+    name: str
+    variants: tuple[str, ...]
+    thresholds: tuple[float, ...]
+    certificate: Certificate
+
+    @property
+    def certified_f1(self) -> float:
+        return self.certificate.floor
+
+
+class Trust(StrEnum):
+    """Does the certificate hold on this host? Found out by the golden inputs."""
+
+    CERTIFIED = "certified"
+    TRANSFERRED = "transferred"
+    UNCERTIFIED = "uncertified"
+
+
+class SloPolicy(StrEnum):
+    STRICT = "strict"
+    PREFER_LATENCY = "prefer-latency"
+    PREFER_ACCURACY = "prefer-accuracy"
+
+
+@dataclass(frozen=True, slots=True)
+class SloRequest:
+    """What the caller said about the SLO; None where nothing was said."""
+
+    latency_ms: float | None = None
+    min_f1: float | None = None
+    slo_class: str | None = None
+    policy: SloPolicy | None = None
+    priority: int = 3
+    variant: str | None = None
+    explain: bool = False
+    timeout_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Slo:
+    """The promise of one request, every default filled in."""
+
+    latency_ms: float
+    min_f1: float
+    policy: SloPolicy
+    timeout_ms: float  # the deadline, counted from the arrival
+    slo_class: str
+    priority: int = 3
+    variant: str | None = None
+    explain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much work a request is."""
+
+    bucket: int  # tokens of a window, padded
+    n_windows: int
+
+
+class Reason(StrEnum):
+    """Why the policy chose what it chose; a bounded set, used as a metric label."""
+
+    MEETS_SLO = "meets_slo"
+    PINNED = "pinned"
+    MOST_ACCURATE_IN_TIME = "most_accurate_in_time"
+    FASTEST = "fastest"
+    LEAST_LATE = "least_late"
+    MOST_ACCURATE = "most_accurate"
+    INFEASIBLE = "infeasible"
+    BUSY = "busy"
+    SHED = "shed"
+    TOO_LATE = "too_late"
+
+
+class Gave(StrEnum):
+    """Which promise was not kept: the words of SLO-Met."""
+
+    LATE = "late"
+    BELOW_FLOOR = "below-floor"
+    ESCALATION_CUT = "escalation-cut"
+    UNCERTIFIED = "uncertified"
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A plan as the policy sees it for one request."""
+
+    plan: Plan
+    trust: Trust
+    size_bytes: int
+    cost_ms: float
+    idle_ms: float  # predicted quantile of the end-to-end time on an idle system
+    predicted_ms: float  # the same with the work in flight
+
+    @property
+    def certified_f1(self) -> float:
+        return self.plan.certified_f1
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was chosen and why; no option: refused for `reason`."""
+
+    option: Option | None
+    reason: Reason
+    gave: tuple[Gave, ...] = ()
+    retry_after_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where the time of one request went, ms."""
+
+    tokenize: float = 0.0
+    route: float = 0.0
+    queue: float = 0.0
+    infer: float = 0.0
+    decode: float = 0.0
+    total: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An answer with the promise it was given under, and what became of it."""
+
+    answer: Answer
+    slo: Slo
+    decision: Decision
+    option: Option
+    variant: str
+    gave: tuple[Gave, ...]
+    timings: Timings
+    options: tuple[Option, ...]

@@ -1,0 +1,108 @@
+"""The in-process backend: ONNX Runtime on this host, one window at a time, no model server."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from gateway import catalog as catalogs
+from gateway.domain import Floats, Inference, Logits, Variant, Windows
+from gateway.errors import BackendError, BackendUnavailable, DeadlineExceeded
+from gateway.host import usable_cores
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+OUTPUTS = ("start_logits", "end_logits")
+
+
+def open_session(path: Path, threads: int = 1) -> ort.InferenceSession:
+    """Return a session as every backend here runs it. Raises: BackendUnavailable."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return ort.InferenceSession(path, options, providers=ort.get_available_providers())
+    except Exception as exc:  # onnxruntime raises many kinds, all meaning: not loadable
+        raise BackendUnavailable(
+            f"{path}: cannot be loaded ({exc}); check with 'bertier validate'"
+        ) from exc
+
+
+def run(session: ort.InferenceSession, windows: Windows) -> Logits:
+    """Return the logits of all windows, each run alone: what a batch of one gives."""
+    names = [i.name for i in session.get_inputs()]
+    rows = [_run_row(session, names, windows, row) for row in range(windows.n_windows)]
+    start, end = zip(*rows, strict=True)
+    return Logits(np.concatenate(start), np.concatenate(end))
+
+
+def _run_row(
+    session: ort.InferenceSession, names: list[str], windows: Windows, row: int
+) -> tuple[Floats, Floats]:
+    feed = {name: getattr(windows, name)[row : row + 1] for name in names}
+    start, end = session.run(OUTPUTS, feed)
+    return start, end
+
+
+class EmbeddedBackend:
+    """One session a variant, as many inferences at once as there are cores."""
+
+    name = "embedded"
+
+    def __init__(self, repository: Path) -> None:
+        self._repository = repository
+        self._sessions: dict[str, ort.InferenceSession] = {}
+        self._hashes: dict[str, str] = {}
+        self._workers = ThreadPoolExecutor(usable_cores(), thread_name_prefix="infer")
+
+    @property
+    def engine(self) -> str:
+        return f"onnxruntime {ort.__version__}"
+
+    async def infer(self, variant: Variant, windows: Windows, budget_ms: float) -> Inference:
+        session = self._sessions.get(_key(variant))
+        if session is None:
+            raise BackendUnavailable(f"{variant.name}: version {variant.version} is not loaded")
+        asked = time.perf_counter()
+
+        def work() -> Inference:
+            began = time.perf_counter()
+            if (began - asked) * 1e3 > budget_ms:
+                raise DeadlineExceeded(f"{variant.name}: the time was up before a core was free")
+            try:
+                logits = run(session, windows)
+            except Exception as exc:  # onnxruntime's own kinds share no base
+                raise BackendError(f"{variant.name}: inference failed") from exc
+            done = time.perf_counter()
+            return Inference(logits, (began - asked) * 1e3, (done - began) * 1e3)
+
+        return await asyncio.get_running_loop().run_in_executor(self._workers, work)
+
+    async def hashes(self) -> Mapping[str, str]:
+        return dict(self._hashes)
+
+    async def load(self, variant: Variant) -> None:
+        key = _key(variant)
+        path = catalogs.model_path(self._repository, variant)
+        if key in self._sessions:
+            return
+        if not path.exists():
+            raise BackendUnavailable(f"{path}: missing; check it out again, or publish it")
+        self._hashes[key] = await asyncio.to_thread(catalogs.sha256_of, path)
+        self._sessions[key] = await asyncio.to_thread(open_session, path)
+
+    async def is_ready(self) -> bool:
+        return True  # nothing to reach; what is loaded is the watcher's to say
+
+    async def close(self) -> None:
+        self._workers.shutdown(wait=False, cancel_futures=True)
+
+
+def _key(variant: Variant) -> str:
+    return f"{variant.name}/{variant.version}"

@@ -1,0 +1,107 @@
+"""Every error the gateway raises on purpose, in its own words: no HTTP, no gRPC.
+
+    BertierError
+    ├── BadInput             the caller's fault; says which field and what is allowed
+    │   ├── Malformed        not readable as a request at all
+    │   │   ├── MalformedText
+    │   │   └── InvalidHeader
+    │   ├── TextTooLong      question, context or body over its limit
+    │   ├── InvalidField     readable, but empty, of the wrong type, or unknown
+    │   │   └── EmptyText
+    │   ├── UnknownClass     no such class in the settings
+    │   └── UnknownVariant   no such variant in the catalog
+    ├── Infeasible           strict SLO that not even an idle system could meet
+    ├── Overloaded           could be met, but not now; says when to come back
+    ├── DeadlineExceeded     the time is up
+    ├── BackendError         the model server failed
+    │   └── BackendUnavailable   nobody there, or not ready
+    └── RepositoryError      a model repository or catalog that cannot be served
+
+Each front maps these to its own status in one table; text here is safe to show to a caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class BertierError(Exception):
+    """Root of the tree; `str(error)` may be shown to the caller."""
+
+
+class BadInput(BertierError):
+    """The request cannot be served as written."""
+
+
+class Malformed(BadInput):
+    """The request could not be read."""
+
+
+class MalformedText(Malformed):
+    def __init__(self, field: str, position: int) -> None:
+        super().__init__(
+            f"{field}: not valid Unicode at character {position} (a lone surrogate); send UTF-8"
+        )
+
+
+class InvalidHeader(Malformed):
+    def __init__(self, name: str, value: str, allowed: str) -> None:
+        super().__init__(f"{name}: {value[:80]!r} is not allowed; allowed: {allowed}")
+        self.name = name
+
+
+class TextTooLong(BadInput):
+    def __init__(self, field: str, size: int, limit: int, unit: str = "characters") -> None:
+        super().__init__(f"{field}: {size} {unit}, the limit is {limit}; send less text")
+
+
+class InvalidField(BadInput):
+    """A field is missing, unknown, or of a kind that cannot be used."""
+
+
+class EmptyText(InvalidField):
+    def __init__(self, field: str) -> None:
+        super().__init__(f"{field}: empty; it needs at least one visible character")
+
+
+class UnknownClass(BadInput):
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__(f"SLO-Class: {name[:80]!r} is not known; known: {', '.join(known)}")
+
+
+class UnknownVariant(BadInput):
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__(f"SLO-Variant: {name[:80]!r} is not served; served: {', '.join(known)}")
+
+
+class Infeasible(BertierError):
+    """No plan meets this strict SLO, even on an idle system; `nearest` says what would be met."""
+
+    def __init__(self, message: str, nearest: Sequence[dict[str, Any]]) -> None:
+        super().__init__(message)
+        self.nearest = tuple(nearest)
+
+
+class Overloaded(BertierError):
+    """The promise could be kept on a less busy system; try again after `retry_after_ms`."""
+
+    def __init__(self, message: str, retry_after_ms: float) -> None:
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
+
+
+class DeadlineExceeded(BertierError):
+    """The request's time was up before an answer was there."""
+
+
+class BackendError(BertierError):
+    """The model server failed on this request."""
+
+
+class BackendUnavailable(BackendError):
+    """No model server answers, or the model is not loaded."""
+
+
+class RepositoryError(BertierError):
+    """A model repository that cannot be served; the message names the file and what to do."""

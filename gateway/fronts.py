@@ -1,0 +1,157 @@
+"""What every front says and counts in the same words: SLO headers, request ids, outcomes.
+
+Knows no protocol: names and values in, names and values out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import uuid
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TypeVar
+
+from gateway.domain import Answered, Timings
+from gateway.errors import InvalidHeader
+from gateway.metrics import Metrics
+from gateway.problems import kind_of
+from gateway.service import AnswerService
+from gateway.settings import Settings
+from gateway.slo import Lookup
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+REQUEST_ID = re.compile(r"[!-~]{1,128}")
+ENVOY_TIMEOUT = "x-envoy-expected-rq-timeout-ms"
+SLO_NAMES = (
+    *("slo-latency-ms", "slo-min-f1", "slo-class", "slo-policy", "slo-variant", "slo-explain"),
+    "priority",
+)
+
+
+def request_id(given: str | None) -> str:
+    """Return the caller's request id where it is fit for a header, else a new one."""
+    return given if given and REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def slo_headers(answered: Answered) -> dict[str, str]:
+    """Return what became of the promise, by lower-case header name."""
+    return {
+        "slo-plan": answered.option.plan.name,
+        "slo-variant": answered.variant,
+        "slo-f1": f"{answered.option.certified_f1:.4f}",
+        "slo-predicted-ms": f"{answered.option.predicted_ms:.3f}",
+        "slo-met": ",".join(answered.gave) or "true",
+        "server-timing": server_timing(answered.timings),
+    }
+
+
+def server_timing(timings: Timings) -> str:
+    """Return the stages as a Server-Timing value, ms."""
+    stages = ("tokenize", "route", "queue", "infer", "decode", "total")
+    return ", ".join(f"{stage};dur={getattr(timings, stage):.3f}" for stage in stages)
+
+
+def spent_before_routing_ms(timings: Timings) -> float:
+    later = timings.route + timings.queue + timings.infer + timings.decode
+    return max(0.0, timings.total - later)
+
+
+def slo_lookup(pairs: Iterable[tuple[str, str]]) -> Lookup:
+    """Return the headers or metadata that say something of the SLO, by lower-case name.
+
+    Raises: InvalidHeader when one comes twice: it has no meaning.
+    """
+    found: dict[str, str] = {}
+    for name, value in pairs:
+        if name.removeprefix("x-") not in (*SLO_NAMES, ENVOY_TIMEOUT.removeprefix("x-")):
+            continue
+        if name in found:
+            raise InvalidHeader(name, value, "one value; it was sent twice")
+        found[name] = value
+    return found.get
+
+
+def overlay(lookup: Lookup, fields: Mapping[str, object]) -> Lookup:
+    """Return a lookup in which the message's own SLO fields win over the headers.
+
+    `fields` are named like the headers, in snake case. Raises: InvalidHeader for an unknown name.
+    """
+    own = {name.replace("_", "-"): _text(name, value) for name, value in fields.items()}
+    unknown = [name for name in own if name not in SLO_NAMES]
+    if unknown:
+        raise InvalidHeader(unknown[0], own[unknown[0]], "the names " + ", ".join(SLO_NAMES))
+    return lambda name: own[name] if name in own else lookup(name)
+
+
+def _text(name: str, value: object) -> str:
+    """Return a typed value as the header would spell it; what has no spelling is refused later."""
+    if isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, float):
+        return f"{value:.9f}"
+    if name == "priority" and not str(value).startswith("u="):
+        return f"u={value}"
+    return str(value)
+
+
+def class_label(name: str | None, settings: Settings) -> str:
+    """Return the SLO class as a bounded metric label."""
+    name = settings.default_class if name is None else name
+    return name if name in settings.classes else "unknown"
+
+
+@contextmanager
+def observed(metrics: Metrics, front: str, slo_class: str) -> Iterator[None]:
+    """Count the request that this block answers, by how it ended."""
+    began = time.perf_counter()
+    outcome = "ok"
+    try:
+        yield
+    except asyncio.CancelledError:
+        outcome = "gone"
+        raise
+    except Exception as exc:
+        outcome = kind_of(exc).name
+        raise
+    finally:
+        metrics.requests.labels(front, slo_class, outcome).inc()
+        metrics.duration.labels(front, slo_class).observe(time.perf_counter() - began)
+
+
+async def is_ready(service: AnswerService) -> bool:
+    """Can a question be answered now?"""
+    serving = service.serving
+    return serving is not None and bool(serving.plans()) and await service.backend.is_ready()
+
+
+async def map_in_order(
+    items: AsyncIterable[T],
+    work: Callable[[T], Awaitable[R]],
+    write: Callable[[R], Awaitable[None]],
+    limit: int,
+) -> None:
+    """Write `work(item)` in the order of the items; at most `limit` are begun and unwritten.
+
+    Reading stops while nothing is taken at the other end. Cancelled: all work is.
+    """
+    slots = asyncio.Semaphore(limit)
+    begun: asyncio.Queue[asyncio.Task[R] | None] = asyncio.Queue()
+
+    async def finish() -> None:
+        while (task := await begun.get()) is not None:
+            await write(await task)
+            slots.release()
+
+    async def run(item: T) -> R:
+        return await work(item)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(finish())
+        async for item in items:
+            await slots.acquire()
+            begun.put_nowait(group.create_task(run(item)))
+        begun.put_nowait(None)

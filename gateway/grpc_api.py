@@ -1,0 +1,141 @@
+"""The gRPC front: one server with QuestionAnswering, Open Inference Protocol v2, health, reflection.
+
+Same shape as the HTTP front; the table of errors and statuses is in grpc_call.
+"""
+
+# ruff: noqa: N802  # the protocol names its calls
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import grpc
+import grpc.aio
+from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from gateway import fronts, grpc_oip, grpc_qa
+from gateway.grpc_call import Calls, Context, handlers
+from gateway.proto.bertier.v1 import qa_pb2
+from gateway.proto.inference import service_pb2
+from gateway.service import AnswerService
+from gateway.settings import Settings, SettingsError
+
+HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
+WATCH_MS = 1_000.0  # how often a health watch looks
+Status = health_pb2.HealthCheckResponse
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcFront:
+    """A started server, and the port it really has."""
+
+    server: grpc.aio.Server
+    port: int
+    health: Health
+
+
+class Health:
+    """The standard health service: every service of ours serves while a question can be answered."""
+
+    def __init__(self, service: AnswerService) -> None:
+        self._service = service
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Say NOT_SERVING from now on, and end the watches."""
+        self._stopping.set()
+
+    async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> Message:
+        status = await self._status(request.service)
+        if status == Status.SERVICE_UNKNOWN:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"no service {request.service[:80]!r}")
+        return Status(status=status)
+
+    async def Watch(
+        self, request: health_pb2.HealthCheckRequest, context: Context
+    ) -> AsyncIterator[Message]:
+        told = None
+        while not self._stopping.is_set():
+            status = await self._status(request.service)
+            if status != told:
+                yield Status(status=status)
+                told = status
+            await self._pause()
+        yield Status(status=await self._status(request.service))
+
+    async def _status(self, name: str) -> int:
+        if name not in ("", grpc_qa.NAME, grpc_oip.NAME):
+            return Status.SERVICE_UNKNOWN
+        ready = not self._stopping.is_set() and await fronts.is_ready(self._service)
+        return Status.SERVING if ready else Status.NOT_SERVING
+
+    async def _pause(self) -> None:
+        try:
+            await asyncio.wait_for(self._stopping.wait(), WATCH_MS / 1e3)
+        except TimeoutError:
+            return
+
+
+async def start(service: AnswerService, settings: Settings) -> GrpcFront:
+    """Return a server that listens on settings.host:grpc_port. Raises: SettingsError."""
+    server = grpc.aio.server(
+        options=(
+            ("grpc.so_reuseport", 0),  # else a second gateway would share the port unnoticed
+            ("grpc.max_receive_message_length", settings.max_batch_bytes),
+            ("grpc.max_send_message_length", settings.max_batch_bytes),
+        )
+    )
+    calls, health = Calls(service), Health(service)
+    server.add_generic_rpc_handlers(
+        (
+            handlers(_service(qa_pb2.DESCRIPTOR), grpc_qa.QuestionAnswering(calls)),
+            handlers(_service(service_pb2.DESCRIPTOR), grpc_oip.GrpcInferenceService(calls)),
+            handlers(HEALTH, health),
+        )
+    )
+    _enable_reflection(server)
+    port = _bind(server, settings)
+    await server.start()
+    return GrpcFront(server, port, health)
+
+
+async def stop(front: GrpcFront, drain_ms: float) -> None:
+    """Refuse new calls, let those in flight end for `drain_ms`, then cancel them."""
+    front.health.stop()
+    await front.server.stop(drain_ms / 1e3)
+
+
+def _bind(server: grpc.aio.Server, settings: Settings) -> int:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    try:
+        return server.add_insecure_port(f"{host}:{settings.grpc_port}")
+    except RuntimeError as exc:
+        raise SettingsError(
+            f"grpc_port: cannot listen on {host}:{settings.grpc_port}; it is in use, or the address"
+            " is not this host's; stop the other program, or choose another port with --grpc-port"
+            " or BERTIER_GRPC_PORT"
+        ) from exc
+
+
+def _service(file: FileDescriptor) -> ServiceDescriptor:
+    (service,) = file.services_by_name.values()
+    return service
+
+
+def _enable_reflection(server: grpc.aio.Server) -> None:
+    """Offer what a tool needs to call us, from a pool that holds all our files side by side.
+
+    The default pool lacks the inference protocol (see proto.generate).
+    """
+    pool = DescriptorPool()
+    ours = (qa_pb2, service_pb2, health_pb2, reflection_pb2)
+    for module in ours:
+        pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
+    names = [s.full_name for m in ours for s in m.DESCRIPTOR.services_by_name.values()]
+    reflection.enable_server_reflection(names, server, pool)

@@ -1,0 +1,91 @@
+"""What surrounds every HTTP request: its id, its line in the access log, an answer to any failure."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway import fronts, logs, problems
+
+log = logging.getLogger(__name__)
+
+OIP_PREFIX = "/v2"
+
+
+def problem_response(path: str, error: Exception) -> Response:
+    """Return the answer to a failure; what is our fault is logged with its cause."""
+    told = problems.problem(error, logs.request_id.get())
+    if told["status"] >= 500:
+        _log_failure(told["type"], error, told["status"])
+    if path.startswith(OIP_PREFIX):
+        told["error"] = told["detail"]  # where clients of that protocol look
+    return Response(
+        json.dumps(told),
+        status_code=told["status"],
+        headers=problems.headers(error),
+        media_type=problems.MEDIA_TYPE,
+    )
+
+
+async def on_error(request: Request, error: Exception) -> Response:
+    """Answer an expected failure: an exception handler of the app."""
+    return problem_response(request.url.path, error)
+
+
+class RequestFrame:
+    """Pure ASGI; the outermost middleware of ours."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        name = fronts.request_id(_given_id(scope))
+        logs.request_id.set(name)
+        began = time.perf_counter()
+        status = 0
+
+        async def send_framed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", name.encode())]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_framed)
+        except Exception as exc:
+            if status:  # too late to say anything but the end of the connection
+                raise
+            await problem_response(scope["path"], exc)(scope, receive, send_framed)
+        finally:
+            if log.isEnabledFor(logging.DEBUG):
+                _log_access(scope, status, began)
+
+
+def _given_id(scope: Scope) -> str | None:
+    found = [value for name, value in scope["headers"] if name == b"x-request-id"]
+    return found[0].decode("latin-1") if found else None
+
+
+def _log_access(scope: Scope, status: int, began: float) -> None:
+    """Log the request without its query: that could hold anything."""
+    path = scope.get("raw_path") or scope["path"].encode()  # as sent: no line breaks in it
+    spent_ms = (time.perf_counter() - began) * 1e3
+    log.debug(
+        "%s %s %d %.1f ms", scope["method"], path.decode("ascii", "replace"), status, spent_ms
+    )
+
+
+def _log_failure(kind: str, error: Exception, status: int) -> None:
+    if status == problems.INTERNAL.status:
+        log.error("%s", kind, exc_info=error)
+    else:
+        log.warning("%s: %s", kind, error)

@@ -1,0 +1,200 @@
+"""Open Inference Protocol v2 over HTTP: JSON, and Triton's binary tensor extension.
+
+Errors rise as our own to the application's table, except an unknown model: 404, as Triton says it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from gateway import fronts, http_models, oip, tensors
+from gateway.errors import BadInput, Malformed
+from gateway.http_stream import disconnected, read_body, while_connected
+from gateway.oip import Inference
+from gateway.service import AnswerService, now_ms
+from gateway.tensors import Tensor
+
+HEADER_LENGTH = "inference-header-content-length"
+BINARY_SIZE = "binary_data_size"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class InputBody(_Part):
+    """An input tensor; without `data` its bytes follow the JSON, `binary_data_size` of them."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: list[Any] | None = None
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+class OutputBody(_Part):
+    """A wanted output; `binary_data: true` sends it after the JSON."""
+
+    name: str
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+class InferBody(_Part):
+    """A request for inference."""
+
+    id: str = Field("", max_length=http_models.MAX_ID_CHARS)
+    inputs: list[InputBody]
+    outputs: list[OutputBody] = Field(default_factory=list)
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+    def wants_binary(self, output: str) -> bool:
+        default = self.parameters.get("binary_data_output", False)
+        said = {o.name: o.parameters.get("binary_data", default) for o in self.outputs}
+        return bool(said.get(output, default))
+
+
+def router(service: AnswerService) -> APIRouter:
+    """Return the routes of the protocol, for the model `qa`."""
+    routes = APIRouter(tags=["Open Inference Protocol v2"])
+
+    @routes.get("/v2")
+    async def server_metadata() -> JSONResponse:
+        return JSONResponse(oip.server_metadata())
+
+    @routes.get("/v2/health/live")
+    async def server_live() -> Response:
+        return Response()
+
+    @routes.get("/v2/health/ready")
+    async def server_ready() -> Response:
+        return Response(status_code=200 if await fronts.is_ready(service) else 503)
+
+    for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+        _add_model_routes(routes, path, service)
+    return routes
+
+
+def _add_model_routes(routes: APIRouter, path: str, service: AnswerService) -> None:
+    @routes.get(path)
+    async def model_metadata(model: str, version: str = "") -> JSONResponse:
+        _check_model(model, version)
+        return JSONResponse(oip.model_metadata())
+
+    @routes.get(f"{path}/ready")
+    async def model_ready(model: str, version: str = "") -> Response:
+        _check_model(model, version)
+        return Response(status_code=200 if await fronts.is_ready(service) else 503)
+
+    @routes.post(f"{path}/infer")
+    async def infer(request: Request, model: str, version: str = "") -> Response:
+        arrived_ms = now_ms()
+        _check_model(model, version)
+        raw = await read_body(request, service.settings.max_batch_bytes)
+        read = _try_read(raw, request.headers.get(HEADER_LENGTH))
+        with fronts.observed(service.metrics, "http", _class_label(request, read, service)):
+            if isinstance(read, BadInput):
+                raise read
+            body, asked = read
+            promise = oip.slo_request(asked, fronts.slo_lookup(request.headers.items()))
+            async with while_connected(partial(disconnected, request.receive)):
+                answers = await oip.answer(service, asked, promise, arrived_ms)
+        return _response(body, oip.output_tensors(asked, answers), oip.slo_metadata(answers))
+
+
+def _check_model(model: str, version: str) -> None:
+    try:
+        oip.check_model(model, version)
+    except oip.UnknownModel as exc:
+        raise HTTPException(404, str(exc)) from exc
+
+
+def _class_label(
+    request: Request, read: tuple[InferBody, Inference] | BadInput, service: AnswerService
+) -> str:
+    own = None if isinstance(read, BadInput) else read[0].parameters.get("slo_class")
+    headers = request.headers
+    said = (own, headers.get("slo-class"), headers.get("x-slo-class"))
+    name = next((str(name) for name in said if name is not None), None)
+    return fronts.class_label(name, service.settings)
+
+
+def _try_read(raw: bytes, header_length: str | None) -> tuple[InferBody, Inference] | BadInput:
+    """Return what was sent, or what is wrong with it: a bad request is counted, too."""
+    try:
+        return _read(raw, header_length)
+    except BadInput as exc:
+        return exc
+
+
+def _read(raw: bytes, header_length: str | None) -> tuple[InferBody, Inference]:
+    """Return a request's JSON part and what it asks. Raises: Malformed, InvalidField."""
+    size = _json_size(raw, header_length)
+    body = http_models.check(InferBody, http_models.read_json(raw[:size]))
+    inputs, at = [], size
+    for tensor in body.inputs:
+        binary = tensor.parameters.get(BINARY_SIZE)
+        if binary is None:
+            data = tensor.data or []
+        else:
+            data = tensors.unpack_texts(tensor.name, _slice(raw, at, binary, tensor.name))
+            at += binary
+        inputs.append(tensors.texts(tensor.name, tensor.datatype, tensor.shape, data))
+    if at != len(raw):
+        raise Malformed(f"body: {len(raw) - at} bytes belong to no tensor")
+    wanted = [output.name for output in body.outputs]
+    return body, oip.inference(inputs, wanted, body.parameters)
+
+
+def _json_size(raw: bytes, header_length: str | None) -> int:
+    if header_length is None:
+        return len(raw)
+    if not header_length.isascii() or not header_length.isdigit() or int(header_length) > len(raw):
+        raise Malformed(
+            f"Inference-Header-Content-Length: {header_length[:20]!r} is not in the body"
+        )
+    return int(header_length)
+
+
+def _slice(raw: bytes, at: int, size: object, name: str) -> bytes:
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= len(raw) - at:
+        raise Malformed(f"{name}: {BINARY_SIZE} is more than the body holds, or no whole number")
+    return raw[at : at + size]
+
+
+def _response(body: InferBody, outputs: list[Tensor], headers: Mapping[str, str]) -> Response:
+    binary = {t.name: tensors.pack(t) for t in outputs if body.wants_binary(t.name)}
+    told: dict[str, Any] = {
+        "model_name": oip.MODEL,
+        "model_version": oip.MODEL_VERSION,
+        "outputs": [_output(t, binary.get(t.name)) for t in outputs],
+    }
+    if body.id:
+        told["id"] = body.id
+    if headers:
+        told["parameters"] = {name.replace("-", "_"): text for name, text in headers.items()}
+    head = json.dumps(told, ensure_ascii=False).encode()
+    if not binary:
+        return Response(head, media_type="application/json", headers=dict(headers))
+    return Response(
+        b"".join((head, *binary.values())),
+        media_type="application/octet-stream",
+        headers={**headers, HEADER_LENGTH: str(len(head))},
+    )
+
+
+def _output(tensor: Tensor, binary: bytes | None) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "name": tensor.name,
+        "datatype": tensor.datatype,
+        "shape": list(tensor.shape),
+    }
+    if binary is None:
+        return told | {"data": list(tensor.data)}
+    return told | {"parameters": {BINARY_SIZE: len(binary)}}

@@ -1,0 +1,115 @@
+"""Which plan answers a request: filter by both promises, pick the cheapest, or say what gives.
+
+Pure: values in, a Decision out; no clock, no I/O, no randomness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gateway.domain import Decision, Gave, Option, Reason, Slo, SloPolicy, Trust
+
+
+def quantile_for(policy: SloPolicy) -> float:
+    """Return the latency quantile that has to fit: strict promises more."""
+    return 0.99 if policy is SloPolicy.STRICT else 0.95
+
+
+def choose(slo: Slo, options: Sequence[Option], spent_ms: float = 0.0) -> Decision:
+    """Pick the cheapest plan that keeps both promises, or say which promise had to give.
+
+    `options` come with their latency predicted for this request; `spent_ms` of its time is gone.
+    A pinned variant must be among them; only `strict` refuses it.
+    """
+    if slo.variant is not None:
+        options = [o for o in options if o.plan.variants == (slo.variant,)]
+        if slo.policy is not SloPolicy.STRICT:
+            return _decide(options[0], Reason.PINNED, slo, spent_ms)
+    target_ms = slo.latency_ms - spent_ms
+    trusted = [o for o in options if slo.policy is not SloPolicy.STRICT or _trusted(o)]
+    accurate = [o for o in trusted if o.certified_f1 >= slo.min_f1]
+    in_time = [o for o in accurate if o.predicted_ms <= target_ms]
+    if in_time:
+        return _decide(cheapest(in_time), Reason.MEETS_SLO, slo, spent_ms)
+    if slo.policy is SloPolicy.STRICT:
+        return _refuse(accurate, slo.latency_ms, target_ms)
+    reachable = [o for o in trusted if o.predicted_ms <= slo.timeout_ms - spent_ms]
+    if not reachable:
+        return Decision(None, Reason.SHED, retry_after_ms=_drain_ms(trusted))
+    if slo.policy is SloPolicy.PREFER_LATENCY:
+        return _prefer_latency(reachable, target_ms, slo, spent_ms)
+    return _prefer_accuracy(reachable, slo, spent_ms)
+
+
+def cheapest(options: Sequence[Option]) -> Option:
+    return min(options, key=lambda o: (o.cost_ms, o.size_bytes))
+
+
+def nearest_feasible(slo: Slo, options: Sequence[Option]) -> tuple[Option, ...]:
+    """Return what an idle system can promise: no other plan is both faster and more accurate.
+
+    Only plans that keep one of the two promises of `slo`, where there are any.
+    """
+    trusted = [o for o in options if slo.policy is not SloPolicy.STRICT or _trusted(o)]
+    front = [o for o in trusted if not any(_dominates(p, o) for p in trusted)]
+    keeps_one = [o for o in front if o.certified_f1 >= slo.min_f1 or o.idle_ms <= slo.latency_ms]
+    return tuple(sorted(keeps_one or front, key=lambda o: o.idle_ms))
+
+
+def shortfalls(option: Option, slo: Slo, spent_ms: float) -> tuple[Gave, ...]:
+    """Return which promises this option would not keep."""
+    gave = []
+    if option.predicted_ms > slo.latency_ms - spent_ms:
+        gave.append(Gave.LATE)
+    if option.certified_f1 < slo.min_f1:
+        gave.append(Gave.BELOW_FLOOR)
+    if not _trusted(option):
+        gave.append(Gave.UNCERTIFIED)
+    return tuple(gave)
+
+
+def _dominates(a: Option, b: Option) -> bool:
+    no_worse = a.idle_ms <= b.idle_ms and a.certified_f1 >= b.certified_f1
+    return no_worse and (a.idle_ms < b.idle_ms or a.certified_f1 > b.certified_f1)
+
+
+def _trusted(option: Option) -> bool:
+    return option.trust is not Trust.UNCERTIFIED
+
+
+def _drain_ms(options: Sequence[Option]) -> float:
+    """Return how long until the work in flight is done, as the predictions imply."""
+    return min((o.predicted_ms - o.idle_ms for o in options), default=0.0)
+
+
+def _refuse(accurate: Sequence[Option], latency_ms: float, target_ms: float) -> Decision:
+    """Refuse for ever when idle would not help, else until the work in flight is done."""
+    if not any(o.idle_ms <= latency_ms for o in accurate):
+        return Decision(None, Reason.INFEASIBLE)
+    if not any(o.idle_ms <= target_ms for o in accurate):
+        return Decision(None, Reason.TOO_LATE)
+    return Decision(None, Reason.BUSY, retry_after_ms=_drain_ms(accurate))
+
+
+def _prefer_latency(
+    reachable: Sequence[Option], target_ms: float, slo: Slo, spent_ms: float
+) -> Decision:
+    in_time = [o for o in reachable if o.predicted_ms <= target_ms]
+    if in_time:
+        best = max(in_time, key=lambda o: (o.certified_f1, -o.cost_ms))
+        return _decide(best, Reason.MOST_ACCURATE_IN_TIME, slo, spent_ms)
+    fastest = min(reachable, key=lambda o: (o.predicted_ms, o.cost_ms))
+    return _decide(fastest, Reason.FASTEST, slo, spent_ms)
+
+
+def _prefer_accuracy(reachable: Sequence[Option], slo: Slo, spent_ms: float) -> Decision:
+    accurate = [o for o in reachable if o.certified_f1 >= slo.min_f1]
+    if accurate:
+        soonest = min(accurate, key=lambda o: (o.predicted_ms, o.cost_ms))
+        return _decide(soonest, Reason.LEAST_LATE, slo, spent_ms)
+    best = max(reachable, key=lambda o: (o.certified_f1, -o.cost_ms))
+    return _decide(best, Reason.MOST_ACCURATE, slo, spent_ms)
+
+
+def _decide(option: Option, reason: Reason, slo: Slo, spent_ms: float) -> Decision:
+    return Decision(option, reason, shortfalls(option, slo, spent_ms))

@@ -1,0 +1,106 @@
+"""Errors as RFC 9457 problems: the one table from our errors to HTTP. Decides nothing else.
+
+An error that is not in the table, and every one with status 500, is told to the caller by a fixed
+text and the request id; its cause belongs in the log.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from gateway.errors import (
+    BackendError,
+    BackendUnavailable,
+    DeadlineExceeded,
+    EmptyText,
+    Infeasible,
+    InvalidField,
+    InvalidHeader,
+    Malformed,
+    Overloaded,
+    RepositoryError,
+    TextTooLong,
+    UnknownClass,
+    UnknownVariant,
+)
+
+MEDIA_TYPE = "application/problem+json"
+TYPE_PREFIX = "urn:bertier:problem:"
+FIXED_TEXT = "the gateway failed on this request; its log has the cause under this request id"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How one kind of error is told over HTTP; `name` ends its `type` and labels metrics."""
+
+    status: int
+    name: str
+    title: str
+
+
+class ClientGone(Exception):
+    """The caller left before the answer was there; nobody is told."""
+
+
+INTERNAL = Kind(500, "internal", "Internal error")
+
+KINDS: Mapping[type[Exception], Kind] = {
+    ClientGone: Kind(499, "gone", "The caller left"),
+    ClientDisconnect: Kind(499, "gone", "The caller left"),
+    Malformed: Kind(400, "malformed", "The request could not be read"),
+    InvalidHeader: Kind(400, "invalid-header", "A header's value is not allowed"),
+    TextTooLong: Kind(413, "text-too-long", "The text is too long"),
+    InvalidField: Kind(422, "invalid-field", "A field cannot be used"),
+    EmptyText: Kind(422, "empty-text", "A text is empty"),
+    UnknownClass: Kind(400, "unknown-class", "The SLO class is not known"),
+    UnknownVariant: Kind(400, "unknown-variant", "The variant is not served"),
+    Infeasible: Kind(422, "infeasible", "No plan can keep this SLO"),
+    Overloaded: Kind(429, "overloaded", "Too busy to keep this SLO now"),
+    DeadlineExceeded: Kind(504, "deadline-exceeded", "The deadline has passed"),
+    BackendUnavailable: Kind(503, "backend-unavailable", "No model server can answer"),
+    BackendError: Kind(500, "backend-error", "The model server failed"),
+    RepositoryError: INTERNAL,
+}
+
+
+def kind_of(error: BaseException) -> Kind:
+    """Return the kind of an error: its own, else that of its nearest base in the table."""
+    if isinstance(error, HTTPException):
+        name = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "http")
+        return Kind(error.status_code, name, HTTPStatus(error.status_code).phrase)
+    return next((KINDS[c] for c in type(error).__mro__ if c in KINDS), INTERNAL)
+
+
+def problem(error: BaseException, request_id: str) -> dict[str, Any]:
+    """Return the problem that the caller is told."""
+    kind = kind_of(error)
+    told: dict[str, Any] = {
+        "type": TYPE_PREFIX + kind.name,
+        "title": kind.title,
+        "status": kind.status,
+        "detail": FIXED_TEXT if kind.status == INTERNAL.status else _detail(error),
+        "request_id": request_id,
+    }
+    if isinstance(error, Infeasible):
+        told["nearest"] = list(error.nearest)
+    if isinstance(error, Overloaded):
+        told["retry_after_ms"] = round(error.retry_after_ms, 1)
+    return told
+
+
+def headers(error: BaseException) -> dict[str, str]:
+    """Return the response headers that belong to an error."""
+    if isinstance(error, Overloaded):
+        return {"Retry-After": str(max(1, math.ceil(error.retry_after_ms / 1e3)))}
+    return dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+
+
+def _detail(error: BaseException) -> str:
+    return error.detail if isinstance(error, HTTPException) else str(error)

@@ -1,0 +1,207 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class AnswerRequest(_message.Message):
+    __slots__ = ("question", "context", "id", "top_k", "slo")
+    QUESTION_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    SLO_FIELD_NUMBER: _ClassVar[int]
+    question: str
+    context: str
+    id: str
+    top_k: int
+    slo: SloRequest
+    def __init__(self, question: _Optional[str] = ..., context: _Optional[str] = ..., id: _Optional[str] = ..., top_k: _Optional[int] = ..., slo: _Optional[_Union[SloRequest, _Mapping]] = ...) -> None: ...
+
+class SloRequest(_message.Message):
+    __slots__ = ("latency_ms", "min_f1", "slo_class", "policy", "priority", "variant", "explain")
+    LATENCY_MS_FIELD_NUMBER: _ClassVar[int]
+    MIN_F1_FIELD_NUMBER: _ClassVar[int]
+    SLO_CLASS_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    VARIANT_FIELD_NUMBER: _ClassVar[int]
+    EXPLAIN_FIELD_NUMBER: _ClassVar[int]
+    latency_ms: float
+    min_f1: float
+    slo_class: str
+    policy: str
+    priority: int
+    variant: str
+    explain: bool
+    def __init__(self, latency_ms: _Optional[float] = ..., min_f1: _Optional[float] = ..., slo_class: _Optional[str] = ..., policy: _Optional[str] = ..., priority: _Optional[int] = ..., variant: _Optional[str] = ..., explain: _Optional[bool] = ...) -> None: ...
+
+class AnswerResponse(_message.Message):
+    __slots__ = ("id", "answer", "start", "end", "score", "no_answer_probability", "alternatives", "plan", "variant", "slo", "timings", "explain")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    NO_ANSWER_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    ALTERNATIVES_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    VARIANT_FIELD_NUMBER: _ClassVar[int]
+    SLO_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    EXPLAIN_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    answer: str
+    start: int
+    end: int
+    score: float
+    no_answer_probability: float
+    alternatives: _containers.RepeatedCompositeFieldContainer[Alternative]
+    plan: str
+    variant: str
+    slo: SloResult
+    timings: Timings
+    explain: Explanation
+    def __init__(self, id: _Optional[str] = ..., answer: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., score: _Optional[float] = ..., no_answer_probability: _Optional[float] = ..., alternatives: _Optional[_Iterable[_Union[Alternative, _Mapping]]] = ..., plan: _Optional[str] = ..., variant: _Optional[str] = ..., slo: _Optional[_Union[SloResult, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., explain: _Optional[_Union[Explanation, _Mapping]] = ...) -> None: ...
+
+class Alternative(_message.Message):
+    __slots__ = ("answer", "start", "end", "probability")
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    answer: str
+    start: int
+    end: int
+    probability: float
+    def __init__(self, answer: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., probability: _Optional[float] = ...) -> None: ...
+
+class SloResult(_message.Message):
+    __slots__ = ("latency_ms", "min_f1", "slo_class", "policy", "timeout_ms", "certified_f1", "predicted_ms", "met")
+    LATENCY_MS_FIELD_NUMBER: _ClassVar[int]
+    MIN_F1_FIELD_NUMBER: _ClassVar[int]
+    SLO_CLASS_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    CERTIFIED_F1_FIELD_NUMBER: _ClassVar[int]
+    PREDICTED_MS_FIELD_NUMBER: _ClassVar[int]
+    MET_FIELD_NUMBER: _ClassVar[int]
+    latency_ms: float
+    min_f1: float
+    slo_class: str
+    policy: str
+    timeout_ms: float
+    certified_f1: float
+    predicted_ms: float
+    met: str
+    def __init__(self, latency_ms: _Optional[float] = ..., min_f1: _Optional[float] = ..., slo_class: _Optional[str] = ..., policy: _Optional[str] = ..., timeout_ms: _Optional[float] = ..., certified_f1: _Optional[float] = ..., predicted_ms: _Optional[float] = ..., met: _Optional[str] = ...) -> None: ...
+
+class Timings(_message.Message):
+    __slots__ = ("tokenize_ms", "route_ms", "queue_ms", "infer_ms", "decode_ms", "total_ms")
+    TOKENIZE_MS_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_MS_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_MS_FIELD_NUMBER: _ClassVar[int]
+    INFER_MS_FIELD_NUMBER: _ClassVar[int]
+    DECODE_MS_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_MS_FIELD_NUMBER: _ClassVar[int]
+    tokenize_ms: float
+    route_ms: float
+    queue_ms: float
+    infer_ms: float
+    decode_ms: float
+    total_ms: float
+    def __init__(self, tokenize_ms: _Optional[float] = ..., route_ms: _Optional[float] = ..., queue_ms: _Optional[float] = ..., infer_ms: _Optional[float] = ..., decode_ms: _Optional[float] = ..., total_ms: _Optional[float] = ...) -> None: ...
+
+class Explanation(_message.Message):
+    __slots__ = ("reason", "options")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    options: _containers.RepeatedCompositeFieldContainer[PlanOption]
+    def __init__(self, reason: _Optional[str] = ..., options: _Optional[_Iterable[_Union[PlanOption, _Mapping]]] = ...) -> None: ...
+
+class PlanOption(_message.Message):
+    __slots__ = ("plan", "certified_f1", "idle_ms", "predicted_ms", "cost_ms", "trust", "chosen", "struck_out_by")
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    CERTIFIED_F1_FIELD_NUMBER: _ClassVar[int]
+    IDLE_MS_FIELD_NUMBER: _ClassVar[int]
+    PREDICTED_MS_FIELD_NUMBER: _ClassVar[int]
+    COST_MS_FIELD_NUMBER: _ClassVar[int]
+    TRUST_FIELD_NUMBER: _ClassVar[int]
+    CHOSEN_FIELD_NUMBER: _ClassVar[int]
+    STRUCK_OUT_BY_FIELD_NUMBER: _ClassVar[int]
+    plan: str
+    certified_f1: float
+    idle_ms: float
+    predicted_ms: float
+    cost_ms: float
+    trust: str
+    chosen: bool
+    struck_out_by: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, plan: _Optional[str] = ..., certified_f1: _Optional[float] = ..., idle_ms: _Optional[float] = ..., predicted_ms: _Optional[float] = ..., cost_ms: _Optional[float] = ..., trust: _Optional[str] = ..., chosen: _Optional[bool] = ..., struck_out_by: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class AnswerItem(_message.Message):
+    __slots__ = ("id", "answer", "failure")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    answer: AnswerResponse
+    failure: Failure
+    def __init__(self, id: _Optional[str] = ..., answer: _Optional[_Union[AnswerResponse, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...
+
+class Failure(_message.Message):
+    __slots__ = ("type", "code", "detail", "retry_after_ms")
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    RETRY_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
+    type: str
+    code: str
+    detail: str
+    retry_after_ms: float
+    def __init__(self, type: _Optional[str] = ..., code: _Optional[str] = ..., detail: _Optional[str] = ..., retry_after_ms: _Optional[float] = ...) -> None: ...
+
+class PlanRequest(_message.Message):
+    __slots__ = ("question", "context", "n_tokens", "slo")
+    QUESTION_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    N_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SLO_FIELD_NUMBER: _ClassVar[int]
+    question: str
+    context: str
+    n_tokens: int
+    slo: SloRequest
+    def __init__(self, question: _Optional[str] = ..., context: _Optional[str] = ..., n_tokens: _Optional[int] = ..., slo: _Optional[_Union[SloRequest, _Mapping]] = ...) -> None: ...
+
+class PlanResponse(_message.Message):
+    __slots__ = ("feasible", "plan", "reason", "gave", "n_tokens", "n_windows", "options", "nearest", "latency_ms", "min_f1", "slo_class", "policy", "timeout_ms")
+    FEASIBLE_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    GAVE_FIELD_NUMBER: _ClassVar[int]
+    N_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    N_WINDOWS_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    NEAREST_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_MS_FIELD_NUMBER: _ClassVar[int]
+    MIN_F1_FIELD_NUMBER: _ClassVar[int]
+    SLO_CLASS_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    feasible: bool
+    plan: str
+    reason: str
+    gave: _containers.RepeatedScalarFieldContainer[str]
+    n_tokens: int
+    n_windows: int
+    options: _containers.RepeatedCompositeFieldContainer[PlanOption]
+    nearest: _containers.RepeatedCompositeFieldContainer[PlanOption]
+    latency_ms: float
+    min_f1: float
+    slo_class: str
+    policy: str
+    timeout_ms: float
+    def __init__(self, feasible: _Optional[bool] = ..., plan: _Optional[str] = ..., reason: _Optional[str] = ..., gave: _Optional[_Iterable[str]] = ..., n_tokens: _Optional[int] = ..., n_windows: _Optional[int] = ..., options: _Optional[_Iterable[_Union[PlanOption, _Mapping]]] = ..., nearest: _Optional[_Iterable[_Union[PlanOption, _Mapping]]] = ..., latency_ms: _Optional[float] = ..., min_f1: _Optional[float] = ..., slo_class: _Optional[str] = ..., policy: _Optional[str] = ..., timeout_ms: _Optional[float] = ...) -> None: ...

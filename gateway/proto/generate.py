@@ -1,0 +1,53 @@
+"""Generates the Python code beside each .proto: `python -m gateway.proto.generate` (needs grpcio-tools).
+
+`inference/service.proto` goes into a descriptor pool of its own. tritonclient defines the same full
+names (`inference.ModelInferRequest`, ...) in protobuf's default pool, which refuses a second
+definition; gateway.triton uses tritonclient in the same process.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from importlib.resources import files
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PROTO = Path("gateway", "proto")
+QA = PROTO / "bertier" / "v1" / "qa.proto"
+INFERENCE = PROTO / "inference" / "service.proto"
+DEFAULT_POOL = "_descriptor_pool.Default()"
+PRIVATE_POOL = "_descriptor_pool.DescriptorPool()"
+
+
+def generate(target: Path) -> list[Path]:
+    """Write the generated files below `target`; return their paths relative to it."""
+    _protoc(target, QA, "--grpc_python_out")
+    _protoc(target, INFERENCE)
+    service = (target / INFERENCE).with_name("service_pb2.py")
+    code = service.read_text()
+    assert DEFAULT_POOL in code
+    service.write_text(code.replace(DEFAULT_POOL, PRIVATE_POOL))
+    return sorted(p.relative_to(target) for p in target.glob(f"{PROTO}/**/*_pb2*.py*"))
+
+
+def _protoc(target: Path, proto: Path, *more: str) -> None:
+    from grpc_tools import protoc  # type: ignore[import-untyped]
+
+    outputs = [f"{flag}={target}" for flag in ("--python_out", "--pyi_out", *more)]
+    include = files("grpc_tools") / "_proto"
+    code = protoc.main(["protoc", f"-I{ROOT}", f"-I{include}", *outputs, str(ROOT / proto)])
+    if code != 0:
+        raise SystemExit(f"protoc failed on {proto}")
+
+
+def main() -> None:
+    """Replace the committed code by what the .proto files generate now."""
+    with tempfile.TemporaryDirectory() as folder:
+        for path in generate(Path(folder)):
+            (ROOT / path).write_bytes((Path(folder) / path).read_bytes())
+            sys.stdout.write(f"{path}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Can questions be answered, and if not, why? What /readyz and /v1/variants tell. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from gateway.domain import Plan, Variant
+from gateway.serving import ServingSet
+
+
+@dataclass(frozen=True, slots=True)
+class VariantState:
+    """Is a variant of the catalog routed to, and how far does its certificate hold here?"""
+
+    served: bool
+    trust: str | None
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """The state of the gateway; not `ready`: `reasons` says what is missing."""
+
+    ready: bool
+    reasons: tuple[str, ...]
+    backend: str
+    engine: str
+    backend_up: bool
+    catalog_sha256: str | None  # of the catalog that is served
+    refused: str | None  # why the catalog on disk is not the one that is served
+    variants: Mapping[str, VariantState]
+
+
+def state_of(name: str, serving: ServingSet) -> VariantState:
+    trust = serving.trust.get(name)
+    return VariantState(
+        served=trust is not None,
+        trust=None if trust is None else str(trust),
+        problem=serving.problems.get(name),
+    )
+
+
+def catalog_report(serving: ServingSet) -> dict[str, Any]:
+    """Return the catalog as it is served, golden logits left out."""
+    return {
+        "origin": asdict(serving.catalog.origin),
+        "tokenizer_sha256": serving.catalog.tokenizer_sha256,
+        "variants": [_variant_report(v, serving) for v in serving.catalog.variants],
+        "plans": [_plan_report(p, serving) for p in serving.catalog.plans],
+    }
+
+
+def _variant_report(variant: Variant, serving: ServingSet) -> dict[str, Any]:
+    told = asdict(variant)
+    del told["golden"], told["golden_tolerance"]
+    profile = serving.profiles.get(variant.name)
+    if profile is not None:
+        told["profile"] = asdict(profile)  # as measured here, where that was needed
+    return told | asdict(state_of(variant.name, serving))
+
+
+def _plan_report(plan: Plan, serving: ServingSet) -> dict[str, Any]:
+    served = all(name in serving.trust for name in plan.variants)
+    trust = str(serving.trust_of(plan)) if served else None
+    return asdict(plan) | {"served": served, "trust": trust}

@@ -1,0 +1,99 @@
+"""Everything that can be set: `bertier.toml`, then BERTIER_* variables, then flags. Read once, frozen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from gateway.errors import BertierError
+from gateway.slo import STANDARD_CLASSES, SloClass
+
+CONFIG_FILE = "bertier.toml"
+
+
+class SettingsError(BertierError):
+    """A setting that cannot be used; the message names it."""
+
+
+class Settings(BaseSettings):
+    """One frozen object for the whole program."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="BERTIER_",
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+        toml_file=CONFIG_FILE,
+    )
+
+    model_repository: Path = Path("model_repository")
+    host: str = "127.0.0.1"  # address both fronts bind to
+    http_port: int = Field(8080, ge=0, le=65535)  # 0: any free port
+    grpc_port: int = Field(8081, ge=0, le=65535)
+
+    backend: Literal["auto", "triton", "embedded"] = "auto"
+    triton_url: str | None = None  # host:port of a running Triton's gRPC
+    triton_http_port: int = Field(8000, ge=1, le=65535)  # of the Triton started here
+    triton_grpc_port: int = Field(8001, ge=1, le=65535)
+    triton_metrics_port: int = Field(8002, ge=1, le=65535)
+    triton_start_timeout_ms: float = Field(120_000, gt=0)
+
+    max_context_chars: int = Field(100_000, gt=0)
+    max_question_chars: int = Field(2_000, gt=0)
+    max_body_bytes: int = Field(2 << 20, gt=0)  # of one question
+    max_batch_bytes: int = Field(32 << 20, gt=0)  # of one list of questions
+    max_top_k: int = Field(20, gt=0)
+    max_concurrent_items: int = Field(8, gt=0)  # of one list or stream of questions
+
+    default_class: str = "standard"
+    classes: dict[str, SloClass] = Field(default_factory=lambda: dict(STANDARD_CLASSES))
+
+    catalog_poll_ms: float = Field(2_000, gt=0)  # how often a new catalog is looked for
+    drain_ms: float = Field(10_000, gt=0)  # how long requests in flight may take at a stop
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["console", "json"] = "console"
+
+    @field_validator("classes")
+    @classmethod
+    def _classes_are_sane(cls, classes: dict[str, SloClass]) -> dict[str, SloClass]:
+        for name, slo_class in classes.items():
+            if not 1 <= slo_class.latency_ms <= 60_000:
+                raise ValueError(f"{name}: latency_ms must be 1 to 60000")
+            if slo_class.min_f1 is not None and not 0 <= slo_class.min_f1 <= 1:
+                raise ValueError(f"{name}: min_f1 must be 0 to 1")
+        return dict(STANDARD_CLASSES) | classes
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def read(**flags: Any) -> Settings:
+    """Return the settings; flags that are None were not given. Raises: SettingsError."""
+    try:
+        settings = Settings(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "settings"
+        raise SettingsError(
+            f"{where}: {first['msg']} (flag, BERTIER_{where.upper()} or {CONFIG_FILE})"
+        ) from exc
+    if settings.default_class not in settings.classes:
+        known = ", ".join(sorted(settings.classes))
+        raise SettingsError(f"default_class: {settings.default_class!r} is not one of {known}")
+    return settings

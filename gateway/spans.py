@@ -1,0 +1,215 @@
+"""Text to windows, logits to an answer: the same code for serving, training and evaluation.
+
+Never talks to a model and never reads a clock.
+Legend: W windows of one question, S tokens of a window, K candidate spans.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Encoding, Tokenizer
+
+from gateway.domain import Answer, Bools, Decoding, Floats, Ints, Logits, Question, Span, Windows
+from gateway.errors import EmptyText, MalformedText, TextTooLong
+
+MAX_TOKENS = 384
+OVERLAP_TOKENS = 128
+MAX_QUESTION_TOKENS = 128
+MAX_ANSWER_TOKENS = 30
+LENGTH_BUCKETS = (64, 96, 128, 192, 256, 320, 384)
+N_BEST = 20
+NOWHERE = np.float32(-1e9)
+SCORE_CLIP = 20.0
+
+
+class SpanEncoder:
+    """Turns a question and its context into overlapping windows of token ids."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, *, max_tokens: int = MAX_TOKENS, overlap: int = OVERLAP_TOKENS
+    ) -> None:
+        self._max_tokens = max_tokens
+        self._questions = Tokenizer.from_str(tokenizer.to_str())
+        self._questions.no_padding()
+        self._questions.no_truncation()
+        self._pairs = Tokenizer.from_str(tokenizer.to_str())
+        self._pairs.no_padding()
+        overlap = min(overlap, max_tokens // 3)
+        self._pairs.enable_truncation(max_tokens, stride=overlap, strategy="only_second")
+
+    @classmethod
+    def from_file(cls, path: Path) -> SpanEncoder:
+        return cls(Tokenizer.from_file(str(path)))
+
+    def resized(self, max_tokens: int) -> SpanEncoder:
+        """Return the same encoder with windows of another length."""
+        return SpanEncoder(self._questions, max_tokens=max_tokens)
+
+    def encode(self, question: Question) -> Windows:
+        """Return the windows of one question, padded to the bucket of the longest of them.
+
+        Raises: EmptyText, TextTooLong (question over MAX_QUESTION_TOKENS), MalformedText (lone
+        surrogates).
+        """
+        _check_text("question", question.question)
+        _check_text("context", question.context)
+        self._check_question_length(question.question)
+        first = self._pairs.encode(question.question, question.context)
+        return _to_windows([first, *first.overflowing])
+
+    def _check_question_length(self, question: str) -> None:
+        # No token is shorter than a character of the decomposed text: Hangul has up to three a syllable.
+        if len(unicodedata.normalize("NFD", question)) < MAX_QUESTION_TOKENS:
+            return
+        n_tokens = len(self._questions.encode(question, add_special_tokens=False).ids)
+        if n_tokens > MAX_QUESTION_TOKENS:
+            raise TextTooLong("question", n_tokens, MAX_QUESTION_TOKENS, "tokens")
+
+
+def _check_text(name: str, text: str) -> None:
+    if not text.strip():
+        raise EmptyText(name)
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise MalformedText(name, exc.start) from exc
+
+
+def _to_windows(encodings: Sequence[Encoding]) -> Windows:
+    n_tokens = max(len(e.ids) for e in encodings)
+    shape = (len(encodings), bucket_of(n_tokens))
+    ids, mask, types = (np.zeros(shape, np.int64) for _ in range(3))
+    offsets = np.zeros((*shape, 2), np.int64)
+    is_context = np.zeros(shape, np.bool_)
+    for row, encoding in enumerate(encodings):
+        n = len(encoding.ids)
+        ids[row, :n] = encoding.ids
+        mask[row, :n] = 1
+        types[row, :n] = encoding.type_ids
+        offsets[row, :n] = encoding.offsets
+        is_context[row, :n] = (types[row, :n] == 1) & (
+            np.asarray(encoding.special_tokens_mask) == 0
+        )
+    return Windows(ids, mask, types, offsets, is_context, n_tokens)
+
+
+def bucket_of(n_tokens: int) -> int:
+    """Return the shortest length bucket that holds `n_tokens`."""
+    return next(b for b in LENGTH_BUCKETS if n_tokens <= b)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the logits say before any threshold: spans, best first, and no answer against the best."""
+
+    spans: tuple[Span, ...]
+    difference: float  # no-answer score less the best span's
+
+
+def decode(windows: Windows, logits: Logits, question: Question, how: Decoding) -> Answer:
+    """Return the answer that the logits of all windows give together."""
+    return answer_of(read(windows, logits, question), how, question.top_k)
+
+
+def read(windows: Windows, logits: Logits, question: Question) -> Reading:
+    """Return the best spans of all windows, weighed against each other and against no answer.
+
+    Source: Devlin et al. 2019, section 4.3 (span score against the no-answer score at [CLS]).
+    """
+    window, start, end, score = best_spans(logits.start, logits.end, windows.is_context)
+    null = null_score(logits)
+    if not len(score):
+        return Reading((), float("inf"))
+    mass = np.exp(score - max(score[0], null))
+    probabilities = mass / (mass.sum() + np.exp(null - max(score[0], null)))
+    spans = tuple(
+        _span(question.context, windows.offsets[w], s, e, float(p), float(logit))
+        for w, s, e, p, logit in zip(window, start, end, probabilities, score, strict=True)
+    )
+    return Reading(_distinct(spans), float(null - score[0]))
+
+
+def answer_of(reading: Reading, how: Decoding, top_k: int = 1) -> Answer:
+    """Return the answer under a variant's threshold, with calibrated probabilities."""
+    spans, difference = reading.spans, reading.difference
+    unanswerable = not spans or difference > how.null_threshold
+    no_answer = sigmoid(how.null_scale * difference + how.null_bias) if spans else 1.0
+    score = sigmoid(_score_logit(reading, how, unanswerable))
+    alternatives = spans[:top_k] if top_k > 1 else ()
+    if unanswerable:
+        return Answer("", None, None, score, no_answer, alternatives)
+    best = spans[0]
+    return Answer(best.text, best.start, best.end, score, no_answer, alternatives)
+
+
+def score_features(reading: Reading, null_threshold: float) -> tuple[float, float]:
+    """Return what an answer's score is computed from: margin to the threshold, log share of the best span."""
+    if not reading.spans:
+        return SCORE_CLIP, 0.0
+    margin = min(abs(reading.difference - null_threshold), SCORE_CLIP)
+    spans_mass = sum(span.probability for span in reading.spans)
+    return margin, float(np.log(max(reading.spans[0].probability / max(spans_mass, 1e-9), 1e-6)))
+
+
+def _score_logit(reading: Reading, how: Decoding, unanswerable: bool) -> float:
+    bias, margin_weight, span_weight = how.score_weights[int(unanswerable)]
+    margin, log_share = score_features(reading, how.null_threshold)
+    return bias + margin_weight * margin + span_weight * log_share
+
+
+def best_spans(
+    start_logits: Floats,  # (W, S)
+    end_logits: Floats,  # (W, S)
+    is_context: Bools,  # (W, S)
+) -> tuple[Ints, Ints, Ints, Floats]:
+    """Return (window, start, end, logit sum), each (K,), of the best start <= end pairs, best first.
+
+    Source: Devlin et al. 2019, section 4.2.
+    """
+    n_windows, n_tokens = start_logits.shape
+    width = min(MAX_ANSWER_TOKENS, n_tokens)
+    starts = np.where(is_context, start_logits, NOWHERE)
+    ends = np.full((n_windows, n_tokens + width), NOWHERE, np.float32)
+    ends[:, :n_tokens] = np.where(is_context, end_logits, NOWHERE)
+    reach = np.lib.stride_tricks.sliding_window_view(ends, width, axis=1)[:, :n_tokens]
+    sums = (starts[:, :, None] + reach).reshape(-1)  # (W * S * width,)
+    k = min(N_BEST, sums.size)
+    top = np.argpartition(-sums, k - 1)[:k]
+    top = top[np.lexsort((top, -sums[top]))]
+    top = top[sums[top] > NOWHERE / 2]
+    window, rest = np.divmod(top, n_tokens * width)
+    start, length = np.divmod(rest, width)
+    return window, start, start + length, sums[top]
+
+
+def null_score(logits: Logits) -> np.float32:
+    """Return the no-answer score: the smallest over the windows of the logit sum at [CLS]."""
+    return np.float32((logits.start[:, 0] + logits.end[:, 0]).min())
+
+
+def _span(context: str, offsets: Ints, start: int, end: int, p: float, logit: float) -> Span:
+    begin, stop = int(offsets[start, 0]), int(offsets[end, 1])
+    return Span(context[begin:stop], begin, stop, p, logit)
+
+
+def _distinct(spans: Sequence[Span]) -> tuple[Span, ...]:
+    """Merge what overlapping windows found twice, adding up its probability."""
+    merged: dict[tuple[int, int], Span] = {}
+    for span in spans:
+        key = (span.start, span.end)
+        known = merged.get(key)
+        if known is None:
+            merged[key] = span
+        else:
+            total = known.probability + span.probability
+            merged[key] = Span(known.text, known.start, known.end, total, known.logit)
+    return tuple(merged.values())
+
+
+def sigmoid(x: float) -> float:
+    return float(1.0 / (1.0 + np.exp(-np.clip(x, -60.0, 60.0))))

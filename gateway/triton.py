@@ -1,0 +1,231 @@
+"""The Triton backend: the only module that speaks Triton's protocol, its units and its errors.
+
+It never chooses a model and never starts a server (supervisor.py does). Requests are built as
+protobufs by hand: tritonclient's InferInput and InferResult would copy every tensor once more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
+
+from gateway.domain import Floats, Inference, Logits, Variant, Windows
+from gateway.errors import BackendError, BackendUnavailable, BertierError, DeadlineExceeded
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+OUTPUTS = ("start_logits", "end_logits")
+MAX_BATCH = 8  # windows in one request; max_batch_size of every batch-invariant variant
+MAX_CONCURRENT = 8  # requests of one long context under way at once
+CONTROL_TIMEOUT_MS = 5_000.0  # calls that answer at once: ready, index, config
+LOAD_TIMEOUT_MS = 120_000.0
+READY_POLL_MS = 50.0
+
+# Triton has no status of its own for a request that waited longer than its `timeout`.
+_QUEUE_TIMEOUT = "request timeout expired"
+_STACK = "\n\nAt:"  # begins the Python stack in the reason of a Python backend
+_NO_EXPLICIT_LOAD = "explicit model load"
+# Other than `unavailable`, these say that a model or version is not there (yet).
+_NOT_SERVED = ("is not ready", "unknown model", "is not found", "not at ready state", "healthy")
+
+_CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+    # Without it, channels to one address share one connection.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    # A server allows pings while calls are in flight; more often it would end the connection.
+    ("grpc.keepalive_permit_without_calls", 0),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # gRPC's own back-off reaches two minutes; a restarted Triton should be found at once.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+)
+
+
+class TritonBackend:
+    """Asks a Triton over a few gRPC channels; one event loop, the one it is made in."""
+
+    name = "triton"
+
+    def __init__(self, url: str, *, engine: str = "", channels: int = 2) -> None:
+        """`url` is host:port of gRPC; `engine` names what runs inside, if the caller knows."""
+        self._url = url
+        self._engine = engine
+        self._channels = [
+            grpc.aio.insecure_channel(url, options=_CHANNEL_OPTIONS) for _ in range(channels)
+        ]
+        stubs = [GRPCInferenceServiceStub(channel) for channel in self._channels]
+        self._control = stubs[0]
+        self._stubs = itertools.cycle(stubs)
+
+    @property
+    def engine(self) -> str:
+        """What the caller said, else Triton and its version, known after the first `is_ready`."""
+        return self._engine or "triton"
+
+    async def infer(self, variant: Variant, windows: Windows, budget_ms: float) -> Inference:
+        """Return the logits of all windows; the whole call takes no longer than `budget_ms`.
+
+        Raises: DeadlineExceeded, BackendUnavailable, BackendError.
+        """
+        began = time.perf_counter()
+        if not budget_ms > 0:
+            raise DeadlineExceeded(f"{variant.name}: no time was left to ask the model server")
+        size = MAX_BATCH if variant.batch_invariant else 1
+        requests = [
+            infer_request(variant, windows, slice(first, first + size), budget_ms)
+            for first in range(0, windows.n_windows, size)
+        ]
+        sent = time.perf_counter()
+        parts = await self._infer_all(requests, budget_ms - (sent - began) * 1e3)
+        logits = Logits(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        return Inference(logits, (sent - began) * 1e3, (time.perf_counter() - sent) * 1e3)
+
+    async def hashes(self) -> Mapping[str, str]:
+        """Return sha256 by `name/version` of what is ready, as its config.pbtxt says."""
+        index = await self._call("RepositoryIndex", pb.RepositoryIndexRequest(ready=True))
+        ready = [(model.name, model.version) for model in index.models]
+        found = await asyncio.gather(*(self._hash(name, version) for name, version in ready))
+        return {f"{n}/{v}": sha for (n, v), sha in zip(ready, found, strict=True) if sha}
+
+    async def load(self, variant: Variant) -> None:
+        """Have the server load the version; where it loads by itself, wait until it has.
+
+        Raises: BackendUnavailable when it does not get ready, with the server's reason.
+        """
+        if await self._is_loaded(variant):
+            return
+        request = pb.RepositoryModelLoadRequest(model_name=variant.name)
+        try:
+            await self._call("RepositoryModelLoad", request, LOAD_TIMEOUT_MS)
+        except BackendError as exc:
+            if _NO_EXPLICIT_LOAD not in str(exc):
+                raise BackendUnavailable(f"{variant.name}: could not be loaded: {exc}") from exc
+            await self._wait_loaded(variant)
+        if not await self._is_loaded(variant):
+            raise BackendUnavailable(
+                f"{variant.name}: loaded, but without version {variant.version};"
+                " check version_policy in its config.pbtxt"
+            )
+
+    async def is_ready(self) -> bool:
+        try:
+            ready = await self._call("ServerReady", pb.ServerReadyRequest())
+            if not self._engine:
+                await self._learn_engine()
+        except BertierError:
+            return False
+        return bool(ready.ready)
+
+    async def close(self) -> None:
+        await asyncio.gather(*(channel.close() for channel in self._channels))
+
+    async def _infer_all(
+        self, requests: Sequence[pb.ModelInferRequest], budget_ms: float
+    ) -> list[tuple[Floats, Floats]]:
+        if len(requests) == 1:
+            return [await self._infer_one(requests[0], budget_ms)]
+        deadline = time.perf_counter() + budget_ms / 1e3
+        places = asyncio.Semaphore(MAX_CONCURRENT)
+
+        async def in_turn(request: pb.ModelInferRequest) -> tuple[Floats, Floats]:
+            async with places:
+                return await self._infer_one(request, (deadline - time.perf_counter()) * 1e3)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(in_turn(request)) for request in requests]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from failed  # the others were cancelled because of it
+        return [task.result() for task in tasks]
+
+    async def _infer_one(
+        self, request: pb.ModelInferRequest, budget_ms: float
+    ) -> tuple[Floats, Floats]:
+        try:
+            reply = await next(self._stubs).ModelInfer(request, timeout=max(budget_ms, 0.0) / 1e3)
+        except grpc.aio.AioRpcError as exc:
+            raise map_triton_error(exc, request.model_name) from exc
+        return read_logits(reply)
+
+    async def _hash(self, name: str, version: str) -> str:
+        request = pb.ModelConfigRequest(name=name, version=version)
+        parameters = (await self._call("ModelConfig", request)).config.parameters
+        key = f"sha256.{version}"
+        return str(parameters[key].string_value) if key in parameters else ""
+
+    async def _is_loaded(self, variant: Variant) -> bool:
+        request = pb.ModelReadyRequest(name=variant.name, version=str(variant.version))
+        try:
+            return bool((await self._call("ModelReady", request)).ready)
+        except BackendUnavailable:
+            raise
+        except BackendError:
+            return False  # a model nobody has heard of is an error in Triton, not a `false`
+
+    async def _wait_loaded(self, variant: Variant) -> None:
+        try:
+            async with asyncio.timeout(LOAD_TIMEOUT_MS / 1e3):
+                while not await self._is_loaded(variant):  # noqa: ASYNC110 - another process's state
+                    await asyncio.sleep(READY_POLL_MS / 1e3)
+        except TimeoutError as exc:
+            raise BackendUnavailable(
+                f"{variant.name}: version {variant.version} is not ready after"
+                f" {LOAD_TIMEOUT_MS / 1e3:.0f} s; see Triton's log for its reason"
+            ) from exc
+
+    async def _learn_engine(self) -> None:
+        metadata = await self._call("ServerMetadata", pb.ServerMetadataRequest())
+        self._engine = f"triton {metadata.version}"
+
+    async def _call(self, method: str, request: Any, timeout_ms: float = CONTROL_TIMEOUT_MS) -> Any:
+        try:
+            return await getattr(self._control, method)(request, timeout=timeout_ms / 1e3)
+        except grpc.aio.AioRpcError as exc:
+            raise map_triton_error(exc, self._url) from exc
+
+
+def infer_request(
+    variant: Variant, windows: Windows, rows: slice, budget_ms: float
+) -> pb.ModelInferRequest:
+    """Return the request for some of the windows; Triton may queue it for `budget_ms`."""
+    request = pb.ModelInferRequest(model_name=variant.name, model_version=str(variant.version))
+    request.parameters["timeout"].int64_param = max(1, int(budget_ms * 1e3))
+    for name in INPUTS:
+        tensor = getattr(windows, name)[rows]
+        request.inputs.add(name=name, datatype="INT64", shape=tensor.shape)
+        request.raw_input_contents.append(tensor.tobytes())
+    return request
+
+
+def read_logits(reply: pb.ModelInferResponse) -> tuple[Floats, Floats]:
+    """Return start and end logits, (B, S) each. Raises: BackendError when they are not there."""
+    found = {
+        output.name: np.frombuffer(raw, np.float32).reshape(tuple(output.shape))
+        for output, raw in zip(reply.outputs, reply.raw_output_contents, strict=True)
+    }
+    try:
+        start, end = (found[name] for name in OUTPUTS)
+    except KeyError as exc:
+        raise BackendError(f"{reply.model_name}: the model has no output {exc}") from exc
+    return start, end
+
+
+def map_triton_error(exc: grpc.aio.AioRpcError, what: str) -> BertierError:
+    """Return our error for Triton's; `what` was asked: a model, or the server's address."""
+    details = (exc.details() or exc.code().name).split(_STACK)[0]
+    said = details.lower()
+    if exc.code() is grpc.StatusCode.DEADLINE_EXCEEDED or _QUEUE_TIMEOUT in said:
+        return DeadlineExceeded(f"{what}: the model server did not answer in time")
+    if exc.code() is grpc.StatusCode.UNAVAILABLE or any(words in said for words in _NOT_SERVED):
+        return BackendUnavailable(f"{what}: {details}")
+    return BackendError(f"{what}: {details}")

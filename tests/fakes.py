@@ -1,0 +1,163 @@
+"""Small real classes at the seams, and builders of the values that tests talk about."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from gateway import catalog as catalogs
+from gateway.catalog import Catalog, GoldenInput, Origin
+from gateway.domain import (
+    Cell,
+    Certificate,
+    Decoding,
+    GoldenLogits,
+    Host,
+    Inference,
+    Logits,
+    Plan,
+    Precision,
+    Profile,
+    Quality,
+    Shape,
+    Trust,
+    Variant,
+    Windows,
+)
+from gateway.errors import BackendUnavailable
+from gateway.latency import LatencyModel
+from gateway.serving import ServingSet
+from gateway.spans import SpanEncoder
+
+ROOT = Path(__file__).parent.parent
+TOKENIZER = ROOT / "model_repository" / "tokenizer.json"
+CONTEXT = "The Normans were the people who in the 10th century gave their name to Normandy."
+QUESTION = "Who gave their name to Normandy?"
+HOST = Host("test cpu", "avx2", 2, "", "fake 1")
+SHA256 = "0" * 64
+
+
+def make_variant(
+    name: str, ms: float, *, sha256: str = SHA256, batch_invariant: bool = False
+) -> Variant:
+    """Return a variant that takes `ms` at every length, with tails of 1.5 and 2 times that."""
+    cells = tuple(Cell(bucket, 1, ms, 1.5 * ms, 2 * ms) for bucket in (64, 128, 256, 384))
+    quality = Quality("test", SHA256, 100, 0.5, 0.6, 0.55, 0.65, 0.6, 0.6, 0.7)
+    return Variant(
+        name=name,
+        version=1,
+        sha256=sha256,
+        size_bytes=int(ms * 1e6),
+        parameters=int(ms * 1e6),
+        shape=Shape(2, 8, 2, 16, 30522, 8),
+        precision=Precision.FP32 if batch_invariant else Precision.INT8_DYNAMIC,
+        recipe="test",
+        batch_invariant=batch_invariant,
+        decoding=Decoding(),
+        quality=(quality,),
+        profile=Profile(HOST, 1, cells),
+        golden=(GoldenLogits((0.0,), (0.0,)),),
+        golden_tolerance=0.1,
+    )
+
+
+def make_plan(variant: Variant, floor: float) -> Plan:
+    """Return the direct plan of a variant with this certified floor."""
+    certificate = Certificate(
+        floor, 0.1, "test", 100, 1000, floor + 0.02, "test", SHA256, (variant.sha256,), HOST
+    )
+    return Plan(variant.name, (variant.name,), (), certificate)
+
+
+def make_catalog(variants: Sequence[Variant], floors: Sequence[float]) -> Catalog:
+    plans = tuple(make_plan(v, f) for v, f in zip(variants, floors, strict=True))
+    return Catalog(
+        schema_version=1,
+        origin=Origin("test", "0000000", "2026-01-01T00:00:00Z", 1, {}),
+        tokenizer_sha256=catalogs.sha256_of(TOKENIZER),
+        variants=tuple(variants),
+        plans=plans,
+        golden_inputs=(GoldenInput(QUESTION, CONTEXT),),
+    )
+
+
+def small_and_large() -> Catalog:
+    """Return two variants: `small`, 5 ms at F1 0.5, and `large`, 20 ms at F1 0.7."""
+    return make_catalog([make_variant("small", 5), make_variant("large", 20)], [0.5, 0.7])
+
+
+@cache
+def encoder() -> SpanEncoder:
+    """Return the shipped tokenizer's encoder; reading it takes half a second."""
+    return SpanEncoder.from_file(TOKENIZER)
+
+
+def serving_set(catalog: Catalog, trust: Trust = Trust.CERTIFIED) -> ServingSet:
+    """Return the catalog as served on the host it was measured on."""
+    profiles = {v.name: v.profile for v in catalog.variants}
+    return ServingSet(
+        catalog=catalog,
+        encoder=encoder(),
+        trust=dict.fromkeys(profiles, trust),
+        profiles=profiles,
+        latency=LatencyModel(profiles, HOST.cores),
+    )
+
+
+class FakeBackend:
+    """A model server that answers with the context's first token, or fails as told.
+
+    `gate`, when given, holds every inference until it is set.
+    """
+
+    name = "fake"
+    engine = HOST.engine
+
+    def __init__(self, gate: asyncio.Event | None = None) -> None:
+        self.gate = gate
+        self.error: Exception | None = None
+        self.asked: list[str] = []
+        self._was_asked = asyncio.Event()
+        self.cancelled = 0
+        self.loaded: dict[str, str] = {}
+
+    async def infer(self, variant: Variant, windows: Windows, budget_ms: float) -> Inference:
+        self.asked.append(variant.name)
+        self._was_asked.set()
+        if self.error is not None:
+            raise self.error
+        if self.gate is not None:
+            try:
+                await self.gate.wait()
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
+        logits = np.zeros(windows.input_ids.shape, np.float32)
+        at = int(np.flatnonzero(windows.is_context[0])[0])
+        logits[0, at] = 6.0
+        return Inference(Logits(logits, logits), 0.0, 1.0)
+
+    async def until_asked(self, n: int = 1) -> None:
+        """Return when `n` inferences were asked for in all."""
+        async with asyncio.timeout(5):
+            while len(self.asked) < n:
+                self._was_asked.clear()
+                await self._was_asked.wait()
+
+    async def hashes(self) -> Mapping[str, str]:
+        return dict(self.loaded)
+
+    async def load(self, variant: Variant) -> None:
+        if isinstance(self.error, BackendUnavailable):
+            raise self.error
+        self.loaded[f"{variant.name}/{variant.version}"] = variant.sha256
+
+    async def is_ready(self) -> bool:
+        return self.error is None
+
+    async def close(self) -> None:
+        pass

@@ -1,0 +1,210 @@
+"""`bertier` as a person runs it: against a gateway, and against a repository with a real model."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gateway import catalog as catalogs
+from gateway import cli, spans
+from gateway.domain import GoldenLogits, Question
+from tests import live, tiny
+from tests.fakes import CONTEXT, QUESTION, TOKENIZER, make_catalog, make_variant
+from tests.live import Running
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+async def gateway() -> AsyncIterator[Running]:
+    async with live.gateway() as running:
+        yield running
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """Return a repository that is whole: one tiny model, with its own golden logits."""
+    sha256 = tiny.write_model(tmp_path, "small")
+    (tmp_path / "tokenizer.json").write_bytes(TOKENIZER.read_bytes())
+    windows = spans.SpanEncoder.from_file(TOKENIZER).encode(Question(QUESTION, CONTEXT))
+    ids, mask, types = windows.input_ids, windows.attention_mask, windows.token_type_ids
+    start, end = tiny.expected_logits(ids, mask, types)
+    golden = GoldenLogits(tuple(start[0].tolist()), tuple(end[0].tolist()))
+    variant = make_variant("small", 5, sha256=sha256, batch_invariant=True)
+    catalogs.write(tmp_path, make_catalog([replace(variant, golden=(golden,))], [0.5]))
+    return tmp_path
+
+
+async def run(*arguments: str) -> int:
+    """Run the command beside the gateway's loop, as the process of its own that it is."""
+    return await asyncio.to_thread(cli.main, arguments)
+
+
+def error_line(capsys: Capture) -> str:
+    """Return the one line on stderr."""
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+async def test_ask_prints_the_answer_and_why(gateway: Running, capsys: Capture) -> None:
+    """A newcomer sees what the promise did: the plan that was chosen and what struck out the rest."""
+    url = f"http://{gateway.http_url}"
+    assert await run("ask", QUESTION, "--context", CONTEXT, "--min-f1", "0.6", "--url", url) == 0
+    answer, *why = capsys.readouterr().out.splitlines()
+    assert answer == "The"
+    assert any(line.startswith("by large (meets_slo)") for line in why)
+    assert any(line.split()[0:1] == ["small"] and "below-floor" in line for line in why)
+    assert any(line.split()[0:1] == ["large"] and "chosen" in line for line in why)
+
+
+async def test_ask_prints_json_on_one_line(
+    gateway: Running, capsys: Capture, tmp_path: Path
+) -> None:
+    """For scripts: what the HTTP API says, and nothing else."""
+    (tmp_path / "context.txt").write_text(CONTEXT)
+    context, url = str(tmp_path / "context.txt"), f"http://{gateway.http_url}"
+    arguments = ("--variant", "small", "--top-k", "3", "--json", "--url", url)
+    assert await run("ask", QUESTION, "--context", context, *arguments) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["answer"], told["variant"]) == ("The", "small")
+    assert "explain" not in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--latency-ms", "nan"), "SLO-Latency-Ms"),
+        (("--min-f1", "2"), "SLO-Min-F1"),
+        (("--class", "nobody"), "SLO-Class"),
+        (("--min-f1", "0.99", "--policy", "strict"), "feasible: small"),
+    ],
+)
+async def test_a_refusal_is_one_line(
+    gateway: Running, capsys: Capture, arguments: tuple[str, ...], text: str
+) -> None:
+    """The gateway's own words; no traceback."""
+    url = f"http://{gateway.http_url}"
+    assert await run("ask", QUESTION, "--context", CONTEXT, *arguments, "--url", url) == 1
+    assert text in error_line(capsys)
+
+
+async def test_plan_shows_what_is_feasible(gateway: Running, capsys: Capture) -> None:
+    """The exit code says whether the promise can be kept."""
+    url = f"http://{gateway.http_url}"
+    assert await run("plan", "--latency-ms", "200", "--min-f1", "0.6", "--url", url) == 0
+    assert "large keeps it" in capsys.readouterr().out
+    assert await run("plan", "--latency-ms", "10", "--min-f1", "0.6", "--url", url) == 1
+    assert "feasible when idle: small" in capsys.readouterr().out
+
+
+async def test_variants_are_shown_as_served(gateway: Running, capsys: Capture) -> None:
+    """Trust is known to a gateway only: it has asked the models."""
+    assert await run("variants", "--url", f"http://{gateway.http_url}") == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows[1][:7] == ["small", "0.600", "(100)", "0.500", "7.5", "/", "7.5"]
+    assert rows[1][-1] == rows[2][-1] == "certified"
+
+
+NOWHERE = "http://127.0.0.1:1"
+
+
+def test_no_gateway_says_how_to_start_one(capsys: Capture) -> None:
+    """The most likely first mistake."""
+    assert cli.main(["ask", QUESTION, "--context", CONTEXT, "--url", NOWHERE]) == 1
+    line = error_line(capsys)
+    assert "make run" in line
+    assert "--embedded" in line
+
+
+def test_variants_come_from_the_repository_where_no_gateway_runs(
+    repository: Path, capsys: Capture
+) -> None:
+    """What was published can be looked at without serving it."""
+    assert cli.main(["variants", "--model-repository", str(repository), "--url", NOWHERE]) == 0
+    out = capsys.readouterr().out
+    assert "not asked" in out
+    assert f"from {repository}" in out
+
+
+def test_ask_answers_in_this_process(repository: Path, capsys: Capture) -> None:
+    """Trying the models needs no server."""
+    where = ("--embedded", "--model-repository", str(repository))
+    assert cli.main(["ask", QUESTION, "--context", CONTEXT, "--json", *where]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["answer"] == CONTEXT[told["start"] : told["end"]] != ""
+    assert cli.main(["plan", "--json", *where]) in (0, 1)
+    assert json.loads(capsys.readouterr().out)["options"]
+
+
+def test_a_whole_repository_is_valid(repository: Path, capsys: Capture) -> None:
+    """Its models were loaded and said what they said when they were certified."""
+    assert cli.main(["validate", str(repository)]) == 0
+    assert "small transferred" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "text"),
+    [
+        ("small/config.pbtxt", 'name: "small"', 'name: "large"', "name is 'large'"),
+        ("small/config.pbtxt", '"onnxruntime"', '"pytorch"', "it must be 'onnxruntime'"),
+        ("catalog.json", '"golden_tolerance":0.1', '"golden_tolerance":-1.0', "golden answers"),
+        ("catalog.json", '"schema_version": 1', '"schema_version": 9', "upgrade"),
+        ("catalog.json", '"batch_invariant": true', '"batch_invariant": false', "max_batch_size"),
+    ],
+)
+def test_what_is_wrong_with_a_repository_is_printed(
+    repository: Path, capsys: Capture, name: str, old: str, new: str, text: str
+) -> None:
+    """One line a problem, before anybody is served from it."""
+    path = repository / name
+    changed = path.read_text().replace(old, new).replace(_spaced(old), _spaced(new))
+    assert changed != path.read_text()
+    path.write_text(changed)
+    assert cli.main(["validate", str(repository)]) == 1
+    assert text in capsys.readouterr().out
+
+
+def _spaced(text: str) -> str:
+    return text.replace('":', '": ')
+
+
+def test_a_corrupt_model_is_named(repository: Path, capsys: Capture) -> None:
+    """A file that no engine loads is found before it is served."""
+    (repository / "small" / "1" / "model.onnx").write_bytes(b"corrupt")
+    assert cli.main(["validate", str(repository)]) == 1
+    assert "model.onnx: sha256 is" in capsys.readouterr().out
+
+
+def test_a_context_that_is_no_text_is_refused(tmp_path: Path, capsys: Capture) -> None:
+    """A picture has no answers."""
+    (tmp_path / "picture").write_bytes(b"\xff\xd8\xff")
+    assert cli.main(["ask", QUESTION, "--context", str(tmp_path / "picture")]) == 1
+    assert "UTF-8" in error_line(capsys)
+
+
+def test_a_bad_setting_is_one_line(capsys: Capture) -> None:
+    """Flags are settings, and checked as such."""
+    assert cli.main(["serve", "--http-port", "99999"]) == 1
+    assert "http_port" in error_line(capsys)
+
+
+@pytest.mark.parametrize("arguments", [[], ["nothing"], ["ask"], ["serve", "--http-port", "x"]])
+def test_wrong_usage_exits_with_two(arguments: list[str], capsys: Capture) -> None:
+    """As every other command line program does."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert "usage: bertier" in capsys.readouterr().err
+
+
+def test_the_version_is_told(capsys: Capture) -> None:
+    """The first question of every bug report."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith("bertier ")

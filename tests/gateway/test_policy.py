@@ -1,0 +1,126 @@
+"""choose() as tables: options in, a decision out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.domain import Gave, Option, Reason, Slo, SloPolicy, Trust
+from gateway.policy import choose, nearest_feasible, shortfalls
+from tests.fakes import make_plan, make_variant
+
+STRICT, LATENCY, ACCURACY = SloPolicy.STRICT, SloPolicy.PREFER_LATENCY, SloPolicy.PREFER_ACCURACY
+
+
+def option(
+    name: str, floor: float, ms: float, wait_ms: float = 0.0, trust: Trust = Trust.CERTIFIED
+) -> Option:
+    """Return an option whose cost is its idle latency."""
+    plan = make_plan(make_variant(name, ms), floor)
+    return Option(plan, trust, int(ms * 1e6), ms, ms, ms + wait_ms)
+
+
+def slo(ms: float, f1: float, policy: SloPolicy = LATENCY, variant: str | None = None) -> Slo:
+    timeout_ms = ms if policy is STRICT else 4 * ms
+    return Slo(ms, f1, policy, timeout_ms, "standard", variant=variant)
+
+
+def idle(wait_ms: float = 0.0) -> list[Option]:
+    return [
+        option("small", 0.5, 5, wait_ms),
+        option("medium", 0.6, 10, wait_ms),
+        option("large", 0.7, 20, wait_ms),
+    ]
+
+
+CHOICES = [
+    # slo, wait, spent -> plan, reason, gave
+    (slo(50, 0.0), 0, 0, "small", Reason.MEETS_SLO, ()),
+    (slo(50, 0.55), 0, 0, "medium", Reason.MEETS_SLO, ()),
+    (slo(50, 0.7), 0, 0, "large", Reason.MEETS_SLO, ()),
+    (slo(20, 0.7), 0, 0, "large", Reason.MEETS_SLO, ()),
+    (slo(15, 0.7), 0, 0, "medium", Reason.MOST_ACCURATE_IN_TIME, (Gave.BELOW_FLOOR,)),
+    (slo(50, 0.7), 35, 0, "medium", Reason.MOST_ACCURATE_IN_TIME, (Gave.BELOW_FLOOR,)),
+    (slo(50, 0.7), 0, 35, "medium", Reason.MOST_ACCURATE_IN_TIME, (Gave.BELOW_FLOOR,)),
+    (slo(4, 0.7), 0, 0, "small", Reason.FASTEST, (Gave.LATE, Gave.BELOW_FLOOR)),
+    (slo(15, 0.7, ACCURACY), 0, 0, "large", Reason.LEAST_LATE, (Gave.LATE,)),
+    (slo(15, 0.9, ACCURACY), 0, 0, "large", Reason.MOST_ACCURATE, (Gave.LATE, Gave.BELOW_FLOOR)),
+    (slo(50, 0.9, ACCURACY), 0, 0, "large", Reason.MOST_ACCURATE, (Gave.BELOW_FLOOR,)),
+    (slo(15, 0.7, STRICT), 0, 0, None, Reason.INFEASIBLE, ()),
+    (slo(50, 0.9, STRICT), 0, 0, None, Reason.INFEASIBLE, ()),
+    (slo(50, 0.7, STRICT), 40, 0, None, Reason.BUSY, ()),
+    (slo(50, 0.7, STRICT), 0, 40, None, Reason.TOO_LATE, ()),
+    (slo(50, 0.7), 500, 0, None, Reason.SHED, ()),
+    (slo(50, 0.7, variant="small"), 0, 0, "small", Reason.PINNED, (Gave.BELOW_FLOOR,)),
+]
+
+
+@pytest.mark.parametrize(("promise", "wait_ms", "spent_ms", "plan", "reason", "gave"), CHOICES)
+def test_the_choice(
+    promise: Slo, wait_ms: float, spent_ms: float, plan: str | None, reason: Reason, gave: object
+) -> None:
+    """The rules under `Choosing` in DESIGN.md, one a row."""
+    decision = choose(promise, idle(wait_ms), spent_ms)
+    chosen = decision.option.plan.name if decision.option else None
+    assert (chosen, decision.reason, decision.gave) == (plan, reason, gave)
+
+
+@pytest.mark.parametrize("promise", [slo(50, 0.7, STRICT), slo(10, 0.7)])
+def test_a_refusal_under_load_says_when_the_load_is_done(promise: Slo) -> None:
+    """Retry-After is no guess."""
+    assert choose(promise, idle(wait_ms=300)).retry_after_ms == pytest.approx(300)
+
+
+def test_strict_never_takes_an_uncertified_plan() -> None:
+    """A floor that was not seen to hold here is no floor."""
+    options = [replace(o, trust=Trust.UNCERTIFIED) for o in idle()]
+    assert choose(slo(50, 0.1, STRICT), options).reason is Reason.INFEASIBLE
+    assert choose(slo(50, 0.1), options).gave == (Gave.UNCERTIFIED,)
+
+
+def test_equal_cost_is_decided_by_bytes() -> None:
+    """Memory is the next thing that costs."""
+    lean, fat = option("lean", 0.6, 10), replace(option("fat", 0.6, 10), size_bytes=10**9)
+    decision = choose(slo(50, 0.5), [fat, lean])
+    assert decision.option == lean
+
+
+@pytest.mark.parametrize(
+    ("promise", "nearest"),
+    [
+        (slo(12, 0.7), ["small", "medium", "large"]),
+        (slo(4, 0.65), ["large"]),
+        (slo(4, 0.9), ["small", "medium", "large"]),
+    ],
+)
+def test_nearest_points_keep_one_promise_where_any_can(promise: Slo, nearest: list[str]) -> None:
+    """The caller learns which of the two to relax, and how far."""
+    assert [o.plan.name for o in nearest_feasible(promise, idle())] == nearest
+
+
+def test_a_dominated_plan_is_not_among_the_nearest() -> None:
+    """Slower and less accurate helps nobody."""
+    options = [*idle(), option("bad", 0.55, 15)]
+    assert "bad" not in [o.plan.name for o in nearest_feasible(slo(4, 0.9), options)]
+
+
+@given(
+    ms=st.floats(1, 100),
+    f1=st.floats(0, 1),
+    wait_ms=st.floats(0, 100),
+    policy=st.sampled_from(SloPolicy),
+)
+def test_what_meets_the_slo_has_no_shortfall(
+    ms: float, f1: float, wait_ms: float, policy: SloPolicy
+) -> None:
+    """`gave` is empty exactly when both promises are kept, and strict gives nothing."""
+    promise = slo(ms, f1, policy)
+    decision = choose(promise, idle(wait_ms))
+    if decision.option is None:
+        return
+    assert decision.gave == shortfalls(decision.option, promise, 0.0)
+    assert (decision.reason is Reason.MEETS_SLO) == (decision.gave == ())
+    assert policy is not STRICT or decision.gave == ()

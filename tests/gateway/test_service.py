@@ -1,0 +1,188 @@
+"""The one request path, without any protocol."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from gateway.domain import Gave, Question, Reason, SloPolicy, SloRequest, Trust
+from gateway.errors import (
+    BackendUnavailable,
+    DeadlineExceeded,
+    Infeasible,
+    Overloaded,
+    TextTooLong,
+    UnknownVariant,
+)
+from gateway.metrics import Metrics
+from gateway.service import AnswerService, now_ms
+from gateway.settings import Settings
+from tests.fakes import CONTEXT, QUESTION, FakeBackend, serving_set, small_and_large
+
+ASKED = Question(QUESTION, CONTEXT)
+STRICT = SloPolicy.STRICT
+
+
+def make_service(backend: FakeBackend | None = None, **more: Any) -> AnswerService:
+    service = AnswerService(backend or FakeBackend(), Settings(), Metrics(), **more)
+    service.serving = serving_set(small_and_large())
+    return service
+
+
+@pytest.mark.parametrize(
+    ("request_", "variant", "reason"),
+    [
+        (SloRequest(min_f1=0.4), "small", Reason.MEETS_SLO),
+        (SloRequest(min_f1=0.6), "large", Reason.MEETS_SLO),
+        (SloRequest(latency_ms=15), "small", Reason.MOST_ACCURATE_IN_TIME),
+        (
+            SloRequest(latency_ms=15, policy=SloPolicy.PREFER_ACCURACY),
+            "large",
+            Reason.LEAST_LATE,
+        ),
+        (SloRequest(variant="small"), "small", Reason.PINNED),
+    ],
+)
+async def test_the_slo_chooses_the_variant(
+    request_: SloRequest, variant: str, reason: Reason
+) -> None:
+    """The smallest model that keeps the promise."""
+    backend = FakeBackend()
+    answered = await make_service(backend).answer(ASKED, request_, now_ms())
+    assert (answered.variant, answered.decision.reason) == (variant, reason)
+    assert backend.asked == [variant]
+
+
+async def test_work_in_flight_moves_a_request_to_a_smaller_model() -> None:
+    """Queueing counts against the target."""
+    backend = FakeBackend(asyncio.Event())
+    service = make_service(backend)
+    slow = SloRequest(latency_ms=1000, min_f1=0.6)
+    first = [asyncio.create_task(service.answer(ASKED, slow, now_ms())) for _ in range(2)]
+    await backend.until_asked(2)
+    report = service.plan(SloRequest(latency_ms=40, min_f1=0.6))
+    assert report.decision.option is not None
+    assert report.decision.option.plan.name == "small"
+    assert backend.gate is not None
+    backend.gate.set()
+    await asyncio.gather(*first)
+    again = service.plan(SloRequest(latency_ms=40, min_f1=0.6))
+    assert again.decision.reason is Reason.MEETS_SLO
+
+
+async def test_strict_is_refused_for_ever_or_for_now() -> None:
+    """The caller must know whether to try again."""
+    backend = FakeBackend(asyncio.Event())
+    service = make_service(backend)
+    with pytest.raises(Infeasible) as refused:
+        await service.answer(ASKED, SloRequest(latency_ms=20, min_f1=0.6, policy=STRICT), now_ms())
+    assert [p["plan"] for p in refused.value.nearest] == ["small", "large"]
+    slow = SloRequest(latency_ms=9000, min_f1=0.6)
+    first = [asyncio.create_task(service.answer(ASKED, slow, now_ms())) for _ in range(4)]
+    await backend.until_asked(4)
+    with pytest.raises(Overloaded) as busy:
+        await service.answer(ASKED, SloRequest(latency_ms=50, min_f1=0.6, policy=STRICT), now_ms())
+    assert busy.value.retry_after_ms == pytest.approx(40.0)
+    for task in first:
+        task.cancel()
+
+
+async def test_a_deadline_in_the_past_is_refused_at_once() -> None:
+    """No model is asked for an answer that nobody can use."""
+    backend = FakeBackend()
+    with pytest.raises(DeadlineExceeded):
+        await make_service(backend).answer(ASKED, SloRequest(), now_ms() - 10_000)
+    assert backend.asked == []
+
+
+async def test_the_deadline_ends_the_work() -> None:
+    """It runs through everything, the model server included."""
+    backend = FakeBackend(asyncio.Event())
+    with pytest.raises(DeadlineExceeded):
+        await make_service(backend).answer(ASKED, SloRequest(timeout_ms=60), now_ms())
+    assert backend.cancelled == 1
+
+
+async def test_an_abandoned_request_cancels_the_backend() -> None:
+    """And no longer counts as work in flight."""
+    backend = FakeBackend(asyncio.Event())
+    service = make_service(backend)
+    task = asyncio.create_task(service.answer(ASKED, SloRequest(), now_ms()))
+    await backend.until_asked()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert backend.cancelled == 1
+    assert service.metrics.registry.get_sample_value("bertier_requests_in_flight") == 0
+    assert service.serving is not None
+    assert service.serving.latency.wait_ms() == 0
+
+
+async def test_an_answer_after_the_target_is_an_answer_that_says_so() -> None:
+    """Only the deadline takes an answer away."""
+    times = iter([0.0, *[100.0] * 20])
+    answered = await make_service(clock=lambda: next(times)).answer(
+        ASKED, SloRequest(latency_ms=50), 0.0
+    )
+    assert Gave.LATE in answered.gave
+
+
+async def test_an_uncertified_variant_answers_and_says_so() -> None:
+    """Strict refuses it, the others use it."""
+    service = make_service()
+    service.serving = serving_set(small_and_large(), Trust.UNCERTIFIED)
+    answered = await service.answer(ASKED, SloRequest(), now_ms())
+    assert Gave.UNCERTIFIED in answered.gave
+    with pytest.raises(Infeasible):
+        await service.answer(ASKED, SloRequest(policy=STRICT, min_f1=0.1), now_ms())
+
+
+async def test_an_unknown_variant_is_refused_with_the_known() -> None:
+    """A typing error in an evaluation must not be routed."""
+    with pytest.raises(UnknownVariant, match="small, large"):
+        await make_service().answer(ASKED, SloRequest(variant="huge"), now_ms())
+
+
+async def test_a_variant_that_is_not_served_is_unavailable() -> None:
+    """It may come back."""
+    service = make_service()
+    assert service.serving is not None
+    service.serving = service.serving.without({"large": "another file"})
+    with pytest.raises(BackendUnavailable):
+        await service.answer(ASKED, SloRequest(variant="large"), now_ms())
+
+
+async def test_without_a_catalog_nothing_is_answered() -> None:
+    """The fronts are up before the models are."""
+    service = make_service()
+    service.serving = None
+    with pytest.raises(BackendUnavailable):
+        await service.answer(ASKED, SloRequest(), now_ms())
+
+
+@pytest.mark.parametrize(
+    "question", [Question("x", "y" * 100_001), Question("x" * 2001, "y"), Question("x " * 200, "y")]
+)
+async def test_a_text_over_its_limit_is_refused(question: Question) -> None:
+    """Characters for both, tokens for the question."""
+    with pytest.raises(TextTooLong):
+        await make_service().answer(question, SloRequest(), now_ms())
+
+
+async def test_a_long_context_is_answered_from_windows() -> None:
+    """Any length up to the limit, with offsets into the whole."""
+    context = "Nothing is said here. " * 1000 + CONTEXT
+    answered = await make_service().answer(
+        Question(QUESTION, context), SloRequest(latency_ms=60_000), now_ms()
+    )
+    assert answered.answer.text == context[answered.answer.start : answered.answer.end]
+
+
+async def test_decisions_are_counted_by_reason() -> None:
+    """The dashboard shows why traffic went where it went."""
+    service = make_service()
+    await service.answer(ASKED, SloRequest(min_f1=0.4), now_ms())
+    labels = {"slo_class": "standard", "plan": "small", "reason": "meets_slo"}
+    assert service.metrics.registry.get_sample_value("bertier_decisions_total", labels) == 1

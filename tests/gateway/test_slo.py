@@ -1,0 +1,101 @@
+"""The grammar of SLO headers, and the defaults of classes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway import slo
+from gateway.domain import Slo, SloPolicy, SloRequest
+from gateway.errors import InvalidHeader, UnknownClass
+from gateway.slo import STANDARD_CLASSES
+
+
+def parse(headers: dict[str, str]) -> SloRequest:
+    def lookup(name: str) -> str | None:
+        return headers.get(name)
+
+    return slo.parse(lookup)
+
+
+def resolve(request: SloRequest) -> Slo:
+    return slo.resolve(request, STANDARD_CLASSES, "standard", best_floor=0.7)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "field", "meant"),
+    [
+        ("slo-latency-ms", "50", "latency_ms", 50.0),
+        ("slo-latency-ms", " 12.5 ", "latency_ms", 12.5),
+        ("slo-latency-ms", "60000", "latency_ms", 60_000.0),
+        ("slo-min-f1", "0", "min_f1", 0.0),
+        ("slo-min-f1", ".75", "min_f1", 0.75),
+        ("x-slo-min-f1", "1", "min_f1", 1.0),
+        ("slo-class", "batch", "slo_class", "batch"),
+        ("slo-policy", "strict", "policy", SloPolicy.STRICT),
+        ("priority", "u=0", "priority", 0),
+        ("priority", "i, u=7", "priority", 7),
+        ("priority", "i", "priority", 3),
+        ("slo-variant", "small", "variant", "small"),
+        ("slo-explain", "1", "explain", True),
+        ("x-envoy-expected-rq-timeout-ms", "15", "timeout_ms", 15.0),
+        ("x-envoy-expected-rq-timeout-ms", "0", "timeout_ms", None),
+    ],
+)
+def test_a_header_means_its_field(name: str, value: str, field: str, meant: object) -> None:
+    """The contract of DESIGN.md, header by header."""
+    assert getattr(parse({name: value}), field) == meant
+
+
+def test_no_header_says_nothing() -> None:
+    """What is absent is the class's to say."""
+    assert parse({}) == SloRequest()
+
+
+@given(st.text(max_size=30))
+def test_a_number_is_in_range_or_refused(text: str) -> None:
+    """Nothing is clamped, and no text slips through as NaN or infinity."""
+    try:
+        latency_ms = parse({"slo-latency-ms": text}).latency_ms
+    except InvalidHeader:
+        return
+    assert latency_ms is not None
+    assert 1 <= latency_ms <= 60_000
+
+
+@given(st.floats(min_value=0, max_value=1))
+def test_every_floor_can_be_said(floor: float) -> None:
+    """With nine decimals."""
+    found = parse({"slo-min-f1": f"{floor:.9f}"}).min_f1
+    assert found == pytest.approx(floor, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("request_", "latency_ms", "min_f1", "policy", "timeout_ms"),
+    [
+        (SloRequest(), 250, 0.68, SloPolicy.PREFER_LATENCY, 1000),
+        (SloRequest(slo_class="interactive"), 50, 0.68, SloPolicy.PREFER_LATENCY, 200),
+        (SloRequest(slo_class="batch"), 5000, 0.68, SloPolicy.PREFER_ACCURACY, 20_000),
+        (SloRequest(latency_ms=10), 10, 0.68, SloPolicy.PREFER_LATENCY, 40),
+        (SloRequest(min_f1=0.0), 250, 0.0, SloPolicy.PREFER_LATENCY, 1000),
+        (SloRequest(policy=SloPolicy.STRICT), 250, 0.68, SloPolicy.STRICT, 250),
+        (SloRequest(timeout_ms=30), 250, 0.68, SloPolicy.PREFER_LATENCY, 30),
+        (SloRequest(timeout_ms=9999), 250, 0.68, SloPolicy.PREFER_LATENCY, 1000),
+    ],
+)
+def test_a_class_fills_in_what_is_absent(
+    request_: SloRequest, latency_ms: float, min_f1: float, policy: SloPolicy, timeout_ms: float
+) -> None:
+    """The deadline is the tightest of what all parties said."""
+    promise = resolve(request_)
+    assert (promise.latency_ms, promise.policy) == (latency_ms, policy)
+    assert promise.min_f1 == pytest.approx(min_f1)
+    assert promise.timeout_ms == timeout_ms
+
+
+@pytest.mark.parametrize("name", ["gold", "", "Standard"])
+def test_an_unknown_class_is_refused_with_the_known(name: str) -> None:
+    """The caller sees what may be said."""
+    with pytest.raises(UnknownClass, match="batch, interactive, standard"):
+        resolve(SloRequest(slo_class=name))

@@ -1,0 +1,243 @@
+"""Properties of the way from text to windows and from logits to an answer, for any text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway import spans
+from gateway.domain import Decoding, Logits, Question, Windows
+from gateway.errors import EmptyText, MalformedText, TextTooLong
+from gateway.spans import SpanEncoder
+from tests.fakes import TOKENIZER
+
+# Text as it comes: words, any script, accents of their own, emoji, controls, and much white space.
+WORDS = st.sampled_from(
+    [
+        "Normandy",
+        "é",
+        "e\u0301",
+        "한국",
+        "日本",
+        "🏛️",
+        "İ",
+        "ﬁ",
+        "\u200b",
+        "\u0000",
+        "\t\n",
+        "a" * 120,
+    ]
+)
+TEXT = st.lists(WORDS | st.text(max_size=20), min_size=1, max_size=40).map(" ".join)
+VISIBLE = TEXT.filter(str.strip)
+SEEDS = st.integers(0, 2**32 - 1)
+ALWAYS = Decoding(null_threshold=float("inf"))  # never abstains
+
+
+@cache
+def encoder(max_tokens: int = spans.MAX_TOKENS, overlap: int = spans.OVERLAP_TOKENS) -> SpanEncoder:
+    whole = SpanEncoder.from_file(TOKENIZER)
+    return SpanEncoder(whole._questions, max_tokens=max_tokens, overlap=overlap)
+
+
+def random_logits(windows: Windows, seed: int) -> Logits:
+    random = np.random.default_rng(seed)
+    shape = windows.input_ids.shape
+    return Logits(
+        random.normal(0, 3, shape).astype(np.float32), random.normal(0, 3, shape).astype(np.float32)
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(context=VISIBLE, seed=SEEDS)
+def test_every_answer_is_a_piece_of_the_context(context: str, seed: int) -> None:
+    """Offsets are code points of the text as sent, whatever the tokenizer made of it."""
+    question = Question("What is it?", context, top_k=20)
+    windows = encoder(48, 16).encode(question)
+    answer = spans.decode(windows, random_logits(windows, seed), question, ALWAYS)
+    if answer.start is not None:
+        assert answer.text == context[answer.start : answer.end] != ""
+    else:
+        assert (answer.text, answer.end) == ("", None)
+    for span in answer.alternatives:
+        assert 0 <= span.start < span.end <= len(context)
+        assert span.text == context[span.start : span.end]
+    assert 0 <= answer.score <= 1
+    assert 0 <= answer.no_answer_probability <= 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(context=VISIBLE)
+def test_the_windows_together_hold_every_token_of_the_context(context: str) -> None:
+    """What no window holds can never be an answer."""
+    whole = encoder()._questions.encode(context, add_special_tokens=False)
+    windows = encoder(48, 16).encode(Question("What is it?", context))
+    held = {(int(a), int(b)) for a, b in windows.offsets[windows.is_context]}
+    assert held == set(whole.offsets)
+
+
+@settings(max_examples=60, deadline=None)
+@given(context=VISIBLE)
+def test_windows_follow_each_other_with_their_overlap(context: str) -> None:
+    """An answer at the edge of a window is inside the next one."""
+    windows = encoder(48, 16).encode(Question("What is it?", context))
+    for row in range(windows.n_windows - 1):
+        here = windows.offsets[row][windows.is_context[row]]
+        following = windows.offsets[row + 1][windows.is_context[row + 1]]
+        assert here[-16:].tolist() == following[:16].tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(question=VISIBLE, context=VISIBLE)
+def test_any_question_is_encoded_or_refused_for_its_length(question: str, context: str) -> None:
+    """Nothing else may come of a text that is valid Unicode."""
+    try:
+        windows = encoder().encode(Question(question, context))
+    except TextTooLong:
+        return
+    tokens_of_question = (windows.token_type_ids[0] == 0) & (windows.attention_mask[0] == 1)
+    assert tokens_of_question.sum() <= spans.MAX_QUESTION_TOKENS + 2
+    assert windows.n_tokens <= spans.MAX_TOKENS
+
+
+@pytest.mark.parametrize(("word", "n"), [("각 ", 60), ("각 ", 43), ("a ", 129)])
+def test_a_question_is_measured_in_tokens(word: str, n: int) -> None:
+    """A Hangul syllable is up to three tokens: a short question may leave no room for a context."""
+    with pytest.raises(TextTooLong, match="question"):
+        encoder().encode(Question(word * n, "a b c " * 500))
+
+
+@given(before=st.text(max_size=5), after=st.text(max_size=5), code=st.integers(0xD800, 0xDFFF))
+def test_a_lone_surrogate_is_refused(before: str, after: str, code: int) -> None:
+    """JSON can carry one; UTF-8, and so every other front, cannot."""
+    text = f"{before}a{chr(code)}{after}"
+    for question in (Question(text, "a context"), Question("a question", text)):
+        with pytest.raises(MalformedText) as caught:
+            encoder().encode(question)
+        assert str(len(before) + 1) in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", " ", "\t\n", "\u3000"])
+def test_text_without_a_visible_character_is_refused(text: str) -> None:
+    """There is nothing to ask, or nothing to answer from."""
+    for question in (Question(text, "a context"), Question("a question", text)):
+        with pytest.raises(EmptyText):
+            encoder().encode(question)
+
+
+def test_a_context_without_a_token_has_no_answer() -> None:
+    """The tokenizer drops what it takes for control characters, and no more is left."""
+    question = Question("What is it?", "\u200b\u200b")
+    windows = encoder().encode(question)
+    answer = spans.decode(windows, random_logits(windows, 1), question, ALWAYS)
+    assert (answer.text, answer.start, answer.no_answer_probability) == ("", None, 1.0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    n_windows=st.integers(1, 4),
+    n_tokens=st.integers(1, 60),
+    density=st.floats(0.05, 1),
+    seed=SEEDS,
+)
+def test_the_best_spans_are_those_of_a_full_search(
+    n_windows: int, n_tokens: int, density: float, seed: int
+) -> None:
+    """The vectorised search leaves nothing out, and invents nothing."""
+    random = np.random.default_rng(seed)
+    shape = (n_windows, n_tokens)
+    start, end = (random.normal(size=shape).astype(np.float32) for _ in range(2))
+    is_context = random.random(shape) < density
+
+    found = list(zip(*spans.best_spans(start, end, is_context), strict=True))
+
+    expected = sorted(
+        (
+            (w, s, e, start[w, s] + end[w, e])
+            for w in range(n_windows)
+            for s in range(n_tokens)
+            for e in range(s, min(n_tokens, s + spans.MAX_ANSWER_TOKENS))
+            if is_context[w, s] and is_context[w, e]
+        ),
+        key=lambda span: -span[3],
+    )[: spans.N_BEST]
+    assert [span[3] for span in found] == pytest.approx([span[3] for span in expected])
+    assert {span[:3] for span in found} == {span[:3] for span in expected}
+
+
+def test_an_answer_seen_in_two_windows_is_one_answer() -> None:
+    """Its probability is the sum: both windows speak of the same characters."""
+    context = " ".join(f"w{i}" for i in range(60))
+    question = Question("What is it?", context, top_k=20)
+    windows = encoder(48, 16).encode(question)
+    row, column = 0, int(np.flatnonzero(windows.is_context[0])[-1])
+    place = windows.offsets[row, column]
+    again = int(np.flatnonzero((windows.offsets[1] == place).all(axis=1))[0])
+    logits = np.full(windows.input_ids.shape, -9.0, np.float32)
+    logits[0, column] = logits[1, again] = 5.0
+
+    answer = spans.decode(windows, Logits(logits, logits), question, ALWAYS)
+
+    assert (answer.start, answer.end) == tuple(place)
+    assert [(s.start, s.end) for s in answer.alternatives].count(tuple(place)) == 1
+    assert answer.alternatives[0].probability == pytest.approx(1.0, abs=1e-3)
+
+
+@settings(max_examples=20, deadline=None)
+@given(at=st.integers(0, 2_999), seed=SEEDS)
+def test_an_answer_anywhere_in_a_long_context_is_found(at: int, seed: int) -> None:
+    """Many windows are scored together; the place of the answer does not matter."""
+    words = [f"{i:04d}" for i in range(3_000)]
+    context = " ".join(words)
+    question = Question("Which number?", context)
+    windows = encoder().encode(question)
+    logits = random_logits(windows, seed)
+    inside = (windows.offsets[:, :, 0] >= 5 * at) & (windows.offsets[:, :, 1] <= 5 * at + 4)
+    logits.start[inside & windows.is_context & (windows.offsets[:, :, 0] == 5 * at)] += 60
+    logits.end[inside & windows.is_context & (windows.offsets[:, :, 1] == 5 * at + 4)] += 60
+
+    answer = spans.decode(windows, logits, question, ALWAYS)
+
+    assert windows.n_windows > 10
+    assert (answer.text, answer.start) == (words[at], 5 * at)
+
+
+@given(n_tokens=st.integers(1, spans.MAX_TOKENS))
+def test_every_length_has_a_bucket(n_tokens: int) -> None:
+    """Every model is asked in one of a few shapes."""
+    bucket = spans.bucket_of(n_tokens)
+    assert n_tokens <= bucket in spans.LENGTH_BUCKETS
+
+
+def test_padding_changes_no_answer() -> None:
+    """Tokens of padding are no part of the context, whatever a model says of them."""
+    question = Question("What is it?", "The Normans gave their name to Normandy.", top_k=5)
+    windows = encoder().encode(question)
+    logits = random_logits(windows, 7)
+    padding = windows.attention_mask == 0
+    loud = Logits(
+        np.where(padding, np.float32(1e6), logits.start),
+        np.where(padding, np.float32(1e6), logits.end),
+    )
+    assert padding.any()
+    assert spans.decode(windows, loud, question, ALWAYS) == spans.decode(
+        windows, logits, question, ALWAYS
+    )
+
+
+def test_the_threshold_decides_whether_there_is_an_answer() -> None:
+    """The logit difference between no answer and the best span, against the fitted threshold."""
+    question = Question("What is it?", "Normandy")
+    windows = encoder().encode(question)
+    logits = np.zeros(windows.input_ids.shape, np.float32)
+    logits[0, 0] = 1.0  # no answer: 2; the best span: 0
+    both = Logits(logits, logits)
+    assert spans.decode(windows, both, question, Decoding(null_threshold=1.9)).text == ""
+    assert spans.decode(windows, both, question, Decoding(null_threshold=2.1)).text == "Normandy"
+    how = replace(Decoding(), null_scale=0.5, null_bias=-1.0)
+    assert spans.decode(windows, both, question, how).no_answer_probability == pytest.approx(0.5)

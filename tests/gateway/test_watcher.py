@@ -1,0 +1,185 @@
+"""The watcher, told to look by hand, over a repository in a temporary folder."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from gateway import catalog as catalogs
+from gateway.catalog import CATALOG, Catalog
+from gateway.domain import Trust
+from gateway.errors import BackendUnavailable
+from gateway.metrics import Metrics
+from gateway.service import AnswerService
+from gateway.settings import Settings
+from gateway.watcher import Watcher
+from tests.fakes import TOKENIZER, FakeBackend, make_catalog, make_variant, small_and_large
+
+
+class House:
+    """A repository, a fake model server, and the watcher between them."""
+
+    def __init__(self, repository: Path) -> None:
+        shutil.copy(TOKENIZER, repository)
+        self.repository = repository
+        self.backend = FakeBackend()
+        self.restarts = 0
+        settings = Settings(model_repository=repository)
+        self.service = AnswerService(self.backend, settings, Metrics())
+        self.watcher = Watcher(self.service, lambda: self.restarts)
+
+    def publish(self, catalog: Catalog) -> None:
+        catalogs.write(self.repository, catalog)
+
+    def served(self) -> list[str]:
+        return sorted(self.service.serving.trust) if self.service.serving else []
+
+    def switches(self, result: str) -> float:
+        registry = self.service.metrics.registry
+        found = registry.get_sample_value("bertier_catalog_switches_total", {"result": result})
+        return found or 0.0
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path)
+
+
+def another() -> Catalog:
+    return make_catalog([make_variant("medium", 10, sha256="1" * 64)], [0.6])
+
+
+async def test_a_sound_catalog_is_served(house: House) -> None:
+    """Without a restart and without a request."""
+    house.publish(small_and_large())
+    await house.watcher.check()
+    assert house.served() == ["large", "small"]
+    assert house.watcher.ready.is_set()
+    assert (await house.watcher.readiness()).ready
+
+
+async def test_another_host_transfers_the_certificate_and_is_profiled(house: House) -> None:
+    """The latency of another machine is no promise here."""
+    house.publish(small_and_large())
+    await house.watcher.check()
+    serving = house.service.serving
+    assert serving is not None
+    assert set(serving.trust.values()) == {Trust.TRANSFERRED}
+    assert serving.profiles["small"].host.cpu != "test cpu"
+
+
+async def test_what_was_measured_here_is_not_measured_again(house: House) -> None:
+    """A switch must not load the host with profiling."""
+    house.publish(small_and_large())
+    await house.watcher.check()
+    house.backend.asked.clear()
+    house.restarts = 1
+    await house.watcher.check()
+    assert house.backend.asked == ["small", "large"]  # one golden input each
+
+
+async def test_a_new_catalog_is_switched_to(house: House) -> None:
+    """Publishing is enough."""
+    house.publish(small_and_large())
+    await house.watcher.check()
+    house.publish(another())
+    await house.watcher.check()
+    assert house.served() == ["medium"]
+    assert house.switches("switched") == 2
+
+
+@pytest.mark.parametrize("bad", [b"{", b'{"schema_version": 2}', b'{"schema_version": 1}'])
+async def test_a_bad_catalog_is_refused_once_and_the_old_goes_on(house: House, bad: bytes) -> None:
+    """A mistake in publishing must not be felt by callers."""
+    house.publish(small_and_large())
+    await house.watcher.check()
+    (house.repository / CATALOG).write_bytes(bad)
+    for _ in range(3):
+        await house.watcher.check()
+    readiness = await house.watcher.readiness()
+    assert house.served() == ["large", "small"]
+    assert house.switches("refused") == 1
+    assert readiness.ready
+    assert readiness.refused
+
+
+async def test_a_mended_catalog_is_served_after_a_refusal(house: House) -> None:
+    """A refusal is of one file's content only."""
+    (house.repository / CATALOG).write_bytes(b"{")
+    await house.watcher.check()
+    assert not (await house.watcher.readiness()).ready
+    house.publish(small_and_large())
+    await house.watcher.check()
+    readiness = await house.watcher.readiness()
+    assert (readiness.ready, readiness.refused) == (True, None)
+
+
+async def test_a_missing_catalog_says_what_to_do(house: House) -> None:
+    """The first thing a newcomer meets."""
+    await house.watcher.check()
+    (reason,) = (await house.watcher.readiness()).reasons
+    assert "bertier-optimize publish" in reason
+
+
+async def test_a_wrong_tokenizer_is_refused(house: House) -> None:
+    """Other tokens make every certificate void."""
+    house.publish(small_and_large())
+    (house.repository / TOKENIZER.name).write_text("{}")
+    await house.watcher.check()
+    assert house.served() == []
+    assert "tokenizer.json" in str((await house.watcher.readiness()).refused)
+
+
+async def test_a_server_that_comes_later_is_waited_for(house: House) -> None:
+    """Nobody starts the two in the right order."""
+    house.publish(small_and_large())
+    house.backend.error = BackendUnavailable("nobody there")
+    await house.watcher.check()
+    assert house.served() == []
+    assert house.switches("refused") == 0
+    house.backend.error = None
+    await house.watcher.check()
+    assert house.served() == ["large", "small"]
+
+
+@pytest.mark.parametrize("seen_down", [True, False])
+async def test_a_server_that_came_back_is_checked_again(house: House, seen_down: bool) -> None:
+    """It has to load the models anew, even when it was away between two looks."""
+    house.publish(small_and_large())
+    await house.watcher.check()
+    if seen_down:
+        house.backend.error = BackendUnavailable("gone")
+        await house.watcher.check()
+        assert not (await house.watcher.readiness()).ready
+        house.backend.error = None
+    house.backend.loaded.clear()
+    house.restarts += 1
+    await house.watcher.check()
+    assert house.served() == ["large", "small"]
+    assert set(house.backend.loaded) == {"small/1", "large/1"}
+
+
+async def test_a_variant_whose_file_changed_is_dropped_until_it_is_right(house: House) -> None:
+    """The certificate is of one file, by its hash."""
+    catalog = small_and_large()
+    house.publish(catalog)
+    await house.watcher.check()
+    house.backend.loaded["large/1"] = "f" * 64
+    await house.watcher.check()
+    assert house.served() == ["small"]
+    problem = (await house.watcher.readiness()).variants["large"].problem
+    assert "ffffffffffff" in str(problem)
+    house.backend.loaded["large/1"] = catalog.variant("large").sha256
+    await house.watcher.check()
+    assert house.served() == ["large", "small"]
+
+
+async def test_metrics_show_the_server_and_the_variants(house: House) -> None:
+    """An alert watches these."""
+    house.publish(small_and_large())
+    await house.watcher.check()
+    text = house.service.metrics.text().decode()
+    assert 'bertier_backend_up{backend="fake"} 1.0' in text
+    assert 'bertier_variant_up{trust="transferred",variant="small"} 1.0' in text

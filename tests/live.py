@@ -1,0 +1,60 @@
+"""A gateway's two fronts on free ports, in the test's own event loop."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import uvicorn
+
+from gateway import grpc_api, http_api, oip_http
+from gateway.metrics import Metrics
+from gateway.readiness import Readiness
+from gateway.service import AnswerService
+from gateway.settings import Settings
+from tests.fakes import serving_set, small_and_large
+from tests.watched import WatchedBackend
+
+
+@dataclass
+class Running:
+    """Where it is, and what is behind it."""
+
+    service: AnswerService
+    backend: WatchedBackend
+    grpc_url: str
+    http_url: str  # host:port
+
+
+@asynccontextmanager
+async def gateway() -> AsyncIterator[Running]:
+    """Run `small` and `large` of tests.fakes behind both fronts."""
+    backend = WatchedBackend()
+    service = AnswerService(backend, Settings(grpc_port=0), Metrics())
+    service.serving = serving_set(small_and_large())
+    front = await grpc_api.start(service, service.settings)
+    app = http_api.create(service, _ready)
+    app.include_router(oip_http.router(service))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="off"))
+    server.config.load()
+    server.lifespan = server.config.lifespan_class(server.config)
+    await server.startup()
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield Running(service, backend, f"127.0.0.1:{front.port}", f"127.0.0.1:{port}")
+    server.should_exit = True
+    await server.shutdown()
+    await grpc_api.stop(front, 0)
+
+
+async def _ready() -> Readiness:
+    return Readiness(
+        ready=True,
+        reasons=(),
+        backend="fake",
+        engine="fake 1",
+        backend_up=True,
+        catalog_sha256=None,
+        refused=None,
+        variants={},
+    )
