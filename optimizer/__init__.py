@@ -1,0 +1,1 @@
+"""Offline: trains, quantizes, certifies and publishes the models that the gateway serves."""

@@ -1,0 +1,59 @@
+"""Model cards: what a reader must know of a variant before using it."""
+
+from __future__ import annotations
+
+from gateway.domain import Plan, Variant
+
+CARD = """\
+# {name}
+
+Extractive question answering (English): given a question and a context, the span that answers it,
+or nothing. {layers} layers, hidden width {hidden}, feed-forward width {ffn}, {parameters:.1f} M
+parameters, {precision}, {bits}-bit embeddings, {size:.1f} MB. {recipe}
+
+| data | questions | EM | F1 (95 %) | F1 answerable | F1 unanswerable | F1 forced |
+|---|---|---|---|---|---|---|
+{quality}
+
+Certified: mean F1 over contexts >= {floor:.3f} on questions like those of `{data}`, with
+{confidence:.0%} confidence jointly for all plans of the catalog ({n_contexts} contexts,
+{n_questions} questions).
+
+**Served one request at a time** in its length bucket: dynamic INT8 scales depend on everything in
+a batch, so batching would change answers.
+
+**Trained on** {sources}. Start: `sentence-transformers/all-MiniLM-L6-v2` (Apache-2.0) unless the
+study named another. SQuAD is CC BY-SA 4.0, QAMR and PolicyQA MIT, FairytaleQA Apache-2.0;
+SQuADShifts states no licence: it was trained on and is not redistributed.
+
+**Limits**: English only, lower-cased. Weak on questions that need reasoning over several sentences,
+arithmetic, or knowledge that the context does not hold. The null threshold weighs answerable and
+unanswerable questions equally: where nearly every question has an answer, ask for `top_k`
+alternatives and read `no_answer_probability`. The certificate speaks of questions like the
+calibration data's, not of yours: evaluate on your own with `bertier-optimize evaluate --data FILE`.
+"""
+
+ROW = "| {q.data} | {q.n} | {q.exact:.3f} | {q.f1:.3f} ({q.f1_low:.3f} to {q.f1_high:.3f}) | {q.has_answer_f1:.3f} | {q.no_answer_f1:.3f} | {q.forced_f1:.3f} |"
+
+
+def card(variant: Variant, plan: Plan, sources: list[str]) -> str:
+    """Return the model card of a variant in Markdown."""
+    certificate = plan.certificate
+    return CARD.format(
+        name=variant.name,
+        layers=variant.shape.layers,
+        hidden=variant.shape.hidden,
+        ffn=variant.shape.ffn,
+        parameters=variant.parameters / 1e6,
+        precision=variant.precision,
+        bits=variant.shape.embedding_bits,
+        size=variant.size_bytes / 1e6,
+        recipe=variant.recipe,
+        quality="\n".join(ROW.format(q=q) for q in variant.quality),
+        floor=certificate.floor,
+        data=certificate.data,
+        confidence=1 - certificate.delta,
+        n_contexts=certificate.n_contexts,
+        n_questions=certificate.n_questions,
+        sources=", ".join(f"`{source}`" for source in sources),
+    )

@@ -1,0 +1,271 @@
+"""`bertier-optimize`: train, distil, export, certify, publish, evaluate. Every stage resumes."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from gateway import catalog as catalogs
+from gateway.catalog import Catalog
+from gateway.errors import BertierError
+from optimizer import config as configs
+from optimizer import data, evaluate, remote, repository
+
+STUDY = Path(__file__).parent / "studies" / "first-light.toml"
+REPOSITORY = Path("model_repository")
+log = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit status: 0 done, 1 failed, 2 wrong usage."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
+    )
+    try:
+        result = args.run(args)
+    except BertierError as exc:
+        print(f"bertier-optimize: {exc}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("bertier-optimize: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    print(json.dumps(result, sort_keys=True, default=str))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("bertier-optimize", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    study = _study_options()
+    for name, run, text in (
+        ("run", _run, "every stage of a study, then publish"),
+        ("teacher", _teacher, "fine-tune the teacher"),
+        ("distill", _distill, "distil the students"),
+        ("export", _export, "export and quantize the variants"),
+        ("certify", _certify, "show each variant's floor, without publishing"),
+        ("publish", _publish, "publish finished variants to a model repository"),
+    ):
+        command = commands.add_parser(name, parents=[study], help=text, description=text)
+        command.set_defaults(run=run)
+    _add_profile(commands, study)
+    _add_evaluate(commands)
+    _add_rollback(commands)
+    return parser
+
+
+def _study_options() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument("--study", type=Path, default=STUDY, help="study file (TOML)")
+    options.add_argument("--data-dir", type=Path, default=Path("data"), help="of the question sets")
+    options.add_argument("--run-dir", type=Path, help="default: runs/<name of the study>")
+    options.add_argument("--teacher", help="finished QA checkpoint: folder or Hugging Face id")
+    options.add_argument("--backbone", help="encoder to start from: folder or Hugging Face id")
+    options.add_argument("--model-repository", type=Path, default=REPOSITORY)
+    return options
+
+
+def _add_profile(commands: Any, study: argparse.ArgumentParser) -> None:
+    text = "measure the published variants' latency on this host again"
+    command = commands.add_parser("profile", parents=[study], help=text, description=text)
+    command.set_defaults(run=_profile)
+
+
+def _add_evaluate(commands: Any) -> None:
+    text = "EM and F1 by the SQuAD 2.0 rule, of a repository's variants or of a running gateway"
+    command = commands.add_parser("evaluate", help=text, description=text)
+    command.add_argument("--data", required=True, help="SQuAD-format file, or squad_v2_dev etc.")
+    command.add_argument("--variant", help="only this one; with --url: pinned by SLO-Variant")
+    command.add_argument("--url", help="ask the gateway there, e.g. http://127.0.0.1:8080")
+    command.add_argument("--slo-class", help="with --url: SLO-Class of every request")
+    command.add_argument("--concurrency", type=int, default=4, help="with --url")
+    command.add_argument("--limit", type=int, help="only the first questions")
+    command.add_argument("--predictions", type=Path, help="write id -> answer as JSON")
+    command.add_argument("--model-repository", type=Path, default=REPOSITORY)
+    command.set_defaults(run=_evaluate)
+
+
+def _add_rollback(commands: Any) -> None:
+    text = "put the catalog before the last publication back"
+    command = commands.add_parser("rollback", help=text, description=text)
+    command.add_argument("--model-repository", type=Path, default=REPOSITORY)
+    command.set_defaults(run=_rollback)
+
+
+def _study(args: argparse.Namespace) -> Any:
+    from optimizer.study import Study  # torch takes seconds to import: only where it is needed
+
+    config = configs.read(args.study)
+    given = {k: v for k in ("teacher", "backbone") if (v := getattr(args, k)) is not None}
+    config = config.model_copy(update=given)
+    return Study(config, args.data_dir, args.run_dir or Path("runs") / config.name)
+
+
+def _run(args: argparse.Namespace) -> dict[str, Any]:
+    _teacher(args)
+    _distill(args)
+    return _publish(args)
+
+
+def _teacher(args: argparse.Namespace) -> dict[str, Any]:
+    result: dict[str, Any] = _study(args).train_teacher()
+    return result
+
+
+def _distill(args: argparse.Namespace) -> dict[str, Any]:
+    study = _study(args)
+    study.train_teacher()
+    return {s.name: study.train_student(s) for s in study.config.students}
+
+
+def _export(args: argparse.Namespace) -> dict[str, Any]:
+    study = _study(args)
+    results = {name: study.export(name) for name in study.variant_names}
+    table = Table("variant", "MB", "parameters", "batch variance", "operators")
+    for name, found in results.items():
+        operators = ", ".join(f"{n} {op}" for op, n in sorted(found["operators"].items()))
+        table.add_row(
+            name,
+            f"{found['size_bytes'] / 1e6:.1f}",
+            f"{found['parameters'] / 1e6:.1f} M",
+            f"{found['batch_variance']:.4f}",
+            operators,
+        )
+    Console().print(table)
+    return results
+
+
+def _certify(args: argparse.Namespace) -> dict[str, Any]:
+    from optimizer import publication
+
+    catalog = publication.catalog_of(_study(args), args.model_repository)
+    return _show(catalog)
+
+
+def _publish(args: argparse.Namespace) -> dict[str, Any]:
+    from optimizer import publication
+
+    return _show(publication.publish(_study(args), args.model_repository))
+
+
+def _profile(args: argparse.Namespace) -> dict[str, Any]:
+    from optimizer import publication
+
+    catalog = publication.reprofiled(catalogs.read(args.model_repository), _study(args))
+    catalogs.write(args.model_repository, catalog)
+    return _show(catalog)
+
+
+def _rollback(args: argparse.Namespace) -> dict[str, Any]:
+    return _show(repository.rollback(args.model_repository))
+
+
+def _show(catalog: Catalog) -> dict[str, Any]:
+    """Print the catalog as a table and return its gist."""
+    columns = ("variant", "version", "MB", "ms p50 128", "ms p95 384", "F1", "forced", "floor")
+    table = Table(*columns)
+    for variant, plan in zip(catalog.variants, catalog.plans, strict=True):
+        quality, profile = variant.quality[-1], variant.profile
+        table.add_row(
+            variant.name,
+            str(variant.version),
+            f"{variant.size_bytes / 1e6:.1f}",
+            f"{profile.cell(128).p50_ms:.1f}",
+            f"{profile.cell(384).p95_ms:.1f}",
+            f"{quality.f1:.3f} ({quality.data})",
+            f"{quality.forced_f1:.3f}",
+            f"{plan.certified_f1:.3f}",
+        )
+    Console().print(table)
+    return {plan.name: plan.certified_f1 for plan in catalog.plans}
+
+
+def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
+    examples = data.load(args.data)[: args.limit]
+    if not examples:
+        raise data.DataError(f"{args.data}: holds no question")
+    if args.url:
+        answers = {args.url: _ask_gateway(args, examples)}
+        forced: dict[str, evaluate.Scores] = {}
+    else:
+        answers, forced = _ask_variants(args, examples)
+    if args.predictions:
+        written = {
+            n: dict(zip((e.id for e in examples), a, strict=True)) for n, a in answers.items()
+        }
+        args.predictions.write_text(json.dumps(written, ensure_ascii=False, indent=1))
+    scores = {name: evaluate.score(examples, found) for name, found in answers.items()}
+    _print_scores(scores, forced)
+    return {name: evaluate.as_dict(s, forced.get(name)) for name, s in scores.items()}
+
+
+def _ask_gateway(args: argparse.Namespace, examples: Sequence[data.Example]) -> list[str]:
+    headers = {"SLO-Latency-Ms": "60000"}
+    if args.variant:
+        headers["SLO-Variant"] = args.variant
+    if args.slo_class:
+        headers = headers | {"SLO-Class": args.slo_class}
+        headers.pop("SLO-Latency-Ms")
+    try:
+        return asyncio.run(remote.ask_all(args.url, examples, headers, args.concurrency))
+    except* BertierError as group:
+        raise next(_leaves(group)) from None
+
+
+def _leaves(group: BaseExceptionGroup[Any]) -> Any:
+    for exc in group.exceptions:
+        yield from _leaves(exc) if isinstance(exc, BaseExceptionGroup) else (exc,)
+
+
+def _ask_variants(
+    args: argparse.Namespace, examples: Sequence[data.Example]
+) -> tuple[dict[str, list[str]], dict[str, evaluate.Scores]]:
+    """Return every variant's answers, and its scores when the best span is always given."""
+    repo: Path = args.model_repository
+    catalog = catalogs.read(repo)
+    chosen = [v for v in catalog.variants if args.variant in (None, v.name)]
+    if not chosen:
+        known = ", ".join(v.name for v in catalog.variants)
+        raise data.DataError(f"--variant {args.variant}: not in {repo}; it has {known}")
+    answers, forced = {}, {}
+    answerable = [i for i, e in enumerate(examples) if e.answerable]
+    for variant in chosen:
+        model = catalogs.model_path(repo, variant)
+        readings = evaluate.read_all(model, repo / catalogs.TOKENIZER, examples)
+        answers[variant.name] = evaluate.answers_of(readings, variant.decoding)
+        best = evaluate.forced_answers(readings)
+        forced[variant.name] = evaluate.score(
+            [examples[i] for i in answerable], [best[i] for i in answerable]
+        )
+    return answers, forced
+
+
+def _print_scores(scores: dict[str, evaluate.Scores], forced: dict[str, evaluate.Scores]) -> None:
+    table = Table("", "n", "EM", "F1", "HasAns n", "HasAns F1", "NoAns n", "NoAns F1", "forced F1")
+    for name, s in scores.items():
+        forced_f1 = f"{100 * forced[name].f1:.1f}" if name in forced else "-"
+        table.add_row(
+            name,
+            str(s.n),
+            f"{100 * s.exact:.1f}",
+            f"{100 * s.f1:.1f}",
+            str(s.has_answer_n),
+            f"{100 * s.has_answer_f1:.1f}",
+            str(s.no_answer_n),
+            f"{100 * s.no_answer_f1:.1f}",
+            forced_f1,
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

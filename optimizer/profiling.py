@@ -1,0 +1,41 @@
+"""Latency of a model as served: one window at a time, one thread, every length bucket."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from gateway import host
+from gateway.domain import Cell, Profile, Windows
+from gateway.embedded import open_session, run
+from gateway.spans import LENGTH_BUCKETS
+from optimizer.export import random_windows
+
+RUNS = 60
+WARM_UP = 5
+VOCABULARY = 1000  # ids to draw from; the time does not depend on them
+
+
+def profile(model: Path, runs: int = RUNS) -> Profile:
+    """Return p50, p95 and p99 per bucket on this host, in-process, on one core."""
+    session = open_session(model)
+    cells = tuple(_measure(session, bucket, runs) for bucket in LENGTH_BUCKETS)
+    return Profile(host.describe(f"onnxruntime {ort.__version__}"), 1, cells)
+
+
+def _measure(session: ort.InferenceSession, bucket: int, runs: int) -> Cell:
+    windows = random_windows(1, bucket, VOCABULARY)
+    for _ in range(WARM_UP):
+        run(session, windows)
+    times_ms = [_time_ms(session, windows) for _ in range(runs)]
+    p50, p95, p99 = np.quantile(times_ms, (0.5, 0.95, 0.99))
+    return Cell(bucket, 1, round(float(p50), 3), round(float(p95), 3), round(float(p99), 3))
+
+
+def _time_ms(session: ort.InferenceSession, windows: Windows) -> float:
+    began = time.perf_counter()
+    run(session, windows)
+    return (time.perf_counter() - began) * 1e3

@@ -1,0 +1,206 @@
+"""From finished variants to a published catalog: decoding, quality, floors, golden logits, cards."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from gateway import catalog as catalogs
+from gateway.catalog import Catalog, GoldenInput, Origin
+from gateway.domain import (
+    Certificate,
+    Decoding,
+    GoldenLogits,
+    Plan,
+    Precision,
+    Profile,
+    Quality,
+    Question,
+    Variant,
+)
+from gateway.embedded import open_session, run
+from gateway.errors import BertierError
+from gateway.spans import SpanEncoder
+from optimizer import cards, certify, data, decoding, evaluate, repository, student
+from optimizer.data import Split
+from optimizer.study import Study
+
+log = logging.getLogger(__name__)
+
+GOLDEN_INPUTS = (
+    GoldenInput(
+        "Who designed the bridge?",
+        "The bridge over the gorge was designed by Ada Brunner and opened in 1931. Its single arch"
+        " spans 142 metres and carries two lanes of traffic and a tramway.",
+    ),
+    GoldenInput(
+        "How many lighthouses did the survey count?",
+        "In spring the coastal survey visited every harbour between Vík and São Tomé. It noted the"
+        " depth of the water, the state of the piers and the names of the pilots. A second team"
+        " walked the cliffs, drew maps, and wrote down what the fishermen told them about storms.",
+    ),
+    GoldenInput(
+        "What does the enzyme break down?",
+        "Amylase breaks down starch into sugars.",
+    ),
+)
+MAX_BATCH_INVARIANT_GAP = 1e-4
+
+
+class NothingToPublish(BertierError):
+    """The study's variants cannot be published as they are."""
+
+
+def catalog_of(study: Study, target: Path) -> Catalog:
+    """Return the catalog that publishing this study into `target` would write."""
+    variants = [variant_of(study, name, target) for name in study.variant_names]
+    plans = plans_of(study, variants)
+    origin = Origin(
+        study=study.config.name,
+        commit=commit(),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        seed=study.config.seed,
+        data_sha256=study.data_hashes(),
+    )
+    return Catalog(
+        schema_version=catalogs.SCHEMA_VERSION,
+        origin=origin,
+        tokenizer_sha256=catalogs.sha256_of(study.tokenizer),
+        variants=tuple(variants),
+        plans=tuple(plans),
+        golden_inputs=GOLDEN_INPUTS,
+    )
+
+
+def publish(study: Study, target: Path) -> Catalog:
+    """Publish every variant of the study to a model repository."""
+    catalog = catalog_of(study, target)
+    sources = [Path(d.source).name for d in study.config.data]
+    publications = [
+        repository.Publication(
+            variant, study.model_file(variant.name), cards.card(variant, plan, sources)
+        )
+        for variant, plan in zip(catalog.variants, catalog.plans, strict=True)
+    ]
+    repository.publish(target, publications, catalog, study.tokenizer)
+    return catalog
+
+
+def variant_of(study: Study, name: str, target: Path) -> Variant:
+    """Return the catalog's entry of a finished variant."""
+    exported = study.export(name)
+    how = decoding_of(study, name)
+    bits = study.embedding_bits(name)
+    return Variant(
+        name=name,
+        version=repository.next_version(target, name, exported["sha256"]),
+        sha256=exported["sha256"],
+        size_bytes=exported["size_bytes"],
+        parameters=exported["parameters"],
+        shape=student.shape_of(study.model(name), bits),
+        precision=Precision.INT8_DYNAMIC,
+        recipe=_recipe(study, name),
+        batch_invariant=exported["batch_variance"] <= MAX_BATCH_INVARIANT_GAP,
+        decoding=how,
+        quality=qualities_of(study, name, how),
+        profile=study.profile(name),
+        golden=golden_logits(study, name),
+        golden_tolerance=study.config.certify.golden_tolerance,
+    )
+
+
+def decoding_of(study: Study, name: str) -> Decoding:
+    """Return the variant's decoding, fitted on the search split."""
+    examples = study.certifying(Split.SEARCH)
+    return decoding.fit(examples, study.readings(name, "search", examples))
+
+
+def qualities_of(study: Study, name: str, how: Decoding) -> tuple[Quality, ...]:
+    """Return the scores on the calibrate split and on the study's test data."""
+    examples = study.certifying(Split.CALIBRATE)
+    readings = study.readings(name, "calibrate", examples)
+    found = [evaluate.quality("calibrate", "", examples, readings, how)]
+    for source in study.config.report:
+        path = Path(study.source_path(source))
+        examples = data.load(study.source_path(source))
+        label = path.name.split(".")[0]
+        readings = study.readings(name, label, examples)
+        sha256 = catalogs.sha256_of(path) if path.exists() else ""
+        found.append(evaluate.quality(label, sha256, examples, readings, how))
+    return tuple(found)
+
+
+def plans_of(study: Study, variants: list[Variant]) -> list[Plan]:
+    """Return a direct plan per variant; their floors hold jointly, delta split evenly."""
+    if not variants:
+        raise NothingToPublish("the study has no variant")
+    share = study.config.certify.delta / len(variants)
+    return [
+        Plan(v.name, (v.name,), (), certificate_of(study, v, v.profile, share)) for v in variants
+    ]
+
+
+def certificate_of(study: Study, variant: Variant, profile: Profile, delta: float) -> Certificate:
+    """Return the floor of a variant on the calibrate split, which nothing else has read."""
+    examples = study.certifying(Split.CALIBRATE)
+    readings = study.readings(variant.name, "calibrate", examples)
+    answers = evaluate.answers_of(readings, variant.decoding)
+    means = evaluate.context_means(examples, answers)
+    sources = [d.source for d in study.config.data if d.certifies]
+    hashes = study.data_hashes()
+    return Certificate(
+        floor=round(certify.betting_floor(means, delta) - 5e-5, 4),
+        delta=study.config.certify.delta,
+        method=certify.METHOD,
+        n_contexts=len(means),
+        n_questions=len(examples),
+        f1=float(means.mean()),
+        data=", ".join(f"{Path(s).name} (calibrate split)" for s in sources),
+        data_sha256=", ".join(hashes.get(Path(s).name, "") for s in sources),
+        model_sha256=(variant.sha256,),
+        host=profile.host,
+    )
+
+
+def golden_logits(study: Study, name: str) -> tuple[GoldenLogits, ...]:
+    """Return what the model says here to the golden inputs, padding left out."""
+    session = open_session(study.model_file(name))
+    encoder = SpanEncoder.from_file(study.tokenizer)
+    found = []
+    for golden in GOLDEN_INPUTS:
+        windows = encoder.encode(Question(golden.question, golden.context))
+        logits = run(session, windows)
+        start, end = logits.start[0, : windows.n_tokens], logits.end[0, : windows.n_tokens]
+        found.append(GoldenLogits(_rounded(start), _rounded(end)))
+    return tuple(found)
+
+
+def _rounded(values: Any) -> tuple[float, ...]:
+    return tuple(round(float(v), 4) for v in values)
+
+
+def _recipe(study: Study, name: str) -> str:
+    config = study.student(name)
+    if config is None:
+        return "Fine-tuned, then dynamic INT8: the teacher of its study."
+    layers = ", ".join(str(layer) for layer in config.layers)
+    return f"Distilled from {study.config.teacher_name}: its layers {layers}; then dynamic INT8."
+
+
+def commit() -> str:
+    """Return the commit the study ran at; `unknown` outside a checkout."""
+    try:
+        git = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def reprofiled(catalog: Catalog, study: Study) -> Catalog:
+    """Return the catalog with latency profiles measured again on this host."""
+    variants = [replace(v, profile=study.profile(v.name, fresh=True)) for v in catalog.variants]
+    return replace(catalog, variants=tuple(variants))

@@ -1,0 +1,174 @@
+"""Publishes variants as a Triton model repository: models first, the catalog last, each by one rename.
+
+Never overwrites a published version: a new model under an old name becomes the next version.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway import catalog as catalogs
+from gateway.catalog import Catalog
+from gateway.domain import Variant
+from gateway.errors import RepositoryError
+
+MODEL_TEMPLATE = """\
+name: "{name}"
+backend: "onnxruntime"
+max_batch_size: {max_batch_size}
+input [
+  {{ name: "input_ids" data_type: TYPE_INT64 dims: [ -1 ] }},
+  {{ name: "attention_mask" data_type: TYPE_INT64 dims: [ -1 ] }},
+  {{ name: "token_type_ids" data_type: TYPE_INT64 dims: [ -1 ] }}
+]
+output [
+  {{ name: "start_logits" data_type: TYPE_FP32 dims: [ -1 ] }},
+  {{ name: "end_logits" data_type: TYPE_FP32 dims: [ -1 ] }}
+]
+instance_group [ {{ count: {instances} kind: KIND_CPU }} ]
+version_policy: {{ specific: {{ versions: [ {versions} ] }} }}
+{batching}parameters {{ key: "intra_op_thread_count" value: {{ string_value: "1" }} }}
+{hashes}"""
+
+BATCHING = """\
+dynamic_batching {
+  default_queue_policy { timeout_action: REJECT allow_timeout_override: true }
+}
+"""
+HASH = 'parameters {{ key: "sha256.{version}" value: {{ string_value: "{sha256}" }} }}\n'
+MAX_BATCH = 8
+INSTANCES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A variant ready to go out: its entry, its model file, its model card."""
+
+    variant: Variant
+    model: Path
+    card: str
+
+
+def next_version(repository: Path, name: str, sha256: str) -> int:
+    """Return the version this model file has or gets in the repository."""
+    versions = _versions(repository / name)
+    for version, known in versions.items():
+        if known == sha256:
+            return version
+    return max(versions, default=0) + 1
+
+
+def config_pbtxt(variant: Variant, hashes: dict[int, str]) -> str:
+    """Return Triton's configuration of a variant; every version it lists is kept loaded.
+
+    A batch-variant model takes one request at a time: its answers do not depend on who else asks.
+    """
+    return MODEL_TEMPLATE.format(
+        name=variant.name,
+        max_batch_size=MAX_BATCH if variant.batch_invariant else 1,
+        instances=INSTANCES,
+        versions=", ".join(str(v) for v in sorted(hashes)),
+        batching=BATCHING if variant.batch_invariant else "",
+        hashes="".join(HASH.format(version=v, sha256=hashes[v]) for v in sorted(hashes)),
+    )
+
+
+def publish(
+    repository: Path, publications: list[Publication], catalog: Catalog, tokenizer: Path
+) -> None:
+    """Write models, configurations and cards, then switch the catalog.
+
+    What the new and the present catalog name stays; older versions are removed after the switch.
+    Raises: RepositoryError when the result would not be a valid repository.
+    """
+    repository.mkdir(parents=True, exist_ok=True)
+    present = _present(repository)
+    _place_file(tokenizer, repository / catalogs.TOKENIZER)
+    for publication in publications:
+        _place_variant(repository, publication, present)
+    problems = catalogs.check_files(repository, catalog)
+    if problems:
+        raise RepositoryError("not published: " + "; ".join(problems))
+    catalogs.write(repository, catalog)
+    _remove_unnamed(repository, [c for c in (catalog, present) if c is not None])
+
+
+def rollback(repository: Path) -> Catalog:
+    """Put the catalog before the last publication back; the two change places."""
+    previous = repository / catalogs.PREVIOUS
+    if not previous.exists():
+        raise RepositoryError(f"{previous}: missing; nothing was published before this catalog")
+    catalog = catalogs.parse(previous.read_bytes(), previous)
+    problems = catalogs.check_files(repository, catalog)
+    if problems:
+        raise RepositoryError("not rolled back: " + "; ".join(problems))
+    catalogs.write(repository, catalog)
+    return catalog
+
+
+def _present(repository: Path) -> Catalog | None:
+    return catalogs.read(repository) if (repository / catalogs.CATALOG).exists() else None
+
+
+def _place_variant(repository: Path, publication: Publication, present: Catalog | None) -> None:
+    """Stage the whole folder beside the repository, then rename it in or add its new version."""
+    variant, folder = publication.variant, repository / publication.variant.name
+    hashes = _kept_hashes(folder, variant, present)
+    config = config_pbtxt(variant, hashes)
+    with tempfile.TemporaryDirectory(dir=repository.parent, prefix=".staged-") as stage:
+        staged = Path(stage) / variant.name
+        version = staged / str(variant.version)
+        version.mkdir(parents=True)
+        shutil.copyfile(publication.model, version / "model.onnx")
+        if not folder.exists():
+            (staged / "config.pbtxt").write_text(config)
+            (staged / "README.md").write_text(publication.card)
+            os.replace(staged, folder)
+            return
+        if not (folder / str(variant.version)).exists():
+            os.replace(version, folder / str(variant.version))
+    _write_text(folder / "config.pbtxt", config)
+    _write_text(folder / "README.md", publication.card)
+
+
+def _kept_hashes(folder: Path, variant: Variant, present: Catalog | None) -> dict[int, str]:
+    """Return version -> sha256 of the new version and of the one served at present."""
+    kept = {variant.version: variant.sha256}
+    if present is not None:
+        kept |= {v.version: v.sha256 for v in present.variants if v.name == folder.name}
+    return kept
+
+
+def _versions(folder: Path) -> dict[int, str]:
+    files = {int(p.name): p / "model.onnx" for p in folder.glob("[0-9]*") if p.name.isdigit()}
+    return {v: catalogs.sha256_of(path) for v, path in files.items() if path.exists()}
+
+
+def _place_file(source: Path, target: Path) -> None:
+    part = target.with_suffix(".part")
+    shutil.copyfile(source, part)
+    os.replace(part, target)
+
+
+def _write_text(path: Path, text: str) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(text)
+    os.replace(part, path)
+
+
+def _remove_unnamed(repository: Path, catalogs_kept: list[Catalog]) -> None:
+    """Remove versions that neither catalog names, and variants left with none."""
+    named = {(v.name, v.version) for c in catalogs_kept for v in c.variants}
+    names = {name for name, _ in named}
+    for config in repository.glob("*/config.pbtxt"):
+        folder = config.parent
+        if folder.name not in names:
+            shutil.rmtree(folder)
+            continue
+        for version in folder.glob("[0-9]*"):
+            if (folder.name, int(version.name)) not in named:
+                shutil.rmtree(version)

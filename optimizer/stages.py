@@ -1,0 +1,49 @@
+"""A stage: a folder that is finished when its manifest is there and says the same inputs.
+
+The manifest is written last, so a killed stage runs again and a finished one is skipped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+
+
+def run_stage(
+    folder: Path, inputs: dict[str, Any], work: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """Return what the stage found out; do the work only if it was not done for these inputs."""
+    key = hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()
+    done = read_manifest(folder)
+    if done and done["key"] == key:
+        log.info("%s: done before, skipped", folder.name)
+        return dict(done["results"])
+    folder.mkdir(parents=True, exist_ok=True)
+    log.info("%s: started", folder.name)
+    results = work()
+    write_json(folder / MANIFEST, {"key": key, "inputs": inputs, "results": results})
+    return results
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    path = folder / MANIFEST
+    if not path.exists():
+        return None
+    manifest: dict[str, Any] = json.loads(path.read_text())
+    return manifest
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` by one rename: a reader sees the old file or the new one."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")
+    os.replace(part, path)

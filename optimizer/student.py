@@ -1,0 +1,189 @@
+"""BERT question-answering models: loaded, cut down to a student, with low-bit embeddings.
+
+Legend: V vocabulary, H hidden width, F feed-forward width, G groups of a row.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForQuestionAnswering,
+    AutoTokenizer,
+    PreTrainedModel,
+)
+
+from gateway.domain import Shape
+from gateway.errors import BertierError
+
+GROUP = 64  # values of an embedding row that share one scale
+
+
+class ModelError(BertierError):
+    """A checkpoint that cannot be used; the message says what to give instead."""
+
+
+def resolve(name: str) -> str:
+    """Return a folder or hub id; `package:NAME` is the `model` folder of an installed package."""
+    if not name.startswith("package:"):
+        return name
+    package = name.removeprefix("package:")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelError(
+            f"{name}: the package is not installed; 'make test' installs it, or give --backbone"
+            " a folder or a Hugging Face id"
+        )
+    return str(Path(spec.submodule_search_locations[0]) / "model")
+
+
+def load(name: str, *, dropout: float = 0.0) -> PreTrainedModel:
+    """Return a BERT QA model from a folder, a hub id or `package:NAME`. Raises: ModelError.
+
+    Attention is `eager`: the only form whose ONNX export still fuses.
+    """
+    source = resolve(name)
+    try:
+        config = AutoConfig.from_pretrained(source)
+        config.hidden_dropout_prob = config.attention_probs_dropout_prob = dropout
+        model: PreTrainedModel = AutoModelForQuestionAnswering.from_pretrained(
+            source, config=config, attn_implementation="eager", dtype=torch.float32
+        )
+    except (OSError, ValueError) as exc:
+        raise ModelError(
+            f"{name}: not a Hugging Face checkpoint, and not reachable as one: {exc}"
+        ) from exc
+    if not hasattr(model, "bert"):
+        raise ModelError(f"{name}: a {config.model_type} model; students are cut from BERT only")
+    return model
+
+
+def save_tokenizer(name: str, folder: Path) -> None:
+    """Write the fast tokenizer of a checkpoint as `folder/tokenizer.json`."""
+    tokenizer = AutoTokenizer.from_pretrained(resolve(name), use_fast=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_padding()
+    backend.no_truncation()
+    backend.save(str(folder / "tokenizer.json"))
+
+
+def cut(teacher: PreTrainedModel, layers: Sequence[int], ffn: int) -> PreTrainedModel:
+    """Return a copy of the teacher with these layers only, each with its `ffn` best neurons.
+
+    Raises: ModelError for a layer or a width that the teacher does not have.
+    """
+    config = teacher.config
+    if max(layers) >= config.num_hidden_layers or ffn > config.intermediate_size:
+        raise ModelError(
+            f"layers {list(layers)}, ffn {ffn}: the teacher has {config.num_hidden_layers} layers"
+            f" of width {config.intermediate_size}"
+        )
+    student: PreTrainedModel = copy.deepcopy(teacher)
+    encoder = bert_of(student).encoder
+    encoder.layer = nn.ModuleList([encoder.layer[i] for i in layers])
+    for layer in encoder.layer:
+        if ffn < config.intermediate_size:
+            narrow(layer.intermediate.dense, layer.output.dense, ffn)
+    student.config.num_hidden_layers = len(layers)
+    student.config.intermediate_size = ffn
+    return student
+
+
+def bert_of(model: PreTrainedModel) -> Any:
+    """Return the encoder inside; its parts are known to transformers, not to a type checker."""
+    return model.bert
+
+
+def narrow(up: nn.Linear, down: nn.Linear, width: int) -> None:
+    """Keep the `width` neurons with the largest product of norms in and out, in place.
+
+    Source: magnitude pruning of whole neurons, as in Hou et al. 2020 (DynaBERT), section 2.1,
+    with norms in place of gradients.
+    """
+    importance = up.weight.norm(dim=1) * down.weight.norm(dim=0)  # (F,)
+    kept = importance.topk(width).indices.sort().values
+    up.weight = nn.Parameter(up.weight.detach()[kept].clone())
+    up.bias = nn.Parameter(up.bias.detach()[kept].clone())
+    down.weight = nn.Parameter(down.weight.detach()[:, kept].clone())
+    up.out_features = down.in_features = width
+
+
+class LowBitEmbedding(nn.Module):
+    """An embedding table of 8- or 4-bit integers with a scale and an offset per group of a row.
+
+    Buffers: `codes` (V, H) or, packed, (V, H / 2) uint8; `low`, `scale` (V, G) float16.
+    Frozen: a student is trained on top of it, so that its rounding is learned around. Only Gather
+    and plain arithmetic in the graph: every ONNX Runtime runs it.
+    """
+
+    codes: torch.Tensor
+    low: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, weight: torch.Tensor, bits: int) -> None:  # weight: (V, H)
+        super().__init__()
+        if bits not in (4, 8):
+            raise ModelError(f"embedding_bits {bits}: allowed are 4 and 8")
+        self.bits = bits
+        self.width = weight.shape[1]
+        groups = weight.detach().reshape(len(weight), -1, GROUP)  # (V, G, GROUP)
+        low = groups.amin(-1)
+        scale = ((groups.amax(-1) - low) / (2**bits - 1)).clamp(min=1e-8)
+        self.register_buffer("low", low.half())
+        self.register_buffer("scale", scale.half())
+        exact_scale, exact_low = self.scale.float()[..., None], self.low.float()[..., None]
+        codes = ((groups - exact_low) / exact_scale).round().clamp(0, 2**bits - 1)
+        codes = codes.reshape(len(weight), self.width).to(torch.uint8)
+        self.register_buffer("codes", codes if bits == 8 else _pack(codes))
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:  # (B, S) -> (B, S, H)
+        codes = nn.functional.embedding(input_ids, self.codes).float()
+        if self.bits == 4:
+            high = torch.floor(codes / 16)
+            codes = torch.cat([high, codes - 16 * high], dim=-1)
+        codes = codes.reshape(*input_ids.shape, -1, GROUP)
+        scale = nn.functional.embedding(input_ids, self.scale).float()[..., None]
+        low = nn.functional.embedding(input_ids, self.low).float()[..., None]
+        return (codes * scale + low).reshape(*input_ids.shape, self.width)
+
+
+def _pack(codes: torch.Tensor) -> torch.Tensor:  # (V, H) in 0..15 -> (V, H / 2)
+    """Return two codes a byte: the first half of a row in the high bits, the second in the low."""
+    high, low = codes.chunk(2, dim=1)
+    return high * 16 + low
+
+
+def with_low_bit_embeddings(model: PreTrainedModel, bits: int) -> PreTrainedModel:
+    """Replace the word embeddings by frozen low-bit ones, in place; return the model."""
+    embeddings = bert_of(model).embeddings
+    if not isinstance(embeddings.word_embeddings, LowBitEmbedding):
+        embeddings.word_embeddings = LowBitEmbedding(embeddings.word_embeddings.weight, bits)
+    return model
+
+
+def shape_of(model: PreTrainedModel, embedding_bits: int) -> Shape:
+    config = model.config
+    return Shape(
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        heads=config.num_attention_heads,
+        ffn=config.intermediate_size,
+        vocabulary=config.vocab_size,
+        embedding_bits=embedding_bits,
+    )
+
+
+def parameters_of(model: PreTrainedModel) -> int:
+    """Return the number of weights, an embedding counted by its values, not its bytes."""
+    table = model.config.vocab_size * model.config.hidden_size
+    others = sum(p.numel() for n, p in model.named_parameters() if "word_embeddings" not in n)
+    return int(table + others)

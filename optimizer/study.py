@@ -1,0 +1,236 @@
+"""A study's stages, in order; each is a folder under the run folder that a rerun skips when done."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+from transformers import PreTrainedModel
+
+from gateway.catalog import sha256_of
+from gateway.domain import Profile
+from gateway.spans import Reading, SpanEncoder
+from optimizer import data, distill, evaluate, export, profiling, stages, student, training
+from optimizer.config import DataConfig, StudentConfig, StudyConfig
+from optimizer.data import Example, Feature, Split
+
+log = logging.getLogger(__name__)
+
+TEACHER_BITS = 8
+_READINGS = TypeAdapter(list[Reading])
+_PROFILE = TypeAdapter(Profile)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study file, the data it reads, and the folder it writes to."""
+
+    config: StudyConfig
+    data_dir: Path
+    folder: Path
+
+    @property
+    def teacher_folder(self) -> Path:
+        return self.folder / "teacher"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.teacher_folder / "tokenizer.json"
+
+    @property
+    def variant_names(self) -> tuple[str, ...]:
+        return (self.config.teacher_name, *(s.name for s in self.config.students))
+
+    def student(self, name: str) -> StudentConfig | None:
+        """Return the student of this name; None: the teacher itself. Raises: BertierError."""
+        return next((s for s in self.config.students if s.name == name), None)
+
+    # Data
+
+    def source_path(self, source: str) -> str:
+        return source if source in data.BY_NAME else str(self.data_dir / source)
+
+    @cached_property
+    def by_source(self) -> dict[str, dict[Split, list[Example]]]:
+        """Every question of the study, by source and split."""
+        return {source.source: self._split(source) for source in self.config.data}
+
+    def _split(self, source: DataConfig) -> dict[Split, list[Example]]:
+        found: dict[Split, list[Example]] = {split: [] for split in Split}
+        for example in data.load(self.source_path(source.source)):
+            split = data.split_of(example, by_article=source.by_article, certifies=source.certifies)
+            found[split].append(example)
+        found[Split.TRAIN] = data.sample_contexts(
+            found[Split.TRAIN], source.fraction, self.config.seed
+        )
+        return found
+
+    def train_examples(self) -> list[Example]:
+        return [e for splits in self.by_source.values() for e in splits[Split.TRAIN]]
+
+    def certifying(self, split: Split) -> list[Example]:
+        """Return a split of the sources that certify: where thresholds and floors come from."""
+        sources = [s.source for s in self.config.data if s.certifies]
+        return [e for source in sources for e in self.by_source[source][split]]
+
+    def train_features(self, max_tokens: int) -> list[Feature]:
+        encoder = SpanEncoder.from_file(self.tokenizer).resized(max_tokens)
+        return data.features(self.train_examples(), encoder, self.config.seed)
+
+    def data_hashes(self) -> dict[str, str]:
+        sources = [*(d.source for d in self.config.data), *self.config.report]
+        paths = [Path(self.source_path(source)) for source in sources]
+        return {path.name: sha256_of(path) for path in paths if path.exists()}
+
+    # Teacher
+
+    def teacher_inputs(self) -> dict[str, Any]:
+        config = self.config
+        return {
+            "backbone": config.backbone,
+            "teacher": config.teacher,
+            "train": config.train.model_dump(),
+            "data": [d.model_dump() for d in config.data],
+            "seed": config.seed,
+        }
+
+    def train_teacher(self) -> dict[str, Any]:
+        """Fine-tune the backbone, or take the given teacher as it is."""
+        return stages.run_stage(self.teacher_folder, self.teacher_inputs(), self._train_teacher)
+
+    def _train_teacher(self) -> dict[str, Any]:
+        config, folder = self.config, self.teacher_folder
+        torch.manual_seed(config.seed)
+        model = student.load(config.teacher or config.backbone)
+        student.save_tokenizer(config.teacher or config.backbone, folder)
+        loss = None
+        if config.teacher is None:
+            rows = self.train_features(config.train.max_tokens)
+            loss = training.train(
+                model, rows, distill.label_loss, config.train, folder, config.seed
+            )
+        model.save_pretrained(folder)
+        return {"final_loss": loss, "parameters": model.num_parameters()}
+
+    # Students
+
+    def teach(self) -> dict[str, Any]:
+        """Ask the exported teacher for its logits of every training row, once."""
+        self.export(self.config.teacher_name)
+        inputs = {"teacher": self.teacher_inputs(), "max_tokens": self.config.train.max_tokens}
+        return stages.run_stage(self.folder / "teacher-logits", inputs, self._teach)
+
+    def _teach(self) -> dict[str, Any]:
+        rows = self.train_features(self.config.train.max_tokens)
+        logits = distill.ask_teacher(self.model_file(self.config.teacher_name), rows)
+        logits.save(self.folder / "teacher-logits" / "logits.npz")
+        return {"rows": len(rows)}
+
+    def train_student(self, config: StudentConfig) -> dict[str, Any]:
+        """Distil one student from the teacher's cached logits."""
+        self.teach()
+        inputs = self.student_inputs(config)
+        folder = self.folder / "students" / config.name
+        return stages.run_stage(folder, inputs, lambda: self._train_student(config, folder))
+
+    def student_inputs(self, config: StudentConfig) -> dict[str, Any]:
+        return {
+            "teacher": self.teacher_inputs(),
+            "student": config.model_dump(),
+            "distill": self.config.distill.model_dump(),
+        }
+
+    def _train_student(self, config: StudentConfig, folder: Path) -> dict[str, Any]:
+        model = self._new_student(config)
+        rows = self.train_features(self.config.train.max_tokens)
+        logits = distill.TeacherLogits.load(self.folder / "teacher-logits" / "logits.npz")
+        how = self.config.distill
+        loss = distill.DistillationLoss(logits, how.temperature, how.label_weight)
+        final = training.train(model, rows, loss, config.train, folder, self.config.seed)
+        torch.save(model.state_dict(), folder / "student.pt")
+        return {"final_loss": final, "parameters": student.parameters_of(model)}
+
+    def _new_student(self, config: StudentConfig) -> PreTrainedModel:
+        teacher = student.load(str(self.teacher_folder))
+        model = student.cut(teacher, config.layers, config.ffn)
+        return student.with_low_bit_embeddings(model, config.embedding_bits)
+
+    # Variants
+
+    def variant_folder(self, name: str) -> Path:
+        return self.folder / "variants" / name
+
+    def model_file(self, name: str) -> Path:
+        """Return the ONNX file that is served."""
+        return self.variant_folder(name) / "export" / "model.onnx"
+
+    def embedding_bits(self, name: str) -> int:
+        config = self.student(name)
+        return config.embedding_bits if config else TEACHER_BITS
+
+    def model(self, name: str) -> PreTrainedModel:
+        """Return the trained PyTorch model of a variant, embeddings quantized."""
+        config = self.student(name)
+        if config is None:
+            return student.with_low_bit_embeddings(
+                student.load(str(self.teacher_folder)), TEACHER_BITS
+            )
+        model = self._new_student(config)
+        weights = self.folder / "students" / name / "student.pt"
+        model.load_state_dict(torch.load(weights, weights_only=True))
+        return model
+
+    def export(self, name: str) -> dict[str, Any]:
+        """Export, fuse and quantize a trained variant, through every gate."""
+        config = self.student(name)
+        inputs = self.student_inputs(config) if config else {"teacher": self.teacher_inputs()}
+        folder = self.variant_folder(name) / "export"
+        return stages.run_stage(folder, inputs, lambda: self._export(name, folder))
+
+    def _export(self, name: str, folder: Path) -> dict[str, Any]:
+        model = self.model(name)
+        fp32, served = folder / "model.fp32.onnx", folder / "model.onnx"
+        export.to_onnx(model, fp32)
+        export.quantize(fp32, served)
+        return {
+            "sha256": sha256_of(served),
+            "size_bytes": served.stat().st_size,
+            "parameters": student.parameters_of(model),
+            "batch_variance": export.batch_variance(served, model.config.vocab_size),
+            "operators": dict(export.census_of(served)),
+        }
+
+    def readings(self, name: str, part: str, examples: Sequence[Example]) -> list[Reading]:
+        """Return what a variant's logits say to these questions; `part` names them."""
+        exported = self.export(name)
+        folder = self.variant_folder(name) / f"readings-{part}"
+        stored = folder / "readings.json"
+
+        def work() -> dict[str, Any]:
+            found = evaluate.read_all(self.model_file(name), self.tokenizer, examples)
+            stored.write_bytes(_READINGS.dump_json(found))
+            return {"questions": len(found)}
+
+        inputs = {"model": exported["sha256"], "questions": [e.id for e in examples]}
+        stages.run_stage(folder, inputs, work)
+        return _READINGS.validate_json(stored.read_bytes())
+
+    def profile(self, name: str, *, fresh: bool = False) -> Profile:
+        """Measure a variant's latency on this host; `fresh` measures again."""
+        exported = self.export(name)
+        folder = self.variant_folder(name) / "profile"
+        if fresh:
+            (folder / stages.MANIFEST).unlink(missing_ok=True)
+
+        def work() -> dict[str, Any]:
+            found = profiling.profile(self.model_file(name))
+            return {"profile": _PROFILE.dump_python(found, mode="json")}
+
+        results = stages.run_stage(folder, {"model": exported["sha256"]}, work)
+        return _PROFILE.validate_python(results["profile"], strict=False)

@@ -1,0 +1,106 @@
+"""A whole study on a tiny BERT: trained, distilled, exported, certified, published, resumed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway import catalog as catalogs
+from gateway.catalog import Catalog
+from optimizer import publication
+from optimizer.config import DataConfig, StudentConfig, StudyConfig, TrainConfig
+from optimizer.study import Study
+
+
+def study_of(backbone: Path, data: Path, folder: Path) -> Study:
+    config = StudyConfig(
+        name="tiny",
+        backbone=str(backbone),
+        teacher_name="tiny-2",
+        train=TrainConfig(epochs=1, batch_size=8, max_tokens=64),
+        data=(DataConfig(source="train.json.xz", by_article=True, certifies=True),),
+        students=(
+            StudentConfig(
+                name="tiny-1",
+                layers=(0,),
+                ffn=48,
+                embedding_bits=4,
+                train=TrainConfig(epochs=1, batch_size=8, max_tokens=64),
+            ),
+        ),
+        report=("test.json",),
+    )
+    return Study(config, data, folder)
+
+
+@pytest.fixture(scope="module")
+def study(tiny_backbone: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    found = study_of(tiny_backbone, tiny_data, tmp_path_factory.mktemp("run"))
+    found.train_teacher()
+    for student in found.config.students:
+        found.train_student(student)
+    return found
+
+
+@pytest.fixture(scope="module")
+def repository(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("published") / "model_repository"
+    publication.publish(study, folder)
+    return folder
+
+
+def test_a_study_ends_in_a_repository_that_validates(repository: Path) -> None:
+    """What the optimizer writes is what the gateway can read."""
+    catalog = catalogs.read(repository)
+    assert [v.name for v in catalog.variants] == ["tiny-2", "tiny-1"]
+    assert catalogs.check_files(repository, catalog) == []
+
+
+def test_the_student_is_smaller_than_its_teacher(repository: Path) -> None:
+    """A student that costs as much as its teacher is of no use."""
+    teacher, student = catalogs.read(repository).variants
+    assert student.size_bytes < teacher.size_bytes
+    assert student.shape.layers < teacher.shape.layers
+    assert student.profile.cell(384).p50_ms < teacher.profile.cell(384).p50_ms
+
+
+def test_floors_lie_below_the_sample_mean(repository: Path) -> None:
+    """A floor is a lower bound, and a few contexts cannot carry a tight one."""
+    for plan in catalogs.read(repository).plans:
+        certificate = plan.certificate
+        assert certificate.floor <= certificate.f1
+        assert certificate.n_contexts < certificate.n_questions
+
+
+def test_a_second_run_trains_nothing(study: Study, tiny_backbone: Path, tiny_data: Path) -> None:
+    """A finished stage is skipped, so a killed study goes on where it was."""
+    weights = study.teacher_folder / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    again = study_of(tiny_backbone, tiny_data, study.folder)
+    again.train_teacher()
+    assert weights.stat().st_mtime_ns == before
+
+
+def test_publishing_the_same_study_again_adds_no_version(study: Study, repository: Path) -> None:
+    """Versions stand for models, not for publications."""
+    catalog = publication.publish(study, repository)
+    assert [v.version for v in catalog.variants] == [1, 1]
+    folders = sorted(p.name for p in (repository / "tiny-1").iterdir())
+    assert folders == ["1", "README.md", "config.pbtxt"]
+
+
+def test_int8_answers_depend_on_the_batch(repository: Path) -> None:
+    """Dynamic INT8 is published as batch-variant, so Triton gets it one request at a time."""
+    for variant in catalogs.read(repository).variants:
+        assert not variant.batch_invariant
+        config = (repository / variant.name / "config.pbtxt").read_text()
+        assert "max_batch_size: 1\n" in config
+        assert "dynamic_batching" not in config
+
+
+def test_the_catalog_survives_a_round_trip(repository: Path, tmp_path: Path) -> None:
+    """What is written is what is read, to the last digit."""
+    catalog: Catalog = catalogs.read(repository)
+    catalogs.write(tmp_path, catalog)
+    assert catalogs.read(tmp_path) == catalog
