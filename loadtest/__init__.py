@@ -1,0 +1,1 @@
+"""Measures a running system: agreement, invariance, overhead, what each SLO gets."""

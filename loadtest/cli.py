@@ -1,0 +1,141 @@
+"""`bertier-loadtest`: measures a fresh gateway with its own Triton; every number of the README."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from gateway import catalog as catalogs
+from gateway.errors import BertierError
+from loadtest import answers, overhead, slo_table
+from loadtest.answers import Comparison
+from loadtest.overhead import Overhead
+from loadtest.sample import questions
+from loadtest.stack import fresh_stack, hardware
+
+Result = dict[str, Any]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one measurement; 0: done and as promised, 1: not."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    run: Callable[[argparse.Namespace], tuple[bool, Result]] = args.run
+    try:
+        good, result = run(args)
+    except BertierError as exc:
+        print(f"bertier-loadtest: {exc}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    print(json.dumps(result, sort_keys=True))
+    return 0 if good else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("bertier-loadtest", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, run, n_questions, text in (
+        ("agreement", _agreement, 200, "HTTP, gRPC and OIP answer as the offline evaluation does"),
+        ("invariance", _invariance, 1000, "answers do not depend on what else is being asked"),
+        ("overhead", _overhead, 200, "what the gateway adds to a direct call of Triton"),
+        ("slo-table", _slo_table, 0, "which variant answers which SLO"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("--data", help="SQuAD-format file; default: the shipped sample")
+        command.add_argument("--questions", type=int, default=n_questions)
+        command.add_argument("--model-repository", type=Path, default=Path("model_repository"))
+        command.add_argument("--rate", type=float, default=50.0, help="requests/s (overhead)")
+        command.add_argument("--seconds", type=float, default=90.0, help="in all (overhead)")
+        command.set_defaults(run=run)
+    return parser
+
+
+def _agreement(args: argparse.Namespace) -> tuple[bool, Result]:
+    examples = questions(args.data, args.questions)
+    with fresh_stack(args.model_repository) as stack:
+        found = asyncio.run(answers.agreement(stack, args.model_repository, examples))
+    return _show_comparisons(found)
+
+
+def _invariance(args: argparse.Namespace) -> tuple[bool, Result]:
+    examples = questions(args.data, args.questions)
+    with fresh_stack(args.model_repository) as stack:
+        found = asyncio.run(answers.invariance(stack, args.model_repository, examples))
+    return _show_comparisons(found)
+
+
+def _show_comparisons(found: list[Comparison]) -> tuple[bool, Result]:
+    table = Table("variant", "asked by", "questions", "different from offline evaluation")
+    for c in found:
+        table.add_row(c.variant, c.way, str(c.questions), str(c.different))
+    Console().print(table)
+    for c in found:
+        if c.different:
+            print(f"first difference of {c.variant}, {c.way}: {c.first_difference}")
+    result = {
+        "different": sum(c.different for c in found),
+        "asked": sum(c.questions for c in found),
+    }
+    return result["different"] == 0, result
+
+
+def _overhead(args: argparse.Namespace) -> tuple[bool, Result]:
+    examples = questions(args.data, args.questions)
+    with fresh_stack(args.model_repository) as stack:
+        found = asyncio.run(
+            overhead.measure(stack, args.model_repository, examples, args.rate, args.seconds)
+        )
+    return True, _show_overhead(found)
+
+
+def _show_overhead(found: Overhead) -> Result:
+    print(f"{found.variant} at {found.rate:g} requests/s on {hardware()}")
+    table = Table("asked by", "n", "p50 ms", "p99 ms", "added p50", "added p99", "gateway CPU ms")
+    result: Result = {"variant": found.variant, "parts_ms": found.parts_ms}
+    ways = {"Triton directly": found.direct, "HTTP": found.http, "gRPC": found.grpc}
+    for way, sample in ways.items():
+        p50, p99 = sample.quantile(0.5), sample.quantile(0.99)
+        added50, added99 = p50 - found.direct.quantile(0.5), p99 - found.direct.quantile(0.99)
+        cpu = sample.cpu_per_request_ms
+        numbers = (p50, p99, added50, added99, cpu)
+        table.add_row(way, str(len(sample.latencies_ms)), *(f"{x:.2f}" for x in numbers))
+        result[way] = {"added_p50_ms": added50, "added_p99_ms": added99, "cpu_ms": cpu}
+    Console().print(table)
+    parts = ", ".join(f"{name} {ms:.2f}" for name, ms in found.parts_ms.items())
+    print(f"inside the gateway, p50 ms: {parts}")
+    return result
+
+
+def _slo_table(args: argparse.Namespace) -> tuple[bool, Result]:
+    catalog = catalogs.read(args.model_repository)
+    with fresh_stack(args.model_repository) as stack:
+        rows = [slo_table.ask(stack, asked) for asked in slo_table.slos(catalog)]
+    table = Table("asked", "status", "variant", "F1 >=", "predicted ms", "SLO-Met", "answer")
+    for row in rows:
+        asked = ", ".join(f"{k}: {v}" for k, v in row.asked.items()) or "(nothing)"
+        table.add_row(
+            asked,
+            str(row.status),
+            row.variant,
+            row.certified_f1,
+            row.predicted_ms,
+            row.met,
+            row.answer,
+        )
+    Console(width=160).print(table)
+    return True, {"rows": [asdict(row) for row in rows]}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
