@@ -96,7 +96,6 @@ def test_int8_answers_depend_on_the_batch(repository: Path) -> None:
         assert not variant.batch_invariant
         config = (repository / variant.name / "config.pbtxt").read_text()
         assert "max_batch_size: 1\n" in config
-        assert "dynamic_batching" not in config
 
 
 def test_the_catalog_survives_a_round_trip(repository: Path, tmp_path: Path) -> None:

@@ -1,0 +1,88 @@
+"""Answers of the real system: the same through every door, by the variant that the SLO asks for."""
+
+from __future__ import annotations
+
+import httpx2
+import pytest
+
+from gateway import catalog as catalogs
+from gateway.catalog import Catalog
+from loadtest import answers
+from loadtest.stack import Stack
+from optimizer.data import Example
+from tests.end_to_end.conftest import REPOSITORY
+
+pytestmark = pytest.mark.end_to_end
+CONTEXT = "The ferry to Lindholm leaves at seven. Its captain, Ida Møller, has sailed since 1989."
+BODY = {"question": "Who is the captain of the ferry?", "context": CONTEXT}
+
+
+@pytest.fixture(scope="module")
+def catalog() -> Catalog:
+    return catalogs.read(REPOSITORY)
+
+
+def post(
+    stack: Stack, headers: dict[str, str], body: dict[str, object] | None = None
+) -> httpx2.Response:
+    return httpx2.post(
+        f"{stack.http_url}/v1/answer", json=body or BODY, headers=headers, timeout=60
+    )
+
+
+async def test_every_door_gives_the_answer_of_the_offline_evaluation(
+    stack: Stack, examples: list[Example]
+) -> None:
+    """What was certified is what is served, whichever protocol asks."""
+    found = await answers.agreement(stack, REPOSITORY, examples)
+    assert {c.different for c in found} == {0}, found
+    assert len(found) == 3 * len(catalogs.read(REPOSITORY).variants)
+
+
+async def test_answers_do_not_depend_on_concurrency(stack: Stack, examples: list[Example]) -> None:
+    """Dynamic INT8 would change answers with its batch-mates, so it has none."""
+    found = await answers.invariance(stack, REPOSITORY, examples)
+    assert {c.different for c in found} == {0}, found
+
+
+def test_a_low_floor_gets_the_cheapest_variant(stack: Stack, catalog: Catalog) -> None:
+    """The smallest sufficient model answers."""
+    cheapest = min(catalog.variants, key=lambda v: v.size_bytes)
+    reply = post(stack, {"SLO-Min-F1": "0.01", "SLO-Latency-Ms": "5000"})
+    assert reply.headers["SLO-Variant"] == cheapest.name
+    assert reply.headers["SLO-Met"] == "true"
+
+
+def test_the_largest_floor_gets_the_most_accurate_variant(stack: Stack, catalog: Catalog) -> None:
+    """A request that asks for more gets a larger model."""
+    best = max(catalog.plans, key=lambda p: p.certified_f1)
+    reply = post(stack, {"SLO-Min-F1": f"{best.certified_f1:.4f}", "SLO-Latency-Ms": "5000"})
+    assert reply.headers["SLO-Plan"] == best.name
+    assert float(reply.headers["SLO-F1"]) == pytest.approx(best.certified_f1, abs=1e-3)
+
+
+def test_a_strict_floor_nobody_certifies_is_refused_with_what_is_feasible(stack: Stack) -> None:
+    """A refusal says what could be had instead."""
+    reply = post(stack, {"SLO-Min-F1": "0.999", "SLO-Policy": "strict"})
+    assert reply.status_code == 422
+    assert reply.json()["nearest"]
+
+
+def test_a_long_context_is_answered_from_its_far_end(stack: Stack) -> None:
+    """Windows cover the whole context, and offsets are of the whole context."""
+    filler = "The harbour office keeps a log of every crate that is unloaded. " * 1400
+    context = filler[: 100_000 - len(CONTEXT)] + CONTEXT
+    headers = {"SLO-Latency-Ms": "60000", "SLO-Min-F1": "0.01"}
+    reply = post(stack, headers, BODY | {"context": context, "top_k": 20})
+    told = reply.json()
+    assert reply.status_code == 200
+    assert all(context[a["start"] : a["end"]] == a["answer"] for a in told["alternatives"])
+    assert any(a["start"] > len(filler) - 1000 for a in told["alternatives"])
+
+
+def test_offsets_count_code_points(stack: Stack) -> None:
+    """An answer is an exact substring, whatever scripts and emoji come before it."""
+    context = "🚢🚢 \uff2c\uff49\uff4e 東京 e\u0301te\u0301. " + CONTEXT
+    told = post(stack, {}, BODY | {"context": context, "top_k": 5}).json()
+    assert told["alternatives"]
+    assert all(context[a["start"] : a["end"]] == a["answer"] for a in told["alternatives"])

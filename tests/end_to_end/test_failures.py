@@ -1,0 +1,111 @@
+"""What breaks is said, and the next request works: Triton killed, catalog switched, SIGTERM."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import httpx2
+import psutil
+import pytest
+
+from gateway import catalog as catalogs
+from loadtest.stack import Stack, fresh_stack
+from tests.end_to_end.conftest import REPOSITORY
+
+pytestmark = pytest.mark.end_to_end
+BODY = {"question": "Who slept?", "context": "The old dog slept by the stove all winter."}
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy that may be changed."""
+    return shutil.copytree(REPOSITORY, tmp_path_factory.mktemp("served") / "model_repository")
+
+
+@pytest.fixture(scope="module")
+def own_stack(repository: Path) -> Iterator[Stack]:
+    with fresh_stack(repository) as running:
+        yield running
+
+
+def ask(stack: Stack) -> int:
+    return httpx2.post(f"{stack.http_url}/v1/answer", json=BODY, timeout=30).status_code
+
+
+def until(fact: Callable[[], bool], timeout_s: float = 120.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not fact():
+        assert time.monotonic() < deadline, "did not happen in time"
+
+
+def tritons(stack: Stack) -> list[psutil.Process]:
+    children = psutil.Process(stack.pid).children(recursive=True)
+    return [p for p in children if p.name() == "tritonserver"]
+
+
+def test_a_killed_triton_is_a_503_until_it_is_back(own_stack: Stack) -> None:
+    """No request hangs or gets an unknown error, and nobody has to restart the gateway."""
+    assert ask(own_stack) == 200
+    (triton,) = tritons(own_stack)
+    triton.kill()
+    seen: set[int] = set()
+
+    def failed() -> bool:
+        seen.add(ask(own_stack))
+        return bool(seen - {200})
+
+    def answers_again() -> bool:
+        seen.add(ask(own_stack))
+        return ask(own_stack) == 200
+
+    until(failed)
+    until(answers_again)
+    assert seen <= {200, 503, 504}
+
+
+def test_a_new_catalog_is_switched_to_and_a_bad_one_refused(
+    own_stack: Stack, repository: Path
+) -> None:
+    """Publishing needs no restart, and a mistake does not end service."""
+    before = catalogs.read(repository)
+    origin = replace(before.origin, study="switched")
+    catalogs.write(repository, replace(before, origin=origin))
+
+    def served_study() -> str:
+        told = httpx2.get(f"{own_stack.http_url}/v1/variants", timeout=30).json()
+        return str(told["origin"]["study"])
+
+    until(lambda: served_study() == "switched")
+    (repository / catalogs.CATALOG).write_text('{"schema_version": 99}')
+    until(lambda: b'result="refused"' in httpx2.get(f"{own_stack.http_url}/metrics").content)
+    assert ask(own_stack) == 200
+    assert served_study() == "switched"
+
+
+def test_sigterm_ends_the_gateway_and_every_process_it_started() -> None:
+    """Nothing is left behind: each model instance is a process of its own."""
+    with fresh_stack(REPOSITORY) as running:
+        gateway = psutil.Process(running.pid)
+        family = gateway.children(recursive=True)
+        assert any(p.name() == "tritonserver" for p in family)
+        gateway.send_signal(signal.SIGTERM)
+        assert gateway.wait(60) == 0
+        until(lambda: not any(alive(p) for p in family))
+
+
+def test_a_killed_gateway_leaves_no_process() -> None:
+    """kill -9 gives nobody a chance to clean up, so a guard does."""
+    with fresh_stack(REPOSITORY) as running:
+        gateway = psutil.Process(running.pid)
+        family = gateway.children(recursive=True)
+        gateway.kill()
+        until(lambda: not any(alive(p) for p in family))
+
+
+def alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
