@@ -7,7 +7,7 @@ Legend: W windows of one question, S tokens of a window, K candidate spans.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +49,10 @@ class SpanEncoder:
     def resized(self, max_tokens: int) -> SpanEncoder:
         """Return the same encoder with windows of another length."""
         return SpanEncoder(self._questions, max_tokens=max_tokens)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of some tokens, as the vocabulary spells it."""
+        return self._pairs.decode([int(i) for i in ids])
 
     def encode(self, question: Question) -> Windows:
         """Return the windows of one question, padded to the bucket of the longest of them.

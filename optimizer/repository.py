@@ -84,7 +84,7 @@ def publish(
     """
     repository.mkdir(parents=True, exist_ok=True)
     present = _present(repository)
-    _place_file(tokenizer, repository / catalogs.TOKENIZER)
+    _place_tokenizer(tokenizer, repository, present)
     for publication in publications:
         _place_variant(repository, publication, present)
     problems = catalogs.check_files(repository, catalog)
@@ -145,10 +145,14 @@ def _versions(folder: Path) -> dict[int, str]:
     return {v: catalogs.sha256_of(path) for v, path in files.items() if path.exists()}
 
 
-def _place_file(source: Path, target: Path) -> None:
-    part = target.with_suffix(".part")
+def _place_tokenizer(source: Path, repository: Path, present: Catalog | None) -> None:
+    if present is not None and present.tokenizer_sha256 != catalogs.sha256_of(source):
+        raise RepositoryError(
+            f"{repository}: holds models of another tokenizer; publish to a folder of its own"
+        )
+    part = repository / f"{catalogs.TOKENIZER}.part"
     shutil.copyfile(source, part)
-    os.replace(part, target)
+    os.replace(part, repository / catalogs.TOKENIZER)
 
 
 def _write_text(path: Path, text: str) -> None:

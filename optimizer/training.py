@@ -104,6 +104,7 @@ def train(
     config: TrainConfig,
     folder: Path,
     seed: int,
+    checkpoint_every_s: float = CHECKPOINT_EVERY_S,
 ) -> float:
     """Train `model` in place and return the mean loss of the last tenth of the steps.
 
@@ -132,7 +133,7 @@ def train(
                 float(np.mean(losses[-100:])),
                 eta_min,
             )
-        if now - saved > CHECKPOINT_EVERY_S:
+        if now - saved >= checkpoint_every_s:
             run.save(step, losses)
             saved = time.monotonic()
     run.path.unlink(missing_ok=True)

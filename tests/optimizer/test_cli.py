@@ -1,0 +1,70 @@
+"""`bertier-optimize` says what is wrong in one line, and prints one JSON line when it is done."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from optimizer import cli
+from tests.end_to_end.conftest import REPOSITORY
+from tests.optimizer.conftest import question_set
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    path = tmp_path / "set.json"
+    path.write_text(json.dumps(question_set(3)))
+    return path
+
+
+def test_evaluate_prints_the_official_scores(
+    questions: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last line is for programs: every variant with its parts and their sizes."""
+    status = cli.main(["evaluate", "--data", str(questions), "--model-repository", str(REPOSITORY)])
+    scores = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert status == 0
+    for found in scores.values():
+        assert (found["n"], found["has_answer_n"], found["no_answer_n"]) == (9, 6, 3)
+        assert 0 <= found["exact"] <= found["f1"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--data", "absent.json"], "no such file"),
+        (["--data", "{set}", "--variant", "huge"], "not in"),
+        (["--data", "{set}", "--model-repository", "nowhere"], "catalog.json"),
+        (["--data", "{set}", "--url", "http://127.0.0.1:9"], "is a gateway running there"),
+        (["--data", "{set}", "--limit", "0"], "holds no question"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_said_in_one_line(
+    questions: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No traceback for what a user can mend."""
+    given = [a.replace("{set}", str(questions)) for a in arguments]
+    assert cli.main(["evaluate", "--model-repository", str(REPOSITORY), *given]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("bertier-optimize: ")
+    assert said in error
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name = 1", "name"),
+        ("nam = 'x'", "nam"),
+        ("= 3", "not TOML"),
+    ],
+)
+def test_a_wrong_study_file_names_the_key(
+    tmp_path: Path, text: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A misspelled key must not be ignored."""
+    path = tmp_path / "study.toml"
+    path.write_text(text)
+    assert cli.main(["teacher", "--study", str(path)]) == 1
+    assert said in capsys.readouterr().err

@@ -1,0 +1,107 @@
+"""Question sets: read in every form, split for ever, turned into windows that hold the answer."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import lzma
+from pathlib import Path
+
+import pytest
+
+from gateway.spans import SpanEncoder
+from optimizer import data
+from optimizer.data import DataError, Example, Split
+from tests.fakes import TOKENIZER
+from tests.optimizer.conftest import question_set
+
+
+@pytest.mark.parametrize("suffix", [".json", ".json.gz", ".json.xz"])
+def test_compressed_files_are_read_alike(tmp_path: Path, suffix: str) -> None:
+    """Question sets come compressed."""
+    raw = json.dumps(question_set(2)).encode()
+    pack = {".json": bytes, ".json.gz": gzip.compress, ".json.xz": lzma.compress}[suffix]
+    path = tmp_path / f"set{suffix}"
+    path.write_bytes(pack(raw))
+    assert [e.id for e in data.load(str(path))] == ["0-0", "0-1", "0-2", "1-0", "1-1", "1-2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("x.json", b"{", "not readable"),
+        ("x.json", b'{"paragraphs": []}', "not in SQuAD's form"),
+        ("x.json.xz", b"not xz", "not readable"),
+        ("x.json.gz", b"not gzip", "not readable"),
+        ("x.json", b'{"data": [1]}', "not in SQuAD's form"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    """The message says which file, and what is wrong with it."""
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=said) as caught:
+        data.load(str(path))
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_is_told_with_the_known_names() -> None:
+    """Who mistypes a name sees the right ones."""
+    with pytest.raises(DataError, match="squad_v2"):
+        data.load("no-such-set")
+
+
+def test_a_damaged_download_is_refused(tmp_path: Path) -> None:
+    """What was downloaded is what the official checksum says, or it is not used."""
+    (tmp_path / "train-v2.0.json").write_text("{}")
+    with pytest.raises(DataError, match="sha256"):
+        data.load("squad_v2", tmp_path)
+
+
+def example(context: str, title: str = "t") -> Example:
+    return Example("1", "q", context, (), (), title)
+
+
+def test_a_split_depends_on_the_article_alone() -> None:
+    """Two questions on one article never end up on both sides of a wall."""
+    splits = {
+        data.split_of(example(c, "Normans"), by_article=True, certifies=True) for c in "abcdef"
+    }
+    assert len(splits) == 1
+
+
+def test_contexts_of_mixed_articles_are_split_by_context() -> None:
+    """A title that stands for many articles says nothing of where a context is from."""
+    found = [
+        data.split_of(example(f"c{i}", data.MIXED_ARTICLES), by_article=True, certifies=True)
+        for i in range(400)
+    ]
+    shares = {split: found.count(split) / len(found) for split in Split}
+    assert shares[Split.SEARCH] == pytest.approx(0.10, abs=0.05)
+    assert shares[Split.CALIBRATE] == pytest.approx(0.15, abs=0.05)
+
+
+def test_a_source_that_does_not_certify_has_no_calibrate_split() -> None:
+    """Its contexts are worth more as training data."""
+    found = {data.split_of(example(f"c{i}"), by_article=False, certifies=False) for i in range(99)}
+    assert found == {Split.TRAIN, Split.SEARCH}
+
+
+@pytest.mark.parametrize("max_tokens", [64, 320])
+def test_a_training_window_holds_its_answer(max_tokens: int) -> None:
+    """A label must point at the gold answer, in whichever window it was put."""
+    filler = "The garden was quiet that day. " * 40
+    context = filler + "Ida Møller bought the red boat. " + filler
+    start = context.index("Ida Møller")
+    asked = Example("1", "Who bought the boat?", context, ("Ida Møller",), (start,), "t")
+    encoder = SpanEncoder.from_file(TOKENIZER).resized(max_tokens)
+    (feature,) = data.features([asked], encoder, seed=1)
+    words = encoder.decode(feature.input_ids[feature.start : feature.end + 1])
+    assert words == "ida møller"
+
+
+def test_an_unanswerable_question_points_nowhere() -> None:
+    """The label of no answer is the first token."""
+    asked = Example("1", "Who?", "Nobody came.", (), (), "t")
+    (feature,) = data.features([asked], SpanEncoder.from_file(TOKENIZER), seed=1)
+    assert (feature.start, feature.end) == (0, 0)

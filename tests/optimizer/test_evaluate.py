@@ -1,0 +1,65 @@
+"""Scores follow the official SQuAD 2.0 rule."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from optimizer.data import Example
+from optimizer.evaluate import as_dict, bootstrap_interval, context_means, exact, f1, score
+
+
+def example(answers: tuple[str, ...], context: str = "c") -> Example:
+    return Example("id", "q", context, answers, tuple(0 for _ in answers), "t")
+
+
+@pytest.mark.parametrize(
+    ("found", "golds", "em", "token_f1"),
+    [
+        ("The Normans", ("normans",), 1.0, 1.0),
+        ("in the 10th century", ("10th century",), 0.0, 0.8),
+        ("Paris", ("London", "paris!"), 1.0, 1.0),
+        ("", (), 1.0, 1.0),
+        ("Paris", (), 0.0, 0.0),
+        ("", ("Paris",), 0.0, 0.0),
+        ("a the", ("an",), 1.0, 1.0),
+        ("cat cat dog", ("cat dog dog",), 0.0, 2 / 3),
+    ],
+)
+def test_an_answer_is_scored_by_its_best_gold(
+    found: str, golds: tuple[str, ...], em: float, token_f1: float
+) -> None:
+    """Case, punctuation and articles do not count; the best gold answer does."""
+    assert exact(found, golds) == em
+    assert f1(found, golds) == pytest.approx(token_f1)
+
+
+def test_answerable_and_unanswerable_are_told_apart() -> None:
+    """One mean over both hides a model that never answers."""
+    scores = score([example(("x",)), example(()), example(())], ["", "", "y"])
+    assert (scores.n, scores.has_answer_n, scores.no_answer_n) == (3, 1, 2)
+    assert (scores.has_answer_f1, scores.no_answer_f1) == (0.0, 0.5)
+    assert scores.f1 == pytest.approx(1 / 3)
+
+
+def test_a_part_without_questions_has_no_score() -> None:
+    """No number is made up where there is nothing to measure."""
+    scores = score([example(("x",))], ["x"])
+    assert math.isnan(scores.no_answer_f1)
+    assert as_dict(scores)["no_answer_f1"] is None
+
+
+def test_contexts_weigh_the_same_however_many_questions_they_have() -> None:
+    """Questions on one context are dependent: a context is the unit of evidence."""
+    examples = [example(("x",), "a"), example(("x",), "a"), example(("x",), "b")]
+    assert sorted(context_means(examples, ["x", "y", "x"])) == [0.5, 1.0]
+
+
+def test_the_interval_holds_the_mean() -> None:
+    """The interval printed beside an F1 is about that F1."""
+    examples = [example(("x",), str(i)) for i in range(200)]
+    answers = ["x" if i % 4 else "y" for i in range(200)]
+    low, high = bootstrap_interval(examples, answers)
+    assert low < np.mean([a == "x" for a in answers]) < high

@@ -1,0 +1,99 @@
+"""A repository is never half-written, never overwritten, and can go back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gateway import catalog as catalogs
+from gateway.catalog import Catalog
+from gateway.errors import RepositoryError
+from optimizer import repository
+from optimizer.repository import Publication
+from tests.fakes import TOKENIZER, make_catalog, make_variant
+
+
+def published(folder: Path, content: bytes, *, floor: float = 0.5) -> Catalog:
+    """Publish a variant `small` whose model file has this content."""
+    model = folder.parent / "source.onnx"
+    model.write_bytes(content)
+    sha256 = catalogs.sha256_of(model)
+    version = repository.next_version(folder, "small", sha256)
+    variant = replace(make_variant("small", 5, sha256=sha256), version=version)
+    catalog = make_catalog([variant], [floor])
+    repository.publish(folder, [Publication(variant, model, "card")], catalog, TOKENIZER)
+    return catalog
+
+
+def test_a_published_repository_validates(tmp_path: Path) -> None:
+    """What is written is what the gateway checks."""
+    catalog = published(tmp_path / "repo", b"one")
+    assert catalogs.read(tmp_path / "repo") == catalog
+    assert catalogs.check_files(tmp_path / "repo", catalog) == []
+
+
+def test_a_new_model_under_an_old_name_is_a_new_version(tmp_path: Path) -> None:
+    """What is being served is never overwritten."""
+    folder = tmp_path / "repo"
+    published(folder, b"one")
+    catalog = published(folder, b"two")
+    assert catalog.variant("small").version == 2
+    assert (folder / "small" / "1" / "model.onnx").read_bytes() == b"one"
+    config = (folder / "small" / "config.pbtxt").read_text()
+    assert "versions: [ 1, 2 ]" in config
+    assert catalog.variant("small").sha256 in config
+
+
+def test_rollback_goes_back_and_forth(tmp_path: Path) -> None:
+    """The catalog before the last publication is kept, and so are its models."""
+    folder = tmp_path / "repo"
+    published(folder, b"one")
+    published(folder, b"two")
+    assert repository.rollback(folder).variant("small").version == 1
+    assert repository.rollback(folder).variant("small").version == 2
+
+
+def test_what_no_catalog_names_any_more_is_removed(tmp_path: Path) -> None:
+    """A repository does not grow for ever."""
+    folder = tmp_path / "repo"
+    for content in (b"one", b"two", b"three"):
+        published(folder, content)
+    kept = sorted(p.name for p in (folder / "small").iterdir() if p.is_dir())
+    assert kept == ["2", "3"]
+
+
+def test_nothing_is_published_without_its_model(tmp_path: Path) -> None:
+    """A catalog that names a file that is not there would stop the gateway."""
+    folder = tmp_path / "repo"
+    published(folder, b"one")
+    before = (folder / catalogs.CATALOG).read_bytes()
+    variant = make_variant("absent", 5)
+    with pytest.raises(RepositoryError, match="absent"):
+        repository.publish(folder, [], make_catalog([variant], [0.5]), TOKENIZER)
+    assert (folder / catalogs.CATALOG).read_bytes() == before
+
+
+def test_a_rollback_without_a_past_is_refused(tmp_path: Path) -> None:
+    """There is nothing to go back to after the first publication."""
+    published(tmp_path / "repo", b"one")
+    with pytest.raises(RepositoryError, match="nothing was published before"):
+        repository.rollback(tmp_path / "repo")
+
+
+def test_batch_invariant_variants_are_batched(tmp_path: Path) -> None:
+    """fp32 and fp16 gain from Triton's batcher and lose nothing."""
+    config = repository.config_pbtxt(make_variant("big", 5, batch_invariant=True), {1: "0" * 64})
+    assert f"max_batch_size: {repository.MAX_BATCH}\n" in config
+
+
+def test_another_tokenizer_needs_another_repository(tmp_path: Path) -> None:
+    """All variants of a repository read the same tokens; the present ones must go on working."""
+    folder = tmp_path / "repo"
+    catalog = published(folder, b"one")
+    other = tmp_path / "tokenizer.json"
+    other.write_text("{}")
+    with pytest.raises(RepositoryError, match="another tokenizer"):
+        repository.publish(folder, [], catalog, other)
+    assert catalogs.check_files(folder, catalog) == []

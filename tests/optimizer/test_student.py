@@ -1,0 +1,92 @@
+"""Students are cut from a teacher, and exported to what PyTorch computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gateway.embedded import open_session, run
+from optimizer import export, student
+from optimizer.student import LowBitEmbedding, ModelError
+
+
+def test_a_full_width_cut_of_all_layers_changes_nothing(tiny_backbone: Path) -> None:
+    """Cutting is selection: what is kept is what the teacher has."""
+    teacher = student.load(str(tiny_backbone)).eval()
+    same = student.cut(teacher, (0, 1), teacher.config.intermediate_size).eval()
+    ids = torch.arange(5, 25)[None]
+    with torch.no_grad():
+        assert torch.equal(teacher(input_ids=ids).start_logits, same(input_ids=ids).start_logits)
+
+
+def test_a_cut_leaves_the_teacher_as_it_was(tiny_backbone: Path) -> None:
+    """Several students are cut from one teacher."""
+    teacher = student.load(str(tiny_backbone))
+    student.cut(teacher, (1,), 32)
+    assert teacher.config.num_hidden_layers == 2
+    assert student.bert_of(teacher).encoder.layer[0].intermediate.dense.out_features == 96
+
+
+def test_what_the_teacher_does_not_have_is_refused(tiny_backbone: Path) -> None:
+    """The message says what there is."""
+    with pytest.raises(ModelError, match="2 layers"):
+        student.cut(student.load(str(tiny_backbone)), (0, 7), 32)
+
+
+def test_pruning_keeps_the_neurons_that_matter() -> None:
+    """Neurons without weight go first."""
+    up, down = torch.nn.Linear(4, 6), torch.nn.Linear(6, 4)
+    with torch.no_grad():
+        up.weight[[1, 3]] = 0.0
+        x = torch.randn(3, 4)
+        up.bias[[1, 3]] = 0.0
+        before = down(torch.relu(up(x)))
+        student.narrow(up, down, 4)
+        after = down(torch.relu(up(x)))
+    assert up.weight.shape == (4, 4)
+    assert torch.allclose(before, after, atol=1e-6)
+
+
+@pytest.mark.parametrize(("bits", "tolerance"), [(8, 0.01), (4, 0.15)])
+def test_low_bit_embeddings_are_close_to_the_table(bits: int, tolerance: float) -> None:
+    """Rounding costs what the bits allow, and no more."""
+    torch.manual_seed(0)
+    table = torch.randn(50, 128)
+    found = LowBitEmbedding(table, bits)(torch.arange(50)[None])[0]
+    assert (found - table).norm() / table.norm() < tolerance
+
+
+def test_four_bits_take_half_a_byte() -> None:
+    """Two codes share a byte, or the promise of size is void."""
+    assert LowBitEmbedding(torch.randn(10, 128), 4).codes.shape == (10, 64)
+
+
+def test_a_folder_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
+    """Who gives the wrong folder sees which."""
+    with pytest.raises(ModelError, match=str(tmp_path)):
+        student.load(str(tmp_path))
+
+
+def test_an_exported_fp32_model_is_batch_invariant(tiny_backbone: Path, tmp_path: Path) -> None:
+    """Only dynamic INT8 depends on its batch-mates; this is how the two are told apart."""
+    model = student.with_low_bit_embeddings(student.load(str(tiny_backbone)), 4)
+    fp32, int8 = tmp_path / "fp32.onnx", tmp_path / "int8.onnx"
+    export.to_onnx(model, fp32)
+    export.quantize(fp32, int8)
+    assert export.batch_variance(fp32, 30522) < 1e-5
+    assert export.batch_variance(int8, 30522) > 1e-5
+
+
+def test_int8_stays_close_to_fp32(tiny_backbone: Path, tmp_path: Path) -> None:
+    """Quantization is rounding, not another model."""
+    model = student.load(str(tiny_backbone))
+    fp32, int8 = tmp_path / "fp32.onnx", tmp_path / "int8.onnx"
+    export.to_onnx(model, fp32)
+    export.quantize(fp32, int8)
+    windows = export.random_windows(1, 64, 30522)
+    exact = run(open_session(fp32), windows).start
+    rounded = run(open_session(int8), windows).start
+    assert np.abs(exact - rounded).max() < 0.25 * exact.std() + 0.05

@@ -1,0 +1,103 @@
+"""A training run is killed and goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from optimizer import student, training
+from optimizer.config import TrainConfig
+from optimizer.data import Feature
+from optimizer.distill import DistillationLoss, TeacherLogits, label_loss
+from optimizer.training import Batch
+
+CONFIG = TrainConfig(epochs=1, batch_size=4, learning_rate=1e-3)
+
+
+def rows(n: int = 48) -> list[Feature]:
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(n):
+        length = int(rng.integers(8, 20))
+        ids = rng.integers(5, 500, length).astype(np.int32)
+        found.append(Feature(ids, np.zeros(length, np.int8), 2, 3))
+    return found
+
+
+class Killed(Exception):
+    """Stands for a signal."""
+
+
+def dying_after(steps: int) -> Callable[[torch.nn.Module, Batch], torch.Tensor]:
+    left = [steps]
+
+    def loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        if not left[0]:
+            raise Killed
+        left[0] -= 1
+        return label_loss(model, batch)
+
+    return loss
+
+
+def test_a_killed_run_ends_like_one_that_was_not(tiny_backbone: Path, tmp_path: Path) -> None:
+    """A checkpoint holds all that the next steps depend on."""
+    whole, resumed = student.load(str(tiny_backbone)), student.load(str(tiny_backbone))
+    training.train(whole, rows(), label_loss, CONFIG, tmp_path / "whole", 1)
+    folder = tmp_path / "killed"
+    with pytest.raises(Killed):
+        training.train(resumed, rows(), dying_after(7), CONFIG, folder, 1, checkpoint_every_s=0)
+    again = student.load(str(tiny_backbone))
+    training.train(again, rows(), label_loss, CONFIG, folder, 1)
+    for name, weight in whole.state_dict().items():
+        assert torch.allclose(weight, again.state_dict()[name], atol=1e-6), name
+
+
+def test_every_row_is_seen_once_an_epoch() -> None:
+    """Sorting by length must not drop or repeat a row."""
+    plan = training.batches([5 + i % 30 for i in range(101)], 8, 2, seed=3)
+    half = len(plan) // 2
+    for epoch in (plan[:half], plan[half:]):
+        assert sorted(row for batch in epoch for row in batch) == list(range(101))
+
+
+def test_training_learns(tiny_backbone: Path, tmp_path: Path) -> None:
+    """A loop that cannot learn a constant answer is broken."""
+    model = student.load(str(tiny_backbone))
+    config = TrainConfig(epochs=6, batch_size=8, learning_rate=3e-3)
+    first = float(label_loss(model, training.batch_of(rows(), range(16))).detach())
+    last = training.train(model, rows(), label_loss, config, tmp_path, 1)
+    assert last < 0.5 * first
+
+
+def test_a_student_that_says_what_its_teacher_says_has_no_soft_loss(tiny_backbone: Path) -> None:
+    """Distillation pulls to the teacher and stops there."""
+    model = student.load(str(tiny_backbone)).eval()
+    features = rows(4)
+    batch = training.batch_of(features, range(4))
+    with torch.no_grad():
+        out = model(**batch.inputs())
+    lengths = [len(f.input_ids) for f in features]
+    same = TeacherLogits(
+        [out.start_logits[i, :n].numpy() for i, n in enumerate(lengths)],
+        [out.end_logits[i, :n].numpy() for i, n in enumerate(lengths)],
+    )
+    other = TeacherLogits([-logits for logits in same.start], [-logits for logits in same.end])
+    with torch.no_grad():
+        assert float(DistillationLoss(same, 2.0, 0.0)(model, batch)) == pytest.approx(0, abs=1e-5)
+        assert float(DistillationLoss(other, 2.0, 0.0)(model, batch)) > 0.01
+
+
+def test_cached_logits_survive_the_disk(tmp_path: Path) -> None:
+    """The teacher is asked once; a rerun reads what it said."""
+    logits = TeacherLogits(
+        [np.ones(3, np.float16), np.zeros(5, np.float16)], [np.ones(3), np.ones(5)]
+    )
+    logits.save(tmp_path / "logits.npz")
+    found = TeacherLogits.load(tmp_path / "logits.npz")
+    assert [len(row) for row in found.start] == [3, 5]
+    assert np.array_equal(found.start[0], logits.start[0])
