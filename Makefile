@@ -14,7 +14,7 @@ PYTHON ?= python3
 ENGINE ?= cpu
 TRITON ?= yes
 TORCH_INDEX ?=
-DATA ?= squad_v2
+DATA ?= squad_v2_dev
 
 VENV := .venv
 BIN := $(VENV)/bin

@@ -6,6 +6,7 @@ Legend: W windows of one question, S tokens of a window, K candidate spans.
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -131,9 +132,15 @@ def read(windows: Windows, logits: Logits, question: Question) -> Reading:
         return Reading((), float("inf"))
     mass = np.exp(score - max(score[0], null))
     probabilities = mass / (mass.sum() + np.exp(null - max(score[0], null)))
+    columns = (
+        windows.offsets[window, start, 0],
+        windows.offsets[window, end, 1],
+        probabilities,
+        score,
+    )
     spans = tuple(
-        _span(question.context, windows.offsets[w], s, e, float(p), float(logit))
-        for w, s, e, p, logit in zip(window, start, end, probabilities, score, strict=True)
+        Span(question.context[begin:stop], begin, stop, p, logit)
+        for begin, stop, p, logit in zip(*(column.tolist() for column in columns), strict=True)
     )
     return Reading(_distinct(spans), float(null - score[0]))
 
@@ -157,7 +164,7 @@ def score_features(reading: Reading, null_threshold: float) -> tuple[float, floa
         return SCORE_CLIP, 0.0
     margin = min(abs(reading.difference - null_threshold), SCORE_CLIP)
     spans_mass = sum(span.probability for span in reading.spans)
-    return margin, float(np.log(max(reading.spans[0].probability / max(spans_mass, 1e-9), 1e-6)))
+    return margin, math.log(max(reading.spans[0].probability / max(spans_mass, 1e-9), 1e-6))
 
 
 def _score_logit(reading: Reading, how: Decoding, unanswerable: bool) -> float:
@@ -173,32 +180,36 @@ def best_spans(
 ) -> tuple[Ints, Ints, Ints, Floats]:
     """Return (window, start, end, logit sum), each (K,), of the best start <= end pairs, best first.
 
+    The K best pairs start in the K best starts, a start being as good as its best pair.
     Source: Devlin et al. 2019, section 4.2.
     """
     n_windows, n_tokens = start_logits.shape
     width = min(MAX_ANSWER_TOKENS, n_tokens)
-    starts = np.where(is_context, start_logits, NOWHERE)
+    starts = np.where(is_context, start_logits, NOWHERE).reshape(-1)  # (W * S,)
     ends = np.full((n_windows, n_tokens + width), NOWHERE, np.float32)
     ends[:, :n_tokens] = np.where(is_context, end_logits, NOWHERE)
     reach = np.lib.stride_tricks.sliding_window_view(ends, width, axis=1)[:, :n_tokens]
-    sums = (starts[:, :, None] + reach).reshape(-1)  # (W * S * width,)
-    k = min(N_BEST, sums.size)
-    top = np.argpartition(-sums, k - 1)[:k]
-    top = top[np.lexsort((top, -sums[top]))]
-    top = top[sums[top] > NOWHERE / 2]
-    window, rest = np.divmod(top, n_tokens * width)
-    start, length = np.divmod(rest, width)
-    return window, start, start + length, sums[top]
+    best = starts + reach.max(axis=2).reshape(-1)
+    kept = np.sort(_largest(best, N_BEST))
+    window, start = np.divmod(kept, n_tokens)
+    sums = starts[kept, None] + reach[window, start]  # (K, width)
+    top = _largest(sums.reshape(-1), N_BEST)
+    scores = sums.reshape(-1)[top]
+    order = np.lexsort((top, -scores))
+    order = order[scores[order] > NOWHERE / 2]
+    row, length = np.divmod(top[order], width)
+    return window[row], start[row], start[row] + length, scores[order]
+
+
+def _largest(values: Floats, k: int) -> Ints:
+    """Return the indices of the k largest values, in no order."""
+    k = min(k, len(values))
+    return np.argpartition(-values, k - 1)[:k]
 
 
 def null_score(logits: Logits) -> np.float32:
     """Return the no-answer score: the smallest over the windows of the logit sum at [CLS]."""
     return np.float32((logits.start[:, 0] + logits.end[:, 0]).min())
-
-
-def _span(context: str, offsets: Ints, start: int, end: int, p: float, logit: float) -> Span:
-    begin, stop = int(offsets[start, 0]), int(offsets[end, 1])
-    return Span(context[begin:stop], begin, stop, p, logit)
 
 
 def _distinct(spans: Sequence[Span]) -> tuple[Span, ...]:
@@ -216,4 +227,4 @@ def _distinct(spans: Sequence[Span]) -> tuple[Span, ...]:
 
 
 def sigmoid(x: float) -> float:
-    return float(1.0 / (1.0 + np.exp(-np.clip(x, -60.0, 60.0))))
+    return 1.0 / (1.0 + math.exp(-min(max(x, -60.0), 60.0)))
