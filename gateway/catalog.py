@@ -161,8 +161,10 @@ def _check_schema(document: Any, path: Path) -> None:
 
 def _check_meaning(catalog: Catalog, path: Path) -> None:
     names = [v.name for v in catalog.variants]
-    if not names or not catalog.plans:
-        raise RepositoryError(f"{path}: holds no variant or no plan; publish at least one")
+    if not names or not catalog.plans or not catalog.golden_inputs:
+        raise RepositoryError(
+            f"{path}: holds no variant, no plan or no golden input; publish at least one variant"
+        )
     if len(set(names)) < len(names):
         raise RepositoryError(f"{path}: a variant's name occurs twice")
     for plan in catalog.plans:

@@ -206,7 +206,7 @@ def _settings(flags: argparse.Namespace) -> settings.Settings:
 
 
 def _gateway(flags: argparse.Namespace) -> HttpGateway | EmbeddedGateway:
-    if flags.embedded:
+    if flags.embedded or flags.model_repository is not None:
         return EmbeddedGateway(_settings(flags).model_repository)
     return HttpGateway(flags.url)
 

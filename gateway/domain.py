@@ -131,9 +131,9 @@ class Quality:
     f1: float
     f1_low: float  # 95 % interval over contexts
     f1_high: float
-    has_answer_f1: float
-    no_answer_f1: float
-    forced_f1: float  # answerable questions only, an answer forced
+    has_answer_f1: float | None  # None, here and below: the data has no such question
+    no_answer_f1: float | None
+    forced_f1: float | None  # answerable questions only, an answer forced
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,11 @@ SLO_NAMES = (
     *("slo-latency-ms", "slo-min-f1", "slo-class", "slo-policy", "slo-variant", "slo-explain"),
     "priority",
 )
+# Every header of the SLO as it may come, to its own name.
+SLO_HEADERS = {
+    **{name: name for name in (*SLO_NAMES, ENVOY_TIMEOUT)},
+    **{f"x-{name}": name for name in SLO_NAMES},
+}
 
 
 def request_id(given: str | None) -> str:
@@ -63,11 +68,12 @@ def spent_before_routing_ms(timings: Timings) -> float:
 def slo_lookup(pairs: Iterable[tuple[str, str]]) -> Lookup:
     """Return the headers or metadata that say something of the SLO, by lower-case name.
 
-    Raises: InvalidHeader when one comes twice: it has no meaning.
+    Raises: InvalidHeader when one comes twice, be it under its `x-` alias: it has no meaning.
     """
     found: dict[str, str] = {}
-    for name, value in pairs:
-        if name.removeprefix("x-") not in (*SLO_NAMES, ENVOY_TIMEOUT.removeprefix("x-")):
+    for given, value in pairs:
+        name = SLO_HEADERS.get(given)
+        if name is None:
             continue
         if name in found:
             raise InvalidHeader(name, value, "one value; it was sent twice")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn, TypeVar
 
@@ -139,12 +139,17 @@ class Calls:
         request: M | Malformed,
         fields: Mapping[str, object],
         body: Callable[[M, Call], Awaitable[tuple[T, Mapping[str, str]]]],
+        *,
+        answers: bool = True,
     ) -> T:
-        """Return the body's reply, after sending its metadata; abort the call on an error."""
+        """Return the body's reply, after sending its metadata; abort the call on an error.
+
+        Only what `answers` a question is counted, as the HTTP front does.
+        """
         call = Call.of(context)
         logs.request_id.set(call.request_id)
         try:
-            with self.observed(call, fields):
+            with self.observed(call, fields) if answers else nullcontext():
                 reply, metadata = await body(readable(request), call)
         except Exception as exc:  # noqa: BLE001  # one table tells every error
             await abort(context, call, exc)

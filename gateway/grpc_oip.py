@@ -40,12 +40,12 @@ class GrpcInferenceService:
     async def ModelReady(
         self, request: pb.ModelReadyRequest | Malformed, context: Context
     ) -> pb.ModelReadyResponse:
-        return await self._calls.run(context, request, {}, self._ready)
+        return await self._calls.run(context, request, {}, self._ready, answers=False)
 
     async def ModelMetadata(
         self, request: pb.ModelMetadataRequest | Malformed, context: Context
     ) -> pb.ModelMetadataResponse:
-        return await self._calls.run(context, request, {}, _metadata)
+        return await self._calls.run(context, request, {}, _metadata, answers=False)
 
     async def ModelInfer(self, request: Infer | Malformed, context: Context) -> Message:
         return await self._calls.run(context, request, _slo_fields(request), self._infer)

@@ -57,7 +57,9 @@ class QuestionAnswering:
         await fronts.map_in_order(requests, work, context.write, limit)
 
     async def Plan(self, request: pb.PlanRequest | Malformed, context: Context) -> pb.PlanResponse:
-        return await self._calls.run(context, request, slo_fields(request), self._plan)
+        return await self._calls.run(
+            context, request, slo_fields(request), self._plan, answers=False
+        )
 
     async def _one(
         self, request: pb.AnswerRequest, call: Call

@@ -27,7 +27,6 @@ from gateway.errors import (
     BackendUnavailable,
     BertierError,
     InvalidField,
-    InvalidHeader,
     TextTooLong,
 )
 from gateway.http_docs import NDJSON, operation, ref
@@ -41,13 +40,7 @@ FRONT = "http"
 VERSION = version("bertier")
 JSON = "application/json"
 NDJSON_TYPES = (NDJSON, "application/ndjson", "application/jsonl", "application/x-jsonlines")
-ENVOY_TIMEOUT = "x-envoy-expected-rq-timeout-ms"
-
-# Every header of the SLO as it may come, to its own name.
-SLO_HEADERS = {
-    **{name.encode(): name for name in (*fronts.SLO_NAMES, ENVOY_TIMEOUT)},
-    **{f"x-{name}".encode(): name for name in fronts.SLO_NAMES},
-}
+SLO_HEADERS = {given.encode() for given in fronts.SLO_HEADERS}
 
 Write = Callable[[bytes], Awaitable[None]]
 
@@ -185,16 +178,9 @@ class HttpApi:
 
 
 def read_slo(raw: Iterable[tuple[bytes, bytes]]) -> SloRequest:
-    """Return what the headers ask for; one that comes twice has no meaning. Raises: InvalidHeader."""
-    found: dict[str, str] = {}
-    for key, value in raw:
-        name = SLO_HEADERS.get(key)
-        if name is None:
-            continue
-        if name in found:
-            raise InvalidHeader(name, value.decode("latin-1"), "one value; it was sent twice")
-        found[name] = value.decode("latin-1")
-    return slo.parse(found.get)
+    """Return what the headers ask for. Raises: InvalidHeader."""
+    pairs = ((k.decode(), v.decode("latin-1")) for k, v in raw if k in SLO_HEADERS)
+    return slo.parse(fronts.slo_lookup(pairs))
 
 
 def create(

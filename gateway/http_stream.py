@@ -15,6 +15,8 @@ from starlette.types import Receive
 from gateway.errors import TextTooLong
 from gateway.problems import ClientGone
 
+LINE_OVERHEAD_BYTES = 64  # of a line held: millions of empty ones must not fill the memory
+
 
 @asynccontextmanager
 async def while_connected(leaving: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
@@ -96,7 +98,7 @@ class Inbox:
         """Yield every line that is not blank."""
         while (line := await self._lines.get()) is not None:
             if isinstance(line, bytes):
-                self._held_bytes -= len(line)
+                self._held_bytes -= len(line) + LINE_OVERHEAD_BYTES
             self._taken.set()
             yield line
 
@@ -121,7 +123,7 @@ class Inbox:
             size = dropped + len(line)
             self._lines.put_nowait(TextTooLong("line", size, self._line_bytes, "bytes"))
         elif line.strip():
-            self._held_bytes += len(line)
+            self._held_bytes += len(line) + LINE_OVERHEAD_BYTES
             self._lines.put_nowait(line)
 
     async def _wait_for_room(self) -> None:

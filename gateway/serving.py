@@ -31,7 +31,7 @@ from gateway.domain import (
 )
 from gateway.errors import BackendError, DeadlineExceeded, RepositoryError
 from gateway.latency import LatencyModel
-from gateway.spans import SpanEncoder
+from gateway.spans import MAX_TOKENS, SpanEncoder
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +91,7 @@ async def prepare(
     Raises: RepositoryError when nothing of the catalog can be served.
     """
     _check_files(repository, catalog)
+    _check_profiles(catalog)
     encoder = SpanEncoder.from_file(repository / catalogs.TOKENIZER)
     trust: dict[str, Trust] = {}
     profiles: dict[str, Profile] = {}
@@ -118,6 +119,17 @@ def _check_files(repository: Path, catalog: Catalog) -> None:
     problem = catalogs.check_tokenizer(repository, catalog)
     if problem:
         raise RepositoryError(problem)
+
+
+def _check_profiles(catalog: Catalog) -> None:
+    """Refuse a profile that says nothing of the longest windows: no latency could be predicted."""
+    for variant in catalog.variants:
+        cells = variant.profile.cells
+        if not any(c.batch == 1 and c.bucket >= MAX_TOKENS and c.p50_ms > 0 for c in cells):
+            raise RepositoryError(
+                f"{variant.name}: its latency profile does not reach {MAX_TOKENS} tokens;"
+                " publish it again"
+            )
 
 
 def hash_problem(variant: Variant, hashes: Mapping[str, str]) -> str | None:
@@ -163,7 +175,8 @@ async def _golden(
         found = await backend.infer(variant, windows, GOLDEN_BUDGET_MS)
         n = len(expected.start)
         for got, want in ((found.logits.start, expected.start), (found.logits.end, expected.end)):
-            worst = max(worst, float(np.abs(got[0, :n] - np.asarray(want)).max()))
+            gap = np.abs(got[0, :n] - np.asarray(want)).max()
+            worst = float(np.maximum(worst, gap))  # unlike max(), keeps a NaN
     if not worst <= variant.golden_tolerance:
         log.warning(
             "%s: golden logits differ by %.3f (tolerance %.3f): uncertified on this host",

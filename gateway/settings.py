@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tomllib import TOMLDecodeError
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
@@ -12,6 +13,7 @@ from pydantic_settings import (
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+from pydantic_settings import SettingsError as UnreadableSettings
 
 from gateway.errors import BertierError
 from gateway.slo import STANDARD_CLASSES, SloClass
@@ -69,6 +71,8 @@ class Settings(BaseSettings):
                 raise ValueError(f"{name}: latency_ms must be 1 to 60000")
             if slo_class.min_f1 is not None and not 0 <= slo_class.min_f1 <= 1:
                 raise ValueError(f"{name}: min_f1 must be 0 to 1")
+            if slo_class.timeout_ms is not None and not slo_class.timeout_ms > 0:
+                raise ValueError(f"{name}: timeout_ms must be more than 0")
         return dict(STANDARD_CLASSES) | classes
 
     @classmethod
@@ -93,6 +97,8 @@ def read(**flags: Any) -> Settings:
         raise SettingsError(
             f"{where}: {first['msg']} (flag, BERTIER_{where.upper()} or {CONFIG_FILE})"
         ) from exc
+    except (UnreadableSettings, TOMLDecodeError, OSError) as exc:
+        raise SettingsError(f"{CONFIG_FILE} or a BERTIER_* variable cannot be read: {exc}") from exc
     if settings.default_class not in settings.classes:
         known = ", ".join(sorted(settings.classes))
         raise SettingsError(f"default_class: {settings.default_class!r} is not one of {known}")

@@ -74,6 +74,7 @@ class Supervisor:
         self._options = options
         self._run: _Run | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._ready_timeout_ms = START_TIMEOUT_MS
         self._restarts = 0
 
     @property
@@ -102,7 +103,8 @@ class Supervisor:
         check_repository(self._options.model_repository)
         check_ports(self._options)
         guard.sweep()
-        await self._launch(ready_timeout_ms)
+        self._ready_timeout_ms = ready_timeout_ms
+        await self._launch()
         self._watching = asyncio.create_task(self._watch(), name="triton supervisor")
 
     async def stop(self) -> None:
@@ -113,17 +115,20 @@ class Supervisor:
             self._watching = None
         await self._end_run()
 
-    async def _launch(self, ready_timeout_ms: float) -> None:
+    async def _launch(self) -> None:
         try:
-            async with asyncio.timeout(ready_timeout_ms / 1e3):
+            async with asyncio.timeout(self._ready_timeout_ms / 1e3):
                 self._run = await _Run.begin(self._installation, self._options)
                 await self._run.until_ready()
         except TimeoutError as exc:
             await self._end_run()
             raise BackendUnavailable(
-                f"Triton was not ready after {ready_timeout_ms / 1e3:.0f} s; see its log above,"
-                " or raise triton_start_timeout_ms"
+                f"Triton was not ready after {self._ready_timeout_ms / 1e3:.0f} s; see its log"
+                " above, or raise triton_start_timeout_ms"
             ) from exc
+        except OSError as exc:
+            await self._end_run()
+            raise BackendUnavailable(f"Triton could not be started: {exc}") from exc
         except BaseException:
             await self._end_run()
             raise
@@ -149,8 +154,8 @@ class Supervisor:
 
     async def _relaunch(self) -> None:
         try:
-            await self._launch(START_TIMEOUT_MS)
-        except (BackendUnavailable, OSError) as exc:
+            await self._launch()
+        except BackendUnavailable as exc:
             log.error("Triton could not be started again: %s", exc)
         else:
             self._restarts += 1

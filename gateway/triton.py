@@ -197,7 +197,11 @@ class TritonBackend:
 def infer_request(
     variant: Variant, windows: Windows, rows: slice, budget_ms: float
 ) -> pb.ModelInferRequest:
-    """Return the request for some of the windows; Triton may queue it for `budget_ms`."""
+    """Return the request for some of the windows.
+
+    `timeout` bounds the wait in Triton's queue where a model's config.pbtxt lets requests say so;
+    the call's own deadline ends it everywhere.
+    """
     request = pb.ModelInferRequest(model_name=variant.name, model_version=str(variant.version))
     request.parameters["timeout"].int64_param = max(1, int(budget_ms * 1e3))
     for name in INPUTS:

@@ -54,7 +54,7 @@ class Watcher:
         if raw is None or not self._up:
             return
         digest = hashlib.sha256(raw).hexdigest()
-        if digest != self._seen:
+        if digest != self._seen or (came_back and self._service.serving is None):
             await self._switch(raw, digest)
         elif self._service.serving is not None and (came_back or await self._check_hashes()):
             await self._prepare_again(self._service.serving)
@@ -109,6 +109,10 @@ class Watcher:
         except BertierError as exc:
             if await self._backend.is_ready():  # else it may be as good as any: try again
                 self._refuse(exc, digest)
+            return
+        except Exception as exc:  # whatever breaks the checks is wrong with the set
+            log.exception("the new catalog broke the checks")
+            self._refuse(RepositoryError(f"it could not be checked: {exc!r}"), digest)
             return
         self._seen = self._served = digest
         self._refused = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.domain import Plan, Variant
+from gateway.domain import Plan, Quality, Variant
 
 CARD = """\
 # {name}
@@ -33,7 +33,7 @@ alternatives and read `no_answer_probability`. The certificate speaks of questio
 calibration data's, not of yours: evaluate on your own with `bertier-optimize evaluate --data FILE`.
 """
 
-ROW = "| {q.data} | {q.n} | {q.exact:.3f} | {q.f1:.3f} ({q.f1_low:.3f} to {q.f1_high:.3f}) | {q.has_answer_f1:.3f} | {q.no_answer_f1:.3f} | {q.forced_f1:.3f} |"
+ROW = "| {q.data} | {q.n} | {q.exact:.3f} | {q.f1:.3f} ({q.f1_low:.3f} to {q.f1_high:.3f}) | {parts} |"
 
 
 def card(variant: Variant, plan: Plan, sources: list[str]) -> str:
@@ -49,7 +49,7 @@ def card(variant: Variant, plan: Plan, sources: list[str]) -> str:
         bits=variant.shape.embedding_bits,
         size=variant.size_bytes / 1e6,
         recipe=variant.recipe,
-        quality="\n".join(ROW.format(q=q) for q in variant.quality),
+        quality="\n".join(ROW.format(q=q, parts=_parts(q)) for q in variant.quality),
         floor=certificate.floor,
         data=certificate.data,
         confidence=1 - certificate.delta,
@@ -57,3 +57,8 @@ def card(variant: Variant, plan: Plan, sources: list[str]) -> str:
         n_questions=certificate.n_questions,
         sources=", ".join(f"`{source}`" for source in sources),
     )
+
+
+def _parts(quality: Quality) -> str:
+    values = (quality.has_answer_f1, quality.no_answer_f1, quality.forced_f1)
+    return " | ".join("-" if value is None else f"{value:.3f}" for value in values)

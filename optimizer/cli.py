@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, parents=[study], help=text, description=text)
         command.set_defaults(run=run)
-    _add_profile(commands, study)
+    _add_profile(commands)
     _add_evaluate(commands)
     _add_rollback(commands)
     return parser
@@ -74,9 +74,10 @@ def _study_options() -> argparse.ArgumentParser:
     return options
 
 
-def _add_profile(commands: Any, study: argparse.ArgumentParser) -> None:
+def _add_profile(commands: Any) -> None:
     text = "measure the published variants' latency on this host again"
-    command = commands.add_parser("profile", parents=[study], help=text, description=text)
+    command = commands.add_parser("profile", help=text, description=text)
+    command.add_argument("--model-repository", type=Path, default=REPOSITORY)
     command.set_defaults(run=_profile)
 
 
@@ -160,7 +161,7 @@ def _publish(args: argparse.Namespace) -> dict[str, Any]:
 def _profile(args: argparse.Namespace) -> dict[str, Any]:
     from optimizer import publication
 
-    catalog = publication.reprofiled(catalogs.read(args.model_repository), _study(args))
+    catalog = publication.reprofiled(args.model_repository)
     catalogs.write(args.model_repository, catalog)
     return _show(catalog)
 
@@ -182,7 +183,7 @@ def _show(catalog: Catalog) -> dict[str, Any]:
             f"{profile.cell(128).p50_ms:.1f}",
             f"{profile.cell(384).p95_ms:.1f}",
             f"{quality.f1:.3f} ({quality.data})",
-            f"{quality.forced_f1:.3f}",
+            "-" if quality.forced_f1 is None else f"{quality.forced_f1:.3f}",
             f"{plan.certified_f1:.3f}",
         )
     Console().print(table)

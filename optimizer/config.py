@@ -43,6 +43,7 @@ class DistillConfig(_Frozen):
 
     temperature: float = Field(2.0, gt=0)
     label_weight: float = Field(0.3, ge=0, le=1)  # share of the hard labels in the loss
+    fraction: float = Field(1.0, gt=0, le=1)  # share of the training contexts that students see
 
 
 class StudentConfig(_Frozen):

@@ -38,6 +38,7 @@ BY_NAME = {
     "squad_v2_dev": "dev-v2.0.json",
 }
 MIXED_ARTICLES = "squad-train"  # a title that holds contexts of many articles
+DOWNLOADS = Path("runs/downloads")
 OPENERS: dict[str, Any] = {".json": open, ".gz": gzip.open, ".xz": lzma.open}
 
 
@@ -80,14 +81,12 @@ class Feature:
     end: int
 
 
-def load(source: str, cache: Path = Path("runs/downloads")) -> list[Example]:
+def load(source: str, cache: Path = DOWNLOADS) -> list[Example]:
     """Return the questions of a SQuAD-format file, or of `squad`, `squad_v2` (+ `_dev`) by name.
 
     Reads .json, .json.gz and .json.xz. Raises: DataError.
     """
-    path = Path(source)
-    if source in BY_NAME and not path.exists():
-        path = _download(BY_NAME[source], cache)
+    path = path_of(source, cache)
     try:
         with OPENERS.get(path.suffix, open)(path, "rb") as file:
             document = json.load(cast(BinaryIO, file))
@@ -101,6 +100,14 @@ def load(source: str, cache: Path = Path("runs/downloads")) -> list[Example]:
         raise DataError(
             f"{path}: not in SQuAD's form (data > paragraphs > context, qas): {exc!r}"
         ) from exc
+
+
+def path_of(source: str, cache: Path = DOWNLOADS) -> Path:
+    """Return the file of a question set, downloaded if it goes by a name. Raises: DataError."""
+    path = Path(source)
+    if source in BY_NAME and not path.exists():
+        return _download(BY_NAME[source], cache)
+    return path
 
 
 def sha256_of(path: Path) -> str:

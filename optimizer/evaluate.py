@@ -44,8 +44,12 @@ class Scores:
 
 def as_dict(scores: Scores, forced: Scores | None = None) -> dict[str, float | None]:
     """Return the scores as plain numbers for a JSON line; what does not exist is None."""
-    found = {k: None if v != v else v for k, v in asdict(scores).items()}
+    found = {k: _known(v) for k, v in asdict(scores).items()}
     return found | {"forced_f1": forced.f1 if forced else None}
+
+
+def _known(value: float) -> float | None:
+    return None if value != value else value
 
 
 def normalize(text: str) -> str:
@@ -162,9 +166,9 @@ def quality(
         f1=scores.f1,
         f1_low=low,
         f1_high=high,
-        has_answer_f1=scores.has_answer_f1,
-        no_answer_f1=scores.no_answer_f1,
-        forced_f1=forced_scores.f1,
+        has_answer_f1=_known(scores.has_answer_f1),
+        no_answer_f1=_known(scores.no_answer_f1),
+        forced_f1=_known(forced_scores.f1),
     )
 
 

@@ -25,7 +25,7 @@ from gateway.domain import (
 from gateway.embedded import open_session, run
 from gateway.errors import BertierError
 from gateway.spans import SpanEncoder
-from optimizer import cards, certify, data, decoding, evaluate, repository, student
+from optimizer import cards, certify, data, decoding, evaluate, profiling, repository, student
 from optimizer.data import Split
 from optimizer.study import Study
 
@@ -125,9 +125,9 @@ def qualities_of(study: Study, name: str, how: Decoding) -> tuple[Quality, ...]:
     readings = study.readings(name, "calibrate", examples)
     found = [evaluate.quality("calibrate", "", examples, readings, how)]
     for source in study.config.report:
-        path = Path(study.source_path(source))
+        path = data.path_of(study.source_path(source))
         examples = data.load(study.source_path(source))
-        label = path.name.split(".")[0]
+        label = Path(source).name.split(".")[0]
         readings = study.readings(name, label, examples)
         sha256 = catalogs.sha256_of(path) if path.exists() else ""
         found.append(evaluate.quality(label, sha256, examples, readings, how))
@@ -153,7 +153,7 @@ def certificate_of(study: Study, variant: Variant, profile: Profile, delta: floa
     sources = [d.source for d in study.config.data if d.certifies]
     hashes = study.data_hashes()
     return Certificate(
-        floor=round(certify.betting_floor(means, delta) - 5e-5, 4),
+        floor=max(0.0, round(certify.betting_floor(means, delta) - 5e-5, 4)),  # rounded down
         delta=study.config.certify.delta,
         method=certify.METHOD,
         n_contexts=len(means),
@@ -200,7 +200,9 @@ def commit() -> str:
         return "unknown"
 
 
-def reprofiled(catalog: Catalog, study: Study) -> Catalog:
-    """Return the catalog with latency profiles measured again on this host."""
-    variants = [replace(v, profile=study.profile(v.name, fresh=True)) for v in catalog.variants]
+def reprofiled(published: Path) -> Catalog:
+    """Return a repository's catalog with latency profiles measured again on this host."""
+    catalog = catalogs.read(published)
+    files = {v.name: catalogs.model_path(published, v) for v in catalog.variants}
+    variants = [replace(v, profile=profiling.profile(files[v.name])) for v in catalog.variants]
     return replace(catalog, variants=tuple(variants))

@@ -79,7 +79,8 @@ def publish(
 ) -> None:
     """Write models, configurations and cards, then switch the catalog.
 
-    What the new and the present catalog name stays; older versions are removed after the switch.
+    What the new and the present catalog name stays; what the catalog before them named is removed
+    after the switch. Folders that no catalog ever named are somebody else's.
     Raises: RepositoryError when the result would not be a valid repository.
     """
     repository.mkdir(parents=True, exist_ok=True)
@@ -90,8 +91,9 @@ def publish(
     problems = catalogs.check_files(repository, catalog)
     if problems:
         raise RepositoryError("not published: " + "; ".join(problems))
+    before = _previous(repository)
     catalogs.write(repository, catalog)
-    _remove_unnamed(repository, [c for c in (catalog, present) if c is not None])
+    _remove_unnamed(repository, before, [c for c in (catalog, present) if c is not None])
 
 
 def rollback(repository: Path) -> Catalog:
@@ -109,6 +111,11 @@ def rollback(repository: Path) -> Catalog:
 
 def _present(repository: Path) -> Catalog | None:
     return catalogs.read(repository) if (repository / catalogs.CATALOG).exists() else None
+
+
+def _previous(repository: Path) -> Catalog | None:
+    path = repository / catalogs.PREVIOUS
+    return catalogs.parse(path.read_bytes(), path) if path.exists() else None
 
 
 def _place_variant(repository: Path, publication: Publication, present: Catalog | None) -> None:
@@ -161,15 +168,13 @@ def _write_text(path: Path, text: str) -> None:
     os.replace(part, path)
 
 
-def _remove_unnamed(repository: Path, catalogs_kept: list[Catalog]) -> None:
-    """Remove versions that neither catalog names, and variants left with none."""
-    named = {(v.name, v.version) for c in catalogs_kept for v in c.variants}
+def _remove_unnamed(repository: Path, before: Catalog | None, kept: list[Catalog]) -> None:
+    """Remove the versions of an old catalog that no kept one names, and variants left with none."""
+    named = {(v.name, v.version) for catalog in kept for v in catalog.variants}
     names = {name for name, _ in named}
-    for config in repository.glob("*/config.pbtxt"):
-        folder = config.parent
-        if folder.name not in names:
-            shutil.rmtree(folder)
-            continue
-        for version in folder.glob("[0-9]*"):
-            if (folder.name, int(version.name)) not in named:
-                shutil.rmtree(version)
+    for variant in before.variants if before is not None else ():
+        folder = repository / variant.name
+        if variant.name not in names:
+            shutil.rmtree(folder, ignore_errors=True)
+        elif (variant.name, variant.version) not in named:
+            shutil.rmtree(folder / str(variant.version), ignore_errors=True)

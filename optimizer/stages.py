@@ -16,6 +16,8 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+CHECKPOINT = "checkpoint.pt"  # what a killed stage left to go on from
+STARTED = "started"  # holds the key of the inputs it was left for
 
 
 def run_stage(
@@ -28,10 +30,19 @@ def run_stage(
         log.info("%s: done before, skipped", folder.name)
         return dict(done["results"])
     folder.mkdir(parents=True, exist_ok=True)
+    _drop_stale_checkpoint(folder, key)
     log.info("%s: started", folder.name)
     results = work()
     write_json(folder / MANIFEST, {"key": key, "inputs": inputs, "results": results})
     return results
+
+
+def _drop_stale_checkpoint(folder: Path, key: str) -> None:
+    """Never go on from a checkpoint of other inputs."""
+    started = folder / STARTED
+    if started.exists() and started.read_text() != key:
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+    started.write_text(key)
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 from transformers import PreTrainedModel
 
 from gateway.catalog import sha256_of
@@ -23,7 +23,8 @@ from optimizer.data import Example, Feature, Split
 log = logging.getLogger(__name__)
 
 TEACHER_BITS = 8
-_READINGS = TypeAdapter(list[Reading])
+# A reading without any span has an infinite difference.
+_READINGS = TypeAdapter(list[Reading], config=ConfigDict(ser_json_inf_nan="constants"))
 _PROFILE = TypeAdapter(Profile)
 
 
@@ -48,7 +49,7 @@ class Study:
         return (self.config.teacher_name, *(s.name for s in self.config.students))
 
     def student(self, name: str) -> StudentConfig | None:
-        """Return the student of this name; None: the teacher itself. Raises: BertierError."""
+        """Return the student of this name; None: the teacher itself."""
         return next((s for s in self.config.students if s.name == name), None)
 
     # Data
@@ -72,21 +73,27 @@ class Study:
         return found
 
     def train_examples(self) -> list[Example]:
-        return [e for splits in self.by_source.values() for e in splits[Split.TRAIN]]
+        """Return what may be trained on: no context that any source holds out."""
+        sources = self.by_source.values()
+        held_out = {e.context for s in sources for e in s[Split.SEARCH] + s[Split.CALIBRATE]}
+        return [e for s in sources for e in s[Split.TRAIN] if e.context not in held_out]
 
     def certifying(self, split: Split) -> list[Example]:
         """Return a split of the sources that certify: where thresholds and floors come from."""
         sources = [s.source for s in self.config.data if s.certifies]
         return [e for source in sources for e in self.by_source[source][split]]
 
-    def train_features(self, max_tokens: int) -> list[Feature]:
-        encoder = SpanEncoder.from_file(self.tokenizer).resized(max_tokens)
-        return data.features(self.train_examples(), encoder, self.config.seed)
+    def train_features(self, fraction: float = 1.0) -> list[Feature]:
+        """Return the training windows of this share of the contexts."""
+        encoder = SpanEncoder.from_file(self.tokenizer).resized(self.config.train.max_tokens)
+        examples = data.sample_contexts(self.train_examples(), fraction, self.config.seed)
+        return data.features(examples, encoder, self.config.seed)
 
     def data_hashes(self) -> dict[str, str]:
+        """Return the sha256 of every question set, by the file's name or its own."""
         sources = [*(d.source for d in self.config.data), *self.config.report]
-        paths = [Path(self.source_path(source)) for source in sources]
-        return {path.name: sha256_of(path) for path in paths if path.exists()}
+        paths = {Path(s).name: data.path_of(self.source_path(s)) for s in sources}
+        return {name: sha256_of(path) for name, path in paths.items() if path.exists()}
 
     # Teacher
 
@@ -111,7 +118,7 @@ class Study:
         student.save_tokenizer(config.teacher or config.backbone, folder)
         loss = None
         if config.teacher is None:
-            rows = self.train_features(config.train.max_tokens)
+            rows = self.train_features()
             loss = training.train(
                 model, rows, distill.label_loss, config.train, folder, config.seed
             )
@@ -123,11 +130,11 @@ class Study:
     def teach(self) -> dict[str, Any]:
         """Ask the exported teacher for its logits of every training row, once."""
         self.export(self.config.teacher_name)
-        inputs = {"teacher": self.teacher_inputs(), "max_tokens": self.config.train.max_tokens}
+        inputs = {"teacher": self.teacher_inputs(), "fraction": self.config.distill.fraction}
         return stages.run_stage(self.folder / "teacher-logits", inputs, self._teach)
 
     def _teach(self) -> dict[str, Any]:
-        rows = self.train_features(self.config.train.max_tokens)
+        rows = self.train_features(self.config.distill.fraction)
         logits = distill.ask_teacher(self.model_file(self.config.teacher_name), rows)
         logits.save(self.folder / "teacher-logits" / "logits.npz")
         return {"rows": len(rows)}
@@ -148,7 +155,7 @@ class Study:
 
     def _train_student(self, config: StudentConfig, folder: Path) -> dict[str, Any]:
         model = self._new_student(config)
-        rows = self.train_features(self.config.train.max_tokens)
+        rows = self.train_features(self.config.distill.fraction)
         logits = distill.TeacherLogits.load(self.folder / "teacher-logits" / "logits.npz")
         how = self.config.distill
         loss = distill.DistillationLoss(logits, how.temperature, how.label_weight)
@@ -221,12 +228,10 @@ class Study:
         stages.run_stage(folder, inputs, work)
         return _READINGS.validate_json(stored.read_bytes())
 
-    def profile(self, name: str, *, fresh: bool = False) -> Profile:
-        """Measure a variant's latency on this host; `fresh` measures again."""
+    def profile(self, name: str) -> Profile:
+        """Measure a variant's latency on this host, once."""
         exported = self.export(name)
         folder = self.variant_folder(name) / "profile"
-        if fresh:
-            (folder / stages.MANIFEST).unlink(missing_ok=True)
 
         def work() -> dict[str, Any]:
             found = profiling.profile(self.model_file(name))

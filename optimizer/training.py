@@ -20,6 +20,7 @@ import torch
 
 from optimizer.config import TrainConfig
 from optimizer.data import Feature
+from optimizer.stages import CHECKPOINT
 
 log = logging.getLogger(__name__)
 
@@ -108,13 +109,13 @@ def train(
 ) -> float:
     """Train `model` in place and return the mean loss of the last tenth of the steps.
 
-    Goes on from `folder/checkpoint.pt` when there is one.
+    Goes on from the checkpoint in `folder` when there is one.
     """
     torch.manual_seed(seed)
     plan = batches([len(f.input_ids) for f in features], config.batch_size, config.epochs, seed)
     model.to(device()).train()
     optimizer, schedule = _optimizer(model, config, len(plan))
-    run = _Run(folder / "checkpoint.pt", model, optimizer, schedule)
+    run = _Run(folder / CHECKPOINT, model, optimizer, schedule)
     step, losses = run.resume()
     saved = logged = started = time.monotonic()
     first = step

@@ -152,6 +152,22 @@ async def test_an_unknown_class_is_counted_under_one_label(gateway: Running) -> 
     assert gateway.counted("unknown-class", "unknown") == 1
 
 
+async def test_a_header_and_its_alias_are_one(gateway: Running) -> None:
+    """Two values for one promise have no meaning, however they are spelled."""
+    metadata = (("slo-latency-ms", "50"), ("x-slo-latency-ms", "500"))
+    error = await failure(gateway.stub.Answer(ask(), metadata=metadata))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "sent twice" in str(error.details())
+
+
+async def test_only_answers_are_counted(gateway: Running) -> None:
+    """Plans and health checks are fast, and would hide slow answers in the histogram."""
+    await gateway.stub.Plan(qa_pb2.PlanRequest())
+    assert gateway.counted("ok") is None
+    await gateway.stub.Answer(ask())
+    assert gateway.counted("ok") == 1
+
+
 async def test_an_infeasible_slo_names_what_is_feasible(gateway: Running) -> None:
     """The caller learns which promise can be had."""
     metadata = (("slo-policy", "strict"), ("slo-min-f1", "0.99"))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gateway import catalog as catalogs
 from gateway.catalog import CATALOG, Catalog
-from gateway.domain import Trust
+from gateway.domain import GoldenLogits, Inference, Logits, Trust, Variant, Windows
 from gateway.errors import BackendUnavailable
 from gateway.metrics import Metrics
 from gateway.service import AnswerService
+from gateway.serving import prepare
 from gateway.settings import Settings
 from gateway.watcher import Watcher
 from tests.fakes import TOKENIZER, FakeBackend, make_catalog, make_variant, small_and_large
@@ -21,10 +24,10 @@ from tests.fakes import TOKENIZER, FakeBackend, make_catalog, make_variant, smal
 class House:
     """A repository, a fake model server, and the watcher between them."""
 
-    def __init__(self, repository: Path) -> None:
+    def __init__(self, repository: Path, backend: FakeBackend | None = None) -> None:
         shutil.copy(TOKENIZER, repository)
         self.repository = repository
-        self.backend = FakeBackend()
+        self.backend = backend or FakeBackend()
         self.restarts = 0
         settings = Settings(model_repository=repository)
         self.service = AnswerService(self.backend, settings, Metrics())
@@ -183,3 +186,61 @@ async def test_metrics_show_the_server_and_the_variants(house: House) -> None:
     text = house.service.metrics.text().decode()
     assert 'bertier_backend_up{backend="fake"} 1.0' in text
     assert 'bertier_variant_up{trust="transferred",variant="small"} 1.0' in text
+
+
+class BrokenBackend(FakeBackend):
+    """A model server whose models overflow."""
+
+    async def infer(self, variant: Variant, windows: Windows, budget_ms: float) -> Inference:
+        logits = np.full(windows.input_ids.shape, np.nan, np.float32)
+        return Inference(Logits(logits, logits), 0.0, 1.0)
+
+
+async def test_golden_answers_that_are_no_numbers_certify_nothing(house: House) -> None:
+    """NaN is not within any tolerance."""
+    found = await prepare(house.repository, small_and_large(), BrokenBackend())
+    assert set(found.trust.values()) == {Trust.UNCERTIFIED}
+
+
+async def test_a_profile_that_ends_early_is_refused(house: House) -> None:
+    """No latency could be predicted for a longer text, and every such request would fail."""
+    variant = make_variant("small", 5)
+    short = replace(variant, profile=replace(variant.profile, cells=variant.profile.cells[:2]))
+    house.publish(make_catalog([short], [0.5]))
+    await house.watcher.check()
+    assert house.served() == []
+    assert "384 tokens" in ((await house.watcher.readiness()).refused or "")
+
+
+async def test_a_catalog_that_breaks_the_checks_is_refused(house: House) -> None:
+    """Golden logits of another length: said once, not thrown every two seconds."""
+    golden = GoldenLogits((0.0,) * 1000, (0.0,) * 1000)
+    house.publish(make_catalog([replace(make_variant("small", 5), golden=(golden,))], [0.5]))
+    await house.watcher.check()
+    await house.watcher.check()
+    assert house.switches("refused") == 1
+    assert "could not be checked" in ((await house.watcher.readiness()).refused or "")
+
+
+class ShortOfMemory(FakeBackend):
+    """A model server that is ready, but could not load any model until it was started again."""
+
+    mended = False
+
+    async def load(self, variant: Variant) -> None:
+        if not self.mended:
+            raise BackendUnavailable(f"{variant.name}: could not be loaded")
+        await super().load(variant)
+
+
+async def test_a_first_catalog_is_tried_again_after_a_restart(tmp_path: Path) -> None:
+    """It was refused because of the server, and the catalog will not change by itself."""
+    backend = ShortOfMemory()
+    house = House(tmp_path, backend)
+    house.publish(small_and_large())
+    await house.watcher.check()
+    assert house.served() == []
+    backend.mended = True
+    house.restarts = 1
+    await house.watcher.check()
+    assert house.served() == ["large", "small"]

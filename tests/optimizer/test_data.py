@@ -20,9 +20,9 @@ from tests.optimizer.conftest import question_set
 def test_compressed_files_are_read_alike(tmp_path: Path, suffix: str) -> None:
     """Question sets come compressed."""
     raw = json.dumps(question_set(2)).encode()
-    pack = {".json": bytes, ".json.gz": gzip.compress, ".json.xz": lzma.compress}[suffix]
+    packed = {".json": raw, ".json.gz": gzip.compress(raw), ".json.xz": lzma.compress(raw)}
     path = tmp_path / f"set{suffix}"
-    path.write_bytes(pack(raw))
+    path.write_bytes(packed[suffix])
     assert [e.id for e in data.load(str(path))] == ["0-0", "0-1", "0-2", "1-0", "1-1", "1-2"]
 
 

@@ -7,8 +7,18 @@ import math
 import numpy as np
 import pytest
 
+from gateway.domain import Decoding
+from gateway.spans import Reading
 from optimizer.data import Example
-from optimizer.evaluate import as_dict, bootstrap_interval, context_means, exact, f1, score
+from optimizer.evaluate import (
+    as_dict,
+    bootstrap_interval,
+    context_means,
+    exact,
+    f1,
+    quality,
+    score,
+)
 
 
 def example(answers: tuple[str, ...], context: str = "c") -> Example:
@@ -63,3 +73,9 @@ def test_the_interval_holds_the_mean() -> None:
     answers = ["x" if i % 4 else "y" for i in range(200)]
     low, high = bootstrap_interval(examples, answers)
     assert low < np.mean([a == "x" for a in answers]) < high
+
+
+def test_what_the_data_does_not_hold_has_no_score() -> None:
+    """NaN is no JSON: a catalog with one could not be read again."""
+    found = quality("squad", "", [example(("x",))], [Reading((), float("inf"))], Decoding())
+    assert (found.has_answer_f1, found.no_answer_f1) == (0.0, None)

@@ -64,6 +64,17 @@ def test_what_no_catalog_names_any_more_is_removed(tmp_path: Path) -> None:
     assert kept == ["2", "3"]
 
 
+def test_the_models_of_others_are_left_alone(tmp_path: Path) -> None:
+    """A Triton repository may hold models that this project knows nothing of."""
+    folder = tmp_path / "repo"
+    theirs = folder / "theirs" / "config.pbtxt"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text('name: "theirs"')
+    for content in (b"one", b"two", b"three"):
+        published(folder, content)
+    assert theirs.exists()
+
+
 def test_nothing_is_published_without_its_model(tmp_path: Path) -> None:
     """A catalog that names a file that is not there would stop the gateway."""
     folder = tmp_path / "repo"

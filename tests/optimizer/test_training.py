@@ -76,7 +76,7 @@ def test_training_learns(tiny_backbone: Path, tmp_path: Path) -> None:
 
 def test_a_student_that_says_what_its_teacher_says_has_no_soft_loss(tiny_backbone: Path) -> None:
     """Distillation pulls to the teacher and stops there."""
-    model = student.load(str(tiny_backbone)).eval()
+    model = student.load(str(tiny_backbone)).eval()  # type: ignore[no-untyped-call]
     features = rows(4)
     batch = training.batch_of(features, range(4))
     with torch.no_grad():

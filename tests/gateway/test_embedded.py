@@ -1,0 +1,73 @@
+"""The in-process backend, with a tiny real model."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gateway.domain import Question, Variant, Windows
+from gateway.embedded import EmbeddedBackend
+from gateway.errors import BackendUnavailable, DeadlineExceeded
+from tests import tiny
+from tests.fakes import CONTEXT, QUESTION, encoder, make_variant
+
+
+@pytest.fixture
+def variant(tmp_path: Path) -> Variant:
+    return make_variant("small", 5, sha256=tiny.write_model(tmp_path, "small"))
+
+
+@pytest.fixture
+async def backend(tmp_path: Path) -> AsyncIterator[EmbeddedBackend]:
+    backend = EmbeddedBackend(tmp_path)
+    yield backend
+    await backend.close()
+
+
+def long_windows() -> Windows:
+    windows = encoder().encode(Question(QUESTION, CONTEXT * 60))
+    assert windows.n_windows > 2
+    return windows
+
+
+async def test_the_logits_come_back_in_window_order(
+    backend: EmbeddedBackend, variant: Variant
+) -> None:
+    """Windows run on several cores, in no order of their own."""
+    await backend.load(variant)
+    windows = long_windows()
+    found = await backend.infer(variant, windows, 60_000)
+    start, end = tiny.expected_logits(
+        windows.input_ids, windows.attention_mask, windows.token_type_ids
+    )
+    assert np.array_equal(found.logits.start, start)
+    assert np.array_equal(found.logits.end, end)
+    assert found.infer_ms > 0
+    assert found.queue_ms >= 0
+
+
+async def test_no_window_begins_after_the_deadline(
+    backend: EmbeddedBackend, variant: Variant
+) -> None:
+    """What nobody waits for any more must not hold a core, and the next request works."""
+    await backend.load(variant)
+    with pytest.raises(DeadlineExceeded, match="small"):
+        await backend.infer(variant, long_windows(), 0.0)
+    await backend.infer(variant, long_windows(), 60_000)
+
+
+async def test_a_variant_that_is_not_loaded_is_unavailable(
+    backend: EmbeddedBackend, variant: Variant
+) -> None:
+    """The message names the version."""
+    with pytest.raises(BackendUnavailable, match="version 1 is not loaded"):
+        await backend.infer(variant, long_windows(), 60_000)
+
+
+async def test_the_hash_is_of_the_loaded_file(backend: EmbeddedBackend, variant: Variant) -> None:
+    """That is what the catalog is compared with."""
+    await backend.load(variant)
+    assert await backend.hashes() == {"small/1": variant.sha256}
