@@ -186,3 +186,7 @@ def _check_plan(plan: Plan, names: Sequence[str], path: Path) -> None:
         raise RepositoryError(f"{path}: plan {plan.name} names unknown variants {unknown}")
     if len(plan.thresholds) != len(plan.variants) - 1:
         raise RepositoryError(f"{path}: plan {plan.name} needs one threshold per escalation")
+    if len(plan.variants) > 1:
+        raise RepositoryError(
+            f"{path}: plan {plan.name} is a cascade; this gateway serves direct plans only"
+        )

@@ -193,6 +193,7 @@ class Variant:
     precision: Precision
     recipe: str
     batch_invariant: bool
+    instances: int  # copies in the model server: windows answered at the same time
     decoding: Decoding
     quality: tuple[Quality, ...]
     profile: Profile

@@ -85,10 +85,10 @@ class HttpApi:
         self._readiness = readiness
 
     async def answer(self, request: Request) -> Response:
-        arrived_ms = now_ms()
         with fronts.observed(self._service.metrics, FRONT, self._class_label(request)):
             promise = read_slo(request.headers.raw)
             raw = await read_body(request, self._settings.max_body_bytes)
+            arrived_ms = now_ms()  # the promise counts from the request read
             body = models.read(models.QuestionBody, raw)
             question = body.to_question(self._settings.max_top_k)
             async with while_connected(partial(disconnected, request.receive)):

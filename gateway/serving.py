@@ -67,10 +67,9 @@ class ServingSet:
 
     def options(self, size: Size, quantile: float) -> list[Option]:
         """Return every plan with its predicted latency for a request of this size."""
-        wait_ms = self.latency.wait_ms()
-        return [self._option(plan, size, quantile, wait_ms) for plan in self.plans()]
+        return [self._option(plan, size, quantile) for plan in self.plans()]
 
-    def _option(self, plan: Plan, size: Size, quantile: float, wait_ms: float) -> Option:
+    def _option(self, plan: Plan, size: Size, quantile: float) -> Option:
         idle_ms = self.latency.idle_ms(plan, size, quantile)
         return Option(
             plan=plan,
@@ -78,7 +77,7 @@ class ServingSet:
             size_bytes=sum(self.catalog.variant(v).size_bytes for v in plan.variants),
             cost_ms=self.latency.cost_ms(plan, size),
             idle_ms=idle_ms,
-            predicted_ms=idle_ms + wait_ms,
+            predicted_ms=idle_ms + self.latency.wait_ms(plan),
         )
 
 
@@ -111,7 +110,8 @@ async def prepare(
     if not trust:
         reasons = "; ".join(f"{name}: {why}" for name, why in problems.items())
         raise RepositoryError(f"{repository}: no variant of the catalog can be served: {reasons}")
-    latency = LatencyModel(profiles, here.cores)
+    instances = {v.name: v.instances for v in catalog.variants}
+    latency = LatencyModel(profiles, here.cores, instances)
     return ServingSet(catalog, encoder, trust, profiles, latency, problems)
 
 

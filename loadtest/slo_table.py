@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import httpx2
@@ -34,14 +35,19 @@ def slos(catalog: Catalog) -> list[dict[str, str]]:
     """Return promises that span the catalog: each floor, tight and loose, by every policy."""
     floors = sorted(plan.certified_f1 for plan in catalog.plans)
     found: list[dict[str, str]] = [{}, {"SLO-Class": "interactive"}, {"SLO-Class": "batch"}]
-    found += [{"SLO-Min-F1": f"{floor:.3f}", "SLO-Latency-Ms": "250"} for floor in floors]
+    found += [{"SLO-Min-F1": _down(floor), "SLO-Latency-Ms": "250"} for floor in floors]
     largest, smallest = floors[-1], floors[0]
     for policy in ("prefer-latency", "prefer-accuracy", "strict"):
-        found.append({"SLO-Min-F1": f"{largest:.3f}", "SLO-Latency-Ms": "5", "SLO-Policy": policy})
+        found.append({"SLO-Min-F1": _down(largest), "SLO-Latency-Ms": "5", "SLO-Policy": policy})
     found.append({"SLO-Min-F1": "0.99", "SLO-Policy": "prefer-accuracy"})
     found.append({"SLO-Min-F1": "0.99", "SLO-Policy": "strict"})
-    found.append({"SLO-Min-F1": f"{smallest / 2:.3f}", "SLO-Policy": "strict"})
+    found.append({"SLO-Min-F1": _down(smallest / 2), "SLO-Policy": "strict"})
     return found
+
+
+def _down(floor: float) -> str:
+    """Return the floor with three digits: never more than is certified."""
+    return f"{math.floor(floor * 1000) / 1000:.3f}"
 
 
 def ask(stack: Stack, asked: dict[str, str]) -> Row:

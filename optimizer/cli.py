@@ -118,14 +118,23 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _teacher(args: argparse.Namespace) -> dict[str, Any]:
-    result: dict[str, Any] = _study(args).train_teacher()
-    return result
+    study = _study(args)
+    return _show_training({study.config.teacher_name: study.train_teacher()})
 
 
 def _distill(args: argparse.Namespace) -> dict[str, Any]:
     study = _study(args)
     study.train_teacher()
-    return {s.name: study.train_student(s) for s in study.config.students}
+    return _show_training({s.name: study.train_student(s) for s in study.config.students})
+
+
+def _show_training(results: dict[str, Any]) -> dict[str, Any]:
+    table = Table("trained", "parameters", "final loss")
+    for name, found in results.items():
+        loss = "-" if found["final_loss"] is None else f"{found['final_loss']:.3f}"
+        table.add_row(name, f"{found['parameters'] / 1e6:.1f} M", loss)
+    Console().print(table)
+    return results
 
 
 def _export(args: argparse.Namespace) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gateway.errors import BertierError
 
@@ -77,6 +77,12 @@ class StudyConfig(_Frozen):
     data: tuple[DataConfig, ...] = Field(min_length=1)
     students: tuple[StudentConfig, ...] = ()
     report: tuple[str, ...] = ()  # test data: scored for the catalog, never learned or chosen from
+
+    @model_validator(mode="after")
+    def _something_certifies(self) -> StudyConfig:
+        if not any(source.certifies for source in self.data):
+            raise ValueError("no [[data]] certifies: thresholds and floors need one that does")
+        return self
 
 
 def read(path: Path) -> StudyConfig:

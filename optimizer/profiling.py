@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 
 from gateway import host
-from gateway.domain import Cell, Profile, Windows
+from gateway.domain import Cell, Host, Profile, Windows
 from gateway.embedded import open_session, run
 from gateway.spans import LENGTH_BUCKETS
 from optimizer.export import random_windows
@@ -23,7 +23,12 @@ def profile(model: Path, runs: int = RUNS) -> Profile:
     """Return p50, p95 and p99 per bucket on this host, in-process, on one core."""
     session = open_session(model)
     cells = tuple(_measure(session, bucket, runs) for bucket in LENGTH_BUCKETS)
-    return Profile(host.describe(f"onnxruntime {ort.__version__}"), 1, cells)
+    return Profile(here(), 1, cells)
+
+
+def here() -> Host:
+    """Return this host with the engine that evaluates and profiles."""
+    return host.describe(f"onnxruntime {ort.__version__}")
 
 
 def _measure(session: ort.InferenceSession, bucket: int, runs: int) -> Cell:

@@ -105,6 +105,7 @@ def variant_of(study: Study, name: str, target: Path) -> Variant:
         precision=Precision.INT8_DYNAMIC,
         recipe=_recipe(study, name),
         batch_invariant=exported["batch_variance"] <= MAX_BATCH_INVARIANT_GAP,
+        instances=repository.INSTANCES,
         decoding=how,
         quality=qualities_of(study, name, how),
         profile=study.profile(name),

@@ -68,7 +68,7 @@ def config_pbtxt(variant: Variant, hashes: dict[int, str]) -> str:
     return MODEL_TEMPLATE.format(
         name=variant.name,
         max_batch_size=MAX_BATCH if variant.batch_invariant else 1,
-        instances=INSTANCES,
+        instances=variant.instances,
         versions=", ".join(str(v) for v in sorted(hashes)),
         hashes="".join(HASH.format(version=v, sha256=hashes[v]) for v in sorted(hashes)),
     )

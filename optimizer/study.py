@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -190,6 +190,10 @@ class Study:
             )
         model = self._new_student(config)
         weights = self.folder / "students" / name / "student.pt"
+        if not weights.exists():
+            raise student.ModelError(
+                f"{weights}: not trained yet; 'bertier-optimize distill' or 'run' does that"
+            )
         model.load_state_dict(torch.load(weights, weights_only=True))
         return model
 
@@ -224,7 +228,11 @@ class Study:
             stored.write_bytes(_READINGS.dump_json(found))
             return {"questions": len(found)}
 
-        inputs = {"model": exported["sha256"], "questions": [e.id for e in examples]}
+        inputs = {
+            "model": exported["sha256"],
+            "questions": [e.id for e in examples],
+            "host": asdict(profiling.here()),
+        }
         stages.run_stage(folder, inputs, work)
         return _READINGS.validate_json(stored.read_bytes())
 
@@ -237,5 +245,6 @@ class Study:
             found = profiling.profile(self.model_file(name))
             return {"profile": _PROFILE.dump_python(found, mode="json")}
 
-        results = stages.run_stage(folder, {"model": exported["sha256"]}, work)
+        inputs = {"model": exported["sha256"], "host": asdict(profiling.here())}
+        results = stages.run_stage(folder, inputs, work)
         return _PROFILE.validate_python(results["profile"], strict=False)

@@ -57,6 +57,7 @@ def make_variant(
         precision=Precision.FP32 if batch_invariant else Precision.INT8_DYNAMIC,
         recipe="test",
         batch_invariant=batch_invariant,
+        instances=2,
         decoding=Decoding(),
         quality=(quality,),
         profile=Profile(HOST, 1, cells),
@@ -104,7 +105,7 @@ def serving_set(catalog: Catalog, trust: Trust = Trust.CERTIFIED) -> ServingSet:
         encoder=encoder(),
         trust=dict.fromkeys(profiles, trust),
         profiles=profiles,
-        latency=LatencyModel(profiles, HOST.cores),
+        latency=LatencyModel(profiles, HOST.cores, {v.name: v.instances for v in catalog.variants}),
     )
 
 

@@ -13,7 +13,7 @@ PLAN = make_plan(SMALL, 0.5)
 
 
 def model(cores: int = 2) -> LatencyModel:
-    return LatencyModel({"small": SMALL.profile}, cores)
+    return LatencyModel({"small": SMALL.profile}, cores, {"small": SMALL.instances})
 
 
 @pytest.mark.parametrize(("quantile", "ms"), [(0.5, 10.0), (0.95, 15.0), (0.99, 20.0)])
@@ -23,10 +23,10 @@ def test_the_quantile_chooses_the_column_of_the_profile(quantile: float, ms: flo
 
 
 @pytest.mark.parametrize(
-    ("n_windows", "cores", "rounds"), [(1, 2, 1), (2, 2, 1), (3, 2, 2), (4, 1, 4)]
+    ("n_windows", "cores", "rounds"), [(1, 2, 1), (2, 2, 1), (3, 2, 2), (4, 1, 4), (8, 16, 4)]
 )
-def test_windows_share_the_cores(n_windows: int, cores: int, rounds: int) -> None:
-    """A long context takes its turns."""
+def test_windows_share_cores_and_instances(n_windows: int, cores: int, rounds: int) -> None:
+    """A long context takes its turns; cores without an instance do not help."""
     expected = GATEWAY_MS + WINDOW_MS * (n_windows - 1) + 15.0 * rounds
     assert model(cores).idle_ms(PLAN, Size(64, n_windows), 0.95) == pytest.approx(expected)
 
@@ -45,15 +45,15 @@ def test_a_free_core_means_no_wait() -> None:
     """One request on two cores leaves one free."""
     latency = model(cores=2)
     with latency.in_flight("small", Size(64, 1)):
-        assert latency.wait_ms() == 0.0
+        assert latency.wait_ms(PLAN) == 0.0
 
 
 def test_busy_cores_mean_a_wait_that_ends_with_the_work() -> None:
     """Work that failed is over, too."""
     latency = model(cores=2)
     with latency.in_flight("small", Size(64, 1)), latency.in_flight("small", Size(64, 3)):
-        assert latency.wait_ms() == pytest.approx(20.0)
-    assert latency.wait_ms() == 0.0
+        assert latency.wait_ms(PLAN) == pytest.approx(20.0)
+    assert latency.wait_ms(PLAN) == 0.0
 
 
 def test_failed_work_no_longer_counts() -> None:
@@ -61,4 +61,20 @@ def test_failed_work_no_longer_counts() -> None:
     latency = model(cores=1)
     with pytest.raises(ZeroDivisionError), latency.in_flight("small", Size(64, 1)):
         raise ZeroDivisionError
-    assert latency.wait_ms() == 0.0
+    assert latency.wait_ms(PLAN) == 0.0
+
+
+def test_an_instance_is_waited_for_though_cores_are_free() -> None:
+    """A model server runs two instances of a variant, however many cores there are."""
+    latency = model(cores=16)
+    with latency.in_flight("small", Size(64, 4)):
+        assert latency.wait_ms(PLAN) == pytest.approx(20.0)
+
+
+def test_another_variant_waits_for_the_cores_only() -> None:
+    """Variants share the host, not their instances."""
+    large = make_variant("large", 20)
+    profiles = {"small": SMALL.profile, "large": large.profile}
+    latency = LatencyModel(profiles, 16, {"small": 2, "large": 2})
+    with latency.in_flight("large", Size(64, 4)):
+        assert latency.wait_ms(PLAN) == 0.0
