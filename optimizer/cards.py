@@ -17,7 +17,8 @@ parameters, {precision}, {bits}-bit embeddings, {size:.1f} MB. {recipe}
 
 Certified: mean F1 over contexts >= {floor:.3f} on questions like those of `{data}`, with
 {confidence:.0%} confidence jointly for all plans of the catalog ({n_contexts} contexts,
-{n_questions} questions).
+{n_questions} questions). Contexts of one article are alike, so for a new article the floor is
+somewhat optimistic.
 
 **Served one request at a time** in its length bucket: dynamic INT8 scales depend on everything in
 a batch, so batching would change answers.
