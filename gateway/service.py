@@ -233,6 +233,9 @@ def refusal(decision: Decision, promise: Slo, options: tuple[Option, ...]) -> Ex
         return Infeasible(f"no plan gives {asked}, even on an idle system", points)
     if decision.reason is Reason.TOO_LATE:
         return DeadlineExceeded(f"too much of the time had passed on arrival for {asked}")
+    if decision.reason is Reason.SHED:
+        late = f"no plan is predicted to answer before the deadline of {promise.timeout_ms:g} ms"
+        return Overloaded(f"{late}; try again later or give more time", decision.retry_after_ms)
     return Overloaded(f"busy: {asked} cannot be kept now", decision.retry_after_ms)
 
 
