@@ -14,7 +14,7 @@ PYTHON ?= python3
 ENGINE ?= cpu
 TRITON ?= yes
 TORCH_INDEX ?=
-DATA ?= squad_v2_dev
+DATA ?= squad_v2_dev_a
 
 VENV := .venv
 BIN := $(VENV)/bin
