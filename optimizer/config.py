@@ -50,7 +50,8 @@ class StudentConfig(_Frozen):
     """One student: which of the teacher's layers it keeps, and how wide."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
-    layers: tuple[int, ...] = Field(min_length=1)  # of the teacher, counted from 0
+    start: str | None = None  # the student it is cut from; none: the teacher
+    layers: tuple[int, ...] = Field(min_length=1)  # of what it is cut from, counted from 0
     ffn: int = Field(gt=0)  # feed-forward width
     embedding_bits: int = 8  # 4 or 8
     train: TrainConfig = TrainConfig()
@@ -77,6 +78,17 @@ class StudyConfig(_Frozen):
     data: tuple[DataConfig, ...] = Field(min_length=1)
     students: tuple[StudentConfig, ...] = ()
     report: tuple[str, ...] = ()  # test data: scored for the catalog, never learned or chosen from
+
+    @model_validator(mode="after")
+    def _starts_come_first(self) -> StudyConfig:
+        known: set[str] = set()
+        for student in self.students:
+            if student.start is not None and student.start not in known:
+                raise ValueError(
+                    f"{student.name}: starts from {student.start}, not named before it"
+                )
+            known.add(student.name)
+        return self
 
     @model_validator(mode="after")
     def _something_certifies(self) -> StudyConfig:

@@ -189,7 +189,11 @@ def _recipe(study: Study, name: str) -> str:
     if config is None:
         return "Fine-tuned, then dynamic INT8: the teacher of its study."
     layers = ", ".join(str(layer) for layer in config.layers)
-    return f"Distilled from {study.config.teacher_name}: its layers {layers}; then dynamic INT8."
+    base = config.start or study.config.teacher_name
+    return (
+        f"Distilled from {study.config.teacher_name}; cut from {base}: its layers {layers};"
+        " then dynamic INT8."
+    )
 
 
 def commit() -> str:

@@ -147,11 +147,12 @@ class Study:
         return stages.run_stage(folder, inputs, lambda: self._train_student(config, folder))
 
     def student_inputs(self, config: StudentConfig) -> dict[str, Any]:
+        start = self.student(config.start) if config.start else None
         return {
             "teacher": self.teacher_inputs(),
-            "student": config.model_dump(),
+            "student": config.model_dump(exclude_none=True),
             "distill": self.config.distill.model_dump(),
-        }
+        } | ({"start": self.student_inputs(start)} if start else {})
 
     def _train_student(self, config: StudentConfig, folder: Path) -> dict[str, Any]:
         model = self._new_student(config)
@@ -164,8 +165,8 @@ class Study:
         return {"final_loss": final, "parameters": student.parameters_of(model)}
 
     def _new_student(self, config: StudentConfig) -> PreTrainedModel:
-        teacher = student.load(str(self.teacher_folder))
-        model = student.cut(teacher, config.layers, config.ffn)
+        base = self.model(config.start) if config.start else student.load(str(self.teacher_folder))
+        model = student.cut(base, config.layers, config.ffn)
         return student.with_low_bit_embeddings(model, config.embedding_bits)
 
     # Variants
