@@ -126,23 +126,18 @@ def read(windows: Windows, logits: Logits, question: Question) -> Reading:
 
     Source: Devlin et al. 2019, section 4.3 (span score against the no-answer score at [CLS]).
     """
-    window, start, end, score = best_spans(logits.start, logits.end, windows.is_context)
+    begin, end, score = _distinct_spans(windows, logits)
     null = null_score(logits)
     if not len(score):
         return Reading((), float("inf"))
     mass = np.exp(score - max(score[0], null))
     probabilities = mass / (mass.sum() + np.exp(null - max(score[0], null)))
-    columns = (
-        windows.offsets[window, start, 0],
-        windows.offsets[window, end, 1],
-        probabilities,
-        score,
-    )
+    columns = (begin, end, probabilities, score)
     spans = tuple(
-        Span(question.context[begin:stop], begin, stop, p, logit)
-        for begin, stop, p, logit in zip(*(column.tolist() for column in columns), strict=True)
+        Span(question.context[begin:end], begin, end, p, logit)
+        for begin, end, p, logit in zip(*(column.tolist() for column in columns), strict=True)
     )
-    return Reading(_distinct(spans), float(null - score[0]))
+    return Reading(spans, float(null - score[0]))
 
 
 def answer_of(reading: Reading, how: Decoding, top_k: int = 1) -> Answer:
@@ -177,8 +172,9 @@ def best_spans(
     start_logits: Floats,  # (W, S)
     end_logits: Floats,  # (W, S)
     is_context: Bools,  # (W, S)
+    k: int = N_BEST,
 ) -> tuple[Ints, Ints, Ints, Floats]:
-    """Return (window, start, end, logit sum), each (K,), of the best start <= end pairs, best first.
+    """Return (window, start, end, logit sum), each (K,), of the `k` best start <= end pairs, best first.
 
     The K best pairs start in the K best starts, a start being as good as its best pair.
     Source: Devlin et al. 2019, section 4.2.
@@ -190,10 +186,10 @@ def best_spans(
     ends[:, :n_tokens] = np.where(is_context, end_logits, NOWHERE)
     reach = np.lib.stride_tricks.sliding_window_view(ends, width, axis=1)[:, :n_tokens]
     best = starts + reach.max(axis=2).reshape(-1)
-    kept = np.sort(_largest(best, N_BEST))
+    kept = np.sort(_largest(best, k))
     window, start = np.divmod(kept, n_tokens)
     sums = starts[kept, None] + reach[window, start]  # (K, width)
-    top = _largest(sums.reshape(-1), N_BEST)
+    top = _largest(sums.reshape(-1), k)
     scores = sums.reshape(-1)[top]
     order = np.lexsort((top, -scores))
     order = order[scores[order] > NOWHERE / 2]
@@ -212,18 +208,25 @@ def null_score(logits: Logits) -> np.float32:
     return np.float32((logits.start[:, 0] + logits.end[:, 0]).min())
 
 
-def _distinct(spans: Sequence[Span]) -> tuple[Span, ...]:
-    """Merge what overlapping windows found twice, adding up its probability."""
-    merged: dict[tuple[int, int], Span] = {}
-    for span in spans:
-        key = (span.start, span.end)
-        known = merged.get(key)
-        if known is None:
-            merged[key] = span
-        else:
-            total = known.probability + span.probability
-            merged[key] = Span(known.text, known.start, known.end, total, known.logit)
-    return tuple(merged.values())
+def _distinct_spans(windows: Windows, logits: Logits) -> tuple[Ints, Ints, Floats]:
+    """Return (begin, end, logit sum), each (K,), of the best distinct pieces of the context.
+
+    Overlapping windows, and the tokens of one character, name the same piece more than once: its
+    larger logit counts, before any softmax. Looks further until K is N_BEST or nothing is left.
+    """
+    looked_at = N_BEST
+    while True:
+        window, start, end, score = best_spans(
+            logits.start, logits.end, windows.is_context, looked_at
+        )
+        begins, ends = windows.offsets[window, start, 0], windows.offsets[window, end, 1]
+        first: dict[tuple[int, int], int] = {}  # place in the context -> its best row
+        for row, place in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):
+            first.setdefault(place, row)
+        if len(first) >= N_BEST or len(score) < looked_at:
+            rows = list(first.values())[:N_BEST]
+            return begins[rows], ends[rows], score[rows]
+        looked_at *= 2
 
 
 def sigmoid(x: float) -> float:

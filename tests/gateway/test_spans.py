@@ -170,22 +170,58 @@ def test_the_best_spans_are_those_of_a_full_search(
     assert {span[:3] for span in found} == {span[:3] for span in expected}
 
 
-def test_an_answer_seen_in_two_windows_is_one_answer() -> None:
-    """Its probability is the sum: both windows speak of the same characters."""
-    context = " ".join(f"w{i}" for i in range(60))
+def seen_twice(context: str) -> tuple[Question, Windows, tuple[int, int], tuple[int, int]]:
+    """Return a question of two windows, and a token that both hold: its row and column in each."""
     question = Question("What is it?", context, top_k=20)
     windows = encoder(48, 16).encode(question)
-    row, column = 0, int(np.flatnonzero(windows.is_context[0])[-1])
-    place = windows.offsets[row, column]
+    column = int(np.flatnonzero(windows.is_context[0])[-1])
+    place = windows.offsets[0, column]
     again = int(np.flatnonzero((windows.offsets[1] == place).all(axis=1))[0])
-    logits = np.full(windows.input_ids.shape, -9.0, np.float32)
-    logits[0, column] = logits[1, again] = 5.0
+    return question, windows, (0, column), (1, again)
 
-    answer = spans.decode(windows, Logits(logits, logits), question, ALWAYS)
 
-    assert (answer.start, answer.end) == tuple(place)
-    assert [(s.start, s.end) for s in answer.alternatives].count(tuple(place)) == 1
-    assert answer.alternatives[0].probability == pytest.approx(1.0, abs=1e-3)
+def test_an_answer_seen_in_two_windows_counts_once() -> None:
+    """Both windows speak of the same characters: the larger logit, and no share for the other."""
+    question, windows, here, again = seen_twice(" ".join(f"w{i}" for i in range(60)))
+    start = np.full(windows.input_ids.shape, -50.0, np.float32)
+    start[:, 0] = 0.0
+    end = start.copy()
+    start[here] = start[again] = end[again] = 0.0
+    end[here] = -1.0  # the first window is less sure of it
+
+    answer = spans.decode(windows, Logits(start, end), question, ALWAYS)
+
+    assert (answer.start, answer.end) == tuple(windows.offsets[here])
+    places = [(s.start, s.end) for s in answer.alternatives]
+    assert len(set(places)) == len(places)
+    assert answer.alternatives[0].logit == pytest.approx(0.0)
+    assert answer.alternatives[0].probability == pytest.approx(0.5)  # against no answer, as likely
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=SEEDS)
+def test_as_many_alternatives_come_back_as_were_asked_for(seed: int) -> None:
+    """Duplicates of overlapping windows must not take their places."""
+    question, windows, _, _ = seen_twice(" ".join(f"w{i}" for i in range(60)))
+    logits = random_logits(windows, seed)
+    overlap = np.isin(windows.offsets[0, :, 0], windows.offsets[1, :, 0][windows.is_context[1]])
+    for row in (0, 1):  # the best spans are all where two windows overlap
+        shared = np.isin(windows.offsets[row, :, 0], windows.offsets[0, overlap, 0])
+        logits.start[row, shared & windows.is_context[row]] += 40.0
+        logits.end[row, shared & windows.is_context[row]] += 40.0
+    answer = spans.decode(windows, logits, question, ALWAYS)
+    assert len({(s.start, s.end) for s in answer.alternatives}) == 20
+    assert [s.logit for s in answer.alternatives] == sorted(
+        (s.logit for s in answer.alternatives), reverse=True
+    )
+
+
+def test_few_distinct_spans_end_the_search() -> None:
+    """One syllable, three tokens of the same place: there is one span, and the search ends."""
+    question = Question("What is it?", "각", top_k=20)
+    windows = encoder().encode(question)
+    answer = spans.decode(windows, random_logits(windows, 3), question, ALWAYS)
+    assert [(s.start, s.end) for s in answer.alternatives] == [(0, 1)]
 
 
 @settings(max_examples=20, deadline=None)
