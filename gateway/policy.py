@@ -87,7 +87,7 @@ def _refuse(accurate: Sequence[Option], latency_ms: float, target_ms: float) -> 
     if not any(o.idle_ms <= latency_ms for o in accurate):
         return Decision(None, Reason.INFEASIBLE)
     if not any(o.idle_ms <= target_ms for o in accurate):
-        return Decision(None, Reason.TOO_LATE)
+        return Decision(None, Reason.TOO_LATE, retry_after_ms=_drain_ms(accurate))
     return Decision(None, Reason.BUSY, retry_after_ms=_drain_ms(accurate))
 
 

@@ -232,7 +232,8 @@ def refusal(decision: Decision, promise: Slo, options: tuple[Option, ...]) -> Ex
         points = [describe(o) for o in policy.nearest_feasible(promise, options)]
         return Infeasible(f"no plan gives {asked}, even on an idle system", points)
     if decision.reason is Reason.TOO_LATE:
-        return DeadlineExceeded(f"too much of the time had passed on arrival for {asked}")
+        spent = f"{asked} can no longer be kept: too much of the time passed in the gateway"
+        return Overloaded(f"{spent}; try again", decision.retry_after_ms)
     if decision.reason is Reason.SHED:
         late = f"no plan is predicted to answer before the deadline of {promise.timeout_ms:g} ms"
         return Overloaded(f"{late}; try again later or give more time", decision.retry_after_ms)

@@ -89,6 +89,19 @@ async def test_strict_is_refused_for_ever_or_for_now() -> None:
         task.cancel()
 
 
+@pytest.mark.parametrize(("spent_ms", "error"), [(20.0, Overloaded), (60.0, DeadlineExceeded)])
+async def test_a_strict_request_is_late_only_when_its_time_has_passed(
+    spent_ms: float, error: type[Exception]
+) -> None:
+    """As long as there is time left, it is shed because it will not suffice: 429, not 504."""
+    backend = FakeBackend()
+    service = make_service(backend, clock=lambda: spent_ms)
+    strict = SloRequest(latency_ms=50, min_f1=0.6, policy=STRICT)
+    with pytest.raises(error):
+        await service.answer(ASKED, strict, 0.0)
+    assert backend.asked == []
+
+
 async def test_a_deadline_in_the_past_is_refused_at_once() -> None:
     """No model is asked for an answer that nobody can use."""
     backend = FakeBackend()
