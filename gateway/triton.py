@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,6 +21,8 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from gateway.domain import Floats, Inference, Logits, Variant, Windows
 from gateway.errors import BackendError, BackendUnavailable, BertierError, DeadlineExceeded
+
+log = logging.getLogger(__name__)
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 OUTPUTS = ("start_logits", "end_logits")
@@ -154,7 +157,7 @@ class TritonBackend:
         try:
             reply = await next(self._stubs).ModelInfer(request, timeout=max(budget_ms, 0.0) / 1e3)
         except grpc.aio.AioRpcError as exc:
-            raise map_triton_error(exc, request.model_name) from exc
+            raise _inference_error(exc, request.model_name) from exc
         return read_logits(reply)
 
     async def _hash(self, name: str, version: str) -> str:
@@ -222,6 +225,15 @@ def read_logits(reply: pb.ModelInferResponse) -> tuple[Floats, Floats]:
     except KeyError as exc:
         raise BackendError(f"{reply.model_name}: the model has no output {exc}") from exc
     return start, end
+
+
+def _inference_error(exc: grpc.aio.AioRpcError, model: str) -> BertierError:
+    """Return our error for a caller, who is not told Triton's own words: the log has them."""
+    error = map_triton_error(exc, model)
+    if not isinstance(error, BackendUnavailable):
+        return error
+    log.warning("%s", error)
+    return BackendUnavailable(f"{model}: the model server cannot answer now; see /readyz")
 
 
 def map_triton_error(exc: grpc.aio.AioRpcError, what: str) -> BertierError:

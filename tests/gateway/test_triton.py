@@ -120,6 +120,17 @@ async def test_nobody_there_is_unavailable() -> None:
     await backend.close()
 
 
+async def test_what_triton_says_is_for_the_log_only(caplog: pytest.LogCaptureFixture) -> None:
+    """Addresses, paths and stacks of the inside are none of the caller's business."""
+    (port,) = local_triton.free_ports(1)
+    backend = TritonBackend(f"127.0.0.1:{port}")
+    with pytest.raises(BackendUnavailable) as told:
+        await backend.infer(FAST_VARIANT, make_windows(1), AMPLE_MS)
+    await backend.close()
+    assert str(told.value) == f"{FAST}: the model server cannot answer now; see /readyz"
+    assert str(port) in caplog.text
+
+
 async def test_the_hashes_are_those_of_the_served_files(
     backend: TritonBackend, triton: RunningTriton
 ) -> None:
