@@ -6,6 +6,7 @@
     │   │   ├── MalformedText
     │   │   └── InvalidHeader
     │   ├── TextTooLong      question, context or body over its limit
+    │   ├── BodyTooSlow      the body did not come in time
     │   ├── InvalidField     readable, but empty, of the wrong type, or unknown
     │   │   └── EmptyText
     │   ├── UnknownClass     no such class in the settings
@@ -54,6 +55,11 @@ class InvalidHeader(Malformed):
 class TextTooLong(BadInput):
     def __init__(self, field: str, size: int, limit: int, unit: str = "characters") -> None:
         super().__init__(f"{field}: {size} {unit}, the limit is {limit}; send less text")
+
+
+class BodyTooSlow(BadInput):
+    def __init__(self, timeout_ms: float) -> None:
+        super().__init__(f"body: not complete after {timeout_ms:g} ms; send it faster, or in parts")
 
 
 class InvalidField(BadInput):

@@ -87,7 +87,7 @@ class HttpApi:
     async def answer(self, request: Request) -> Response:
         with fronts.observed(self._service.metrics, FRONT, self._class_label(request)):
             promise = read_slo(request.headers.raw)
-            raw = await read_body(request, self._settings.max_body_bytes)
+            raw = await self._body(request, self._settings.max_body_bytes)
             arrived_ms = now_ms()  # the promise counts from the request read
             body = models.read(models.QuestionBody, raw)
             question = body.to_question(self._settings.max_top_k)
@@ -107,7 +107,7 @@ class HttpApi:
             return LinesResponse(
                 partial(self._stream, inbox.lines(), partial(inbox.fill, request), promise)
             )
-        values = models.read_json(await read_body(request, self._settings.max_batch_bytes))
+        values = models.read_json(await self._body(request, self._settings.max_batch_bytes))
         if not isinstance(values, list):
             raise InvalidField(f"body: send a list, or lines with Content-Type: {NDJSON}")
         leaving = partial(disconnected, request.receive)
@@ -115,7 +115,7 @@ class HttpApi:
 
     async def plan(self, request: Request) -> Response:
         promise = read_slo(request.headers.raw)
-        raw = await read_body(request, self._settings.max_body_bytes)
+        raw = await self._body(request, self._settings.max_body_bytes)
         body = models.read(models.PlanRequestBody, raw or b"{}")
         question = body.to_question()
         report = await asyncio.to_thread(self._service.plan, promise, question, body.n_tokens)
@@ -136,6 +136,9 @@ class HttpApi:
 
     async def metrics(self, _: Request) -> Response:
         return Response(self._service.metrics.text(), media_type=metrics.CONTENT_TYPE)
+
+    async def _body(self, request: Request, limit_bytes: int) -> bytes:
+        return await read_body(request, limit_bytes, self._settings.body_timeout_ms)
 
     async def _stream(
         self,
@@ -209,7 +212,7 @@ def create(
 
 
 def _add_routes(app: FastAPI, api: HttpApi) -> None:
-    answer_errors = (400, 413, 422, 429, 500, 503, 504)
+    answer_errors = (400, 408, 413, 422, 429, 500, 503, 504)
     question, item = ref(models.QuestionBody), ref(models.ItemBody)
     answer = ref(models.AnswerBody)
     lines = {NDJSON: {"anyOf": [answer, {"type": "object", "required": ["error"]}]}}
@@ -232,7 +235,11 @@ def _add_routes(app: FastAPI, api: HttpApi) -> None:
     add(
         *("POST", "/v1/answers", api.answers),
         **operation(
-            "Answer many, one line each, in order", many, lines, slo=True, statuses=(400, 413, 422)
+            "Answer many, one line each, in order",
+            many,
+            lines,
+            slo=True,
+            statuses=(400, 408, 413, 422),
         ),
     )
     add(
@@ -243,7 +250,7 @@ def _add_routes(app: FastAPI, api: HttpApi) -> None:
             {JSON: ref(models.PlanBody)},
             slo=True,
             optional=True,
-            statuses=(400, 413, 422, 503),
+            statuses=(400, 408, 413, 422, 503),
         ),
     )
     anything = {JSON: {"type": "object"}}

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive
 
-from gateway.errors import TextTooLong
+from gateway.errors import BodyTooSlow, TextTooLong
 from gateway.problems import ClientGone
 
 LINE_OVERHEAD_BYTES = 64  # of a line held: millions of empty ones must not fill the memory
@@ -49,18 +49,24 @@ async def disconnected(receive: Receive) -> None:
         pass
 
 
-async def read_body(request: Request, limit_bytes: int) -> bytes:
-    """Return the body, never holding more than the limit. Raises: TextTooLong, ClientGone."""
+async def read_body(request: Request, limit_bytes: int, timeout_ms: float) -> bytes:
+    """Return the body, never holding more than the limit.
+
+    Raises: TextTooLong, BodyTooSlow when it is not there in time, ClientGone.
+    """
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit_bytes:
         raise TextTooLong("body", int(announced), limit_bytes, "bytes")
     chunks, size = [], 0
     try:
-        async for chunk in request.stream():
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > limit_bytes:
-                raise TextTooLong("body", size, limit_bytes, "bytes or more")
+        async with asyncio.timeout(timeout_ms / 1e3):
+            async for chunk in request.stream():
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > limit_bytes:
+                    raise TextTooLong("body", size, limit_bytes, "bytes or more")
+    except TimeoutError as exc:
+        raise BodyTooSlow(timeout_ms) from exc
     except ClientDisconnect as exc:
         raise ClientGone from exc
     return b"".join(chunks)

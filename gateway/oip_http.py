@@ -95,7 +95,8 @@ def _add_model_routes(routes: APIRouter, path: str, service: AnswerService) -> N
     @routes.post(f"{path}/infer")
     async def infer(request: Request, model: str, version: str = "") -> Response:
         _check_model(model, version)
-        raw = await read_body(request, service.settings.max_batch_bytes)
+        limits = service.settings
+        raw = await read_body(request, limits.max_batch_bytes, limits.body_timeout_ms)
         arrived_ms = now_ms()
         read = _try_read(raw, request.headers.get(HEADER_LENGTH))
         with fronts.observed(service.metrics, "http", _class_label(request, read, service)):

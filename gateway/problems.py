@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect
 from gateway.errors import (
     BackendError,
     BackendUnavailable,
+    BodyTooSlow,
     DeadlineExceeded,
     EmptyText,
     Infeasible,
@@ -56,6 +57,7 @@ KINDS: Mapping[type[Exception], Kind] = {
     ClientDisconnect: Kind(499, "gone", "The caller left"),
     Malformed: Kind(400, "malformed", "The request could not be read"),
     InvalidHeader: Kind(400, "invalid-header", "A header's value is not allowed"),
+    BodyTooSlow: Kind(408, "body-too-slow", "The body came too slowly"),
     TextTooLong: Kind(413, "text-too-long", "The text is too long"),
     InvalidField: Kind(422, "invalid-field", "A field cannot be used"),
     EmptyText: Kind(422, "empty-text", "A text is empty"),
@@ -99,6 +101,8 @@ def headers(error: BaseException) -> dict[str, str]:
     """Return the response headers that belong to an error."""
     if isinstance(error, Overloaded):
         return {"Retry-After": str(max(1, math.ceil(error.retry_after_ms / 1e3)))}
+    if isinstance(error, BodyTooSlow):
+        return {"Connection": "close"}  # what is still to come would be read as the next request
     return dict(error.headers or {}) if isinstance(error, HTTPException) else {}
 
 

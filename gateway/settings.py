@@ -52,6 +52,7 @@ class Settings(BaseSettings):
     max_question_chars: int = Field(2_000, gt=0)
     max_body_bytes: int = Field(2 << 20, gt=0)  # of one question
     max_batch_bytes: int = Field(32 << 20, gt=0)  # of one list of questions
+    body_timeout_ms: float = Field(10_000, gt=0)  # until an HTTP body must be there whole
     max_top_k: int = Field(20, gt=0)
     max_concurrent_items: int = Field(8, gt=0)  # of one list or stream of questions
 

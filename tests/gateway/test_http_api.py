@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx2 as httpx
 import pytest
 from fastapi import FastAPI
 
-from gateway import errors, http_api, problems
+from gateway import errors, http_api, oip_http, problems
 from gateway.metrics import Metrics
 from gateway.service import AnswerService
 from gateway.settings import Settings
@@ -30,7 +30,9 @@ def make_service(backend: FakeBackend | None = None, **settings: Any) -> AnswerS
 
 
 def make_app(service: AnswerService) -> FastAPI:
-    return http_api.create(service, Watcher(service).readiness)
+    app = http_api.create(service, Watcher(service).readiness)
+    app.include_router(oip_http.router(service))
+    return app
 
 
 def client(service: AnswerService) -> httpx.AsyncClient:
@@ -242,6 +244,21 @@ async def test_a_failure_inside_has_its_status(error: Exception, status: int) ->
     response = await post(make_service(backend), json=ASKED)
     assert response.status_code == status
     assert response.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("path", ["/v1/answer", "/v1/answers", "/v1/plan", "/v2/models/qa/infer"])
+async def test_a_body_that_never_ends_is_given_up(path: str) -> None:
+    """Connections that trickle must not pile up."""
+
+    async def trickle() -> AsyncIterator[bytes]:
+        yield b'{"question": '
+        await asyncio.Event().wait()
+
+    service = make_service(body_timeout_ms=20)
+    response = await post(service, path, content=trickle())
+    assert response.status_code == 408
+    assert response.json()["type"] == "urn:bertier:problem:body-too-slow"
+    assert response.headers["connection"] == "close"
 
 
 @pytest.mark.parametrize("error", [errors.BackendError("secret"), ZeroDivisionError("secret")])
@@ -575,7 +592,9 @@ async def test_openapi_tells_bodies_headers_and_problems() -> None:
     answer = document["paths"]["/v1/answer"]["post"]
     headers = {p["name"] for p in answer["parameters"]}
     assert {"SLO-Latency-Ms", "SLO-Min-F1", "SLO-Class", "SLO-Policy", "Priority"} <= headers
-    assert {"200", "400", "413", "422", "429", "500", "503", "504"} == set(answer["responses"])
+    assert {"200", "400", "408", "413", "422", "429", "500", "503", "504"} == set(
+        answer["responses"]
+    )
     assert "SLO-Met" in answer["responses"]["200"]["headers"]
     text = json.dumps(document)
     for name in text.split("#/components/schemas/")[1:]:
