@@ -14,9 +14,21 @@ from gateway.domain import Slo, SloPolicy, SloRequest
 from gateway.errors import InvalidHeader, UnknownClass
 
 MAX_LATENCY_MS = 60_000.0
-PRIORITY = re.compile(r"(?:^|,)\s*u=([^,;]*)")
-DECIMAL = re.compile(r"\d{1,9}(\.\d{1,9})?|\.\d{1,9}")
+DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?|\.[0-9]{1,9}")
+SPACE = " \t"  # what HTTP allows around a value
 DEADLINE_FACTOR = 4.0
+USUAL_URGENCY = 3
+PRIORITY = "a structured-field dictionary with u=0 to u=7, such as u=1 or u=5, i"
+
+# A structured-field dictionary (RFC 9651, section 3.2), as far as Priority needs one: no inner lists.
+_KEY = r"[a-z*][a-z0-9_.*-]*"
+_ITEM = (
+    r"-?[0-9]{1,12}\.[0-9]{1,3}|-?[0-9]{1,15}|\?[01]"  # decimal, integer, boolean
+    r'|"(?:[ !#-\[\]-~]|\\["\\])*"|[A-Za-z*][!#$%&\'*+.^_`|~0-9A-Za-z:/-]*|:[A-Za-z0-9+/=]*:'
+)
+MEMBER = re.compile(
+    rf"(?P<key>{_KEY})(?:=(?P<value>{_ITEM}))?(?:;[ ]*{_KEY}(?:=(?:{_ITEM}))?)*[ \t]*(?P<next>,[ \t]*|\Z)"
+)
 
 Lookup = Callable[[str], str | None]  # a header's value by its lower-case name
 
@@ -48,7 +60,8 @@ def parse(lookup: Lookup) -> SloRequest:
 
     def value(name: str) -> str | None:
         plain = lookup(name.lower())
-        return plain if plain is not None else lookup(f"x-{name.lower()}")
+        found = plain if plain is not None else lookup(f"x-{name.lower()}")
+        return None if found is None else found.strip(SPACE)
 
     policy, explain = value("SLO-Policy"), value("SLO-Explain")
     return SloRequest(
@@ -100,7 +113,7 @@ def _timeout_ms(
 def _decimal(name: str, value: str | None, low: float, high: float) -> float | None:
     if value is None:
         return None
-    text = value.strip()
+    text = value.strip(SPACE)
     number = float(text) if DECIMAL.fullmatch(text) else math.nan
     if not low <= number <= high:
         raise InvalidHeader(name, value, f"a decimal from {low:g} to {high:g}")
@@ -109,26 +122,37 @@ def _decimal(name: str, value: str | None, low: float, high: float) -> float | N
 
 def _policy(value: str) -> SloPolicy:
     try:
-        return SloPolicy(value.strip())
+        return SloPolicy(value)
     except ValueError as exc:
         raise InvalidHeader("SLO-Policy", value, ", ".join(SloPolicy)) from exc
 
 
 def _priority(value: str | None) -> int:
-    """Return the urgency of an RFC 9218 Priority field; its other parameters are ignored."""
-    found = PRIORITY.search(value) if value is not None else None
-    if value is None or found is None:
-        return 3
-    urgency = found.group(1).strip()
-    if urgency not in tuple("01234567"):
-        raise InvalidHeader("Priority", value, "u=0 to u=7")
+    """Return the urgency of an RFC 9218 Priority field; members other than `u` and `i` are ignored."""
+    said = _members(value or "")
+    urgency, incremental = said.get("u", str(USUAL_URGENCY)), said.get("i", "?0")
+    if urgency not in tuple("01234567") or incremental not in ("?0", "?1"):
+        raise InvalidHeader("Priority", value or "", PRIORITY)
     return int(urgency)
 
 
+def _members(value: str) -> dict[str, str]:
+    """Return a dictionary's members as they are spelt, the last of a name. Raises: InvalidHeader."""
+    said: dict[str, str] = {}
+    at, more = 0, bool(value)
+    while more:
+        found = MEMBER.match(value, at)
+        if found is None:
+            raise InvalidHeader("Priority", value, PRIORITY)
+        said[found["key"]] = found["value"] or "?1"
+        at, more = found.end(), found["next"] != ""
+    return said
+
+
 def _flag(name: str, value: str) -> bool:
-    if value.strip() not in ("0", "1"):
+    if value not in ("0", "1"):
         raise InvalidHeader(name, value, "0 or 1")
-    return value.strip() == "1"
+    return value == "1"
 
 
 def _envoy_timeout(value: str | None) -> float | None:

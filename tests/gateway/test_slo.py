@@ -37,6 +37,12 @@ def resolve(request: SloRequest) -> Slo:
         ("priority", "u=0", "priority", 0),
         ("priority", "i, u=7", "priority", 7),
         ("priority", "i", "priority", 3),
+        ("priority", "", "priority", 3),
+        ("priority", "u=1,i=?0", "priority", 1),
+        ("priority", 'u=4;why="a, u=9" , x=tok/en;a;b=:aGk=:, y=-1.5', "priority", 4),
+        ("priority", "u=1, u=6", "priority", 6),
+        ("slo-policy", "strict\t", "policy", SloPolicy.STRICT),
+        ("slo-class", " batch", "slo_class", "batch"),
         ("slo-variant", "small", "variant", "small"),
         ("slo-explain", "1", "explain", True),
         ("x-envoy-expected-rq-timeout-ms", "15", "timeout_ms", 15.0),
@@ -46,6 +52,53 @@ def resolve(request: SloRequest) -> Slo:
 def test_a_header_means_its_field(name: str, value: str, field: str, meant: object) -> None:
     """The contract of DESIGN.md, header by header."""
     assert getattr(parse({name: value}), field) == meant
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("5", "u", "u=", "u=8", "u=-1", "u=3.0", "u=05", 'u="5"', "u=?1", "u = 5", "U=5", "u=5 i"),
+        *(
+            "u=5,",
+            ",",
+            "u=5,,i",
+            "u=5;",
+            "u=\u0665",
+            "i=1",
+            "i=yes",
+            "u=9, u=",
+            'x="',
+            "u=5\xa0",
+            "u:5",
+        ),
+    ],
+)
+def test_a_priority_that_is_no_dictionary_is_refused(value: str) -> None:
+    """What is not understood must not pass for the default urgency."""
+    with pytest.raises(InvalidHeader, match=r"^Priority: .*allowed: .*u=0 to u=7"):
+        parse({"priority": value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(
+            ("slo-latency-ms", v)
+            for v in ("\u0665\u0660", "50\xa0", "5e1", "+50", "50ms", "1_000", "50,60")
+        ),
+        *(
+            ("slo-min-f1", v)
+            for v in ("", " ", "0,5", "-0", "1.0000000001", "nan", "\u0966.\u096b")
+        ),
+        *(("slo-policy", v) for v in ("", "Strict", "strict\xa0", "strict, strict")),
+        *(("slo-explain", v) for v in ("", "true", "01", "\uff11")),
+        *(("x-envoy-expected-rq-timeout-ms", v) for v in ("", "\u0665", "-1", "1e3", "\x1c15")),
+    ],
+)
+def test_what_is_not_in_the_grammar_is_refused(name: str, value: str) -> None:
+    """Python reads more spellings of a number, and more kinds of space, than HTTP has."""
+    with pytest.raises(InvalidHeader):
+        parse({name: value})
 
 
 def test_no_header_says_nothing() -> None:
