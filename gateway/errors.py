@@ -6,6 +6,7 @@
     │   │   ├── MalformedText
     │   │   └── InvalidHeader
     │   ├── TextTooLong      question, context or body over its limit
+    │   ├── TooManyItems     more questions in one request than are served at once
     │   ├── BodyTooSlow      the body did not come in time
     │   ├── InvalidField     readable, but empty, of the wrong type, or unknown
     │   │   └── EmptyText
@@ -55,6 +56,11 @@ class InvalidHeader(Malformed):
 class TextTooLong(BadInput):
     def __init__(self, field: str, size: int, limit: int, unit: str = "characters") -> None:
         super().__init__(f"{field}: {size} {unit}, the limit is {limit}; send less text")
+
+
+class TooManyItems(BadInput):
+    def __init__(self, field: str, n_items: int, limit: int) -> None:
+        super().__init__(f"{field}: {n_items} items, the limit is {limit}; send several requests")
 
 
 class BodyTooSlow(BadInput):

@@ -13,7 +13,7 @@ from typing import Any
 
 from gateway import fronts, slo
 from gateway.domain import Answered, Question, SloRequest
-from gateway.errors import BertierError, InvalidField
+from gateway.errors import BertierError, InvalidField, InvalidHeader, TooManyItems
 from gateway.service import AnswerService
 from gateway.tensors import Tensor
 
@@ -49,8 +49,12 @@ class Inference:
 
     @property
     def slo_fields(self) -> dict[str, object]:
-        """The parameters that say something of the SLO."""
-        return slo_fields(self.parameters)
+        """The parameters that say something of the SLO. Raises: InvalidHeader."""
+        fields = slo_fields(self.parameters)
+        for name, value in fields.items():
+            if isinstance(value, bool) and name != "slo_explain":
+                raise InvalidHeader(name, str(value).lower(), "text or a number")
+        return fields
 
     @property
     def timeout_ms(self) -> float | None:
@@ -120,7 +124,12 @@ def slo_request(asked: Inference, lookup: slo.Lookup) -> SloRequest:
 async def answer(
     service: AnswerService, asked: Inference, request: SloRequest, arrived_ms: float
 ) -> list[Answered]:
-    """Answer every item, a few at once; the first failure ends the call and names its item."""
+    """Answer every item, a few at once; the first failure ends the call and names its item.
+
+    Raises: TooManyItems, and what AnswerService.answer does.
+    """
+    if len(asked.questions) > service.settings.max_infer_items:
+        raise TooManyItems("question", len(asked.questions), service.settings.max_infer_items)
     slots = asyncio.Semaphore(service.settings.max_concurrent_items)
 
     async def one(index: int, question: Question) -> Answered:

@@ -28,6 +28,7 @@ from gateway.errors import (
     Overloaded,
     RepositoryError,
     TextTooLong,
+    TooManyItems,
     UnknownClass,
     UnknownVariant,
 )
@@ -59,6 +60,7 @@ KINDS: Mapping[type[Exception], Kind] = {
     InvalidHeader: Kind(400, "invalid-header", "A header's value is not allowed"),
     BodyTooSlow: Kind(408, "body-too-slow", "The body came too slowly"),
     TextTooLong: Kind(413, "text-too-long", "The text is too long"),
+    TooManyItems: Kind(413, "too-many-items", "Too many questions in one request"),
     InvalidField: Kind(422, "invalid-field", "A field cannot be used"),
     EmptyText: Kind(422, "empty-text", "A text is empty"),
     UnknownClass: Kind(400, "unknown-class", "The SLO class is not known"),

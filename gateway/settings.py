@@ -54,6 +54,7 @@ class Settings(BaseSettings):
     max_batch_bytes: int = Field(32 << 20, gt=0)  # of one list of questions
     body_timeout_ms: float = Field(10_000, gt=0)  # until an HTTP body must be there whole
     max_top_k: int = Field(20, gt=0)
+    max_infer_items: int = Field(1_024, gt=0)  # questions in one Open Inference request
     max_concurrent_items: int = Field(8, gt=0)  # of one list or stream of questions
 
     default_class: str = "standard"

@@ -212,6 +212,12 @@ async def test_parameters_win_over_headers(
         ({"model": "bert"}, "'qa'", "NOT_FOUND 404"),
         ({"model_version": "2"}, "'1'", "NOT_FOUND 404"),
         ({"questions": ["a", "b"]}, "1 elements for 2 questions", "INVALID_ARGUMENT 422"),
+        (
+            {"questions": ["a"] * 1025, "contexts": ["a"] * 1025},
+            "1025 items, the limit is 1024",
+            "INVALID_ARGUMENT 413",
+        ),
+        ({"parameters": {"slo_latency_ms": True}}, "slo_latency_ms", "INVALID_ARGUMENT 400"),
         ({"questions": ["a", " "], "contexts": ["a", "b"]}, "item 1", "INVALID_ARGUMENT 422"),
         (
             {"parameters": {"slo_policy": "strict", "slo_min_f1": 0.99}},
