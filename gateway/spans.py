@@ -7,16 +7,16 @@ Legend: W windows of one question, S tokens of a window, K candidate spans.
 from __future__ import annotations
 
 import math
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 
 from gateway.domain import Answer, Bools, Decoding, Floats, Ints, Logits, Question, Span, Windows
 from gateway.errors import EmptyText, MalformedText, TextTooLong
+from gateway.words import Tokens, WordMemory
 
 MAX_TOKENS = 384
 OVERLAP_TOKENS = 128
@@ -34,26 +34,29 @@ class SpanEncoder:
     def __init__(
         self, tokenizer: Tokenizer, *, max_tokens: int = MAX_TOKENS, overlap: int = OVERLAP_TOKENS
     ) -> None:
+        self.tokenizer = tokenizer
+        self._words = WordMemory(tokenizer)
+        self._frame = _Frame.of(tokenizer)
         self._max_tokens = max_tokens
-        self._questions = Tokenizer.from_str(tokenizer.to_str())
-        self._questions.no_padding()
-        self._questions.no_truncation()
-        self._pairs = Tokenizer.from_str(tokenizer.to_str())
-        self._pairs.no_padding()
-        overlap = min(overlap, max_tokens // 3)
-        self._pairs.enable_truncation(max_tokens, stride=overlap, strategy="only_second")
+        self._overlap = min(overlap, max_tokens // 3)
+        # A window holds more of the context than the overlap, or the windows would not move on.
+        room = max_tokens - self._overlap - self._frame.n_tokens - 1
+        self._max_question_tokens = min(MAX_QUESTION_TOKENS, room)
 
     @classmethod
     def from_file(cls, path: Path) -> SpanEncoder:
-        return cls(Tokenizer.from_file(str(path)))
+        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        return cls(tokenizer)
 
     def resized(self, max_tokens: int) -> SpanEncoder:
         """Return the same encoder with windows of another length."""
-        return SpanEncoder(self._questions, max_tokens=max_tokens)
+        return SpanEncoder(self.tokenizer, max_tokens=max_tokens)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of some tokens, as the vocabulary spells it."""
-        return self._pairs.decode([int(i) for i in ids])
+        return self.tokenizer.decode([int(i) for i in ids])
 
     def encode(self, question: Question) -> Windows:
         """Return the windows of one question, padded to the bucket of the longest of them.
@@ -63,17 +66,40 @@ class SpanEncoder:
         """
         _check_text("question", question.question)
         _check_text("context", question.context)
-        self._check_question_length(question.question)
-        first = self._pairs.encode(question.question, question.context)
-        return _to_windows([first, *first.overflowing])
+        asked = self._words.tokens_of(question.question)
+        if len(asked.ids) > self._max_question_tokens:
+            raise TextTooLong("question", len(asked.ids), self._max_question_tokens, "tokens")
+        room = self._max_tokens - len(asked.ids) - self._frame.n_tokens
+        context = self._words.tokens_of(question.context)
+        return _to_windows(self._frame, asked, context, room, room - self._overlap)
 
-    def _check_question_length(self, question: str) -> None:
-        # No token is shorter than a character of the decomposed text: Hangul has up to three a syllable.
-        if len(unicodedata.normalize("NFD", question)) < MAX_QUESTION_TOKENS:
-            return
-        n_tokens = len(self._questions.encode(question, add_special_tokens=False).ids)
-        if n_tokens > MAX_QUESTION_TOKENS:
-            raise TextTooLong("question", n_tokens, MAX_QUESTION_TOKENS, "tokens")
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """The special tokens around and between question and context, and the type of every part."""
+
+    before: tuple[int, ...]
+    between: tuple[int, ...]
+    after: tuple[int, ...]
+    types: tuple[int, ...]  # of a pair of one token each
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> _Frame:
+        pair = tokenizer.encode("a", "a")
+        (first, second) = (i for i, special in enumerate(pair.special_tokens_mask) if not special)
+        ids = tuple(pair.ids)
+        return cls(ids[:first], ids[first + 1 : second], ids[second + 1 :], tuple(pair.type_ids))
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.before) + len(self.between) + len(self.after)
+
+    def types_around(self, n_asked: int, n_context: int) -> list[int]:
+        """Return the token types of a window."""
+        first, second = len(self.before), len(self.before) + 1 + len(self.between)
+        types = self.types
+        asked, context = [types[first]] * n_asked, [types[second]] * n_context
+        return [*types[:first], *asked, *types[first + 1 : second], *context, *types[second + 1 :]]
 
 
 def _check_text(name: str, text: str) -> None:
@@ -85,21 +111,27 @@ def _check_text(name: str, text: str) -> None:
         raise MalformedText(name, exc.start) from exc
 
 
-def _to_windows(encodings: Sequence[Encoding]) -> Windows:
-    n_tokens = max(len(e.ids) for e in encodings)
-    shape = (len(encodings), bucket_of(n_tokens))
+def _to_windows(frame: _Frame, asked: Tokens, context: Tokens, room: int, step: int) -> Windows:
+    """Return windows of up to `room` tokens of the context, each beginning `step` after the last."""
+    n_asked, n_context = len(asked.ids), len(context.ids)
+    n_windows = 1 + max(0, -(-(n_context - room) // step))
+    n_tokens = n_asked + min(n_context, room) + frame.n_tokens
+    shape = (n_windows, bucket_of(n_tokens))
     ids, mask, types = (np.zeros(shape, np.int64) for _ in range(3))
     offsets = np.zeros((*shape, 2), np.int64)
     is_context = np.zeros(shape, np.bool_)
-    for row, encoding in enumerate(encodings):
-        n = len(encoding.ids)
-        ids[row, :n] = encoding.ids
+    head = [*frame.before, *asked.ids, *frame.between]
+    first = len(head)
+    for row in range(n_windows):
+        part = slice(row * step, min(row * step + room, n_context))
+        last = first + part.stop - part.start
+        n = last + len(frame.after)
+        ids[row, :n] = [*head, *context.ids[part], *frame.after]
         mask[row, :n] = 1
-        types[row, :n] = encoding.type_ids
-        offsets[row, :n] = encoding.offsets
-        is_context[row, :n] = (types[row, :n] == 1) & (
-            np.asarray(encoding.special_tokens_mask) == 0
-        )
+        types[row, :n] = frame.types_around(n_asked, last - first)
+        offsets[row, first:last, 0] = context.begins[part]
+        offsets[row, first:last, 1] = context.ends[part]
+        is_context[row, first:last] = True
     return Windows(ids, mask, types, offsets, is_context, n_tokens)
 
 
@@ -184,17 +216,27 @@ def best_spans(
     starts = np.where(is_context, start_logits, NOWHERE).reshape(-1)  # (W * S,)
     ends = np.full((n_windows, n_tokens + width), NOWHERE, np.float32)
     ends[:, :n_tokens] = np.where(is_context, end_logits, NOWHERE)
-    reach = np.lib.stride_tricks.sliding_window_view(ends, width, axis=1)[:, :n_tokens]
-    best = starts + reach.max(axis=2).reshape(-1)
+    best = starts + _best_within(ends, width)[:, :n_tokens].reshape(-1)
     kept = np.sort(_largest(best, k))
     window, start = np.divmod(kept, n_tokens)
-    sums = starts[kept, None] + reach[window, start]  # (K, width)
-    top = _largest(sums.reshape(-1), k)
-    scores = sums.reshape(-1)[top]
+    reach = ends[window[:, None], start[:, None] + np.arange(width)]  # (K, width)
+    sums = (starts[kept, None] + reach).reshape(-1)
+    top = _largest(sums, k)
+    scores = sums[top]
     order = np.lexsort((top, -scores))
     order = order[scores[order] > NOWHERE / 2]
     row, length = np.divmod(top[order], width)
     return window[row], start[row], start[row] + length, scores[order]
+
+
+def _best_within(values: Floats, width: int) -> Floats:  # (W, S) -> (W, S - width + 1)
+    """Return the largest of every `width` neighbours, by doubling: log2(width) passes."""
+    reached = 1
+    while reached < width:
+        more = min(reached, width - reached)
+        values = np.maximum(values[:, : values.shape[1] - more], values[:, more:])
+        reached += more
+    return values
 
 
 def _largest(values: Floats, k: int) -> Ints:

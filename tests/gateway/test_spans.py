@@ -42,7 +42,7 @@ ALWAYS = Decoding(null_threshold=float("inf"))  # never abstains
 @cache
 def encoder(max_tokens: int = spans.MAX_TOKENS, overlap: int = spans.OVERLAP_TOKENS) -> SpanEncoder:
     whole = SpanEncoder.from_file(TOKENIZER)
-    return SpanEncoder(whole._questions, max_tokens=max_tokens, overlap=overlap)
+    return SpanEncoder(whole.tokenizer, max_tokens=max_tokens, overlap=overlap)
 
 
 def random_logits(windows: Windows, seed: int) -> Logits:
@@ -75,7 +75,7 @@ def test_every_answer_is_a_piece_of_the_context(context: str, seed: int) -> None
 @given(context=VISIBLE)
 def test_the_windows_together_hold_every_token_of_the_context(context: str) -> None:
     """What no window holds can never be an answer."""
-    whole = encoder()._questions.encode(context, add_special_tokens=False)
+    whole = encoder().tokenizer.encode(context, add_special_tokens=False)
     windows = encoder(48, 16).encode(Question("What is it?", context))
     held = {(int(a), int(b)) for a, b in windows.offsets[windows.is_context]}
     assert held == set(whole.offsets)

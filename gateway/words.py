@@ -1,0 +1,104 @@
+"""Text to token ids and offsets, word by word; what a word became is remembered.
+
+The library does all the tokenizing. Most words of a running text were seen before, and looking
+them up takes a fraction of the time of a fresh look at every character.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer
+
+MAX_REMEMBERED_CHARS = 400_000  # of all words together, some 60,000; then the memory begins anew
+
+# White space at which these tokenizers split, whatever stands on either side.
+_WORD = re.compile(r"[^ \t\n\r]+")
+_SPLITTING = ("BertPreTokenizer", "Whitespace", "WhitespaceSplit")
+_LOCAL = ("BertNormalizer", "Lowercase")  # normalizers that never look across white space
+
+Pieces = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # ids, begins, ends in the word
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The tokens of a text, without special ones; offsets count its code points."""
+
+    ids: list[int]
+    begins: list[int]
+    ends: list[int]
+
+
+class WordMemory:
+    """Tokenizes as the library does, and remembers words. Safe to use from several threads."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._by_word = splits_at_white_space(tokenizer)
+        self._known: dict[str, Pieces] = {}
+        self._chars = 0
+
+    def tokens_of(self, text: str) -> Tokens:
+        """Return what the library makes of the text, without special tokens."""
+        if not self._by_word or len(text) > MAX_REMEMBERED_CHARS:
+            encoding = self._tokenizer.encode(text, add_special_tokens=False)
+            offsets = encoding.offsets
+            return Tokens(encoding.ids, [b for b, _ in offsets], [e for _, e in offsets])
+        words = _WORD.findall(text)
+        known = self._knowing(words)
+        tokens = Tokens([], [], [])
+        at = 0
+        for word in words:
+            at = text.index(word, at)
+            word_ids, word_begins, word_ends = known[word]
+            tokens.ids.extend(word_ids)
+            tokens.begins.extend([at + begin for begin in word_begins])
+            tokens.ends.extend([at + end for end in word_ends])
+            at += len(word)
+        return tokens
+
+    def _knowing(self, words: Iterable[str]) -> dict[str, Pieces]:
+        """Return the memory, with these words in it."""
+        known = self._known
+        new = {word for word in words if word not in known}
+        if not new:
+            return known
+        n_chars = sum(map(len, new))
+        if self._chars + n_chars > MAX_REMEMBERED_CHARS:
+            known = self._known = {}  # whoever reads the old one keeps it
+            new, self._chars = set(words), 0
+            n_chars = sum(map(len, new))
+        known.update(self._learn(list(new)))
+        self._chars += n_chars
+        return known
+
+    def _learn(self, words: list[str]) -> dict[str, Pieces]:
+        encoding = self._tokenizer.encode(words, is_pretokenized=True, add_special_tokens=False)
+        found: dict[str, tuple[list[int], list[int], list[int]]] = {w: ([], [], []) for w in words}
+        for token, word, (begin, end) in zip(
+            encoding.ids, encoding.word_ids, encoding.offsets, strict=True
+        ):
+            assert word is not None, "only special tokens belong to no word"
+            ids, begins, ends = found[words[word]]
+            ids.append(token)
+            begins.append(begin)
+            ends.append(end)
+        return {
+            word: (tuple(ids), tuple(begins), tuple(ends))
+            for word, (ids, begins, ends) in found.items()
+        }
+
+
+def splits_at_white_space(tokenizer: Tokenizer) -> bool:
+    """Is a text's tokenization that of its words, one after the other?"""
+    how = json.loads(tokenizer.to_str())
+    splitting, normalizer = how.get("pre_tokenizer") or {}, how.get("normalizer")
+    added = how.get("added_tokens") or []
+    return (
+        splitting.get("type") in _SPLITTING
+        and (normalizer is None or normalizer.get("type") in _LOCAL)
+        and not any(t["lstrip"] or t["rstrip"] or _WORD.sub("", t["content"]) for t in added)
+    )
