@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from gateway import catalog_rules as rules
+from gateway.catalog_rules import Problem
 from gateway.domain import Plan, Variant
 from gateway.errors import RepositoryError
 
@@ -44,7 +46,8 @@ class Origin:
 class Catalog:
     """Variants, plans with certificates, and what they were measured with."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
+    # It holds for everything inside, too.
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     schema_version: Literal[1]
     origin: Origin
@@ -93,18 +96,22 @@ def parse(raw: bytes, path: Path) -> Catalog:
         raise RepositoryError(f"{path}: not JSON: {exc}; publish again, or roll back") from exc
     _check_schema(document, path)
     try:
-        catalog = _ADAPTER.validate_python(document, strict=False)
+        catalog = _ADAPTER.validate_json(raw)
     except ValidationError as exc:
         first = exc.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise RepositoryError(f"{path}: {where}: {first['msg']}") from exc
-    _check_meaning(catalog, path)
+        raise RepositoryError(f"{path}: {where or 'whole file'}: {first['msg']}") from exc
+    _check_values(catalog, path)
     return catalog
 
 
 def write(repository: Path, catalog: Catalog) -> None:
-    """Replace the catalog by one rename; the one before stays beside it for a rollback."""
+    """Replace the catalog by one rename; the one before stays beside it for a rollback.
+
+    Raises: RepositoryError when it is one that no gateway would read.
+    """
     path = repository / CATALOG
+    _check_values(catalog, path)
     part = path.with_suffix(".part")
     part.write_bytes(_ADAPTER.dump_json(catalog, indent=1) + b"\n")
     if path.exists():
@@ -159,34 +166,42 @@ def _check_schema(document: Any, path: Path) -> None:
     )
 
 
-def _check_meaning(catalog: Catalog, path: Path) -> None:
-    names = [v.name for v in catalog.variants]
-    if not names or not catalog.plans or not catalog.golden_inputs:
-        raise RepositoryError(
-            f"{path}: holds no variant, no plan or no golden input; publish at least one variant"
-        )
-    if len(set(names)) < len(names):
-        raise RepositoryError(f"{path}: a variant's name occurs twice")
-    for plan in catalog.plans:
-        _check_plan(plan, names, path)
+def _check_values(catalog: Catalog, path: Path) -> None:
+    """Raise RepositoryError with the path of the first value that may not be so."""
+    found = list(_problems(catalog))
+    if not found:
+        return
+    where, what = found[0]
+    more = f" (and {len(found) - 1} more like it)" if len(found) > 1 else ""
+    raise RepositoryError(f"{path}: {where}: {what}{more}")
+
+
+def _problems(catalog: Catalog) -> Iterator[Problem]:
+    yield from rules.sha256_problems("tokenizer_sha256", catalog.tokenizer_sha256)
+    for name, sha256 in catalog.origin.data_sha256.items():
+        yield from rules.sha256_problems(f"origin.data_sha256.{name}", sha256)
+    for place in ("variants", "plans", "golden_inputs"):
+        if not getattr(catalog, place):
+            yield place, "empty: publish at least one variant"
+    for i, golden in enumerate(catalog.golden_inputs):
+        if not golden.question.strip() or not golden.context.strip():
+            yield f"golden_inputs.{i}", "a text without a visible character"
+    yield from _variant_problems(catalog)
+    yield from _plan_problems(catalog)
+
+
+def _variant_problems(catalog: Catalog) -> Iterator[Problem]:
+    yield from rules.repeated("variants", (v.name for v in catalog.variants))
+    n_golden = len(catalog.golden_inputs)
+    for i, variant in enumerate(catalog.variants):
+        yield from rules.variant_problems(f"variants.{i}", variant, n_golden)
+
+
+def _plan_problems(catalog: Catalog) -> Iterator[Problem]:
+    yield from rules.repeated("plans", (p.name for p in catalog.plans))
+    for i, plan in enumerate(catalog.plans):
+        yield from rules.plan_problems(f"plans.{i}", plan, catalog.variants)
     direct = {plan.variants[0] for plan in catalog.plans if len(plan.variants) == 1}
-    if set(names) - direct:
-        missing = ", ".join(sorted(set(names) - direct))
-        raise RepositoryError(f"{path}: no direct plan for {missing}; it could not be pinned")
-    for variant in catalog.variants:
-        if not variant.profile.cells:
-            raise RepositoryError(f"{path}: {variant.name} has no latency profile; profile it")
-        if len(variant.golden) != len(catalog.golden_inputs):
-            raise RepositoryError(f"{path}: {variant.name} lacks golden logits; publish it again")
-
-
-def _check_plan(plan: Plan, names: Sequence[str], path: Path) -> None:
-    unknown = [name for name in plan.variants if name not in names]
-    if unknown or not plan.variants:
-        raise RepositoryError(f"{path}: plan {plan.name} names unknown variants {unknown}")
-    if len(plan.thresholds) != len(plan.variants) - 1:
-        raise RepositoryError(f"{path}: plan {plan.name} needs one threshold per escalation")
-    if len(plan.variants) > 1:
-        raise RepositoryError(
-            f"{path}: plan {plan.name} is a cascade; this gateway serves direct plans only"
-        )
+    for i, variant in enumerate(catalog.variants):
+        if variant.name not in direct:
+            yield f"variants.{i}", f"no direct plan for {variant.name}; it could not be pinned"

@@ -13,7 +13,8 @@ import pytest
 from gateway import catalog as catalogs
 from gateway.catalog import Catalog
 from gateway.errors import RepositoryError
-from tests.fakes import TOKENIZER, make_catalog, make_variant, small_and_large
+from gateway.validation import validate
+from tests.fakes import ROOT, TOKENIZER, make_catalog, make_variant, small_and_large
 
 
 @pytest.fixture
@@ -91,8 +92,8 @@ EDITS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "missing key": (lambda d: d.pop("plans"), "plans"),
     "wrong type": (lambda d: d["variants"][0].update(size_bytes="many"), "size_bytes"),
     "unknown precision": (lambda d: d["variants"][0].update(precision="int1"), "precision"),
-    "no variants": (lambda d: d.update(variants=[]), "no variant"),
-    "no plans": (lambda d: d.update(plans=[]), "no plan"),
+    "no variants": (lambda d: d.update(variants=[]), "variants: empty"),
+    "no plans": (lambda d: d.update(plans=[]), "plans: empty"),
     "a name twice": (lambda d: d["variants"].append(d["variants"][0]), "twice"),
     "unknown variant": (lambda d: d["plans"][0].update(variants=["nobody"]), "nobody"),
     "threshold too many": (lambda d: d["plans"][0].update(thresholds=[0.5]), "threshold"),
@@ -107,6 +108,86 @@ def test_a_catalog_that_contradicts_itself_is_refused(repository: Path, case: st
     edit, place = EDITS[case]
     change(repository, edit)
     assert place in refusal(repository)
+
+
+def variant(**values: Any) -> Callable[[Any], Any]:
+    return lambda d: d["variants"][0].update(values)
+
+
+def inside(*path: str | int, **values: Any) -> Callable[[Any], Any]:
+    def edit(document: Any) -> None:
+        for part in path:
+            document = document[part]
+        document.update(values)
+
+    return edit
+
+
+PROFILE, PLAN = ("variants", 0, "profile"), ("plans", 0)
+VALUES: list[tuple[Callable[[Any], Any], str]] = [
+    (variant(size_bytes=0), "variants.0.size_bytes: 0 is less than 1"),
+    (variant(parameters=-5), "variants.0.parameters: -5"),
+    (variant(version=0), "variants.0.version: 0"),
+    (variant(version="1"), "variants.0.version: "),
+    (variant(instances=True), "variants.0.instances: "),
+    (variant(instances=0), "variants.0.instances: 0"),
+    (variant(sha256="0" * 63), "variants.0.sha256: "),
+    (variant(sha256="G" * 64), "variants.0.sha256: "),
+    (variant(name="../small"), "variants.0.name: '../small' is no name"),
+    (variant(name=""), "variants.0.name: "),
+    (variant(name=".hidden"), "variants.0.name: "),
+    (variant(golden_tolerance=0.0), "variants.0.golden_tolerance: 0"),
+    (variant(golden_tolerance=float("nan")), "golden_tolerance: "),
+    (inside("variants", 0, "shape", heads=0), "variants.0.shape.heads: 0"),
+    (inside("variants", 0, "quality", 0, f1=1.2), "variants.0.quality.0.f1: 1.2 is not from 0"),
+    (inside("variants", 0, "quality", 0, forced_f1=-0.1), "variants.0.quality.0.forced_f1: "),
+    (inside("variants", 0, "quality", 0, n=0), "variants.0.quality.0.n: 0"),
+    (inside("variants", 0, "quality", 0, f1_low=0.9), "variants.0.quality.0.f1_low: 0.9 is more"),
+    (inside("variants", 0, "golden", 0, end=[]), "variants.0.golden.0: 1 start and 0 end"),
+    (inside(*PROFILE, threads=0), "variants.0.profile.threads: 0"),
+    (inside(*PROFILE, "host", cores=0), "variants.0.profile.host.cores: 0"),
+    (inside(*PROFILE, "cells", 1, p50_ms=0.0), "variants.0.profile.cells.1.p50_ms: 0"),
+    (inside(*PROFILE, "cells", 1, p95_ms=1.0), "profile.cells.1.p95_ms: 1 is less than p50_ms 5"),
+    (inside(*PROFILE, "cells", 2, p99_ms=6.0), "profile.cells.2.p99_ms: 6 is less than p95_ms 7.5"),
+    (inside(*PROFILE, "cells", 1, bucket=64), "profile.cells.1: bucket 64, batch 1 occurs twice"),
+    (inside("origin", data_sha256={"x.json": "abc"}), "origin.data_sha256.x.json: 'abc'"),
+    (inside(tokenizer_sha256="abc"), "tokenizer_sha256: 'abc'"),
+    (inside("golden_inputs", 0, question=" "), "golden_inputs.0: "),
+    (inside(*PLAN, name="a b"), "plans.0.name: 'a b'"),
+    (lambda d: d["plans"].append(d["plans"][0]), "plans.1.name: 'small' occurs twice"),
+    (inside(*PLAN, "certificate", floor=1.5), "plans.0.certificate.floor: 1.5"),
+    (inside(*PLAN, "certificate", floor=0.9), "plans.0.certificate.floor: 0.9 is more than"),
+    (inside(*PLAN, "certificate", delta=0.0), "plans.0.certificate.delta: 0"),
+    (inside(*PLAN, "certificate", n_contexts=0), "plans.0.certificate.n_contexts: 0"),
+    (inside(*PLAN, "certificate", model_sha256=["1" * 64]), "plans.0.certificate.model_sha256: "),
+    (inside(*PLAN, cost=1), "plans.0.cost: "),
+    (inside(*PROFILE, "host", ram=1), "variants.0.profile.host.ram: "),
+    (inside("origin", author="x"), "origin.author: "),
+]
+
+
+@pytest.mark.parametrize(("edit", "message"), VALUES, ids=[message for _, message in VALUES])
+def test_a_value_that_cannot_be_is_refused_with_its_path(
+    repository: Path, edit: Callable[[Any], Any], message: str
+) -> None:
+    """A latency of nought, or a floor of 1.5, would be believed by every request; validate says it."""
+    change(repository, edit)
+    assert message in refusal(repository)
+    (said,) = validate(repository).problems
+    assert message in said
+
+
+def test_what_no_gateway_would_read_is_not_written(tmp_path: Path) -> None:
+    """The catalog that is served stays."""
+    catalogs.write(tmp_path, small_and_large())
+    with pytest.raises(RepositoryError, match=r"variants\.0\.size_bytes"):
+        catalogs.write(tmp_path, make_catalog([replace(make_variant("s", 5), size_bytes=0)], [0.5]))
+    assert catalogs.read(tmp_path) == small_and_large()
+
+
+def test_the_shipped_catalog_is_valid() -> None:
+    """It is the first one that anybody reads."""
+    assert catalogs.read(ROOT / "model_repository").variants
 
 
 def test_a_missing_catalog_says_where_models_come_from(tmp_path: Path) -> None:

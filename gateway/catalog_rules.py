@@ -1,0 +1,157 @@
+"""What the values of a catalog may be: ranges, names, and what has to agree with what. Pure.
+
+Types and unknown keys are checked where the JSON is read (catalog.py); here is what types cannot say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from gateway.domain import (
+    Cell,
+    Certificate,
+    GoldenLogits,
+    Plan,
+    Profile,
+    Quality,
+    Shape,
+    Variant,
+)
+
+# Folder, Triton model, metric label and header value at once.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+Problem = tuple[str, str]  # path of the value, and what is wrong with it
+
+
+def variant_problems(where: str, variant: Variant, n_golden: int) -> Iterator[Problem]:
+    """Yield what is wrong with a variant of a catalog with `n_golden` golden inputs."""
+    yield from _name(f"{where}.name", variant.name)
+    yield from _sha256(f"{where}.sha256", variant.sha256)
+    for name in ("version", "size_bytes", "parameters", "instances"):
+        yield from _at_least_1(f"{where}.{name}", getattr(variant, name))
+    yield from _shape(f"{where}.shape", variant.shape)
+    for i, quality in enumerate(variant.quality):
+        yield from _quality(f"{where}.quality.{i}", quality)
+    yield from _profile(f"{where}.profile", variant.profile)
+    if len(variant.golden) != n_golden:
+        yield f"{where}.golden", f"{len(variant.golden)} for {n_golden} golden inputs"
+    for i, logits in enumerate(variant.golden):
+        yield from _golden(f"{where}.golden.{i}", logits)
+    if not variant.golden_tolerance > 0:
+        yield f"{where}.golden_tolerance", f"{variant.golden_tolerance:g} is not more than 0"
+
+
+def plan_problems(where: str, plan: Plan, variants: Sequence[Variant]) -> Iterator[Problem]:
+    """Yield what is wrong with a plan over these variants."""
+    yield from _name(f"{where}.name", plan.name)
+    by_name = {variant.name: variant for variant in variants}
+    unknown = [name for name in plan.variants if name not in by_name]
+    if unknown or not plan.variants:
+        yield f"{where}.variants", f"names unknown variants {unknown}"
+        return
+    if len(plan.variants) > 1:
+        yield f"{where}.variants", "a cascade; this gateway serves direct plans only"
+    if len(plan.thresholds) != len(plan.variants) - 1:
+        yield f"{where}.thresholds", "one threshold per escalation is needed"
+    for i, threshold in enumerate(plan.thresholds):
+        yield from _share(f"{where}.thresholds.{i}", threshold)
+    yield from _certificate(f"{where}.certificate", plan.certificate)
+    hashes = tuple(by_name[name].sha256 for name in plan.variants)
+    if plan.certificate.model_sha256 != hashes:
+        yield f"{where}.certificate.model_sha256", "is not of the plan's variants; certify them"
+
+
+def repeated(where: str, names: Iterable[str]) -> Iterator[Problem]:
+    """Yield every name that occurs a second time."""
+    seen: set[str] = set()
+    for i, name in enumerate(names):
+        if name in seen:
+            yield f"{where}.{i}.name", f"{name!r} occurs twice"
+        seen.add(name)
+
+
+def sha256_problems(where: str, value: str) -> Iterator[Problem]:
+    """Yield what is wrong with a sha256."""
+    return _sha256(where, value)
+
+
+def _name(where: str, value: str) -> Iterator[Problem]:
+    if not NAME.fullmatch(value):
+        yield where, f"{value[:120]!r} is no name: letters, digits and ._- after a letter or digit"
+
+
+def _sha256(where: str, value: str) -> Iterator[Problem]:
+    if not SHA256.fullmatch(value):
+        yield where, f"{value[:80]!r} is no sha256: 64 hexadecimal digits in lower case"
+
+
+def _at_least_1(where: str, value: int) -> Iterator[Problem]:
+    if value < 1:
+        yield where, f"{value} is less than 1"
+
+
+def _share(where: str, value: float | None) -> Iterator[Problem]:
+    if value is not None and not 0 <= value <= 1:
+        yield where, f"{value:g} is not from 0 to 1"
+
+
+def _shape(where: str, shape: Shape) -> Iterator[Problem]:
+    for name in ("layers", "hidden", "heads", "ffn", "vocabulary", "embedding_bits"):
+        yield from _at_least_1(f"{where}.{name}", getattr(shape, name))
+
+
+def _quality(where: str, quality: Quality) -> Iterator[Problem]:
+    if quality.sha256:  # empty: a split, not a file
+        yield from _sha256(f"{where}.sha256", quality.sha256)
+    yield from _at_least_1(f"{where}.n", quality.n)
+    for name in ("exact", "f1", "f1_low", "f1_high", "has_answer_f1", "no_answer_f1", "forced_f1"):
+        yield from _share(f"{where}.{name}", getattr(quality, name))
+    if quality.f1_low > quality.f1_high:
+        yield f"{where}.f1_low", f"{quality.f1_low:g} is more than f1_high {quality.f1_high:g}"
+
+
+def _profile(where: str, profile: Profile) -> Iterator[Problem]:
+    yield from _at_least_1(f"{where}.threads", profile.threads)
+    yield from _at_least_1(f"{where}.host.cores", profile.host.cores)
+    if not profile.cells:
+        yield f"{where}.cells", "empty: no latency profile; profile it"
+    known: set[tuple[int, int]] = set()
+    for i, cell in enumerate(profile.cells):
+        yield from _cell(f"{where}.cells.{i}", cell)
+        if (cell.bucket, cell.batch) in known:
+            yield f"{where}.cells.{i}", f"bucket {cell.bucket}, batch {cell.batch} occurs twice"
+        known.add((cell.bucket, cell.batch))
+
+
+def _cell(where: str, cell: Cell) -> Iterator[Problem]:
+    yield from _at_least_1(f"{where}.bucket", cell.bucket)
+    yield from _at_least_1(f"{where}.batch", cell.batch)
+    if not cell.p50_ms > 0:
+        yield f"{where}.p50_ms", f"{cell.p50_ms:g} is not more than 0"
+    if cell.p95_ms < cell.p50_ms:
+        yield f"{where}.p95_ms", f"{cell.p95_ms:g} is less than p50_ms {cell.p50_ms:g}"
+    if cell.p99_ms < cell.p95_ms:
+        yield f"{where}.p99_ms", f"{cell.p99_ms:g} is less than p95_ms {cell.p95_ms:g}"
+
+
+def _golden(where: str, logits: GoldenLogits) -> Iterator[Problem]:
+    if not logits.start or len(logits.start) != len(logits.end):
+        yield where, f"{len(logits.start)} start and {len(logits.end)} end logits"
+
+
+def _certificate(where: str, certificate: Certificate) -> Iterator[Problem]:
+    yield from _share(f"{where}.floor", certificate.floor)
+    yield from _share(f"{where}.f1", certificate.f1)
+    if certificate.floor > certificate.f1:
+        yield (
+            f"{where}.floor",
+            f"{certificate.floor:g} is more than the sample's F1 {certificate.f1:g}",
+        )
+    if not 0 < certificate.delta < 1:
+        yield f"{where}.delta", f"{certificate.delta:g} is not between 0 and 1"
+    for name in ("n_contexts", "n_questions"):
+        yield from _at_least_1(f"{where}.{name}", getattr(certificate, name))
+    yield from _at_least_1(f"{where}.host.cores", certificate.host.cores)
