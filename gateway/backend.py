@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from gateway.domain import Inference, Variant, Windows
@@ -31,6 +31,14 @@ class Backend(Protocol):
 
     async def load(self, variant: Variant) -> None:
         """Make the variant's version ready; nothing to do when it is. Raises: BackendUnavailable."""
+        ...
+
+    async def unload(self, variant: Variant, kept: Collection[Variant]) -> None:
+        """Free what the variant's version holds; nothing to do when it is not loaded.
+
+        `kept`: what is routed to; a server that unloads whole models leaves alone those named there.
+        Raises: BackendError.
+        """
         ...
 
     async def is_ready(self) -> bool:

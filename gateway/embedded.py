@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime as ort
 
 from gateway import catalog as catalogs
-from gateway.domain import Floats, Inference, Logits, Variant, Windows
+from gateway.domain import Floats, Inference, Logits, Precision, Variant, Windows
 from gateway.errors import BackendError, BackendUnavailable, DeadlineExceeded
 from gateway.host import usable_cores
 
@@ -20,14 +20,25 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 OUTPUTS = ("start_logits", "end_logits")
 
 
-def open_session(path: Path, threads: int = 1) -> ort.InferenceSession:
+GPU, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+
+
+def providers_of(precision: Precision, available: Collection[str]) -> list[str]:
+    """Return what runs a model: only FP16 is made for a GPU; INT8 would be slower there, and another's."""
+    return [GPU, CPU] if precision is Precision.FP16 and GPU in available else [CPU]
+
+
+def open_session(
+    path: Path, threads: int = 1, precision: Precision = Precision.INT8_DYNAMIC
+) -> ort.InferenceSession:
     """Return a session as every backend here runs it. Raises: BackendUnavailable."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     try:
-        return ort.InferenceSession(path, options, providers=ort.get_available_providers())
+        providers = providers_of(precision, ort.get_available_providers())
+        return ort.InferenceSession(path, options, providers=providers)
     except Exception as exc:  # onnxruntime raises many kinds, all meaning: not loadable
         raise BackendUnavailable(
             f"{path}: cannot be loaded ({exc}); check with 'bertier validate'"
@@ -103,13 +114,18 @@ class EmbeddedBackend:
 
     async def load(self, variant: Variant) -> None:
         key = _key(variant)
-        path = catalogs.model_path(self._repository, variant)
-        if key in self._sessions:
+        if self._hashes.get(key) == variant.sha256:
             return
+        path = catalogs.model_path(self._repository, variant)
         if not path.exists():
             raise BackendUnavailable(f"{path}: missing; check it out again, or publish it")
-        self._hashes[key] = await asyncio.to_thread(catalogs.sha256_of, path)
-        self._sessions[key] = await asyncio.to_thread(open_session, path)
+        sha256 = await asyncio.to_thread(catalogs.sha256_of, path)
+        session = await asyncio.to_thread(open_session, path, 1, variant.precision)
+        self._sessions[key], self._hashes[key] = session, sha256  # both, or neither
+
+    async def unload(self, variant: Variant, kept: Collection[Variant]) -> None:
+        self._sessions.pop(_key(variant), None)
+        self._hashes.pop(_key(variant), None)
 
     async def is_ready(self) -> bool:
         return True  # nothing to reach; what is loaded is the watcher's to say

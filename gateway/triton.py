@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -119,6 +119,21 @@ class TritonBackend:
                 f"{variant.name}: loaded, but without version {variant.version};"
                 " check version_policy in its config.pbtxt"
             )
+
+    async def unload(self, variant: Variant, kept: Collection[Variant]) -> None:
+        """Have an explicit server unload the model, all of its versions, unless `kept` names it.
+
+        Of a model that is named on, the versions that go are its config.pbtxt's to leave out.
+        Raises: BackendError.
+        """
+        if any(other.name == variant.name for other in kept):
+            return
+        request = pb.RepositoryModelUnloadRequest(model_name=variant.name)
+        try:
+            await self._call("RepositoryModelUnload", request)
+        except BackendError as exc:
+            if _NO_EXPLICIT_LOAD not in str(exc):
+                raise
 
     async def is_ready(self) -> bool:
         try:

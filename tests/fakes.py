@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -156,6 +156,9 @@ class FakeBackend:
         if isinstance(self.error, BackendUnavailable):
             raise self.error
         self.loaded[f"{variant.name}/{variant.version}"] = variant.sha256
+
+    async def unload(self, variant: Variant, kept: Collection[Variant]) -> None:
+        self.loaded.pop(f"{variant.name}/{variant.version}", None)
 
     async def is_ready(self) -> bool:
         return self.error is None

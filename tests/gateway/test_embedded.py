@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gateway.domain import Question, Variant, Windows
-from gateway.embedded import EmbeddedBackend
+from gateway.catalog import sha256_of
+from gateway.domain import Precision, Question, Variant, Windows
+from gateway.embedded import CPU, GPU, EmbeddedBackend, providers_of
 from gateway.errors import BackendUnavailable, DeadlineExceeded
 from tests import tiny
 from tests.fakes import CONTEXT, QUESTION, encoder, make_variant
@@ -71,3 +72,52 @@ async def test_the_hash_is_of_the_loaded_file(backend: EmbeddedBackend, variant:
     """That is what the catalog is compared with."""
     await backend.load(variant)
     assert await backend.hashes() == {"small/1": variant.sha256}
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_only_fp16_runs_on_a_gpu(precision: Precision) -> None:
+    """INT8 is certified with the arithmetic of the CPU, whatever else the build can do."""
+    both = ["TensorrtExecutionProvider", GPU, CPU]
+    assert providers_of(precision, both) == ([GPU, CPU] if precision == "fp16" else [CPU])
+    assert providers_of(precision, [CPU]) == [CPU]
+
+
+async def test_a_model_that_cannot_be_loaded_is_not_held(
+    backend: EmbeddedBackend, tmp_path: Path
+) -> None:
+    """Its hash would say that it is served; and the next attempt reads the file again."""
+    path = tmp_path / "small" / "1" / "model.onnx"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"this is not a model")
+    broken = make_variant("small", 5, sha256=sha256_of(path))
+    with pytest.raises(BackendUnavailable, match="cannot be loaded"):
+        await backend.load(broken)
+    assert await backend.hashes() == {}
+    path.write_bytes(tiny.model_bytes())
+    mended = make_variant("small", 5, sha256=sha256_of(path))
+    await backend.load(mended)
+    await backend.infer(mended, long_windows(), 60_000)
+
+
+async def test_a_file_that_was_put_right_is_read_again(
+    backend: EmbeddedBackend, variant: Variant, tmp_path: Path
+) -> None:
+    """A wrong one that can be loaded must not stick."""
+    path = tmp_path / "small" / "1" / "model.onnx"
+    right = path.read_bytes()
+    path.write_bytes(tiny.model_bytes(slow_rounds=1))
+    await backend.load(variant)
+    assert (await backend.hashes())["small/1"] != variant.sha256
+    path.write_bytes(right)
+    await backend.load(variant)
+    assert (await backend.hashes())["small/1"] == variant.sha256
+
+
+async def test_what_is_unloaded_is_gone(backend: EmbeddedBackend, variant: Variant) -> None:
+    """Session and hash; doing it twice is nothing."""
+    await backend.load(variant)
+    for _ in range(2):
+        await backend.unload(variant, [])
+    assert await backend.hashes() == {}
+    with pytest.raises(BackendUnavailable, match="not loaded"):
+        await backend.infer(variant, long_windows(), 60_000)

@@ -172,6 +172,23 @@ async def test_a_model_published_later_can_be_loaded(
     assert_right(windows, await backend.infer(late, windows, AMPLE_MS))
 
 
+async def test_what_is_unloaded_is_gone_unless_its_name_is_kept(
+    backend: TritonBackend, triton: RunningTriton
+) -> None:
+    """Triton unloads a model with all of its versions, and one of them may be served."""
+    variant = make_variant(
+        "passing", 1.0, sha256=tiny.write_model(triton.options.model_repository, "passing")
+    )
+    await backend.load(variant)
+    await backend.unload(variant, kept=[replace(variant, version=2)])
+    assert (await backend.hashes())["passing/1"] == variant.sha256
+    await backend.unload(variant, kept=[FAST_VARIANT])
+    await backend.unload(variant, kept=[])  # nothing to do
+    with pytest.raises(BackendUnavailable):
+        await backend.infer(variant, make_windows(1), AMPLE_MS)
+    assert "passing/1" not in await backend.hashes()
+
+
 async def test_a_bad_request_leaves_the_next_one_unharmed(backend: TritonBackend) -> None:
     """An error belongs to one request."""
     windows = make_windows(1)
