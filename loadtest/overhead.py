@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx2
 import numpy as np
 import psutil
 
@@ -19,7 +18,7 @@ from gateway import catalog as catalogs
 from gateway.domain import Variant, Windows
 from gateway.spans import SpanEncoder
 from gateway.triton import TritonBackend
-from loadtest.clients import GrpcDoor
+from loadtest.clients import GrpcDoor, HttpDoor
 from loadtest.stack import Stack
 from optimizer.data import Example
 
@@ -64,7 +63,7 @@ async def measure(
     encoder = SpanEncoder.from_file(repository / catalogs.TOKENIZER)
     tensors = [encoder.encode(e.as_question()) for e in examples]
     backend = TritonBackend(stack.triton_grpc)
-    http = httpx2.AsyncClient(base_url=stack.http_url, timeout=30)
+    http = HttpDoor(stack.http_url)
     grpc_door = GrpcDoor(stack.grpc_target)
     parts: dict[str, list[float]] = {name: [] for name in PARTS}
 
@@ -72,7 +71,8 @@ async def measure(
         await _direct(backend, variant, tensors[i % len(tensors)])
 
     async def ask_http(i: int) -> None:
-        await _http(http, variant, examples[i % len(examples)], parts)
+        _, timing = await http.timed(examples[i % len(examples)], variant.name)
+        note_parts(timing, parts)
 
     async def ask_grpc(i: int) -> None:
         await grpc_door.ask(examples[i % len(examples)], variant.name)
@@ -87,7 +87,7 @@ async def measure(
         for ask, sample in ways.values():
             await _block(ask, sample, gateway, rate, block)
     await backend.close()
-    await http.aclose()
+    await http.close()
     await grpc_door.close()
     return Overhead(
         variant=variant.name,
@@ -130,14 +130,9 @@ async def _direct(backend: TritonBackend, variant: Variant, windows: Windows) ->
     await backend.infer(variant, windows, 10_000.0)
 
 
-async def _http(
-    client: httpx2.AsyncClient, variant: Variant, example: Example, parts: dict[str, list[float]]
-) -> None:
-    body = {"question": example.question, "context": example.context}
-    headers = {"SLO-Variant": variant.name, "SLO-Latency-Ms": "10000"}
-    reply = await client.post("/v1/answer", json=body, headers=headers)
-    reply.raise_for_status()
-    for entry in reply.headers["Server-Timing"].split(","):
-        name, _, rest = entry.strip().partition(";dur=")
+def note_parts(timing: str, parts: dict[str, list[float]]) -> None:
+    """Add the stages of a Server-Timing value to theirs."""
+    for entry in timing.split(","):
+        name, _, ms = entry.strip().partition(";dur=")
         if name in parts:
-            parts[name].append(float(rest))
+            parts[name].append(float(ms))
