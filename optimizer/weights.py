@@ -1,0 +1,107 @@
+"""The weights of a BERT question-answering model: their names, their sizes, random ones.
+
+Names and orientation are those of transformers' `state_dict`; nothing here needs PyTorch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+TABLE = "bert.embeddings.word_embeddings"
+
+Array = npt.NDArray[Any]
+Weights = Mapping[str, Array]  # by name; a product's weight is (out, in)
+
+
+@dataclass(frozen=True, slots=True)
+class GraphShape:
+    """All that decides the time a graph takes; heads and widths per layer."""
+
+    hidden: int
+    heads: tuple[int, ...]
+    head_size: int
+    ffn: tuple[int, ...]
+    vocabulary: int
+    embedding_bits: int = 32  # 4 or 8: codes with a scale and an offset per group; 32: floats
+    group: int = 64  # values of an embedding row that share a scale
+    positions: int = 512
+    types: int = 2
+    epsilon: float = 1e-12  # of every layer normalization
+
+    @property
+    def layers(self) -> int:
+        return len(self.heads)
+
+
+def weight_shapes(shape: GraphShape) -> dict[str, tuple[int, ...]]:
+    """Return the name and the shape of every weight of a model."""
+    h = shape.hidden
+    found = {
+        **_table_shapes(shape),
+        "bert.embeddings.position_embeddings.weight": (shape.positions, h),
+        "bert.embeddings.token_type_embeddings.weight": (shape.types, h),
+        **_norm_shapes("bert.embeddings.LayerNorm", h),
+        **_linear_shapes("qa_outputs", h, 2),
+    }
+    for i, (heads, ffn) in enumerate(zip(shape.heads, shape.ffn, strict=True)):
+        layer, attention = layer_name(i), heads * shape.head_size
+        for part in ("query", "key", "value"):
+            found |= _linear_shapes(f"{layer}.attention.self.{part}", h, attention)
+        found |= _linear_shapes(f"{layer}.attention.output.dense", attention, h)
+        found |= _linear_shapes(f"{layer}.intermediate.dense", h, ffn)
+        found |= _linear_shapes(f"{layer}.output.dense", ffn, h)
+        found |= _norm_shapes(f"{layer}.attention.output.LayerNorm", h)
+        found |= _norm_shapes(f"{layer}.output.LayerNorm", h)
+    return found
+
+
+def layer_name(i: int) -> str:
+    return f"bert.encoder.layer.{i}"
+
+
+def _table_shapes(shape: GraphShape) -> dict[str, tuple[int, ...]]:
+    name, rows, groups = TABLE, shape.vocabulary, shape.hidden // shape.group
+    if shape.embedding_bits == 32:
+        return {f"{name}.weight": (rows, shape.hidden)}
+    codes = shape.hidden * shape.embedding_bits // 8
+    return {
+        f"{name}.codes": (rows, codes),
+        f"{name}.low": (rows, groups),
+        f"{name}.scale": (rows, groups),
+    }
+
+
+def _linear_shapes(name: str, wide: int, out: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (out, wide), f"{name}.bias": (out,)}
+
+
+def _norm_shapes(name: str, width: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+
+
+def random_weights(shape: GraphShape, seed: int = 0) -> dict[str, Array]:
+    """Return weights of no use but for measuring how long a shape takes."""
+    rng = np.random.default_rng(seed)
+    return {name: _random(rng, name, size) for name, size in weight_shapes(shape).items()}
+
+
+def _random(rng: np.random.Generator, name: str, size: tuple[int, ...]) -> Array:
+    if name.endswith(".codes"):
+        return rng.integers(0, 256, size, np.uint8)
+    centre = 1.0 if name.endswith("LayerNorm.weight") else 0.0
+    values = centre + 0.05 * rng.standard_normal(size, np.float32)
+    half = name.endswith((".low", ".scale"))
+    return values.astype(np.float16 if half else np.float32)
+
+
+def check(weights: Weights, shape: GraphShape) -> None:
+    """Raises: ValueError for weights that are not of this shape."""
+    for name, size in weight_shapes(shape).items():
+        found = weights[name].shape if name in weights else None
+        if found != size:
+            raise ValueError(f"{name}: is {found}, the shape asks for {size}")
