@@ -53,6 +53,7 @@ class StudentConfig(_Frozen):
     start: str | None = None  # the student it is cut from; none: the teacher
     layers: tuple[int, ...] = Field(min_length=1)  # of what it is cut from, counted from 0
     ffn: int = Field(gt=0)  # feed-forward width
+    heads: int | None = Field(None, gt=0)  # attention heads of each layer; none: all there are
     embedding_bits: int = 8  # 4 or 8
     train: TrainConfig = TrainConfig()
 

@@ -1,142 +1,117 @@
-"""PyTorch to ONNX: exported, fused, quantized; with gates that fail loudly.
+"""PyTorch to ONNX, in fp32 and in INT8; with gates that fail loudly.
 
-Only the TorchScript exporter with eager attention gives a graph that ONNX Runtime fuses.
+The graph is written by `optimizer.graph`; here its weights are found and its results are checked.
 """
 
 from __future__ import annotations
 
-import logging
-import warnings
+import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import torch
-from onnxruntime.quantization import QuantType, quantize_dynamic
-from onnxruntime.transformers import optimizer as fusion
-from onnxruntime.transformers.fusion_options import FusionOptions
 from transformers import PreTrainedModel
 
-from gateway.domain import Windows
+from gateway.domain import Floats, Windows
 from gateway.embedded import INPUTS, OUTPUTS, open_session, run
 from gateway.errors import BertierError
+from optimizer import graph
+from optimizer.student import GROUP, LowBitEmbedding, bert_of, heads_of
+from optimizer.weights import Array, GraphShape
 
-OPSET = 17
-PARITY_TOLERANCE = 2e-3
-PARITY_SHAPES = ((1, 64), (1, 384), (3, 128))  # (B, S)
+PARITY_TOLERANCE = 2e-3  # logits
+ROUNDING_TOLERANCE = 0.35  # of INT8, root mean square, in standard deviations of the logits
+PARITY_SHAPES = ((1, 64), (1, 384), (3, 128), (4, 96))  # (B, S)
 
 
 class ExportError(BertierError):
     """An exported model that is not what it should be."""
 
 
-class _SpanHead(torch.nn.Module):
-    """The model with plain tensors in and out, as ONNX wants it."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        out = self.model(
-            input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
-        )
-        return out.start_logits, out.end_logits
-
-
 def to_onnx(model: PreTrainedModel, path: Path) -> None:
-    """Write the model as one fused fp32 ONNX file, and check it against PyTorch.
-
-    Raises: ExportError when attention did not fuse or the logits differ.
-    """
-    model.float().cpu().eval()  # type: ignore[no-untyped-call]
-    raw = path.with_name("raw.onnx")
-    ids = torch.ones((1, 16), dtype=torch.int64)
-    axes = {name: {0: "batch", 1: "tokens"} for name in (*INPUTS, *OUTPUTS)}
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # tracing warns about every shape it reads
-        torch.onnx.export(
-            _SpanHead(model),
-            (ids, ids, torch.zeros_like(ids)),
-            str(raw),
-            input_names=list(INPUTS),
-            output_names=list(OUTPUTS),
-            dynamic_axes=axes,
-            opset_version=OPSET,
-            dynamo=False,
-        )
-    _fuse(raw, path, model)
-    raw.unlink()
+    """Write the model in fp32. Raises: ExportError when its logits differ from PyTorch's."""
+    write(model, path, int8=False)
     check_parity(model, path)
 
 
-def _fuse(raw: Path, path: Path, model: PreTrainedModel) -> None:
-    options = FusionOptions("bert")
-    options.enable_embed_layer_norm = False  # has no low-bit form
-    config = model.config
-    fused = fusion.optimize_model(
-        str(raw),
-        "bert",
-        num_heads=config.num_attention_heads,
-        hidden_size=config.hidden_size,
-        opt_level=0,
-        optimization_options=options,
-    )
-    fused.save_model_to_file(str(path))
-    census = census_of(path)
-    if census["Attention"] != config.num_hidden_layers:
-        raise ExportError(
-            f"{path}: {census['Attention']} of {config.num_hidden_layers} attention blocks fused;"
-            " was the model loaded with eager attention?"
-        )
+def to_int8(model: PreTrainedModel, path: Path) -> None:
+    """Write the model in dynamic INT8.
 
-
-def quantize(fp32: Path, path: Path) -> None:
-    """Write the dynamic INT8 form of a fused model, the span head left in fp32.
-
-    Raises: ExportError when a matrix product stayed in fp32.
+    Raises: ExportError when a session runs other matrix products than it should, or when the logits
+    differ from PyTorch's by more than rounding.
     """
-    with _quiet():
-        quantize_dynamic(
-            fp32,
-            path,
-            op_types_to_quantize=["MatMul", "Attention"],
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-            nodes_to_exclude=_span_head_nodes(fp32),
-            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT, "MatMulConstBOnly": True},
-        )
-    census = census_of(path)
-    stayed = census["Attention"] + census["MatMul"] - len(_span_head_nodes(fp32))
-    if stayed or census["QAttention"] == 0:
-        raise ExportError(f"{path}: {stayed} matrix products stayed in fp32: {dict(census)}")
+    write(model, path, int8=True)
+    check_products(path, len(heads_of(model)))
+    check_rounding(model, path)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the quantizer's advice, given to the root logger, out of the log."""
-    logging.disable(logging.WARNING)
+def write(model: PreTrainedModel, path: Path, *, int8: bool) -> None:
+    """Write the model's graph, unchecked. Raises: ExportError for a kind of BERT not known here."""
+    model.float().cpu().eval()  # type: ignore[no-untyped-call]
     try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
+        built = graph.build(weights_of(model), graph_shape_of(model), int8=int8)
+    except ValueError as exc:
+        raise ExportError(f"{path}: {exc}") from exc
+    onnx.save(built, path)
 
 
-def _span_head_nodes(path: Path) -> list[str]:
-    """Return the MatMul of the span head: the last one of the graph, two columns wide."""
-    graph = onnx.load(path).graph
-    wide = {i.name: i.dims[-1] for i in graph.initializer if len(i.dims) == 2}
-    return [n.name for n in graph.node if n.op_type == "MatMul" and wide.get(n.input[1]) == 2]
+def weights_of(model: PreTrainedModel) -> dict[str, Array]:
+    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
 
 
-def census_of(path: Path) -> Counter[str]:
-    """Return how often each operator occurs in the file."""
-    return Counter(node.op_type for node in onnx.load(path).graph.node)
+def graph_shape_of(model: PreTrainedModel) -> GraphShape:
+    """Return what `graph` must know. Raises: ExportError for another activation than GELU."""
+    config, bert = model.config, bert_of(model)
+    if config.hidden_act != "gelu":
+        raise ExportError(f"hidden_act {config.hidden_act}: only gelu can be exported")
+    table = bert.embeddings.word_embeddings
+    layers = bert.encoder.layer
+    return GraphShape(
+        hidden=config.hidden_size,
+        heads=heads_of(model),
+        head_size=layers[0].attention.self.attention_head_size,
+        ffn=tuple(layer.intermediate.dense.out_features for layer in layers),
+        vocabulary=config.vocab_size,
+        embedding_bits=table.bits if isinstance(table, LowBitEmbedding) else 32,
+        group=GROUP,
+        positions=config.max_position_embeddings,
+        types=config.type_vocab_size,
+        epsilon=config.layer_norm_eps,
+    )
+
+
+def operators_run(path: Path) -> Counter[str]:
+    """Return how often a session runs each operator, after its own optimization of the file."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = ort.SessionOptions()
+        options.log_severity_level = 3  # it warns that the file is for this host only
+        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        optimized = onnx.load(options.optimized_model_filepath)
+    return Counter(node.op_type for node in optimized.graph.node)
+
+
+def check_products(path: Path, layers: int) -> None:
+    """Raises: ExportError unless all products are INT8 but attention's own and the span head.
+
+    Residuals count too: fused with their normalization they take five times as long.
+    """
+    wanted = {
+        "DynamicQuantizeMatMul": 3 * layers,  # out of attention, in and out of the feed-forward
+        "MatMulIntegerToFloat": 3 * layers,  # query, key, value
+        "FusedMatMul": 2 * layers,  # fp32: scores, and values by scores
+        "MatMul": 1,  # fp32: the span head
+        "LayerNormalization": 2 * layers + 1,
+    }
+    kinds = ("MatMul", "Gemm", "Attention", "Einsum", "LayerNorm")
+    census = operators_run(path)
+    found = {op: n for op, n in census.items() if any(kind in op for kind in kinds)}
+    if found != wanted:
+        raise ExportError(f"{path}: a session runs {found}, not {wanted}; see optimizer.graph")
 
 
 def check_parity(
@@ -144,24 +119,45 @@ def check_parity(
 ) -> None:
     """Compare ONNX with PyTorch on random tokens, padding included. Raises: ExportError."""
     session = open_session(path)
-    head = _SpanHead(model).eval()
-    for n_rows, n_tokens in shapes:
-        windows = random_windows(n_rows, n_tokens, model.config.vocab_size)
-        with torch.no_grad():
-            wanted = head(*(torch.from_numpy(getattr(windows, name)) for name in INPUTS))
-        found = run(session, windows)
-        seen = windows.attention_mask == 1
-        for got, want in zip((found.start, found.end), wanted, strict=True):
-            gap = float(np.abs(got - want.numpy())[seen].max())
-            if gap > PARITY_TOLERANCE:
-                raise ExportError(f"{path}: logits differ from PyTorch's by {gap:.4f}")
+    for shape in shapes:
+        windows = random_windows(*shape, model.config.vocab_size)
+        together = session.run(list(OUTPUTS), _feed(windows))
+        gap = float(np.abs(_gaps(model, windows, together)).max())
+        if gap > PARITY_TOLERANCE:
+            raise ExportError(f"{path}: at {shape} logits differ from PyTorch's by {gap:.4f}")
+
+
+def check_rounding(model: PreTrainedModel, path: Path) -> None:
+    """Compare INT8, each window alone, with PyTorch's fp32. Raises: ExportError."""
+    windows = random_windows(4, 128, model.config.vocab_size)
+    alone = run(open_session(path), windows)
+    gap = float(np.sqrt(np.mean(_gaps(model, windows, (alone.start, alone.end)) ** 2)))
+    spread = float(np.std(_ask(model, windows)))
+    if gap > ROUNDING_TOLERANCE * spread:
+        raise ExportError(f"{path}: INT8 logits differ from PyTorch's by {gap:.3f} of {spread:.3f}")
+
+
+def _gaps(model: PreTrainedModel, windows: Windows, found: Iterable[Floats]) -> Floats:
+    """Return what the logits (2, B, S) differ by where there are tokens."""
+    gaps: Floats = (np.stack(list(found)) - _ask(model, windows))[:, windows.attention_mask == 1]
+    return gaps
+
+
+def _ask(model: PreTrainedModel, windows: Windows) -> Floats:  # -> (2, B, S)
+    with torch.no_grad():
+        out = model(**{name: torch.from_numpy(ids) for name, ids in _feed(windows).items()})
+    return np.stack([out.start_logits.numpy(), out.end_logits.numpy()])
+
+
+def _feed(windows: Windows) -> dict[str, Array]:
+    return {name: getattr(windows, name) for name in INPUTS}
 
 
 def batch_variance(path: Path, vocabulary: int) -> float:
     """Return the largest change of a window's logits when it is batched with others."""
     session = open_session(path)
     windows = random_windows(4, 96, vocabulary)
-    together = session.run(list(OUTPUTS), {name: getattr(windows, name) for name in INPUTS})
+    together = session.run(list(OUTPUTS), _feed(windows))
     alone = run(session, windows)
     seen = windows.attention_mask == 1
     pairs = zip(together, (alone.start, alone.end), strict=True)

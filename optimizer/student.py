@@ -23,6 +23,7 @@ from transformers import (
 
 from gateway.domain import Shape
 from gateway.errors import BertierError
+from optimizer.heads import behead, measure
 
 GROUP = 64  # values of an embedding row that share one scale
 
@@ -48,7 +49,7 @@ def resolve(name: str) -> str:
 def load(name: str, *, dropout: float = 0.0) -> PreTrainedModel:
     """Return a BERT QA model from a folder, a hub id or `package:NAME`. Raises: ModelError.
 
-    Attention is `eager`: the only form whose ONNX export still fuses.
+    Attention is `eager`: the fastest to train on CPU (docs/decisions/0004).
     """
     source = resolve(name)
     try:
@@ -76,23 +77,31 @@ def save_tokenizer(name: str, folder: Path) -> None:
     backend.save(str(folder / "tokenizer.json"))
 
 
-def cut(teacher: PreTrainedModel, layers: Sequence[int], ffn: int) -> PreTrainedModel:
-    """Return a copy of the teacher with these layers only, each with its `ffn` best neurons.
+def cut(
+    teacher: PreTrainedModel, layers: Sequence[int], ffn: int, heads: int | None = None
+) -> PreTrainedModel:
+    """Return a copy of the teacher with these layers only, each with its best neurons and heads.
 
-    Raises: ModelError for a layer or a width that the teacher does not have.
+    `heads`: kept in each layer; None: all. `config.num_attention_heads` keeps the teacher's number,
+    from which transformers takes a head's size. Raises: ModelError for what the teacher has not.
     """
     config = teacher.config
-    if max(layers) >= config.num_hidden_layers or ffn > config.intermediate_size:
+    had = heads_of(teacher)
+    heads = min(had) if heads is None else heads
+    if max(layers) >= len(had) or ffn > config.intermediate_size or not 0 < heads <= min(had):
         raise ModelError(
-            f"layers {list(layers)}, ffn {ffn}: the teacher has {config.num_hidden_layers} layers"
-            f" of width {config.intermediate_size}"
+            f"layers {list(layers)}, ffn {ffn}, heads {heads}: the teacher has {len(had)} layers"
+            f" of width {config.intermediate_size} with {min(had)} heads"
         )
     student: PreTrainedModel = copy.deepcopy(teacher)
     encoder = bert_of(student).encoder
     encoder.layer = nn.ModuleList([encoder.layer[i] for i in layers])
-    for layer in encoder.layer:
+    for i, layer in zip(layers, encoder.layer, strict=True):
         if ffn < config.intermediate_size:
             narrow(layer.intermediate.dense, layer.output.dense, ffn)
+        if heads < had[i]:
+            whole = bert_of(teacher).encoder.layer[i].attention
+            behead(layer.attention, measure(teacher, whole), heads)
     student.config.num_hidden_layers = len(layers)
     student.config.intermediate_size = ffn
     return student
@@ -115,6 +124,11 @@ def narrow(up: nn.Linear, down: nn.Linear, width: int) -> None:
     up.bias = nn.Parameter(up.bias.detach()[kept].clone())
     down.weight = nn.Parameter(down.weight.detach()[:, kept].clone())
     up.out_features = down.in_features = width
+
+
+def heads_of(model: PreTrainedModel) -> tuple[int, ...]:
+    """Return the number of attention heads of each layer."""
+    return tuple(layer.attention.self.num_attention_heads for layer in bert_of(model).encoder.layer)
 
 
 class LowBitEmbedding(nn.Module):
@@ -175,7 +189,7 @@ def shape_of(model: PreTrainedModel, embedding_bits: int) -> Shape:
     return Shape(
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
-        heads=config.num_attention_heads,
+        heads=max(heads_of(model)),
         ffn=config.intermediate_size,
         vocabulary=config.vocab_size,
         embedding_bits=embedding_bits,

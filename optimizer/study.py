@@ -166,7 +166,7 @@ class Study:
 
     def _new_student(self, config: StudentConfig) -> PreTrainedModel:
         base = self.model(config.start) if config.start else student.load(str(self.teacher_folder))
-        model = student.cut(base, config.layers, config.ffn)
+        model = student.cut(base, config.layers, config.ffn, config.heads)
         return student.with_low_bit_embeddings(model, config.embedding_bits)
 
     # Variants
@@ -199,7 +199,7 @@ class Study:
         return model
 
     def export(self, name: str) -> dict[str, Any]:
-        """Export, fuse and quantize a trained variant, through every gate."""
+        """Export and quantize a trained variant, through every gate."""
         config = self.student(name)
         inputs = self.student_inputs(config) if config else {"teacher": self.teacher_inputs()}
         folder = self.variant_folder(name) / "export"
@@ -209,13 +209,13 @@ class Study:
         model = self.model(name)
         fp32, served = folder / "model.fp32.onnx", folder / "model.onnx"
         export.to_onnx(model, fp32)
-        export.quantize(fp32, served)
+        export.to_int8(model, served)
         return {
             "sha256": sha256_of(served),
             "size_bytes": served.stat().st_size,
             "parameters": student.parameters_of(model),
             "batch_variance": export.batch_variance(served, model.config.vocab_size),
-            "operators": dict(export.census_of(served)),
+            "operators": dict(export.operators_run(served)),
         }
 
     def readings(self, name: str, part: str, examples: Sequence[Example]) -> list[Reading]:
