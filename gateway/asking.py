@@ -93,14 +93,14 @@ class EmbeddedGateway:
         return asyncio.run(self._with_service(work))
 
     async def _with_service(self, work: Callable[[AnswerService], Awaitable[T]]) -> T:
-        from gateway import serving
+        from gateway import preparation
         from gateway.embedded import EmbeddedBackend
 
         catalog = catalogs.read(self._repository)
         backend = EmbeddedBackend(self._repository)
         try:
             service = AnswerService(backend, Settings(model_repository=self._repository), Metrics())
-            service.serving = await serving.prepare(self._repository, catalog, backend)
+            service.serving = await preparation.prepare(self._repository, catalog, backend)
             return await work(service)
         finally:
             await backend.close()

@@ -18,13 +18,14 @@
     ├── BackendError         the model server failed
     │   └── BackendUnavailable   nobody there, or not ready
     └── RepositoryError      a model repository or catalog that cannot be served
+        └── VariantsUnserved     its files are sound, but the model server does not serve them: it may pass
 
 Each front maps these to its own status in one table; text here is safe to show to a caller.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -117,3 +118,11 @@ class BackendUnavailable(BackendError):
 
 class RepositoryError(BertierError):
     """A model repository that cannot be served; the message names the file and what to do."""
+
+
+class VariantsUnserved(RepositoryError):
+    """The model server does not serve variants as the catalog names them; that may pass."""
+
+    def __init__(self, what: str, problems: Mapping[str, str]) -> None:
+        reasons = "; ".join(f"{name}: {why}" for name, why in problems.items())
+        super().__init__(f"{what}: {reasons}")

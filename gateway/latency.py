@@ -43,6 +43,11 @@ class LatencyModel:
         self._all = _Load()
         self._of = {name: _Load() for name in profiles}
 
+    @property
+    def busy(self) -> bool:
+        """Is any work in flight?"""
+        return self._all.windows > 0
+
     def cost_ms(self, plan: Plan, size: Size) -> float:
         """Return the expected compute of a plan for this size, ms of one core."""
         return self._cell(plan.variants[0], size).p50_ms * size.n_windows

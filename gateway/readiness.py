@@ -17,6 +17,7 @@ class VariantState:
     served: bool
     trust: str | None
     problem: str | None
+    measured_under_load: bool  # its latency, beside requests in flight: it is measured again
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class Readiness:
     catalog_sha256: str | None  # of the catalog that is served
     refused: str | None  # why the catalog on disk is not the one that is served
     variants: Mapping[str, VariantState]
+    retry_in_ms: float | None = None  # until what failed is tried again; None: nothing is
 
 
 def state_of(name: str, serving: ServingSet) -> VariantState:
@@ -39,7 +41,21 @@ def state_of(name: str, serving: ServingSet) -> VariantState:
         served=trust is not None,
         trust=None if trust is None else str(trust),
         problem=serving.problems.get(name),
+        measured_under_load=name in serving.under_load,
     )
+
+
+def states_of(serving: ServingSet | None) -> dict[str, VariantState]:
+    """Return the state of every variant of the catalog."""
+    if serving is None:
+        return {}
+    return {v.name: state_of(v.name, serving) for v in serving.catalog.variants}
+
+
+def summary(serving: ServingSet) -> str:
+    """Return the states in one line, for a log."""
+    states = states_of(serving).items()
+    return ", ".join(f"{name} ({state.trust or 'not served'})" for name, state in states)
 
 
 def catalog_report(serving: ServingSet) -> dict[str, Any]:

@@ -76,6 +76,12 @@ def parse(lookup: Lookup) -> SloRequest:
     )
 
 
+def longest_timeout_ms(classes: Mapping[str, SloClass]) -> float:
+    """Return the longest deadline that a request can have."""
+    own = (each.timeout_ms for each in classes.values())
+    return max((DEADLINE_FACTOR * MAX_LATENCY_MS, *(t for t in own if t is not None)))
+
+
 def resolve(
     request: SloRequest, classes: Mapping[str, SloClass], default_class: str, best_floor: float
 ) -> Slo:

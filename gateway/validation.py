@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway import catalog as catalogs
-from gateway import serving
+from gateway import preparation
 from gateway.catalog import Catalog
 from gateway.domain import Trust, Variant
 from gateway.errors import BertierError
@@ -76,7 +76,7 @@ async def _ask_models(repository: Path, catalog: Catalog) -> Finding:
 
     backend = EmbeddedBackend(repository)
     try:
-        served = await serving.prepare(repository, catalog, backend)
+        served = await preparation.prepare(repository, catalog, backend)
     except BertierError as exc:
         return Finding((str(exc),))
     finally:

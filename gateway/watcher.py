@@ -1,7 +1,8 @@
 """Keeps what is served in step with the catalog on disk and with the model server.
 
 Polls both. A new catalog is checked whole before it is switched to; a bad one is refused, once, and
-the old one goes on. It never answers a question.
+the old one goes on. What failed for a reason that may pass is tried again, less and less often; what
+nothing routes to any more is unloaded. It never answers a question.
 """
 
 from __future__ import annotations
@@ -9,22 +10,41 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from gateway import catalog as catalogs
-from gateway.catalog import CATALOG, Catalog
-from gateway.errors import BertierError, RepositoryError
-from gateway.readiness import Readiness, VariantState, state_of
-from gateway.service import AnswerService
-from gateway.serving import ServingSet, hash_problem, prepare
+from gateway import slo
+from gateway.catalog import CATALOG
+from gateway.errors import (
+    BackendError,
+    BertierError,
+    DeadlineExceeded,
+    RepositoryError,
+    VariantsUnserved,
+)
+from gateway.preparation import hash_problems, measure_again, mend, prepare
+from gateway.readiness import Readiness, states_of, summary
+from gateway.retirement import Retirement
+from gateway.retry import Retry
+from gateway.service import AnswerService, now_ms
+from gateway.serving import ServingSet
 
 log = logging.getLogger(__name__)
+
+LONGEST_RETRY_MS = 60_000.0
+FIRST_MEASURING_MS = 5_000.0
+MAY_PASS = (VariantsUnserved, BackendError, DeadlineExceeded)  # the file on disk is not at fault
 
 
 class Watcher:
     """Loads, checks and swaps in `service.serving`."""
 
-    def __init__(self, service: AnswerService, restarts: Callable[[], int] = lambda: 0) -> None:
+    def __init__(
+        self,
+        service: AnswerService,
+        restarts: Callable[[], int] = lambda: 0,
+        clock: Callable[[], float] = now_ms,
+    ) -> None:
         """`restarts`: how often a model server of our own was started again."""
         self.ready = asyncio.Event()  # set once, by the first catalog that can be served
         self._service = service
@@ -36,7 +56,12 @@ class Watcher:
         self._seen = ""  # sha256 of the catalog last tried
         self._served = ""  # sha256 of the catalog that is served
         self._refused: str | None = None
+        self._refusal_may_pass = False
         self._wrong: frozenset[str] = frozenset()  # variants whose file in the server is another
+        self._retry = Retry(service.settings.catalog_poll_ms, LONGEST_RETRY_MS, clock)
+        self._measuring = Retry(FIRST_MEASURING_MS, LONGEST_RETRY_MS, clock)
+        longest_ms = slo.longest_timeout_ms(service.settings.classes)
+        self._retirement = Retirement(longest_ms, clock)
 
     async def run(self) -> None:
         """Check for ever."""
@@ -53,11 +78,10 @@ class Watcher:
         raw = await self._read()
         if raw is None or not self._up:
             return
-        digest = hashlib.sha256(raw).hexdigest()
-        if digest != self._seen or (came_back and self._service.serving is None):
-            await self._switch(raw, digest)
-        elif self._service.serving is not None and (came_back or await self._check_hashes()):
-            await self._prepare_again(self._service.serving)
+        await self._follow(raw, came_back)
+        await self._measure_again()
+        self._plan_retry()
+        await self._unload_unused()
 
     async def readiness(self) -> Readiness:
         """Return the state, with the model server asked now."""
@@ -76,8 +100,23 @@ class Watcher:
             backend_up=up,
             catalog_sha256=self._served or None,
             refused=self._refused,
-            variants=_states(serving),
+            variants=states_of(serving),
+            retry_in_ms=self._retry.left_ms,
         )
+
+    async def _follow(self, raw: bytes, came_back: bool) -> None:
+        """Do the one thing that the state of catalog and model server asks for."""
+        digest = hashlib.sha256(raw).hexdigest()
+        serving = self._service.serving
+        if digest != self._seen:
+            self._retry.worked()
+            await self._switch(raw, digest)
+        elif (serving is None and came_back) or (self._refusal_may_pass and self._retry.due):
+            await self._switch(raw, digest)
+        elif serving is not None and (came_back or await self._check_hashes()):
+            await self._prepare_again(serving)
+        elif serving is not None and serving.problems and self._retry.due:
+            await self._mend(serving)
 
     async def _check_backend(self) -> bool:
         """Return whether the model server is up after it was down, however shortly."""
@@ -100,10 +139,11 @@ class Watcher:
             return None
 
     async def _switch(self, raw: bytes, digest: str) -> None:
-        """Serve the catalog if it is sound; else refuse it until it changes."""
+        """Serve the catalog if it is sound; else refuse it until it changes, or the reason passes."""
         old = self._service.serving
         try:
             catalog = catalogs.parse(raw, self._repository / CATALOG)
+            self._retirement.load(catalog.variants)
             new = await prepare(self._repository, catalog, self._backend, old)
             _refuse_worse(new, old)
         except BertierError as exc:
@@ -115,17 +155,23 @@ class Watcher:
             self._refuse(RepositoryError(f"it could not be checked: {exc!r}"), digest)
             return
         self._seen = self._served = digest
-        self._refused = None
+        self._refused, self._refusal_may_pass = None, False
+        self._retry.worked()
         self._serve(new)
         await self._check_hashes()
         self._service.metrics.catalog_switches.labels("switched").inc()
-        log.info("serving %s", _summary(new))
+        log.info("serving %s", summary(new))
 
     def _refuse(self, error: BertierError, digest: str) -> None:
+        if digest != self._seen:
+            self._service.metrics.catalog_switches.labels("refused").inc()
+        if digest != self._seen or str(error) != self._refused:
+            log.error("catalog %s refused: %s", digest[:12], error)
         self._seen = digest
         self._refused = str(error)
-        self._service.metrics.catalog_switches.labels("refused").inc()
-        log.error("catalog %s refused: %s", digest[:12], error)
+        self._refusal_may_pass = isinstance(error, MAY_PASS)
+        if self._refusal_may_pass:
+            self._retry.failed()
 
     async def _prepare_again(self, old: ServingSet) -> None:
         """Check the catalog that is served once more: the model server is another, or was changed."""
@@ -135,17 +181,65 @@ class Watcher:
             log.error("checked again: %s", exc)
             problems = dict.fromkeys((v.name for v in old.catalog.variants), str(exc))
             self._serve(old.without(problems))
-            self._up = False  # so that it is tried again
             return
         self._serve(new)
-        log.info("checked again: serving %s", _summary(new))
+        log.info("checked again: serving %s", summary(new))
+
+    async def _mend(self, old: ServingSet) -> None:
+        """Look again at the variants that are not served."""
+        try:
+            new = await mend(self._repository, old, self._backend)
+        except BertierError as exc:
+            log.warning("looked again: %s", exc)
+            self._retry.failed()
+            return
+        self._serve(new)
+        log.info("looked again: serving %s", summary(new))
+        if new.problems:
+            self._retry.failed()
+
+    async def _measure_again(self) -> None:
+        """Measure what was measured beside requests, once there are none."""
+        serving = self._service.serving
+        if serving is None or not serving.under_load:
+            self._measuring.worked()
+        elif self._measuring.left_ms is None:
+            self._measuring.failed()
+        elif self._measuring.due and not serving.latency.busy:
+            self._measuring.failed()  # for when it is disturbed again
+            try:
+                self._serve(await measure_again(serving, self._backend))
+            except (BackendError, DeadlineExceeded) as exc:
+                log.warning("latency could not be measured again: %s", exc)
+
+    def _plan_retry(self) -> None:
+        serving = self._service.serving
+        if not self._refusal_may_pass and (serving is None or not serving.problems):
+            self._retry.worked()
+        elif self._retry.left_ms is None:
+            self._retry.failed()
+
+    async def _unload_unused(self) -> None:
+        """Free what no request can ask any more; what is about to be tried again stays."""
+        if self._service.serving is None or self._refusal_may_pass:
+            return
+        routed = self._service.serving.catalog.variants
+        for variant in self._retirement.unused(routed):
+            kept = (*routed, *self._retirement.in_flight())
+            try:
+                await self._backend.unload(variant, kept)
+            except BertierError as exc:
+                log.warning("%s: not unloaded: %s", variant.name, exc)
+            else:
+                log.info("%s: version %d unloaded", variant.name, variant.version)
+            self._retirement.forget(variant)
 
     async def _check_hashes(self) -> bool:
         """Stop routing to what is another file now; return whether one is right again."""
         serving = self._service.serving
         assert serving is not None
         try:
-            problems = _hash_problems(serving.catalog, await self._backend.hashes())
+            problems = hash_problems(serving.catalog, await self._backend.hashes())
         except BertierError as exc:
             log.warning("the model server did not tell its hashes: %s", exc)
             return False
@@ -158,33 +252,18 @@ class Watcher:
         return bool(right_again)
 
     def _serve(self, serving: ServingSet) -> None:
+        if self._service.serving is not None:
+            self._retirement.replace(self._service.serving)
         self._service.serving = serving
         gauge = self._service.metrics.variant_up
         gauge.clear()
-        for name, state in _states(serving).items():
+        for name, state in states_of(serving).items():
             gauge.labels(name, state.trust or "none").set(state.served)
         if serving.plans():
             self.ready.set()
 
 
-def _states(serving: ServingSet | None) -> dict[str, VariantState]:
-    if serving is None:
-        return {}
-    return {v.name: state_of(v.name, serving) for v in serving.catalog.variants}
-
-
-def _hash_problems(catalog: Catalog, hashes: Mapping[str, str]) -> dict[str, str]:
-    found = {v.name: hash_problem(v, hashes) for v in catalog.variants}
-    return {name: why for name, why in found.items() if why is not None}
-
-
 def _refuse_worse(new: ServingSet, old: ServingSet | None) -> None:
     """Refuse a set with broken variants where another set is served already."""
     if old is not None and old.plans() and new.problems:
-        reasons = "; ".join(f"{name}: {why}" for name, why in new.problems.items())
-        raise RepositoryError(f"the old catalog goes on, because of {reasons}")
-
-
-def _summary(serving: ServingSet) -> str:
-    states = _states(serving).items()
-    return ", ".join(f"{name} ({state.trust or 'not served'})" for name, state in states)
+        raise VariantsUnserved("the old catalog goes on, because of", new.problems)

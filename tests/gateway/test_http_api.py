@@ -572,7 +572,9 @@ async def test_readyz_shows_backend_and_trust() -> None:
         response = await http.get("/readyz")
     told = response.json()
     assert (response.status_code, told["ready"], told["backend"]) == (200, True, "fake")
-    assert told["variants"]["large"] == {"served": True, "trust": "certified", "problem": None}
+    large = {"served": True, "trust": "certified", "problem": None, "measured_under_load": False}
+    assert told["variants"]["large"] == large
+    assert told["retry_in_ms"] is None
 
 
 async def test_metrics_count_requests_by_class_and_outcome() -> None:

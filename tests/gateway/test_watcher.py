@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +13,32 @@ import pytest
 
 from gateway import catalog as catalogs
 from gateway.catalog import CATALOG, Catalog
-from gateway.domain import GoldenLogits, Inference, Logits, Trust, Variant, Windows
+from gateway.domain import (
+    GoldenLogits,
+    Inference,
+    Logits,
+    Question,
+    Size,
+    SloRequest,
+    Trust,
+    Variant,
+    Windows,
+)
 from gateway.errors import BackendUnavailable
 from gateway.metrics import Metrics
-from gateway.service import AnswerService
-from gateway.serving import prepare
+from gateway.preparation import prepare
+from gateway.service import AnswerService, now_ms
 from gateway.settings import Settings
 from gateway.watcher import Watcher
-from tests.fakes import TOKENIZER, FakeBackend, make_catalog, make_variant, small_and_large
+from tests.fakes import (
+    CONTEXT,
+    QUESTION,
+    TOKENIZER,
+    FakeBackend,
+    make_catalog,
+    make_variant,
+    small_and_large,
+)
 
 
 class House:
@@ -29,9 +49,10 @@ class House:
         self.repository = repository
         self.backend = backend or FakeBackend()
         self.restarts = 0
+        self.now_ms = 0.0
         settings = Settings(model_repository=repository)
         self.service = AnswerService(self.backend, settings, Metrics())
-        self.watcher = Watcher(self.service, lambda: self.restarts)
+        self.watcher = Watcher(self.service, lambda: self.restarts, lambda: self.now_ms)
 
     def publish(self, catalog: Catalog) -> None:
         catalogs.write(self.repository, catalog)
@@ -223,24 +244,188 @@ async def test_a_catalog_that_breaks_the_checks_is_refused(house: House) -> None
 
 
 class ShortOfMemory(FakeBackend):
-    """A model server that is ready, but could not load any model until it was started again."""
+    """A model server that is ready, but cannot load some models."""
 
-    mended = False
+    def __init__(self, *missing: str) -> None:
+        super().__init__()
+        self.missing = set(missing)
+        self.tried = 0
 
     async def load(self, variant: Variant) -> None:
-        if not self.mended:
+        if variant.name in self.missing:
+            self.tried += 1
             raise BackendUnavailable(f"{variant.name}: could not be loaded")
         await super().load(variant)
 
 
 async def test_a_first_catalog_is_tried_again_after_a_restart(tmp_path: Path) -> None:
     """It was refused because of the server, and the catalog will not change by itself."""
-    backend = ShortOfMemory()
+    backend = ShortOfMemory("small", "large")
     house = House(tmp_path, backend)
     house.publish(small_and_large())
     await house.watcher.check()
     assert house.served() == []
-    backend.mended = True
+    backend.missing.clear()
     house.restarts = 1
     await house.watcher.check()
     assert house.served() == ["large", "small"]
+
+
+async def test_a_variant_that_could_not_be_loaded_is_tried_again(tmp_path: Path) -> None:
+    """Soon, then less and less often; whoever waits for it sees when."""
+    backend = ShortOfMemory("large")
+    house = House(tmp_path, backend)
+    house.publish(small_and_large())
+    waits_ms = []
+    for _ in range(8):
+        await house.watcher.check()
+        waits_ms.append((await house.watcher.readiness()).retry_in_ms)
+        await house.watcher.check()  # too early: nothing happens
+        house.now_ms += waits_ms[-1] or 0.0
+    assert waits_ms == [2e3, 4e3, 8e3, 16e3, 32e3, 60e3, 60e3, 60e3]
+    assert backend.tried == 8
+    assert house.served() == ["small"]
+    backend.missing.clear()
+    await house.watcher.check()
+    readiness = await house.watcher.readiness()
+    assert house.served() == ["large", "small"]
+    assert (readiness.variants["large"].problem, readiness.retry_in_ms) == (None, None)
+
+
+async def test_what_is_served_is_not_asked_again_for_the_sake_of_what_is_not(
+    tmp_path: Path,
+) -> None:
+    """Under load a good variant could fail its second examination."""
+    backend = ShortOfMemory("large")
+    house = House(tmp_path, backend)
+    house.publish(small_and_large())
+    await house.watcher.check()
+    backend.asked.clear()
+    backend.missing.clear()
+    house.now_ms += 2e3
+    await house.watcher.check()
+    assert set(backend.asked) == {"large"}
+
+
+async def test_a_refusal_that_may_pass_is_tried_again(tmp_path: Path) -> None:
+    """The new catalog is sound; the server was not. It is counted once."""
+    backend = ShortOfMemory("medium")
+    house = House(tmp_path, backend)
+    house.publish(small_and_large())
+    await house.watcher.check()
+    house.publish(another())
+    for _ in range(3):
+        await house.watcher.check()
+        house.now_ms += (await house.watcher.readiness()).retry_in_ms or 0.0
+    assert (house.served(), backend.tried) == (["large", "small"], 3)
+    backend.missing.clear()
+    await house.watcher.check()
+    readiness = await house.watcher.readiness()
+    assert house.served() == ["medium"]
+    assert (readiness.refused, readiness.retry_in_ms) == (None, None)
+    assert (house.switches("refused"), house.switches("switched")) == (1, 2)
+
+
+async def test_a_refusal_that_cannot_pass_is_not_tried_again(house: House) -> None:
+    """Only another catalog mends it."""
+    house.publish(small_and_large())
+    await house.watcher.check()
+    (house.repository / CATALOG).write_bytes(b"{")
+    await house.watcher.check()
+    assert (await house.watcher.readiness()).retry_in_ms is None
+
+
+async def test_what_nothing_routes_to_is_unloaded(house: House) -> None:
+    """Models that were replaced must not fill the server's memory."""
+    house.publish(small_and_large())
+    await house.watcher.check()
+    house.publish(another())
+    await house.watcher.check()
+    assert set(house.backend.loaded) == {"medium/1"}
+
+
+async def test_a_replaced_version_is_unloaded_and_the_new_one_is_not(house: House) -> None:
+    """The name is the same."""
+    first = make_variant("small", 5)
+    second = replace(first, version=2, sha256="2" * 64)
+    for variant in (first, second):
+        house.publish(make_catalog([variant], [0.5]))
+        await house.watcher.check()
+    assert set(house.backend.loaded) == {"small/2"}
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_a_request_in_flight_keeps_its_model(tmp_path: Path, leaves: bool) -> None:
+    """Until it ends, or until no request can be so old."""
+    house = House(tmp_path)
+    house.publish(small_and_large())
+    await house.watcher.check()
+    house.backend.gate = asyncio.Event()
+    asked = len(house.backend.asked)
+    question, promise = Question(QUESTION, CONTEXT), SloRequest(latency_ms=60_000)
+    request = asyncio.create_task(house.service.answer(question, promise, now_ms()))
+    await house.backend.until_asked(asked + 1)
+    gate, house.backend.gate = house.backend.gate, None
+    house.publish(another())
+    for _ in range(2):
+        await house.watcher.check()
+        assert set(house.backend.loaded) == {"small/1", "large/1", "medium/1"}
+        house.now_ms += 100_000
+    if leaves:
+        gate.set()
+        await request
+    else:
+        house.now_ms += 100_000
+    await house.watcher.check()
+    assert set(house.backend.loaded) == {"medium/1"}
+    gate.set()
+    await request
+
+
+async def test_a_rollback_finds_its_models(house: House) -> None:
+    """What was unloaded is loaded again."""
+    for catalog in (small_and_large(), another(), small_and_large()):
+        house.publish(catalog)
+        await house.watcher.check()
+    assert house.served() == ["large", "small"]
+    assert set(house.backend.loaded) == {"small/1", "large/1"}
+
+
+async def test_a_server_that_does_not_unload_is_left_alone(tmp_path: Path) -> None:
+    """Memory is lost, answers are not."""
+
+    class Stubborn(FakeBackend):
+        unloads = 0
+
+        async def unload(self, variant: Variant, kept: Collection[Variant]) -> None:
+            self.unloads += 1
+            raise BackendUnavailable("no")
+
+    backend = Stubborn()
+    house = House(tmp_path, backend)
+    for catalog in (small_and_large(), another()):
+        house.publish(catalog)
+        await house.watcher.check()
+    await house.watcher.check()
+    assert (house.served(), backend.unloads) == (["medium"], 2)
+
+
+async def test_latency_measured_beside_requests_is_marked_and_measured_again(house: House) -> None:
+    """A queue that is measured for a model would move traffic away from it for ever."""
+    house.publish(make_catalog([make_variant("small", 5)], [0.5]))
+    await house.watcher.check()
+    old = house.service.serving
+    assert old is not None
+    house.publish(another())
+    with old.latency.in_flight("small", Size(64, 1)):
+        await house.watcher.check()
+    assert (await house.watcher.readiness()).variants["medium"].measured_under_load
+    serving = house.service.serving
+    assert serving is not None
+    with serving.latency.in_flight("medium", Size(64, 1)):
+        for _ in range(3):
+            await house.watcher.check()
+            house.now_ms += 60_000
+        assert serving.under_load == {"medium"}
+    await house.watcher.check()
+    assert not (await house.watcher.readiness()).variants["medium"].measured_under_load
