@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from tomllib import TOMLDecodeError
 from typing import Any, Literal
@@ -19,6 +23,12 @@ from gateway.errors import BertierError
 from gateway.slo import STANDARD_CLASSES, SloClass
 
 CONFIG_FILE = "bertier.toml"
+PREFIX, NESTED = "BERTIER_", "__"
+# What Kubernetes and container links put beside a service that is called bertier or bertier-...
+_OF_A_SERVICE = re.compile(
+    r"_SERVICE_(HOST|PORT(_\w+)?)|(_PORT)?_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?"
+)
+_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 
 
 class SettingsError(BertierError):
@@ -29,8 +39,8 @@ class Settings(BaseSettings):
     """One frozen object for the whole program."""
 
     model_config = SettingsConfigDict(
-        env_prefix="BERTIER_",
-        env_nested_delimiter="__",
+        env_prefix=PREFIX,
+        env_nested_delimiter=NESTED,
         frozen=True,
         extra="forbid",
         toml_file=CONFIG_FILE,
@@ -91,17 +101,34 @@ class Settings(BaseSettings):
 
 def read(**flags: Any) -> Settings:
     """Return the settings; flags that are None were not given. Raises: SettingsError."""
+    check_names(os.environ)
     try:
         settings = Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as exc:
         first = exc.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "settings"
-        raise SettingsError(
-            f"{where}: {first['msg']} (flag, BERTIER_{where.upper()} or {CONFIG_FILE})"
-        ) from exc
+        variable = PREFIX + where.upper().replace(".", NESTED)
+        raise SettingsError(f"{where}: {first['msg']} (flag, {variable} or {CONFIG_FILE})") from exc
     except (UnreadableSettings, TOMLDecodeError, OSError) as exc:
         raise SettingsError(f"{CONFIG_FILE} or a BERTIER_* variable cannot be read: {exc}") from exc
     if settings.default_class not in settings.classes:
         known = ", ".join(sorted(settings.classes))
         raise SettingsError(f"default_class: {settings.default_class!r} is not one of {known}")
     return settings
+
+
+def check_names(environ: Mapping[str, str]) -> None:
+    """Raise SettingsError for a variable that looks like one of ours and is none."""
+    known = [(PREFIX + name).upper() for name in Settings.model_fields]
+    for name, value in environ.items():
+        variable, *inside = name.upper().split(NESTED, 1)
+        if not variable.startswith(PREFIX) or _is_a_services(variable, value):
+            continue
+        # Of the classes, names and fields are checked with the values.
+        if variable not in known or (inside and variable != f"{PREFIX}CLASSES"):
+            near = get_close_matches(variable, known, n=1, cutoff=0.0)[0]
+            raise SettingsError(f"{name}: no such setting; the nearest is {near}")
+
+
+def _is_a_services(variable: str, value: str) -> bool:
+    return bool(_OF_A_SERVICE.search(variable) or _ADDRESS.match(value))
