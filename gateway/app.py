@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 KEEP_ALIVE_S = 75  # longer than the idle time of common load balancers
 BACKLOG = 2048
+EXAMPLE_MIN_F1 = 0.35  # a test holds it against the shipped catalog, and the README against this
 EXAMPLE = (
     '{"question": "Who gave their name to Normandy?", "context": "The Normans were the people who'
     ' in the 10th and 11th centuries gave their name to Normandy, a region in France."}'
@@ -186,8 +187,8 @@ def ready_text(host: str, port: int) -> str:
     url = f"http://{host}:{port}"
     return (
         f"\nbertier answers on {url}  (state: {url}/readyz, metrics: {url}/metrics)\n\n"
-        f"curl -i {url}/v1/answer -H 'SLO-Latency-Ms: 100' -H 'SLO-Min-F1: 0.4' \\\n"
-        f"  -H 'Content-Type: application/json' \\\n  -d '{EXAMPLE}'\n"
+        f"curl -i {url}/v1/answer -H 'SLO-Latency-Ms: 100' -H 'SLO-Min-F1: {EXAMPLE_MIN_F1:g}'"
+        f" -H 'Content-Type: application/json' \\\n  -d '{EXAMPLE}'\n"
     )
 
 
