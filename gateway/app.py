@@ -27,8 +27,9 @@ from gateway.installation import TritonInstallation, find_installation
 from gateway.metrics import Metrics
 from gateway.service import AnswerService
 from gateway.settings import Settings, SettingsError
-from gateway.supervisor import Supervisor, TritonOptions, check_ports
+from gateway.supervisor import Supervisor, check_ports
 from gateway.triton import TritonBackend
+from gateway.triton_process import TritonOptions
 from gateway.watcher import Watcher
 
 log = logging.getLogger(__name__)

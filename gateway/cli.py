@@ -49,7 +49,8 @@ def serve(flags: argparse.Namespace) -> int:
 def triton(flags: argparse.Namespace) -> int:
     from gateway import logs
     from gateway.installation import find_installation
-    from gateway.supervisor import TritonOptions, check_ports, run_foreground
+    from gateway.supervisor import check_ports, run_foreground
+    from gateway.triton_process import TritonOptions
 
     chosen = _settings(flags)
     logs.set_up(chosen.log_level, chosen.log_format)

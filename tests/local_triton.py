@@ -19,7 +19,8 @@ import psutil
 
 from gateway import guard
 from gateway.installation import TritonInstallation, find_installation
-from gateway.supervisor import Supervisor, TritonOptions
+from gateway.supervisor import Supervisor
+from gateway.triton_process import TritonOptions
 from tests import tiny
 
 FAST, SINGLE, SLOW, SLOW_SINGLE = "fast", "single", "slow", "slow-single"

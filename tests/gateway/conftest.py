@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from gateway.supervisor import Supervisor, TritonOptions
+from gateway.supervisor import Supervisor
+from gateway.triton_process import TritonOptions
 from tests import local_triton
 
 

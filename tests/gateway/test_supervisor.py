@@ -17,14 +17,9 @@ import pytest
 from gateway import guard
 from gateway.errors import BackendUnavailable, RepositoryError
 from gateway.installation import TritonInstallation
-from gateway.supervisor import (
-    LONGEST_BACKOFF_MS,
-    Supervisor,
-    TritonOptions,
-    backoff_ms,
-    check_ports,
-    parse_log_line,
-)
+from gateway.retry import backoff_ms
+from gateway.supervisor import FIRST_BACKOFF_MS, LONGEST_BACKOFF_MS, Supervisor, check_ports
+from gateway.triton_process import TritonOptions, parse_log_line
 from tests import local_triton, tiny
 from tests.fakes import ROOT
 from tests.local_triton import START_TIMEOUT_MS, wait_until
@@ -159,8 +154,9 @@ def stand_in(options: TritonOptions, script: str) -> TritonInstallation:
 
 def test_the_wait_between_starts_doubles_up_to_a_limit() -> None:
     """A Triton that dies at once must not take the machine with it."""
-    assert [backoff_ms(n) for n in (0, 1, 2)] == [500, 1_000, 2_000]
-    assert backoff_ms(10_000) == LONGEST_BACKOFF_MS
+    limits = FIRST_BACKOFF_MS, LONGEST_BACKOFF_MS
+    assert [backoff_ms(n, *limits) for n in (0, 1, 2)] == [500, 1_000, 2_000]
+    assert backoff_ms(10_000, *limits) == LONGEST_BACKOFF_MS
 
 
 @pytest.mark.parametrize(
