@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Protocol
 
-from gateway.domain import Inference, Variant, Windows
+from gateway.domain import Inference, Windows
+from gateway.published import Variant
 
 
 class Backend(Protocol):

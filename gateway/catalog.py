@@ -14,8 +14,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from gateway import catalog_rules as rules
 from gateway.catalog_rules import Problem
-from gateway.domain import Plan, Variant
 from gateway.errors import RepositoryError
+from gateway.published import Plan, Variant
 
 SCHEMA_VERSION: Literal[1] = 1
 CATALOG = "catalog.json"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from gateway.domain import (
+from gateway.published import (
     Cell,
     Certificate,
     GoldenLogits,

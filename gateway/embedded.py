@@ -12,9 +12,10 @@ import numpy as np
 import onnxruntime as ort
 
 from gateway import catalog as catalogs
-from gateway.domain import Floats, Inference, Logits, Precision, Variant, Windows
+from gateway.domain import Floats, Inference, Logits, Windows
 from gateway.errors import BackendError, BackendUnavailable, DeadlineExceeded
 from gateway.host import usable_cores
+from gateway.published import Precision, Variant
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 OUTPUTS = ("start_logits", "end_logits")

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
 
-from gateway.domain import Cell, Plan, Profile, Size
+from gateway.domain import Size
+from gateway.published import Cell, Plan, Profile
 
 GATEWAY_MS = 2.0  # tokenize, route, decode and the way to the model server, of one window
 WINDOW_MS = 0.5  # the same of each further window

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from gateway.backend import Backend
-from gateway.domain import Cell, Host, Profile, Variant, Windows
+from gateway.domain import Windows
+from gateway.published import Cell, Host, Profile, Variant
 
 log = logging.getLogger(__name__)
 

@@ -17,10 +17,11 @@ from gateway import catalog as catalogs
 from gateway import host, measuring
 from gateway.backend import Backend
 from gateway.catalog import Catalog
-from gateway.domain import Host, Question, Trust, Variant
+from gateway.domain import Question, Trust
 from gateway.errors import BackendError, DeadlineExceeded, RepositoryError, VariantsUnserved
 from gateway.latency import LatencyModel
 from gateway.measuring import Measured
+from gateway.published import Host, Variant
 from gateway.serving import ServingSet
 from gateway.spans import MAX_TOKENS, SpanEncoder
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gateway.domain import Plan, Variant
+from gateway.published import Plan, Variant
 from gateway.serving import ServingSet
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Collection, Iterable
 
-from gateway.domain import Variant
+from gateway.published import Variant
 from gateway.serving import ServingSet
 
 Key = tuple[str, int]

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from gateway.catalog import Catalog
-from gateway.domain import Option, Plan, Profile, Size, Trust
+from gateway.domain import Option, Size, Trust
 from gateway.latency import LatencyModel
+from gateway.published import Plan, Profile
 from gateway.spans import SpanEncoder
 
 

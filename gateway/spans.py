@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from gateway.domain import Answer, Bools, Decoding, Floats, Ints, Logits, Question, Span, Windows
+from gateway.domain import Answer, Bools, Floats, Ints, Logits, Question, Span, Windows
 from gateway.errors import EmptyText, MalformedText, TextTooLong
+from gateway.published import Decoding
 from gateway.words import Tokens, WordMemory
 
 MAX_TOKENS = 384

@@ -19,14 +19,14 @@ import numpy as np
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from gateway.domain import Floats, Inference, Logits, Variant, Windows
+from gateway.domain import Floats, Inference, Logits, Windows
 from gateway.errors import BackendError, BackendUnavailable, BertierError, DeadlineExceeded
+from gateway.published import Variant
 
 log = logging.getLogger(__name__)
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 OUTPUTS = ("start_logits", "end_logits")
-MAX_BATCH = 8  # windows in one request; max_batch_size of every batch-invariant variant
 MAX_CONCURRENT = 8  # requests of one long context under way at once
 CONTROL_TIMEOUT_MS = 5_000.0  # calls that answer at once: ready, index, config
 LOAD_TIMEOUT_MS = 120_000.0
@@ -83,7 +83,7 @@ class TritonBackend:
         began = time.perf_counter()
         if not budget_ms > 0:
             raise DeadlineExceeded(f"{variant.name}: no time was left to ask the model server")
-        size = MAX_BATCH if variant.batch_invariant else 1
+        size = variant.max_batch
         requests = [
             infer_request(variant, windows, slice(first, first + size), budget_ms)
             for first in range(0, windows.n_windows, size)

@@ -13,8 +13,9 @@ from pathlib import Path
 from gateway import catalog as catalogs
 from gateway import preparation
 from gateway.catalog import Catalog
-from gateway.domain import Trust, Variant
+from gateway.domain import Trust
 from gateway.errors import BertierError
+from gateway.published import Variant
 
 NAME = re.compile(r'^\s*name\s*:\s*"([^"]*)"', re.M)
 BACKEND = re.compile(r'^\s*(?:backend|platform)\s*:\s*"([^"]*)"', re.M)

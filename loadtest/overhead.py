@@ -15,7 +15,8 @@ import numpy as np
 import psutil
 
 from gateway import catalog as catalogs
-from gateway.domain import Variant, Windows
+from gateway.domain import Windows
+from gateway.published import Variant
 from gateway.spans import SpanEncoder
 from gateway.triton import TritonBackend
 from loadtest.clients import GrpcDoor, HttpDoor

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.domain import Plan, Quality, Variant
+from gateway.published import Plan, Quality, Variant
 
 CARD = """\
 # {name}

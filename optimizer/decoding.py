@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from gateway.domain import Decoding
+from gateway.published import Decoding
 from gateway.spans import Reading, score_features
 from optimizer.data import Example
 from optimizer.evaluate import f1, forced_answers

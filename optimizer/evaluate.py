@@ -18,8 +18,8 @@ import numpy as np
 import onnxruntime as ort
 
 from gateway import spans
-from gateway.domain import Decoding, Quality
 from gateway.embedded import open_session, run
+from gateway.published import Decoding, Quality
 from gateway.spans import Reading, SpanEncoder
 from optimizer.data import Example
 from optimizer.progress import Progress

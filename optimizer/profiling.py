@@ -9,8 +9,9 @@ import numpy as np
 import onnxruntime as ort
 
 from gateway import host
-from gateway.domain import Cell, Host, Profile, Windows
+from gateway.domain import Windows
 from gateway.embedded import open_session, run
+from gateway.published import Cell, Host, Profile
 from gateway.spans import LENGTH_BUCKETS
 from optimizer.export import random_windows
 

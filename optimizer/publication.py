@@ -11,7 +11,10 @@ from typing import Any
 
 from gateway import catalog as catalogs
 from gateway.catalog import Catalog, GoldenInput, Origin
-from gateway.domain import (
+from gateway.domain import Question
+from gateway.embedded import open_session, run
+from gateway.errors import BertierError
+from gateway.published import (
     Certificate,
     Decoding,
     GoldenLogits,
@@ -19,11 +22,8 @@ from gateway.domain import (
     Precision,
     Profile,
     Quality,
-    Question,
     Variant,
 )
-from gateway.embedded import open_session, run
-from gateway.errors import BertierError
 from gateway.spans import SpanEncoder
 from optimizer import cards, certify, data, decoding, evaluate, profiling, repository, student
 from optimizer.data import Split

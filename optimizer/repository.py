@@ -13,8 +13,8 @@ from pathlib import Path
 
 from gateway import catalog as catalogs
 from gateway.catalog import Catalog
-from gateway.domain import Variant
 from gateway.errors import RepositoryError
+from gateway.published import Variant
 
 MODEL_TEMPLATE = """\
 name: "{name}"
@@ -36,7 +36,6 @@ parameters {{ key: "intra_op_thread_count" value: {{ string_value: "1" }} }}
 {hashes}"""
 
 HASH = 'parameters {{ key: "sha256.{version}" value: {{ string_value: "{sha256}" }} }}\n'
-MAX_BATCH = 8
 INSTANCES = 2
 
 
@@ -67,7 +66,7 @@ def config_pbtxt(variant: Variant, hashes: dict[int, str]) -> str:
     """
     return MODEL_TEMPLATE.format(
         name=variant.name,
-        max_batch_size=MAX_BATCH if variant.batch_invariant else 1,
+        max_batch_size=variant.max_batch,
         instances=variant.instances,
         versions=", ".join(str(v) for v in sorted(hashes)),
         hashes="".join(HASH.format(version=v, sha256=hashes[v]) for v in sorted(hashes)),

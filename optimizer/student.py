@@ -21,8 +21,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from gateway.domain import Shape
 from gateway.errors import BertierError
+from gateway.published import Shape
 from optimizer.heads import behead, measure
 
 GROUP = 64  # values of an embedding row that share one scale

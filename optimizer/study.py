@@ -14,7 +14,7 @@ from pydantic import ConfigDict, TypeAdapter
 from transformers import PreTrainedModel
 
 from gateway.catalog import sha256_of
-from gateway.domain import Profile
+from gateway.published import Profile
 from gateway.spans import Reading, SpanEncoder
 from optimizer import data, distill, evaluate, export, profiling, stages, student, training
 from optimizer.config import DataConfig, StudentConfig, StudyConfig

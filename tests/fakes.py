@@ -11,25 +11,22 @@ import numpy as np
 
 from gateway import catalog as catalogs
 from gateway.catalog import Catalog, GoldenInput, Origin
-from gateway.domain import (
+from gateway.domain import Inference, Logits, Trust, Windows
+from gateway.errors import BackendUnavailable
+from gateway.latency import LatencyModel
+from gateway.published import (
     Cell,
     Certificate,
     Decoding,
     GoldenLogits,
     Host,
-    Inference,
-    Logits,
     Plan,
     Precision,
     Profile,
     Quality,
     Shape,
-    Trust,
     Variant,
-    Windows,
 )
-from gateway.errors import BackendUnavailable
-from gateway.latency import LatencyModel
 from gateway.serving import ServingSet
 from gateway.spans import SpanEncoder
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from gateway.domain import Inference, Variant, Windows
+from gateway.domain import Inference, Windows
+from gateway.published import Variant
 from tests.fakes import FakeBackend
 
 PATIENCE_S = 20

@@ -12,7 +12,8 @@ import pytest
 
 from gateway import catalog as catalogs
 from gateway import cli, spans
-from gateway.domain import GoldenLogits, Question
+from gateway.domain import Question
+from gateway.published import GoldenLogits
 from tests import live, tiny
 from tests.fakes import CONTEXT, QUESTION, TOKENIZER, make_catalog, make_variant
 from tests.live import Running

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from gateway.catalog import sha256_of
-from gateway.domain import Precision, Question, Variant, Windows
+from gateway.domain import Question, Windows
 from gateway.embedded import CPU, GPU, EmbeddedBackend, providers_of
 from gateway.errors import BackendUnavailable, DeadlineExceeded
+from gateway.published import Precision, Variant
 from tests import tiny
 from tests.fakes import CONTEXT, QUESTION, encoder, make_variant
 

@@ -9,7 +9,8 @@ from itertools import chain, cycle, repeat
 import pytest
 
 from gateway import measuring
-from gateway.domain import Inference, Question, Variant, Windows
+from gateway.domain import Inference, Question, Windows
+from gateway.published import Variant
 from tests.fakes import CONTEXT, HOST, QUESTION, FakeBackend, encoder, make_variant
 
 ELSEWHERE = replace(HOST, cpu="another cpu")

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway import spans
-from gateway.domain import Decoding, Logits, Question, Windows
+from gateway.domain import Logits, Question, Windows
 from gateway.errors import EmptyText, MalformedText, TextTooLong
+from gateway.published import Decoding
 from gateway.spans import SpanEncoder
 from tests.fakes import TOKENIZER
 

@@ -10,8 +10,9 @@ import grpc
 import numpy as np
 import pytest
 
-from gateway.domain import Inference, Variant, Windows
+from gateway.domain import Inference, Windows
 from gateway.errors import BackendError, BackendUnavailable, DeadlineExceeded
+from gateway.published import Variant
 from gateway.triton import TritonBackend, map_triton_error
 from tests import local_triton, tiny
 from tests.fakes import make_variant

@@ -13,20 +13,11 @@ import pytest
 
 from gateway import catalog as catalogs
 from gateway.catalog import CATALOG, Catalog
-from gateway.domain import (
-    GoldenLogits,
-    Inference,
-    Logits,
-    Question,
-    Size,
-    SloRequest,
-    Trust,
-    Variant,
-    Windows,
-)
+from gateway.domain import Inference, Logits, Question, Size, SloRequest, Trust, Windows
 from gateway.errors import BackendUnavailable
 from gateway.metrics import Metrics
 from gateway.preparation import prepare
+from gateway.published import GoldenLogits, Variant
 from gateway.service import AnswerService, now_ms
 from gateway.settings import Settings
 from gateway.watcher import Watcher

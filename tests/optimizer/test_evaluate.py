@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from gateway.domain import Decoding
+from gateway.published import Decoding
 from gateway.spans import Reading
 from optimizer.data import Example
 from optimizer.evaluate import (

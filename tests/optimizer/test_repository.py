@@ -10,6 +10,7 @@ import pytest
 from gateway import catalog as catalogs
 from gateway.catalog import Catalog
 from gateway.errors import RepositoryError
+from gateway.published import MAX_BATCH
 from optimizer import repository
 from optimizer.repository import Publication
 from tests.fakes import TOKENIZER, make_catalog, make_variant
@@ -96,7 +97,7 @@ def test_a_rollback_without_a_past_is_refused(tmp_path: Path) -> None:
 def test_batch_invariant_variants_are_batched(tmp_path: Path) -> None:
     """fp32 and fp16 gain from Triton's batcher and lose nothing."""
     config = repository.config_pbtxt(make_variant("big", 5, batch_invariant=True), {1: "0" * 64})
-    assert f"max_batch_size: {repository.MAX_BATCH}\n" in config
+    assert f"max_batch_size: {MAX_BATCH}\n" in config
 
 
 def test_another_tokenizer_needs_another_repository(tmp_path: Path) -> None:

@@ -1,0 +1,162 @@
+"""What a catalog publishes: variants and plans, with what was measured of them. Frozen, free of I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+MAX_BATCH = 8  # windows in one request; max_batch_size of every batch-invariant variant
+
+
+class Precision(StrEnum):
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8_DYNAMIC = "int8-dynamic"
+    INT8_STATIC = "int8-static"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The size of a BERT."""
+
+    layers: int
+    hidden: int
+    heads: int
+    ffn: int
+    vocabulary: int
+    embedding_bits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How the logits of one variant become an answer and its probabilities; fitted offline.
+
+    `null_threshold`: logit difference (no answer - best span) above which the answer is empty.
+    `null_scale`, `null_bias`: logistic curve from that difference to P(unanswerable).
+    `score_weights`: logistic weights (bias, |difference - threshold|, log share of the best span
+    among the spans) to P(the returned answer is right), one row for spans and one for empty answers.
+    """
+
+    null_threshold: float = 0.0
+    null_scale: float = 1.0
+    null_bias: float = 0.0
+    score_weights: tuple[tuple[float, float, float], tuple[float, float, float]] = (
+        (0.0, 0.0, 1.0),
+        (0.0, 1.0, 0.0),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """What a variant scored as served on named data, by the official SQuAD 2.0 rule, 0..1."""
+
+    data: str
+    sha256: str
+    n: int
+    exact: float
+    f1: float
+    f1_low: float  # 95 % interval over contexts
+    f1_high: float
+    has_answer_f1: float | None  # None, here and below: the data has no such question
+    no_answer_f1: float | None
+    forced_f1: float | None  # answerable questions only, an answer forced
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Latency of one variant at one length bucket and batch, ms."""
+
+    bucket: int
+    batch: int
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What a latency profile or a certificate was measured on."""
+
+    cpu: str
+    flags: str  # the instruction sets that change int8 results
+    cores: int
+    gpu: str
+    engine: str
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """The latency of one variant on one host, one core an inference."""
+
+    host: Host
+    threads: int
+    cells: tuple[Cell, ...]
+
+    def cell(self, bucket: int, batch: int = 1) -> Cell:
+        """Return the cell of this bucket, or of the next longer one that was measured."""
+        same = [c for c in self.cells if c.batch == batch and c.bucket >= bucket]
+        return min(same, key=lambda c: c.bucket)
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenLogits:
+    """What a variant said to one golden input where it was certified."""
+
+    start: tuple[float, ...]
+    end: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A published model: one folder of the repository; its name is Triton's model name."""
+
+    name: str
+    version: int
+    sha256: str
+    size_bytes: int
+    parameters: int
+    shape: Shape
+    precision: Precision
+    recipe: str
+    batch_invariant: bool
+    instances: int  # copies in the model server: windows answered at the same time
+    decoding: Decoding
+    quality: tuple[Quality, ...]
+    profile: Profile
+    golden: tuple[GoldenLogits, ...]
+    golden_tolerance: float
+
+    @property
+    def max_batch(self) -> int:
+        """Windows that may run together: one, where the answer depends on the company."""
+        return MAX_BATCH if self.batch_invariant else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """Mean F1 of the plan >= `floor`, jointly with all plans of the catalog, at 1 - delta."""
+
+    floor: float
+    delta: float
+    method: str
+    n_contexts: int
+    n_questions: int
+    f1: float  # the sample mean, over contexts
+    data: str
+    data_sha256: str
+    model_sha256: tuple[str, ...]
+    host: Host
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What answers one request: one variant, or a cascade with escalation thresholds."""
+
+    name: str
+    variants: tuple[str, ...]
+    thresholds: tuple[float, ...]
+    certificate: Certificate
+
+    @property
+    def certified_f1(self) -> float:
+        return self.certificate.floor
