@@ -172,7 +172,7 @@ def _check_values(catalog: Catalog, path: Path) -> None:
     if not found:
         return
     where, what = found[0]
-    more = f" (and {len(found) - 1} more like it)" if len(found) > 1 else ""
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     raise RepositoryError(f"{path}: {where}: {what}{more}")
 
 
