@@ -125,6 +125,8 @@ def _teacher(args: argparse.Namespace) -> dict[str, Any]:
 def _distill(args: argparse.Namespace) -> dict[str, Any]:
     study = _study(args)
     study.train_teacher()
+    if study.config.elastic:
+        study.train_elastic(study.config.elastic)
     return _show_training({s.name: study.train_student(s) for s in study.config.students})
 
 

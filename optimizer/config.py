@@ -8,6 +8,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gateway.errors import BertierError
+from optimizer.space import Space
+
+ELASTIC = "elastic"  # as the start of a student: a slice of the elastic one
 
 
 class ConfigError(BertierError):
@@ -50,11 +53,24 @@ class StudentConfig(_Frozen):
     """One student: which of the teacher's layers it keeps, and how wide."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
-    start: str | None = None  # the student it is cut from; none: the teacher
+    start: str | None = None  # what it is cut from: a student, or `elastic`; none: the teacher
     layers: tuple[int, ...] = Field(min_length=1)  # of what it is cut from, counted from 0
     ffn: int = Field(gt=0)  # feed-forward width
     heads: int | None = Field(None, gt=0)  # attention heads of each layer; none: all there are
     embedding_bits: int = 8  # 4 or 8
+    train: TrainConfig | None = None  # none: as it was cut
+
+
+class ElasticConfig(_Frozen):
+    """One elastic student, of which others are slices."""
+
+    space: Space
+    base: str | None = (
+        None  # checkpoint its weights come from, shorter than the teacher; none: the teacher
+    )
+    random: int = Field(1, ge=0)  # candidates a step beside the largest and the smallest
+    embedding_bits: int = 4  # 4 or 8
+    hidden_weight: float = Field(1.0, ge=0)  # of the last layer's states in the loss
     train: TrainConfig = TrainConfig()
 
 
@@ -77,12 +93,13 @@ class StudyConfig(_Frozen):
     distill: DistillConfig = DistillConfig()
     certify: CertifyConfig = CertifyConfig()
     data: tuple[DataConfig, ...] = Field(min_length=1)
+    elastic: ElasticConfig | None = None
     students: tuple[StudentConfig, ...] = ()
     report: tuple[str, ...] = ()  # test data: scored for the catalog, never learned or chosen from
 
     @model_validator(mode="after")
     def _starts_come_first(self) -> StudyConfig:
-        known: set[str] = set()
+        known = {ELASTIC} if self.elastic else set()
         for student in self.students:
             if student.start is not None and student.start not in known:
                 raise ValueError(

@@ -5,7 +5,7 @@ Legend: B rows, S tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,12 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 from gateway.domain import Logits, Windows
 from gateway.embedded import open_session, run
 from gateway.host import usable_cores
+from optimizer.config import DistillConfig
 from optimizer.data import Feature
 from optimizer.progress import Progress
-from optimizer.training import IGNORE, Batch
+from optimizer.space import Candidate
+from optimizer.supernet import Outputs
+from optimizer.training import IGNORE, Batch, device
 
 
 def span_logits(model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -53,14 +56,62 @@ class DistillationLoss:
     def __call__(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         start, end = span_logits(model, batch)
         wanted_start, wanted_end = self._teacher.of(batch)
-        soft = self._soft(start, wanted_start) + self._soft(end, wanted_end)
+        t = self._temperature
+        soft = soft_loss(start, wanted_start, t) + soft_loss(end, wanted_end, t)
         hard = cross_entropy(start, batch.start) + cross_entropy(end, batch.end)
         return ((1 - self._label_weight) * soft + self._label_weight * hard) / 2
 
-    def _soft(self, found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        t = self._temperature
-        wanted_p = softmax(wanted / t, dim=-1)
-        return kl_div(log_softmax(found / t, dim=-1), wanted_p, reduction="batchmean") * t * t
+
+class Imitation:
+    """A teacher's outputs and last hidden states, mixed with the gold labels, for several candidates.
+
+    No layer of a student is mapped to one of the teacher's: the last states are the span head's
+    whole input, whatever came before. The teacher runs beside the student.
+    Source: Hinton et al. 2015, section 2; Jiao et al. 2020 (TinyBERT), equation 8.
+    """
+
+    def __init__(
+        self,
+        teacher: torch.nn.Module,
+        how: DistillConfig,
+        hidden_weight: float,
+        draw: Callable[[], Sequence[Candidate]],
+    ) -> None:
+        self._teacher = teacher.to(device()).eval()
+        self._how = how
+        self._hidden_weight = hidden_weight
+        self._draw = draw
+
+    def __call__(self, supernet: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """Return the mean loss of the candidates drawn for this batch."""
+        with torch.no_grad():
+            told = self._teacher(**batch.inputs(), output_hidden_states=True)
+        real = batch.attention_mask == 1
+        states = told.hidden_states[-1].float()[real]  # (tokens, H)
+        wanted = [
+            logits.float().masked_fill(~real, IGNORE)
+            for logits in (told.start_logits, told.end_logits)
+        ]
+        losses = []
+        for candidate in self._draw():
+            out: Outputs = supernet(batch, candidate)
+            spans = self._spans(out, wanted, batch)
+            gap = (out.hidden.float()[real] - states).square().mean() / states.var()
+            losses.append(spans + self._hidden_weight * gap)
+        return torch.stack(losses).mean()
+
+    def _spans(self, out: Outputs, wanted: Sequence[torch.Tensor], batch: Batch) -> torch.Tensor:
+        t, label_weight = self._how.temperature, self._how.label_weight
+        soft = soft_loss(out.start, wanted[0], t) + soft_loss(out.end, wanted[1], t)
+        hard = cross_entropy(out.start, batch.start) + cross_entropy(out.end, batch.end)
+        return ((1 - label_weight) * soft + label_weight * hard) / 2
+
+
+def soft_loss(found: torch.Tensor, wanted: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Return the divergence from the wanted distribution, both (B, S) logits, softened alike."""
+    t = temperature
+    wanted_p = softmax(wanted / t, dim=-1)
+    return kl_div(log_softmax(found / t, dim=-1), wanted_p, reduction="batchmean") * t * t
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,18 +87,22 @@ def _logits(model: PreTrainedModel) -> torch.Tensor:  # (2, B, S)
 
 def behead(attention: Any, heads: Heads, n_heads: int) -> None:  # attention: a BertAttention
     """Keep the `n_heads` most important heads, in place; of the others the mean stays, as a bias."""
+    keep(attention, heads.importance.topk(n_heads).indices.sort().values, heads.mean)
+
+
+def keep(attention: Any, kept: torch.Tensor, mean: torch.Tensor) -> None:  # (N',), (A,)
+    """Keep these heads of a BertAttention, in place; of the others their mean stays, as a bias."""
     block, out = attention.self, attention.output.dense
-    kept = heads.importance.topk(n_heads).indices.sort().values
     size = block.attention_head_size
     rows = (kept[:, None] * size + torch.arange(size)).reshape(-1)
     gone = torch.ones(out.in_features, dtype=torch.bool)
     gone[rows] = False
     write = out.weight.detach()  # (H, A)
-    out.bias = nn.Parameter(out.bias.detach() + write[:, gone] @ heads.mean[gone])
+    out.bias = nn.Parameter(out.bias.detach() + write[:, gone] @ mean[gone])
     out.weight = nn.Parameter(write[:, rows].clone())
     for part in (block.query, block.key, block.value):
         part.weight = nn.Parameter(part.weight.detach()[rows].clone())
         part.bias = nn.Parameter(part.bias.detach()[rows].clone())
         part.out_features = len(rows)
     out.in_features = block.all_head_size = len(rows)
-    block.num_attention_heads = n_heads
+    block.num_attention_heads = len(kept)

@@ -98,7 +98,8 @@ def cut(
     encoder.layer = nn.ModuleList([encoder.layer[i] for i in layers])
     for i, layer in zip(layers, encoder.layer, strict=True):
         if ffn < config.intermediate_size:
-            narrow(layer.intermediate.dense, layer.output.dense, ffn)
+            up, down = layer.intermediate.dense, layer.output.dense
+            narrow(up, down, neurons_by_importance(up, down)[:ffn].sort().values)
         if heads < had[i]:
             whole = bert_of(teacher).encoder.layer[i].attention
             behead(layer.attention, measure(teacher, whole), heads)
@@ -112,18 +113,22 @@ def bert_of(model: PreTrainedModel) -> Any:
     return model.bert
 
 
-def narrow(up: nn.Linear, down: nn.Linear, width: int) -> None:
-    """Keep the `width` neurons with the largest product of norms in and out, in place.
+def neurons_by_importance(up: nn.Linear, down: nn.Linear) -> torch.Tensor:  # -> (F,)
+    """Return a layer's neurons, those with the largest product of norms in and out first.
 
     Source: magnitude pruning of whole neurons, as in Hou et al. 2020 (DynaBERT), section 2.1,
     with norms in place of gradients.
     """
-    importance = up.weight.norm(dim=1) * down.weight.norm(dim=0)  # (F,)
-    kept = importance.topk(width).indices.sort().values
+    importance: torch.Tensor = up.weight.norm(dim=1) * down.weight.norm(dim=0)
+    return importance.argsort(descending=True)
+
+
+def narrow(up: nn.Linear, down: nn.Linear, kept: torch.Tensor) -> None:  # (F',)
+    """Keep these neurons, in place."""
     up.weight = nn.Parameter(up.weight.detach()[kept].clone())
     up.bias = nn.Parameter(up.bias.detach()[kept].clone())
     down.weight = nn.Parameter(down.weight.detach()[:, kept].clone())
-    up.out_features = down.in_features = width
+    up.out_features = down.in_features = len(kept)
 
 
 def heads_of(model: PreTrainedModel) -> tuple[int, ...]:
@@ -182,6 +187,18 @@ def with_low_bit_embeddings(model: PreTrainedModel, bits: int) -> PreTrainedMode
     if not isinstance(embeddings.word_embeddings, LowBitEmbedding):
         embeddings.word_embeddings = LowBitEmbedding(embeddings.word_embeddings.weight, bits)
     return model
+
+
+def save_plain(model: PreTrainedModel, folder: Path) -> None:
+    """Write a model as a Hugging Face checkpoint, its word embeddings as floats again."""
+    plain = copy.deepcopy(model)
+    table = bert_of(plain).embeddings.word_embeddings
+    if isinstance(table, LowBitEmbedding):
+        rows = table(torch.arange(plain.config.vocab_size)[None])[0]
+        floats = nn.Embedding(rows.shape[0], rows.shape[1])
+        floats.weight = nn.Parameter(rows)
+        bert_of(plain).embeddings.word_embeddings = floats
+    plain.save_pretrained(folder)
 
 
 def shape_of(model: PreTrainedModel, embedding_bits: int) -> Shape:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,28 @@ from transformers import PreTrainedModel
 from gateway.catalog import sha256_of
 from gateway.published import Profile
 from gateway.spans import Reading, SpanEncoder
-from optimizer import data, distill, evaluate, export, profiling, stages, student, training
-from optimizer.config import DataConfig, StudentConfig, StudyConfig
+from optimizer import (
+    data,
+    distill,
+    evaluate,
+    export,
+    profiling,
+    stages,
+    student,
+    supernet,
+    training,
+)
+from optimizer.config import (
+    ELASTIC,
+    DataConfig,
+    ElasticConfig,
+    StudentConfig,
+    StudyConfig,
+    TrainConfig,
+)
 from optimizer.data import Example, Feature, Split
+from optimizer.space import Candidate
+from optimizer.supernet import Supernet
 
 log = logging.getLogger(__name__)
 
@@ -139,32 +158,84 @@ class Study:
         logits.save(self.folder / "teacher-logits" / "logits.npz")
         return {"rows": len(rows)}
 
+    def train_elastic(self, config: ElasticConfig) -> dict[str, Any]:
+        """Train the elastic student: every candidate of its space at once."""
+        inputs, folder = self.elastic_inputs(config), self.folder / "elastic"
+        return stages.run_stage(folder, inputs, lambda: self._train_elastic(config, folder))
+
+    def elastic_inputs(self, config: ElasticConfig) -> dict[str, Any]:
+        return {
+            "teacher": self.teacher_inputs(),
+            "elastic": config.model_dump(),
+            "distill": self.config.distill.model_dump(),
+        }
+
+    def _train_elastic(self, config: ElasticConfig, folder: Path) -> dict[str, Any]:
+        net = self._new_elastic(config)
+        for candidate in (config.space.smallest, config.space.largest):
+            net.check(candidate)
+        loss = distill.Imitation(
+            student.load(str(self.teacher_folder)),
+            self.config.distill,
+            config.hidden_weight,
+            partial(supernet.sandwich, config.space, config.random),
+        )
+        rows = self.train_features(self.config.distill.fraction)
+        final = training.train(net, rows, loss, config.train, folder, self.config.seed)
+        torch.save(net.state_dict(), folder / "elastic.pt")
+        return {"final_loss": final, "parameters": student.parameters_of(net.model)}
+
+    def _new_elastic(self, config: ElasticConfig) -> Supernet:
+        base = student.load(config.base or str(self.teacher_folder))
+        return Supernet(student.with_low_bit_embeddings(base, config.embedding_bits))
+
+    @cached_property
+    def elastic(self) -> Supernet:
+        """The trained elastic student. Raises: ModelError when it is not trained yet."""
+        assert self.config.elastic is not None, "the study file was checked"
+        net = self._new_elastic(self.config.elastic)
+        net.load_state_dict(_trained(self.folder / "elastic" / "elastic.pt"))
+        return net
+
     def train_student(self, config: StudentConfig) -> dict[str, Any]:
-        """Distil one student from the teacher's cached logits."""
+        """Distil one student from the teacher's cached logits, or take it as it was cut."""
+        if config.train is None:
+            return {
+                "final_loss": None,
+                "parameters": student.parameters_of(self.model(config.name)),
+            }
         self.teach()
-        inputs = self.student_inputs(config)
+        inputs, how = self.student_inputs(config), config.train
         folder = self.folder / "students" / config.name
-        return stages.run_stage(folder, inputs, lambda: self._train_student(config, folder))
+        return stages.run_stage(folder, inputs, lambda: self._train_student(config, how, folder))
 
     def student_inputs(self, config: StudentConfig) -> dict[str, Any]:
-        start = self.student(config.start) if config.start else None
-        return {
+        inputs = {
             "teacher": self.teacher_inputs(),
             "student": config.model_dump(exclude_none=True),
             "distill": self.config.distill.model_dump(),
-        } | ({"start": self.student_inputs(start)} if start else {})
+        }
+        if config.start == ELASTIC and self.config.elastic:
+            return inputs | {"start": self.elastic_inputs(self.config.elastic)}
+        start = self.student(config.start) if config.start else None
+        return inputs | ({"start": self.student_inputs(start)} if start else {})
 
-    def _train_student(self, config: StudentConfig, folder: Path) -> dict[str, Any]:
+    def _train_student(
+        self, config: StudentConfig, how: TrainConfig, folder: Path
+    ) -> dict[str, Any]:
         model = self._new_student(config)
         rows = self.train_features(self.config.distill.fraction)
         logits = distill.TeacherLogits.load(self.folder / "teacher-logits" / "logits.npz")
-        how = self.config.distill
-        loss = distill.DistillationLoss(logits, how.temperature, how.label_weight)
-        final = training.train(model, rows, loss, config.train, folder, self.config.seed)
+        soft = self.config.distill
+        loss = distill.DistillationLoss(logits, soft.temperature, soft.label_weight)
+        final = training.train(model, rows, loss, how, folder, self.config.seed)
         torch.save(model.state_dict(), folder / "student.pt")
         return {"final_loss": final, "parameters": student.parameters_of(model)}
 
     def _new_student(self, config: StudentConfig) -> PreTrainedModel:
+        if config.start == ELASTIC:
+            heads = config.heads or self.elastic.model.config.num_attention_heads
+            return self.elastic.cut(Candidate(config.layers, heads, config.ffn))
         base = self.model(config.start) if config.start else student.load(str(self.teacher_folder))
         model = student.cut(base, config.layers, config.ffn, config.heads)
         return student.with_low_bit_embeddings(model, config.embedding_bits)
@@ -190,12 +261,8 @@ class Study:
                 student.load(str(self.teacher_folder)), TEACHER_BITS
             )
         model = self._new_student(config)
-        weights = self.folder / "students" / name / "student.pt"
-        if not weights.exists():
-            raise student.ModelError(
-                f"{weights}: not trained yet; 'bertier-optimize distill' or 'run' does that"
-            )
-        model.load_state_dict(torch.load(weights, weights_only=True))
+        if config.train is not None:
+            model.load_state_dict(_trained(self.folder / "students" / name / "student.pt"))
         return model
 
     def export(self, name: str) -> dict[str, Any]:
@@ -249,3 +316,12 @@ class Study:
         inputs = {"model": exported["sha256"], "host": asdict(profiling.here())}
         results = stages.run_stage(folder, inputs, work)
         return _PROFILE.validate_python(results["profile"], strict=False)
+
+
+def _trained(weights: Path) -> dict[str, torch.Tensor]:
+    if not weights.exists():
+        raise student.ModelError(
+            f"{weights}: not trained yet; 'bertier-optimize distill' or 'run' does that"
+        )
+    found: dict[str, torch.Tensor] = torch.load(weights, weights_only=True)
+    return found

@@ -9,7 +9,8 @@ import pytest
 from gateway import catalog as catalogs
 from gateway.catalog import Catalog
 from optimizer import publication
-from optimizer.config import DataConfig, StudentConfig, StudyConfig, TrainConfig
+from optimizer.config import DataConfig, ElasticConfig, StudentConfig, StudyConfig, TrainConfig
+from optimizer.space import Space
 from optimizer.study import Study
 
 
@@ -28,6 +29,11 @@ def study_of(backbone: Path, data: Path, folder: Path) -> Study:
                 embedding_bits=4,
                 train=TrainConfig(epochs=1, batch_size=8, max_tokens=64),
             ),
+            StudentConfig(name="tiny-slice", start="elastic", layers=(1,), heads=1, ffn=32),
+        ),
+        elastic=ElasticConfig(
+            space=Space(layers=((0, 1), (1,)), heads=(1, 2), ffn=(32, 96)),
+            train=TrainConfig(epochs=0.5, batch_size=8, max_tokens=64),
         ),
         report=("test.json",),
     )
@@ -38,6 +44,8 @@ def study_of(backbone: Path, data: Path, folder: Path) -> Study:
 def study(tiny_backbone: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
     found = study_of(tiny_backbone, tiny_data, tmp_path_factory.mktemp("run"))
     found.train_teacher()
+    assert found.config.elastic is not None
+    found.train_elastic(found.config.elastic)
     for student in found.config.students:
         found.train_student(student)
     return found
@@ -53,16 +61,23 @@ def repository(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_study_ends_in_a_repository_that_validates(repository: Path) -> None:
     """What the optimizer writes is what the gateway can read."""
     catalog = catalogs.read(repository)
-    assert [v.name for v in catalog.variants] == ["tiny-2", "tiny-1"]
+    assert [v.name for v in catalog.variants] == ["tiny-2", "tiny-1", "tiny-slice"]
     assert catalogs.check_files(repository, catalog) == []
 
 
-def test_the_student_is_smaller_than_its_teacher(repository: Path) -> None:
+def test_students_are_smaller_than_their_teacher(repository: Path) -> None:
     """A student that costs as much as its teacher is of no use."""
-    teacher, student = catalogs.read(repository).variants
-    assert student.size_bytes < teacher.size_bytes
-    assert student.shape.layers < teacher.shape.layers
-    assert student.profile.cell(384).p50_ms < teacher.profile.cell(384).p50_ms
+    teacher, *students = catalogs.read(repository).variants
+    for student in students:
+        assert student.size_bytes < teacher.size_bytes
+        assert student.shape.layers < teacher.shape.layers
+        assert student.profile.cell(384).p50_ms < teacher.profile.cell(384).p50_ms
+
+
+def test_a_slice_of_the_elastic_student_has_its_own_shape(repository: Path) -> None:
+    """The catalog tells what is served, not what it was cut from."""
+    shape = catalogs.read(repository).variant("tiny-slice").shape
+    assert (shape.layers, shape.heads, shape.ffn) == (1, 1, 32)
 
 
 def test_floors_lie_below_the_sample_mean(repository: Path) -> None:
@@ -85,7 +100,7 @@ def test_a_second_run_trains_nothing(study: Study, tiny_backbone: Path, tiny_dat
 def test_publishing_the_same_study_again_adds_no_version(study: Study, repository: Path) -> None:
     """Versions stand for models, not for publications."""
     catalog = publication.publish(study, repository)
-    assert [v.version for v in catalog.variants] == [1, 1]
+    assert [v.version for v in catalog.variants] == [1, 1, 1]
     folders = sorted(p.name for p in (repository / "tiny-1").iterdir())
     assert folders == ["1", "README.md", "config.pbtxt"]
 

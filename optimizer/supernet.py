@@ -1,0 +1,167 @@
+"""An elastic student: one set of weights of which every candidate of a space is a slice.
+
+Heads and feed-forward neurons stand in the order of their importance, so a narrower candidate has
+the first ones; a shallower one skips layers. Training a few candidates a step trains them all.
+Source: Cai et al. 2020, "Once-for-All"; Hou et al. 2020, "DynaBERT".
+
+Legend: B batch, S tokens, H hidden width, N heads of a candidate, D head size, A = N * D, F its width.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import nn
+from torch.nn.functional import embedding, gelu, linear, softmax
+from transformers import PreTrainedModel
+
+from optimizer import heads
+from optimizer.space import Candidate, Space
+from optimizer.student import ModelError, bert_of, narrow, neurons_by_importance
+from optimizer.training import IGNORE, Batch
+
+T = TypeVar("T")
+
+
+class Outputs(NamedTuple):
+    """What a candidate says to a batch."""
+
+    start: torch.Tensor  # (B, S), padding IGNORE
+    end: torch.Tensor  # (B, S)
+    hidden: torch.Tensor  # (B, S, H) of the last layer
+
+
+class Supernet(nn.Module):
+    """A copy of a teacher that answers as any of its slices."""
+
+    def __init__(self, teacher: PreTrainedModel) -> None:
+        """`teacher` has all its heads and embeddings that are quantized already, or frozen."""
+        super().__init__()
+        self.model: Any = copy.deepcopy(teacher)
+        for i, layer in enumerate(bert_of(self.model).encoder.layer):
+            found = heads.measure(teacher, bert_of(teacher).encoder.layer[i].attention)
+            order = _sort_heads(layer.attention, found.importance)
+            self.register_buffer(f"mean_{i}", found.mean[order])
+            _sort_neurons(layer.intermediate.dense, layer.output.dense)
+
+    def forward(self, batch: Batch, candidate: Candidate) -> Outputs:
+        """Return what a candidate says."""
+        x = self._embed(batch)
+        hidden_from = (1.0 - batch.attention_mask[:, None, None, :].to(x.dtype)) * IGNORE
+        for i in candidate.layers:
+            x = self._layer(i, x, hidden_from, candidate)
+        logits = self.model.qa_outputs(x)  # (B, S, 2)
+        padding = batch.attention_mask == 0
+        start, end = (
+            part.squeeze(-1).float().masked_fill(padding, IGNORE)
+            for part in logits.split(1, dim=-1)
+        )
+        return Outputs(start, end, x)
+
+    def cut(self, candidate: Candidate) -> PreTrainedModel:
+        """Return a candidate as a model of its own."""
+        student: PreTrainedModel = copy.deepcopy(self.model)
+        encoder = bert_of(student).encoder
+        encoder.layer = nn.ModuleList([encoder.layer[i] for i in candidate.layers])
+        for i, layer in zip(candidate.layers, encoder.layer, strict=True):
+            first = torch.arange(candidate.heads)
+            heads.keep(layer.attention, first, self._mean(i))
+            up = layer.intermediate.dense
+            narrow(up, layer.output.dense, torch.arange(candidate.ffn))
+        student.config.num_hidden_layers = len(candidate.layers)
+        student.config.intermediate_size = candidate.ffn
+        return student
+
+    def check(self, candidate: Candidate) -> None:
+        """Raises: ModelError for a candidate that is no part of the teacher."""
+        layers = bert_of(self.model).encoder.layer
+        config = self.model.config
+        if (
+            max(candidate.layers) >= len(layers)
+            or candidate.heads > config.num_attention_heads
+            or candidate.ffn > config.intermediate_size
+        ):
+            raise ModelError(
+                f"{candidate}: the teacher has {len(layers)} layers of"
+                f" {config.num_attention_heads} heads and width {config.intermediate_size}"
+            )
+
+    def _embed(self, batch: Batch) -> torch.Tensor:  # -> (B, S, H)
+        parts = bert_of(self.model).embeddings
+        places = parts.position_embeddings.weight[: batch.input_ids.shape[1]]
+        types = embedding(batch.token_type_ids, parts.token_type_embeddings.weight)
+        x: torch.Tensor = parts.LayerNorm(parts.word_embeddings(batch.input_ids) + types + places)
+        return x
+
+    def _layer(
+        self, i: int, x: torch.Tensor, hidden_from: torch.Tensor, candidate: Candidate
+    ) -> torch.Tensor:
+        layer = bert_of(self.model).encoder.layer[i]
+        mixed = self._attend(i, x, hidden_from, candidate)
+        x = layer.attention.output.LayerNorm(x + mixed)
+        up, down, f = layer.intermediate.dense, layer.output.dense, candidate.ffn
+        wide = gelu(linear(x, up.weight[:f], up.bias[:f]))
+        normed: torch.Tensor = layer.output.LayerNorm(
+            x + linear(wide, down.weight[:, :f], down.bias)
+        )
+        return normed
+
+    def _attend(
+        self, i: int, x: torch.Tensor, hidden_from: torch.Tensor, candidate: Candidate
+    ) -> torch.Tensor:
+        attention = bert_of(self.model).encoder.layer[i].attention
+        block, out = attention.self, attention.output.dense
+        size = block.attention_head_size
+        a = candidate.heads * size
+
+        def split(part: Any) -> torch.Tensor:  # -> (B, N, S, D)
+            projected = linear(x, part.weight[:a], part.bias[:a])
+            return projected.view(*x.shape[:2], candidate.heads, size).transpose(1, 2)
+
+        query, key, value = split(block.query), split(block.key), split(block.value)
+        shares = softmax(query @ key.transpose(-1, -2) * size**-0.5 + hidden_from, dim=-1)
+        mixed = (shares @ value).transpose(1, 2).flatten(-2)  # (B, S, A)
+        silent = out.weight[:, a:] @ self._mean(i)[a:]  # what the heads left out give on average
+        projected: torch.Tensor = linear(mixed, out.weight[:, :a], out.bias + silent)
+        return projected
+
+    def _mean(self, i: int) -> torch.Tensor:
+        return self.get_buffer(f"mean_{i}")
+
+
+def sandwich(space: Space, n_random: int) -> list[Candidate]:
+    """Return the largest candidate, the smallest, and some at random, by PyTorch's generator.
+
+    Source: Yu & Huang 2019, "Universally Slimmable Networks", section 3.1 (the sandwich rule).
+    """
+
+    def choose(_: str, values: Sequence[T]) -> T:
+        return values[int(torch.randint(len(values), ()))]
+
+    drawn = [space.candidate(choose) for _ in range(n_random)]
+    return list(dict.fromkeys([space.largest, space.smallest, *drawn]))
+
+
+@torch.no_grad()
+def _sort_heads(attention: Any, importance: torch.Tensor) -> torch.Tensor:  # (N,) -> (A,)
+    """Put the most important heads first, in place; return the order of the columns."""
+    block, out = attention.self, attention.output.dense
+    order = importance.argsort(descending=True)
+    size = block.attention_head_size
+    columns: torch.Tensor = (order[:, None] * size + torch.arange(size)).reshape(-1)
+    for part in (block.query, block.key, block.value):
+        part.weight.copy_(part.weight[columns].clone())
+        part.bias.copy_(part.bias[columns].clone())
+    out.weight.copy_(out.weight[:, columns].clone())
+    return columns
+
+
+@torch.no_grad()
+def _sort_neurons(up: nn.Linear, down: nn.Linear) -> None:
+    order = neurons_by_importance(up, down)
+    up.weight.copy_(up.weight[order].clone())
+    up.bias.copy_(up.bias[order].clone())
+    down.weight.copy_(down.weight[:, order].clone())
