@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -42,10 +43,11 @@ class TrainConfig(_Frozen):
 
 
 class DistillConfig(_Frozen):
-    """Output-level distillation."""
+    """What students learn from their teacher."""
 
     temperature: float = Field(2.0, gt=0)
-    label_weight: float = Field(0.3, ge=0, le=1)  # share of the hard labels in the loss
+    label_weight: float = Field(0.3, ge=0, le=1)  # share of the hard labels in the loss of spans
+    hidden_weight: float = Field(1.0, ge=0)  # of the teacher's last hidden states, beside the spans
     fraction: float = Field(1.0, gt=0, le=1)  # share of the training contexts that students see
 
 
@@ -70,7 +72,6 @@ class ElasticConfig(_Frozen):
     )
     random: int = Field(1, ge=0)  # candidates a step beside the largest and the smallest
     embedding_bits: int = 4  # 4 or 8
-    hidden_weight: float = Field(1.0, ge=0)  # of the last layer's states in the loss
     train: TrainConfig = TrainConfig()
 
 
@@ -78,6 +79,8 @@ class CertifyConfig(_Frozen):
     """How the floors are certified."""
 
     delta: float = Field(0.1, gt=0, lt=1)  # the chance that any published floor is wrong
+    method: Literal["betting", "hoeffding-bentkus"] = "betting"
+    min_floor: float | None = Field(None, ge=0, le=1)  # one variant must be certified there
     golden_tolerance: float = Field(0.25, gt=0)  # logits; another host may differ by rounding
 
 

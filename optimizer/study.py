@@ -25,6 +25,7 @@ from optimizer import (
     stages,
     student,
     supernet,
+    teacher_states,
     training,
 )
 from optimizer.config import (
@@ -38,6 +39,7 @@ from optimizer.config import (
 from optimizer.data import Example, Feature, Split
 from optimizer.space import Candidate
 from optimizer.supernet import Supernet
+from optimizer.teacher_states import TeacherStates
 
 log = logging.getLogger(__name__)
 
@@ -133,8 +135,10 @@ class Study:
     def _train_teacher(self) -> dict[str, Any]:
         config, folder = self.config, self.teacher_folder
         torch.manual_seed(config.seed)
-        model = student.load(config.teacher or config.backbone)
-        student.save_tokenizer(config.teacher or config.backbone, folder)
+        model = student.load(
+            config.teacher or config.backbone, answers=config.teacher is not None
+        )
+        tokenizer.save(config.teacher or config.backbone, folder)
         loss = None
         if config.teacher is None:
             rows = self.train_features()
@@ -147,16 +151,31 @@ class Study:
     # Students
 
     def teach(self) -> dict[str, Any]:
-        """Ask the exported teacher for its logits of every training row, once."""
-        self.export(self.config.teacher_name)
+        """Ask the teacher about every training row, once."""
         inputs = {"teacher": self.teacher_inputs(), "fraction": self.config.distill.fraction}
-        return stages.run_stage(self.folder / "teacher-logits", inputs, self._teach)
+        return stages.run_stage(self.states_folder, inputs, self._teach)
 
     def _teach(self) -> dict[str, Any]:
-        rows = self.train_features(self.config.distill.fraction)
-        logits = distill.ask_teacher(self.model_file(self.config.teacher_name), rows)
-        logits.save(self.folder / "teacher-logits" / "logits.npz")
-        return {"rows": len(rows)}
+        rows = self.student_rows
+        teacher = student.load(str(self.teacher_folder))
+        teacher_states.write(teacher, rows, self.states_folder, teacher.config.hidden_size)
+        return {"rows": len(rows), "width": teacher.config.hidden_size}
+
+    def imitation(self, ask: distill.Ask | None = None) -> distill.Imitation:
+        """Return the loss of a student, or of what `ask` asks it."""
+        width = self.teach()["width"]
+        states = TeacherStates.open(self.states_folder, self.student_rows, width)
+        how = self.config.distill
+        return distill.Imitation(states, how, ask) if ask else distill.Imitation(states, how)
+
+    @property
+    def states_folder(self) -> Path:
+        return self.folder / "teacher-states"
+
+    @cached_property
+    def student_rows(self) -> list[Feature]:
+        """The training windows that students see."""
+        return self.train_features(self.config.distill.fraction)
 
     def train_elastic(self, config: ElasticConfig) -> dict[str, Any]:
         """Train the elastic student: every candidate of its space at once."""
@@ -174,14 +193,9 @@ class Study:
         net = self._new_elastic(config)
         for candidate in (config.space.smallest, config.space.largest):
             net.check(candidate)
-        loss = distill.Imitation(
-            student.load(str(self.teacher_folder)),
-            self.config.distill,
-            config.hidden_weight,
-            partial(supernet.sandwich, config.space, config.random),
-        )
-        rows = self.train_features(self.config.distill.fraction)
-        final = training.train(net, rows, loss, config.train, folder, self.config.seed)
+        how = config.train
+        loss = self.imitation(partial(supernet.ask_sandwich, config.space, config.random))
+        final = training.train(net, self.student_rows, loss, how, folder, self.config.seed)
         torch.save(net.state_dict(), folder / "elastic.pt")
         return {"final_loss": final, "parameters": student.parameters_of(net.model)}
 
@@ -198,7 +212,7 @@ class Study:
         return net
 
     def train_student(self, config: StudentConfig) -> dict[str, Any]:
-        """Distil one student from the teacher's cached logits, or take it as it was cut."""
+        """Distil one student, or take it as it was cut."""
         if config.train is None:
             return {
                 "final_loss": None,
@@ -223,12 +237,8 @@ class Study:
     def _train_student(
         self, config: StudentConfig, how: TrainConfig, folder: Path
     ) -> dict[str, Any]:
-        model = self._new_student(config)
-        rows = self.train_features(self.config.distill.fraction)
-        logits = distill.TeacherLogits.load(self.folder / "teacher-logits" / "logits.npz")
-        soft = self.config.distill
-        loss = distill.DistillationLoss(logits, soft.temperature, soft.label_weight)
-        final = training.train(model, rows, loss, how, folder, self.config.seed)
+        model, rows = self._new_student(config), self.student_rows
+        final = training.train(model, rows, self.imitation(), how, folder, self.config.seed)
         torch.save(model.state_dict(), folder / "student.pt")
         return {"final_loss": final, "parameters": student.parameters_of(model)}
 

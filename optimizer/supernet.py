@@ -11,27 +11,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from torch.nn.functional import embedding, gelu, linear, softmax
+from torch.nn.functional import embedding, linear, softmax
 from transformers import PreTrainedModel
 
 from optimizer import heads
+from optimizer.distill import Outputs, as_outputs
 from optimizer.space import Candidate, Space
 from optimizer.student import ModelError, bert_of, narrow, neurons_by_importance
 from optimizer.training import IGNORE, Batch
 
 T = TypeVar("T")
-
-
-class Outputs(NamedTuple):
-    """What a candidate says to a batch."""
-
-    start: torch.Tensor  # (B, S), padding IGNORE
-    end: torch.Tensor  # (B, S)
-    hidden: torch.Tensor  # (B, S, H) of the last layer
 
 
 class Supernet(nn.Module):
@@ -53,13 +46,8 @@ class Supernet(nn.Module):
         hidden_from = (1.0 - batch.attention_mask[:, None, None, :].to(x.dtype)) * IGNORE
         for i in candidate.layers:
             x = self._layer(i, x, hidden_from, candidate)
-        logits = self.model.qa_outputs(x)  # (B, S, 2)
-        padding = batch.attention_mask == 0
-        start, end = (
-            part.squeeze(-1).float().masked_fill(padding, IGNORE)
-            for part in logits.split(1, dim=-1)
-        )
-        return Outputs(start, end, x)
+        start, end = self.model.qa_outputs(x).unbind(-1)  # (B, S, 2)
+        return as_outputs(start, end, x, batch)
 
     def cut(self, candidate: Candidate) -> PreTrainedModel:
         """Return a candidate as a model of its own."""
@@ -103,7 +91,7 @@ class Supernet(nn.Module):
         mixed = self._attend(i, x, hidden_from, candidate)
         x = layer.attention.output.LayerNorm(x + mixed)
         up, down, f = layer.intermediate.dense, layer.output.dense, candidate.ffn
-        wide = gelu(linear(x, up.weight[:f], up.bias[:f]))
+        wide = layer.intermediate.intermediate_act_fn(linear(x, up.weight[:f], up.bias[:f]))
         normed: torch.Tensor = layer.output.LayerNorm(
             x + linear(wide, down.weight[:, :f], down.bias)
         )
@@ -143,6 +131,11 @@ def sandwich(space: Space, n_random: int) -> list[Candidate]:
 
     drawn = [space.candidate(choose) for _ in range(n_random)]
     return list(dict.fromkeys([space.largest, space.smallest, *drawn]))
+
+
+def ask_sandwich(space: Space, n_random: int, net: nn.Module, batch: Batch) -> list[Outputs]:
+    """Return what the candidates drawn for a batch say to it."""
+    return [net(batch, candidate) for candidate in sandwich(space, n_random)]
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ import torch
 from optimizer import student, training
 from optimizer.config import TrainConfig
 from optimizer.data import Feature
-from optimizer.distill import DistillationLoss, TeacherLogits, label_loss
+from optimizer.distill import label_loss
 from optimizer.training import Batch
 
 CONFIG = TrainConfig(epochs=1, batch_size=4, learning_rate=1e-3)
@@ -72,32 +72,3 @@ def test_training_learns(tiny_backbone: Path, tmp_path: Path) -> None:
     first = float(label_loss(model, training.batch_of(rows(), range(16))).detach())
     last = training.train(model, rows(), label_loss, config, tmp_path, 1)
     assert last < 0.5 * first
-
-
-def test_a_student_that_says_what_its_teacher_says_has_no_soft_loss(tiny_backbone: Path) -> None:
-    """Distillation pulls to the teacher and stops there."""
-    model = student.load(str(tiny_backbone)).eval()  # type: ignore[no-untyped-call]
-    features = rows(4)
-    batch = training.batch_of(features, range(4))
-    with torch.no_grad():
-        out = model(**batch.inputs())
-    lengths = [len(f.input_ids) for f in features]
-    same = TeacherLogits(
-        [out.start_logits[i, :n].numpy() for i, n in enumerate(lengths)],
-        [out.end_logits[i, :n].numpy() for i, n in enumerate(lengths)],
-    )
-    other = TeacherLogits([-logits for logits in same.start], [-logits for logits in same.end])
-    with torch.no_grad():
-        assert float(DistillationLoss(same, 2.0, 0.0)(model, batch)) == pytest.approx(0, abs=1e-5)
-        assert float(DistillationLoss(other, 2.0, 0.0)(model, batch)) > 0.01
-
-
-def test_cached_logits_survive_the_disk(tmp_path: Path) -> None:
-    """The teacher is asked once; a rerun reads what it said."""
-    logits = TeacherLogits(
-        [np.ones(3, np.float16), np.zeros(5, np.float16)], [np.ones(3), np.ones(5)]
-    )
-    logits.save(tmp_path / "logits.npz")
-    found = TeacherLogits.load(tmp_path / "logits.npz")
-    assert [len(row) for row in found.start] == [3, 5]
-    assert np.array_equal(found.start[0], logits.start[0])
