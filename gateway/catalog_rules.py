@@ -11,11 +11,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from gateway.published import (
     Cell,
     Certificate,
+    Check,
     GoldenLogits,
     Plan,
     Profile,
     Quality,
     Shape,
+    Stratum,
     Variant,
 )
 
@@ -155,3 +157,19 @@ def _certificate(where: str, certificate: Certificate) -> Iterator[Problem]:
     for name in ("n_contexts", "n_questions"):
         yield from _at_least_1(f"{where}.{name}", getattr(certificate, name))
     yield from _at_least_1(f"{where}.host.cores", certificate.host.cores)
+    for i, bound in enumerate(certificate.bounds):
+        yield from _share(f"{where}.bounds.{i}.floor", bound.floor)
+    for place in ("strata", "checks"):
+        for i, part in enumerate(getattr(certificate, place)):
+            yield from _part(f"{where}.{place}.{i}", part)
+
+
+def _part(where: str, part: Stratum | Check) -> Iterator[Problem]:
+    for name in ("n_contexts", "n_questions"):
+        yield from _at_least_1(f"{where}.{name}", getattr(part, name))
+    for name in ("f1", "floor"):
+        yield from _share(f"{where}.{name}", getattr(part, name))
+    if isinstance(part, Stratum) and part.floor > part.f1:
+        yield f"{where}.floor", f"{part.floor:g} is more than the sample's F1 {part.f1:g}"
+    if isinstance(part, Check):
+        yield from _share(f"{where}.f1_high", part.f1_high)

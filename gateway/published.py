@@ -133,6 +133,53 @@ class Variant:
 
 
 @dataclass(frozen=True, slots=True)
+class Bound:
+    """The floor that one method gives; a certificate's own is that of the study's method."""
+
+    method: str
+    floor: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stratum:
+    """A part of the certified questions.
+
+    The floors of all strata of all plans hold jointly at 1 - delta, apart from the plans' own.
+    """
+
+    name: str
+    n_contexts: int
+    n_questions: int
+    f1: float  # the sample mean, over contexts
+    floor: float
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What a plan scored on questions that its floors were not made from.
+
+    `stratum`: a stratum of the certificate, or `all`. `shift`: where the floor fails, what differs
+    between this data and the certified one.
+    """
+
+    data: str
+    stratum: str
+    n_contexts: int
+    n_questions: int
+    f1: float  # the sample mean, over contexts
+    f1_high: float  # upper bound on the true mean, at the certificate's confidence
+    floor: float
+    shift: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """Return `holds`, `within noise` (too few contexts to tell) or `fails`."""
+        if self.f1 >= self.floor:
+            return "holds"
+        return "within noise" if self.f1_high >= self.floor else "fails"
+
+
+@dataclass(frozen=True, slots=True)
 class Certificate:
     """Mean F1 of the plan >= `floor`, jointly with all plans of the catalog, at 1 - delta."""
 
@@ -146,6 +193,10 @@ class Certificate:
     data_sha256: str
     model_sha256: tuple[str, ...]
     host: Host
+    # Empty in the catalogs of early studies.
+    bounds: tuple[Bound, ...] = ()
+    strata: tuple[Stratum, ...] = ()
+    checks: tuple[Check, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

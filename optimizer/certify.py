@@ -5,11 +5,12 @@ Legend: n independent values (context means), m a candidate for the true mean.
 
 from __future__ import annotations
 
-from math import log, sqrt
+from collections.abc import Callable
+from math import ceil, e, exp, log, sqrt
 
 import numpy as np
+from scipy.special import bdtr
 
-METHOD = "betting (WSR) lower bound over context means, delta split over the plans"
 BISECTIONS = 40
 
 
@@ -22,17 +23,9 @@ def betting_floor(values: np.ndarray, delta: float) -> float:  # values: (n,) in
     Raises: ValueError for values outside [0, 1].
     Source: Waudby-Smith & Ramdas 2024, theorem 3 and section 4.2 (predictable plug-in).
     """
-    if len(values) and (np.min(values) < 0 or np.max(values) > 1):
-        raise ValueError("values must lie in [0, 1]")
+    _check(values)
     bets = _bets(values, delta)
-    low, high = 0.0, 1.0
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        if _rejects(values, bets, middle, delta):
-            low = middle
-        else:
-            high = middle
-    return low
+    return _highest(lambda m: _outbet(values, bets, m, delta))
 
 
 def _bets(values: np.ndarray, delta: float) -> np.ndarray:
@@ -45,8 +38,8 @@ def _bets(values: np.ndarray, delta: float) -> np.ndarray:
     return np.asarray(np.sqrt(2 * log(1 / delta) / (n * before)))
 
 
-def _rejects(values: np.ndarray, bets: np.ndarray, m: float, delta: float) -> bool:
-    """Is it beyond doubt that the mean is above m?"""
+def _outbet(values: np.ndarray, bets: np.ndarray, m: float, delta: float) -> bool:
+    """Did the bets on a mean above m win more than chance allows?"""
     if m <= 0:
         return True
     capped = np.minimum(bets, 0.75 / m)
@@ -54,6 +47,67 @@ def _rejects(values: np.ndarray, bets: np.ndarray, m: float, delta: float) -> bo
     return bool(np.max(capital, initial=-np.inf) >= log(1 / delta))
 
 
+def hoeffding_bentkus_floor(values: np.ndarray, delta: float) -> float:  # values: (n,) in [0, 1]
+    """Return a lower bound on the mean that is wrong with probability at most `delta`.
+
+    In terms of the risk 1 - F1, whose sample mean is r: p(a) is the chance of a risk as low as r
+    if the true one is a, and the floor is 1 less the largest a with p(a) > delta.
+    p(a) = min(exp(-n h(r, a)), e P(Binomial(n, a) <= ceil(n r))), h the relative entropy.
+    It knows the mean only, not the variance, and asks nothing of the order.
+    Raises: ValueError for values outside [0, 1].
+    Source: Bates et al. 2021 (arXiv 2101.02703), section 3.1; Angelopoulos et al. 2021 (arXiv
+    2110.01052), proposition 1.
+    """
+    _check(values)
+    n, risk = len(values), min(1.0, max(0.0, 1 - float(np.mean(values))))
+    return _highest(lambda m: risk < 1 - m and _p_value(n, risk, 1 - m) <= delta)
+
+
+def _p_value(n: int, risk: float, a: float) -> float:
+    hoeffding = exp(-n * _relative_entropy(risk, a))
+    return min(hoeffding, e * float(bdtr(ceil(n * risk), n, a)))
+
+
+def _relative_entropy(p: float, q: float) -> float:
+    """Return that of a coin with chance p to one with chance q, p < q."""
+    of_one = p * log(p / q) if p > 0 else 0.0
+    if q == 1:
+        return float("inf")
+    return of_one + (1 - p) * log((1 - p) / (1 - q))
+
+
 def hoeffding_floor(values: np.ndarray, delta: float) -> float:
     """Return Hoeffding's lower bound: the plain one to compare with. Source: Hoeffding 1963."""
     return max(0.0, float(np.mean(values)) - sqrt(log(1 / delta) / (2 * len(values))))
+
+
+Bound = Callable[[np.ndarray, float], float]  # values, delta -> the floor
+METHODS: dict[str, Bound] = {
+    "betting": betting_floor,
+    "hoeffding-bentkus": hoeffding_bentkus_floor,
+}
+TITLES = {"betting": "betting (WSR)", "hoeffding-bentkus": "Hoeffding-Bentkus"}
+
+
+def ceiling(bound: Bound, values: np.ndarray, delta: float) -> float:
+    """Return the upper bound on the mean that goes with a lower one."""
+    return 1 - bound(1 - values, delta)
+
+
+def _check(values: np.ndarray) -> None:
+    if not len(values):
+        raise ValueError("no values: there is nothing to bound")
+    if np.min(values) < 0 or np.max(values) > 1:
+        raise ValueError("values must lie in [0, 1]")
+
+
+def _highest(rejects: Callable[[float], bool]) -> float:
+    """Return the largest m that is rejected, to 40 bits; 0 if none is."""
+    low, high = 0.0, 1.0
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        if rejects(middle):
+            low = middle
+        else:
+            high = middle
+    return low

@@ -15,6 +15,7 @@ from gateway.domain import Question
 from gateway.embedded import open_session, run
 from gateway.errors import BertierError
 from gateway.published import (
+    Bound,
     Certificate,
     Decoding,
     GoldenLogits,
@@ -49,6 +50,7 @@ GOLDEN_INPUTS = (
     ),
 )
 MAX_BATCH_INVARIANT_GAP = 1e-4
+METHOD = "{} lower bound over context means, delta split over the plans"
 
 
 class NothingToPublish(BertierError):
@@ -153,10 +155,12 @@ def certificate_of(study: Study, variant: Variant, profile: Profile, delta: floa
     means = evaluate.context_means(examples, answers)
     sources = [d.source for d in study.config.data if d.certifies]
     hashes = study.data_hashes()
+    method = study.config.certify.method
+    floors = {name: _rounded_down(bound(means, delta)) for name, bound in certify.METHODS.items()}
     return Certificate(
-        floor=max(0.0, round(certify.betting_floor(means, delta) - 5e-5, 4)),  # rounded down
+        floor=floors[method],
         delta=study.config.certify.delta,
-        method=certify.METHOD,
+        method=METHOD.format(certify.TITLES[method]),
         n_contexts=len(means),
         n_questions=len(examples),
         f1=float(means.mean()),
@@ -164,7 +168,12 @@ def certificate_of(study: Study, variant: Variant, profile: Profile, delta: floa
         data_sha256=", ".join(hashes.get(Path(s).name, "") for s in sources),
         model_sha256=(variant.sha256,),
         host=profile.host,
+        bounds=tuple(Bound(certify.TITLES[name], floor) for name, floor in floors.items()),
     )
+
+
+def _rounded_down(floor: float) -> float:
+    return max(0.0, round(floor - 5e-5, 4))
 
 
 def golden_logits(study: Study, name: str) -> tuple[GoldenLogits, ...]:

@@ -13,6 +13,7 @@ import pytest
 from gateway import catalog as catalogs
 from gateway.catalog import Catalog
 from gateway.errors import RepositoryError
+from gateway.published import Check
 from gateway.validation import validate
 from tests.fakes import ROOT, TOKENIZER, make_catalog, make_variant, small_and_large
 
@@ -123,6 +124,17 @@ def inside(*path: str | int, **values: Any) -> Callable[[Any], Any]:
     return edit
 
 
+def stratum(**changes: Any) -> dict[str, Any]:
+    whole = {"name": "answerable", "n_contexts": 9, "n_questions": 20, "f1": 0.6, "floor": 0.5}
+    return whole | changes
+
+
+def check(**changes: Any) -> dict[str, Any]:
+    whole = stratum(data="fresh", stratum="all", f1_high=0.7, shift="")
+    del whole["name"]
+    return whole | changes
+
+
 PROFILE, PLAN = ("variants", 0, "profile"), ("plans", 0)
 VALUES: list[tuple[Callable[[Any], Any], str]] = [
     (variant(size_bytes=0), "variants.0.size_bytes: 0 is less than 1"),
@@ -160,6 +172,11 @@ VALUES: list[tuple[Callable[[Any], Any], str]] = [
     (inside(*PLAN, "certificate", delta=0.0), "plans.0.certificate.delta: 0"),
     (inside(*PLAN, "certificate", n_contexts=0), "plans.0.certificate.n_contexts: 0"),
     (inside(*PLAN, "certificate", model_sha256=["1" * 64]), "plans.0.certificate.model_sha256: "),
+    (inside(*PLAN, "certificate", bounds=[{"method": "x", "floor": 1.5}]), "bounds.0.floor: 1.5"),
+    (inside(*PLAN, "certificate", strata=[stratum(floor=0.7)]), "strata.0.floor: 0.7 is more than"),
+    (inside(*PLAN, "certificate", strata=[stratum(f1=1.5)]), "certificate.strata.0.f1: 1.5"),
+    (inside(*PLAN, "certificate", checks=[check(n_contexts=0)]), "checks.0.n_contexts: 0"),
+    (inside(*PLAN, "certificate", checks=[check(f1_high=1.5)]), "checks.0.f1_high: 1.5"),
     (inside(*PLAN, cost=1), "plans.0.cost: "),
     (inside(*PROFILE, "host", ram=1), "variants.0.profile.host.ram: "),
     (inside("origin", author="x"), "origin.author: "),
@@ -225,3 +242,23 @@ def test_the_best_floor_is_the_largest_certified_one() -> None:
     catalog: Catalog = small_and_large()
     assert catalog.best_floor == 0.7
     assert replace(catalog, plans=catalog.plans[:1]).best_floor == 0.5
+
+
+def test_a_catalog_without_strata_is_read(tmp_path: Path) -> None:
+    """Catalogs published before certificates told of strata are served as they are."""
+    catalogs.write(tmp_path, small_and_large())
+    document = json.loads(catalogs.read_bytes(tmp_path))
+    for plan in document["plans"]:
+        for optional in ("bounds", "strata", "checks"):
+            del plan["certificate"][optional]
+    catalog = catalogs.parse(json.dumps(document).encode(), tmp_path / "catalog.json")
+    assert catalog == small_and_large()
+
+
+@pytest.mark.parametrize(
+    ("f1", "f1_high", "verdict"),
+    [(0.5, 0.6, "holds"), (0.45, 0.52, "within noise"), (0.4, 0.48, "fails")],
+)
+def test_a_floor_fails_only_beyond_doubt(f1: float, f1_high: float, verdict: str) -> None:
+    """A mean below the floor over a few contexts is no proof against it."""
+    assert Check("fresh", "all", 10, 50, f1, f1_high, floor=0.5).verdict == verdict
