@@ -159,6 +159,7 @@ async def _serve(settings: Settings, door: socket.socket) -> int:
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # nobody asks for the caller's address
             lifespan="on",
             ws="none",
             timeout_keep_alive=KEEP_ALIVE_S,

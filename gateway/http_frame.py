@@ -38,7 +38,7 @@ async def on_error(request: Request, error: Exception) -> Response:
 
 
 class RequestFrame:
-    """Pure ASGI; the outermost middleware of ours."""
+    """Pure ASGI, around everything else."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
