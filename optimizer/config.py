@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import tomllib
+from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gateway.errors import BertierError
+from gateway.spans import LENGTH_BUCKETS
 from optimizer.space import Space
+from optimizer.trials import Limits
 
 ELASTIC = "elastic"  # as the start of a student: a slice of the elastic one
 
@@ -74,6 +77,51 @@ class ElasticConfig(_Frozen):
     embedding_bits: int = 4  # 4 or 8
     train: TrainConfig = TrainConfig()
 
+    @model_validator(mode="after")
+    def _has_trained_bits(self) -> ElasticConfig:
+        if self.embedding_bits not in self.space.embedding_bits:
+            raise ValueError(
+                f"embedding_bits {self.embedding_bits}: not among its space's"
+                f" {list(self.space.embedding_bits)}"
+            )
+        return self
+
+
+class Sampler(StrEnum):
+    """What chooses the next candidate of a search."""
+
+    GP = "gp"  # Gaussian processes, expected hypervolume improvement
+    TPE = "tpe"
+    NSGA2 = "nsga2"
+    RANDOM = "random"
+
+
+class SearchConfig(_Frozen):
+    """The search among the slices of the elastic student."""
+
+    sampler: Sampler = Sampler.GP
+    trials: int = Field(200, gt=0)  # candidates, each counted once
+    time_budget_min: float | None = Field(None, gt=0)  # of trials, all workers together
+    seed: int | None = None  # none: the study's
+    min_f1: float | None = Field(None, gt=0, le=1)
+    max_p95_ms: float | None = Field(None, gt=0)
+    max_size_mb: float | None = Field(None, gt=0)
+    tokens: int = 192  # length bucket at which latency is measured
+    questions: tuple[int, ...] = Field((400, 1500), min_length=1)  # of each rung
+    promote: float = Field(0.25, gt=0, le=1)  # share that reaches the next rung, by rank
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.min_f1, self.max_p95_ms, self.max_size_mb)
+
+    @model_validator(mode="after")
+    def _can_be_measured(self) -> SearchConfig:
+        if self.tokens not in LENGTH_BUCKETS:
+            raise ValueError(f"tokens {self.tokens}: is none of {list(LENGTH_BUCKETS)}")
+        if min(self.questions) < 1 or list(self.questions) != sorted(set(self.questions)):
+            raise ValueError(f"questions {list(self.questions)}: must grow from rung to rung")
+        return self
+
 
 class CertifyConfig(_Frozen):
     """How the floors are certified."""
@@ -97,6 +145,7 @@ class StudyConfig(_Frozen):
     certify: CertifyConfig = CertifyConfig()
     data: tuple[DataConfig, ...] = Field(min_length=1)
     elastic: ElasticConfig | None = None
+    search: SearchConfig | None = None
     students: tuple[StudentConfig, ...] = ()
     report: tuple[str, ...] = ()  # test data: scored for the catalog, never learned or chosen from
 
@@ -109,6 +158,12 @@ class StudyConfig(_Frozen):
                     f"{student.name}: starts from {student.start}, not named before it"
                 )
             known.add(student.name)
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_search(self) -> StudyConfig:
+        if self.search and not self.elastic:
+            raise ValueError("[search] needs [elastic]: the student whose slices are tried")
         return self
 
     @model_validator(mode="after")

@@ -129,6 +129,7 @@ def sandwich(space: Space, n_random: int) -> list[Candidate]:
     def choose(_: str, values: Sequence[T]) -> T:
         return values[int(torch.randint(len(values), ()))]
 
+    space = space.trained
     drawn = [space.candidate(choose) for _ in range(n_random)]
     return list(dict.fromkeys([space.largest, space.smallest, *drawn]))
 
