@@ -21,7 +21,7 @@ from gateway.embedded import INPUTS, OUTPUTS, open_session, run
 from gateway.errors import BertierError
 from optimizer import graph
 from optimizer.student import GROUP, LowBitEmbedding, bert_of, heads_of
-from optimizer.weights import Array, GraphShape
+from optimizer.weights import ACTIVATIONS, Array, GraphShape
 
 PARITY_TOLERANCE = 2e-3  # logits
 ROUNDING_TOLERANCE = 0.35  # of INT8, root mean square, in standard deviations of the logits
@@ -64,10 +64,11 @@ def weights_of(model: PreTrainedModel) -> dict[str, Array]:
 
 
 def graph_shape_of(model: PreTrainedModel) -> GraphShape:
-    """Return what `graph` must know. Raises: ExportError for another activation than GELU."""
+    """Return what `graph` must know. Raises: ExportError for an activation without operator."""
     config, bert = model.config, bert_of(model)
-    if config.hidden_act != "gelu":
-        raise ExportError(f"hidden_act {config.hidden_act}: only gelu can be exported")
+    if config.hidden_act not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise ExportError(f"hidden_act {config.hidden_act}: cannot be exported; these can: {known}")
     table = bert.embeddings.word_embeddings
     layers = bert.encoder.layer
     return GraphShape(
@@ -81,6 +82,7 @@ def graph_shape_of(model: PreTrainedModel) -> GraphShape:
         positions=config.max_position_embeddings,
         types=config.type_vocab_size,
         epsilon=config.layer_norm_eps,
+        activation=ACTIVATIONS[config.hidden_act],
     )
 
 

@@ -24,7 +24,7 @@ from optimizer.weights import TABLE, Array, GraphShape, Weights, check, layer_na
 OPSET = 17
 IR_VERSION = 8
 MICROSOFT = "com.microsoft"
-CONTRIB = {"DynamicQuantizeMatMul", "MatMulIntegerToFloat", "FusedMatMul", "Gelu"}
+CONTRIB = {"DynamicQuantizeMatMul", "MatMulIntegerToFloat", "FusedMatMul", "Gelu", "FastGelu"}
 MASKED = -1e4  # score of a padded token
 
 Floats = npt.NDArray[np.float32]
@@ -171,7 +171,7 @@ class _Writer:
     def _feed_forward(self, i: int, x: str) -> str:
         name = layer_name(i)
         (wide,) = self._products(x, [self._linear(f"{name}.intermediate.dense")])
-        active = self._node("Gelu", [wide], f"{name}.intermediate/gelu")
+        active = self._node(self._shape.activation, [wide], f"{name}.intermediate/gelu")
         return self._add_and_norm(active, x, f"{name}.output")
 
     def _add_and_norm(self, x: str, residual: str, name: str) -> str:

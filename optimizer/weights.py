@@ -13,6 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 TABLE = "bert.embeddings.word_embeddings"
+ACTIVATIONS = {  # transformers' names -> operators; erf, and its approximation by tanh
+    "gelu": "Gelu",
+    "gelu_python": "Gelu",
+    "gelu_new": "FastGelu",
+    "gelu_fast": "FastGelu",
+    "gelu_pytorch_tanh": "FastGelu",
+    "relu": "Relu",
+}
 
 Array = npt.NDArray[Any]
 Weights = Mapping[str, Array]  # by name; a product's weight is (out, in)
@@ -32,6 +40,7 @@ class GraphShape:
     positions: int = 512
     types: int = 2
     epsilon: float = 1e-12  # of every layer normalization
+    activation: str = "Gelu"  # an operator
 
     @property
     def layers(self) -> int:
