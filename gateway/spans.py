@@ -15,7 +15,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from gateway.domain import Answer, Bools, Floats, Ints, Logits, Question, Span, Windows
-from gateway.errors import EmptyText, MalformedText, TextTooLong
+from gateway.errors import EmptyText, MalformedText, RepositoryError, TextTooLong
 from gateway.published import Decoding
 from gateway.words import Tokens, WordMemory
 
@@ -86,10 +86,20 @@ class _Frame:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> _Frame:
-        pair = tokenizer.encode("a", "a")
-        (first, second) = (i for i, special in enumerate(pair.special_tokens_mask) if not special)
-        ids = tuple(pair.ids)
-        return cls(ids[:first], ids[first + 1 : second], ids[second + 1 :], tuple(pair.type_ids))
+        """Raises: RepositoryError when a window would not begin with a special token."""
+        pair = tokenizer.encode("a", "a")  # some tokenizers make two tokens of it
+        first, second = (pair.sequence_ids.index(part) for part in (0, 1))
+        specials = [i for i, part in enumerate(pair.sequence_ids) if part is None]
+        before = tuple(pair.ids[i] for i in specials if i < first)
+        between = tuple(pair.ids[i] for i in specials if first < i < second)
+        after = tuple(pair.ids[i] for i in specials if second < i)
+        if not before:
+            raise RepositoryError(
+                "tokenizer.json: puts no class token before the question, where no answer is"
+                " scored; its post_processor must frame a pair as [CLS] question [SEP] context"
+            )
+        places = sorted([*specials, first, second])
+        return cls(before, between, after, tuple(pair.type_ids[i] for i in places))
 
     @property
     def n_tokens(self) -> int:
@@ -132,7 +142,7 @@ def _to_windows(frame: _Frame, asked: Tokens, context: Tokens, room: int, step: 
         types[row, :n] = frame.types_around(n_asked, last - first)
         offsets[row, first:last, 0] = context.begins[part]
         offsets[row, first:last, 1] = context.ends[part]
-        is_context[row, first:last] = True
+        is_context[row, first:last] = offsets[row, first:last, 0] < offsets[row, first:last, 1]
     return Windows(ids, mask, types, offsets, is_context, n_tokens)
 
 

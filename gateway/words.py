@@ -25,7 +25,10 @@ Pieces = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # ids, begins
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The tokens of a text, without special ones; offsets count its code points."""
+    """The tokens of a text, without special ones; offsets count its code points.
+
+    A token of white space alone begins where it ends.
+    """
 
     ids: list[int]
     begins: list[int]
@@ -45,7 +48,7 @@ class WordMemory:
         """Return what the library makes of the text, without special tokens."""
         if not self._by_word or len(text) > MAX_REMEMBERED_CHARS:
             encoding = self._tokenizer.encode(text, add_special_tokens=False)
-            offsets = encoding.offsets
+            offsets = [_trimmed(text, begin, end) for begin, end in encoding.offsets]
             return Tokens(encoding.ids, [b for b, _ in offsets], [e for _, e in offsets])
         words = _WORD.findall(text)
         known = self._knowing(words)
@@ -90,6 +93,13 @@ class WordMemory:
             word: (tuple(ids), tuple(begins), tuple(ends))
             for word, (ids, begins, ends) in found.items()
         }
+
+
+def _trimmed(text: str, begin: int, end: int) -> tuple[int, int]:
+    """Return the place of a token without the white space that some tokenizers count to it."""
+    piece = text[begin:end]
+    begin += len(piece) - len(piece.lstrip())
+    return begin, begin + len(piece.strip())
 
 
 def splits_at_white_space(tokenizer: Tokenizer) -> bool:
