@@ -7,25 +7,27 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForQuestionAnswering,
-    AutoTokenizer,
     PreTrainedModel,
 )
 
 from gateway.errors import BertierError
 from gateway.published import Shape
+from optimizer import adapt
 from optimizer.heads import behead, measure
 
 GROUP = 64  # values of an embedding row that share one scale
+HEAD = "qa_outputs."
+log = logging.getLogger(__name__)
 
 
 class ModelError(BertierError):
@@ -46,35 +48,56 @@ def resolve(name: str) -> str:
     return str(Path(spec.submodule_search_locations[0]) / "model")
 
 
-def load(name: str, *, dropout: float = 0.0) -> PreTrainedModel:
-    """Return a BERT QA model from a folder, a hub id or `package:NAME`. Raises: ModelError.
+def load(name: str, *, dropout: float = 0.0, answers: bool = False) -> PreTrainedModel:
+    """Return a QA model from a folder, a hub id or `package:NAME`, as a BERT. Raises: ModelError.
 
+    `answers`: it must have a span head; else a missing one is made, untrained.
     Attention is `eager`: the fastest to train on CPU (docs/decisions/0004).
     """
     source = resolve(name)
     try:
         config = AutoConfig.from_pretrained(source)
+        adapt.check(config)
         config.hidden_dropout_prob = config.attention_probs_dropout_prob = dropout
-        model: PreTrainedModel = AutoModelForQuestionAnswering.from_pretrained(
-            source, config=config, attn_implementation="eager", dtype=torch.float32
+        config.num_labels = 2  # start and end, whatever the checkpoint was made for
+        model, found = AutoModelForQuestionAnswering.from_pretrained(
+            source,
+            config=config,
+            attn_implementation="eager",
+            dtype=torch.float32,
+            output_loading_info=True,
         )
+        _check_complete(name, found["missing_keys"], answers)
+        return _as_bert(name, model)
     except (OSError, ValueError) as exc:
         raise ModelError(
             f"{name}: not a Hugging Face checkpoint, and not reachable as one: {exc}"
         ) from exc
-    if not hasattr(model, "bert"):
-        raise ModelError(f"{name}: a {config.model_type} model; students are cut from BERT only")
-    return model
+    except adapt.NotBert as exc:
+        raise ModelError(f"{name}: {exc}") from exc
 
 
-def save_tokenizer(name: str, folder: Path) -> None:
-    """Write the fast tokenizer of a checkpoint as `folder/tokenizer.json`."""
-    tokenizer = AutoTokenizer.from_pretrained(resolve(name), use_fast=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.no_padding()
-    backend.no_truncation()
-    backend.save(str(folder / "tokenizer.json"))
+def _check_complete(name: str, missing: Iterable[str], answers: bool) -> None:
+    """Raises: ModelError where transformers only warns that it drew missing weights at random."""
+    head = {weight for weight in missing if weight.startswith(HEAD)}
+    others = sorted(set(missing) - head)
+    if others:
+        raise ModelError(f"{name}: {others[0]} is missing, and {len(others) - 1} weights more")
+    if head and answers:
+        raise ModelError(
+            f"{name}: not fine-tuned to answer questions, it has no {min(head)}; as --backbone it"
+            " is fine-tuned first"
+        )
+
+
+def _as_bert(name: str, model: PreTrainedModel) -> PreTrainedModel:
+    bert = adapt.as_bert(model)
+    if bert is not model:
+        adapt.check_parity(model, bert)
+        log.info("%s: rewritten from %s as the same BERT", name, model.config.model_type)
+    if bert.config.hidden_size % GROUP:
+        raise ModelError(f"{name}: {bert.config.hidden_size} wide, not a multiple of {GROUP}")
+    return bert
 
 
 def cut(

@@ -26,6 +26,7 @@ from optimizer import (
     student,
     supernet,
     teacher_states,
+    tokenizer,
     training,
 )
 from optimizer.config import (
