@@ -17,7 +17,7 @@ from optimizer.export import random_windows
 
 RUNS = 60
 WARM_UP = 5
-VOCABULARY = 1000  # ids to draw from; the time does not depend on them
+VOCABULARY = 100  # ids to draw from; the time does not depend on them
 
 
 def profile(model: Path, runs: int = RUNS) -> Profile:
