@@ -21,6 +21,7 @@ SCHEMA_VERSION: Literal[1] = 1
 CATALOG = "catalog.json"
 PREVIOUS = "catalog.previous.json"
 TOKENIZER = "tokenizer.json"
+PART, KEEP = ".part", ".keep"  # of a catalog that is being written, and of the one before
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +111,38 @@ def write(repository: Path, catalog: Catalog) -> None:
 
     Raises: RepositoryError when it is one that no gateway would read.
     """
+    prepare(repository, catalog)
+    switch(repository)
+
+
+def prepare(repository: Path, catalog: Catalog) -> None:
+    """Write all that a switch needs but the renames: what can fail for want of room, fails here.
+
+    Raises: RepositoryError when it is one that no gateway would read.
+    """
     path = repository / CATALOG
     _check_values(catalog, path)
-    part = path.with_suffix(".part")
-    part.write_bytes(_ADAPTER.dump_json(catalog, indent=1) + b"\n")
-    if path.exists():
-        keep = path.with_suffix(".keep")
-        keep.write_bytes(path.read_bytes())
-        os.replace(keep, repository / PREVIOUS)
-    os.replace(part, path)
+    try:
+        path.with_suffix(PART).write_bytes(_ADAPTER.dump_json(catalog, indent=1) + b"\n")
+        if path.exists():
+            path.with_suffix(KEEP).write_bytes(path.read_bytes())
+    except OSError:
+        discard(repository)
+        raise
+
+
+def discard(repository: Path) -> None:
+    """Remove what was prepared."""
+    for suffix in (PART, KEEP):
+        (repository / CATALOG).with_suffix(suffix).unlink(missing_ok=True)
+
+
+def switch(repository: Path) -> None:
+    """Put the prepared catalog in place, and the one before beside it."""
+    path = repository / CATALOG
+    if path.with_suffix(KEEP).exists():
+        os.replace(path.with_suffix(KEEP), repository / PREVIOUS)
+    os.replace(path.with_suffix(PART), path)
 
 
 def check_files(repository: Path, catalog: Catalog) -> list[str]:

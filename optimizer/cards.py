@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.published import Plan, Quality, Variant
+from gateway.published import Certificate, Check, Plan, Quality, Variant
 
 CARD = """\
 # {name}
@@ -18,8 +18,8 @@ parameters, {precision}, {bits}-bit embeddings, {size:.1f} MB. {recipe}
 Certified: mean F1 over contexts >= {floor:.3f} on questions like those of `{data}`, with
 {confidence:.0%} confidence jointly for all plans of the catalog ({n_contexts} contexts,
 {n_questions} questions). Contexts of one article are alike, so for a new article the floor is
-somewhat optimistic.
-
+somewhat optimistic.{bounds}
+{strata}
 **Served one request at a time** in its length bucket: dynamic INT8 scales depend on everything in
 a batch, so batching would change answers.
 
@@ -33,6 +33,17 @@ unanswerable questions equally: where nearly every question has an answer, ask f
 alternatives and read `no_answer_probability`. The certificate speaks of questions like the
 calibration data's, not of yours: evaluate on your own with `bertier-optimize evaluate --data FILE`.
 """
+
+STRATA = """
+| questions | contexts | F1 | certified F1 >= |{heads}
+|---|---|---|---|{rules}
+{rows}
+
+The floors of the parts hold jointly among themselves with the same confidence, apart from the
+whole's.{others}{shifts}
+"""
+OTHERS = """ The columns on the right are data that no floor was made from: F1 and, where it is below
+the floor, whether that is `within noise` (too few contexts to tell) or the floor `fails`."""
 
 ROW = "| {q.data} | {q.n} | {q.exact:.3f} | {q.f1:.3f} ({q.f1_low:.3f} to {q.f1_high:.3f}) | {parts} |"
 
@@ -56,6 +67,8 @@ def card(variant: Variant, plan: Plan, sources: list[str]) -> str:
         confidence=1 - certificate.delta,
         n_contexts=certificate.n_contexts,
         n_questions=certificate.n_questions,
+        bounds=_bounds(certificate),
+        strata=_strata(certificate),
         sources=", ".join(f"`{source}`" for source in sources),
     )
 
@@ -63,3 +76,43 @@ def card(variant: Variant, plan: Plan, sources: list[str]) -> str:
 def _parts(quality: Quality) -> str:
     values = (quality.has_answer_f1, quality.no_answer_f1, quality.forced_f1)
     return " | ".join("-" if value is None else f"{value:.3f}" for value in values)
+
+
+def _bounds(certificate: Certificate) -> str:
+    if not certificate.bounds:
+        return ""
+    named = " and ".join(f"{b.floor:.3f} by {b.method}" for b in certificate.bounds)
+    return f" The bound is {named}; the study chose the method."
+
+
+def _strata(certificate: Certificate) -> str:
+    """Return the certificate part by part, beside what other data showed."""
+    if not certificate.strata:
+        return ""
+    found = {(check.data, check.stratum): check for check in certificate.checks}
+    others = list(dict.fromkeys(check.data for check in certificate.checks))
+    rows = [("all", certificate.n_contexts, certificate.f1, certificate.floor)]
+    rows += [(s.name, s.n_contexts, s.f1, s.floor) for s in certificate.strata]
+    lines = [
+        f"| {name} | {n} | {f1:.3f} | {floor:.3f} |"
+        + "".join(f" {_check(found.get((data, name)))} |" for data in others)
+        for name, n, f1, floor in rows
+    ]
+    return STRATA.format(
+        heads="".join(f" {data} |" for data in others),
+        rules="---|" * len(others),
+        rows="\n".join(lines),
+        others=OTHERS if others else "",
+        shifts="".join(
+            f"\n\nThe floor of {check.stratum} questions fails on {check.data}: {check.shift}."
+            for check in certificate.checks
+            if check.shift
+        ),
+    )
+
+
+def _check(check: Check | None) -> str:
+    if check is None:
+        return "-"
+    verdict = "" if check.verdict == "holds" else f" {check.verdict}"
+    return f"{check.f1:.3f}{verdict}"

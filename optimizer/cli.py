@@ -17,11 +17,12 @@ from rich.table import Table
 from gateway import catalog as catalogs
 from gateway.catalog import Catalog
 from gateway.errors import BertierError
+from optimizer import cli_tables, data, evaluate, gates, remote, repository
 from optimizer import config as configs
-from optimizer import data, evaluate, remote, repository
 
 STUDY = Path(__file__).parent / "studies" / "first-light.toml"
 REPOSITORY = Path("model_repository")
+ALLOW_DOMINATED = "publish variants, too, that another beats in latency, size and floor"
 log = logging.getLogger(__name__)
 
 
@@ -57,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, parents=[study], help=text, description=text)
         command.set_defaults(run=run)
+        if run in (_run, _publish):
+            command.add_argument("--allow-dominated", action="store_true", help=ALLOW_DOMINATED)
     _add_profile(commands)
     _add_evaluate(commands)
     _add_rollback(commands)
@@ -159,14 +162,22 @@ def _export(args: argparse.Namespace) -> dict[str, Any]:
 def _certify(args: argparse.Namespace) -> dict[str, Any]:
     from optimizer import publication
 
-    catalog = publication.catalog_of(_study(args), args.model_repository)
-    return _show(catalog)
+    study = _study(args)
+    catalog = publication.catalog_of(study, args.model_repository)
+    _show(catalog)
+    result = cli_tables.show_certificates(catalog)
+    if unmet := gates.unmet(catalog, study.config.certify.min_floor):
+        raise publication.NothingToPublish(unmet)
+    return result
 
 
 def _publish(args: argparse.Namespace) -> dict[str, Any]:
     from optimizer import publication
 
-    return _show(publication.publish(_study(args), args.model_repository))
+    catalog = publication.publish(
+        _study(args), args.model_repository, allow_dominated=args.allow_dominated
+    )
+    return _show(catalog)
 
 
 def _profile(args: argparse.Namespace) -> dict[str, Any]:

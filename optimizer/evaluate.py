@@ -142,13 +142,19 @@ def context_means(
     answers: Sequence[str],
     metric: Callable[[str, Sequence[str]], float] = f1,
 ) -> np.ndarray:
-    """Return the mean F1 of each context, in an order that has nothing to do with the scores.
+    """Return the mean F1 of each context, in an order that has nothing to do with the scores."""
+    scores = [metric(a, e.answers) for a, e in zip(answers, examples, strict=True)]
+    return means_by_context(examples, scores)
+
+
+def means_by_context(examples: Sequence[Example], scores: Iterable[float]) -> np.ndarray:
+    """Return the mean score of each context, in an order that has nothing to do with the scores.
 
     Questions on one context are not independent, hence one value a context.
     """
     by_context: dict[str, list[float]] = defaultdict(list)
-    for example, answer in zip(examples, answers, strict=True):
-        by_context[example.context].append(metric(answer, example.answers))
+    for example, value in zip(examples, scores, strict=True):
+        by_context[example.context].append(value)
     shuffled = sorted(by_context, key=lambda text: hashlib.sha256(text.encode()).digest())
     return np.array([np.mean(by_context[context]) for context in shuffled])
 

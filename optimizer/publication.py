@@ -14,19 +14,10 @@ from gateway.catalog import Catalog, GoldenInput, Origin
 from gateway.domain import Question
 from gateway.embedded import open_session, run
 from gateway.errors import BertierError
-from gateway.published import (
-    Bound,
-    Certificate,
-    Decoding,
-    GoldenLogits,
-    Plan,
-    Precision,
-    Profile,
-    Quality,
-    Variant,
-)
+from gateway.published import Decoding, GoldenLogits, Plan, Precision, Variant
 from gateway.spans import SpanEncoder
-from optimizer import cards, certify, data, decoding, evaluate, profiling, repository, student
+from optimizer import cards, certification, decoding, gates, profiling, repository, student
+from optimizer.certification import Evidence
 from optimizer.data import Split
 from optimizer.study import Study
 
@@ -50,7 +41,6 @@ GOLDEN_INPUTS = (
     ),
 )
 MAX_BATCH_INVARIANT_GAP = 1e-4
-METHOD = "{} lower bound over context means, delta split over the plans"
 
 
 class NothingToPublish(BertierError):
@@ -59,8 +49,9 @@ class NothingToPublish(BertierError):
 
 def catalog_of(study: Study, target: Path) -> Catalog:
     """Return the catalog that publishing this study into `target` would write."""
-    variants = [variant_of(study, name, target) for name in study.variant_names]
-    plans = plans_of(study, variants)
+    evidence = certification.evidence_of(study)
+    variants = [variant_of(study, name, target, evidence) for name in study.variant_names]
+    plans = plans_of(study, variants, evidence)
     origin = Origin(
         study=study.config.name,
         commit=commit(),
@@ -78,9 +69,13 @@ def catalog_of(study: Study, target: Path) -> Catalog:
     )
 
 
-def publish(study: Study, target: Path) -> Catalog:
-    """Publish every variant of the study to a model repository."""
+def publish(study: Study, target: Path, *, allow_dominated: bool = False) -> Catalog:
+    """Publish every variant of the study to a model repository.
+
+    Raises: NothingToPublish when a gate is closed.
+    """
     catalog = catalog_of(study, target)
+    check_gates(catalog, study.config.certify.min_floor, allow_dominated=allow_dominated)
     sources = [Path(d.source).name for d in study.config.data]
     publications = [
         repository.Publication(
@@ -92,12 +87,31 @@ def publish(study: Study, target: Path) -> Catalog:
     return catalog
 
 
-def variant_of(study: Study, name: str, target: Path) -> Variant:
+def check_gates(catalog: Catalog, min_floor: float | None, *, allow_dominated: bool) -> None:
+    """Raises: NothingToPublish, saying what to do."""
+    if unprofiled := gates.unprofiled(catalog):
+        raise NothingToPublish(
+            f"not published: no latency at {' and '.join(map(str, gates.BUCKETS))} tokens of"
+            f" {', '.join(unprofiled)}; remove variants/<name>/profile from the run folder and"
+            " publish again"
+        )
+    if unmet := gates.unmet(catalog, min_floor):
+        raise NothingToPublish(f"not published: {unmet}")
+    dominated = gates.dominated(catalog)
+    if dominated and not allow_dominated:
+        named = ", ".join(f"{name} (by {other})" for name, other in dominated.items())
+        raise NothingToPublish(
+            f"not published: dominated, no faster, no smaller and certified no higher than"
+            f" another: {named}; take them out of the study file, or add --allow-dominated"
+        )
+
+
+def variant_of(study: Study, name: str, target: Path, evidence: Evidence) -> Variant:
     """Return the catalog's entry of a finished variant."""
     exported = study.export(name)
     how = decoding_of(study, name)
     bits = study.embedding_bits(name)
-    return Variant(
+    variant = Variant(
         name=name,
         version=repository.next_version(target, name, exported["sha256"]),
         sha256=exported["sha256"],
@@ -109,11 +123,13 @@ def variant_of(study: Study, name: str, target: Path) -> Variant:
         batch_invariant=exported["batch_variance"] <= MAX_BATCH_INVARIANT_GAP,
         instances=repository.INSTANCES,
         decoding=how,
-        quality=qualities_of(study, name, how),
+        quality=(),
         profile=study.profile(name),
         golden=golden_logits(study, name),
         golden_tolerance=study.config.certify.golden_tolerance,
     )
+    quality = certification.qualities_of(study, variant, evidence)
+    return replace(variant, quality=quality)
 
 
 def decoding_of(study: Study, name: str) -> Decoding:
@@ -122,58 +138,13 @@ def decoding_of(study: Study, name: str) -> Decoding:
     return decoding.fit(examples, study.readings(name, "search", examples))
 
 
-def qualities_of(study: Study, name: str, how: Decoding) -> tuple[Quality, ...]:
-    """Return the scores on the calibrate split and on the study's test data."""
-    examples = study.certifying(Split.CALIBRATE)
-    readings = study.readings(name, "calibrate", examples)
-    found = [evaluate.quality("calibrate", "", examples, readings, how)]
-    for source in study.config.report:
-        path = data.path_of(study.source_path(source))
-        examples = data.load(study.source_path(source))
-        label = Path(source).name.split(".")[0]
-        readings = study.readings(name, label, examples)
-        sha256 = catalogs.sha256_of(path) if path.exists() else ""
-        found.append(evaluate.quality(label, sha256, examples, readings, how))
-    return tuple(found)
-
-
-def plans_of(study: Study, variants: list[Variant]) -> list[Plan]:
+def plans_of(study: Study, variants: list[Variant], evidence: Evidence) -> list[Plan]:
     """Return a direct plan per variant; their floors hold jointly, delta split evenly."""
     if not variants:
         raise NothingToPublish("the study has no variant")
     share = study.config.certify.delta / len(variants)
-    return [
-        Plan(v.name, (v.name,), (), certificate_of(study, v, v.profile, share)) for v in variants
-    ]
-
-
-def certificate_of(study: Study, variant: Variant, profile: Profile, delta: float) -> Certificate:
-    """Return the floor of a variant on the calibrate split, which nothing else has read."""
-    examples = study.certifying(Split.CALIBRATE)
-    readings = study.readings(variant.name, "calibrate", examples)
-    answers = evaluate.answers_of(readings, variant.decoding)
-    means = evaluate.context_means(examples, answers)
-    sources = [d.source for d in study.config.data if d.certifies]
-    hashes = study.data_hashes()
-    method = study.config.certify.method
-    floors = {name: _rounded_down(bound(means, delta)) for name, bound in certify.METHODS.items()}
-    return Certificate(
-        floor=floors[method],
-        delta=study.config.certify.delta,
-        method=METHOD.format(certify.TITLES[method]),
-        n_contexts=len(means),
-        n_questions=len(examples),
-        f1=float(means.mean()),
-        data=", ".join(f"{Path(s).name} (calibrate split)" for s in sources),
-        data_sha256=", ".join(hashes.get(Path(s).name, "") for s in sources),
-        model_sha256=(variant.sha256,),
-        host=profile.host,
-        bounds=tuple(Bound(certify.TITLES[name], floor) for name, floor in floors.items()),
-    )
-
-
-def _rounded_down(floor: float) -> float:
-    return max(0.0, round(floor - 5e-5, 4))
+    certificates = [certification.certificate_of(study, v, evidence, share) for v in variants]
+    return [Plan(v.name, (v.name,), (), c) for v, c in zip(variants, certificates, strict=True)]
 
 
 def golden_logits(study: Study, name: str) -> tuple[GoldenLogits, ...]:

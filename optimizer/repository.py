@@ -78,21 +78,50 @@ def publish(
 ) -> None:
     """Write models, configurations and cards, then switch the catalog.
 
-    What the new and the present catalog name stays; what the catalog before them named is removed
-    after the switch. Folders that no catalog ever named are somebody else's.
-    Raises: RepositoryError when the result would not be a valid repository.
+    Everything is written beside the repository first; then only renames are left, so a full disk
+    changes nothing. What the new and the present catalog name stays; what the catalog before them
+    named is removed after the switch. Folders that no catalog ever named are somebody else's.
+    Raises: RepositoryError when the result would not be a valid repository, or cannot be written.
     """
-    repository.mkdir(parents=True, exist_ok=True)
-    present = _present(repository)
-    _place_tokenizer(tokenizer, repository, present)
-    for publication in publications:
-        _place_variant(repository, publication, present)
+    try:
+        repository.mkdir(parents=True, exist_ok=True)
+        present = _present(repository)
+        _check_tokenizer(tokenizer, repository, present)
+        with tempfile.TemporaryDirectory(dir=repository.parent, prefix=".staged-") as folder:
+            stage = Path(folder)
+            shutil.copyfile(tokenizer, stage / catalogs.TOKENIZER)
+            for publication in publications:
+                _stage_variant(stage, repository, publication, present)
+            catalogs.prepare(repository, catalog)
+            try:
+                _place(stage, repository, publications)
+                _check(repository, catalog)
+            except BaseException:
+                catalogs.discard(repository)
+                raise
+        before = _previous(repository)
+        catalogs.switch(repository)
+    except OSError as exc:
+        raise RepositoryError(_unwritten(repository, publications, exc)) from exc
+    _remove_unnamed(repository, before, [c for c in (catalog, present) if c is not None])
+
+
+def _unwritten(repository: Path, publications: list[Publication], exc: OSError) -> str:
+    models = [p.model for p in publications if p.model.exists()]
+    needed = sum(model.stat().st_size for model in models) / 1e6
+    free = shutil.disk_usage(repository.parent).free / 1e6
+    where = f"{exc.filename or repository}"
+    return (
+        f"not published: {where}: {exc.strerror}; the catalog is as it was. The models take"
+        f" {needed:.1f} MB beside {repository}, where {free:.1f} MB are free: make room there, or"
+        " give another --model-repository, and run the same command again"
+    )
+
+
+def _check(repository: Path, catalog: Catalog) -> None:
     problems = catalogs.check_files(repository, catalog)
     if problems:
         raise RepositoryError("not published: " + "; ".join(problems))
-    before = _previous(repository)
-    catalogs.write(repository, catalog)
-    _remove_unnamed(repository, before, [c for c in (catalog, present) if c is not None])
 
 
 def rollback(repository: Path) -> Catalog:
@@ -117,25 +146,31 @@ def _previous(repository: Path) -> Catalog | None:
     return catalogs.parse(path.read_bytes(), path) if path.exists() else None
 
 
-def _place_variant(repository: Path, publication: Publication, present: Catalog | None) -> None:
-    """Stage the whole folder beside the repository, then rename it in or add its new version."""
-    variant, folder = publication.variant, repository / publication.variant.name
-    hashes = _kept_hashes(folder, variant, present)
-    config = config_pbtxt(variant, hashes)
-    with tempfile.TemporaryDirectory(dir=repository.parent, prefix=".staged-") as stage:
-        staged = Path(stage) / variant.name
-        version = staged / str(variant.version)
-        version.mkdir(parents=True)
-        shutil.copyfile(publication.model, version / "model.onnx")
+def _stage_variant(
+    stage: Path, repository: Path, publication: Publication, present: Catalog | None
+) -> None:
+    """Write a variant's whole folder beside the repository."""
+    variant, staged = publication.variant, stage / publication.variant.name
+    version = staged / str(variant.version)
+    version.mkdir(parents=True)
+    shutil.copyfile(publication.model, version / "model.onnx")
+    hashes = _kept_hashes(repository / variant.name, variant, present)
+    (staged / "config.pbtxt").write_text(config_pbtxt(variant, hashes))
+    (staged / "README.md").write_text(publication.card)
+
+
+def _place(stage: Path, repository: Path, publications: list[Publication]) -> None:
+    """Rename what was staged in: the whole folder of a new variant, or its new version."""
+    os.replace(stage / catalogs.TOKENIZER, repository / catalogs.TOKENIZER)
+    for variant in (p.variant for p in publications):
+        staged, folder = stage / variant.name, repository / variant.name
         if not folder.exists():
-            (staged / "config.pbtxt").write_text(config)
-            (staged / "README.md").write_text(publication.card)
             os.replace(staged, folder)
-            return
+            continue
         if not (folder / str(variant.version)).exists():
-            os.replace(version, folder / str(variant.version))
-    _write_text(folder / "config.pbtxt", config)
-    _write_text(folder / "README.md", publication.card)
+            os.replace(staged / str(variant.version), folder / str(variant.version))
+        for name in ("config.pbtxt", "README.md"):
+            os.replace(staged / name, folder / name)
 
 
 def _kept_hashes(folder: Path, variant: Variant, present: Catalog | None) -> dict[int, str]:
@@ -151,20 +186,12 @@ def _versions(folder: Path) -> dict[int, str]:
     return {v: catalogs.sha256_of(path) for v, path in files.items() if path.exists()}
 
 
-def _place_tokenizer(source: Path, repository: Path, present: Catalog | None) -> None:
-    if present is not None and present.tokenizer_sha256 != catalogs.sha256_of(source):
+def _check_tokenizer(source: Path, repository: Path, present: Catalog | None) -> None:
+    """Raises: RepositoryError where present variants read other tokens: they must go on working."""
+    if present and present.tokenizer_sha256 != catalogs.sha256_of(source):
         raise RepositoryError(
             f"{repository}: holds models of another tokenizer; publish to a folder of its own"
         )
-    part = repository / f"{catalogs.TOKENIZER}.part"
-    shutil.copyfile(source, part)
-    os.replace(part, repository / catalogs.TOKENIZER)
-
-
-def _write_text(path: Path, text: str) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(text)
-    os.replace(part, path)
 
 
 def _remove_unnamed(repository: Path, before: Catalog | None, kept: list[Catalog]) -> None:

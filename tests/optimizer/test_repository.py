@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,3 +112,60 @@ def test_another_tokenizer_needs_another_repository(tmp_path: Path) -> None:
     with pytest.raises(RepositoryError, match="another tokenizer"):
         repository.publish(folder, [], catalog, other)
     assert catalogs.check_files(folder, catalog) == []
+
+
+@contextmanager
+def no_file_over(size_bytes: int) -> Iterator[None]:
+    """Make every write beyond this fail: what a full disk does, without one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+TOKENIZER_BYTES = TOKENIZER.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("model_bytes", "limit_bytes"),
+    [(0, TOKENIZER_BYTES // 2), (2 * TOKENIZER_BYTES, TOKENIZER_BYTES + 1)],
+    ids=["at the tokenizer", "at the second model"],
+)
+def test_a_full_disk_publishes_nothing(tmp_path: Path, model_bytes: int, limit_bytes: int) -> None:
+    """Neither a model nor half of one, and the message says how to go on."""
+    parent = tmp_path / "disk"
+    parent.mkdir()
+    folder = parent / "repo"
+    published(folder, b"one")
+    (parent / "source.onnx").unlink()
+    before = files(parent)
+    models = [tmp_path / "a.onnx", tmp_path / "b.onnx"]
+    models[0].write_bytes(b"two")
+    models[1].write_bytes(bytes(model_bytes))
+    variants = [
+        replace(make_variant(name, 5, sha256=catalogs.sha256_of(model)), version=version)
+        for name, model, version in zip(("small", "other"), models, (2, 1), strict=True)
+    ]
+    out = [Publication(v, m, "card") for v, m in zip(variants, models, strict=True)]
+    catalog = make_catalog(variants, [0.5, 0.6])
+    with no_file_over(limit_bytes), pytest.raises(RepositoryError, match="make room there, or"):
+        repository.publish(folder, out, catalog, TOKENIZER)
+    assert files(parent) == before
+    repository.publish(folder, out, catalog, TOKENIZER)
+    assert catalogs.read(folder) == catalog
+
+
+def test_a_catalog_that_does_not_fit_leaves_the_one_before(tmp_path: Path) -> None:
+    """The catalog is what makes models public; its room is taken before any model is moved in."""
+    folder = tmp_path / "repo"
+    catalog = published(folder, b"one")
+    before = files(folder)
+    with no_file_over(100), pytest.raises(OSError, match="too large"):
+        catalogs.write(folder, replace(catalog, schema_version=1))
+    assert files(folder) == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,14 @@ import pytest
 from gateway import catalog as catalogs
 from gateway.catalog import Catalog
 from optimizer import publication
-from optimizer.config import DataConfig, ElasticConfig, StudentConfig, StudyConfig, TrainConfig
+from optimizer.config import (
+    CertifyConfig,
+    DataConfig,
+    ElasticConfig,
+    StudentConfig,
+    StudyConfig,
+    TrainConfig,
+)
 from optimizer.space import Space
 from optimizer.study import Study
 
@@ -54,7 +62,7 @@ def study(tiny_backbone: Path, tiny_data: Path, tmp_path_factory: pytest.TempPat
 @pytest.fixture(scope="module")
 def repository(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("published") / "model_repository"
-    publication.publish(study, folder)
+    publication.publish(study, folder, allow_dominated=True)
     return folder
 
 
@@ -88,6 +96,29 @@ def test_floors_lie_below_the_sample_mean(repository: Path) -> None:
         assert certificate.n_contexts < certificate.n_questions
 
 
+def test_a_certificate_tells_of_its_parts_and_of_other_data(repository: Path) -> None:
+    """The floor of all says little to who asks answerable questions only."""
+    catalog = catalogs.read(repository)
+    for plan in catalog.plans:
+        certificate = plan.certificate
+        assert {b.method for b in certificate.bounds} == {"betting (WSR)", "Hoeffding-Bentkus"}
+        assert certificate.floor in {b.floor for b in certificate.bounds}
+        strata = [s.name for s in certificate.strata]
+        assert strata == ["answerable", "unanswerable", "to 128 tokens"]
+        checked = [(c.data, c.stratum) for c in certificate.checks]
+        assert checked == [(d, s) for d in ("fresh contexts", "test") for s in ("all", *strata)]
+        card = (repository / plan.name / "README.md").read_text()
+        assert "| unanswerable |" in card
+
+
+def test_the_gates_stand_before_a_publication(study: Study, tmp_path: Path) -> None:
+    """A study asks for a floor; when none keeps it, nothing is written."""
+    asked = study.config.model_copy(update={"certify": CertifyConfig(min_floor=0.999)})
+    with pytest.raises(publication.NothingToPublish, match=r"no variant is certified at F1 0\.999"):
+        publication.publish(replace(study, config=asked), tmp_path / "repo", allow_dominated=True)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_second_run_trains_nothing(study: Study, tiny_backbone: Path, tiny_data: Path) -> None:
     """A finished stage is skipped, so a killed study goes on where it was."""
     weights = study.teacher_folder / "model.safetensors"
@@ -99,7 +130,7 @@ def test_a_second_run_trains_nothing(study: Study, tiny_backbone: Path, tiny_dat
 
 def test_publishing_the_same_study_again_adds_no_version(study: Study, repository: Path) -> None:
     """Versions stand for models, not for publications."""
-    catalog = publication.publish(study, repository)
+    catalog = publication.publish(study, repository, allow_dominated=True)
     assert [v.version for v in catalog.variants] == [1, 1, 1]
     folders = sorted(p.name for p in (repository / "tiny-1").iterdir())
     assert folders == ["1", "README.md", "config.pbtxt"]

@@ -1,0 +1,62 @@
+"""What `bertier-optimize` prints of a catalog: tables for people, plain values for programs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from gateway.catalog import Catalog
+from gateway.published import Check, Plan
+from optimizer import gates
+
+
+def show_certificates(catalog: Catalog) -> dict[str, Any]:
+    """Print every floor, part by part, beside what other data showed; return the certificates."""
+    console = Console()
+    for plan in catalog.plans:
+        console.print(_certificate_table(plan))
+        for check in plan.certificate.checks:
+            if check.shift:
+                console.print(
+                    f"{plan.name}, {check.stratum}, fails on {check.data}: {check.shift}",
+                    markup=False,
+                )
+    if not gates.unprofiled(catalog):
+        for name, other in gates.dominated(catalog).items():
+            console.print(f"{name} is dominated by {other}: publish will refuse it", markup=False)
+    return {plan.name: _gist(plan) for plan in catalog.plans}
+
+
+def _certificate_table(plan: Plan) -> Table:
+    certificate = plan.certificate
+    others = list(dict.fromkeys(check.data for check in certificate.checks))
+    bounds = ", ".join(f"{b.method} {b.floor:.4f}" for b in certificate.bounds)
+    title = f"{plan.name}: {bounds}; jointly at {1 - certificate.delta:.0%}"
+    table = Table("questions", "contexts", "n", "F1", "floor", *others, title=title)
+    found = {(check.data, check.stratum): check for check in certificate.checks}
+    whole = ("all", certificate.n_contexts, certificate.n_questions, certificate.f1)
+    rows = [(*whole, certificate.floor)]
+    rows += [(s.name, s.n_contexts, s.n_questions, s.f1, s.floor) for s in certificate.strata]
+    for name, n_contexts, n_questions, f1, floor in rows:
+        checks = (_check(found.get((data, name))) for data in others)
+        table.add_row(name, str(n_contexts), str(n_questions), f"{f1:.3f}", f"{floor:.3f}", *checks)
+    return table
+
+
+def _check(check: Check | None) -> str:
+    return "-" if check is None else f"{check.f1:.3f} of {check.n_contexts}: {check.verdict}"
+
+
+def _gist(plan: Plan) -> dict[str, Any]:
+    certificate = plan.certificate
+    return {
+        "floor": certificate.floor,
+        "f1": certificate.f1,
+        "n_contexts": certificate.n_contexts,
+        "bounds": {b.method: b.floor for b in certificate.bounds},
+        "strata": [asdict(s) for s in certificate.strata],
+        "checks": [asdict(c) | {"verdict": c.verdict} for c in certificate.checks],
+    }

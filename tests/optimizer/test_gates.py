@@ -1,0 +1,101 @@
+"""What may not be published, and what is said of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from gateway.catalog import Catalog
+from gateway.published import Profile, Variant
+from optimizer import gates
+from optimizer.publication import NothingToPublish, check_gates
+from tests.fakes import make_catalog, make_variant
+
+
+def of_size(variant: Variant, size_bytes: int) -> Variant:
+    return replace(variant, size_bytes=size_bytes)
+
+
+def at_384(variant: Variant, p95_ms: float) -> Variant:
+    cells = [
+        replace(c, p95_ms=p95_ms, p99_ms=max(p95_ms, c.p99_ms)) if c.bucket == 384 else c
+        for c in variant.profile.cells
+    ]
+    return replace(variant, profile=replace(variant.profile, cells=tuple(cells)))
+
+
+FAST, SLOW = make_variant("fast", 5), make_variant("slow", 20)
+
+
+@pytest.mark.parametrize(
+    ("variants", "floors", "expected"),
+    [
+        ([FAST, SLOW], [0.5, 0.7], {}),
+        ([FAST, SLOW], [0.5, 0.5], {"slow": "fast"}),
+        ([FAST, SLOW], [0.6, 0.5], {"slow": "fast"}),
+        ([of_size(FAST, 30_000_000), SLOW], [0.6, 0.5], {}),
+        ([at_384(FAST, 31.0), SLOW], [0.6, 0.5], {}),
+        ([at_384(FAST, 30.0), SLOW], [0.6, 0.5], {"slow": "fast"}),
+        ([FAST, make_variant("twin", 5)], [0.5, 0.5], {"twin": "fast"}),
+        ([SLOW, FAST, make_variant("mid", 10)], [0.5, 0.6, 0.7], {"slow": "fast"}),
+    ],
+    ids=[
+        "slower but better",
+        "slower at the same floor",
+        "worse in all",
+        "smaller",
+        "faster at 384 tokens",
+        "as fast at 384 tokens",
+        "equal in all: the first stays",
+        "one of three",
+    ],
+)
+def test_dominated_means_no_better_in_anything(
+    variants: list[Variant], floors: list[float], expected: dict[str, str]
+) -> None:
+    """A variant that is better in nothing would never be chosen, and only takes room."""
+    assert gates.dominated(make_catalog(variants, floors)) == expected
+
+
+def test_a_dominated_variant_is_refused_by_name() -> None:
+    """Who publishes must see which one, beaten by which, and how to publish it all the same."""
+    catalog = make_catalog([FAST, SLOW], [0.6, 0.5])
+    with pytest.raises(NothingToPublish, match=r"slow \(by fast\).*--allow-dominated"):
+        check_gates(catalog, None, allow_dominated=False)
+    check_gates(catalog, None, allow_dominated=True)
+
+
+def without_384() -> Catalog:
+    profile = Profile(FAST.profile.host, 1, FAST.profile.cells[:2])
+    return make_catalog([replace(FAST, profile=profile), SLOW], [0.5, 0.7])
+
+
+def test_an_unprofiled_variant_is_never_published() -> None:
+    """Its latency could not be promised, and no flag changes that."""
+    assert gates.unprofiled(without_384()) == ["fast"]
+    with pytest.raises(NothingToPublish, match="no latency at 128 and 384 tokens of fast"):
+        check_gates(without_384(), None, allow_dominated=True)
+
+
+@pytest.mark.parametrize("min_floor", [None, 0.5, 0.7])
+def test_a_floor_that_one_variant_reaches_is_met(min_floor: float | None) -> None:
+    """The others are for requests that ask for less."""
+    assert gates.unmet(make_catalog([FAST, SLOW], [0.5, 0.7]), min_floor) is None
+
+
+@pytest.mark.parametrize(
+    ("min_floor", "binding"),
+    [
+        # The fakes' sample mean is 0.02 above the floor, over 100 contexts.
+        (0.71, r"the evidence: .* about 400 contexts"),
+        (0.80, r"its accuracy: even the mean is below"),
+    ],
+)
+def test_a_floor_that_none_reaches_names_the_nearest_and_what_binds(
+    min_floor: float, binding: str
+) -> None:
+    """More contexts help only where the mean is above."""
+    catalog = make_catalog([FAST, SLOW], [0.5, 0.7])
+    with pytest.raises(NothingToPublish, match=rf"nearest is slow at 0\.7000.*{binding}"):
+        check_gates(catalog, min_floor, allow_dominated=False)
