@@ -6,10 +6,28 @@ import json
 from pathlib import Path
 
 import pytest
+from transformers import AutoModel
 
+from gateway import catalog as catalogs
+from gateway.domain import Question
+from gateway.spans import SpanEncoder
 from optimizer import cli
 from tests.end_to_end.conftest import REPOSITORY
+from tests.optimizer import checkpoints
 from tests.optimizer.conftest import question_set
+
+STUDY = """
+name = "tiny"
+teacher_name = "roberta-2"
+[[data]]
+source = "train.json.xz"
+by_article = true
+certifies = true
+[[students]]
+name = "roberta-1"
+layers = [1]
+ffn = 64
+"""
 
 
 @pytest.fixture
@@ -68,3 +86,46 @@ def test_a_wrong_study_file_names_the_key(
     path.write_text(text)
     assert cli.main(["teacher", "--study", str(path)]) == 1
     assert said in capsys.readouterr().err
+
+
+def test_a_teacher_of_another_family_becomes_a_repository(tmp_path: Path, tiny_data: Path) -> None:
+    """`--teacher` reaches the tokenizer, the students, the catalog and what is asked of it."""
+    made = checkpoints.byte_level()
+    config = checkpoints.CONFIGS["roberta"](made.get_vocab_size())
+    teacher = checkpoints.save(config, tmp_path / "checkpoint", made)
+    assert cli.main(["run", *_study(tmp_path, teacher, tiny_data)]) == 0
+    repository = tmp_path / "repository"
+    catalog = catalogs.read(repository)
+    assert catalogs.check_files(repository, catalog) == []
+    assert {v.shape.vocabulary for v in catalog.variants} == {made.get_vocab_size()}
+    encoder = SpanEncoder.from_file(repository / catalogs.TOKENIZER)
+    for golden, said in zip(catalog.golden_inputs, catalog.variants[0].golden, strict=True):
+        windows = encoder.encode(Question(golden.question, golden.context))
+        assert len(said.start) == windows.n_tokens
+    data = ["--data", str(tiny_data / "test.json"), "--limit", "3"]
+    assert cli.main(["evaluate", "--model-repository", str(repository), *data]) == 0
+
+
+def test_a_teacher_that_answers_nothing_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is written; the message says which option would do."""
+    teacher = checkpoints.save(
+        checkpoints.CONFIGS["electra"](300), tmp_path / "checkpoint", model=AutoModel
+    )
+    assert cli.main(["teacher", *_study(tmp_path, teacher, tmp_path)]) == 1
+    assert "as --backbone" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "teacher" / "manifest.json").exists()
+
+
+def _study(folder: Path, teacher: Path, data: Path) -> list[str]:
+    file = folder / "study.toml"
+    file.write_text(STUDY)
+    options = {
+        "study": file,
+        "teacher": teacher,
+        "data-dir": data,
+        "run-dir": folder / "run",
+        "model-repository": folder / "repository",
+    }
+    return [word for name, value in options.items() for word in (f"--{name}", str(value))]

@@ -11,7 +11,8 @@ from tokenizers import Tokenizer, processors
 
 from gateway.domain import Question
 from gateway.spans import SpanEncoder
-from optimizer import tokenizer
+from optimizer import data, tokenizer
+from optimizer.data import Example
 from optimizer.student import ModelError
 from tests.optimizer import checkpoints
 from tests.optimizer.checkpoints import CONFIGS
@@ -48,6 +49,18 @@ def test_offsets_hold_no_white_space(kind: Callable[[], Tokenizer], tmp_path: Pa
     pieces = [CONTEXT[begin:end] for begin, end in windows.offsets[windows.is_context]]
     assert all(piece and piece == piece.strip() for piece in pieces)
     assert set("".join(pieces)) == set("".join(CONTEXT.split()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_training_window_holds_the_answer(kind: Callable[[], Tokenizer], tmp_path: Path) -> None:
+    """Where a token begins with a space, the answer is still found at its own characters."""
+    context = "The cat in the garden is green and quite old."
+    example = Example("1", "Which colour?", context, ("green",), (context.index("green"),), "")
+    encoder = saved(kind(), tmp_path)
+    (row,) = data.features([example], encoder, seed=1)
+    windows = encoder.encode(example.as_question())
+    begin, end = windows.offsets[0, row.start, 0], windows.offsets[0, row.end, 1]
+    assert context[begin:end] == "green"
 
 
 def test_byte_level_ids_are_decoded_to_the_text(tmp_path: Path) -> None:
