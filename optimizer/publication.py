@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import subprocess
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +15,16 @@ from gateway.embedded import open_session, run
 from gateway.errors import BertierError
 from gateway.published import Decoding, GoldenLogits, Plan, Precision, Variant
 from gateway.spans import SpanEncoder
-from optimizer import cards, certification, decoding, gates, profiling, repository, student
+from optimizer import (
+    cards,
+    certification,
+    decoding,
+    gates,
+    profiling,
+    provenance,
+    repository,
+    student,
+)
 from optimizer.certification import Evidence
 from optimizer.data import Split
 from optimizer.study import Study
@@ -54,7 +62,7 @@ def catalog_of(study: Study, target: Path) -> Catalog:
     plans = plans_of(study, variants, evidence)
     origin = Origin(
         study=study.config.name,
-        commit=commit(),
+        commit=provenance.commit(),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         seed=study.config.seed,
         data_sha256=study.data_hashes(),
@@ -174,15 +182,6 @@ def _recipe(study: Study, name: str) -> str:
         f"Distilled from {study.config.teacher_name}; cut from {base}: its layers {layers};"
         " then dynamic INT8."
     )
-
-
-def commit() -> str:
-    """Return the commit the study ran at; `unknown` outside a checkout."""
-    try:
-        git = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 def reprofiled(published: Path) -> Catalog:

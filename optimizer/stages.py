@@ -9,14 +9,18 @@ import hashlib
 import json
 import logging
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from optimizer import provenance
 
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 CHECKPOINT = "checkpoint.pt"  # what a killed stage left to go on from
+LOSSES = "losses.json"  # the learning curve of a training
 STARTED = "started"  # holds the key of the inputs it was left for
 
 
@@ -32,8 +36,16 @@ def run_stage(
     folder.mkdir(parents=True, exist_ok=True)
     _drop_stale_checkpoint(folder, key)
     log.info("%s: started", folder.name)
+    ran_on, began = provenance.ran_on(), time.monotonic()
     results = work()
-    write_json(folder / MANIFEST, {"key": key, "inputs": inputs, "results": results})
+    manifest = {
+        "key": key,
+        "inputs": inputs,
+        "results": results,
+        "ran_on": ran_on,
+        "seconds": round(time.monotonic() - began, 1),  # of the last run, after a kill
+    }
+    write_json(folder / MANIFEST, manifest)
     return results
 
 

@@ -20,12 +20,13 @@ import torch
 
 from optimizer.config import TrainConfig
 from optimizer.data import Feature
-from optimizer.stages import CHECKPOINT
+from optimizer.stages import CHECKPOINT, LOSSES, write_json
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT_EVERY_S = 240.0
 LOG_EVERY_S = 20.0
+CURVE_POINTS = 200  # of losses.json
 POOL_BATCHES = 64  # rows are sorted by length inside pools of this many batches
 IGNORE = -1e9
 
@@ -136,9 +137,23 @@ def train(
             )
         if now - saved >= checkpoint_every_s:
             run.save(step, losses)
+            _write_curve(folder, losses, len(plan))
             saved = time.monotonic()
+    _write_curve(folder, losses, len(plan))
     run.path.unlink(missing_ok=True)
     return float(np.mean(losses[-max(1, len(losses) // 10) :]))
+
+
+def _write_curve(folder: Path, losses: Sequence[float], n_steps: int) -> None:
+    """Write the losses so far for people, in few points; nothing here reads them again."""
+    width = max(1, -(-n_steps // CURVE_POINTS))
+    parts = [losses[i : i + width] for i in range(0, len(losses), width)]
+    points = [
+        {"step": i * width + len(part), "loss": round(float(np.mean(part)), 5)}
+        for i, part in enumerate(parts)
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / LOSSES, {"steps": n_steps, "points": points})
 
 
 def _optimizer(

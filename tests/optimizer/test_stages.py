@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from optimizer.stages import CHECKPOINT, run_stage
+from optimizer.stages import CHECKPOINT, read_manifest, run_stage
 
 
 def test_a_finished_stage_is_skipped(tmp_path: Path) -> None:
@@ -36,3 +36,12 @@ def test_a_killed_stage_goes_on_only_for_the_same_inputs(
         run_stage(tmp_path, {"a": 1}, die)
     run_stage(tmp_path, inputs, lambda: {"kept": (tmp_path / CHECKPOINT).exists()})
     assert (tmp_path / CHECKPOINT).exists() is kept
+
+
+def test_a_manifest_says_what_the_stage_ran_on(tmp_path: Path) -> None:
+    """A number is of little use without the versions it was made with; a rerun keeps the first."""
+    run_stage(tmp_path, {"a": 1}, lambda: {"n": 2})
+    manifest = read_manifest(tmp_path)
+    assert manifest is not None
+    assert {"commit", "cpu", "python", "torch"} <= manifest["ran_on"].keys()
+    assert manifest["seconds"] >= 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,6 +56,19 @@ def test_a_killed_run_ends_like_one_that_was_not(tiny_backbone: Path, tmp_path: 
     training.train(again, rows(), label_loss, CONFIG, folder, 1)
     for name, weight in whole.state_dict().items():
         assert torch.allclose(weight, again.state_dict()[name], atol=1e-6), name
+
+
+def test_a_run_leaves_its_learning_curve(tiny_backbone: Path, tmp_path: Path) -> None:
+    """Also a killed one; a resumed one goes on where the checkpoint was."""
+    model = student.load(str(tiny_backbone))
+    with pytest.raises(Killed):
+        training.train(model, rows(), dying_after(7), CONFIG, tmp_path, 1, checkpoint_every_s=0)
+    killed = json.loads((tmp_path / "losses.json").read_text())
+    assert (killed["steps"], [p["step"] for p in killed["points"]]) == (12, list(range(1, 8)))
+    training.train(model, rows(), label_loss, CONFIG, tmp_path, 1)
+    whole = json.loads((tmp_path / "losses.json").read_text())
+    assert whole["points"][:7] == killed["points"]
+    assert [p["step"] for p in whole["points"]] == list(range(1, 13))
 
 
 def test_every_row_is_seen_once_an_epoch() -> None:
