@@ -136,9 +136,7 @@ class Study:
     def _train_teacher(self) -> dict[str, Any]:
         config, folder = self.config, self.teacher_folder
         torch.manual_seed(config.seed)
-        model = student.load(
-            config.teacher or config.backbone, answers=config.teacher is not None
-        )
+        model = student.load(config.teacher or config.backbone, answers=config.teacher is not None)
         tokenizer.save(config.teacher or config.backbone, folder)
         loss = None
         if config.teacher is None:
