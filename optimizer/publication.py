@@ -119,6 +119,7 @@ def variant_of(study: Study, name: str, target: Path, evidence: Evidence) -> Var
     exported = study.export(name)
     how = decoding_of(study, name)
     bits = study.embedding_bits(name)
+    precision = Precision.INT8_DYNAMIC
     variant = Variant(
         name=name,
         version=repository.next_version(target, name, exported["sha256"]),
@@ -126,9 +127,9 @@ def variant_of(study: Study, name: str, target: Path, evidence: Evidence) -> Var
         size_bytes=exported["size_bytes"],
         parameters=exported["parameters"],
         shape=student.shape_of(study.model(name), bits),
-        precision=Precision.INT8_DYNAMIC,
+        precision=precision,
         recipe=_recipe(study, name),
-        batch_invariant=exported["batch_variance"] <= MAX_BATCH_INVARIANT_GAP,
+        batch_invariant=is_batch_invariant(precision, exported["batch_variance"]),
         instances=repository.INSTANCES,
         decoding=how,
         quality=(),
@@ -138,6 +139,11 @@ def variant_of(study: Study, name: str, target: Path, evidence: Evidence) -> Var
     )
     quality = certification.qualities_of(study, variant, evidence)
     return replace(variant, quality=quality)
+
+
+def is_batch_invariant(precision: Precision, gap: float) -> bool:
+    """May answers be batched? Dynamic INT8 rounds by all that is in a batch, however little it shows."""
+    return precision is not Precision.INT8_DYNAMIC and gap <= MAX_BATCH_INVARIANT_GAP
 
 
 def decoding_of(study: Study, name: str) -> Decoding:
