@@ -16,7 +16,7 @@ from optimizer.training import Batch
 SPACE = Space(layers=((0, 1), (1,)), heads=(1, 2), ffn=(32, 96))
 EVERY = [
     Candidate(layers, heads, ffn)
-    for layers in SPACE.layers
+    for layers in SPACE.subsets
     for heads in SPACE.heads
     for ffn in SPACE.ffn
 ]
