@@ -212,6 +212,11 @@ def with_low_bit_embeddings(model: PreTrainedModel, bits: int) -> PreTrainedMode
     return model
 
 
+def round_words(model: PreTrainedModel, words: torch.Tensor, bits: int) -> None:  # (V, H)
+    """Give a model these word embeddings, rounded to so many bits, in place."""
+    bert_of(model).embeddings.word_embeddings = LowBitEmbedding(words, bits)
+
+
 def save_plain(model: PreTrainedModel, folder: Path) -> None:
     """Write a model as a Hugging Face checkpoint, its word embeddings as floats again."""
     plain = copy.deepcopy(model)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,8 @@ from optimizer.teacher_states import TeacherStates
 log = logging.getLogger(__name__)
 
 TEACHER_BITS = 8
+# Knobs of an elastic student's space that its training knows nothing of.
+_UNTRAINED = {"space": {"embedding_bits", "precision", "teacher_layers"}}
 # A reading without any span has an infinite difference.
 _READINGS = TypeAdapter(list[Reading], config=ConfigDict(ser_json_inf_nan="constants"))
 _PROFILE = TypeAdapter(Profile)
@@ -184,16 +186,16 @@ class Study:
     def elastic_inputs(self, config: ElasticConfig) -> dict[str, Any]:
         return {
             "teacher": self.teacher_inputs(),
-            "elastic": config.model_dump(),
+            "elastic": config.model_dump(exclude=_UNTRAINED),
             "distill": self.config.distill.model_dump(),
         }
 
     def _train_elastic(self, config: ElasticConfig, folder: Path) -> dict[str, Any]:
-        net = self._new_elastic(config)
-        for candidate in (config.space.smallest, config.space.largest):
-            net.check(candidate)
-        how = config.train
-        loss = self.imitation(partial(supernet.ask_sandwich, config.space, config.random))
+        net, how = self._new_elastic(config), config.train
+        space = config.space.within(net.n_layers)
+        for layers in space.subsets:
+            net.check(replace(space.largest, layers=layers))
+        loss = self.imitation(partial(supernet.ask_sandwich, space, config.random))
         final = training.train(net, self.student_rows, loss, how, folder, self.config.seed)
         torch.save(net.state_dict(), folder / "elastic.pt")
         return {"final_loss": final, "parameters": student.parameters_of(net.model)}
@@ -209,6 +211,22 @@ class Study:
         net = self._new_elastic(self.config.elastic)
         net.load_state_dict(_trained(self.folder / "elastic" / "elastic.pt"))
         return net
+
+    def slice(self, candidate: Candidate) -> PreTrainedModel:
+        """Return a candidate cut out of the trained elastic student, words rounded to its bits."""
+        assert self.config.elastic is not None, "the study file was checked"
+        model = self.elastic.cut(candidate)
+        if candidate.embedding_bits != self.config.elastic.embedding_bits:
+            student.round_words(model, self._elastic_words, candidate.embedding_bits)
+        return model
+
+    @cached_property
+    def _elastic_words(self) -> torch.Tensor:
+        """The word embeddings (V, H) that the elastic student's were rounded from."""
+        assert self.config.elastic is not None, "the study file was checked"
+        base = student.load(self.config.elastic.base or str(self.teacher_folder))
+        words: torch.Tensor = student.bert_of(base).embeddings.word_embeddings.weight
+        return words.detach()
 
     def train_student(self, config: StudentConfig) -> dict[str, Any]:
         """Distil one student, or take it as it was cut."""
@@ -244,7 +262,8 @@ class Study:
     def _new_student(self, config: StudentConfig) -> PreTrainedModel:
         if config.start == ELASTIC:
             heads = config.heads or self.elastic.model.config.num_attention_heads
-            return self.elastic.cut(Candidate(config.layers, heads, config.ffn))
+            shape = Candidate(config.layers, heads, config.ffn, config.embedding_bits)
+            return self.slice(shape)
         base = self.model(config.start) if config.start else student.load(str(self.teacher_folder))
         model = student.cut(base, config.layers, config.ffn, config.heads)
         return student.with_low_bit_embeddings(model, config.embedding_bits)

@@ -63,6 +63,10 @@ class Supernet(nn.Module):
         student.config.intermediate_size = candidate.ffn
         return student
 
+    @property
+    def n_layers(self) -> int:
+        return len(bert_of(self.model).encoder.layer)
+
     def check(self, candidate: Candidate) -> None:
         """Raises: ModelError for a candidate that is no part of the teacher."""
         layers = bert_of(self.model).encoder.layer

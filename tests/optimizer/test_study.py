@@ -37,7 +37,9 @@ def study_of(backbone: Path, data: Path, folder: Path) -> Study:
                 embedding_bits=4,
                 train=TrainConfig(epochs=1, batch_size=8, max_tokens=64),
             ),
-            StudentConfig(name="tiny-slice", start="elastic", layers=(1,), heads=1, ffn=32),
+            StudentConfig(
+                name="tiny-slice", start="elastic", layers=(1,), heads=1, ffn=32, embedding_bits=4
+            ),
         ),
         elastic=ElasticConfig(
             space=Space(layers=((0, 1), (1,)), heads=(1, 2), ffn=(32, 96)),
