@@ -17,7 +17,7 @@ from rich.table import Table
 from gateway import catalog as catalogs
 from gateway.catalog import Catalog
 from gateway.errors import BertierError
-from optimizer import cli_tables, data, evaluate, gates, remote, repository
+from optimizer import cli_tables, data, evaluate, gates, remote, report, repository
 from optimizer import config as configs
 
 STUDY = Path(__file__).parent / "studies" / "first-light.toml"
@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_profile(commands)
     _add_evaluate(commands)
     _add_rollback(commands)
+    _add_report(commands)
     return parser
 
 
@@ -103,6 +104,16 @@ def _add_rollback(commands: Any) -> None:
     command = commands.add_parser("rollback", help=text, description=text)
     command.add_argument("--model-repository", type=Path, default=REPOSITORY)
     command.set_defaults(run=_rollback)
+
+
+def _add_report(commands: Any) -> None:
+    text = "show a study as one HTML page that opens from disk"
+    command = commands.add_parser("report", help=text, description=text)
+    command.add_argument("--study", type=Path, default=STUDY, help="study file (TOML)")
+    command.add_argument("--run-dir", type=Path, help="default: runs/<name of the study>")
+    command.add_argument("--model-repository", type=Path, default=REPOSITORY)
+    command.add_argument("--output", type=Path, default=Path("report.html"))
+    command.set_defaults(run=_report)
 
 
 def _study(args: argparse.Namespace) -> Any:
@@ -190,6 +201,16 @@ def _profile(args: argparse.Namespace) -> dict[str, Any]:
 
 def _rollback(args: argparse.Namespace) -> dict[str, Any]:
     return _show(repository.rollback(args.model_repository))
+
+
+def _report(args: argparse.Namespace) -> dict[str, Any]:
+    from optimizer.page import sections
+
+    config = configs.read(args.study)
+    inputs = report.read(config, args.run_dir or Path("runs") / config.name, args.model_repository)
+    size_bytes = report.write(sections.page(inputs), args.output)
+    Console().print(f"{args.output}: {size_bytes / 1e3:.0f} kB; open it in a browser", markup=False)
+    return {"output": str(args.output), "size_bytes": size_bytes, "trials": len(inputs.trials)}
 
 
 def _show(catalog: Catalog) -> dict[str, Any]:

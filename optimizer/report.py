@@ -1,0 +1,132 @@
+"""A study as one HTML page: reads what the study left behind, never the models or the questions."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from gateway import catalog as catalogs
+from gateway.catalog import Catalog
+from gateway.errors import BertierError
+from optimizer.config import StudyConfig
+from optimizer.findings import Trial
+from optimizer.stages import LOSSES, MANIFEST, read_manifest
+
+TRIALS = Path("search") / "trials.json"
+FRONT = Path("search") / "front.json"
+_TRIALS = TypeAdapter(list[Trial])
+
+
+class ReportError(BertierError):
+    """An input of the report that cannot be read; the message names the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """The losses of one training, in few points."""
+
+    steps: int  # of the whole training
+    points: tuple[tuple[int, float], ...]  # step, mean loss up to it
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A finished stage: its folder, and what it ran on."""
+
+    name: str
+    seconds: float | None
+    ran_on: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """All that a page is made from."""
+
+    config: StudyConfig
+    run_dir: Path
+    repository: Path
+    catalog: Catalog | None
+    trials: tuple[Trial, ...]
+    front: frozenset[int]  # numbers of trials
+    curves: dict[str, Curve]
+    stages: tuple[Stage, ...]
+
+
+def read(config: StudyConfig, run_dir: Path, repository: Path) -> Inputs:
+    """Return what there is; what is missing is empty. Raises: ReportError, RepositoryError."""
+    published = (repository / catalogs.CATALOG).exists()
+    return Inputs(
+        config=config,
+        run_dir=run_dir,
+        repository=repository,
+        catalog=catalogs.read(repository) if published else None,
+        trials=_trials(run_dir / TRIALS),
+        front=_front(run_dir / FRONT),
+        curves={
+            str(path.parent.relative_to(run_dir)): _curve(path)
+            for path in sorted(run_dir.rglob(LOSSES))
+        },
+        stages=tuple(_stage(run_dir, path) for path in sorted(run_dir.rglob(MANIFEST))),
+    )
+
+
+def write(page: str, output: Path) -> int:
+    """Write the page by one rename; return its size in bytes. Raises: ReportError."""
+    raw = page.encode()
+    part = output.with_name(output.name + ".part")
+    try:
+        part.write_bytes(raw)
+        os.replace(part, output)
+    except OSError as exc:
+        part.unlink(missing_ok=True)
+        raise ReportError(f"{output}: {exc.strerror}; give another --output") from exc
+    return len(raw)
+
+
+def _trials(path: Path) -> tuple[Trial, ...]:
+    if not path.exists():
+        return ()
+    try:
+        return tuple(_TRIALS.validate_json(path.read_bytes()))
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ReportError(f"{path}: {where}: {first['msg']}; run the search again") from exc
+
+
+def _front(path: Path) -> frozenset[int]:
+    """Return the numbers of the front's trials, which are listed whole or by number."""
+    if not path.exists():
+        return frozenset()
+    try:
+        members = json.loads(path.read_bytes())
+        return frozenset(int(m["number"] if isinstance(m, dict) else m) for m in members)
+    except (ValueError, KeyError, TypeError) as exc:
+        raise ReportError(f"{path}: not a list of trials: {exc!r}; run the search again") from exc
+
+
+def _curve(path: Path) -> Curve:
+    found = _object(path)
+    try:
+        points = tuple((int(p["step"]), float(p["loss"])) for p in found["points"])
+        return Curve(int(found["steps"]), points)
+    except (KeyError, TypeError, ValueError) as exc:
+        raise ReportError(f"{path}: not a learning curve: {exc!r}; remove it") from exc
+
+
+def _object(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as exc:
+        raise ReportError(f"{path}: not JSON: {exc}; remove it") from exc
+
+
+def _stage(run_dir: Path, path: Path) -> Stage:
+    manifest = read_manifest(path.parent) or {}
+    name = str(path.parent.relative_to(run_dir))
+    return Stage(name, manifest.get("seconds"), manifest.get("ran_on", {}))
