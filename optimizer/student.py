@@ -217,6 +217,17 @@ def round_words(model: PreTrainedModel, words: torch.Tensor, bits: int) -> None:
     bert_of(model).embeddings.word_embeddings = LowBitEmbedding(words, bits)
 
 
+@torch.no_grad()
+def average(model: PreTrainedModel, start: PreTrainedModel, share: float) -> None:
+    """Move a fine-tuned model's weights by `share` of the way back to its start's, in place.
+
+    Source: Wortsman et al. 2022, "Robust fine-tuning of zero-shot models" (WiSE-FT), section 3.
+    """
+    known = dict(start.named_parameters())
+    for name, weights in model.named_parameters():
+        weights.lerp_(known[name].to(weights.device), share)
+
+
 def save_plain(model: PreTrainedModel, folder: Path) -> None:
     """Write a model as a Hugging Face checkpoint, its word embeddings as floats again."""
     plain = copy.deepcopy(model)

@@ -88,3 +88,14 @@ def test_a_folder_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
     """Who gives the wrong folder sees which."""
     with pytest.raises(ModelError, match=str(tmp_path)):
         student.load(str(tmp_path))
+
+
+@torch.no_grad()
+def test_a_share_of_the_start_is_kept(tiny_backbone: Path) -> None:
+    """Between two trained models often lies a better one; at 0 and 1 lie the two."""
+    start, trained = student.load(str(tiny_backbone)), student.load(str(tiny_backbone))
+    for weights in trained.parameters():
+        weights.add_(1.0)
+    student.average(trained, start, 0.25)
+    for name, weights in trained.named_parameters():
+        assert torch.allclose(weights, start.get_parameter(name) + 0.75, atol=1e-5)
