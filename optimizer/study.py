@@ -123,7 +123,8 @@ class Study:
 
     def teacher_inputs(self) -> dict[str, Any]:
         config = self.config
-        return {
+        kept = {"keep_start": config.keep_start} if config.keep_start else {}
+        return kept | {
             "backbone": config.backbone,
             "teacher": config.teacher,
             "train": config.train.model_dump(),
@@ -146,6 +147,8 @@ class Study:
             loss = training.train(
                 model, rows, distill.label_loss, config.train, folder, config.seed
             )
+            if config.keep_start:
+                student.average(model, student.load(config.backbone), config.keep_start)
         model.save_pretrained(folder)
         return {"final_loss": loss, "parameters": model.num_parameters()}
 
@@ -208,8 +211,9 @@ class Study:
     def elastic(self) -> Supernet:
         """The trained elastic student. Raises: ModelError when it is not trained yet."""
         assert self.config.elastic is not None, "the study file was checked"
+        weights = _trained(self.folder / "elastic" / "elastic.pt")
         net = self._new_elastic(self.config.elastic)
-        net.load_state_dict(_trained(self.folder / "elastic" / "elastic.pt"))
+        net.load_state_dict(weights)
         return net
 
     def slice(self, candidate: Candidate) -> PreTrainedModel:
