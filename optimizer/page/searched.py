@@ -1,0 +1,138 @@
+"""What a search tried, and what training made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from optimizer import findings
+from optimizer.findings import Trial
+from optimizer.page import charts
+from optimizer.page.charts import Mark, Thread
+from optimizer.page.overview import kind_of, legend, tip_of
+from optimizer.page.tables import megabytes, no_trials, none, pair, plain, table
+from optimizer.report import Inputs
+from optimizer.stages import LOSSES
+
+
+def knobs(inputs: Inputs) -> str:
+    """Parallel coordinates, and how much each knob explains."""
+    if not inputs.trials:
+        return no_trials(inputs)
+    labels = (*findings.KNOBS, "p95 ms", "MB", "F1")
+    threads = [Thread(t.number, kind_of(inputs, t), tip_of(t), _values(t)) for t in inputs.trials]
+    return (
+        "<p>A line is a candidate. Drag along an axis to keep those that pass there, here and in the"
+        " charts above; click the axis to let all through.</p>"
+        f'{legend(threads)}<div class="wide">{charts.parallel(labels, threads)}</div>'
+        f"{_importance(inputs.trials)}"
+    )
+
+
+def _values(trial: Trial) -> tuple[float | str | None, ...]:
+    knobs_ = (knob(trial.candidate) for knob in findings.KNOBS.values())
+    size_mb = None if trial.size_bytes is None else trial.size_bytes / 1e6
+    return *knobs_, trial.p95_ms, size_mb, trial.f1
+
+
+def _importance(trials: Sequence[Trial]) -> str:
+    found = findings.importance(trials)
+    if not found:
+        return ""
+    rows = [[name, *(f"{share:.0%}" for share in shares)] for name, shares in found.items()]
+    return (
+        "<h3>What a knob alone explains</h3><p>Share of the variance among the trials with an F1"
+        " (eta squared). A sampler does not try values evenly, so read it as a hint.</p>"
+        + table(("knob", "of F1", "of p95", "of size"), rows)
+    )
+
+
+def infeasible(inputs: Inputs) -> str:
+    """Which trials were of no use, and why."""
+    if not inputs.trials:
+        return no_trials(inputs)
+    found = [t for t in inputs.trials if not t.feasible]
+    if not found:
+        return "<p>None: every candidate kept every limit.</p>"
+    rows = [
+        [
+            *(t.number, t.candidate.label, plain(t.p95_ms), megabytes(t.size_bytes)),
+            *(plain(t.f1), plain(t.rung), t.reason or "-"),
+        ]
+        for t in found
+    ]
+    return f"<p>{len(found)} of {len(inputs.trials)} trials.</p>" + table(
+        ("trial", "candidate", "p95 ms", "MB", "F1", "rung", "reason"), rows
+    )
+
+
+def volume(inputs: Inputs) -> str:
+    """How fast the search got how far."""
+    if not inputs.trials:
+        return no_trials(inputs)
+    reference = findings.reference_of(inputs.trials)
+    found = list(findings.hypervolumes(inputs.trials, reference)) if reference else []
+    if not reference or not found:
+        return '<p class="none">No data yet: no feasible trial has an F1.</p>'
+    questions = findings.top_rung(inputs.trials)[0].n_questions
+    last = max(t.number for t in inputs.trials)
+    line = charts.curves(
+        {"this search": _stairs(found, last)}, "trial", "share of the box dominated"
+    )
+    return (
+        f"<p>Share of the box from F1 0 to 1, and up to the slowest p95 ({reference.p95_ms} ms) and"
+        f" the largest size ({reference.size_bytes} bytes) of any trial, that feasible trials with"
+        f" an F1 on {plain(questions)} questions dominate. At the end {found[-1][1]:.4f}.</p>"
+        f'<div class="wide">{line}</div>'
+    )
+
+
+def _stairs(found: Sequence[tuple[int, float]], last: int) -> list[tuple[float, float]]:
+    """A share holds until the trial that raises it."""
+    steps: list[tuple[float, float]] = []
+    for i, (number, share) in enumerate(found):
+        if i:
+            steps.append((number, found[i - 1][1]))
+        steps.append((number, share))
+    return [*steps, (last, found[-1][1])]
+
+
+def ranks(inputs: Inputs) -> str:
+    """Does the supernet's F1 put candidates in the order that training confirms?"""
+    variants = inputs.catalog.variants if inputs.catalog else ()
+    pairs = findings.finished(inputs.config, inputs.trials, variants)
+    if not pairs:
+        return (
+            '<p class="none">No data yet: needs trials with an F1 whose candidates were finished'
+            " and published (<code>bertier-optimize search</code>, then <code>run</code>).</p>"
+        )
+    before = [t.f1 for t, _ in pairs if t.f1 is not None]
+    after = [v.quality[0].f1 for _, v in pairs]
+    found = findings.rank_correlation(before, after)
+    said = f"Spearman's rank correlation {found:.3f}" if found is not None else "Too few to rank"
+    marks = [
+        Mark(b, a, "published", f"{v.name}, trial {t.number}\n{b} -> {a:.4f}", t.number, 6)
+        for (t, v), b, a in zip(pairs, before, after, strict=True)
+    ]
+    rows = [
+        [v.name, t.number, b, f"{a:.4f}"] for (t, v), b, a in zip(pairs, before, after, strict=True)
+    ]
+    chart = charts.scatter(marks, "F1 of the slice, search split", "F1 finished, calibrate split")
+    return f"<p>{said} over {len(pairs)}.</p>" + pair(
+        chart, table(("variant", "trial", "F1 before", "F1 after"), rows)
+    )
+
+
+def curves(inputs: Inputs) -> str:
+    """Whether trainings had converged."""
+    found = {name: curve for name, curve in inputs.curves.items() if curve.points}
+    if not found:
+        file = inputs.run_dir / "teacher" / LOSSES
+        return none("losses", file, "teacher") + "<p>Trainings of earlier versions left none.</p>"
+    drawn = [
+        f"<div><h3>{escape(name)}</h3>"
+        f'<p class="soft">{curve.points[-1][0]} of {curve.steps} steps,'
+        f" loss {curve.points[-1][1]}</p>{charts.curves({name: curve.points}, 'step', 'loss')}</div>"
+        for name, curve in found.items()
+    ]
+    return pair(*drawn)
