@@ -21,7 +21,7 @@ from gateway.embedded import INPUTS, OUTPUTS, open_session, run
 from gateway.errors import BertierError
 from optimizer import graph
 from optimizer.student import GROUP, LowBitEmbedding, bert_of, heads_of
-from optimizer.weights import ACTIVATIONS, Array, GraphShape
+from optimizer.weights import ACTIVATIONS, HALVES, Array, GraphShape
 
 PARITY_TOLERANCE = 2e-3  # logits
 ROUNDING_TOLERANCE = 0.35  # of INT8, root mean square, in standard deviations of the logits
@@ -60,7 +60,9 @@ def write(model: PreTrainedModel, path: Path, *, int8: bool) -> None:
 
 
 def weights_of(model: PreTrainedModel) -> dict[str, Array]:
-    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    """Return the weights by name; what was made in 16 bits is so again, in a model cast to 32."""
+    found = model.state_dict().items()
+    return {n: (t.half() if n.endswith(HALVES) else t).numpy() for n, t in found}
 
 
 def graph_shape_of(model: PreTrainedModel) -> GraphShape:

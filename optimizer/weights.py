@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 TABLE = "bert.embeddings.word_embeddings"
+HALVES = (".low", ".scale")  # of a low-bit embedding: 16 bits each
 ACTIVATIONS = {  # transformers' names -> operators; erf, and its approximation by tanh
     "gelu": "Gelu",
     "gelu_python": "Gelu",
@@ -104,8 +105,7 @@ def _random(rng: np.random.Generator, name: str, size: tuple[int, ...]) -> Array
         return rng.integers(0, 256, size, np.uint8)
     centre = 1.0 if name.endswith("LayerNorm.weight") else 0.0
     values = centre + 0.05 * rng.standard_normal(size, np.float32)
-    half = name.endswith((".low", ".scale"))
-    return values.astype(np.float16 if half else np.float32)
+    return values.astype(np.float16 if name.endswith(HALVES) else np.float32)
 
 
 def check(weights: Weights, shape: GraphShape) -> None:
