@@ -62,8 +62,8 @@ def hoeffding_bentkus_floor(values: np.ndarray, delta: float) -> float:  # value
     p(a) = min(exp(-n h(r, a)), e P(Binomial(n, a) <= ceil(n r))), h the relative entropy.
     It knows the mean only, not the variance, and asks nothing of the order.
     Raises: ValueError for values outside [0, 1].
-    Source: Bates et al. 2021 (arXiv 2101.02703), section 3.1; Angelopoulos et al. 2021 (arXiv
-    2110.01052), proposition 1.
+    Source: Bates et al. 2021 (arXiv 2101.02703), section 3; Angelopoulos et al. 2021 (arXiv
+    2110.01052), the Hoeffding-Bentkus p-value.
     """
     _check(values)
     n, risk = len(values), min(1.0, max(0.0, 1 - float(np.mean(values))))
