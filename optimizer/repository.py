@@ -110,7 +110,7 @@ def _unwritten(repository: Path, publications: list[Publication], exc: OSError) 
     models = [p.model for p in publications if p.model.exists()]
     needed = sum(model.stat().st_size for model in models) / 1e6
     free = shutil.disk_usage(repository.parent).free / 1e6
-    where = f"{exc.filename or repository}"
+    where = exc.filename2 or exc.filename or repository
     return (
         f"not published: {where}: {exc.strerror}; the catalog is as it was. The models take"
         f" {needed:.1f} MB beside {repository}, where {free:.1f} MB are free: make room there, or"

@@ -129,7 +129,7 @@ def shift(here: Scored, there: Scored, stratum: str) -> str:
     """
     a, b = (_parts(scored, stratum) for scored in (here, there))
     mean = float(here.means.mean())
-    before = {name: a.get(name, _Part(0.0, mean)) for name in a.keys() | b.keys()}
+    before = {name: a.get(name, _Part(0.0, mean)) for name in (*a, *b)}
     after = {name: b.get(name, _Part(0.0, part.f1)) for name, part in before.items()}
     change = {name: after[name].share - before[name].share for name in before}
     most = max(change, key=lambda name: abs(change[name]))
