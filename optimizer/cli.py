@@ -8,6 +8,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         if run in (_run, _publish):
             command.add_argument("--allow-dominated", action="store_true", help=ALLOW_DOMINATED)
+    _add_search(commands, study)
     _add_profile(commands)
     _add_evaluate(commands)
     _add_rollback(commands)
@@ -76,6 +78,15 @@ def _study_options() -> argparse.ArgumentParser:
     options.add_argument("--backbone", help="encoder to start from: folder or Hugging Face id")
     options.add_argument("--model-repository", type=Path, default=REPOSITORY)
     return options
+
+
+def _add_search(commands: Any, study: argparse.ArgumentParser) -> None:
+    text = "search the elastic student's slices for the best of F1, latency and size"
+    command = commands.add_parser("search", parents=[study], help=text, description=text)
+    command.add_argument("--storage", help="database many workers share, e.g. postgresql://...")
+    command.add_argument("--trials", type=int, help="candidates; in place of the study file's")
+    command.add_argument("--sampler", choices=list(configs.Sampler), help="likewise")
+    command.set_defaults(run=_search)
 
 
 def _add_profile(commands: Any) -> None:
@@ -142,6 +153,20 @@ def _distill(args: argparse.Namespace) -> dict[str, Any]:
     if study.config.elastic:
         study.train_elastic(study.config.elastic)
     return _show_training({s.name: study.train_student(s) for s in study.config.students})
+
+
+def _search(args: argparse.Namespace) -> dict[str, Any]:
+    from optimizer import search_stage
+
+    study = _study(args)
+    given = {k: v for k in ("trials", "sampler") if (v := getattr(args, k)) is not None}
+    how = configs.with_changes(study.config.search or configs.SearchConfig(), given)
+    study = replace(study, config=study.config.model_copy(update={"search": how}))
+    found = search_stage.run(study, args.storage)
+    Console().print(search_stage.table_of(found))
+    if said := search_stage.nothing_found(found):
+        Console(stderr=True).print(said, highlight=False)
+    return search_stage.gist(found)
 
 
 def _show_training(results: dict[str, Any]) -> dict[str, Any]:

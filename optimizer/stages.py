@@ -66,7 +66,10 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` by one rename: a reader sees the old file or the new one."""
-    part = path.with_name(path.name + ".part")
+    """Write `value` by one rename: a reader sees the old file or the new one.
+
+    Several processes may: workers of a search share its folder.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     part.write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")
     os.replace(part, path)

@@ -31,6 +31,7 @@ class Point:
     candidate: Candidate
     cost: Cost
     f1: dict[int, float] = field(default_factory=dict)  # by questions; none: ended at the cost gate
+    seconds: float = 0.0  # that judging it took
 
     @property
     def questions(self) -> int:

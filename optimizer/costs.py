@@ -1,0 +1,86 @@
+"""The cost gate: latency and size of a candidate from its shape alone, before anything is trained.
+
+Random weights take the same time and room as trained ones. Equal shapes are measured once; what was
+measured stays in a folder, by shape and host.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import onnx
+
+from optimizer import graph, profiling, stages, workers
+from optimizer.space import Candidate, Precision
+from optimizer.trials import Cost
+from optimizer.weights import GraphShape, random_weights
+
+ROUNDS = 3
+RUNS = 25  # of a round
+
+
+def graph_shape(teacher: GraphShape, candidate: Candidate) -> GraphShape:
+    """Return the shape of a slice of the teacher; which layers it has makes no difference."""
+    n = len(candidate.layers)
+    return replace(
+        teacher,
+        heads=(candidate.heads,) * n,
+        ffn=(candidate.ffn,) * n,
+        embedding_bits=candidate.embedding_bits,
+    )
+
+
+@dataclass(frozen=True)
+class CostGate:
+    """Measures what candidates of one teacher cost on this host."""
+
+    teacher: GraphShape
+    tokens: int  # of the length bucket that counts
+    folder: Path  # of what was measured
+    lock: Path = workers.HOST_LOCK
+
+    def cost(self, candidate: Candidate) -> Cost:
+        """Return p95 latency on one core, asked alone, and the size of the file."""
+        shape = graph_shape(self.teacher, candidate)
+        stored = self.folder / f"{self._key(shape, candidate.precision)}.json"
+        if not stored.exists():
+            with workers.measuring(self.lock):
+                if not stored.exists():  # another worker may have measured it meanwhile
+                    self._measure(shape, candidate.precision, stored)
+        found = json.loads(stored.read_text())
+        return Cost(found["p95_ms"], found["size_bytes"])
+
+    @property
+    def host(self) -> str:
+        """Return what latencies are compared within: the same processor and engine."""
+        here = profiling.here()
+        return f"{here.cpu} ({here.flags}), {here.engine}"
+
+    def _key(self, shape: GraphShape, precision: Precision) -> str:
+        same = [asdict(shape), precision, self.tokens, self.host]
+        return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
+
+    def _measure(self, shape: GraphShape, precision: Precision, stored: Path) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            int8 = precision == Precision.INT8_DYNAMIC
+            onnx.save(graph.build(random_weights(shape), shape, int8=int8), path)
+            found = {
+                "p95_ms": self._p95_ms(path),
+                "size_bytes": path.stat().st_size,
+                "tokens": self.tokens,
+                "precision": precision,
+                "shape": asdict(shape),
+                "host": asdict(profiling.here()),
+            }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        stages.write_json(stored, found)
+
+    def _p95_ms(self, path: Path) -> float:
+        """Return the best of a few rounds: other work can lengthen one, never shorten it."""
+        rounds = [profiling.profile(path, RUNS, (self.tokens,)) for _ in range(ROUNDS)]
+        return min(found.cell(self.tokens).p95_ms for found in rounds)

@@ -1,0 +1,346 @@
+"""The search: Optuna is asked for candidates and told what became of them.
+
+A trial climbs a ladder: what it costs, then its F1 on few questions, then on more. Optuna is told the
+F1 of the highest rung that was reached, latency and size, and by which share each limit is missed.
+A candidate that ends at the cost gate is told with the F1 of the most similar one that has any, so
+that the gate teaches the sampler its limits and nothing else.
+
+Kill it at any moment: a trial that ran is queued again, all others are kept. Optuna's own heartbeat
+is not used: it is made for `optimize`, and a worker that dies while Optuna still chooses for it leaves
+a trial that never counts as dead. Only this module and `space` know Optuna.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import optuna
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, Trial, TrialState
+from pydantic import TypeAdapter
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
+
+from gateway.errors import BertierError
+from optimizer import trials, workers
+from optimizer.config import Sampler, SearchConfig
+from optimizer.space import Candidate, Space, parameters_of, seeds, suggest
+from optimizer.trials import Cost, Point
+from optimizer.workers import Pulse, Watch
+
+log = logging.getLogger(__name__)
+
+DIRECTIONS: list[Literal["minimize", "maximize"]] = [
+    "maximize",
+    "minimize",
+    "minimize",
+]  # F1, p95 in ms, bytes
+START_UP = 10  # candidates before a model of the space is fitted
+POPULATION = 20  # of NSGA-II: Optuna's 50 are a quarter of a usual search
+PATIENCE = 50  # suggestions in a row that are known already
+MAX_TRIES = 3  # of a trial whose workers die
+POLL_S = 1.0  # while the last trials run elsewhere
+OPENINGS = 5  # workers that start together may get into each other's way when tables are made
+HOPELESS = 0.25  # a latency may be measured that much too high
+
+_POINT = TypeAdapter(Point)
+_STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError)
+
+SAMPLERS: Mapping[Sampler, Callable[[int], BaseSampler]] = {
+    Sampler.GP: lambda seed: GPSampler(
+        seed=seed, n_startup_trials=START_UP, warn_independent_sampling=False
+    ),
+    Sampler.TPE: lambda seed: TPESampler(seed=seed, n_startup_trials=START_UP),
+    Sampler.NSGA2: lambda seed: NSGAIISampler(seed=seed, population_size=POPULATION),
+    Sampler.RANDOM: lambda seed: RandomSampler(seed=seed),
+}
+
+
+class SearchError(BertierError):
+    """A search that cannot go on; what is finished is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluators:
+    """What judges a candidate; slow, and the same for the same candidate."""
+
+    cost: Callable[[Candidate], Cost]
+    f1: Callable[[Candidate, int], float]  # on so many questions
+
+
+@contextmanager
+def opened(url: str | None, folder: Path, name: str) -> Iterator[optuna.Study]:
+    """Open or join a study: in a database that many workers share, or in a file of one.
+
+    Raises: SearchError, also when the database is lost later; Busy when the file is in use.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        if url:
+            yield _open(url, name)
+        else:
+            busy = f"{folder}: another search runs there; with --storage many share one study"
+            with workers.alone(folder / "search.lock", busy):
+                yield _open(_file(folder / "trials.db"), name)
+    except _STORAGE_ERRORS as exc:
+        raise SearchError(
+            f"{_shown(url, folder)}: the storage of trials failed ({_first_line(exc)}); finished"
+            " trials are kept, and the same command goes on"
+        ) from exc
+
+
+def _open(url: str, name: str) -> optuna.Study:
+    return optuna.create_study(
+        storage=_connect(url), study_name=name, directions=DIRECTIONS, load_if_exists=True
+    )
+
+
+def _file(path: Path) -> str:
+    """Return the address of a database file to which a write is one append: half the time."""
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+    return f"sqlite:///{path}"
+
+
+def _connect(url: str, tries: int = OPENINGS) -> RDBStorage:
+    try:
+        return RDBStorage(_with_driver(url), engine_kwargs={"pool_pre_ping": True})
+    except ImportError as exc:
+        raise SearchError(f"--storage: {exc} PostgreSQL: pip install 'bertier[postgres]'") from exc
+    except (IntegrityError, ProgrammingError):
+        if tries == 1:
+            raise
+        time.sleep(POLL_S)
+        return _connect(url, tries - 1)
+
+
+def _with_driver(url: str) -> str:
+    kind, separator, rest = url.partition("://")
+    known = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
+    return known.get(kind, kind) + separator + rest
+
+
+def _shown(url: str | None, folder: Path) -> str:
+    """Return where the trials are, without a password."""
+    try:
+        return make_url(url).render_as_string(hide_password=True) if url else str(folder)
+    except SQLAlchemyError:
+        return "--storage"
+
+
+def _first_line(exc: BaseException) -> str:
+    cause = getattr(exc.__cause__ or exc, "orig", None) or exc.__cause__ or exc
+    return str(cause).strip().split("\n")[0]
+
+
+def same_host(study: optuna.Study, host: str) -> None:
+    """Raises: SearchError where the study's latencies are those of another kind of host."""
+    first = study.user_attrs.get("host")
+    if first is None:
+        study.set_user_attr("host", host)
+    elif first != host:
+        raise SearchError(
+            f"{study.study_name}: its latencies are of {first}, this is {host}, and the two cannot"
+            " be compared; join from the same kind of host, or give the study another name"
+        )
+
+
+class Search:
+    """One worker on a study."""
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        space: Space,
+        how: SearchConfig,
+        rungs: tuple[int, ...],
+        evaluators: Evaluators,
+        *,
+        seed: int,
+        shared: bool = False,
+        pulse: Pulse = Pulse(),  # noqa: B008 - frozen
+        watch_progress: Callable[[Point, list[Point]], None] = lambda _point, _points: None,
+    ) -> None:
+        """`rungs`: questions of each, ascending. `shared`: others may work on the study too."""
+        self._study, self._space, self._how, self._rungs = study, space, how, rungs
+        self._evaluators, self._shared, self._pulse = evaluators, shared, pulse
+        self._watch, self._said = Watch(pulse.grace_s), watch_progress
+        self._limits = how.limits
+        self._known_in_a_row = 0
+        self._read: dict[int, Point] = {}  # by trial; a finished one never changes
+        study.sampler = SAMPLERS[how.sampler](self._seed(seed))
+
+    def _seed(self, seed: int) -> int:
+        """Go on differently after a restart, and beside others: else all would ask for the same."""
+        parts = [seed, len(self._trials()), os.getpid() if self._shared else 0]
+        return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+    def run(self) -> list[Point]:
+        """Try candidates until the study has enough; return every one that was judged."""
+        self._queue_seeds()
+        if not self._shared:
+            for trial in self._trials(TrialState.RUNNING):
+                self._retire(trial)
+        while not (why := self._over()):
+            if self._shared:
+                self._retire_stopped()
+            if self._shared and self._enough_under_way():
+                time.sleep(POLL_S)
+            else:
+                self._one_trial()
+        log.info("search: over, %s", why)
+        return self.points()
+
+    def points(self) -> list[Point]:
+        """Return what was judged, by any worker, each candidate once."""
+        for trial in self._trials(TrialState.COMPLETE):
+            if trial.number not in self._read and "point" in trial.user_attrs:
+                self._read[trial.number] = _POINT.validate_python(trial.user_attrs["point"])
+        latest_first = sorted(self._read.values(), key=lambda p: -p.trial)
+        return sorted({p.candidate: p for p in latest_first}.values(), key=lambda p: p.trial)
+
+    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False, states=states or None)
+
+    # When to stop
+
+    def _over(self) -> str | None:
+        """Return why the search has come to its end; None: it has not."""
+        points = self.points()
+        reasons = {
+            f"{len(points)} candidates tried": len(points) >= self._how.trials,
+            "every candidate tried": len(points) >= self._space.size,
+            "the time budget is used up": self._spent_min() >= (self._how.time_budget_min or 1e9),
+            "the sampler finds nothing new": self._known_in_a_row >= PATIENCE,
+            "even the smallest candidate is too large or too slow": self._hopeless(points),
+        }
+        return next((reason for reason, true in reasons.items() if true), None)
+
+    def _spent_min(self) -> float:
+        """Return the minutes that trials took, of all workers together."""
+        spans = [t.duration for t in self._trials() if t.duration]
+        return sum(span.total_seconds() for span in spans) / 60
+
+    def _hopeless(self, points: list[Point]) -> bool:
+        """Is nothing smaller than what is already too large?"""
+        smallest = next((p for p in points if p.candidate == self._space.smallest), None)
+        if smallest is None:
+            return False
+        excess = self._limits.excess(smallest.cost, None)
+        return excess.get("max_size_mb", 0) > 0 or excess.get("max_p95_ms", 0) > HOPELESS
+
+    def _enough_under_way(self) -> bool:
+        """Would the others' trials suffice? Then this worker stays for those whose worker dies."""
+        running = len(self._trials(TrialState.RUNNING))
+        waiting = len(self._trials(TrialState.WAITING))
+        return not waiting and len(self.points()) + running >= self._how.trials
+
+    # Trials that nobody works on
+
+    def _queue_seeds(self) -> None:
+        if "seeds" in self._study.user_attrs:
+            return
+        found = seeds(self._space)
+        for name, candidate in found.items():
+            parameters = parameters_of(candidate, self._space)
+            self._study.enqueue_trial(parameters, {"seed": name}, skip_if_exists=True)
+        self._study.set_user_attr("seeds", list(found))
+
+    def _retire_stopped(self) -> None:
+        running = {t.number: t for t in self._trials(TrialState.RUNNING)}
+        beats = {number: trial.user_attrs.get("beat", 0) for number, trial in running.items()}
+        for number in self._watch.stopped(beats, time.monotonic()):
+            log.warning("trial %d: its worker is gone", number)
+            self._retire(running[number])
+
+    def _retire(self, trial: FrozenTrial, *, blame: bool = True) -> None:
+        """Give up a trial and queue it again; not for ever, if it is to blame."""
+        wanted = trial.params or trial.system_attrs.get("fixed_params")
+        tries = trial.user_attrs.get("tries", 0) + blame
+        try:
+            self._study.tell(trial.number, state=TrialState.FAIL)
+        except (ValueError, UpdateFinishedTrialError):
+            return  # it came to an end, or another worker was faster
+        if wanted and tries < MAX_TRIES:
+            self._study.enqueue_trial(wanted, {"tries": tries, "retry_of": trial.number})
+        elif wanted:
+            log.error("trial %d: %d workers died of %s; given up", trial.number, tries, wanted)
+
+    # One trial
+
+    def _one_trial(self) -> None:
+        trial = self._study.ask()
+        try:
+            if self._shared:
+                with workers.beating(partial(trial.set_user_attr, "beat"), self._pulse):
+                    self._judge_and_tell(trial)
+            else:
+                self._judge_and_tell(trial)
+        except UpdateFinishedTrialError:
+            log.warning("trial %d: was taken for dead, and given to another worker", trial.number)
+        except BaseException as exc:
+            with suppress(*_STORAGE_ERRORS):
+                blame = isinstance(exc, Exception)  # else somebody stopped the worker
+                self._retire(self._trials()[trial.number], blame=blame)
+            raise
+
+    def _judge_and_tell(self, trial: Trial) -> None:
+        candidate, before = suggest(trial, self._space), self.points()
+        known = next((p for p in before if p.candidate == candidate), None)
+        self._known_in_a_row = self._known_in_a_row + 1 if known else 0
+        if known:
+            trial.set_user_attr("same_as", known.trial)
+            self._tell(trial, known, before)
+        elif (other := self._elsewhere(trial)) is not None:
+            trial.set_user_attr("same_as", other)
+            self._study.tell(trial, state=TrialState.FAIL)
+        else:
+            point = self._judge(trial.number, candidate)
+            trial.set_user_attr("point", _POINT.dump_python(point, mode="json"))
+            self._tell(trial, point, before)
+            self._said(point, self.points())
+
+    def _elsewhere(self, trial: Trial) -> int | None:
+        """Return the trial in which another worker tries the same candidate just now."""
+        if not self._shared:
+            return None
+        others = [t for t in self._trials(TrialState.RUNNING) if t.number < trial.number]
+        return next((t.number for t in others if t.params == trial.params), None)
+
+    def _judge(self, number: int, candidate: Candidate) -> Point:
+        """Climb the ladder as far as it is worth."""
+        began = time.monotonic()
+        point = Point(number, candidate, self._evaluators.cost(candidate))
+        for n in self._rungs:
+            if self._limits.reason(point):
+                break
+            if point.f1 and not self._goes_on(point):
+                break
+            f1 = self._evaluators.f1(candidate, n)
+            point = replace(point, f1=point.f1 | {n: f1})
+        return replace(point, seconds=round(time.monotonic() - began, 3))
+
+    def _goes_on(self, point: Point) -> bool:
+        return trials.goes_on(point, self.points(), self._limits, self._how.promote)
+
+    def _tell(self, trial: Trial, point: Point, before: Sequence[Point]) -> None:
+        f1 = point.best_f1
+        if f1 is None:
+            f1 = trials.guess_f1(point.candidate, before, otherwise=self._limits.min_f1 or 0.0)
+        for name, excess in self._limits.excess(point.cost, f1).items():
+            trial.set_constraint(name, excess)
+        values: list[Any] = [f1, point.cost.p95_ms, point.cost.size_bytes]
+        self._study.tell(trial, values)

@@ -1,0 +1,130 @@
+"""Many workers on one study: who still works, and who may measure on this host.
+
+Knows nothing of Optuna. A worker's pulse is a count that it raises; whoever watches decides by the
+own clock whether it has stopped, so the clocks of hosts may differ.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event, Thread
+
+from gateway.errors import BertierError
+
+log = logging.getLogger(__name__)
+
+HOST_LOCK = Path(tempfile.gettempdir()) / "bertier-measuring.lock"
+
+
+class Busy(BertierError):
+    """Something that only one process may do at a time is being done by another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """How a worker shows that it lives, and how long it may be silent."""
+
+    every_s: float = 15.0
+    grace_s: float = 90.0
+
+
+class Watch:
+    """Tells which trials have stopped: their count has stood still for longer than the grace."""
+
+    def __init__(self, grace_s: float) -> None:
+        self._grace_s = grace_s
+        self._seen: dict[int, tuple[int, float]] = {}  # by trial: the count, and since when
+
+    def stopped(self, beats: Mapping[int, int], now_s: float) -> list[int]:
+        """Return the trials that are silent; `beats` holds all that run."""
+        self._seen = {
+            trial: before
+            if (before := self._seen.get(trial)) and before[0] == beat
+            else (beat, now_s)
+            for trial, beat in beats.items()
+        }
+        return [t for t, (_, since) in self._seen.items() if now_s - since > self._grace_s]
+
+
+@contextmanager
+def beating(beat: Callable[[int], None], pulse: Pulse) -> Iterator[None]:
+    """Call `beat` with 1, 2, ... at once and then from time to time, until the block ends."""
+    over = Event()
+
+    def work() -> None:
+        count = 1
+        while not over.wait(pulse.every_s):
+            count += 1
+            _try(beat, count)
+
+    _try(beat, 1)
+    thread = Thread(target=work, name="pulse", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _try(beat: Callable[[int], None], count: int) -> None:
+    try:
+        beat(count)
+    except Exception as exc:  # noqa: BLE001 - the pulse is best effort; the trial itself says more
+        log.warning("no sign of life could be given: %s", exc)
+
+
+@contextmanager
+def measuring(lock: Path = HOST_LOCK) -> Iterator[None]:
+    """Measure alone on this host: wait until nobody works or measures."""
+    with _held(lock, fcntl.LOCK_EX):
+        yield
+
+
+@contextmanager
+def working(lock: Path = HOST_LOCK) -> Iterator[None]:
+    """Load this host's cores, beside others that do: nobody measures meanwhile."""
+    with _held(lock, fcntl.LOCK_SH):
+        yield
+
+
+@contextmanager
+def alone(lock: Path, message: str) -> Iterator[None]:
+    """Be the only one. Raises: Busy with this message when another is."""
+    with _opened(lock) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Busy(message) from None
+        yield
+
+
+@contextmanager
+def _held(lock: Path, kind: int) -> Iterator[None]:
+    with _opened(lock) as file:
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("waiting: another process measures, trains or evaluates on this host")
+            fcntl.flock(file, kind)
+        yield
+
+
+@contextmanager
+def _opened(lock: Path) -> Iterator[int]:
+    """Open the file for a lock, which the system gives back when the process ends, however."""
+    try:
+        file = os.open(lock, os.O_RDONLY)  # another user's will do: a lock needs no right to write
+    except FileNotFoundError:
+        file = os.open(lock, os.O_RDONLY | os.O_CREAT, 0o644)
+    try:
+        yield file
+    finally:
+        os.close(file)
