@@ -13,12 +13,14 @@ from pydantic import TypeAdapter, ValidationError
 from gateway import catalog as catalogs
 from gateway.catalog import Catalog
 from gateway.errors import BertierError
+from optimizer import findings
 from optimizer.config import StudyConfig
-from optimizer.findings import Trial
+from optimizer.findings import Reference, Trial
 from optimizer.stages import LOSSES, MANIFEST, read_manifest
 
 TRIALS = Path("search") / "trials.json"
 FRONT = Path("search") / "front.json"
+SEARCH = Path("search") / "search.json"  # with what the search measured its hypervolume to
 _TRIALS = TypeAdapter(list[Trial])
 
 
@@ -53,6 +55,7 @@ class Inputs:
     catalog: Catalog | None
     trials: tuple[Trial, ...]
     front: frozenset[int]  # numbers of trials
+    reference: Reference | None  # of the hypervolume
     curves: dict[str, Curve]
     stages: tuple[Stage, ...]
 
@@ -60,13 +63,15 @@ class Inputs:
 def read(config: StudyConfig, run_dir: Path, repository: Path) -> Inputs:
     """Return what there is; what is missing is empty. Raises: ReportError, RepositoryError."""
     published = (repository / catalogs.CATALOG).exists()
+    trials = _trials(run_dir / TRIALS)
     return Inputs(
         config=config,
         run_dir=run_dir,
         repository=repository,
         catalog=catalogs.read(repository) if published else None,
-        trials=_trials(run_dir / TRIALS),
+        trials=trials,
         front=_front(run_dir / FRONT),
+        reference=_reference(run_dir / SEARCH) or findings.reference_of(trials),
         curves={
             str(path.parent.relative_to(run_dir)): _curve(path)
             for path in sorted(run_dir.rglob(LOSSES))
@@ -108,6 +113,17 @@ def _front(path: Path) -> frozenset[int]:
         return frozenset(int(m["number"] if isinstance(m, dict) else m) for m in members)
     except (ValueError, KeyError, TypeError) as exc:
         raise ReportError(f"{path}: not a list of trials: {exc!r}; run the search again") from exc
+
+
+def _reference(path: Path) -> Reference | None:
+    """Return the search's own corner, so that the page's hypervolume is the search's."""
+    if not path.exists():
+        return None
+    try:
+        found = _object(path)["reference"]
+        return Reference(float(found["p95_ms"]), int(found["size_bytes"]))
+    except (KeyError, TypeError, ValueError) as exc:
+        raise ReportError(f"{path}: no reference: {exc!r}; run the search again") from exc
 
 
 def _curve(path: Path) -> Curve:

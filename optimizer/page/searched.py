@@ -70,7 +70,7 @@ def volume(inputs: Inputs) -> str:
     """How fast the search got how far."""
     if not inputs.trials:
         return no_trials(inputs)
-    reference = findings.reference_of(inputs.trials)
+    reference = inputs.reference
     found = list(findings.hypervolumes(inputs.trials, reference)) if reference else []
     if not reference or not found:
         return '<p class="none">No data yet: no feasible trial has an F1.</p>'
@@ -80,8 +80,8 @@ def volume(inputs: Inputs) -> str:
         {"this search": _stairs(found, last)}, "trial", "share of the box dominated"
     )
     return (
-        f"<p>Share of the box from F1 0 to 1, and up to the slowest p95 ({reference.p95_ms} ms) and"
-        f" the largest size ({reference.size_bytes} bytes) of any trial, that feasible trials with"
+        f"<p>Share of the box from F1 0 to 1, and up to a p95 of {reference.p95_ms} ms and"
+        f" {reference.size_bytes} bytes, that feasible trials with"
         f" an F1 on {plain(questions)} questions dominate. At the end {found[-1][1]:.4f}.</p>"
         f'<div class="wide">{line}</div>'
     )

@@ -75,7 +75,8 @@ def trial(number: int, f1: float | None, p95_ms: float, size_bytes: int) -> dict
         "n_questions": 400 if f1 else None,
         "feasible": f1 is not None,
         "reason": reason,
-        "rung": "cost",
+        "f1_by_questions": {},  # more than the page needs
+        "rung": 1 if f1 else 0,
         "seconds": 1.5,
     }
 
@@ -188,6 +189,19 @@ def test_the_front_and_the_infeasible_stand_out(text: str) -> None:
     assert f"p95 91.19 ms > max_p95_ms 30 {EVIL}" in page.cells
 
 
+def test_the_hypervolume_is_the_searchs(run_dir: Path, repository: Path) -> None:
+    """Measured to the corner that the search took; without one, to the worst of all trials."""
+
+    def said() -> str:
+        page = sections.page(report.read(CONFIG, run_dir, repository))
+        return page[page.index("Share of the box") :][:300]
+
+    assert "a p95 of 91.19 ms and 9030000 bytes" in said()
+    corner = {"reference": {"p95_ms": 33.5, "size_bytes": 8_000_000}}
+    (run_dir / "search" / "search.json").write_text(json.dumps(corner))
+    assert "a p95 of 33.5 ms and 8000000 bytes" in said()
+
+
 def test_certificates_are_shown_part_by_part(text: str) -> None:
     """With what other data showed, and why a floor fails there."""
     cells = Page(text).cells
@@ -236,6 +250,7 @@ def test_one_trial_alone_can_be_drawn(run_dir: Path, tmp_path: Path) -> None:
         ("search/trials.json", "[", "Invalid JSON"),
         ("search/front.json", '[{"no": 1}]', "not a list of trials"),
         ("search/front.json", "7", "not a list of trials"),
+        ("search/search.json", "{}", "no reference"),
         ("teacher/losses.json", "{}", "not a learning curve"),
         ("teacher/losses.json", "x", "not JSON"),
     ],
