@@ -13,6 +13,7 @@ from math import floor, log10
 WIDTH, HEIGHT = 640, 380
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 44
 N_TICKS = 5
+FEW_OCTAVES = 8  # below such a ratio a logarithmic axis gets more ticks
 MAX_VALUES = 8  # of a parallel axis, each at its own height; more make it a range
 N_COLOURS = 6  # of page.css
 
@@ -48,7 +49,8 @@ class Axis:
     def ticks(self) -> list[float]:
         if self.log:
             powers = range(floor(log10(self.low)), floor(log10(self.high)) + 1)
-            found = [m * 10.0**p for p in powers for m in (1, 2, 5)]
+            steps = (1, 2, 5) if self.high > FEW_OCTAVES * self.low else (1, 1.5, 2, 3, 4, 5, 7)
+            found = [m * 10.0**p for p in powers for m in steps]
         else:
             step = _nice((self.high - self.low) / N_TICKS)
             first = floor(self.low / step)
