@@ -90,11 +90,15 @@ def opened(url: str | None, folder: Path, name: str) -> Iterator[optuna.Study]:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         if url:
-            yield _open(url, name)
+            with _joined(url, name) as study:
+                yield study
         else:
             busy = f"{folder}: another search runs there; with --storage many share one study"
-            with workers.alone(folder / "search.lock", busy):
-                yield _open(_file(folder / "trials.db"), name)
+            with (
+                workers.alone(folder / "search.lock", busy),
+                _joined(_file(folder / "trials.db"), name) as study,
+            ):
+                yield study
     except _STORAGE_ERRORS as exc:
         raise SearchError(
             f"{_shown(url, folder)}: the storage of trials failed ({_first_line(exc)}); finished"
@@ -102,10 +106,15 @@ def opened(url: str | None, folder: Path, name: str) -> Iterator[optuna.Study]:
         ) from exc
 
 
-def _open(url: str, name: str) -> optuna.Study:
-    return optuna.create_study(
-        storage=_connect(url), study_name=name, directions=DIRECTIONS, load_if_exists=True
-    )
+@contextmanager
+def _joined(url: str, name: str) -> Iterator[optuna.Study]:
+    storage = _connect(url)
+    try:
+        yield optuna.create_study(
+            storage=storage, study_name=name, directions=DIRECTIONS, load_if_exists=True
+        )
+    finally:
+        storage.engine.dispose()
 
 
 def _file(path: Path) -> str:

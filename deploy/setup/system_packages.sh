@@ -5,7 +5,13 @@ set -eu
 # program  Debian package
 wanted='
 curl       curl
+pg_ctl     postgresql
 '
+
+# Debian keeps the programs of a PostgreSQL server off the PATH.
+for folder in /usr/lib/postgresql/*/bin; do
+    PATH=$PATH:$folder
+done
 
 missing=$(echo "$wanted" | while read -r program package; do
     [ -z "$program" ] || command -v "$program" >/dev/null || echo "$package"

@@ -1,0 +1,96 @@
+"""Three workers on one study in a real PostgreSQL, one of them killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from optimizer.config import Sampler, SearchConfig
+from optimizer.search import Evaluators, SearchError, opened
+from optimizer.space import Candidate
+from tests import local_postgres
+from tests.searching import STUDY, Judge, search
+
+TRIALS = 40
+PATIENCE_S = 200.0
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    with local_postgres.server() as running:
+        yield running.url
+
+
+@contextmanager
+def workers(n: int, folder: Path, url: str) -> Iterator[dict[int, subprocess.Popen[bytes]]]:
+    command = [sys.executable, "-m", "tests.searching", str(folder), str(TRIALS), url]
+    started = {p.pid: p for p in [subprocess.Popen(command) for _ in range(n)]}
+    try:
+        yield started
+    finally:
+        for process in started.values():
+            process.kill()
+            process.wait()
+
+
+def test_a_killed_worker_loses_one_trial_that_another_repeats(tmp_path: Path, url: str) -> None:
+    """Workers join at once on an empty database, and go on when one of them is gone."""
+    (tmp_path / "hang").touch()
+    with workers(3, tmp_path, url) as started:
+        deadline = time.monotonic() + PATIENCE_S
+        while not (tmp_path / "hanging").exists():
+            assert time.monotonic() < deadline, "no worker got so far"
+            time.sleep(0.1)
+        victim = int((tmp_path / "hanging").read_text())
+        os.kill(victim, signal.SIGKILL)
+        codes = {pid: process.wait(PATIENCE_S) for pid, process in started.items()}
+    assert codes.pop(victim) == -signal.SIGKILL
+    assert list(codes.values()) == [0, 0]
+
+    trials = trials_at(url, tmp_path)
+    retried = [t for t in trials if "retry_of" in t.user_attrs]
+    assert len(retried) == 1
+    lost = trials[retried[0].user_attrs["retry_of"]]
+    assert (lost.state, retried[0].state) == (TrialState.FAIL, TrialState.COMPLETE)
+    assert lost.params == retried[0].params
+    judged = [t for t in trials if "point" in t.user_attrs]
+    assert len(judged) >= TRIALS
+    assert not [t for t in trials if t.state == TrialState.RUNNING]
+    lines = (tmp_path / "judged.txt").read_text().splitlines()
+    twice = [line for line, n in Counter(lines).items() if n > 1]
+    assert len(twice) <= 1  # two workers may ask for the same at the very same time
+
+
+def trials_at(url: str, folder: Path) -> list[optuna.trial.FrozenTrial]:
+    with opened(url, folder, STUDY) as study:
+        return study.trials
+
+
+def test_a_database_that_goes_away_loses_no_finished_trial(tmp_path: Path) -> None:
+    """The worker says so in one line and ends; back again, all but the running trial is there."""
+    judge = Judge()
+    with local_postgres.server() as running:
+
+        def f1(candidate: Candidate, n: int) -> float:
+            if len(judge.priced) == 10:
+                running.stop()
+            return judge.f1(candidate, n)
+
+        how = SearchConfig(sampler=Sampler.RANDOM, trials=20)
+        with pytest.raises(SearchError, match="the same command goes on") as raised:
+            search(tmp_path, how, Evaluators(judge.cost, f1), url=running.url)
+        assert "\n" not in str(raised.value)
+        running.start()
+        kept = [t for t in trials_at(running.url, tmp_path) if "point" in t.user_attrs]
+        assert len(kept) == 9
