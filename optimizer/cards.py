@@ -28,9 +28,9 @@ study named another. SQuAD is CC BY-SA 4.0, QAMR and PolicyQA MIT, FairytaleQA A
 SQuADShifts states no licence: it was trained on and is not redistributed.
 
 **Limits**: English only, lower-cased. Weak on questions that need reasoning over several sentences,
-arithmetic, or knowledge that the context does not hold. The null threshold weighs answerable and
-unanswerable questions equally: where nearly every question has an answer, ask for `top_k`
-alternatives and read `no_answer_probability`. The certificate speaks of questions like the
+arithmetic, or knowledge that the context does not hold. The null threshold gives up
+neither answerable nor unanswerable questions: where nearly every question has an answer, ask for
+`top_k` alternatives and read `no_answer_probability`. The certificate speaks of questions like the
 calibration data's, not of yours: evaluate on your own with `bertier-optimize evaluate --data FILE`.
 """
 

@@ -20,7 +20,7 @@ MIN_OF_A_KIND = 20  # fewer rights or wrongs than this do not carry a curve
 
 
 def fit(examples: Sequence[Example], readings: Sequence[Reading]) -> Decoding:
-    """Return the decoding with the best balanced F1: answerable and unanswerable weigh the same."""
+    """Return the decoding under which neither answerable nor unanswerable questions are given up."""
     difference = np.array([min(r.difference, 1e3) for r in readings])
     has = np.array([e.answerable for e in examples])
     forced = forced_answers(readings)
@@ -40,14 +40,17 @@ def best_threshold(
     has_answer: np.ndarray,  # (n,) bool
     span_f1: np.ndarray,  # (n,) F1 if the best span is given
 ) -> float:
-    """Return the threshold t that maximizes balanced F1, answering where difference <= t."""
-    weight = np.where(has_answer, 0.5 / max(1, has_answer.sum()), 0.5 / max(1, (~has_answer).sum()))
+    """Return the threshold t with the largest product of both kinds' F1, answering at <= t.
+
+    A sum would have a weak model abstain from nearly everything: that earns it half of the sum. A
+    product is nothing when either kind is given up, and asks for no mix of the two.
+    """
     order = np.argsort(difference, kind="stable")
-    gain_answering = np.where(has_answer, span_f1, 0.0) * weight
-    gain_abstaining = np.where(has_answer, 0.0, 1.0) * weight
-    answered = np.concatenate([[0.0], np.cumsum(gain_answering[order])])
-    abstained = np.concatenate([np.cumsum(gain_abstaining[order][::-1])[::-1], [0.0]])
-    best = int(np.argmax(answered + abstained))
+    answers, nulls = has_answer[order], ~has_answer[order]
+    answered = np.concatenate([[0.0], np.cumsum(np.where(answers, span_f1[order], 0.0))])
+    abstained = np.concatenate([np.cumsum(nulls[::-1])[::-1], [0]])  # right where t lies before
+    kinds = [part for part, is_there in ((answered, answers), (abstained, nulls)) if is_there.any()]
+    best = int(np.argmax(np.prod(kinds, axis=0)))
     padded = np.concatenate([[-1e3], difference[order], [1e3]])
     return float((padded[best] + padded[best + 1]) / 2)
 

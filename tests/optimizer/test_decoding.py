@@ -17,13 +17,29 @@ def test_the_threshold_separates_what_can_be_separated() -> None:
     assert -1.0 < best_threshold(difference, has_answer, np.ones(5)) < 2.0
 
 
-def test_both_kinds_weigh_the_same() -> None:
+def test_the_mix_of_both_kinds_does_not_matter() -> None:
     """A set with few unanswerable questions must not teach a model to answer always."""
     rng = np.random.default_rng(0)
     difference = np.concatenate([rng.normal(-1, 1, 900), rng.normal(1, 1, 100)])
     has_answer = np.arange(1000) < 900
     found = best_threshold(difference, has_answer, np.ones(1000))
     assert -0.5 < found < 0.5
+
+
+def test_a_weak_model_still_answers() -> None:
+    """Of spans that are seldom right, giving none would earn more on a half-empty test."""
+    rng = np.random.default_rng(0)
+    difference = np.concatenate([rng.normal(-0.3, 1, 500), rng.normal(0.3, 1, 500)])
+    has_answer = np.arange(1000) < 500
+    found = best_threshold(difference, has_answer, np.full(1000, 0.4))
+    assert 0.3 < (difference[:500] <= found).mean() < 0.9
+
+
+def test_one_kind_alone_decides_alone() -> None:
+    """Without unanswerable questions there is nothing to abstain from, and the other way round."""
+    difference = np.array([-1.0, 0.0, 1.0])
+    assert best_threshold(difference, np.ones(3, bool), np.ones(3)) > 1.0
+    assert best_threshold(difference, np.zeros(3, bool), np.ones(3)) < -1.0
 
 
 def readings(n: int = 600) -> tuple[list[Example], list[Reading]]:
