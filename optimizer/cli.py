@@ -18,7 +18,7 @@ from rich.table import Table
 from gateway import catalog as catalogs
 from gateway.catalog import Catalog
 from gateway.errors import BertierError
-from optimizer import cli_tables, data, evaluate, gates, remote, report, repository
+from optimizer import cli_tables, data, evaluate, gates, remote, report, repository, workers
 from optimizer import config as configs
 
 STUDY = Path(__file__).parent / "studies" / "first-light.toml"
@@ -144,15 +144,19 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _teacher(args: argparse.Namespace) -> dict[str, Any]:
     study = _study(args)
-    return _show_training({study.config.teacher_name: study.train_teacher()})
+    with workers.working():
+        found = study.train_teacher()
+    return _show_training({study.config.teacher_name: found})
 
 
 def _distill(args: argparse.Namespace) -> dict[str, Any]:
     study = _study(args)
-    study.train_teacher()
-    if study.config.elastic:
-        study.train_elastic(study.config.elastic)
-    return _show_training({s.name: study.train_student(s) for s in study.config.students})
+    with workers.working():
+        study.train_teacher()
+        if study.config.elastic:
+            study.train_elastic(study.config.elastic)
+        found = {s.name: study.train_student(s) for s in study.config.students}
+    return _show_training(found)
 
 
 def _search(args: argparse.Namespace) -> dict[str, Any]:
