@@ -134,7 +134,13 @@ def _end(pid: int) -> int:
 
 def _die_with_parent() -> None:
     """Kill Triton when even this guard is killed; the stubs watch Triton themselves."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent(signal.SIGKILL)
+
+
+def end_with_parent(number: int = signal.SIGTERM) -> None:
+    """Have the kernel send this process a signal when the thread that started it ends."""
+    if sys.platform == "linux":
+        _prctl(_PR_SET_PDEATHSIG, number)
 
 
 def _prctl(option: int, value: int) -> None:

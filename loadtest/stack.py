@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.errors import BertierError
+from gateway.guard import end_with_parent
 
 READY_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 30.0
@@ -67,7 +68,12 @@ def fresh_stack(repository: Path, *flags: str) -> Iterator[Stack]:
     with tempfile.TemporaryDirectory(prefix="bertier-") as folder:
         log = Path(folder) / "gateway.log"
         with log.open("wb") as out:
-            process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(
+                command,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                preexec_fn=end_with_parent,  # noqa: PLW1509 - a killed measurement leaves no stack
+            )
         stack = Stack(
             http_url=f"http://127.0.0.1:{http}",
             grpc_target=f"127.0.0.1:{grpc}",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,6 +18,7 @@ import pytest
 from gateway import catalog as catalogs
 from loadtest.stack import Stack, fresh_stack
 from tests.end_to_end.conftest import REPOSITORY
+from tests.fakes import ROOT
 
 pytestmark = pytest.mark.end_to_end
 BODY = {"question": "Who slept?", "context": "The old dog slept by the stove all winter."}
@@ -104,6 +107,28 @@ def test_a_killed_gateway_leaves_no_process() -> None:
         gateway = psutil.Process(running.pid)
         family = gateway.children(recursive=True)
         gateway.kill()
+        until(lambda: not any(alive(p) for p in family))
+
+
+MEASUREMENT = """
+from pathlib import Path
+from loadtest.stack import fresh_stack
+with fresh_stack(Path("model_repository")) as running:
+    print(running.pid, flush=True)
+    input()
+"""
+
+
+def test_a_killed_measurement_leaves_no_stack() -> None:
+    """Who breaks off a load test does not look for its gateway."""
+    command = [sys.executable, "-c", MEASUREMENT]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT) as measurement:
+        assert measurement.stdout is not None
+        gateway = psutil.Process(int(measurement.stdout.readline()))
+        family = [gateway, *gateway.children(recursive=True)]
+        assert len(family) > 2
+        measurement.kill()
         until(lambda: not any(alive(p) for p in family))
 
 
