@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         ("run", _run, "every stage of a study, then publish"),
         ("teacher", _teacher, "fine-tune the teacher"),
         ("distill", _distill, "distil the students"),
+        ("finish", _finish, "distil members of the search's front on their own"),
         ("export", _export, "export and quantize the variants"),
         ("certify", _certify, "show each variant's floor, without publishing"),
         ("publish", _publish, "publish finished variants to a model repository"),
@@ -139,6 +140,11 @@ def _study(args: argparse.Namespace) -> Any:
 def _run(args: argparse.Namespace) -> dict[str, Any]:
     _teacher(args)
     _distill(args)
+    config = configs.read(args.study)
+    if config.search:
+        _search(args)
+    if config.finish:
+        _finish(args)
     return _publish(args)
 
 
@@ -163,14 +169,35 @@ def _search(args: argparse.Namespace) -> dict[str, Any]:
     from optimizer import search_stage
 
     study = _study(args)
-    given = {k: v for k in ("trials", "sampler") if (v := getattr(args, k)) is not None}
+    given = {k: v for k in ("trials", "sampler") if (v := getattr(args, k, None)) is not None}
     how = configs.with_changes(study.config.search or configs.SearchConfig(), given)
     study = replace(study, config=study.config.model_copy(update={"search": how}))
-    found = search_stage.run(study, args.storage)
+    found = search_stage.run(study, getattr(args, "storage", None))
     Console().print(search_stage.table_of(found))
     if said := search_stage.nothing_found(found):
         Console(stderr=True).print(said, highlight=False)
     return search_stage.gist(found)
+
+
+def _finish(args: argparse.Namespace) -> dict[str, Any]:
+    from optimizer import finish
+    from optimizer.data import Split
+
+    study = _study(args)
+    finish.check(study.members, study.front_file)
+    examples = study.certifying(Split.SEARCH)
+    found = []
+    with workers.working():
+        for name, (config, slice_f1) in study.members.items():
+            study.train_student(config)
+            f1 = finish.f1_of(examples, study.readings(name, "search", examples))
+            found.append(finish.Finished(name, slice_f1, f1))
+    table = Table("finished", "F1 as a slice", "F1 finished", title="on the search split")
+    for member in found:
+        table.add_row(member.name, f"{member.slice_f1:.3f}", f"{member.f1:.3f}")
+    Console().print(table)
+    members = {member.name: member.f1 for member in found}
+    return {"members": members, "rank_correlation": finish.rank_correlation(found)}
 
 
 def _show_training(results: dict[str, Any]) -> dict[str, Any]:

@@ -123,6 +123,13 @@ class SearchConfig(_Frozen):
         return self
 
 
+class FinishConfig(_Frozen):
+    """Members of the search's front that get a training of their own, and are published."""
+
+    members: int = Field(6, gt=0)  # spread along the front
+    train: TrainConfig = TrainConfig()
+
+
 class CertifyConfig(_Frozen):
     """How the floors are certified."""
 
@@ -147,6 +154,7 @@ class StudyConfig(_Frozen):
     data: tuple[DataConfig, ...] = Field(min_length=1)
     elastic: ElasticConfig | None = None
     search: SearchConfig | None = None
+    finish: FinishConfig | None = None
     students: tuple[StudentConfig, ...] = ()
     report: tuple[str, ...] = ()  # test data: scored for the catalog, never learned or chosen from
 

@@ -21,6 +21,7 @@ from optimizer import (
     distill,
     evaluate,
     export,
+    finish,
     profiling,
     stages,
     student,
@@ -70,11 +71,25 @@ class Study:
 
     @property
     def variant_names(self) -> tuple[str, ...]:
-        return (self.config.teacher_name, *(s.name for s in self.config.students))
+        return (self.config.teacher_name, *(s.name for s in self.students))
+
+    @property
+    def front_file(self) -> Path:
+        return self.folder / "search" / "front.json"
+
+    @cached_property
+    def members(self) -> dict[str, tuple[StudentConfig, float]]:
+        """The members of the search's front that are finished, with their F1 as slices."""
+        return finish.members(self.front_file, self.config.finish) if self.config.finish else {}
+
+    @property
+    def students(self) -> tuple[StudentConfig, ...]:
+        """The students that the study file names, and those that its search found."""
+        return (*self.config.students, *(config for config, _ in self.members.values()))
 
     def student(self, name: str) -> StudentConfig | None:
         """Return the student of this name; None: the teacher itself."""
-        return next((s for s in self.config.students if s.name == name), None)
+        return next((s for s in self.students if s.name == name), None)
 
     # Data
 
@@ -261,7 +276,8 @@ class Study:
         model, rows = self._new_student(config), self.student_rows
         final = training.train(model, rows, self.imitation(), how, folder, self.config.seed)
         torch.save(model.state_dict(), folder / "student.pt")
-        student.save_plain(model, folder / "checkpoint")
+        if set(student.heads_of(model)) == {model.config.num_attention_heads}:
+            student.save_plain(model, folder / "checkpoint")  # fewer heads have no plain form
         return {"final_loss": final, "parameters": student.parameters_of(model)}
 
     def _new_student(self, config: StudentConfig) -> PreTrainedModel:

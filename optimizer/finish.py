@@ -1,0 +1,75 @@
+"""Which candidates of a search are finished as students of their own, and what finishing gave."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from optimizer import decoding, evaluate, pareto
+from optimizer.config import ELASTIC, ConfigError, FinishConfig, StudentConfig
+from optimizer.data import Example
+from optimizer.space import Precision
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A member of the front, as a slice and as a student of its own."""
+
+    name: str
+    slice_f1: float  # of the search's last rung
+    f1: float  # on the whole search split, threshold fitted alike
+
+
+def members(front: Path, how: FinishConfig) -> dict[str, tuple[StudentConfig, float]]:
+    """Return the students to finish, spread along the front, with their F1 as slices; none: no front.
+
+    Only what is published, INT8, is finished.
+    """
+    rows = json.loads(front.read_text()) if front.exists() else []
+    rows = [row for row in rows if row["candidate"]["precision"] == Precision.INT8_DYNAMIC]
+    points = np.array([[-row["f1"], row["p95_ms"], row["size_bytes"]] for row in rows])
+    kept = pareto.spread(points.reshape(-1, 3), how.members)
+    students = [(_student(rows[i]["candidate"], how), float(rows[i]["f1"])) for i in kept]
+    return {student.name: (student, f1) for student, f1 in students}
+
+
+def _student(candidate: dict[str, Any], how: FinishConfig) -> StudentConfig:
+    layers, bits = candidate["layers"], candidate["embedding_bits"]
+    shape = f"h{candidate['heads']}-f{candidate['ffn']}-w{bits}"
+    return StudentConfig(
+        name=f"bert-l{'.'.join(map(str, layers))}-{shape}-int8",
+        start=ELASTIC,
+        layers=tuple(layers),
+        heads=candidate["heads"],
+        ffn=candidate["ffn"],
+        embedding_bits=bits,
+        train=how.train,
+    )
+
+
+def check(found: dict[str, tuple[StudentConfig, float]], front: Path) -> None:
+    """Raises: ConfigError when there is nothing to finish."""
+    if not found:
+        raise ConfigError(
+            f"{front}: names no INT8 candidate to finish; 'bertier-optimize search' writes it"
+        )
+
+
+def f1_of(examples: Sequence[Example], readings: Sequence[Any]) -> float:
+    """Return F1 with the threshold fitted on the same questions, as for slices."""
+    answers = evaluate.answers_of(readings, decoding.fit(examples, readings))
+    return evaluate.score(examples, answers).f1
+
+
+def rank_correlation(found: Sequence[Finished]) -> float | None:
+    """Return Spearman's correlation of slices and students; fewer than three have none."""
+    if len(found) < 3:
+        return None
+    value = float(spearmanr([f.slice_f1 for f in found], [f.f1 for f in found]).statistic)
+    return None if np.isnan(value) else value

@@ -1,0 +1,84 @@
+"""Members of a search's front become students of their own, trained and published like any other."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optimizer import finish
+from optimizer.config import ConfigError, FinishConfig, TrainConfig
+from optimizer.finish import Finished
+from optimizer.space import Candidate
+from optimizer.study import Study
+from tests.optimizer.test_study import study_of
+
+HOW = FinishConfig(members=2, train=TrainConfig(epochs=0.3, batch_size=8, max_tokens=64))
+
+
+def row(
+    f1: float, ms: float, *, layers: tuple[int, ...] = (1,), **candidate: Any
+) -> dict[str, Any]:
+    shape = {"heads": 1, "ffn": 32, "embedding_bits": 4, "precision": "int8-dynamic"} | candidate
+    return {"candidate": {"layers": layers, **shape}, "f1": f1, "p95_ms": ms, "size_bytes": 1000}
+
+
+def front_file(folder: Path, *rows: dict[str, Any]) -> Path:
+    path = folder / "search" / "front.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(rows))
+    return path
+
+
+def test_members_are_spread_along_the_front(tmp_path: Path) -> None:
+    """The best in each objective come first: neighbours would serve the same requests."""
+    best, fast = row(0.7, 30.0, layers=(0, 1)), row(0.5, 5.0)
+    path = front_file(tmp_path, best, row(0.69, 29.0, ffn=96), fast)
+    found = finish.members(path, HOW)
+    assert list(found) == ["bert-l0.1-h1-f32-w4-int8", "bert-l1-h1-f32-w4-int8"]
+    assert [f1 for _, f1 in found.values()] == [0.7, 0.5]
+
+
+def test_only_what_is_published_is_finished(tmp_path: Path) -> None:
+    """An fp32 point of the front shows what quantizing costs; it is not served."""
+    path = front_file(tmp_path, row(0.7, 30.0, precision="fp32"), row(0.5, 5.0))
+    assert list(finish.members(path, HOW)) == ["bert-l1-h1-f32-w4-int8"]
+
+
+def test_without_a_front_there_is_nothing_to_finish(tmp_path: Path) -> None:
+    """The message says which command makes one."""
+    path = tmp_path / "front.json"
+    assert finish.members(path, HOW) == {}
+    with pytest.raises(ConfigError, match="bertier-optimize search"):
+        finish.check({}, path)
+
+
+def test_the_rank_correlation_compares_orders() -> None:
+    """Values may differ by any amount; two members have no order to speak of."""
+    found = [Finished("a", 0.3, 0.5), Finished("b", 0.4, 0.6), Finished("c", 0.5, 0.9)]
+    assert finish.rank_correlation(found) == pytest.approx(1.0)
+    assert finish.rank_correlation([replace(f, f1=-f.f1) for f in found]) == pytest.approx(-1.0)
+    assert finish.rank_correlation(found[:2]) is None
+
+
+def test_a_member_is_trained_from_its_slice(
+    tiny_backbone: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    """It starts where the elastic student left it, and ends as a variant of the study."""
+    plain = study_of(tiny_backbone, tiny_data, tmp_path)
+    study = Study(plain.config.model_copy(update={"finish": HOW}), tiny_data, tmp_path)
+    front_file(tmp_path, row(0.5, 5.0))
+    (name,) = study.members
+    study.train_teacher()
+    assert study.config.elastic is not None
+    study.train_elastic(study.config.elastic)
+    config = study.student(name)
+    assert config is not None
+    before = study.slice(Candidate((1,), 1, 32, 4)).state_dict()
+    study.train_student(config)
+    after = study.model(name).state_dict()
+    assert study.variant_names[-1] == name
+    assert any((before[key] != weights).any() for key, weights in after.items())
