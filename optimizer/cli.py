@@ -317,13 +317,13 @@ def _ask_gateway(args: argparse.Namespace, examples: Sequence[data.Example]) -> 
         headers.pop("SLO-Latency-Ms")
     try:
         return asyncio.run(remote.ask_all(args.url, examples, headers, args.concurrency))
-    except* BertierError as group:
-        raise next(_leaves(group)) from None
+    except ExceptionGroup as group:  # not except*: it would wrap what is raised, before 3.11.4
+        raise next(_leaves(group)) from group
 
 
-def _leaves(group: BaseExceptionGroup[Any]) -> Any:
+def _leaves(group: ExceptionGroup[Any]) -> Any:
     for exc in group.exceptions:
-        yield from _leaves(exc) if isinstance(exc, BaseExceptionGroup) else (exc,)
+        yield from _leaves(exc) if isinstance(exc, ExceptionGroup) else (exc,)
 
 
 def _ask_variants(
