@@ -33,7 +33,8 @@ INSTALL := $(PIP) install --quiet --no-compile --no-warn-conflicts --constraint 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup setup-all system-packages run test check format proto constraints clean \
-	prove prove-overhead prove-agreement prove-invariance prove-slo-table prove-evaluate
+	prove prove-overhead prove-agreement prove-invariance prove-slo-table prove-evaluate \
+	prove-coverage prove-lab
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,7 +59,7 @@ format: $(EVERYTHING) ## Format the code and fix what the linter can
 proto: $(EVERYTHING) ## Generate the code of gateway/proto
 	$(BIN)/python -m gateway.proto.generate
 
-prove: prove-evaluate prove-agreement prove-invariance prove-overhead prove-slo-table ## Measure every number of the README (long)
+prove: prove-evaluate prove-agreement prove-invariance prove-overhead prove-slo-table prove-coverage prove-lab ## Measure every number of the README (long)
 
 prove-evaluate: $(EVERYTHING) ## EM and F1 of every variant, by the official SQuAD 2.0 rule
 	$(BIN)/bertier-optimize evaluate --data $(DATA)
@@ -74,6 +75,12 @@ prove-overhead: $(EVERYTHING) ## What the gateway adds to a direct call of Trito
 
 prove-slo-table: $(EVERYTHING) ## Which variant answers which SLO
 	$(BIN)/bertier-loadtest slo-table
+
+prove-coverage: $(EVERYTHING) ## Predicted latencies hold, and are no wider than they must be
+	$(BIN)/bertier-loadtest coverage
+
+prove-lab: $(EVERYTHING) ## The policy against every rival, on a virtual clock (hours; goes on where it was stopped)
+	$(BIN)/bertier-loadtest lab --full
 
 setup: $(RUNTIME) ## Install what serving needs
 setup-all: $(EVERYTHING) ## Install everything: serving, optimizer, load test, development

@@ -103,6 +103,11 @@ def _share(where: str, value: float | None) -> Iterator[Problem]:
 def _shape(where: str, shape: Shape) -> Iterator[Problem]:
     for name in ("layers", "hidden", "heads", "ffn", "vocabulary", "embedding_bits"):
         yield from _at_least_1(f"{where}.{name}", getattr(shape, name))
+    yield from _share(f"{where}.keep", shape.keep)
+    if not 0 <= shape.rank <= shape.hidden:
+        yield f"{where}.rank", f"{shape.rank} is not from 0 to hidden, {shape.hidden}"
+    if not 0 <= shape.drop_after < max(1, shape.layers):
+        yield f"{where}.drop_after", f"{shape.drop_after} of {shape.layers} layers leaves none"
 
 
 def _quality(where: str, quality: Quality) -> Iterator[Problem]:

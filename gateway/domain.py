@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -158,8 +159,7 @@ class Gave(StrEnum):
     UNCERTIFIED = "uncertified"
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(NamedTuple):  # made for every plan of every request: a tuple costs a quarter
     """A plan as the policy sees it for one request."""
 
     plan: Plan

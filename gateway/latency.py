@@ -1,91 +1,222 @@
-"""How long a plan will take for a request: its profile plus the wait that work in flight implies.
+"""How long a plan will take for a request, as a quantile: profile, work in flight, what was seen.
 
-All times in ms. Knows the work in flight only from `in_flight`.
+What is predicted is the time from the decision to the answer. Pure: no clock and no I/O, times are
+given, ms; so a simulator runs it as it is. One thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import log
+from typing import NamedTuple
 
 from gateway.domain import Size
-from gateway.published import Cell, Plan, Profile
+from gateway.drift import Cell as Tracked
+from gateway.drift import Drift, Told
+from gateway.published import Plan, Profile
+from gateway.queueing import Backlog, Job, Queue
 
-GATEWAY_MS = 2.0  # tokenize, route, decode and the way to the model server, of one window
+GATEWAY_MS = 2.0  # route, decode and the way to the model server, of one window
 WINDOW_MS = 0.5  # the same of each further window
 
+# The profile knows an idle host only: until something was seen, its tails are taken this much wider.
+_WIDER = (0.0, 0.20, 0.35)  # log, by level
 
-@dataclass(slots=True)
-class _Load:
-    """Work in flight."""
+# Loads under which latencies scatter alike: 0 and 1 without a wait, with a free core and with none;
+# then by the share of the expected time that is no wait.
+_NO_WAIT, _WAITS, _WAITS_LONG = 0.98, 0.7, 0.4
+_REGIMES = 5
 
-    windows: int = 0
-    work_ms: float = 0.0
 
-    def add(self, windows: int, work_ms: float) -> None:
-        self.windows += windows
-        self.work_ms += work_ms
+class Prediction(NamedTuple):
+    """Of one plan for one request."""
+
+    idle_ms: float  # on an idle system
+    predicted_ms: float  # with the work in flight
+    cost_ms: float  # expected compute of its first stage, ms of one core
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """One request at one variant, from the decision to its end."""
+
+    variant: str
+    began_ms: float
+    expected_ms: float
+    p95_ms: float
+    p99_ms: float
+    job: Job | None
+    cell: Tracked
+    regime: int
+    n_known: int  # answers that were known
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What became of a prediction; `ratio` is seen / predicted P95."""
+
+    variant: str
+    in_p95: bool
+    in_p99: bool
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is the same for all requests of one bucket at one variant."""
+
+    p50_ms: float  # of one window
+    tails: Sequence[float]  # (levels,) the profile's quantiles / median
+    tracked: Tracked
+    slots: int
 
 
 class LatencyModel:
-    """Predicts quantiles from profiles.
+    """Predicts quantiles, and is told when work begins, leaves the model server and is over.
 
     A variant answers as many windows at once as it has instances; all variants share the cores.
     """
 
     def __init__(
-        self, profiles: Mapping[str, Profile], cores: int, instances: Mapping[str, int]
+        self,
+        profiles: Mapping[str, Profile],
+        cores: int,
+        instances: Mapping[str, int],
+        previous: LatencyModel | None = None,
     ) -> None:
+        """`previous`: a model of the same host; its work in flight and what it learned are kept."""
         self._profiles = profiles
-        self._cores = max(1, cores)
-        self._slots = {name: max(1, min(self._cores, instances[name])) for name in profiles}
-        self._all = _Load()
-        self._of = {name: _Load() for name in profiles}
+        self.queue: Queue = Queue(cores) if previous is None else previous.queue
+        self.drift: Drift = Drift(_REGIMES) if previous is None else previous.drift
+        for name in profiles:
+            self.queue.open(name, instances[name])
+        self._known: dict[tuple[str, int], _Known] = {}
+        self._backlog: Backlog | None = None  # of `_backlog_ms`; None: work came or went since
+        self._backlog_ms = 0.0
 
     @property
     def busy(self) -> bool:
-        """Is any work in flight?"""
-        return self._all.windows > 0
+        """Is any work of ours in flight?"""
+        return self.queue.in_flight > 0
 
-    def cost_ms(self, plan: Plan, size: Size) -> float:
-        """Return the expected compute of a plan for this size, ms of one core."""
-        return self._cell(plan.variants[0], size).p50_ms * size.n_windows
+    def predict(
+        self, plans: Sequence[Plan], size: Size, quantile: float, now_ms: float
+    ) -> list[Prediction]:
+        """Return each plan's latency quantile (0.5, 0.95 or 0.99), every stage it may need counted."""
+        level, stage = _level(quantile), self._stage
+        found = []
+        for plan in plans:
+            idle_ms, predicted_ms, cost_ms, _, _ = stage(plan.variants[0], size, level, now_ms)
+            for variant in plan.variants[1:]:
+                further = stage(variant, size, level, now_ms)
+                idle_ms += further[0]
+                predicted_ms += further[1]
+            found.append(Prediction(idle_ms, predicted_ms, cost_ms))
+        return found
 
-    def idle_ms(self, plan: Plan, size: Size, quantile: float) -> float:
-        """Return the end-to-end latency quantile on an idle system."""
-        stages = sum(
-            _at(self._cell(v, size), quantile) * ceil(size.n_windows / self._slots[v])
-            for v in plan.variants
+    def begin(self, variant: str, size: Size, now_ms: float) -> Work:
+        """Count this work as in flight, and note what was predicted for it."""
+        known = self._of(variant, size.bucket)
+        _, p95_ms, _, expected_ms, regime = self._stage(variant, size, 1, now_ms)
+        p99_ms = self._stage(variant, size, 2, now_ms)[1]
+        job = self.queue.add(now_ms, variant, size.n_windows, known.p50_ms)
+        self._backlog = None
+        return Work(
+            variant, now_ms, expected_ms, p95_ms, p99_ms, job, known.tracked, regime, self.drift.n
         )
-        return GATEWAY_MS + WINDOW_MS * (size.n_windows - 1) + stages
 
-    def wait_ms(self, plan: Plan) -> float:
-        """Return how long a new request waits for a core and for an instance of its variant."""
-        own, slots = self._of[plan.variants[0]], self._slots[plan.variants[0]]
-        for_core = self._all.work_ms / self._cores if self._all.windows >= self._cores else 0.0
-        for_instance = own.work_ms / slots if own.windows >= slots else 0.0
-        return max(for_core, for_instance)
+    def leave(self, work: Work, now_ms: float) -> None:
+        """Count this work as in flight no longer; twice is once."""
+        if work.job is not None:
+            self.queue.remove(now_ms, work.job)
+            work.job = self._backlog = None
 
-    @contextmanager
-    def in_flight(self, variant: str, size: Size) -> Iterator[None]:
-        """Count this work as in flight while it runs."""
-        work_ms = self._cell(variant, size).p50_ms * size.n_windows
-        loads = (self._all, self._of[variant])
-        for load in loads:
-            load.add(size.n_windows, work_ms)
-        try:
-            yield
-        finally:
-            for load in loads:
-                load.add(-size.n_windows, -work_ms)
+    def finish(self, work: Work, now_ms: float) -> Seen:
+        """Learn how long an answer took from `begin`."""
+        self.leave(work, now_ms)
+        took_ms = now_ms - work.began_ms
+        told = _told(work, took_ms)
+        self.drift.add(now_ms, work.cell, work.regime, took_ms / work.expected_ms, told)
+        self._follow()
+        return _seen(work, took_ms)
 
-    def _cell(self, variant: str, size: Size) -> Cell:
-        return self._profiles[variant].cell(size.bucket)
+    def give_up(self, work: Work, now_ms: float) -> Seen | None:
+        """Learn from work that was cancelled, failed or timed out: it would have taken longer.
+
+        Returns what became of the prediction where that is known: it did not hold.
+        """
+        self.leave(work, now_ms)
+        took_ms = now_ms - work.began_ms
+        told = _told(work, took_ms)
+        self.drift.add_censored(now_ms, work.cell, work.regime, took_ms / work.expected_ms, told)
+        self._follow()
+        return _seen(work, took_ms) if took_ms > work.p95_ms else None
+
+    def set_others(self, windows: Mapping[str, int], now_ms: float) -> None:
+        """Say how many windows of other gateways each variant of a shared server has pending."""
+        self.queue.set_others(now_ms, windows)
+        self._backlog = None
+
+    def _stage(
+        self, variant: str, size: Size, level: int, now_ms: float
+    ) -> tuple[float, float, float, float, int]:
+        """Return the quantile on an idle system and now, the compute, the time expected, the regime."""
+        known = self._known.get((variant, size.bucket)) or self._of(variant, size.bucket)
+        backlog = self._backlog
+        if backlog is None or self._backlog_ms != now_ms:
+            backlog = self._look(now_ms)
+        windows, p50_ms, slots, drift = size.n_windows, known.p50_ms, known.slots, self.drift
+        run_ms = p50_ms * -(-windows // slots)
+        busy_ms = backlog.until_done_ms(variant, slots, windows, p50_ms)
+        if run_ms >= _NO_WAIT * busy_ms:
+            regime = 1 if backlog.crowded else 0
+        else:
+            regime = (
+                2 if run_ms >= _WAITS * busy_ms else 3 if run_ms >= _WAITS_LONG * busy_ms else 4
+            )
+        overhead_ms = GATEWAY_MS + WINDOW_MS * (windows - 1)
+        expected_ms = busy_ms + overhead_ms
+        idle_ms = (run_ms + overhead_ms) * known.tails[level]
+        idle_ms *= drift.idle_factor * known.tracked.factor
+        predicted_ms = expected_ms * drift.factor(known.tracked, regime, level)
+        if predicted_ms < idle_ms:
+            predicted_ms = idle_ms
+        return idle_ms, predicted_ms, p50_ms * windows, expected_ms, regime
+
+    def _look(self, now_ms: float) -> Backlog:
+        self._backlog, self._backlog_ms = self.queue.backlog(now_ms), now_ms
+        return self._backlog
+
+    def _of(self, variant: str, bucket: int) -> _Known:
+        known = self._known.get((variant, bucket))
+        if known is None:
+            known = self._known[variant, bucket] = self._learn_cell(variant, bucket)
+        return known
+
+    def _learn_cell(self, variant: str, bucket: int) -> _Known:
+        cell = self._profiles[variant].cell(bucket)
+        key = (variant, cell)  # measured anew: learned anew
+        tails = [ms / cell.p50_ms for ms in (cell.p50_ms, cell.p95_ms, cell.p99_ms)]
+        tracked = self.drift.cells.get(key)
+        if tracked is None:
+            spreads = [log(tail) + wider for tail, wider in zip(tails, _WIDER, strict=True)]
+            tracked = self.drift.cells[key] = Tracked(spreads)
+        return _Known(cell.p50_ms, tails, tracked, self.queue.lines[variant].slots)
+
+    def _follow(self) -> None:
+        """Let work in flight progress as fast as work was seen to."""
+        self.queue.slowness = self.drift.slowness
 
 
-def _at(cell: Cell, quantile: float) -> float:
-    if quantile >= 0.99:
-        return cell.p99_ms
-    return cell.p95_ms if quantile >= 0.95 else cell.p50_ms
+def _told(work: Work, took_ms: float) -> Told:
+    return Told(work.n_known, (took_ms > work.p95_ms, took_ms > work.p99_ms))
+
+
+def _seen(work: Work, took_ms: float) -> Seen:
+    in_p95, in_p99 = took_ms <= work.p95_ms, took_ms <= work.p99_ms
+    return Seen(work.variant, in_p95, in_p99, took_ms / work.p95_ms)
+
+
+def _level(quantile: float) -> int:
+    return 2 if quantile >= 0.99 else 1 if quantile >= 0.95 else 0

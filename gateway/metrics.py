@@ -20,6 +20,9 @@ SECONDS = (
     *(0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.4, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
 )
 
+# Seen / predicted P95: 1 is where a prediction stops to hold.
+RATIOS = (0.1, 0.25, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
+
 
 class Metrics:
     """The gateway's metrics in a registry of their own."""
@@ -56,6 +59,19 @@ class Metrics:
             "bertier_slo_outcomes",
             "Answers by SLO class and what became of the promise (met, or what gave).",
             ("slo_class", "outcome"),
+            registry=registry,
+        )
+        self.predictions = Counter(
+            "bertier_latency_predictions",
+            "Requests that ended within or beyond the latency quantile predicted for them.",
+            ("variant", "quantile", "outcome"),
+            registry=registry,
+        )
+        self.prediction_ratio = Histogram(
+            "bertier_latency_prediction_ratio",
+            "Time from the decision to the answer / its predicted P95.",
+            ("variant",),
+            buckets=RATIOS,
             registry=registry,
         )
         self.in_flight = Gauge(

@@ -53,7 +53,7 @@ async def prepare(
     found, problems = await look.at(catalog.variants)
     if not found:
         raise VariantsUnserved(f"{repository}: nothing can be served", problems)
-    return _build(catalog, encoder, found, problems, look.here_is.cores)
+    return _build(catalog, encoder, found, problems, look)
 
 
 async def mend(repository: Path, serving: ServingSet, backend: Backend) -> ServingSet:
@@ -63,8 +63,7 @@ async def mend(repository: Path, serving: ServingSet, backend: Backend) -> Servi
     missing = [v for v in serving.catalog.variants if v.name not in serving.trust]
     found, problems = await look.at(missing)
     kept = {name: _Found(t, _measured_in(serving, name)) for name, t in serving.trust.items()}
-    cores = look.here_is.cores
-    return _build(serving.catalog, serving.encoder, kept | found, problems, cores)
+    return _build(serving.catalog, serving.encoder, kept | found, problems, look)
 
 
 async def measure_again(serving: ServingSet, backend: Backend) -> ServingSet:
@@ -77,8 +76,7 @@ async def measure_again(serving: ServingSet, backend: Backend) -> ServingSet:
     for name in serving.under_load & found.keys():
         measured = await look.measure(serving.catalog.variant(name))
         found[name] = replace(found[name], measured=measured)
-    cores = look.here_is.cores
-    return _build(serving.catalog, serving.encoder, found, serving.problems, cores)
+    return _build(serving.catalog, serving.encoder, found, serving.problems, look)
 
 
 def _build(
@@ -86,16 +84,17 @@ def _build(
     encoder: SpanEncoder,
     found: Mapping[str, _Found],
     problems: Mapping[str, str],
-    cores: int,
+    look: _Look,
 ) -> ServingSet:
     profiles = {name: each.measured.profile for name, each in found.items()}
     instances = {v.name: v.instances for v in catalog.variants}
+    before = look.previous.latency if look.previous is not None else None
     return ServingSet(
         catalog=catalog,
         encoder=encoder,
         trust={name: each.trust for name, each in found.items()},
         profiles=profiles,
-        latency=LatencyModel(profiles, cores, instances),
+        latency=LatencyModel(profiles, look.here_is.cores, instances, before),
         problems=problems,
         under_load=frozenset(name for name, each in found.items() if not each.measured.quiet),
     )

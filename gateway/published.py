@@ -25,6 +25,10 @@ class Shape:
     ffn: int
     vocabulary: int
     embedding_bits: int
+    # Absent from the catalogs of early studies.
+    rank: int = 0  # of the word embeddings, which a projection widens to `hidden`; 0: full
+    keep: float = 1.0  # share of the tokens that the layers after `drop_after` see
+    drop_after: int = 0  # layers that see all tokens; 0: all layers do
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from gateway.errors import (
     TextTooLong,
     UnknownVariant,
 )
+from gateway.latency import Seen
 from gateway.metrics import Metrics
 from gateway.serving import ServingSet
 from gateway.settings import Settings
@@ -90,14 +91,20 @@ class AnswerService:
         windows = await self._encode(question, serving)
         encoded = self._clock()
         size = Size(windows.input_ids.shape[1], windows.n_windows)
-        options, decision = route(promise, serving, size, encoded - arrived_ms)
+        options, decision = route(promise, serving, size, encoded - arrived_ms, encoded)
         option = self._accept(decision, promise, options)
-        routed = self._clock()
-        with serving.latency.in_flight(option.plan.variants[0], size):
+        work = serving.latency.begin(option.plan.variants[0], size, encoded)
+        try:
+            routed = self._clock()
             inference = await self._infer(option, serving, windows, promise, arrived_ms)
-        inferred = self._clock()
-        answer = await self._decode(windows, inference, question, option, serving)
-        done = self._clock()
+            inferred = self._clock()
+            serving.latency.leave(work, inferred)
+            answer = await self._decode(windows, inference, question, option, serving)
+            done = self._clock()
+        except BaseException:  # cancelled, timed out, failed: it would have taken longer
+            self._note(serving.latency.give_up(work, self._clock()))
+            raise
+        self._note(serving.latency.finish(work, done))
         timings = Timings(
             tokenize=encoded - began,
             route=routed - encoded,
@@ -119,7 +126,7 @@ class AnswerService:
         serving = self._serving()
         promise = self._promise(request, serving)
         size = self._size(serving, question, n_tokens)
-        options, decision = route(promise, serving, size, 0.0)
+        options, decision = route(promise, serving, size, 0.0, self._clock())
         return PlanReport(
             promise, size, decision, options, policy.nearest_feasible(promise, options)
         )
@@ -173,6 +180,15 @@ class AnswerService:
             return decision.option
         raise refusal(decision, promise, options)
 
+    def _note(self, seen: Seen | None) -> None:
+        """Count whether the predicted latency held, where that is known."""
+        if seen is None:
+            return
+        for quantile, held in (("0.95", seen.in_p95), ("0.99", seen.in_p99)):
+            outcome = "within" if held else "beyond"
+            self.metrics.predictions.labels(seen.variant, quantile, outcome).inc()
+        self.metrics.prediction_ratio.labels(seen.variant).observe(seen.ratio)
+
     async def _infer(
         self,
         option: Option,
@@ -218,10 +234,10 @@ class AnswerService:
 
 
 def route(
-    promise: Slo, serving: ServingSet, size: Size, spent_ms: float
+    promise: Slo, serving: ServingSet, size: Size, spent_ms: float, now_ms: float
 ) -> tuple[tuple[Option, ...], Decision]:
     """Return every option for a request of this size, and the one chosen."""
-    options = tuple(serving.options(size, policy.quantile_for(promise.policy)))
+    options = tuple(serving.options(size, policy.quantile_for(promise.policy), now_ms))
     return options, policy.choose(promise, options, spent_ms)
 
 

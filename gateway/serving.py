@@ -15,6 +15,15 @@ from gateway.published import Plan, Profile
 from gateway.spans import SpanEncoder
 
 
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """A plan whose variants are all served, and what is the same for all requests."""
+
+    plan: Plan
+    trust: Trust
+    size_bytes: int
+
+
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class ServingSet:
     """A checked catalog with all that is needed to answer from it."""
@@ -26,6 +35,12 @@ class ServingSet:
     latency: LatencyModel
     problems: Mapping[str, str] = field(default_factory=dict)  # by variant that is not served: why
     under_load: frozenset[str] = frozenset()  # variants measured beside requests in flight
+    routed: tuple[Routed, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        served = [p for p in self.catalog.plans if all(v in self.trust for v in p.variants)]
+        routed = tuple(Routed(p, self.trust_of(p), self._size_bytes(p)) for p in served)
+        object.__setattr__(self, "routed", routed)
 
     def without(self, problems: Mapping[str, str]) -> ServingSet:
         """Return the set that no longer routes to the variants with a problem."""
@@ -34,24 +49,20 @@ class ServingSet:
 
     def plans(self) -> list[Plan]:
         """Return the plans whose variants are all served."""
-        return [p for p in self.catalog.plans if all(v in self.trust for v in p.variants)]
+        return [each.plan for each in self.routed]
 
     def trust_of(self, plan: Plan) -> Trust:
         """Return the least trust of the plan's variants."""
         order = (Trust.UNCERTIFIED, Trust.TRANSFERRED, Trust.CERTIFIED)
         return min((self.trust[v] for v in plan.variants), key=order.index)
 
-    def options(self, size: Size, quantile: float) -> list[Option]:
-        """Return every plan with its predicted latency for a request of this size."""
-        return [self._option(plan, size, quantile) for plan in self.plans()]
+    def _size_bytes(self, plan: Plan) -> int:
+        return sum(self.catalog.variant(v).size_bytes for v in plan.variants)
 
-    def _option(self, plan: Plan, size: Size, quantile: float) -> Option:
-        idle_ms = self.latency.idle_ms(plan, size, quantile)
-        return Option(
-            plan=plan,
-            trust=self.trust_of(plan),
-            size_bytes=sum(self.catalog.variant(v).size_bytes for v in plan.variants),
-            cost_ms=self.latency.cost_ms(plan, size),
-            idle_ms=idle_ms,
-            predicted_ms=idle_ms + self.latency.wait_ms(plan),
-        )
+    def options(self, size: Size, quantile: float, now_ms: float) -> list[Option]:
+        """Return every plan with its latency predicted for a request of this size."""
+        predictions = self.latency.predict(self.plans(), size, quantile, now_ms)
+        return [
+            Option(each.plan, each.trust, each.size_bytes, p.cost_ms, p.idle_ms, p.predicted_ms)
+            for each, p in zip(self.routed, predictions, strict=True)
+        ]

@@ -1,15 +1,16 @@
 """The shipped sample of real questions, so that every measurement runs without a download.
 
 `python -m loadtest.sample SOURCE` writes it anew from a SQuAD-format file: whole contexts of the
-search split, which no model was trained on.
+search split, which no model was trained on. With `--split train --size 400 --file
+optimizer/studies/smoke.json.xz` it writes the data of the smoke study.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import lzma
 import random
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,23 +58,34 @@ def _qa(example: Example) -> dict[str, object]:
     }
 
 
-def write(source: str) -> int:
-    """Write the sample from `source`; return the number of its questions."""
+def write(source: str, path: Path = SAMPLE, split: Split = Split.SEARCH, size: int = SIZE) -> int:
+    """Write a sample of `source`'s split to `path`; return the number of its questions."""
     found = load(source)
-    split = [e for e in found if split_of(e, by_article=True, certifies=True) is Split.SEARCH]
-    contexts = sorted({e.context for e in split})
+    there = [e for e in found if split_of(e, by_article=True, certifies=True) is split]
+    contexts = sorted({e.context for e in there})
     random.Random(SEED).shuffle(contexts)
     kept: list[Example] = []
     for context in contexts:
-        kept += [e for e in split if e.context == context]
-        if len(kept) >= SIZE:
+        kept += [e for e in there if e.context == context]
+        if len(kept) >= size:
             break
-    kept = kept[:SIZE]
-    SAMPLE.parent.mkdir(parents=True, exist_ok=True)
-    with lzma.open(SAMPLE, "wt", preset=9) as file:
+    kept = kept[:size]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with lzma.open(path, "wt", preset=9) as file:
         json.dump(as_squad(kept), file, ensure_ascii=False)
     return len(kept)
 
 
+def _main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("source", help="SQuAD-format file")
+    parser.add_argument("--file", type=Path, default=SAMPLE, help="to write")
+    parser.add_argument("--split", type=Split, choices=list(Split), default=Split.SEARCH)
+    parser.add_argument("--size", type=int, default=SIZE, help="questions")
+    args = parser.parse_args()
+    n = write(args.source, args.file, args.split, args.size)
+    print(f"{n} questions in {args.file}")
+
+
 if __name__ == "__main__":
-    print(f"{write(sys.argv[1])} questions in {SAMPLE}")
+    _main()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from gateway.published import Certificate, Check, Plan, Quality, Variant
+from gateway.published import Certificate, Check, Plan, Quality, Shape, Variant
+from optimizer.weights import MIN_KEPT
 
 CARD = """\
 # {name}
 
 Extractive question answering (English): given a question and a context, the span that answers it,
 or nothing. {layers} layers, hidden width {hidden}, feed-forward width {ffn}, {parameters:.1f} M
-parameters, {precision}, {bits}-bit embeddings, {size:.1f} MB. {recipe}
+parameters, {precision}, {words}, {size:.1f} MB.{tokens} {recipe}
 
 | data | questions | EM | F1 (95 %) | F1 answerable | F1 unanswerable | F1 forced |
 |---|---|---|---|---|---|---|
@@ -20,8 +21,7 @@ Certified: mean F1 over contexts >= {floor:.3f} on questions like those of `{dat
 {n_questions} questions). Contexts of one article are alike, so for a new article the floor is
 somewhat optimistic.{bounds}
 {strata}
-**Served one request at a time** in its length bucket: dynamic INT8 scales depend on everything in
-a batch, so batching would change answers.
+{served}
 
 **Trained on** {sources}. Start: `sentence-transformers/all-MiniLM-L6-v2` (Apache-2.0) unless the
 study named another. SQuAD is CC BY-SA 4.0, QAMR and PolicyQA MIT, FairytaleQA Apache-2.0;
@@ -33,6 +33,12 @@ neither answerable nor unanswerable questions: where nearly every question has a
 `top_k` alternatives and read `no_answer_probability`. The certificate speaks of questions like the
 calibration data's, not of yours: evaluate on your own with `bertier-optimize evaluate --data FILE`.
 """
+
+ALONE = """\
+**Served one request at a time** in its length bucket: its rounding depends on everything in a batch,
+so batching would change answers."""
+BATCHED = """\
+**Served in batches** of one length bucket: answers do not depend on what else is in a batch."""
 
 STRATA = """
 | questions | contexts | F1 | certified F1 >= |{heads}
@@ -58,7 +64,9 @@ def card(variant: Variant, plan: Plan, sources: list[str]) -> str:
         ffn=variant.shape.ffn,
         parameters=variant.parameters / 1e6,
         precision=variant.precision,
-        bits=variant.shape.embedding_bits,
+        words=_words(variant.shape),
+        tokens=_tokens(variant.shape),
+        served=BATCHED if variant.batch_invariant else ALONE,
         size=variant.size_bytes / 1e6,
         recipe=variant.recipe,
         quality="\n".join(ROW.format(q=q, parts=_parts(q)) for q in variant.quality),
@@ -70,6 +78,21 @@ def card(variant: Variant, plan: Plan, sources: list[str]) -> str:
         bounds=_bounds(certificate),
         strata=_strata(certificate),
         sources=", ".join(f"`{source}`" for source in sources),
+    )
+
+
+def _words(shape: Shape) -> str:
+    rank = f" of rank {shape.rank}" if shape.rank else ""
+    return f"{shape.embedding_bits}-bit embeddings{rank}"
+
+
+def _tokens(shape: Shape) -> str:
+    """Say which tokens are dropped, in a sentence with a space before it."""
+    if not shape.drop_after:
+        return ""
+    return (
+        f" After {shape.drop_after} of its layers only {shape.keep:.0%} of the tokens go on: the"
+        f" question's and those likeliest to begin or end an answer, {MIN_KEPT} at least."
     )
 
 

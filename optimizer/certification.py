@@ -14,7 +14,7 @@ from gateway.catalog import sha256_of
 from gateway.published import Bound, Certificate, Quality, Variant
 from gateway.spans import SpanEncoder
 from optimizer import certify, data, evaluate, strata
-from optimizer.data import Example, Split
+from optimizer.data import DataError, Example, Split
 from optimizer.strata import ALL, Scored
 from optimizer.study import Study
 
@@ -41,8 +41,16 @@ class Evidence:
 
 
 def evidence_of(study: Study) -> Evidence:
-    """Return the study's questions; which are long is found out here, once for all variants."""
+    """Return the study's questions; which are long is found out here, once for all variants.
+
+    Raises: DataError when there are none to certify with.
+    """
     encoder = SpanEncoder.from_file(study.tokenizer)
+    if all(strata.is_fresh(e.context) for e in study.certifying(Split.CALIBRATE)):
+        raise DataError(
+            "the calibrate split of the sources that certify holds no context to make floors from;"
+            " let a larger [[data]] certify"
+        )
     calibrate = _questions(encoder, CALIBRATE, study.certifying(Split.CALIBRATE))
     return Evidence(calibrate, tuple(_report(study, encoder, s) for s in study.config.report))
 
@@ -104,6 +112,7 @@ def certificate_of(study: Study, variant: Variant, evidence: Evidence, delta: fl
         checks=tuple(
             check
             for other in others
+            if len(other.examples)  # few contexts may leave no fifth
             for check in strata.checks_of(certified, other, floors, bound, delta)
         ),
     )

@@ -18,10 +18,21 @@ from rich.table import Table
 from gateway import catalog as catalogs
 from gateway.catalog import Catalog
 from gateway.errors import BertierError
-from optimizer import cli_tables, data, evaluate, gates, remote, report, repository, workers
+from optimizer import (
+    cli_tables,
+    compare_cli,
+    data,
+    engines_cli,
+    evaluate,
+    gates,
+    remote,
+    report,
+    repository,
+    workers,
+)
 from optimizer import config as configs
 
-STUDY = Path(__file__).parent / "studies" / "first-light.toml"
+STUDY = Path(__file__).parent / "studies" / "default.toml"
 REPOSITORY = Path("model_repository")
 ALLOW_DOMINATED = "publish variants, too, that another beats in latency, size and floor"
 log = logging.getLogger(__name__)
@@ -67,6 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_rollback(commands)
     _add_report(commands)
+    compare_cli.add(commands, study, _study)
+    engines_cli.add(commands)
     return parser
 
 
@@ -77,7 +90,9 @@ def _study_options() -> argparse.ArgumentParser:
     options.add_argument("--run-dir", type=Path, help="default: runs/<name of the study>")
     options.add_argument("--teacher", help="finished QA checkpoint: folder or Hugging Face id")
     options.add_argument("--backbone", help="encoder to start from: folder or Hugging Face id")
-    options.add_argument("--model-repository", type=Path, default=REPOSITORY)
+    options.add_argument(
+        "--model-repository", type=Path, help="to publish to; default: the study's"
+    )
     return options
 
 
@@ -123,8 +138,9 @@ def _add_report(commands: Any) -> None:
     command = commands.add_parser("report", help=text, description=text)
     command.add_argument("--study", type=Path, default=STUDY, help="study file (TOML)")
     command.add_argument("--run-dir", type=Path, help="default: runs/<name of the study>")
-    command.add_argument("--model-repository", type=Path, default=REPOSITORY)
+    command.add_argument("--model-repository", type=Path, help="default: the study's")
     command.add_argument("--output", type=Path, default=Path("report.html"))
+    command.add_argument("--baseline", type=Path, help="catalog.json of what was published before")
     command.set_defaults(run=_report)
 
 
@@ -133,6 +149,8 @@ def _study(args: argparse.Namespace) -> Any:
 
     config = configs.read(args.study)
     given = {k: v for k in ("teacher", "backbone") if (v := getattr(args, k)) is not None}
+    if args.model_repository is not None:
+        given["publish"] = config.publish.model_copy(update={"repository": args.model_repository})
     config = config.model_copy(update=given)
     return Study(config, args.data_dir, args.run_dir or Path("runs") / config.name)
 
@@ -230,7 +248,7 @@ def _certify(args: argparse.Namespace) -> dict[str, Any]:
     from optimizer import publication
 
     study = _study(args)
-    catalog = publication.catalog_of(study, args.model_repository)
+    catalog = publication.catalog_of(study, study.config.publish.repository)
     _show(catalog)
     result = cli_tables.show_certificates(catalog)
     if unmet := gates.unmet(catalog, study.config.certify.min_floor):
@@ -241,10 +259,10 @@ def _certify(args: argparse.Namespace) -> dict[str, Any]:
 def _publish(args: argparse.Namespace) -> dict[str, Any]:
     from optimizer import publication
 
-    catalog = publication.publish(
-        _study(args), args.model_repository, allow_dominated=args.allow_dominated
-    )
-    return _show(catalog)
+    study = _study(args)
+    how = study.config.publish
+    allowed = how.allow_dominated or args.allow_dominated
+    return _show(publication.publish(study, how.repository, allow_dominated=allowed))
 
 
 def _profile(args: argparse.Namespace) -> dict[str, Any]:
@@ -263,7 +281,9 @@ def _report(args: argparse.Namespace) -> dict[str, Any]:
     from optimizer.page import sections
 
     config = configs.read(args.study)
-    inputs = report.read(config, args.run_dir or Path("runs") / config.name, args.model_repository)
+    run_dir = args.run_dir or Path("runs") / config.name
+    published = args.model_repository or config.publish.repository
+    inputs = report.read(config, run_dir, published, args.baseline)
     size_bytes = report.write(sections.page(inputs), args.output)
     Console().print(f"{args.output}: {size_bytes / 1e3:.0f} kB; open it in a browser", markup=False)
     return {"output": str(args.output), "size_bytes": size_bytes, "trials": len(inputs.trials)}

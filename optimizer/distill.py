@@ -6,14 +6,18 @@ Legend: B rows, S tokens, H hidden width.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 
+from optimizer.bert import Said
 from optimizer.config import DistillConfig
 from optimizer.teacher_states import TeacherStates, Told
 from optimizer.training import IGNORE, Batch
+
+Spans = tuple[torch.Tensor, torch.Tensor]  # start and end logits, (B, S) each
 
 
 class Outputs(NamedTuple):
@@ -22,6 +26,8 @@ class Outputs(NamedTuple):
     start: torch.Tensor  # (B, S), padding IGNORE
     end: torch.Tensor  # (B, S)
     hidden: torch.Tensor  # (B, S, H) of the last layer
+    early: Spans | None = None  # of an early head, padding IGNORE; none: it has none
+    kept: torch.Tensor | None = None  # (B, S) bool, tokens of the last layer; none: all
 
 
 Ask = Callable[[torch.nn.Module, Batch], Sequence[Outputs]]  # a model, or several of its slices
@@ -30,23 +36,42 @@ Ask = Callable[[torch.nn.Module, Batch], Sequence[Outputs]]  # a model, or sever
 def outputs_of(model: torch.nn.Module, batch: Batch) -> Outputs:
     """Return what a Hugging Face model says."""
     out = model(**batch.inputs(), output_hidden_states=True)
-    return as_outputs(out.start_logits, out.end_logits, out.hidden_states[-1], batch)
+    logits = torch.stack([out.start_logits, out.end_logits], dim=-1)
+    early, kept = getattr(out, "early_logits", None), getattr(out, "kept", None)
+    return as_outputs(Said(logits, out.hidden_states[-1], early, kept), batch)
 
 
-def as_outputs(
-    start: torch.Tensor, end: torch.Tensor, hidden: torch.Tensor, batch: Batch
-) -> Outputs:
+def as_outputs(said: Said, batch: Batch) -> Outputs:
     """Return the outputs with padding set to IGNORE."""
     padding = batch.attention_mask == 0
-    return Outputs(
-        start.float().masked_fill(padding, IGNORE), end.float().masked_fill(padding, IGNORE), hidden
-    )
+
+    def spans(logits: torch.Tensor) -> Spans:  # (B, S, 2)
+        start, end = logits.float().masked_fill(padding[..., None], IGNORE).unbind(-1)
+        return start, end
+
+    early = None if said.early is None else spans(said.early)
+    return Outputs(*spans(said.logits), said.hidden, early, said.kept)
 
 
 def label_loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    """Return the mean cross-entropy of the gold start and end. Source: Devlin et al. 2019."""
-    out = outputs_of(model, batch)
-    return (cross_entropy(out.start, batch.start) + cross_entropy(out.end, batch.end)) / 2
+    """Return the mean cross-entropy of the gold start and end. Source: Devlin et al. 2019.
+
+    An early head learns the same, by the default weight.
+    """
+    return _weighted(outputs_of(model, batch), DistillConfig(), partial(_hard_loss, batch))
+
+
+def _hard_loss(batch: Batch, said: Spans) -> torch.Tensor:
+    start, end = said
+    return (cross_entropy(start, batch.start) + cross_entropy(end, batch.end)) / 2
+
+
+def _weighted(
+    out: Outputs, how: DistillConfig, loss_of: Callable[[Spans], torch.Tensor]
+) -> torch.Tensor:
+    """Return the loss of the last word on spans, and of an early one."""
+    loss = loss_of((out.start, out.end))
+    return loss if out.early is None else loss + how.early_weight * loss_of(out.early)
 
 
 class Imitation:
@@ -59,31 +84,39 @@ class Imitation:
 
     def __init__(
         self,
-        teacher: TeacherStates,
+        teacher: TeacherStates | None,
         how: DistillConfig,
         ask: Ask = lambda model, batch: [outputs_of(model, batch)],
     ) -> None:
+        """`teacher`: None where labels alone count."""
+        assert how.labels_only or teacher is not None, "there is nobody to imitate"
         self._teacher = teacher
         self._how = how
         self._ask = ask
 
     def __call__(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """Return the mean loss of what is asked."""
-        told = self._teacher.of(batch)
+        told = None if self._teacher is None else self._teacher.of(batch)
         losses = [self._loss(out, told, batch) for out in self._ask(model, batch)]
         return torch.stack(losses).mean()
 
-    def _loss(self, out: Outputs, told: Told, batch: Batch) -> torch.Tensor:
-        t, label_weight = self._how.temperature, self._how.label_weight
-        soft = soft_loss(out.start, told.start, t) + soft_loss(out.end, told.end, t)
-        hard = cross_entropy(out.start, batch.start) + cross_entropy(out.end, batch.end)
-        spans = ((1 - label_weight) * soft + label_weight * hard) / 2
+    def _loss(self, out: Outputs, told: Told | None, batch: Batch) -> torch.Tensor:
+        if told is None or self._how.labels_only:
+            return _weighted(out, self._how, partial(_hard_loss, batch))
+        spans = _weighted(out, self._how, partial(self._mixed_loss, batch, told))
         if not self._how.hidden_weight:
             return spans
         real = batch.attention_mask == 1
+        if out.kept is not None:
+            real &= out.kept
         wanted = told.hidden[real]  # (tokens, H)
         gap = (out.hidden.float()[real] - wanted).square().mean() / wanted.var()
         return spans + self._how.hidden_weight * gap
+
+    def _mixed_loss(self, batch: Batch, told: Told, said: Spans) -> torch.Tensor:
+        t, label_weight = self._how.temperature, self._how.label_weight
+        soft = (soft_loss(said[0], told.start, t) + soft_loss(said[1], told.end, t)) / 2
+        return (1 - label_weight) * soft + label_weight * _hard_loss(batch, said)
 
 
 def soft_loss(found: torch.Tensor, wanted: torch.Tensor, temperature: float) -> torch.Tensor:

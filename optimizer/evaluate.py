@@ -19,7 +19,7 @@ import onnxruntime as ort
 
 from gateway import spans
 from gateway.embedded import open_session, run
-from gateway.published import Decoding, Quality
+from gateway.published import Decoding, Precision, Quality
 from gateway.spans import Reading, SpanEncoder
 from optimizer.data import Example
 from optimizer.progress import Progress
@@ -103,11 +103,16 @@ def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if len(values) else float("nan")
 
 
-def read_all(model: Path, tokenizer: Path, examples: Sequence[Example]) -> list[Reading]:
+def read_all(
+    model: Path,
+    tokenizer: Path,
+    examples: Sequence[Example],
+    precision: Precision = Precision.INT8_DYNAMIC,
+) -> list[Reading]:
     """Return what the model's logits say to every question, each asked alone."""
     encoder = SpanEncoder.from_file(tokenizer)
     progress = Progress(f"evaluate {model.parent.parent.name}", len(examples))
-    sessions = [open_session(model) for _ in range(WORKERS)]
+    sessions = [open_session(model, precision=precision) for _ in range(WORKERS)]
 
     def work(session: ort.InferenceSession, part: Sequence[Example]) -> list[Reading]:
         readings = []

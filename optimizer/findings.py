@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import median
 
 import numpy as np
 
 from gateway.published import Variant
 from optimizer import pareto
-from optimizer.config import ELASTIC, StudentConfig, StudyConfig
+from optimizer.compare_results import Run
+from optimizer.config import ELASTIC, StudentConfig
 from optimizer.space import Candidate
 
 MIN_PAIRS = 3  # of which a rank correlation says anything
+MAX_MOMENTS = 80  # of a line over time
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +83,12 @@ def hypervolumes(trials: Sequence[Trial], reference: Reference) -> Iterator[tupl
 
 
 def finished(
-    config: StudyConfig, trials: Sequence[Trial], variants: Sequence[Variant]
+    students: Sequence[StudentConfig], trials: Sequence[Trial], variants: Sequence[Variant]
 ) -> list[tuple[Trial, Variant]]:
     """Return the trials that were finished and published, with what became of them."""
     by_name = {v.name: v for v in variants}
     wanted = {t.variant: t for t in trials if t.variant}
-    for student in config.students:
+    for student in students:
         if student.start == ELASTIC and student.name not in wanted:
             sliced = (t for t in trials if t.f1 is not None and _is_slice(student, t.candidate))
             if (trial := next(sliced, None)) is not None:
@@ -95,10 +98,8 @@ def finished(
 
 
 def _is_slice(student: StudentConfig, candidate: Candidate) -> bool:
-    same = (student.layers, student.ffn, student.embedding_bits)
-    if same != (candidate.layers, candidate.ffn, candidate.embedding_bits):
-        return False
-    return student.heads in (None, candidate.heads)
+    shape = student.candidate(student.heads or candidate.heads)
+    return replace(shape, precision=candidate.precision) == candidate
 
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
@@ -110,12 +111,15 @@ def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
     return float(spearmanr(a, b).statistic)
 
 
-KNOBS: dict[str, Callable[[Candidate], int | str]] = {
+KNOBS: dict[str, Callable[[Candidate], float | str]] = {
     "layers": lambda c: len(c.layers),
     "heads": lambda c: c.heads,
     "ffn": lambda c: c.ffn,
     "bits": lambda c: c.embedding_bits,
     "precision": lambda c: c.precision.value,
+    "rank": lambda c: c.rank,
+    "keep": lambda c: c.keep,
+    "drop after": lambda c: c.drop_after,
 }
 
 
@@ -139,3 +143,72 @@ def importance(trials: Sequence[Trial]) -> dict[str, tuple[float, float, float]]
         f1, p95, size = np.divide(between, total, out=np.zeros(3), where=total > 0).tolist()
         found[name] = (f1, p95, size)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What the runs of one method had reached, over their seeds."""
+
+    minutes: float
+    low: float
+    middle: float
+    high: float
+
+
+def progress(runs: Sequence[Run]) -> list[Moment]:
+    """Return the range and the median of the runs' hypervolumes where one of them grows, in few points.
+
+    What a run has reached it keeps after its end.
+    """
+    moments = sorted({step.minutes for run in runs for step in run.curve})
+    if not moments:
+        return []
+    picked = np.unique(np.linspace(0, len(moments) - 1, MAX_MOMENTS).round().astype(int))
+    end = max(run.minutes for run in runs)
+    times = [*(moments[i] for i in picked), *([end] if end > moments[-1] else [])]
+    found = []
+    for minutes in times:
+        volumes = [run.at(minutes) for run in runs]
+        found.append(Moment(minutes, min(volumes), median(volumes), max(volumes)))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Economy:
+    """What a candidate cost, beside a training of its own. Seconds; None: not known."""
+
+    candidates: int  # that the cost gate judged
+    scored: int  # that got an F1
+    candidate_s: float | None  # median of those with an F1
+    elastic_share_s: float | None  # of the elastic student's training, spread over those
+    training_s: float | None  # median of the finished students' own trainings
+
+    @property
+    def times_cheaper(self) -> float | None:
+        """Return a training's seconds by a candidate's, without its share of the elastic student's."""
+        return _ratio(self.training_s, self.candidate_s)
+
+    @property
+    def times_cheaper_in_all(self) -> float | None:
+        if self.elastic_share_s is None or self.candidate_s is None:
+            return None
+        return _ratio(self.training_s, self.candidate_s + self.elastic_share_s)
+
+
+def _ratio(a: float | None, b: float | None) -> float | None:
+    return a / b if a is not None and b else None
+
+
+def economy(
+    trials: Sequence[Trial], elastic_s: float | None, trainings_s: Sequence[float]
+) -> Economy:
+    """Return it from the recorded seconds."""
+    scored = [t for t in trials if t.f1 is not None]
+    took = [t.seconds for t in scored if t.seconds]
+    return Economy(
+        candidates=len(trials),
+        scored=len(scored),
+        candidate_s=median(took) if took else None,
+        elastic_share_s=elastic_s / len(scored) if elastic_s is not None and scored else None,
+        training_s=median(trainings_s) if trainings_s else None,
+    )

@@ -16,6 +16,8 @@ from optimizer.config import ELASTIC, ConfigError, FinishConfig, StudentConfig
 from optimizer.data import Example
 from optimizer.space import Precision
 
+SUFFIX = {Precision.INT8_DYNAMIC: "int8", Precision.FP16: "fp16"}
+
 
 @dataclass(frozen=True, slots=True)
 class Finished:
@@ -29,10 +31,10 @@ class Finished:
 def members(front: Path, how: FinishConfig) -> dict[str, tuple[StudentConfig, float]]:
     """Return the students to finish, spread along the front, with their F1 as slices; none: no front.
 
-    Only what is published, INT8, is finished.
+    FP32 is not: it shows what rounding costs.
     """
     rows = json.loads(front.read_text()) if front.exists() else []
-    rows = [row for row in rows if row["candidate"]["precision"] == Precision.INT8_DYNAMIC]
+    rows = [row for row in rows if row["candidate"]["precision"] != Precision.FP32]
     points = np.array([[-row["f1"], row["p95_ms"], row["size_bytes"]] for row in rows])
     kept = pareto.spread(points.reshape(-1, 3), how.members)
     students = [(_student(rows[i]["candidate"], how), float(rows[i]["f1"])) for i in kept]
@@ -42,13 +44,22 @@ def members(front: Path, how: FinishConfig) -> dict[str, tuple[StudentConfig, fl
 def _student(candidate: dict[str, Any], how: FinishConfig) -> StudentConfig:
     layers, bits = candidate["layers"], candidate["embedding_bits"]
     shape = f"h{candidate['heads']}-f{candidate['ffn']}-w{bits}"
+    rank = candidate.get("rank", 0)  # a front of an older search knows none of these
+    keep, drop_after = candidate.get("keep", 1.0), candidate.get("drop_after", 0)
+    shape += f"-r{rank}" if rank else ""
+    shape += f"-k{keep:g}.{drop_after}" if drop_after else ""
+    precision = Precision(candidate["precision"])
     return StudentConfig(
-        name=f"bert-l{'.'.join(map(str, layers))}-{shape}-int8",
+        name=f"bert-l{'.'.join(map(str, layers))}-{shape}-{SUFFIX[precision]}",
         start=ELASTIC,
         layers=tuple(layers),
         heads=candidate["heads"],
         ffn=candidate["ffn"],
         embedding_bits=bits,
+        rank=rank,
+        keep=keep,
+        drop_after=drop_after,
+        precision=precision,
         train=how.train,
     )
 
@@ -57,7 +68,7 @@ def check(found: dict[str, tuple[StudentConfig, float]], front: Path) -> None:
     """Raises: ConfigError when there is nothing to finish."""
     if not found:
         raise ConfigError(
-            f"{front}: names no INT8 candidate to finish; 'bertier-optimize search' writes it"
+            f"{front}: names no INT8 or FP16 candidate to finish; 'bertier-optimize search' writes it"
         )
 
 

@@ -75,14 +75,18 @@ def _silenced(x: torch.Tensor, mean: torch.Tensor, columns: slice) -> torch.Tens
 
 
 def _logits(model: PreTrainedModel) -> torch.Tensor:  # (2, B, S)
-    draw = torch.Generator().manual_seed(SEED)
-    ids = torch.randint(model.config.vocab_size, PROBE, generator=draw)
-    types = (torch.arange(PROBE[1]) > PROBE[1] // 8).long().expand(PROBE)
+    ids, types = random_tokens(model.config.vocab_size)
     was_training = model.training
     model.eval()  # type: ignore[no-untyped-call]
     out = model(input_ids=ids, attention_mask=torch.ones_like(ids), token_type_ids=types)
     model.train(was_training)
     return torch.stack([out.start_logits, out.end_logits])
+
+
+def random_tokens(vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:  # (B, S) ids and types
+    draw = torch.Generator().manual_seed(SEED)
+    ids = torch.randint(vocabulary, PROBE, generator=draw)
+    return ids, (torch.arange(PROBE[1]) > PROBE[1] // 8).long().expand(PROBE)
 
 
 def behead(attention: Any, heads: Heads, n_heads: int) -> None:  # attention: a BertAttention

@@ -12,7 +12,7 @@ import onnxruntime as ort
 from gateway import host
 from gateway.domain import Windows
 from gateway.embedded import open_session, run
-from gateway.published import Cell, Host, Profile
+from gateway.published import Cell, Host, Precision, Profile
 from gateway.spans import LENGTH_BUCKETS
 from optimizer.export import random_windows
 
@@ -21,9 +21,14 @@ WARM_UP = 5
 VOCABULARY = 100  # ids to draw from; the time does not depend on them
 
 
-def profile(model: Path, runs: int = RUNS, buckets: Sequence[int] = LENGTH_BUCKETS) -> Profile:
-    """Return p50, p95 and p99 per bucket on this host, in-process, on one core."""
-    session = open_session(model)
+def profile(
+    model: Path,
+    runs: int = RUNS,
+    buckets: Sequence[int] = LENGTH_BUCKETS,
+    precision: Precision = Precision.INT8_DYNAMIC,
+) -> Profile:
+    """Return p50, p95 and p99 per bucket on this host, in-process: one core, FP16 the GPU if any."""
+    session = open_session(model, precision=precision)
     cells = tuple(_measure(session, bucket, runs) for bucket in buckets)
     return Profile(here(), 1, cells)
 

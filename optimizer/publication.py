@@ -49,6 +49,11 @@ GOLDEN_INPUTS = (
     ),
 )
 MAX_BATCH_INVARIANT_GAP = 1e-4
+WRITTEN = {
+    Precision.INT8_DYNAMIC: "dynamic INT8",
+    Precision.FP16: "FP16, for a GPU",
+    Precision.FP32: "FP32",
+}
 
 
 class NothingToPublish(BertierError):
@@ -119,7 +124,7 @@ def variant_of(study: Study, name: str, target: Path, evidence: Evidence) -> Var
     exported = study.export(name)
     how = decoding_of(study, name)
     bits = study.embedding_bits(name)
-    precision = Precision.INT8_DYNAMIC
+    precision = study.precision(name)
     variant = Variant(
         name=name,
         version=repository.next_version(target, name, exported["sha256"]),
@@ -163,7 +168,7 @@ def plans_of(study: Study, variants: list[Variant], evidence: Evidence) -> list[
 
 def golden_logits(study: Study, name: str) -> tuple[GoldenLogits, ...]:
     """Return what the model says here to the golden inputs, padding left out."""
-    session = open_session(study.model_file(name))
+    session = open_session(study.model_file(name), precision=study.precision(name))
     encoder = SpanEncoder.from_file(study.tokenizer)
     found = []
     for golden in GOLDEN_INPUTS:
@@ -179,14 +184,14 @@ def _rounded(values: Any) -> tuple[float, ...]:
 
 
 def _recipe(study: Study, name: str) -> str:
-    config = study.student(name)
+    config, written = study.student(name), WRITTEN[study.precision(name)]
     if config is None:
-        return "Fine-tuned, then dynamic INT8: the teacher of its study."
+        return f"Fine-tuned, then {written}: the teacher of its study."
     layers = ", ".join(str(layer) for layer in config.layers)
     base = config.start or study.config.teacher_name
     return (
         f"Distilled from {study.config.teacher_name}; cut from {base}: its layers {layers};"
-        " then dynamic INT8."
+        f" then {written}."
     )
 
 
@@ -194,5 +199,8 @@ def reprofiled(published: Path) -> Catalog:
     """Return a repository's catalog with latency profiles measured again on this host."""
     catalog = catalogs.read(published)
     files = {v.name: catalogs.model_path(published, v) for v in catalog.variants}
-    variants = [replace(v, profile=profiling.profile(files[v.name])) for v in catalog.variants]
+    variants = [
+        replace(v, profile=profiling.profile(files[v.name], precision=v.precision))
+        for v in catalog.variants
+    ]
     return replace(catalog, variants=tuple(variants))

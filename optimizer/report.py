@@ -13,8 +13,9 @@ from pydantic import TypeAdapter, ValidationError
 from gateway import catalog as catalogs
 from gateway.catalog import Catalog
 from gateway.errors import BertierError
-from optimizer import findings
-from optimizer.config import StudyConfig
+from optimizer import compare_results, findings
+from optimizer.compare_results import Contest, Labels
+from optimizer.config import StudentConfig, StudyConfig
 from optimizer.findings import Reference, Trial
 from optimizer.stages import LOSSES, MANIFEST, read_manifest
 
@@ -53,15 +54,26 @@ class Inputs:
     run_dir: Path
     repository: Path
     catalog: Catalog | None
+    students: tuple[StudentConfig, ...]  # of the study file, and members of the front
     trials: tuple[Trial, ...]
     front: frozenset[int]  # numbers of trials
     reference: Reference | None  # of the hypervolume
     curves: dict[str, Curve]
     stages: tuple[Stage, ...]
+    contest: Contest | None  # between searches
+    labels: tuple[Labels, ...]  # beside distillation
+    fp32: compare_results.Reference | None  # the teacher
+    before: Catalog | None  # what was published earlier
 
 
-def read(config: StudyConfig, run_dir: Path, repository: Path) -> Inputs:
-    """Return what there is; what is missing is empty. Raises: ReportError, RepositoryError."""
+def read(
+    config: StudyConfig, run_dir: Path, repository: Path, baseline: Path | None = None
+) -> Inputs:
+    """Return what there is; what is missing is empty.
+
+    `baseline`: a catalog that was published before. Raises: ReportError, ComparisonError,
+    RepositoryError.
+    """
     published = (repository / catalogs.CATALOG).exists()
     trials = _trials(run_dir / TRIALS)
     return Inputs(
@@ -69,6 +81,7 @@ def read(config: StudyConfig, run_dir: Path, repository: Path) -> Inputs:
         run_dir=run_dir,
         repository=repository,
         catalog=catalogs.read(repository) if published else None,
+        students=(*config.students, *_members(config, run_dir / FRONT)),
         trials=trials,
         front=_front(run_dir / FRONT),
         reference=_reference(run_dir / SEARCH) or findings.reference_of(trials),
@@ -77,6 +90,10 @@ def read(config: StudyConfig, run_dir: Path, repository: Path) -> Inputs:
             for path in sorted(run_dir.rglob(LOSSES))
         },
         stages=tuple(_stage(run_dir, path) for path in sorted(run_dir.rglob(MANIFEST))),
+        contest=compare_results.read(Contest, run_dir / compare_results.SEARCHES),
+        labels=_labels(run_dir),
+        fp32=compare_results.read(compare_results.Reference, run_dir / compare_results.REFERENCE),
+        before=_before(baseline) if baseline else None,
     )
 
 
@@ -91,6 +108,19 @@ def write(page: str, output: Path) -> int:
         part.unlink(missing_ok=True)
         raise ReportError(f"{output}: {exc.strerror}; give another --output") from exc
     return len(raw)
+
+
+def _labels(run_dir: Path) -> tuple[Labels, ...]:
+    files = (compare_results.LABELS, compare_results.LABELS_FROM_TEACHER)
+    found = (compare_results.read(Labels, run_dir / file) for file in files)
+    return tuple(labels for labels in found if labels is not None)
+
+
+def _before(path: Path) -> Catalog:
+    try:
+        return catalogs.parse(path.read_bytes(), path)
+    except OSError as exc:
+        raise ReportError(f"{path}: {exc.strerror}; give another --baseline") from exc
 
 
 def _trials(path: Path) -> tuple[Trial, ...]:
@@ -111,6 +141,18 @@ def _front(path: Path) -> frozenset[int]:
     try:
         members = json.loads(path.read_bytes())
         return frozenset(int(m["number"] if isinstance(m, dict) else m) for m in members)
+    except (ValueError, KeyError, TypeError) as exc:
+        raise ReportError(f"{path}: not a list of trials: {exc!r}; run the search again") from exc
+
+
+def _members(config: StudyConfig, path: Path) -> list[StudentConfig]:
+    """Return the members of the front that the study finishes."""
+    if config.finish is None:
+        return []
+    from optimizer import finish  # a second to import
+
+    try:
+        return [student for student, _ in finish.members(path, config.finish).values()]
     except (ValueError, KeyError, TypeError) as exc:
         raise ReportError(f"{path}: not a list of trials: {exc!r}; run the search again") from exc
 

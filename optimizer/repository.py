@@ -14,7 +14,7 @@ from pathlib import Path
 from gateway import catalog as catalogs
 from gateway.catalog import Catalog
 from gateway.errors import RepositoryError
-from gateway.published import Variant
+from gateway.published import Precision, Variant
 
 MODEL_TEMPLATE = """\
 name: "{name}"
@@ -29,7 +29,7 @@ output [
   {{ name: "start_logits" data_type: TYPE_FP32 dims: [ -1 ] }},
   {{ name: "end_logits" data_type: TYPE_FP32 dims: [ -1 ] }}
 ]
-instance_group [ {{ count: {instances} kind: KIND_CPU }} ]
+instance_group [ {{ count: {instances} kind: {kind} }} ]
 version_policy: {{ specific: {{ versions: [ {versions} ] }} }}
 dynamic_batching {{ }}
 parameters {{ key: "intra_op_thread_count" value: {{ string_value: "1" }} }}
@@ -62,12 +62,14 @@ def config_pbtxt(variant: Variant, hashes: dict[int, str]) -> str:
 
     A batch-variant model takes one request at a time: its answers do not depend on who else asks.
     `dynamic_batching` stands there too: it makes Triton drop requests whose caller has gone. No
-    queue policy: with one, Triton 24.10 lets requests lie for half a second.
+    queue policy: with one, Triton 24.10 lets requests lie for half a second. FP16 runs on a GPU where
+    there is one (KIND_AUTO).
     """
     return MODEL_TEMPLATE.format(
         name=variant.name,
         max_batch_size=variant.max_batch,
         instances=variant.instances,
+        kind="KIND_AUTO" if variant.precision is Precision.FP16 else "KIND_CPU",
         versions=", ".join(str(v) for v in sorted(hashes)),
         hashes="".join(HASH.format(version=v, sha256=hashes[v]) for v in sorted(hashes)),
     )

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from gateway.published import Precision
 from gateway.spans import Reading
 from optimizer import decoding, evaluate, export, workers
 from optimizer.data import Example
-from optimizer.space import Candidate, Precision
+from optimizer.space import Candidate
 
 Cut = Callable[[Candidate], PreTrainedModel]
 
@@ -55,6 +56,6 @@ class SliceScorer:
         with tempfile.TemporaryDirectory() as folder, workers.working(self._lock):
             path = Path(folder) / "slice" / "export" / "model.onnx"
             path.parent.mkdir(parents=True)
-            int8 = candidate.precision == Precision.INT8_DYNAMIC
-            export.write(self._cut(candidate), path, int8=int8)
-            return evaluate.read_all(path, self._tokenizer, questions)
+            export.write(self._cut(candidate), path, candidate.precision)
+            served = Precision(candidate.precision)
+            return evaluate.read_all(path, self._tokenizer, questions, served)

@@ -36,7 +36,8 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 from gateway.errors import BertierError
 from optimizer import trials, workers
 from optimizer.config import Sampler, SearchConfig
-from optimizer.space import Candidate, Space, parameters_of, seeds, suggest
+from optimizer.proposals import parameters_of, seeds, suggest
+from optimizer.space import Candidate, Space
 from optimizer.trials import Cost, Point
 from optimizer.workers import Pulse, Watch
 
@@ -182,11 +183,15 @@ class Search:
         shared: bool = False,
         pulse: Pulse = Pulse(),  # noqa: B008 - frozen
         watch_progress: Callable[[Point, list[Point]], None] = lambda _point, _points: None,
+        enough: Callable[[], str | None] = lambda: None,
     ) -> None:
-        """`rungs`: questions of each, ascending. `shared`: others may work on the study too."""
+        """`rungs`: questions of each, ascending. `shared`: others may work on the study too.
+
+        `enough`: says why no more is to be tried, beside the search's own reasons.
+        """
         self._study, self._space, self._how, self._rungs = study, space, how, rungs
         self._evaluators, self._shared, self._pulse = evaluators, shared, pulse
-        self._watch, self._said = Watch(pulse.grace_s), watch_progress
+        self._watch, self._said, self._enough = Watch(pulse.grace_s), watch_progress, enough
         self._limits = how.limits
         self._known_in_a_row = 0
         self._read: dict[int, Point] = {}  # by trial; a finished one never changes
@@ -236,7 +241,7 @@ class Search:
             "the sampler finds nothing new": self._known_in_a_row >= PATIENCE,
             "even the smallest candidate is too large or too slow": self._hopeless(points),
         }
-        return next((reason for reason, true in reasons.items() if true), None)
+        return next((reason for reason, true in reasons.items() if true), self._enough())
 
     def _spent_min(self) -> float:
         """Return the minutes that trials took, of all workers together."""

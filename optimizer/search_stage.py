@@ -20,7 +20,7 @@ from optimizer.costs import CostGate
 from optimizer.data import DataError, Example, Split
 from optimizer.scoring import SliceScorer
 from optimizer.search import Evaluators, Search, opened, same_host
-from optimizer.space import Space
+from optimizer.space import Candidate, Space
 from optimizer.study import Study
 from optimizer.trials import MEGABYTE, Cost, Point
 
@@ -177,15 +177,18 @@ def nothing_found(found: Findings) -> str | None:
 
 
 def table_of(found: Findings) -> Table:
-    columns = ("trial", "layers", "heads", "FFN", "words", "precision", "ms p95", "MB", "F1", "n")
-    table = Table(*columns, title=f"front of {len(found.points)} candidates")
+    shape = ("trial", "layers", "heads", "FFN", "words", "tokens", "precision")
+    table = Table(
+        *shape, "ms p95", "MB", "F1", "n", title=f"front of {len(found.points)} candidates"
+    )
     for p in found.front:
         table.add_row(
             str(p.trial),
             ",".join(map(str, p.candidate.layers)),
             str(p.candidate.heads),
             str(p.candidate.ffn),
-            f"{p.candidate.embedding_bits} bit",
+            _words(p.candidate),
+            p.candidate.tokens,
             p.candidate.precision,
             f"{p.cost.p95_ms:.1f}",
             f"{p.cost.size_bytes / MEGABYTE:.1f}",
@@ -193,6 +196,11 @@ def table_of(found: Findings) -> Table:
             str(p.questions),
         )
     return table
+
+
+def _words(candidate: Candidate) -> str:
+    rank = f", rank {candidate.rank}" if candidate.rank else ""
+    return f"{candidate.embedding_bits} bit{rank}"
 
 
 def write(found: Findings, inputs: dict[str, Any], seed: int, folder: Path) -> None:

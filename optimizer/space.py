@@ -6,18 +6,21 @@ samplers that model the whole space need it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from math import log, prod
-from typing import Any, Final, Literal, Protocol
+from itertools import product
+from math import comb, inf, log, prod
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Choose = Callable[[str, Sequence[Any]], Any]  # a knob's name and its values -> one of them
 
-ANY: Final = "any"  # as the layers of a space: every subset of the teacher's but the empty one
+ANY: Final = "any"  # as the layers of a space: every subset of the teacher's but the smallest ones
+RANK_STEP: Final = 64  # values of a low-bit row that share a scale
 
 
 class Precision(StrEnum):
@@ -25,6 +28,7 @@ class Precision(StrEnum):
 
     INT8_DYNAMIC = "int8-dynamic"
     FP32 = "fp32"
+    FP16 = "fp16"  # for a GPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +40,33 @@ class Candidate:
     ffn: int  # feed-forward width, the most important neurons first
     embedding_bits: int = 4
     precision: Precision = Precision.INT8_DYNAMIC
+    rank: int = 0  # of the words; 0: as wide as the states
+    keep: float = 1.0  # share of the tokens that the layers after the first `drop_after` see
+    drop_after: int = 0  # of its own layers; 0: all see all tokens
+
+    def __post_init__(self) -> None:
+        """Equal students are equal candidates: what drops no token says so in one way."""
+        if self.keep == 1 or not 0 < self.drop_after < len(self.layers):
+            object.__setattr__(self, "keep", 1.0)
+            object.__setattr__(self, "drop_after", 0)
+
+    @property
+    def drops(self) -> bool:
+        """Say whether some layers see fewer tokens."""
+        return self.drop_after > 0
 
     @property
     def label(self) -> str:
         layers = ",".join(map(str, self.layers))
         shape = f"{len(self.layers)} x {self.heads} x {self.ffn} (layers {layers})"
-        return f"{shape}, {self.precision}, {self.embedding_bits}-bit words"
+        rank = f" of rank {self.rank}" if self.rank else ""
+        words = f"{self.embedding_bits}-bit words{rank}"
+        return ", ".join([shape, self.precision, words, *([self.tokens] if self.drops else [])])
+
+    @property
+    def tokens(self) -> str:
+        """Return which tokens its layers see, in words."""
+        return f"{self.keep:.0%} of tokens after {self.drop_after}" if self.drops else "all tokens"
 
 
 class Space(BaseModel):
@@ -54,6 +79,10 @@ class Space(BaseModel):
     ffn: tuple[int, ...] = Field(min_length=1)
     embedding_bits: tuple[Literal[4, 8], ...] = Field((4,), min_length=1)
     precision: tuple[Precision, ...] = Field((Precision.INT8_DYNAMIC,), min_length=1)
+    rank: tuple[Annotated[int, Field(ge=0, multiple_of=RANK_STEP)], ...] = Field((0,), min_length=1)
+    keep: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field((1.0,), min_length=1)
+    drop_after: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
+    min_layers: int = Field(1, ge=1)  # of `any`; a candidate with fewer gets the lowest it lacks
     teacher_layers: int | None = Field(None, gt=0)  # for `any`; none: filled in by `within`
 
     @model_validator(mode="after")
@@ -66,6 +95,8 @@ class Space(BaseModel):
         for name, widths in (("heads", self.heads), ("ffn", self.ffn)):
             if min(widths) < 1:
                 raise ValueError(f"{name} {min(widths)}: at least 1")
+        if self.min_layers > 1 and self.layers != ANY:
+            raise ValueError(f"min_layers {self.min_layers}: only where layers are {ANY!r}")
         return self
 
     def within(self, teacher_layers: int) -> Space:
@@ -91,8 +122,19 @@ class Space(BaseModel):
 
     @property
     def subsets(self) -> tuple[tuple[int, ...], ...]:
-        """Return the lists of layers; of `any` the shortest and the longest alone."""
-        return ((0,), tuple(range(self.n_layers))) if self.layers == ANY else self.layers
+        """Return the lists of layers; of `any` a shortest, spread evenly, and the longest alone."""
+        if self.layers != ANY:
+            return self.layers
+        return spaced(self.min_layers, self.n_layers), tuple(range(self.n_layers))
+
+    @property
+    def max_rank(self) -> int:
+        return max(self.rank)
+
+    @property
+    def drops(self) -> bool:
+        """Say whether some candidate may drop tokens."""
+        return min(self.keep) < 1 and max(self.drop_after) > 0
 
     @property
     def smallest(self) -> Candidate:
@@ -110,31 +152,54 @@ class Space(BaseModel):
             ffn=best(self.ffn),
             embedding_bits=best(self.embedding_bits),
             precision=precision if precision in self.precision else self.precision[0],
+            rank=best(self.rank, key=_zero_last),
+            keep=best(self.keep),
+            drop_after=best(self.drop_after, key=_zero_last),
         )
 
     @property
     def knobs(self) -> dict[str, tuple[Any, ...]]:
-        """Return the values of each knob by its name; numbers ascend."""
+        """Return the values of each knob by its name; numbers by what they leave, the least first."""
         return {
             **self._layer_knobs,
             "heads": tuple(sorted(set(self.heads))),
             "ffn": tuple(sorted(set(self.ffn))),
             "embedding_bits": tuple(sorted(set(self.embedding_bits))),
             "precision": tuple(dict.fromkeys(p.value for p in self.precision)),
+            "rank": tuple(sorted(set(self.rank), key=_zero_last)),
+            "keep": tuple(sorted(set(self.keep))),
+            "drop_after": tuple(sorted(set(self.drop_after), key=_zero_last)),
         }
 
     @property
     def _layer_knobs(self) -> dict[str, tuple[Any, ...]]:
         if self.layers == ANY:
-            return {_layer(i): (False, True) for i in range(self.n_layers)}
-        # As text: what an optimizer can take for a category.
-        return {"layers": tuple(dict.fromkeys(_text(layers) for layers in self.layers))}
+            return {layer_knob(i): (False, True) for i in range(self.n_layers)}
+        return {"layers": tuple(dict.fromkeys(layers_text(layers) for layers in self.layers))}
 
     @property
     def size(self) -> int:
         """Return the number of different candidates."""
-        values = prod(len(values) for values in self.knobs.values())
-        return values - values // 2**self.n_layers if self.layers == ANY else values
+        knobs = self.knobs
+        widths = ("heads", "ffn", "embedding_bits", "precision", "rank")
+        others = prod(len(knobs[name]) for name in widths)
+        return others * sum(n * self._n_droppings(layers) for layers, n in self._by_depth.items())
+
+    @property
+    def _by_depth(self) -> dict[int, int]:
+        """Return how many lists of layers there are of each length."""
+        if self.layers == ANY:
+            least = min(self.min_layers, self.n_layers)
+            return {k: comb(self.n_layers, k) for k in range(least, self.n_layers + 1)}
+        found = Counter(len(layers) for layers in set(self.layers))
+        return dict(found)
+
+    def _n_droppings(self, layers: int) -> int:
+        """Return in how many ways a student of so many layers can drop tokens, or not."""
+        when = {after for after in self.drop_after if 0 < after < layers}
+        kept = {keep for keep in self.keep if keep < 1}
+        not_at_all = 1.0 in self.keep or when != set(self.drop_after)
+        return len(when) * len(kept) + not_at_all
 
     def candidate(self, choose: Choose) -> Candidate:
         """Return the candidate that `choose` makes, one knob after the other."""
@@ -142,7 +207,7 @@ class Space(BaseModel):
 
     def _of(self, chosen: Mapping[str, Any]) -> Candidate:
         if self.layers == ANY:
-            layers = tuple(i for i in range(self.n_layers) if chosen[_layer(i)]) or (0,)
+            layers = self._completed(i for i in range(self.n_layers) if chosen[layer_knob(i)])
         else:
             layers = tuple(int(layer) for layer in chosen["layers"].split(","))
         return Candidate(
@@ -151,21 +216,44 @@ class Space(BaseModel):
             ffn=chosen["ffn"],
             embedding_bits=chosen["embedding_bits"],
             precision=Precision(chosen["precision"]),
+            rank=chosen["rank"],
+            keep=chosen["keep"],
+            drop_after=chosen["drop_after"],
         )
+
+    def _completed(self, layers: Iterable[int]) -> tuple[int, ...]:
+        found = set(layers)
+        lacking = [i for i in range(self.n_layers) if i not in found]
+        return tuple(sorted(found | set(lacking[: max(0, self.min_layers - len(found))])))
 
     def nearest(self, wanted: Candidate) -> Candidate:
         """Return the point of the space that is most like `wanted`, knob by knob."""
+        layers = self._nearest_layers(wanted.layers)
+        keep, drop_after = self._nearest_dropping(wanted, len(layers))
         return Candidate(
-            layers=self._nearest_layers(wanted.layers),
+            layers=layers,
             heads=_nearest(self.heads, wanted.heads),
             ffn=_nearest(self.ffn, wanted.ffn),
             embedding_bits=_nearest(self.embedding_bits, wanted.embedding_bits),
             precision=wanted.precision if wanted.precision in self.precision else self.precision[0],
+            rank=min(self.rank, key=partial(_apart, wanted.rank)),
+            keep=keep,
+            drop_after=drop_after,
         )
+
+    def _nearest_dropping(self, wanted: Candidate, layers: int) -> tuple[float, int]:
+        """Return the share kept, and after how many layers; what drops tokens stays so if it can."""
+
+        def unlike(pair: tuple[float, int]) -> tuple[bool, float, float]:
+            keep, after = pair
+            drops = keep < 1 and 0 < after < layers
+            return drops != wanted.drops, abs(keep - wanted.keep), _apart(wanted.drop_after, after)
+
+        return min(product(self.keep, self.drop_after), key=unlike)
 
     def _nearest_layers(self, wanted: tuple[int, ...]) -> tuple[int, ...]:
         if self.layers == ANY:
-            return tuple(i for i in wanted if i < self.n_layers) or (0,)
+            return self._completed(i for i in wanted if i < self.n_layers)
 
         def unlike(layers: tuple[int, ...]) -> tuple[int, int]:
             return abs(len(layers) - len(wanted)), len(set(layers) ^ set(wanted))
@@ -173,87 +261,30 @@ class Space(BaseModel):
         return min(self.layers, key=unlike)
 
 
-def _layer(i: int) -> str:
+def layer_knob(i: int) -> str:
+    """Return the name of the switch of one of the teacher's layers."""
     return f"layer_{i}"
 
 
-def _text(layers: Sequence[int]) -> str:
+def layers_text(layers: Sequence[int]) -> str:
+    """Return a list of layers as an optimizer can take it for a category."""
     return ",".join(map(str, layers))
+
+
+def _zero_last(value: int) -> float:
+    """Order numbers of which 0 stands for no limit."""
+    return value or inf
+
+
+def _apart(a: int, b: int) -> float:
+    return abs(1 / _zero_last(a) - 1 / _zero_last(b))
 
 
 def _nearest(values: Sequence[int], wanted: int) -> int:
     return min(values, key=lambda value: abs(log(value / wanted)))
 
 
-class Asking(Protocol):
-    """What suggests values: an Optuna trial."""
-
-    def suggest_int(self, name: str, low: int, high: int) -> int: ...
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
-
-
-def suggest(trial: Asking, space: Space) -> Candidate:
-    """Return the candidate that a sampler wants tried."""
-    return space.candidate(partial(_suggest, trial))
-
-
-def _suggest(trial: Asking, name: str, values: Sequence[Any]) -> Any:
-    """A number goes in as its place in the list: then the sampler knows which are neighbours."""
-    if _ordered(values):
-        return values[trial.suggest_int(name, 0, len(values) - 1)]
-    return trial.suggest_categorical(name, values)
-
-
-def parameters_of(candidate: Candidate, space: Space) -> dict[str, Any]:
-    """Return what `suggest` must be told to return this candidate, which is one of the space."""
-    chosen: dict[str, Any] = {
-        "layers": _text(candidate.layers),
-        **{_layer(i): i in candidate.layers for i in range(space.n_layers)},
-        "heads": candidate.heads,
-        "ffn": candidate.ffn,
-        "embedding_bits": candidate.embedding_bits,
-        "precision": candidate.precision.value,
-    }
-    return {
-        name: values.index(chosen[name]) if _ordered(values) else chosen[name]
-        for name, values in space.knobs.items()
-    }
-
-
-def _ordered(values: Sequence[Any]) -> bool:
-    return not isinstance(values[0], bool | str)
-
-
-def seeds(space: Space) -> dict[str, Candidate]:
-    """Return what a search looks at first: the ends of the space, and shapes known from elsewhere.
-
-    Each is the nearest the space has; of equal ones the first name stays. Sources: Sanh et al. 2019
-    (DistilBERT: every second layer), Jiao et al. 2020 (TinyBERT: 4 layers of 12 heads and width
-    1200), Wang et al. 2020 (MiniLM: 6 x 384, width 1536), de Wynter & Perry 2020 (Bort: 4 of 24
-    layers, 8 of 16 heads, 768 of 4096 neurons, here as shares).
-    """
-    whole = replace(space.largest, precision=Precision.INT8_DYNAMIC)
-    n = space.n_layers
-
-    def shape(layers: int, heads: float, ffn: float) -> Candidate:
-        return replace(whole, layers=_spaced(layers, n), heads=round(heads), ffn=round(ffn))
-
-    wanted = {
-        "smallest": space.smallest,
-        "largest": space.largest,
-        "whole": whole,
-        "distilbert": shape(-(-n // 2), whole.heads, whole.ffn),
-        "tinybert-4": shape(4, 12, 1200),
-        "minilm": shape(6, 12, 1536),
-        "bort": shape(round(n * 4 / 24), max(1, whole.heads / 2), max(1, whole.ffn * 768 / 4096)),
-    }
-    found = {name: space.nearest(candidate) for name, candidate in wanted.items()}
-    first = {candidate: name for name, candidate in reversed(found.items())}
-    return {name: candidate for name, candidate in found.items() if first[candidate] == name}
-
-
-def _spaced(n: int, of: int) -> tuple[int, ...]:
+def spaced(n: int, of: int) -> tuple[int, ...]:
     """Return `n` layers of a teacher's `of`, as evenly as they can lie, the first one in."""
     n = min(max(1, n), of)
     return tuple(i * of // n for i in range(n))

@@ -22,8 +22,10 @@ from transformers import (
 
 from gateway.errors import BertierError
 from gateway.published import Shape
-from optimizer import adapt
+from optimizer import adapt, neurons
+from optimizer.bert import as_plain, rank_of, with_dropping, words_of
 from optimizer.heads import behead, measure
+from optimizer.neurons import Inputs
 
 GROUP = 64  # values of an embedding row that share one scale
 HEAD = "qa_outputs."
@@ -101,12 +103,17 @@ def _as_bert(name: str, model: PreTrainedModel) -> PreTrainedModel:
 
 
 def cut(
-    teacher: PreTrainedModel, layers: Sequence[int], ffn: int, heads: int | None = None
+    teacher: PreTrainedModel,
+    layers: Sequence[int],
+    ffn: int,
+    heads: int | None = None,
+    probe: Sequence[Inputs] | None = None,
 ) -> PreTrainedModel:
     """Return a copy of the teacher with these layers only, each with its best neurons and heads.
 
     `heads`: kept in each layer; None: all. `config.num_attention_heads` keeps the teacher's number,
-    from which transformers takes a head's size. Raises: ModelError for what the teacher has not.
+    from which transformers takes a head's size. `probe`: what its neurons are watched on; None:
+    random tokens. Raises: ModelError for what the teacher has not.
     """
     config = teacher.config
     had = heads_of(teacher)
@@ -119,10 +126,15 @@ def cut(
     student: PreTrainedModel = copy.deepcopy(teacher)
     encoder = bert_of(student).encoder
     encoder.layer = nn.ModuleList([encoder.layer[i] for i in layers])
+    narrower = ffn < config.intermediate_size
+    watched = []
+    if narrower:
+        seeing_all = with_dropping(copy.deepcopy(teacher), None)
+        watched = neurons.measure(seeing_all, probe or neurons.random_probe(teacher))
     for i, layer in zip(layers, encoder.layer, strict=True):
-        if ffn < config.intermediate_size:
+        if narrower:
             up, down = layer.intermediate.dense, layer.output.dense
-            narrow(up, down, neurons_by_importance(up, down)[:ffn].sort().values)
+            neurons.keep(up, down, watched[i].order[:ffn].sort().values, watched[i].mean)
         if heads < had[i]:
             whole = bert_of(teacher).encoder.layer[i].attention
             behead(layer.attention, measure(teacher, whole), heads)
@@ -134,24 +146,6 @@ def cut(
 def bert_of(model: PreTrainedModel) -> Any:
     """Return the encoder inside; its parts are known to transformers, not to a type checker."""
     return model.bert
-
-
-def neurons_by_importance(up: nn.Linear, down: nn.Linear) -> torch.Tensor:  # -> (F,)
-    """Return a layer's neurons, those with the largest product of norms in and out first.
-
-    Source: magnitude pruning of whole neurons, as in Hou et al. 2020 (DynaBERT), section 2.1,
-    with norms in place of gradients.
-    """
-    importance: torch.Tensor = up.weight.norm(dim=1) * down.weight.norm(dim=0)
-    return importance.argsort(descending=True)
-
-
-def narrow(up: nn.Linear, down: nn.Linear, kept: torch.Tensor) -> None:  # (F',)
-    """Keep these neurons, in place."""
-    up.weight = nn.Parameter(up.weight.detach()[kept].clone())
-    up.bias = nn.Parameter(up.bias.detach()[kept].clone())
-    down.weight = nn.Parameter(down.weight.detach()[:, kept].clone())
-    up.out_features = down.in_features = len(kept)
 
 
 def heads_of(model: PreTrainedModel) -> tuple[int, ...]:
@@ -197,11 +191,27 @@ class LowBitEmbedding(nn.Module):
         low = nn.functional.embedding(input_ids, self.low).float()[..., None]
         return (codes * scale + low).reshape(*input_ids.shape, self.width)
 
+    def first(self, width: int) -> LowBitEmbedding:
+        """Return the first columns, the same to the last bit. Raises: ModelError between groups."""
+        if width % GROUP or width > self.width:
+            raise ModelError(f"rank {width}: up to {self.width}, in steps of {GROUP}")
+        part = copy.deepcopy(self)
+        codes = self.codes if self.bits == 8 else _unpack(self.codes)
+        codes = codes[:, :width].contiguous()
+        part.codes = codes if self.bits == 8 else _pack(codes)
+        part.low, part.scale = (t[:, : width // GROUP].clone() for t in (self.low, self.scale))
+        part.width = width
+        return part
+
 
 def _pack(codes: torch.Tensor) -> torch.Tensor:  # (V, H) in 0..15 -> (V, H / 2)
     """Return two codes a byte: the first half of a row in the high bits, the second in the low."""
     high, low = codes.chunk(2, dim=1)
     return high * 16 + low
+
+
+def _unpack(codes: torch.Tensor) -> torch.Tensor:
+    return torch.cat([codes // 16, codes % 16], dim=1)
 
 
 def with_low_bit_embeddings(model: PreTrainedModel, bits: int) -> PreTrainedModel:
@@ -228,20 +238,28 @@ def average(model: PreTrainedModel, start: PreTrainedModel, share: float) -> Non
         weights.lerp_(known[name].to(weights.device), share)
 
 
+def has_plain_form(model: PreTrainedModel) -> bool:
+    """Say whether any program can load the model: all its heads are there, and no token goes."""
+    whole = set(heads_of(model)) == {model.config.num_attention_heads}
+    return whole and getattr(model, "early_outputs", None) is None
+
+
+@torch.no_grad()
 def save_plain(model: PreTrainedModel, folder: Path) -> None:
-    """Write a model as a Hugging Face checkpoint, its word embeddings as floats again."""
-    plain = copy.deepcopy(model)
-    table = bert_of(plain).embeddings.word_embeddings
-    if isinstance(table, LowBitEmbedding):
-        rows = table(torch.arange(plain.config.vocab_size)[None])[0]
-        floats = nn.Embedding(rows.shape[0], rows.shape[1])
-        floats.weight = nn.Parameter(rows)
-        bert_of(plain).embeddings.word_embeddings = floats
+    """Write a model as a Hugging Face checkpoint, its word embeddings as floats in full again."""
+    plain = as_plain(copy.deepcopy(model))
+    embeddings = bert_of(plain).embeddings
+    rows = words_of(embeddings, torch.arange(plain.config.vocab_size))  # (V, H)
+    floats = nn.Embedding(rows.shape[0], rows.shape[1])
+    floats.weight = nn.Parameter(rows)
+    embeddings.word_embeddings = floats
+    embeddings.projection = None
     plain.save_pretrained(folder)
 
 
 def shape_of(model: PreTrainedModel, embedding_bits: int) -> Shape:
     config = model.config
+    drops = getattr(model, "early_outputs", None) is not None
     return Shape(
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
@@ -249,11 +267,14 @@ def shape_of(model: PreTrainedModel, embedding_bits: int) -> Shape:
         ffn=config.intermediate_size,
         vocabulary=config.vocab_size,
         embedding_bits=embedding_bits,
+        rank=rank_of(model),
+        keep=config.keep if drops else 1.0,
+        drop_after=config.drop_after if drops else 0,
     )
 
 
 def parameters_of(model: PreTrainedModel) -> int:
     """Return the number of weights, an embedding counted by its values, not its bytes."""
-    table = model.config.vocab_size * model.config.hidden_size
+    table = model.config.vocab_size * (rank_of(model) or model.config.hidden_size)
     others = sum(p.numel() for n, p in model.named_parameters() if "word_embeddings" not in n)
     return int(table + others)

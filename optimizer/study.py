@@ -14,14 +14,16 @@ from pydantic import ConfigDict, TypeAdapter
 from transformers import PreTrainedModel
 
 from gateway.catalog import sha256_of
-from gateway.published import Profile
+from gateway.published import Precision, Profile
 from gateway.spans import Reading, SpanEncoder
 from optimizer import (
+    bert,
     data,
     distill,
     evaluate,
     export,
     finish,
+    lowrank,
     profiling,
     stages,
     student,
@@ -46,6 +48,7 @@ from optimizer.teacher_states import TeacherStates
 log = logging.getLogger(__name__)
 
 TEACHER_BITS = 8
+PROBE_ROWS, PROBE_BATCH = 64, 16
 # Knobs of an elastic student's space that its training knows nothing of.
 _UNTRAINED = {"space": {"embedding_bits", "precision", "teacher_layers"}}
 # A reading without any span has an infinite difference.
@@ -124,7 +127,7 @@ class Study:
 
     def train_features(self, fraction: float = 1.0) -> list[Feature]:
         """Return the training windows of this share of the contexts."""
-        encoder = SpanEncoder.from_file(self.tokenizer).resized(self.config.train.max_tokens)
+        encoder = SpanEncoder.from_file(self.tokenizer).resized(self.config.max_tokens)
         examples = data.sample_contexts(self.train_examples(), fraction, self.config.seed)
         return data.features(examples, encoder, self.config.seed)
 
@@ -138,34 +141,60 @@ class Study:
 
     def teacher_inputs(self) -> dict[str, Any]:
         config = self.config
-        kept = {"keep_start": config.keep_start} if config.keep_start else {}
-        return kept | {
+        return {
             "backbone": config.backbone,
             "teacher": config.teacher,
-            "train": config.train.model_dump(),
+            "max_tokens": config.max_tokens,
+            "train": [phase.model_dump() for phase in config.train],
             "data": [d.model_dump() for d in config.data],
             "seed": config.seed,
         }
 
     def train_teacher(self) -> dict[str, Any]:
-        """Fine-tune the backbone, or take the given teacher as it is."""
+        """Fine-tune the backbone phase by phase, or take the given teacher as it is."""
         return stages.run_stage(self.teacher_folder, self.teacher_inputs(), self._train_teacher)
 
     def _train_teacher(self) -> dict[str, Any]:
         config, folder = self.config, self.teacher_folder
-        torch.manual_seed(config.seed)
-        model = student.load(config.teacher or config.backbone, answers=config.teacher is not None)
-        tokenizer.save(config.teacher or config.backbone, folder)
-        loss = None
-        if config.teacher is None:
-            rows = self.train_features()
-            loss = training.train(
-                model, rows, distill.label_loss, config.train, folder, config.seed
-            )
-            if config.keep_start:
-                student.average(model, student.load(config.backbone), config.keep_start)
+        start = config.teacher or config.backbone
+        model = student.load(start, answers=config.teacher is not None)  # refused at once or never
+        tokenizer.save(start, folder)
+        phases = [] if config.teacher else [self._train_phase(i) for i in range(len(config.train))]
+        if phases:
+            model = student.load(str(self._phase_folder(len(phases))), answers=True)
         model.save_pretrained(folder)
+        loss = phases[-1]["final_loss"] if phases else None
         return {"final_loss": loss, "parameters": model.num_parameters()}
+
+    def _train_phase(self, i: int) -> dict[str, Any]:
+        """Train from where the phase before ended."""
+        inputs = self.teacher_inputs()
+        inputs["train"] = inputs["train"][: i + 1]
+        folder = self._phase_folder(i + 1)
+
+        def work() -> dict[str, Any]:
+            how = self.config.train[i]
+            start = str(self._phase_folder(i)) if i else self.config.backbone
+            seed = self.config.seed if how.seed is None else how.seed
+            torch.manual_seed(seed)
+            model = student.load(start)
+            rows = self._seeded(seed).train_features()
+            loss = training.train(model, rows, distill.label_loss, how, folder, seed)
+            if how.keep_start:
+                student.average(model, student.load(start), how.keep_start)
+            model.save_pretrained(folder)
+            return {"final_loss": loss}
+
+        return stages.run_stage(folder, inputs, work)
+
+    def _phase_folder(self, number: int) -> Path:
+        return self.teacher_folder / f"phase-{number}"
+
+    def _seeded(self, seed: int) -> Study:
+        """Return this study with another sample of its data."""
+        if seed == self.config.seed:
+            return self
+        return replace(self, config=self.config.model_copy(update={"seed": seed}))
 
     # Students
 
@@ -182,10 +211,12 @@ class Study:
 
     def imitation(self, ask: distill.Ask | None = None) -> distill.Imitation:
         """Return the loss of a student, or of what `ask` asks it."""
-        width = self.teach()["width"]
-        states = TeacherStates.open(self.states_folder, self.student_rows, width)
         how = self.config.distill
+        states = None if how.labels_only else self._states()
         return distill.Imitation(states, how, ask) if ask else distill.Imitation(states, how)
+
+    def _states(self) -> TeacherStates:
+        return TeacherStates.open(self.states_folder, self.student_rows, self.teach()["width"])
 
     @property
     def states_folder(self) -> Path:
@@ -195,6 +226,20 @@ class Study:
     def student_rows(self) -> list[Feature]:
         """The training windows that students see."""
         return self.train_features(self.config.distill.fraction)
+
+    @cached_property
+    def word_counts(self) -> torch.Tensor:
+        """How often each word occurs in what students see, (V,)."""
+        vocabulary = student.load(str(self.teacher_folder)).config.vocab_size
+        return lowrank.word_counts((row.input_ids for row in self.student_rows), vocabulary)
+
+    @cached_property
+    def probe(self) -> list[dict[str, torch.Tensor]]:
+        """A few of these rows, short to long, for a model to be watched on."""
+        rows = sorted(self.student_rows, key=lambda row: len(row.input_ids))
+        some = rows[:: max(1, len(rows) // PROBE_ROWS)]
+        parts = [some[i : i + PROBE_BATCH] for i in range(0, len(some), PROBE_BATCH)]
+        return [training.batch_of(part, range(len(part))).inputs() for part in parts]
 
     def train_elastic(self, config: ElasticConfig) -> dict[str, Any]:
         """Train the elastic student: every candidate of its space at once."""
@@ -209,34 +254,52 @@ class Study:
         }
 
     def _train_elastic(self, config: ElasticConfig, folder: Path) -> dict[str, Any]:
-        net, how = self._new_elastic(config), config.train
+        net, how = self._new_elastic(config, to_train=True), config.train
         space = config.space.within(net.n_layers)
         for layers in space.subsets:
             net.check(replace(space.largest, layers=layers))
+        net.check(space.smallest)
         loss = self.imitation(partial(supernet.ask_sandwich, space, config.random))
         final = training.train(net, self.student_rows, loss, how, folder, self.config.seed)
         torch.save(net.state_dict(), folder / "elastic.pt")
         return {"final_loss": final, "parameters": student.parameters_of(net.model)}
 
-    def _new_elastic(self, config: ElasticConfig) -> Supernet:
-        base = student.load(config.base or str(self.teacher_folder))
-        return Supernet(student.with_low_bit_embeddings(base, config.embedding_bits))
+    def _new_elastic(self, config: ElasticConfig, *, to_train: bool = False) -> Supernet:
+        """`to_train`: ask the rows which words and neurons matter; else trained weights replace all."""
+        base, space = student.load(config.base or str(self.teacher_folder)), config.space
+        thin, bits = None, config.embedding_bits
+        if space.max_rank:
+            words = student.bert_of(base).embeddings.word_embeddings.weight
+            found = self.word_counts if to_train else None
+            thin = lowrank.ThinWords(lowrank.factors(words, space.max_rank, found), bits)
+        probe = self.probe if to_train else None
+        quantized = student.with_low_bit_embeddings(base, bits)
+        return Supernet(quantized, thin, early=space.drops, probe=probe, measure=to_train)
 
     @cached_property
     def elastic(self) -> Supernet:
-        """The trained elastic student. Raises: ModelError when it is not trained yet."""
+        """The trained elastic student. Raises: ModelError when it is not, or no longer fits."""
         assert self.config.elastic is not None, "the study file was checked"
-        weights = _trained(self.folder / "elastic" / "elastic.pt")
+        path = self.folder / "elastic" / "elastic.pt"
+        weights = _trained(path)
         net = self._new_elastic(self.config.elastic)
-        net.load_state_dict(weights)
+        try:
+            net.load_state_dict(weights)
+        except RuntimeError as exc:
+            raise student.ModelError(
+                f"{path}: not the weights of this study's elastic student: an older version or other"
+                f" knobs made them; remove {path.parent} and train again"
+            ) from exc
         return net
 
     def slice(self, candidate: Candidate) -> PreTrainedModel:
         """Return a candidate cut out of the trained elastic student, words rounded to its bits."""
         assert self.config.elastic is not None, "the study file was checked"
-        model = self.elastic.cut(candidate)
+        self.elastic.check(candidate)
+        model, thin = self.elastic.cut(candidate), self.elastic.thin
         if candidate.embedding_bits != self.config.elastic.embedding_bits:
-            student.round_words(model, self._elastic_words, candidate.embedding_bits)
+            words = thin.exact(candidate.rank) if thin and candidate.rank else self._elastic_words
+            student.round_words(model, words, candidate.embedding_bits)
         return model
 
     @cached_property
@@ -254,7 +317,8 @@ class Study:
                 "final_loss": None,
                 "parameters": student.parameters_of(self.model(config.name)),
             }
-        self.teach()
+        if not self.config.distill.labels_only:
+            self.teach()
         inputs, how = self.student_inputs(config), config.train
         folder = self.folder / "students" / config.name
         return stages.run_stage(folder, inputs, lambda: self._train_student(config, how, folder))
@@ -262,7 +326,7 @@ class Study:
     def student_inputs(self, config: StudentConfig) -> dict[str, Any]:
         inputs = {
             "teacher": self.teacher_inputs(),
-            "student": config.model_dump(exclude_none=True),
+            "student": config.model_dump(exclude_none=True, exclude={"precision"}),
             "distill": self.config.distill.model_dump(),
         }
         if config.start == ELASTIC and self.config.elastic:
@@ -273,21 +337,25 @@ class Study:
     def _train_student(
         self, config: StudentConfig, how: TrainConfig, folder: Path
     ) -> dict[str, Any]:
-        model, rows = self._new_student(config), self.student_rows
+        model, rows = self._new_student(config, to_train=True), self.student_rows
         final = training.train(model, rows, self.imitation(), how, folder, self.config.seed)
         torch.save(model.state_dict(), folder / "student.pt")
-        if set(student.heads_of(model)) == {model.config.num_attention_heads}:
-            student.save_plain(model, folder / "checkpoint")  # fewer heads have no plain form
+        if student.has_plain_form(model):
+            student.save_plain(model, folder / "checkpoint")
         return {"final_loss": final, "parameters": student.parameters_of(model)}
 
-    def _new_student(self, config: StudentConfig) -> PreTrainedModel:
+    def _new_student(self, config: StudentConfig, *, to_train: bool = False) -> PreTrainedModel:
+        """`to_train`: as for an elastic student."""
         if config.start == ELASTIC:
             heads = config.heads or self.elastic.model.config.num_attention_heads
-            shape = Candidate(config.layers, heads, config.ffn, config.embedding_bits)
-            return self.slice(shape)
+            return self.slice(config.candidate(heads))
         base = self.model(config.start) if config.start else student.load(str(self.teacher_folder))
-        model = student.cut(base, config.layers, config.ffn, config.heads)
-        return student.with_low_bit_embeddings(model, config.embedding_bits)
+        probe = self.probe if to_train else None
+        model = student.cut(base, config.layers, config.ffn, config.heads, probe)
+        found = self.word_counts if to_train and config.rank else None
+        model = lowrank.with_rank(model, config.rank, config.embedding_bits, found)
+        shape = config.candidate(min(student.heads_of(model)))
+        return bert.with_dropping(model, bert.dropping_of(model, shape.keep, shape.drop_after))
 
     # Variants
 
@@ -302,6 +370,11 @@ class Study:
         config = self.student(name)
         return config.embedding_bits if config else TEACHER_BITS
 
+    def precision(self, name: str) -> Precision:
+        """Return what a variant is published in."""
+        config = self.student(name)
+        return Precision(config.precision) if config else Precision.INT8_DYNAMIC
+
     def model(self, name: str) -> PreTrainedModel:
         """Return the trained PyTorch model of a variant, embeddings quantized."""
         config = self.student(name)
@@ -309,7 +382,7 @@ class Study:
             return student.with_low_bit_embeddings(
                 student.load(str(self.teacher_folder)), TEACHER_BITS
             )
-        model = self._new_student(config)
+        model = self._new_student(config, to_train=config.train is None)
         if config.train is not None:
             model.load_state_dict(_trained(self.folder / "students" / name / "student.pt"))
         return model
@@ -317,20 +390,24 @@ class Study:
     def export(self, name: str) -> dict[str, Any]:
         """Export and quantize a trained variant, through every gate."""
         config = self.student(name)
-        inputs = self.student_inputs(config) if config else {"teacher": self.teacher_inputs()}
+        inputs: dict[str, Any] = {"teacher": self.teacher_inputs()}
+        if config:
+            inputs = self.student_inputs(config)
+        if self.precision(name) is not Precision.INT8_DYNAMIC:
+            inputs["precision"] = self.precision(name)
         folder = self.variant_folder(name) / "export"
         return stages.run_stage(folder, inputs, lambda: self._export(name, folder))
 
     def _export(self, name: str, folder: Path) -> dict[str, Any]:
-        model = self.model(name)
+        model, precision = self.model(name), self.precision(name)
         fp32, served = folder / "model.fp32.onnx", folder / "model.onnx"
         export.to_onnx(model, fp32)
-        export.to_int8(model, served)
+        export.TO[precision](model, served)
         return {
             "sha256": sha256_of(served),
             "size_bytes": served.stat().st_size,
             "parameters": student.parameters_of(model),
-            "batch_variance": export.batch_variance(served, model.config.vocab_size),
+            "batch_variance": export.batch_variance(served, model.config.vocab_size, precision),
             "operators": dict(export.operators_run(served)),
         }
 
@@ -341,7 +418,9 @@ class Study:
         stored = folder / "readings.json"
 
         def work() -> dict[str, Any]:
-            found = evaluate.read_all(self.model_file(name), self.tokenizer, examples)
+            found = evaluate.read_all(
+                self.model_file(name), self.tokenizer, examples, self.precision(name)
+            )
             stored.write_bytes(_READINGS.dump_json(found))
             return {"questions": len(found)}
 
@@ -359,7 +438,7 @@ class Study:
         folder = self.variant_folder(name) / "profile"
 
         def work() -> dict[str, Any]:
-            found = profiling.profile(self.model_file(name))
+            found = profiling.profile(self.model_file(name), precision=self.precision(name))
             return {"profile": _PROFILE.dump_python(found, mode="json")}
 
         inputs = {"model": exported["sha256"], "host": asdict(profiling.here())}

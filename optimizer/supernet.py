@@ -1,7 +1,9 @@
 """An elastic student: one set of weights of which every candidate of a space is a slice.
 
 Heads and feed-forward neurons stand in the order of their importance, so a narrower candidate has
-the first ones; a shallower one skips layers. Training a few candidates a step trains them all.
+the first ones; a shallower one skips layers. Words of a lower rank are the first columns of those
+of the highest, and each layer has an early span head for candidates that drop tokens after it.
+Training a few candidates a step trains them all.
 Source: Cai et al. 2020, "Once-for-All"; Hou et al. 2020, "DynaBERT".
 
 Legend: B batch, S tokens, H hidden width, N heads of a candidate, D head size, A = N * D, F its width.
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -18,11 +21,14 @@ from torch import nn
 from torch.nn.functional import embedding, linear, softmax
 from transformers import PreTrainedModel
 
-from optimizer import heads
+from optimizer import bert, heads, neurons
+from optimizer.bert import Dropping
 from optimizer.distill import Outputs, as_outputs
+from optimizer.lowrank import ThinWords
+from optimizer.neurons import Inputs
 from optimizer.space import Candidate, Space
-from optimizer.student import ModelError, bert_of, narrow, neurons_by_importance
-from optimizer.training import IGNORE, Batch
+from optimizer.student import ModelError, bert_of
+from optimizer.training import Batch
 
 T = TypeVar("T")
 
@@ -30,24 +36,61 @@ T = TypeVar("T")
 class Supernet(nn.Module):
     """A copy of a teacher that answers as any of its slices."""
 
-    def __init__(self, teacher: PreTrainedModel) -> None:
-        """`teacher` has all its heads and embeddings that are quantized already, or frozen."""
+    def __init__(
+        self,
+        teacher: PreTrainedModel,
+        thin: ThinWords | None = None,
+        *,
+        early: bool = False,
+        probe: Sequence[Inputs] | None = None,
+        measure: bool = True,
+    ) -> None:
+        """`teacher` has all its heads and embeddings that are quantized already, or frozen.
+
+        `thin`: words for candidates of lower rank. `early`: some candidates drop tokens. `probe`:
+        what its neurons are watched on; none: random tokens. `measure`: find out which heads and
+        neurons matter; not for weights that are loaded next, which come in their order.
+        """
         super().__init__()
         self.model: Any = copy.deepcopy(teacher)
         for i, layer in enumerate(bert_of(self.model).encoder.layer):
+            self.register_buffer(f"mean_{i}", torch.zeros(layer.attention.self.all_head_size))
+            self.register_buffer(f"neuron_mean_{i}", torch.zeros(layer.output.dense.in_features))
+        if measure:
+            self._order(teacher, probe or neurons.random_probe(teacher))
+        self.thin = thin
+        head: Any = self.model.qa_outputs
+        n_heads = self.n_layers if early else 0
+        self.early = nn.ModuleList([copy.deepcopy(head) for _ in range(n_heads)])
+
+    def _order(self, teacher: PreTrainedModel, probe: Sequence[Inputs]) -> None:
+        """Put the heads and neurons that matter first, and keep what each says on average."""
+        watched = neurons.measure(teacher, probe)
+        for i, layer in enumerate(bert_of(self.model).encoder.layer):
             found = heads.measure(teacher, bert_of(teacher).encoder.layer[i].attention)
-            order = _sort_heads(layer.attention, found.importance)
-            self.register_buffer(f"mean_{i}", found.mean[order])
-            _sort_neurons(layer.intermediate.dense, layer.output.dense)
+            columns = _sort_heads(layer.attention, found.importance)
+            self._mean(i).copy_(found.mean[columns])
+            order = watched[i].order
+            self._neuron_mean(i).copy_(watched[i].mean[order])
+            _sort_neurons(layer.intermediate.dense, layer.output.dense, order)
 
     def forward(self, batch: Batch, candidate: Candidate) -> Outputs:
         """Return what a candidate says."""
-        x = self._embed(batch)
-        hidden_from = (1.0 - batch.attention_mask[:, None, None, :].to(x.dtype)) * IGNORE
-        for i in candidate.layers:
-            x = self._layer(i, x, hidden_from, candidate)
-        start, end = self.model.qa_outputs(x).unbind(-1)  # (B, S, 2)
-        return as_outputs(start, end, x, batch)
+        said = bert.run(
+            self._embed(batch, candidate.rank),
+            [partial(self._layer, i, candidate) for i in candidate.layers],
+            self.model.qa_outputs,
+            batch.attention_mask,
+            batch.token_type_ids,
+            self._dropping(candidate),
+        )
+        return as_outputs(said, batch)
+
+    def _dropping(self, candidate: Candidate) -> Dropping | None:
+        if not candidate.drops:
+            return None
+        head: Any = self.early[candidate.layers[candidate.drop_after - 1]]
+        return Dropping(candidate.drop_after, candidate.keep, head)
 
     def cut(self, candidate: Candidate) -> PreTrainedModel:
         """Return a candidate as a model of its own."""
@@ -57,18 +100,21 @@ class Supernet(nn.Module):
         for i, layer in zip(candidate.layers, encoder.layer, strict=True):
             first = torch.arange(candidate.heads)
             heads.keep(layer.attention, first, self._mean(i))
-            up = layer.intermediate.dense
-            narrow(up, layer.output.dense, torch.arange(candidate.ffn))
+            up, first = layer.intermediate.dense, torch.arange(candidate.ffn)
+            neurons.keep(up, layer.output.dense, first, self._neuron_mean(i))
         student.config.num_hidden_layers = len(candidate.layers)
         student.config.intermediate_size = candidate.ffn
-        return student
+        if candidate.rank:
+            assert self.thin is not None, "the rank was checked"
+            student = self.thin.cut(student, candidate.rank)
+        return bert.with_dropping(student, self._dropping(candidate))
 
     @property
     def n_layers(self) -> int:
         return len(bert_of(self.model).encoder.layer)
 
     def check(self, candidate: Candidate) -> None:
-        """Raises: ModelError for a candidate that is no part of the teacher."""
+        """Raises: ModelError for a candidate that is no part of the teacher, or of this student."""
         layers = bert_of(self.model).encoder.layer
         config = self.model.config
         if (
@@ -81,24 +127,37 @@ class Supernet(nn.Module):
                 f" {config.num_attention_heads} heads and width {config.intermediate_size}"
             )
 
-    def _embed(self, batch: Batch) -> torch.Tensor:  # -> (B, S, H)
+        rank = 0 if self.thin is None else self.thin.table.width
+        if candidate.rank > rank or (candidate.drops and not self.early):
+            heads_ = "" if self.early else ", and no early heads"
+            raise ModelError(f"{candidate}: the student has words of rank {rank}{heads_}")
+
+    def _embed(self, batch: Batch, rank: int) -> torch.Tensor:  # -> (B, S, H)
         parts = bert_of(self.model).embeddings
         places = parts.position_embeddings.weight[: batch.input_ids.shape[1]]
         types = embedding(batch.token_type_ids, parts.token_type_embeddings.weight)
-        x: torch.Tensor = parts.LayerNorm(parts.word_embeddings(batch.input_ids) + types + places)
+        x: torch.Tensor = parts.LayerNorm(self._words(batch.input_ids, rank) + types + places)
         return x
 
+    def _words(self, input_ids: torch.Tensor, rank: int) -> torch.Tensor:  # (B, S) -> (B, S, H)
+        if not rank:
+            rows: torch.Tensor = bert_of(self.model).embeddings.word_embeddings(input_ids)
+            return rows
+        assert self.thin is not None, "the rank was checked"
+        found: torch.Tensor = self.thin(input_ids, rank)
+        return found
+
     def _layer(
-        self, i: int, x: torch.Tensor, hidden_from: torch.Tensor, candidate: Candidate
+        self, i: int, candidate: Candidate, x: torch.Tensor, hidden_from: torch.Tensor
     ) -> torch.Tensor:
         layer = bert_of(self.model).encoder.layer[i]
         mixed = self._attend(i, x, hidden_from, candidate)
         x = layer.attention.output.LayerNorm(x + mixed)
         up, down, f = layer.intermediate.dense, layer.output.dense, candidate.ffn
         wide = layer.intermediate.intermediate_act_fn(linear(x, up.weight[:f], up.bias[:f]))
-        normed: torch.Tensor = layer.output.LayerNorm(
-            x + linear(wide, down.weight[:, :f], down.bias)
-        )
+        silent = down.weight[:, f:] @ self._neuron_mean(i)[f:]  # likewise of the neurons left out
+        written = linear(wide, down.weight[:, :f], down.bias + silent)
+        normed: torch.Tensor = layer.output.LayerNorm(x + written)
         return normed
 
     def _attend(
@@ -122,6 +181,9 @@ class Supernet(nn.Module):
 
     def _mean(self, i: int) -> torch.Tensor:
         return self.get_buffer(f"mean_{i}")
+
+    def _neuron_mean(self, i: int) -> torch.Tensor:
+        return self.get_buffer(f"neuron_mean_{i}")
 
 
 def sandwich(space: Space, n_random: int) -> list[Candidate]:
@@ -158,8 +220,7 @@ def _sort_heads(attention: Any, importance: torch.Tensor) -> torch.Tensor:  # (N
 
 
 @torch.no_grad()
-def _sort_neurons(up: nn.Linear, down: nn.Linear) -> None:
-    order = neurons_by_importance(up, down)
+def _sort_neurons(up: nn.Linear, down: nn.Linear, order: torch.Tensor) -> None:  # (F,)
     up.weight.copy_(up.weight[order].clone())
     up.bias.copy_(up.bias[order].clone())
     down.weight.copy_(down.weight[:, order].clone())

@@ -10,7 +10,7 @@ import numpy as np
 
 from optimizer import pareto
 from optimizer.pareto import Points
-from optimizer.space import Candidate
+from optimizer.space import RANK_STEP, Candidate
 
 MEGABYTE = 1e6
 
@@ -149,7 +149,19 @@ def unlike(a: Candidate, b: Candidate) -> float:
     """Return how far two shapes are from each other; 0: the same weights are computed."""
     together = set(a.layers) | set(b.layers)
     apart = len(set(a.layers) ^ set(b.layers)) / len(together)
-    return apart + abs(log(a.heads / b.heads)) + abs(log(a.ffn / b.ffn))
+    widths = abs(log(a.heads / b.heads)) + abs(log(a.ffn / b.ffn))
+    tokens = abs(log(a.keep / b.keep)) + abs(_seeing_all(a) - _seeing_all(b))
+    return apart + widths + tokens + abs(_thinness(a) - _thinness(b))
+
+
+def _seeing_all(candidate: Candidate) -> float:
+    """Return the share of layers that see all tokens."""
+    return candidate.drop_after / len(candidate.layers) if candidate.drops else 1.0
+
+
+def _thinness(candidate: Candidate) -> float:
+    """Return 0 for words in full width, more for a lower rank."""
+    return RANK_STEP / candidate.rank if candidate.rank else 0.0
 
 
 def hypervolume(points: Sequence[Point], reference: Cost) -> float:

@@ -13,6 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 TABLE = "bert.embeddings.word_embeddings"
+PROJECTION = "bert.embeddings.projection"  # of words of low rank to the hidden width
+EARLY = "early_outputs"  # the span head that chooses the tokens that go on
+FORCED = 32  # positions from the front whose tokens of type 0 are always kept
+MIN_KEPT = 48  # tokens that are never too many to keep
 HALVES = (".low", ".scale")  # of a low-bit embedding: 16 bits each
 ACTIVATIONS = {  # transformers' names -> operators; erf, and its approximation by tanh
     "gelu": "Gelu",
@@ -42,10 +46,33 @@ class GraphShape:
     types: int = 2
     epsilon: float = 1e-12  # of every layer normalization
     activation: str = "Gelu"  # an operator
+    rank: int = 0  # of the word table, which a projection widens to `hidden`; 0: as wide as that
+    keep: float = 1.0  # share of tokens that the layers after `drop_after` see
+    drop_after: int = 0  # layers that see all tokens; 0: all layers do
 
     @property
     def layers(self) -> int:
         return len(self.heads)
+
+    @property
+    def word_width(self) -> int:
+        """Return the width of the word table's rows."""
+        return self.rank or self.hidden
+
+    @property
+    def drops(self) -> bool:
+        """Return whether any layer sees fewer than all tokens."""
+        return self.keep < 1 and 0 < self.drop_after < self.layers
+
+
+def permille(keep: float) -> int:
+    return round(1000 * keep)
+
+
+def n_kept(keep: float, n_tokens: int) -> int:
+    """Return how many tokens of each row are kept; `n_tokens` counts the padding, too."""
+    share = (n_tokens * permille(keep) + 999) // 1000  # rounded up, in integers
+    return min(n_tokens, max(MIN_KEPT, share))
 
 
 def weight_shapes(shape: GraphShape) -> dict[str, tuple[int, ...]]:
@@ -58,6 +85,10 @@ def weight_shapes(shape: GraphShape) -> dict[str, tuple[int, ...]]:
         **_norm_shapes("bert.embeddings.LayerNorm", h),
         **_linear_shapes("qa_outputs", h, 2),
     }
+    if shape.rank:
+        found[f"{PROJECTION}.weight"] = (h, shape.rank)
+    if shape.drops:
+        found |= _linear_shapes(EARLY, h, 2)
     for i, (heads, ffn) in enumerate(zip(shape.heads, shape.ffn, strict=True)):
         layer, attention = layer_name(i), heads * shape.head_size
         for part in ("query", "key", "value"):
@@ -75,10 +106,10 @@ def layer_name(i: int) -> str:
 
 
 def _table_shapes(shape: GraphShape) -> dict[str, tuple[int, ...]]:
-    name, rows, groups = TABLE, shape.vocabulary, shape.hidden // shape.group
+    name, rows, wide = TABLE, shape.vocabulary, shape.word_width
     if shape.embedding_bits == 32:
-        return {f"{name}.weight": (rows, shape.hidden)}
-    codes = shape.hidden * shape.embedding_bits // 8
+        return {f"{name}.weight": (rows, wide)}
+    groups, codes = wide // shape.group, wide * shape.embedding_bits // 8
     return {
         f"{name}.codes": (rows, codes),
         f"{name}.low": (rows, groups),

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from optimizer.config import Sampler, SearchConfig
+from optimizer.proposals import seeds
 from optimizer.search import Evaluators, Search, opened
-from optimizer.space import Candidate, Space, seeds
+from optimizer.space import Candidate, Space
 from optimizer.trials import Cost, Point
 from optimizer.workers import Pulse
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 from math import floor, log10
 
 WIDTH, HEIGHT = 640, 380
@@ -113,14 +114,46 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]], x_label: str, y_
     y = Axis.of(y_label, (p[1] for p in points), HEIGHT - BOTTOM, TOP)
     drawn = []
     for i, (name, found) in enumerate(series.items()):
-        path = "M" + "L".join(f"{x.at(a)} {y.at(b)}" for a, b in found)
         kind = f"series-{i % N_COLOURS}"
-        drawn.append(f'<path class="line {kind}" d="{path}"/>')
+        drawn.append(f'<path class="line {kind}" d="{_path(found, x, y)}"/>')
         drawn += [
             _mark(Mark(a, b, kind, f"{name}\n{x_label} {a:g}\n{y_label} {b:.4g}", None, 2.5), x, y)
             for a, b in found
         ]
     return _svg(_axes(x, y) + "".join(drawn), f"{y_label} over {x_label}")
+
+
+Band = Sequence[tuple[float, float, float, float]]  # x, low, middle, high
+
+
+def bands(series: Mapping[str, Band], x_label: str, y_label: str) -> str:
+    """Return one line a series through its middle, over its range; each value holds until the next."""
+    points = [p for found in series.values() for p in found]
+    x = Axis.of(x_label, [0, *(p[0] for p in points)], LEFT, WIDTH - RIGHT)
+    y = Axis.of(y_label, [v for p in points for v in p[1:]], HEIGHT - BOTTOM, TOP)
+    drawn = []
+    for i, (name, found) in enumerate(series.items()):
+        kind = f"series-{i % N_COLOURS}"
+        low, middle, high = ([(p[0], p[j]) for p in found] for j in (1, 2, 3))
+        around = _path([*_stairs(high), *reversed(_stairs(low))], x, y)
+        drawn.append(f'<path class="band {kind}" data-kind="{kind}" d="{around}Z"/>')
+        line = _path(_stairs(middle), x, y)
+        drawn.append(f'<path class="line {kind}" data-kind="{kind}" d="{line}"/>')
+        for at, least, mid, most in found:
+            tip = f"{name}\n{x_label} {at:.1f}\n{mid:.4f} ({least:.4f} to {most:.4f})"
+            drawn.append(_mark(Mark(at, mid, kind, tip, None, 2.0), x, y))
+    return _svg(_axes(x, y) + "".join(drawn), f"{y_label} over {x_label}")
+
+
+def _stairs(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    steps = list(points[:1])
+    for (_, before), (x, now) in pairwise(points):
+        steps += [(x, before), (x, now)]
+    return steps
+
+
+def _path(points: Sequence[tuple[float, float]], x: Axis, y: Axis) -> str:
+    return "M" + "L".join(f"{x.at(a)} {y.at(b)}" for a, b in points)
 
 
 @dataclass(frozen=True, slots=True)

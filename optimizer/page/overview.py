@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import sqrt
 
-from gateway.published import Variant
+from gateway.catalog import Catalog
+from gateway.published import Quality, Variant
 from optimizer.findings import Trial
 from optimizer.page import charts
 from optimizer.page.charts import Mark, Thread
@@ -14,6 +16,7 @@ from optimizer.page.tables import no_catalog, no_trials, share, table
 from optimizer.report import Inputs
 
 MIN_RADIUS, MAX_RADIUS = 2.5, 15.0
+KINDS = ("published", "before", "fp32", "front", "trial", "infeasible")  # of marks
 TOKENS = 192  # where no search says at which length latency counts
 
 
@@ -21,7 +24,7 @@ def pareto(inputs: Inputs) -> str:
     """F1 over p95, with the size as area, and F1 over size."""
     scored = [t for t in inputs.trials if t.scored]
     variants = inputs.catalog.variants if inputs.catalog else ()
-    if not scored and not variants:
+    if not scored and not _others(inputs, variants):
         return no_trials(inputs) + no_catalog(inputs)
     over_p95, over_size = _marks(inputs, scored, variants)
     tokens = _tokens(inputs)
@@ -34,8 +37,8 @@ def pareto(inputs: Inputs) -> str:
     )
     return (
         "<p>The area of a circle is the size of the model. Trials: F1 on part of the search split,"
-        " without training of their own. Published variants: F1 on the calibrate split, the line"
-        " down to the certified floor.</p>"
+        " without training of their own. Published variants, before and now, and the fp32 teacher:"
+        " F1 on the calibrate split, the line down to the certified floor.</p>"
         f"{legend(over_p95)}{missing}"
         f'<div class="pair">{"".join(charts_)}</div>{_variants(variants, tokens)}'
     )
@@ -48,7 +51,8 @@ def _tokens(inputs: Inputs) -> int:
 def _marks(
     inputs: Inputs, scored: Sequence[Trial], variants: Sequence[Variant]
 ) -> tuple[list[Mark], list[Mark]]:
-    largest = max([t.size_bytes or 0 for t in scored] + [v.size_bytes for v in variants])
+    others = _others(inputs, variants)
+    largest = max([t.size_bytes or 0 for t in scored] + [o.size_bytes for o in others])
     over_p95, over_size = [], []
     for trial in scored:
         assert trial.scored
@@ -56,19 +60,69 @@ def _marks(
         kind, tip, radius = kind_of(inputs, trial), tip_of(trial), _radius(size, largest)
         over_p95.append(Mark(p95_ms, f1, kind, tip, trial.number, radius))
         over_size.append(Mark(size / 1e6, f1, kind, tip, trial.number, radius))
-    floors = {p.name: p.certified_f1 for p in inputs.catalog.plans} if inputs.catalog else {}
-    for variant in (v for v in variants if v.quality):
-        f1, floor = variant.quality[0].f1, floors.get(variant.name)
-        p95_ms = variant.profile.cell(_tokens(inputs)).p95_ms
-        tip = (
-            f"{variant.name}\nF1 {f1:.4f} ({variant.quality[0].data}), certified {floor}"
-            f"\np95 {p95_ms} ms, {variant.size_bytes / 1e6:.2f} MB"
+    for other in others:
+        radius, at_size = _radius(other.size_bytes, largest), other.size_bytes / 1e6
+        over_p95.append(
+            Mark(other.p95_ms, other.f1, other.kind, other.tip, None, radius, other.floor)
         )
-        radius = _radius(variant.size_bytes, largest)
-        at_size = variant.size_bytes / 1e6
-        over_p95.append(Mark(p95_ms, f1, "published", tip, None, radius, floor))
-        over_size.append(Mark(at_size, f1, "published", tip, None, radius, floor))
+        over_size.append(Mark(at_size, other.f1, other.kind, other.tip, None, radius, other.floor))
     return over_p95, over_size
+
+
+@dataclass(frozen=True, slots=True)
+class _Other:
+    """A model that is no trial."""
+
+    name: str
+    kind: str
+    quality: Quality
+    p95_ms: float
+    size_bytes: int
+    floor: float | None
+
+    @property
+    def f1(self) -> float:
+        return self.quality.f1
+
+    @property
+    def tip(self) -> str:
+        floor = "" if self.kind == "fp32" else f", certified {self.floor}"
+        return (
+            f"{self.name}\nF1 {self.f1:.4f} ({self.quality.data}){floor}"
+            f"\np95 {self.p95_ms} ms, {self.size_bytes / 1e6:.2f} MB"
+        )
+
+
+def _others(inputs: Inputs, variants: Sequence[Variant]) -> list[_Other]:
+    """Return what was published, now and before, and the fp32 teacher."""
+    tokens = _tokens(inputs)
+    found = _published(inputs.catalog, variants, "published", tokens)
+    before = inputs.before.variants if inputs.before else ()
+    found += _published(inputs.before, before, "before", tokens)
+    if inputs.fp32 and inputs.fp32.quality:
+        fp32 = inputs.fp32
+        p95_ms = fp32.profile.cell(tokens).p95_ms
+        name = f"{fp32.teacher} in fp32"
+        found.append(_Other(name, "fp32", fp32.quality[0], p95_ms, fp32.size_bytes, None))
+    return found
+
+
+def _published(
+    catalog: Catalog | None, variants: Sequence[Variant], kind: str, tokens: int
+) -> list[_Other]:
+    floors = {p.name: p.certified_f1 for p in catalog.plans} if catalog else {}
+    return [
+        _Other(
+            v.name if kind == "published" else f"before: {v.name}",
+            kind,
+            v.quality[0],
+            v.profile.cell(tokens).p95_ms,
+            v.size_bytes,
+            floors.get(v.name),
+        )
+        for v in variants
+        if v.quality
+    ]
 
 
 def _radius(size: int, largest: int) -> float:
@@ -98,7 +152,7 @@ def legend(marks: Sequence[Mark | Thread]) -> str:
     buttons = (
         f'<li><button aria-pressed="true" data-of="{kind}"><span class="dot {kind}"></span>'
         f"{kind} ({count[kind]})</button></li>"
-        for kind in ("published", "front", "trial", "infeasible")
+        for kind in KINDS
         if count[kind]
     )
     return f'<ul class="legend">{"".join(buttons)}</ul>'

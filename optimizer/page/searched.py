@@ -19,8 +19,11 @@ def knobs(inputs: Inputs) -> str:
     """Parallel coordinates, and how much each knob explains."""
     if not inputs.trials:
         return no_trials(inputs)
-    labels = (*findings.KNOBS, "p95 ms", "MB", "F1")
-    threads = [Thread(t.number, kind_of(inputs, t), tip_of(t), _values(t)) for t in inputs.trials]
+    names = _varied(inputs.trials)
+    labels = (*names, "p95 ms", "MB", "F1")
+    threads = [
+        Thread(t.number, kind_of(inputs, t), tip_of(t), _values(t, names)) for t in inputs.trials
+    ]
     return (
         "<p>A line is a candidate. Drag along an axis to keep those that pass there, here and in the"
         " charts above; click the axis to let all through.</p>"
@@ -29,17 +32,24 @@ def knobs(inputs: Inputs) -> str:
     )
 
 
-def _values(trial: Trial) -> tuple[float | str | None, ...]:
-    knobs_ = (knob(trial.candidate) for knob in findings.KNOBS.values())
+def _varied(trials: Sequence[Trial]) -> list[str]:
+    """Return the knobs of which more than one value was tried: an axis for others would say nothing."""
+    values = {name: {knob(t.candidate) for t in trials} for name, knob in findings.KNOBS.items()}
+    return [name for name, found in values.items() if len(found) > 1]
+
+
+def _values(trial: Trial, names: Sequence[str]) -> tuple[float | str | None, ...]:
+    knobs_ = (findings.KNOBS[name](trial.candidate) for name in names)
     size_mb = None if trial.size_bytes is None else trial.size_bytes / 1e6
     return *knobs_, trial.p95_ms, size_mb, trial.f1
 
 
 def _importance(trials: Sequence[Trial]) -> str:
     found = findings.importance(trials)
-    if not found:
+    varied = _varied(trials)
+    if not found or not varied:
         return ""
-    rows = [[name, *(f"{share:.0%}" for share in shares)] for name, shares in found.items()]
+    rows = [[name, *(f"{share:.0%}" for share in found[name])] for name in varied]
     return (
         "<h3>What a knob alone explains</h3><p>Share of the variance among the trials with an F1"
         " (eta squared). A sampler does not try values evenly, so read it as a hint.</p>"
@@ -100,7 +110,7 @@ def _stairs(found: Sequence[tuple[int, float]], last: int) -> list[tuple[float, 
 def ranks(inputs: Inputs) -> str:
     """Does the supernet's F1 put candidates in the order that training confirms?"""
     variants = inputs.catalog.variants if inputs.catalog else ()
-    pairs = findings.finished(inputs.config, inputs.trials, variants)
+    pairs = findings.finished(inputs.students, inputs.trials, variants)
     if not pairs:
         return (
             '<p class="none">No data yet: needs trials with an F1 whose candidates were finished'

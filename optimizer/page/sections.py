@@ -11,6 +11,7 @@ import hashlib
 from html import escape
 from pathlib import Path
 
+from optimizer.page.compared import economy, fp32, labels, searches
 from optimizer.page.overview import pareto
 from optimizer.page.searched import curves, infeasible, knobs, ranks, volume
 from optimizer.page.vouched import certificates, provenance
@@ -45,10 +46,14 @@ def page(inputs: Inputs) -> str:
     style, script = ((HERE / f"page.{kind}").read_text() for kind in ("css", "js"))
     sections = {
         "pareto": ("Accuracy, latency, size", pareto(inputs)),
+        "fp32": ("Beside the fp32 teacher", fp32(inputs)),
         "knobs": ("Candidates by knob", knobs(inputs)),
         "infeasible": ("Infeasible trials", infeasible(inputs)),
         "volume": ("Hypervolume over trials", volume(inputs)),
+        "searches": ("Search against others", searches(inputs)),
+        "economy": ("What a candidate cost", economy(inputs)),
         "ranks": ("Supernet against finished", ranks(inputs)),
+        "labels": ("Distilled against labels alone", labels(inputs)),
         "curves": ("Learning curves", curves(inputs)),
         "certificates": ("Certificates", certificates(inputs)),
         "provenance": ("What it ran on", provenance(inputs)),
@@ -60,7 +65,7 @@ def page(inputs: Inputs) -> str:
         style_hash=_hash(style),
         script=script,
         script_hash=_hash(script),
-        nav="".join(f'<a href="#{key}">{title}</a>' for key, (title, _) in sections.items()),
+        nav=" ".join(f'<a href="#{key}">{title}</a>' for key, (title, _) in sections.items()),
         warning=_warning(inputs),
         sections="\n".join(
             f'<section id="{key}"><h2>{title}</h2>\n{inside}</section>'

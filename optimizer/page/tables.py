@@ -24,7 +24,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def _cell(value: object) -> str:
     if isinstance(value, Raw):
         return f"<td>{value}</td>"
-    kind = ' class="text"' if isinstance(value, str) and not value[:1].isdigit() else ""
+    kind = ' class="text"' if isinstance(value, str) and not value.lstrip("-")[:1].isdigit() else ""
     return f"<td{kind}>{escape(str(value))}</td>"
 
 

@@ -151,6 +151,10 @@ VALUES: list[tuple[Callable[[Any], Any], str]] = [
     (variant(golden_tolerance=0.0), "variants.0.golden_tolerance: 0"),
     (variant(golden_tolerance=float("nan")), "golden_tolerance: "),
     (inside("variants", 0, "shape", heads=0), "variants.0.shape.heads: 0"),
+    (inside("variants", 0, "shape", rank=9), "variants.0.shape.rank: 9 is not from 0 to hidden"),
+    (inside("variants", 0, "shape", rank=-64), "variants.0.shape.rank: -64"),
+    (inside("variants", 0, "shape", keep=1.5), "variants.0.shape.keep: 1.5"),
+    (inside("variants", 0, "shape", drop_after=2), "shape.drop_after: 2 of 2 layers"),
     (inside("variants", 0, "quality", 0, f1=1.2), "variants.0.quality.0.f1: 1.2 is not from 0"),
     (inside("variants", 0, "quality", 0, forced_f1=-0.1), "variants.0.quality.0.forced_f1: "),
     (inside("variants", 0, "quality", 0, n=0), "variants.0.quality.0.n: 0"),
@@ -251,6 +255,17 @@ def test_a_catalog_without_strata_is_read(tmp_path: Path) -> None:
     for plan in document["plans"]:
         for optional in ("bounds", "strata", "checks"):
             del plan["certificate"][optional]
+    catalog = catalogs.parse(json.dumps(document).encode(), tmp_path / "catalog.json")
+    assert catalog == small_and_large()
+
+
+def test_a_catalog_without_ranks_and_dropped_tokens_is_read(tmp_path: Path) -> None:
+    """Models published before there were such knobs have full words and see all tokens."""
+    catalogs.write(tmp_path, small_and_large())
+    document = json.loads(catalogs.read_bytes(tmp_path))
+    for published in document["variants"]:
+        for later in ("rank", "keep", "drop_after"):
+            del published["shape"][later]
     catalog = catalogs.parse(json.dumps(document).encode(), tmp_path / "catalog.json")
     assert catalog == small_and_large()
 

@@ -300,7 +300,7 @@ async def test_a_stream_that_is_left_cancels_its_work(gateway: Running) -> None:
 
 async def test_a_plan_is_made_without_inference(gateway: Running) -> None:
     """Asking what would happen costs no model's time."""
-    metadata = (("slo-min-f1", "0.6"), ("slo-latency-ms", "10"))
+    metadata = (("slo-min-f1", "0.6"), ("slo-latency-ms", "15"))
     plan = await gateway.stub.Plan(qa_pb2.PlanRequest(n_tokens=100), metadata=metadata)
     assert (plan.feasible, plan.n_tokens, plan.n_windows) == (False, 128, 1)
     assert {o.plan: list(o.struck_out_by) for o in plan.options} == {

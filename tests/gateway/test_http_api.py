@@ -66,7 +66,8 @@ async def test_an_answer_says_what_it_was_given_under() -> None:
     assert response.headers["slo-plan"] == response.headers["slo-variant"] == "large"
     assert response.headers["slo-f1"] == "0.7000"
     assert response.headers["slo-met"] == response.json()["slo"]["met"] == "true"
-    assert float(response.headers["slo-predicted-ms"]) == pytest.approx(32.0)
+    idle_p95_ms = 1.5 * (20 + 2)
+    assert idle_p95_ms < float(response.headers["slo-predicted-ms"]) < 1.3 * idle_p95_ms
     stages = [part.split(";dur=")[0] for part in response.headers["server-timing"].split(", ")]
     assert stages == ["tokenize", "route", "queue", "infer", "decode", "total"]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -76,14 +74,14 @@ def test_a_refusal_under_load_says_when_the_load_is_done(promise: Slo) -> None:
 
 def test_strict_never_takes_an_uncertified_plan() -> None:
     """A floor that was not seen to hold here is no floor."""
-    options = [replace(o, trust=Trust.UNCERTIFIED) for o in idle()]
+    options = [o._replace(trust=Trust.UNCERTIFIED) for o in idle()]
     assert choose(slo(50, 0.1, STRICT), options).reason is Reason.INFEASIBLE
     assert choose(slo(50, 0.1), options).gave == (Gave.UNCERTIFIED,)
 
 
 def test_equal_cost_is_decided_by_bytes() -> None:
     """Memory is the next thing that costs."""
-    lean, fat = option("lean", 0.6, 10), replace(option("fat", 0.6, 10), size_bytes=10**9)
+    lean, fat = option("lean", 0.6, 10), option("fat", 0.6, 10)._replace(size_bytes=10**9)
     decision = choose(slo(50, 0.5), [fat, lean])
     assert decision.option == lean
 

@@ -84,7 +84,8 @@ async def test_strict_is_refused_for_ever_or_for_now() -> None:
     await backend.until_asked(4)
     with pytest.raises(Overloaded) as busy:
         await service.answer(ASKED, SloRequest(latency_ms=50, min_f1=0.6, policy=STRICT), now_ms())
-    assert busy.value.retry_after_ms == pytest.approx(40.0)
+    drained_ms = 4 * 20 / 2  # on average; strict asks for the 99th percentile
+    assert drained_ms * 0.9 < busy.value.retry_after_ms < drained_ms * 3
     for task in first:
         task.cancel()
 
@@ -130,7 +131,7 @@ async def test_an_abandoned_request_cancels_the_backend() -> None:
     assert backend.cancelled == 1
     assert service.metrics.registry.get_sample_value("bertier_requests_in_flight") == 0
     assert service.serving is not None
-    assert all(service.serving.latency.wait_ms(p) == 0 for p in service.serving.plans())
+    assert not service.serving.latency.busy
 
 
 async def test_an_answer_after_the_target_is_an_answer_that_says_so() -> None:
@@ -199,3 +200,21 @@ async def test_decisions_are_counted_by_reason() -> None:
     await service.answer(ASKED, SloRequest(min_f1=0.4), now_ms())
     labels = {"slo_class": "standard", "plan": "small", "reason": "meets_slo"}
     assert service.metrics.registry.get_sample_value("bertier_decisions_total", labels) == 1
+
+
+async def test_predictions_are_counted_by_whether_they_held() -> None:
+    """Coverage is published, not claimed; a request that timed out is no success."""
+    backend = FakeBackend()
+    service = make_service(backend)
+    await service.answer(ASKED, SloRequest(variant="small"), now_ms())
+    backend.gate = asyncio.Event()
+    with pytest.raises(DeadlineExceeded):
+        await service.answer(ASKED, SloRequest(variant="small", timeout_ms=150), now_ms())
+
+    def count(outcome: str) -> float | None:
+        labels = {"variant": "small", "quantile": "0.95", "outcome": outcome}
+        return service.metrics.registry.get_sample_value(
+            "bertier_latency_predictions_total", labels
+        )
+
+    assert (count("within"), count("beyond")) == (1, 1)

@@ -408,15 +408,17 @@ async def test_latency_measured_beside_requests_is_marked_and_measured_again(hou
     old = house.service.serving
     assert old is not None
     house.publish(another())
-    with old.latency.in_flight("small", Size(64, 1)):
-        await house.watcher.check()
+    work = old.latency.begin("small", Size(64, 1), 0.0)
+    await house.watcher.check()
+    old.latency.leave(work, 0.0)
     assert (await house.watcher.readiness()).variants["medium"].measured_under_load
     serving = house.service.serving
     assert serving is not None
-    with serving.latency.in_flight("medium", Size(64, 1)):
-        for _ in range(3):
-            await house.watcher.check()
-            house.now_ms += 60_000
-        assert serving.under_load == {"medium"}
+    work = serving.latency.begin("medium", Size(64, 1), 0.0)
+    for _ in range(3):
+        await house.watcher.check()
+        house.now_ms += 60_000
+    assert serving.under_load == {"medium"}
+    serving.latency.leave(work, 0.0)
     await house.watcher.check()
     assert not (await house.watcher.readiness()).variants["medium"].measured_under_load

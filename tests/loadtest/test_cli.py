@@ -28,7 +28,7 @@ def test_help_lists_every_measurement(capsys: pytest.CaptureFixture[str]) -> Non
         cli.main(["--help"])
     shown = capsys.readouterr().out
     assert ended.value.code == 0
-    for command in ("agreement", "invariance", "overhead", "slo-table"):
+    for command in ("agreement", "invariance", "overhead", "slo-table", "lab", "replay", "plan"):
         assert command in shown
 
 

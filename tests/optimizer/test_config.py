@@ -15,11 +15,26 @@ CERTIFYING = '[[data]]\nsource = "a"\ncertifies = true\n'
 STUDENT = '[[students]]\nname = "s"\nlayers = [0]\nffn = 8\n'
 
 
-def test_the_shipped_study_is_sound() -> None:
-    """What made the shipped models can be run again."""
+def test_the_usual_study_is_sound() -> None:
+    """What `run` does when no study is named goes from data to a searched front."""
     study = config.read(STUDY)
-    assert len(study.students) == 2
+    assert study.search
+    assert study.finish
     assert any(source.certifies for source in study.data)
+
+
+def test_data_may_lie_beside_the_study_file(tmp_path: Path) -> None:
+    """So a study that ships with its data runs from any folder; other paths are --data-dir's."""
+    path = tmp_path / "study.toml"
+    path.write_text(
+        HEAD
+        + 'report = ["./test.json", "squad_v2_dev"]\n'
+        + CERTIFYING.replace('"a"', '"./a.json"')
+        + '[[data]]\nsource = "b.json"\n'
+    )
+    study = config.read(path)
+    assert [d.source for d in study.data] == [str(tmp_path / "a.json"), "b.json"]
+    assert study.report == (str(tmp_path / "test.json"), "squad_v2_dev")
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import PreTrainedModel
 
-from optimizer import student, teacher_states, training
+from optimizer import bert, student, teacher_states, training
+from optimizer.bert import Dropping
 from optimizer.config import DistillConfig
-from optimizer.distill import Imitation, outputs_of
+from optimizer.data import Feature
+from optimizer.distill import Imitation, label_loss, outputs_of
 from optimizer.stages import CHECKPOINT
 from optimizer.teacher_states import TeacherStates
+from optimizer.training import Batch
 from tests.optimizer.test_training import rows
 
 WIDTH = 64  # of the tiny backbone
@@ -102,3 +107,70 @@ def test_the_states_count_by_their_weight(teacher: PreTrainedModel, tmp_path: Pa
         return float(Imitation(states, how)(teacher, batch))
 
     assert loss(0.0) < 0.1 < loss(1.0) < loss(2.0)
+
+
+def answering(teacher: PreTrainedModel, tmp_path: Path) -> tuple[TeacherStates, Batch]:
+    """Return what the teacher says to long rows, and those rows as a batch."""
+    rng = np.random.default_rng(1)
+    lengths = (120, 111, 97, 90)
+    types = [(np.arange(n) > 8).astype(np.int8) for n in lengths]
+    ids = [rng.integers(5, 500, n).astype(np.int32) for n in lengths]
+    features = [Feature(row, kind, 30, 33) for row, kind in zip(ids, types, strict=True)]
+    teacher_states.write(teacher, features, tmp_path, WIDTH)
+    states = TeacherStates.open(tmp_path, features, WIDTH)
+    return states, training.batch_of(features, range(4))
+
+
+def dropping(teacher: PreTrainedModel) -> PreTrainedModel:
+    head = copy.deepcopy(teacher.get_submodule("qa_outputs"))
+    assert isinstance(head, torch.nn.Linear)
+    return bert.with_dropping(copy.deepcopy(teacher), Dropping(1, 0.4, head))
+
+
+@torch.no_grad()
+def test_an_early_head_counts_by_its_weight(teacher: PreTrainedModel, tmp_path: Path) -> None:
+    """It is pulled to the teacher's spans as the last word is."""
+    states, batch = answering(teacher, tmp_path)
+    model = dropping(teacher)
+
+    def loss(weight: float) -> float:
+        how = DistillConfig(hidden_weight=0.0, early_weight=weight)
+        return float(Imitation(states, how)(model, batch))
+
+    assert loss(0.0) < loss(0.5)
+    assert loss(1.0) - loss(0.5) == pytest.approx(loss(0.5) - loss(0.0), rel=1e-3)
+
+
+@torch.no_grad()
+def test_the_states_of_dropped_tokens_do_not_count(
+    teacher: PreTrainedModel, tmp_path: Path
+) -> None:
+    """They are an earlier layer's, which is no layer of the teacher's to be like."""
+    states, batch = answering(teacher, tmp_path)
+    told, said = states.of(batch), outputs_of(dropping(teacher), batch)
+    assert said.kept is not None
+    found = said.hidden.clone()
+
+    def loss() -> float:
+        out = said._replace(hidden=found)
+        return float(Imitation(states, SOFT_ONLY, lambda _model, _batch: [out])(teacher, batch))
+
+    before = loss()
+    found[~said.kept] += 7.0
+    assert loss() == before
+    found[said.kept] = told.hidden[said.kept]
+    assert loss() < before
+    assert not said.kept.all()
+
+
+@torch.no_grad()
+def test_with_labels_only_the_teacher_has_no_say(teacher: PreTrainedModel, tmp_path: Path) -> None:
+    """A student without a teacher learns from the same rows in the same steps."""
+    states, batch = answering(teacher, tmp_path)
+    alone = DistillConfig(labels_only=True)
+    torch.nn.init.normal_(teacher.get_parameter("qa_outputs.weight"))
+    for model in (teacher, dropping(teacher)):
+        found = float(Imitation(None, alone)(model, batch))
+        assert found == pytest.approx(float(label_loss(model, batch)), abs=1e-6)
+        assert found == float(Imitation(states, alone)(model, batch))
+        assert found != pytest.approx(float(Imitation(states, DistillConfig())(model, batch)))

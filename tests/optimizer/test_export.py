@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 from transformers import BertConfig, PreTrainedModel
 
 from gateway.embedded import open_session, run
-from optimizer import export, student
+from optimizer import bert, export, lowrank, student
 from optimizer.export import ExportError
-from optimizer.weights import ACTIVATIONS, HALVES, TABLE
+from optimizer.space import Precision
+from optimizer.weights import ACTIVATIONS, FORCED, TABLE
 from tests.optimizer import checkpoints
 from tests.optimizer.checkpoints import SIZE
 
@@ -44,15 +46,113 @@ def test_every_shape_computes_what_pytorch_computes(
         student.with_low_bit_embeddings(cut, bits)
     export.to_onnx(cut, tmp_path / "fp32.onnx")
     export.to_int8(cut, tmp_path / "int8.onnx")
+    export.to_fp16(cut, tmp_path / "fp16.onnx")
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(
+    ("rank", "keep", "after"), [(64, 1.0, 0), (0, 0.5, 1), (0, 0.3, 1), (64, 0.4, 1)]
+)
+def test_ranks_and_dropped_tokens_are_exported(
+    model: PreTrainedModel, tmp_path: Path, rank: int, keep: float, after: int, bits: int
+) -> None:
+    """The shape is read off the model, and all three files say what PyTorch says."""
+    small = smaller(model, rank, bits, keep, after)
+    shape = export.graph_shape_of(small)
+    assert (shape.rank, shape.keep, shape.drop_after) == (rank, keep, after)
+    for name, to in export.TO.items():
+        to(small, tmp_path / f"{name}.onnx")
+
+
+def smaller(
+    model: PreTrainedModel, rank: int = 0, bits: int = 4, keep: float = 0.5, after: int = 1
+) -> PreTrainedModel:
+    """Return a student with an early head of its own."""
+    found = lowrank.with_rank(model, rank, bits)
+    torch.manual_seed(3)
+    head = torch.nn.Linear(found.config.hidden_size, 2)
+    return bert.with_dropping(found, bert.Dropping(after, keep, head) if after else None)
+
+
+def test_a_wrong_early_head_is_refused(model: PreTrainedModel, tmp_path: Path) -> None:
+    """It would drop other tokens, and say other things of them."""
+    small, path = smaller(model), tmp_path / "fp32.onnx"
+    export.to_onnx(small, path)
+    change(path, "early_outputs.weight", 1.0)
+    with pytest.raises(ExportError, match="differ from PyTorch's"):
+        export.check_parity(small, path)
+    export.to_int8(small, path)
+    change(path, "early_outputs.weight", 1.0)
+    with pytest.raises(ExportError, match="int8-dynamic logits differ"):
+        export.check_rounding(small, path, Precision.INT8_DYNAMIC)
+
+
+def test_other_tokens_than_pytorchs_are_refused(model: PreTrainedModel, tmp_path: Path) -> None:
+    """All weights are right, only that the least important tokens are kept."""
+    small, path = smaller(model), tmp_path / "fp32.onnx"
+    export.to_onnx(small, path)
+    file = onnx.load(path)
+    (chosen,) = (node for node in file.graph.node if node.op_type == "TopK")
+    (largest,) = (a for a in chosen.attribute if a.name == "largest")
+    largest.i = 0
+    onnx.save(file, path)
+    with pytest.raises(ExportError, match="differ from PyTorch's"):
+        export.check_parity(small, path)
+
+
+def test_a_model_that_cannot_be_compared_is_refused(model: PreTrainedModel, tmp_path: Path) -> None:
+    """To an early head that finds all tokens alike, rounding decides which are kept: no proof."""
+    small, path = smaller(model), tmp_path / "model.onnx"
+    for values in small.early_outputs.parameters():  # type: ignore[union-attr]
+        torch.nn.init.zeros_(values)
+    export.write(small, path, Precision.FP32)
+    with pytest.raises(ExportError, match="not compared"):
+        export.check_parity(small, path, [(1, 96), (2, 128)])
+    export.write(small, path, Precision.INT8_DYNAMIC)
+    with pytest.raises(ExportError, match="not compared"):
+        export.check_rounding(small, path, Precision.INT8_DYNAMIC)
+
+
+def test_a_file_that_keeps_all_tokens_is_refused(model: PreTrainedModel, tmp_path: Path) -> None:
+    """It would answer as well, and take longer than was measured."""
+    path = tmp_path / "int8.onnx"
+    student.with_low_bit_embeddings(model, 4)
+    export.to_int8(model, path)
+    with pytest.raises(ExportError, match="'TopK': 1"):
+        export.check_products(path, export.graph_shape_of(smaller(model)))
+
+
+def test_logits_that_are_no_numbers_are_refused(model: PreTrainedModel, tmp_path: Path) -> None:
+    """Half precision ends at 65504, for weights and for what is computed with them."""
+    for layer in student.bert_of(model).encoder.layer:
+        layer.output.dense.weight.data *= 1e5
+    with pytest.raises(ExportError, match="fp16 logits differ from PyTorch's by nan"):
+        export.to_fp16(model, tmp_path / "fp16.onnx")
+    for layer in student.bert_of(model).encoder.layer:
+        layer.output.dense.weight.data *= 1e5
+    with pytest.raises(ExportError, match=r"output.dense.weight: .* does not fit in float16"):
+        export.to_fp16(model, tmp_path / "fp16.onnx")
+
+
+def test_random_windows_look_like_questions() -> None:
+    """A question at the front, longer and shorter than what is always kept; padding at the end."""
+    windows = export.random_windows(4, 96, 100)
+    asked = (windows.token_type_ids == 0) & (windows.attention_mask == 1)
+    lengths = asked.sum(1)
+    assert lengths.min() < FORCED < lengths.max()
+    assert all(row[:n].all() for row, n in zip(asked, lengths, strict=True))
+    assert (windows.token_type_ids[windows.attention_mask == 0] == 0).all()
+    assert windows.is_context.any(1).all()
 
 
 def test_scales_of_words_stay_in_16_bits(model: PreTrainedModel, tmp_path: Path) -> None:
-    """Cast to 32 for the export they held the same values in twice the room: 0.7 MB of a model."""
+    """A model cast to 32 for the export has them as they were made."""
     student.with_low_bit_embeddings(model, 4)
-    export.write(model, tmp_path / "model.onnx", int8=True)
+    export.write(model, tmp_path / "model.onnx", Precision.INT8_DYNAMIC)
     graph = onnx.load(tmp_path / "model.onnx").graph
-    kinds = {t.name: t.data_type for t in graph.initializer}
-    assert {kinds[TABLE + part] for part in HALVES} == {onnx.TensorProto.FLOAT16}
+    (scales,) = (t for t in graph.initializer if t.name == f"{TABLE}.scales")
+    made = student.bert_of(model).embeddings.word_embeddings
+    assert np.array_equal(numpy_helper.to_array(scales)[..., 0], made.scale.half().numpy())
 
 
 def test_only_int8_depends_on_its_batch_mates(model: PreTrainedModel, tmp_path: Path) -> None:
@@ -90,8 +190,8 @@ def test_int8_beyond_rounding_is_refused(model: PreTrainedModel, tmp_path: Path)
     path = tmp_path / "int8.onnx"
     export.to_int8(model, path)
     change(path, "qa_outputs.weight", 1.0)
-    with pytest.raises(ExportError, match="INT8 logits differ"):
-        export.check_rounding(model, path)
+    with pytest.raises(ExportError, match="int8-dynamic logits differ"):
+        export.check_rounding(model, path, Precision.INT8_DYNAMIC)
 
 
 def change(path: Path, name: str, by: float) -> None:
@@ -108,7 +208,7 @@ def test_a_product_left_in_fp32_is_refused(model: PreTrainedModel, tmp_path: Pat
     """It would answer well, and slowly; only the operators that run tell."""
     export.to_onnx(model, tmp_path / "fp32.onnx")
     with pytest.raises(ExportError, match="a session runs"):
-        export.check_products(tmp_path / "fp32.onnx", layers=2)
+        export.check_products(tmp_path / "fp32.onnx", export.graph_shape_of(model))
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

@@ -82,9 +82,17 @@ def test_a_student_is_the_trial_it_was_cut_like() -> None:
         students=(
             StudentConfig(name="cut", start="elastic", layers=(0, 1), ffn=32, embedding_bits=4),
             StudentConfig(name="other", layers=(0, 1), ffn=32, embedding_bits=4),
+            StudentConfig(
+                name="thin",
+                start="elastic",
+                layers=(0, 1),
+                rank=64,
+                ffn=32,
+                embedding_bits=4,
+            ),
         ),
     )
     trials = [trial(0, 0.5), trial(1, 0.6, ffn=64), replace(trial(2, 0.7, ffn=96), variant="told")]
-    variants = [published(name) for name in ("teacher", "cut", "other", "told")]
-    found = findings.finished(config, trials, variants)
+    variants = [published(name) for name in ("teacher", "cut", "other", "told", "thin")]
+    found = findings.finished(config.students, trials, variants)
     assert [(t.number, v.name) for t, v in found] == [(2, "told"), (0, "cut")]

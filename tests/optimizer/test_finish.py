@@ -12,11 +12,11 @@ import pytest
 from optimizer import finish
 from optimizer.config import ConfigError, FinishConfig, TrainConfig
 from optimizer.finish import Finished
-from optimizer.space import Candidate
+from optimizer.space import Candidate, Precision
 from optimizer.study import Study
 from tests.optimizer.test_study import study_of
 
-HOW = FinishConfig(members=2, train=TrainConfig(epochs=0.3, batch_size=8, max_tokens=64))
+HOW = FinishConfig(members=2, train=TrainConfig(epochs=0.3, batch_size=8))
 
 
 def row(
@@ -46,6 +46,24 @@ def test_only_what_is_published_is_finished(tmp_path: Path) -> None:
     """An fp32 point of the front shows what quantizing costs; it is not served."""
     path = front_file(tmp_path, row(0.7, 30.0, precision="fp32"), row(0.5, 5.0))
     assert list(finish.members(path, HOW)) == ["bert-l1-h1-f32-w4-int8"]
+
+
+def test_a_member_keeps_its_precision(tmp_path: Path) -> None:
+    """What was found for a GPU is published for one, and says so in its name."""
+    found = finish.members(front_file(tmp_path, row(0.7, 30.0, precision="fp16")), HOW)
+    ((name, (config, _)),) = found.items()
+    assert name == "bert-l1-h1-f32-w4-fp16"
+    assert config.candidate(1).precision is Precision.FP16
+
+
+def test_a_member_keeps_its_rank_and_its_tokens(tmp_path: Path) -> None:
+    """What the search found is what is trained; a name says it only where there is something."""
+    less = row(0.5, 5.0, layers=(0, 1), rank=128, keep=0.5, drop_after=1)
+    plain = row(0.7, 30.0, layers=(0, 1), rank=0, keep=1.0, drop_after=0)
+    found = finish.members(front_file(tmp_path, plain, less), HOW)
+    assert list(found) == ["bert-l0.1-h1-f32-w4-int8", "bert-l0.1-h1-f32-w4-r128-k0.5.1-int8"]
+    config = found["bert-l0.1-h1-f32-w4-r128-k0.5.1-int8"][0]
+    assert config.candidate(1) == Candidate((0, 1), 1, 32, 4, rank=128, keep=0.5, drop_after=1)
 
 
 def test_without_a_front_there_is_nothing_to_finish(tmp_path: Path) -> None:

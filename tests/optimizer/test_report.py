@@ -24,8 +24,8 @@ CONFIG = StudyConfig(
     name="made-up", teacher_name="teacher", data=(DataConfig(source="d", certifies=True),)
 )
 SECTIONS = (
-    *("pareto", "knobs", "infeasible", "volume", "ranks", "curves", "certificates"),
-    "provenance",
+    *("pareto", "fp32", "knobs", "infeasible", "volume", "searches", "economy", "ranks"),
+    *("labels", "curves", "certificates", "provenance"),
 )
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 

@@ -13,7 +13,7 @@ import pytest
 from gateway import catalog as catalogs
 from gateway.catalog import Catalog
 from gateway.errors import RepositoryError
-from gateway.published import MAX_BATCH
+from gateway.published import MAX_BATCH, Precision
 from optimizer import repository
 from optimizer.repository import Publication
 from tests.fakes import TOKENIZER, make_catalog, make_variant
@@ -101,6 +101,14 @@ def test_batch_invariant_variants_are_batched(tmp_path: Path) -> None:
     """fp32 and fp16 gain from Triton's batcher and lose nothing."""
     config = repository.config_pbtxt(make_variant("big", 5, batch_invariant=True), {1: "0" * 64})
     assert f"max_batch_size: {MAX_BATCH}\n" in config
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_only_fp16_asks_for_a_gpu(precision: Precision) -> None:
+    """Triton gives it one where there is one; INT8 would be slower there, and another's."""
+    variant = replace(make_variant("any", 5), precision=precision)
+    kind = "KIND_AUTO" if precision is Precision.FP16 else "KIND_CPU"
+    assert f"kind: {kind} }}" in repository.config_pbtxt(variant, {1: "0" * 64})
 
 
 def test_another_tokenizer_needs_another_repository(tmp_path: Path) -> None:

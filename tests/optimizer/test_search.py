@@ -15,8 +15,9 @@ from optuna.trial import TrialState
 
 from optimizer import trials
 from optimizer.config import Sampler, SearchConfig
+from optimizer.proposals import seeds
 from optimizer.search import MAX_TRIES, START_UP, Evaluators, Search, SearchError, opened
-from optimizer.space import Candidate, Space, seeds
+from optimizer.space import Candidate, Space
 from optimizer.trials import Cost
 from optimizer.workers import Busy, Pulse, Watch
 from tests import searching
@@ -123,6 +124,18 @@ def test_a_time_budget_ends_the_search(tmp_path: Path) -> None:
     first = search(tmp_path, brief, Judge().evaluators)
     assert 0 < len(first) < 1000
     assert search(tmp_path, brief, Judge().evaluators) == first
+
+
+def test_somebody_else_may_say_that_it_is_enough(tmp_path: Path) -> None:
+    """A comparison charges its runs by an account of its own, and ends them by it."""
+    judge = Judge()
+
+    def enough() -> str | None:
+        return "four were priced" if len(judge.priced) >= 4 else None
+
+    with opened(None, tmp_path, STUDY) as study:
+        worker = Search(study, SPACE, how(), RUNGS, judge.evaluators, seed=5, enough=enough)
+        assert len(worker.run()) == 4
 
 
 def test_a_finished_search_asks_nothing_again(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from optimizer import cli, export, report, scoring
 from optimizer.config import (
     DataConfig,
     ElasticConfig,
+    PhaseConfig,
     Sampler,
     SearchConfig,
     StudyConfig,
@@ -37,7 +38,7 @@ SPACE = Space(
     embedding_bits=(4, 8),
     precision=(Precision.INT8_DYNAMIC, Precision.FP32),
 )
-TRAIN = TrainConfig(epochs=0.5, batch_size=8, max_tokens=64)
+TRAIN = TrainConfig(epochs=0.5, batch_size=8)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,8 @@ def study(tiny_backbone: Path, tiny_data: Path, tmp_path_factory: pytest.TempPat
         name="tiny",
         backbone=str(tiny_backbone),
         teacher_name="tiny-2",
-        train=TRAIN,
+        max_tokens=64,
+        train=(PhaseConfig(epochs=0.5, batch_size=8),),
         data=(DataConfig(source="train.json.xz", by_article=True, certifies=True),),
         elastic=ElasticConfig(space=SPACE, train=TRAIN),
         search=SearchConfig(sampler=Sampler.RANDOM, trials=7, tokens=64, questions=(6, 12)),
@@ -71,13 +73,14 @@ def study_file(study: Study, folder: Path, search: str) -> Path:
         name = "tiny"
         backbone = "{study.config.backbone}"
         teacher_name = "tiny-2"
-        train = {{ epochs = 0.5, batch_size = 8, max_tokens = 64 }}
+        max_tokens = 64
+        train = {{ epochs = 0.5, batch_size = 8 }}
         [[data]]
         source = "train.json.xz"
         by_article = true
         certifies = true
         [elastic]
-        train = {{ epochs = 0.5, batch_size = 8, max_tokens = 64 }}
+        train = {{ epochs = 0.5, batch_size = 8 }}
         [elastic.space]
         layers = "any"
         heads = [1, 2]
@@ -157,7 +160,7 @@ def test_a_slice_costs_what_random_weights_say(study: Study, gate: CostGate) -> 
     """The gate knows the size to a few bytes before anything is trained."""
     for candidate in (SPACE.within(2).smallest, SPACE.within(2).largest):
         path = gate.folder.parent / "slice.onnx"
-        export.write(study.slice(candidate), path, int8=candidate.precision != Precision.FP32)
+        export.write(study.slice(candidate), path, candidate.precision)
         assert gate.cost(candidate).size_bytes == pytest.approx(path.stat().st_size, rel=0.002)
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from optimizer.space import Candidate, Precision, Space, parameters_of, seeds, suggest
+from optimizer.space import Candidate, Precision, Space
 
 LISTED = Space(
     layers=((0, 1, 2, 3, 4, 5), (0, 2, 4), (5,)),
@@ -20,6 +19,23 @@ LISTED = Space(
     precision=(Precision.INT8_DYNAMIC, Precision.FP32),
 )
 ANY_LAYERS = LISTED.model_copy(update={"layers": "any"}).within(6)
+DROPPING: dict[str, Any] = {
+    "heads": (12, 4),
+    "ffn": (1536,),
+    "rank": (0, 64, 128),
+    "keep": (1.0, 0.5, 0.3),
+    "drop_after": (3, 1, 2),
+}
+DROPPING_LISTED = Space(layers=((0, 1, 2, 3, 4, 5), (0, 2, 4), (5,)), **DROPPING)
+DROPPING_ANY = Space(layers="any", min_layers=2, **DROPPING).within(6)
+ALWAYS_DROPPING = Space(layers="any", **DROPPING | {"keep": (0.5, 0.3)}).within(3)
+SPACES = {
+    "listed": LISTED,
+    "any": ANY_LAYERS,
+    "dropping": DROPPING_LISTED,
+    "dropping-any": DROPPING_ANY,
+    "always-dropping": ALWAYS_DROPPING,
+}
 
 
 def every(space: Space) -> list[Candidate]:
@@ -31,29 +47,7 @@ def chosen(space: Space, values: Iterator[Any]) -> Candidate:
     return space.candidate(lambda _name, _values: next(values))
 
 
-class Sampler:
-    """Suggests what it was given."""
-
-    def __init__(self, parameters: dict[str, Any]) -> None:
-        self.parameters = parameters
-
-    def suggest_int(self, name: str, low: int, high: int) -> int:
-        assert low <= self.parameters[name] <= high
-        return int(self.parameters[name])
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        assert self.parameters[name] in choices
-        return self.parameters[name]
-
-
-@pytest.mark.parametrize("space", [LISTED, ANY_LAYERS], ids=["listed", "any"])
-def test_every_candidate_can_be_suggested(space: Space) -> None:
-    """Seeds and retried trials are told to Optuna as parameters, and must come back the same."""
-    for candidate in every(space):
-        assert suggest(Sampler(parameters_of(candidate, space)), space) == candidate
-
-
-@pytest.mark.parametrize("space", [LISTED, ANY_LAYERS], ids=["listed", "any"])
+@pytest.mark.parametrize("space", SPACES.values(), ids=list(SPACES))
 def test_the_size_counts_different_candidates(space: Space) -> None:
     """A search of a small space ends when all of it is known."""
     assert space.size == len(every(space))
@@ -62,7 +56,8 @@ def test_the_size_counts_different_candidates(space: Space) -> None:
 def test_the_space_is_flat() -> None:
     """A Gaussian process models only the knobs that every trial has."""
     assert list(ANY_LAYERS.knobs)[:6] == [f"layer_{i}" for i in range(6)]
-    assert list(LISTED.knobs) == ["layers", "heads", "ffn", "embedding_bits", "precision"]
+    widths = ["heads", "ffn", "embedding_bits", "precision", "rank", "keep", "drop_after"]
+    assert list(LISTED.knobs) == ["layers", *widths]
 
 
 def test_no_layer_at_all_is_one() -> None:
@@ -77,37 +72,58 @@ def test_the_ends_of_the_space_hold_all_between() -> None:
     assert ANY_LAYERS.largest == Candidate(tuple(range(6)), 12, 1536, 8, Precision.FP32)
 
 
-def test_known_shapes_are_tried_first() -> None:
-    """Where others have found good students, ours may be too."""
-    found = seeds(ANY_LAYERS)
-    int8 = Precision.INT8_DYNAMIC
-    assert found == {
-        "smallest": ANY_LAYERS.smallest,
-        "largest": ANY_LAYERS.largest,
-        "whole": Candidate(tuple(range(6)), 12, 1536, 8, int8),
-        "distilbert": Candidate((0, 2, 4), 12, 1536, 8, int8),
-        "tinybert-4": Candidate((0, 1, 3, 4), 12, 1536, 8, int8),
-        "bort": Candidate((0,), 8, 256, 8, int8),
-    }  # and no "minilm": it is the whole
+def test_the_ends_of_a_space_of_tokens_and_ranks() -> None:
+    """The least is a low rank and few tokens, after as few layers as there can be."""
+    least = Candidate((0, 3), 4, 1536, rank=64, keep=0.3, drop_after=1)
+    assert DROPPING_ANY.smallest == least
+    assert DROPPING_ANY.largest == Candidate(tuple(range(6)), 12, 1536)
+    assert ALWAYS_DROPPING.largest == Candidate((0, 1, 2), 12, 1536)
+    always = DROPPING_LISTED.model_copy(update={"rank": (64, 128), "keep": (0.5,)})
+    assert always.largest == Candidate(tuple(range(6)), 12, 1536, rank=128, keep=0.5, drop_after=3)
 
 
-def test_known_shapes_are_taken_from_the_list() -> None:
-    """With layers listed, the nearest list stands for a shape."""
-    assert seeds(LISTED)["distilbert"].layers == (0, 2, 4)
-    assert all(candidate in every(LISTED) for candidate in seeds(LISTED).values())
+@pytest.mark.parametrize(("keep", "after"), [(1.0, 2), (0.5, 0), (0.5, 3), (0.5, 4)])
+def test_equal_students_are_equal_candidates(keep: float, after: int) -> None:
+    """What has no effect is not told apart, or a search would try one student twice."""
+    same = Candidate((0, 1, 2), 2, 64)
+    assert Candidate((0, 1, 2), 2, 64, keep=keep, drop_after=after) == same
+    assert replace(same, keep=keep, drop_after=after) == same
+    assert replace(same, keep=0.5, drop_after=2) != same
 
 
-@given(
-    layers=st.sets(st.integers(0, 11), min_size=1).map(sorted).map(tuple),
-    heads=st.integers(1, 16),
-    ffn=st.integers(1, 4096),
-)
-def test_the_nearest_point_is_in_the_space(layers: tuple[int, ...], heads: int, ffn: int) -> None:
-    """Whatever a known shape asks for."""
-    for space in (LISTED, ANY_LAYERS):
-        nearest = space.nearest(Candidate(layers, heads, ffn))
-        assert suggest(Sampler(parameters_of(nearest, space)), space) == nearest
-        assert space.nearest(nearest) == nearest
+def test_a_candidate_has_as_many_layers_as_are_asked_for() -> None:
+    """The lowest of those it lacks are added."""
+    off = {name: values[0] for name, values in DROPPING_ANY.knobs.items()}
+    one = off | {"layer_4": True}
+    assert DROPPING_ANY.candidate(lambda name, _: off[name]).layers == (0, 1)
+    assert DROPPING_ANY.candidate(lambda name, _: one[name]).layers == (0, 4)
+    assert DROPPING_ANY.nearest(Candidate((5,), 4, 256)).layers == (0, 5)
+
+
+def test_a_file_without_the_new_knobs_means_what_it_meant() -> None:
+    """Spaces that were written before there were ranks and tokens."""
+    old = {"layers": [[0, 1, 2]], "heads": [12, 6], "ffn": [1536, 512]}
+    space = Space.model_validate(old)
+    shapes = {(c.heads, c.ffn, c.rank, c.keep, c.drop_after) for c in every(space)}
+    assert shapes == {(h, f, 0, 1.0, 0) for h in (6, 12) for f in (512, 1536)}
+    assert not space.drops
+    assert space.max_rank == 0
+
+
+def test_the_nearest_to_full_words_is_the_highest_rank() -> None:
+    """0 stands for no limit, so it is near to the most and far from the least."""
+    space = DROPPING_LISTED.model_copy(update={"rank": (64, 192, 128), "drop_after": (1, 3)})
+    whole = Candidate((0, 1, 2, 3, 4, 5), 12, 1536)
+    assert space.nearest(whole).rank == 192
+    late = Candidate((0, 1, 2, 3, 4, 5), 12, 1536, keep=0.5, drop_after=5)
+    assert space.nearest(late).drop_after == 3
+
+
+def test_what_is_dropped_is_in_the_label() -> None:
+    """And nothing is said where there is nothing to say."""
+    shape = Candidate((0, 1, 2), 2, 64, rank=128, keep=0.5, drop_after=2)
+    assert shape.label.endswith("4-bit words of rank 128, 50% of tokens after 2")
+    assert Candidate((0, 1), 2, 64).label.endswith("4-bit words")
 
 
 def test_what_is_only_rounded_is_not_trained_twice() -> None:
@@ -127,6 +143,11 @@ def test_what_is_only_rounded_is_not_trained_twice() -> None:
         ({"ffn": (0, 8)}, "ffn 0"),
         ({"embedding_bits": (2,)}, "embedding_bits"),
         ({"precision": ("int4",)}, "precision"),
+        ({"rank": (100,)}, "rank"),
+        ({"keep": (0.0,)}, "keep"),
+        ({"keep": (1.1,)}, "keep"),
+        ({"drop_after": (-1,)}, "drop_after"),
+        ({"layers": ((0,),), "min_layers": 2}, "min_layers 2"),
         ({"hidden": (384,)}, "hidden"),
     ],
 )

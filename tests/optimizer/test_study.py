@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from gateway import catalog as catalogs
+from gateway import published
 from gateway.catalog import Catalog
-from optimizer import publication, student
+from gateway.validation import validate
+from optimizer import certification, publication, strata, student, training
 from optimizer.config import (
     CertifyConfig,
     DataConfig,
+    DistillConfig,
     ElasticConfig,
+    PhaseConfig,
     StudentConfig,
     StudyConfig,
     TrainConfig,
 )
-from optimizer.space import Space
+from optimizer.data import DataError
+from optimizer.space import Candidate, Precision, Space
 from optimizer.study import Study
 
 
@@ -27,7 +35,8 @@ def study_of(backbone: Path, data: Path, folder: Path) -> Study:
         name="tiny",
         backbone=str(backbone),
         teacher_name="tiny-2",
-        train=TrainConfig(epochs=1, batch_size=8, max_tokens=64),
+        max_tokens=64,
+        train=(PhaseConfig(epochs=1, batch_size=8),),
         data=(DataConfig(source="train.json.xz", by_article=True, certifies=True),),
         students=(
             StudentConfig(
@@ -35,7 +44,7 @@ def study_of(backbone: Path, data: Path, folder: Path) -> Study:
                 layers=(0,),
                 ffn=48,
                 embedding_bits=4,
-                train=TrainConfig(epochs=1, batch_size=8, max_tokens=64),
+                train=TrainConfig(epochs=1, batch_size=8),
             ),
             StudentConfig(
                 name="tiny-slice", start="elastic", layers=(1,), heads=1, ffn=32, embedding_bits=4
@@ -43,7 +52,7 @@ def study_of(backbone: Path, data: Path, folder: Path) -> Study:
         ),
         elastic=ElasticConfig(
             space=Space(layers=((0, 1), (1,)), heads=(1, 2), ffn=(32, 96)),
-            train=TrainConfig(epochs=0.5, batch_size=8, max_tokens=64),
+            train=TrainConfig(epochs=0.5, batch_size=8),
         ),
         report=("test.json",),
     )
@@ -88,6 +97,35 @@ def test_a_slice_of_the_elastic_student_has_its_own_shape(repository: Path) -> N
     """The catalog tells what is served, not what it was cut from."""
     shape = catalogs.read(repository).variant("tiny-slice").shape
     assert (shape.layers, shape.heads, shape.ffn) == (1, 1, 32)
+
+
+def test_a_student_is_published_in_its_own_precision(study: Study, tmp_path: Path) -> None:
+    """FP16 is for a GPU and may be batched there; what it drops is said, too."""
+    half = StudentConfig(
+        name="tiny-half",
+        layers=(0, 1),
+        ffn=96,
+        keep=0.5,
+        drop_after=1,
+        precision=Precision.FP16,
+    )
+    asked = replace(study, config=study.config.model_copy(update={"students": (half,)}))
+    catalog = publication.publish(asked, tmp_path / "repo", allow_dominated=True)
+    variant = catalog.variant("tiny-half")
+    assert (variant.precision, variant.max_batch) == (published.Precision.FP16, published.MAX_BATCH)
+    assert (variant.shape.keep, variant.shape.drop_after) == (0.5, 1)
+    config = (tmp_path / "repo" / "tiny-half" / "config.pbtxt").read_text()
+    assert "KIND_AUTO" in config
+    assert f"max_batch_size: {published.MAX_BATCH}\n" in config
+    assert "then FP16, for a GPU." in variant.recipe
+    assert validate(tmp_path / "repo").problems == ()
+
+
+def test_another_precision_trains_nothing_anew(study: Study) -> None:
+    """It is how trained weights are written; only the export depends on it."""
+    small = study.config.students[0]
+    half = small.model_copy(update={"precision": Precision.FP16})
+    assert study.student_inputs(half) == study.student_inputs(small)
 
 
 def test_floors_lie_below_the_sample_mean(repository: Path) -> None:
@@ -151,6 +189,162 @@ def test_the_catalog_survives_a_round_trip(repository: Path, tmp_path: Path) -> 
     catalog: Catalog = catalogs.read(repository)
     catalogs.write(tmp_path, catalog)
     assert catalogs.read(tmp_path) == catalog
+
+
+def test_an_elastic_student_of_an_older_version_says_what_to_do(
+    study: Study, tmp_path: Path
+) -> None:
+    """Its run folder may be older than the code."""
+    weights = torch.load(study.folder / "elastic" / "elastic.pt", weights_only=True)
+    del weights["neuron_mean_0"]
+    shutil.copytree(study.teacher_folder, tmp_path / "teacher")
+    (tmp_path / "elastic").mkdir()
+    torch.save(weights, tmp_path / "elastic" / "elastic.pt")
+    with pytest.raises(student.ModelError, match="train again"):
+        _ = replace(study, folder=tmp_path).elastic
+
+
+def test_floors_need_contexts_and_their_check_does_not(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few contexts certify little, but they do; none at all is said with what to do."""
+    variant = publication.catalog_of(study, study.folder).variants[0]
+    monkeypatch.setattr(strata, "is_fresh", lambda _: False)
+    evidence = certification.evidence_of(study)
+    found = certification.certificate_of(study, variant, evidence, 0.1)
+    assert {check.data for check in found.checks} == {"test"}
+
+    monkeypatch.setattr(strata, "is_fresh", lambda _: True)
+    with pytest.raises(DataError, match="let a larger"):
+        certification.evidence_of(study)
+
+
+def test_a_teacher_is_trained_phase_by_phase(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each goes on where the last ended; one that is done is never trained again."""
+    first = study.config.train[0]
+    second = PhaseConfig(epochs=0.5, batch_size=8, learning_rate=1e-3, seed=5)
+    halfway = replace(study, folder=tmp_path)
+    halfway.train_teacher()
+    config = study.config.model_copy(update={"train": (first, second)})
+    trained: list[int] = []
+    real = training.train
+
+    def watched(*args: Any, **kwargs: Any) -> float:
+        trained.append(args[5])
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(training, "train", watched)
+    whole = Study(config, study.data_dir, tmp_path)
+    whole.train_teacher()
+    assert trained == [5]
+
+    one = student.load(str(tmp_path / "teacher" / "phase-1")).state_dict()
+    two = student.load(str(tmp_path / "teacher")).state_dict()
+    moved = {name: float((two[name] - one[name]).abs().max()) for name in one}
+    assert 0 < max(moved.values()) < 1, "the second phase starts at the first's weights"
+
+
+def test_a_phase_may_keep_a_share_of_its_start(study: Study, tmp_path: Path) -> None:
+    """Averaged with its start, a phase moves by that much less."""
+    config = study.config.train[0]
+    kept = study.config.model_copy(
+        update={"train": (config.model_copy(update={"keep_start": 0.75}),)}
+    )
+    Study(kept, study.data_dir, tmp_path).train_teacher()
+    start = student.load(study.config.backbone).state_dict()
+    near = student.load(str(tmp_path / "teacher")).state_dict()
+    far = student.load(str(study.teacher_folder)).state_dict()
+    name = "bert.encoder.layer.0.output.dense.weight"
+    assert torch.allclose(near[name] - start[name], 0.25 * (far[name] - start[name]), atol=1e-6)
+
+
+FEWER: dict[str, Any] = {"rank": 64, "keep": 0.5, "drop_after": 1}
+BRIEF = TrainConfig(epochs=0.3, batch_size=8)
+
+
+@pytest.fixture(scope="module")
+def thin(tiny_backbone: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """Return a study of words of low rank and few tokens, learned from labels alone."""
+    plain = study_of(tiny_backbone, tiny_data, tmp_path_factory.mktemp("thin"))
+    shape: dict[str, Any] = {"layers": (0, 1), "ffn": 32, "embedding_bits": 4, **FEWER}
+    space = Space(
+        layers=((0, 1), (1,)),
+        heads=(1, 2),
+        ffn=(32, 96),
+        embedding_bits=(4, 8),
+        rank=(0, 64),
+        keep=(1.0, 0.5),
+        drop_after=(1,),
+    )
+    config = plain.config.model_copy(
+        update={
+            "teacher": str(tiny_backbone),
+            "distill": DistillConfig(labels_only=True),
+            "elastic": ElasticConfig(space=space, train=BRIEF),
+            "students": (
+                StudentConfig(name="thin-slice", start="elastic", heads=1, **shape),
+                StudentConfig(name="thin-own", train=BRIEF, **shape),
+                StudentConfig(
+                    name="thin-whole", start="thin-own", layers=(0, 1), ffn=32, train=BRIEF
+                ),
+            ),
+        }
+    )
+    found = Study(config, tiny_data, plain.folder)
+    found.train_teacher()
+    assert config.elastic is not None
+    found.train_elastic(config.elastic)
+    for student_ in config.students:
+        found.train_student(student_)
+    return found
+
+
+@pytest.mark.parametrize("name", ["thin-slice", "thin-own"])
+def test_a_student_of_low_rank_and_few_tokens_is_trained_and_exported(
+    thin: Study, name: str
+) -> None:
+    """From the elastic student or from the teacher; the gates hold the graph against PyTorch."""
+    model = thin.model(name)
+    shape = student.shape_of(model, 4)
+    assert (shape.rank, shape.keep, shape.drop_after) == (64, 0.5, 1)
+    assert thin.export(name)["size_bytes"] < 2.5e6
+    assert not (thin.folder / "students" / name / "checkpoint").exists()
+
+
+def test_a_student_may_start_from_one_that_drops_tokens(thin: Study) -> None:
+    """It has what its own lines say: here words in full width, and all tokens."""
+    shape = student.shape_of(thin.model("thin-whole"), 8)
+    assert (shape.rank, shape.keep, shape.drop_after) == (0, 1.0, 0)
+    found = student.load(str(thin.folder / "students" / "thin-whole" / "checkpoint"))
+    assert found.config.num_hidden_layers == 2
+
+
+def test_labels_alone_need_no_teacher(thin: Study) -> None:
+    """Asking it about every row takes minutes to hours."""
+    assert not thin.states_folder.exists()
+
+
+def test_words_of_other_bits_are_rounded_from_the_same_table(thin: Study) -> None:
+    """Eight bits of it are nearer to what four bits were made of."""
+    net = thin.elastic.thin
+    assert net is not None
+    shape = Candidate((0, 1), 1, 32, 4, **FEWER)
+    ids = torch.arange(30522)
+    gaps = [
+        float(
+            (student.bert_of(thin.slice(c)).embeddings.word_embeddings(ids) - net.exact(64)).norm()
+        )
+        for c in (shape, replace(shape, embedding_bits=8))
+    ]
+    assert gaps[1] < 0.2 * gaps[0]
+
+
+def test_a_slice_the_elastic_student_has_not_is_refused(study: Study) -> None:
+    """It was trained for its space, and for nothing beside it."""
+    with pytest.raises(student.ModelError, match="words of rank 0"):
+        study.slice(Candidate((0, 1), 1, 32, 4, rank=64))
 
 
 def test_a_trained_student_is_a_checkpoint_too(study: Study) -> None:

@@ -2,43 +2,82 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import copy
+from functools import partial
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import BertConfig, BertForQuestionAnswering, PreTrainedModel
 
 from optimizer import student, supernet
+from optimizer.bert import StudentBert
+from optimizer.config import DistillConfig
+from optimizer.distill import Imitation, outputs_of
+from optimizer.lowrank import ThinWords, factors
 from optimizer.space import Candidate, Space
 from optimizer.supernet import Supernet
 from optimizer.training import Batch
 
-SPACE = Space(layers=((0, 1), (1,)), heads=(1, 2), ffn=(32, 96))
-EVERY = [
-    Candidate(layers, heads, ffn)
-    for layers in SPACE.subsets
-    for heads in SPACE.heads
-    for ffn in SPACE.ffn
-]
+SPACE = Space(
+    layers=((0, 1), (1,)),
+    heads=(1, 2),
+    ffn=(32, 96),
+    rank=(0, 64, 128),
+    keep=(1.0, 0.4),
+    drop_after=(1,),
+)
+EVERY = list(
+    dict.fromkeys(
+        Candidate(layers, heads, ffn, rank=rank, keep=keep, drop_after=1)
+        for layers in SPACE.subsets
+        for heads in SPACE.heads
+        for ffn in SPACE.ffn
+        for rank in SPACE.rank
+        for keep in SPACE.keep
+    )
+)
+S = 120
 
 
 @pytest.fixture(scope="module")
-def teacher(tiny_backbone: Path) -> PreTrainedModel:
-    return student.with_low_bit_embeddings(student.load(str(tiny_backbone)), 4)
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedModel:
+    """Return a BERT wide enough for two ranks, and so loud that every part matters."""
+    torch.manual_seed(3)
+    config = BertConfig(
+        vocab_size=900,
+        hidden_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=96,
+    )
+    folder = tmp_path_factory.mktemp("teacher")
+    BertForQuestionAnswering(config).save_pretrained(folder)
+    model = student.load(str(folder)).eval()  # type: ignore[no-untyped-call]
+    for name, parameter in model.named_parameters():
+        if "LayerNorm" not in name:
+            torch.nn.init.normal_(parameter, std=0.15)
+    return model  # type: ignore[no-any-return]
 
 
 @pytest.fixture
 def net(teacher: PreTrainedModel) -> Supernet:
-    return Supernet(teacher)
+    """Return an elastic student whose early heads differ, as trained ones do."""
+    base = copy.deepcopy(teacher)
+    words = student.bert_of(base).embeddings.word_embeddings.weight
+    thin = ThinWords(factors(words, SPACE.max_rank), 4)
+    made = Supernet(student.with_low_bit_embeddings(base, 4), thin, early=SPACE.drops)
+    for head in made.early.parameters():
+        torch.nn.init.normal_(head, std=0.15)
+    return made
 
 
 def batch() -> Batch:
     draw = torch.Generator().manual_seed(5)
-    ids = torch.randint(30522, (3, 24), generator=draw)
-    mask = (torch.arange(24)[None] < torch.tensor([24, 17, 9])[:, None]).long()
-    types = (torch.arange(24)[None] > 6).long() * mask
-    zeros = torch.zeros(3, dtype=torch.int64)
-    return Batch(ids * mask, mask, types, zeros, zeros, (0, 1, 2))
+    ids = torch.randint(900, (3, S), generator=draw)
+    mask = (torch.arange(S)[None] < torch.tensor([S, 97, 60])[:, None]).long()
+    types = (torch.arange(S)[None] > 6).long() * mask
+    gold = torch.tensor([30, 50, 20])
+    return Batch(ids * mask, mask, types, gold, gold + 2, (0, 1, 2))
 
 
 @pytest.mark.parametrize("candidate", EVERY, ids=str)
@@ -47,10 +86,14 @@ def test_a_candidate_cut_out_says_what_it_said_inside(net: Supernet, candidate: 
     """What was trained and searched is what is exported and served."""
     asked = batch()
     inside = net(asked, candidate)
-    alone = net.cut(candidate)(**asked.inputs())
+    alone = outputs_of(net.cut(candidate), asked)
     seen = asked.attention_mask == 1
-    assert torch.allclose(inside.start[seen], alone.start_logits[seen], atol=1e-5)
-    assert torch.allclose(inside.end[seen], alone.end_logits[seen], atol=1e-5)
+    assert torch.allclose(inside.start[seen], alone.start[seen], atol=1e-4)
+    assert torch.allclose(inside.end[seen], alone.end[seen], atol=1e-4)
+    assert torch.allclose(inside.hidden[seen], alone.hidden[seen], atol=1e-4)
+    assert (inside.kept is None) == (alone.kept is None) == (not candidate.drops)
+    if inside.kept is not None and alone.kept is not None:
+        assert torch.equal(inside.kept, alone.kept)
 
 
 @torch.no_grad()
@@ -59,8 +102,9 @@ def test_the_whole_is_the_teacher(net: Supernet, teacher: PreTrainedModel) -> No
     asked = batch()
     seen = asked.attention_mask == 1
     said = net(asked, SPACE.largest)
-    wanted = teacher(**asked.inputs())
-    assert torch.allclose(said.start[seen], wanted.start_logits[seen], atol=1e-5)
+    rounded = student.with_low_bit_embeddings(copy.deepcopy(teacher), 4)
+    wanted = rounded(**asked.inputs())
+    assert torch.allclose(said.start[seen], wanted.start_logits[seen], atol=1e-4)
 
 
 @torch.no_grad()
@@ -78,10 +122,75 @@ def test_a_candidate_outside_the_teacher_is_refused(net: Supernet) -> None:
             net.check(candidate)
 
 
+def test_a_candidate_the_student_was_not_made_for_is_refused(
+    net: Supernet, teacher: PreTrainedModel
+) -> None:
+    """Words of low rank and early heads are there where the space asks for them."""
+    plain = Supernet(teacher)
+    thin, fewer = Candidate((0,), 1, 32, rank=64), Candidate((0, 1), 1, 32, keep=0.5, drop_after=1)
+    for candidate in (thin, fewer):
+        net.check(candidate)
+        with pytest.raises(student.ModelError, match="rank 0, and no early heads"):
+            plain.check(candidate)
+    with pytest.raises(student.ModelError, match="rank 128"):
+        net.check(Candidate((0,), 1, 32, rank=192))
+
+
+@torch.no_grad()
+def test_each_layer_has_an_early_head_of_its_own(net: Supernet) -> None:
+    """What a state says depends on how far it came: here one of three layers is left out."""
+    three = copy.deepcopy(net)
+    encoder = student.bert_of(three.model).encoder
+    encoder.layer.append(copy.deepcopy(encoder.layer[1]))
+    three.register_buffer("mean_2", three.get_buffer("mean_1"))
+    three.register_buffer("neuron_mean_2", three.get_buffer("neuron_mean_1"))
+    heads = [torch.nn.Linear(128, 2) for _ in range(3)]
+    three.early = torch.nn.ModuleList(heads)
+    cut = three.cut(Candidate((0, 2, 1), 2, 96, keep=0.4, drop_after=2))
+    assert isinstance(cut, StudentBert)
+    assert cut.early_outputs is not None
+    assert torch.equal(cut.early_outputs.weight, heads[2].weight)
+    assert cut.config.drop_after == 2
+
+
+def test_a_sandwich_trains_heads_and_projection_but_no_table(net: Supernet) -> None:
+    """All that is sliced learns, and rounded words stay as they are."""
+    torch.manual_seed(1)
+    codes = {name: tensor.clone() for name, tensor in net.named_buffers()}
+    before = {name: tensor.detach().clone() for name, tensor in net.named_parameters()}
+    how = DistillConfig(labels_only=True)
+    loss = Imitation(None, how, partial(supernet.ask_sandwich, SPACE, 1))
+    batch_ = batch()
+    first = float(loss(net, batch_).detach())
+    optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
+    for _ in range(12):
+        optimizer.zero_grad()
+        loss(net, batch_).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    assert float(loss(net, batch_).detach()) < first
+    learned = {name for name, p in net.named_parameters() if not torch.equal(p, before[name])}
+    assert {"early.0.weight", "thin.projection.weight"} <= learned
+    assert all(torch.equal(tensor, codes[name]) for name, tensor in net.named_buffers())
+
+
+@torch.no_grad()
+def test_a_space_may_be_smaller_than_its_teacher(net: Supernet) -> None:
+    """Its largest is then a slice, too."""
+    space = SPACE.model_copy(update={"heads": (1,), "ffn": (48, 32)})
+    assert space.largest.ffn == 48
+    net.check(space.largest)
+    asked = batch()
+    seen = asked.attention_mask == 1
+    inside, alone = net(asked, space.largest), outputs_of(net.cut(space.largest), asked)
+    assert torch.allclose(inside.start[seen], alone.start[seen], atol=1e-4)
+    assert student.heads_of(net.cut(space.largest)) == (1, 1)
+
+
 def test_a_sandwich_holds_the_largest_and_the_smallest() -> None:
     """The bounds of the space are trained at every step, what lies between now and then."""
     torch.manual_seed(1)
-    drawn = [supernet.sandwich(SPACE, 1) for _ in range(40)]
+    drawn = [supernet.sandwich(SPACE, 1) for _ in range(600)]
+    assert SPACE.smallest == Candidate((1,), 1, 32, rank=64)
     assert all(d[:2] == [SPACE.largest, SPACE.smallest] for d in drawn)
     assert {c for d in drawn for c in d} == set(EVERY)
 

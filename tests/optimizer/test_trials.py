@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from optimizer import trials
@@ -80,6 +83,30 @@ def test_a_candidate_without_f1_is_guessed_from_the_most_similar() -> None:
     unknown = Candidate((0, 1, 2, 3), 12, 1536)
     assert trials.guess_f1(unknown, [small, large], otherwise=0.0) == 0.6
     assert trials.guess_f1(unknown, [], otherwise=0.2) == 0.2
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"rank": 64}, {"keep": 0.5, "drop_after": 1}, {"heads": 1}, {"ffn": 32}, {"layers": (0,)}],
+)
+def test_every_knob_of_a_shape_is_a_distance(other: dict[str, Any]) -> None:
+    """Else one student's F1 would be guessed to be another's."""
+    assert trials.unlike(SHAPE, SHAPE) == 0
+    assert trials.unlike(SHAPE, replace(SHAPE, **other)) > 0
+    assert trials.unlike(replace(SHAPE, **other), SHAPE) > 0
+
+
+def test_fewer_tokens_are_further_away() -> None:
+    """Tokens dropped later or less are more like none dropped."""
+    whole = Candidate((0, 1, 2), 2, 64)
+    some = [
+        trials.unlike(whole, replace(whole, keep=keep, drop_after=after))
+        for keep, after in ((0.8, 2), (0.5, 2), (0.5, 1), (0.3, 1))
+    ]
+    assert some == sorted(some)
+    assert trials.unlike(whole, replace(whole, rank=192)) < trials.unlike(
+        whole, replace(whole, rank=64)
+    )
 
 
 def test_the_hypervolume_is_a_share_of_the_box() -> None:

@@ -1,0 +1,169 @@
+"""By how much latencies differ from what was expected of them, learned online and forgotten.
+
+A score is the log of seen / expected. Quantiles are those of the last scores under like load, moved
+by what a variant's length bucket does and by whether the last predictions held. Pure: times are given.
+
+Source: split conformal prediction on a sliding window; its level corrected by pinball steps as in
+Gibbs & Candes 2021 (adaptive conformal inference) and Angelopoulos, Candes & Tibshirani 2023
+(conformal PID control: quantile tracking), here pooled and for each cell.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from math import ceil, exp, log
+from typing import NamedTuple
+
+LEVELS = (0.5, 0.95, 0.99)
+_AIMS = (0.5, 0.96, 0.993)  # a little above: what is promised is "at least"
+_PRIOR_N = (4.0, 20.0, 60.0)  # scores that the prior is worth, for each level
+
+_WINDOW = 300  # scores that are remembered
+_KEPT = 60  # of them, however old they are
+_AGE_MS = 15_000.0
+_MOST = 2.5  # a score counts at most this far from the expected: one stall is no trend
+_PACE = 1 / 16  # weight of the last score in the pooled location
+_CELL_N = 40.0  # scores of a cell after which its correction is half its own
+_CELL_PACE = 1 / 60
+_STEP = 0.04  # pinball step, pooled: a miss raises predictions by 4 %
+_CELL_STEP = 0.015
+_PROMPT = 20  # steps are smaller by as much as more scores came in between: else they would swing
+_NOTHING = (0.0,) * len(LEVELS)
+_REACH = 0.7  # most that pinball steps add or take
+
+
+class Window:
+    """The last scores, in order of value."""
+
+    def __init__(self) -> None:
+        self._by_age: deque[tuple[float, float]] = deque()
+        self._sorted: list[float] = []
+        self.quantiles: Sequence[float] = ()  # (levels,), empty while there is no score
+
+    def __len__(self) -> int:
+        return len(self._sorted)
+
+    def add(self, at_ms: float, score: float) -> None:
+        insort(self._sorted, score)
+        self._by_age.append((at_ms, score))
+        while len(self._sorted) > _WINDOW or (
+            len(self._sorted) > _KEPT and at_ms - self._by_age[0][0] > _AGE_MS
+        ):
+            oldest = self._by_age.popleft()[1]
+            del self._sorted[bisect_left(self._sorted, oldest)]
+        n = len(self._sorted)
+        # The smallest score that covers a new one at this level, else the largest.
+        self.quantiles = [self._sorted[min(n, ceil(aim * (n + 1))) - 1] for aim in _AIMS]
+
+    def beyond(self, score: float) -> float:
+        """Return the median of what exceeds this score, which a censored one may stand for.
+
+        Source: redistribution to the right (Efron 1967), its mass put in one place.
+        """
+        above = bisect_left(self._sorted, score)
+        n = len(self._sorted)
+        return max(score, self._sorted[(above + n) // 2]) if above < n else score
+
+
+@dataclass(slots=True)
+class Cell:
+    """What is particular to one variant at one length."""
+
+    spreads: Sequence[float]  # (levels,) the profile's log quantile / median, widened
+    n: int = 0
+    location: float = 0.0
+    offset: float = 0.0  # the location, shrunken
+    factor: float = 1.0  # its exponential
+    reach: list[float] = field(default_factory=lambda: [0.0] * len(LEVELS))  # (levels,)
+
+
+class Told(NamedTuple):
+    """What became of a prediction; n: scores that were known when it was made."""
+
+    n: int
+    missed: tuple[bool, bool]  # did it take longer than P95, than P99?
+
+
+class Drift:
+    """Tracks scores; regimes are loads, numbered from 0: nothing waits."""
+
+    def __init__(self, regimes: int) -> None:
+        self.n = 0  # scores so far
+        self.cells: dict[Hashable, Cell] = {}
+        self.location = 0.0
+        self.idle_factor = 1.0  # seen / expected at the median where nothing waits, cells apart
+        self._idle_location = 0.0
+        self._all = Window()
+        self._windows = [Window() for _ in range(regimes)]
+        self._reach = [0.0] * len(LEVELS)
+        self._base: Sequence[Sequence[tuple[float, float]]] = ()
+        self._refresh()
+
+    @property
+    def slowness(self) -> float:
+        """Pooled seen / expected: by how much the host is slower than its profiles."""
+        return exp(self.location)
+
+    def factor(self, cell: Cell, regime: int, level: int) -> float:
+        """Return seen / expected at a level of `LEVELS`, P99 never less than P95."""
+        row, reach, spreads = self._base[regime], cell.reach, cell.spreads
+        learned, unknown = row[level]
+        found = learned + unknown * spreads[level] + reach[level]
+        if level > 1:
+            learned, unknown = row[1]
+            found = max(found, learned + unknown * spreads[1] + reach[1])
+        return exp(found) * cell.factor
+
+    def add(self, at_ms: float, cell: Cell, regime: int, ratio: float, told: Told) -> None:
+        """Learn from an answer: seen / expected."""
+        self._learn(at_ms, cell, regime, self._score(cell, ratio), told)
+
+    def add_censored(self, at_ms: float, cell: Cell, regime: int, ratio: float, told: Told) -> None:
+        """Learn from work that was given up: it would have taken at least so long."""
+        self._learn(at_ms, cell, regime, self._all.beyond(self._score(cell, ratio)), told)
+
+    def _score(self, cell: Cell, ratio: float) -> float:
+        return max(-_MOST, min(_MOST, log(max(ratio, 1e-6)) - self.location - cell.offset))
+
+    def _learn(self, at_ms: float, cell: Cell, regime: int, score: float, told: Told) -> None:
+        self.n += 1
+        self._all.add(at_ms, score)
+        self._windows[regime].add(at_ms, score)
+        pace = max(_PACE, 1.0 / len(self._all))
+        self.location += pace * score
+        if regime == 0:
+            self._idle_location += pace * (self.location - self._idle_location)
+            self.idle_factor = exp(self._idle_location)
+        cell.n += 1
+        cell.location += max(_CELL_PACE, 1.0 / (cell.n + _CELL_N)) * score
+        cell.offset = cell.location * cell.n / (cell.n + _CELL_N)
+        cell.factor = exp(cell.offset)
+        delay = self.n - told.n
+        pace = min(1.0, _PROMPT / delay)
+        for level, late in enumerate(told.missed, start=1):  # a window's median needs no help
+            push = pace * (_AIMS[level] if late else _AIMS[level] - 1.0)
+            self._reach[level] = _step(self._reach[level], _STEP * push)
+            cell.reach[level] = _step(cell.reach[level], _CELL_STEP * push)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Work out, by regime and level, what was learned and the weight of the prior."""
+        n_all, pooled = len(self._all), self._all.quantiles or _NOTHING
+        base = []
+        for window in self._windows:
+            n, own = len(window), window.quantiles or _NOTHING
+            row = []
+            for level, prior_n in enumerate(_PRIOR_N):
+                of_own = n / (n + prior_n)
+                of_all = (1.0 - of_own) * n_all / (n_all + prior_n)
+                learned = of_own * own[level] + of_all * pooled[level]
+                row.append((self.location + learned + self._reach[level], 1.0 - of_own - of_all))
+            base.append(row)
+        self._base = base
+
+
+def _step(value: float, by: float) -> float:
+    return max(-_REACH, min(_REACH, value + by))

@@ -1,0 +1,198 @@
+"""Work in flight on one host, and the time until new work would be done: a fluid model of its queues.
+
+Each variant is a line: first come, first served by its instances. All running windows share the
+cores alike (processor sharing), so a line delays the others. Pure: times are given, ms.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+# A window that ran longer than expected is expected to go on for this share of its work, and of
+# the time by which it is late: a server that stalls empties no queue.
+_LAST = 0.1
+_LATE = 0.5
+_LONG = float("inf")
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """The windows of one request at one variant."""
+
+    line: Line
+    windows: int
+    window_ms: float  # of one core
+    lanes: int = 0  # instances it occupies; 0: it waits
+    began: float = 0.0  # when it left the queue, in work done by one lane (`Queue.served_ms`)
+    gone: bool = False
+
+    @property
+    def work_ms(self) -> float:
+        return self.windows * self.window_ms
+
+
+class Line:
+    """The queue of one variant."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self.lanes = 0  # wanted by what runs: more than `slots` where several long contexts do
+        self.waiting: deque[Job] = deque()
+        self.waiting_ms = 0.0
+        self.running: list[Job] = []
+        self.others = 0  # windows of other gateways
+        self.window_ms = 0.0  # of the last job
+
+    @property
+    def busy(self) -> int:
+        """Instances at work."""
+        return min(self.slots, self.lanes + self.others)
+
+    def left_ms(self, served_ms: float) -> tuple[float, float]:
+        """Return the work left, and the least left of a running job, ms of one core."""
+        left_ms, least_ms = 0.0, _LONG
+        share = self.slots / self.lanes if self.lanes > self.slots else 1.0
+        for job in self.running:
+            ms = job.windows * job.window_ms - (served_ms - job.began) * job.lanes * share
+            last_ms = _LAST * job.window_ms
+            if ms < last_ms:
+                ms = last_ms - _LATE * ms if ms < 0.0 else last_ms
+            left_ms += ms
+            if ms < least_ms * job.lanes:
+                least_ms = ms / job.lanes
+        return left_ms + self.waiting_ms + self.others * self.window_ms, least_ms
+
+    def start(self, served_ms: float) -> None:
+        """Let what waits run on the instances that are free."""
+        while self.waiting and self.lanes < self.slots:
+            job = self.waiting.popleft()
+            if job.gone:
+                continue
+            self.waiting_ms -= job.work_ms
+            job.lanes = min(job.windows, self.slots)
+            job.began = served_ms
+            self.lanes += job.lanes
+            self.running.append(job)
+        if not self.waiting:
+            self.waiting_ms = 0.0  # no rounding is left over
+
+    def remove(self, job: Job) -> None:
+        if job.lanes:
+            self.lanes -= job.lanes
+            self.running.remove(job)
+        else:
+            self.waiting_ms -= job.work_ms
+            job.gone = True
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What was in flight at one moment; lines in the order in which their work ends."""
+
+    cores: int
+    wait_ms: Mapping[str, float]  # lane time until an instance of the variant is free, if not now
+    ends: Sequence[float]  # (lines,) lane time at which each is empty
+    done_ms: Sequence[float]  # (lines + 1,) work of the first lines
+    lanes: Sequence[int]  # (lines + 1,) instances at work after the first lines ended
+    crowded: bool  # are all cores at work?
+
+    def until_done_ms(self, variant: str, slots: int, windows: int, window_ms: float) -> float:
+        """Return the expected time until new windows of this variant are answered.
+
+        While a lane does L of work, another line does at most L on each of its lanes (equal shares),
+        and the cores do `cores` * t in a time t: t = max(L, work done by all meanwhile / cores).
+        """
+        lane_ms = -(-windows // slots) * window_ms
+        if not self.ends:
+            return lane_ms  # instances are no more than cores
+        if variant in self.wait_ms:
+            lane_ms += self.wait_ms[variant]
+        first = bisect_right(self.ends, lane_ms)
+        meanwhile_ms = self.done_ms[first] + self.lanes[first] * lane_ms
+        shared_ms = (meanwhile_ms + windows * window_ms) / self.cores
+        return shared_ms if shared_ms > lane_ms else lane_ms
+
+
+class Queue:
+    """All lines of one host."""
+
+    def __init__(self, cores: int) -> None:
+        self.cores = max(1, cores)
+        self.slowness = 1.0  # time that a unit of profiled work takes
+        self.lines: dict[str, Line] = {}
+        self.in_flight = 0
+        self._served_ms = 0.0  # work that a lane which never rested has done
+        self._at_ms = float("-inf")
+
+    def open(self, variant: str, instances: int) -> None:
+        """Add a line, or change how many instances an existing one has."""
+        slots = max(1, min(self.cores, instances))
+        self.lines.setdefault(variant, Line(slots)).slots = slots
+
+    def add(self, now_ms: float, variant: str, windows: int, window_ms: float) -> Job:
+        self._serve(now_ms)
+        line = self.lines[variant]
+        job = Job(line, windows, window_ms)
+        line.window_ms = window_ms
+        line.waiting.append(job)
+        line.waiting_ms += job.work_ms
+        self.in_flight += 1
+        line.start(self._served_ms)
+        return job
+
+    def remove(self, now_ms: float, job: Job) -> None:
+        self._serve(now_ms)
+        job.line.remove(job)
+        self.in_flight -= 1
+        job.line.start(self._served_ms)
+
+    def set_others(self, now_ms: float, windows: Mapping[str, int]) -> None:
+        """Say how many windows of other gateways each variant has; one not named has none."""
+        self._serve(now_ms)
+        for name, line in self.lines.items():
+            line.others = max(0, windows.get(name, 0))
+
+    def backlog(self, now_ms: float) -> Backlog:
+        self._serve(now_ms)
+        wait_ms, ends = {}, []
+        for name, line in self.lines.items():
+            if not line.lanes and not line.others:
+                continue
+            busy = line.busy
+            left_ms, least_ms = line.left_ms(self._served_ms)
+            ends.append((left_ms / busy, left_ms, busy))
+            if line.lanes + line.others >= line.slots:
+                wait_ms[name] = _wait_ms(line, left_ms, least_ms)
+        ends.sort()
+        done_ms, lanes = [0.0], [sum(busy for _, _, busy in ends)]
+        for _, left_ms, busy in ends:
+            done_ms.append(done_ms[-1] + left_ms)
+            lanes.append(lanes[-1] - busy)
+        crowded = lanes[0] >= self.cores
+        return Backlog(self.cores, wait_ms, [end for end, _, _ in ends], done_ms, lanes, crowded)
+
+    def _serve(self, now_ms: float) -> None:
+        """Let the running windows progress up to now."""
+        passed_ms = now_ms - self._at_ms
+        if passed_ms <= 0.0:
+            return
+        self._at_ms = now_ms
+        if self.in_flight:
+            busy = [line.busy for line in self.lines.values() if line.lanes or line.others]
+            crowd = sum(busy) / self.cores
+            self._served_ms += passed_ms / (self.slowness * max(1.0, crowd))
+
+
+def _wait_ms(line: Line, left_ms: float, least_ms: float) -> float:
+    """Return the lane time until the first instance is free for new work.
+
+    The lanes of a queue end one after the other, on average a window apart: the first of k is free
+    (k - 1) / 2 windows of work before all would be.
+    """
+    if not line.waiting_ms and not line.others:
+        return least_ms
+    early_ms = 0.5 * (line.slots - 1) * line.window_ms
+    return max(0.0, left_ms - early_ms) / line.slots

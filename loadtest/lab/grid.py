@@ -1,0 +1,177 @@
+"""The grid of cells: each one policy on one trace, a file of its own, so that a killed run goes on.
+
+Cells lie in a folder named by all that decides them: catalog, answers, host, length, the code of
+policy, predictor and lab. What is changed is run anew; what is not, is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from loadtest.lab import contenders, mixes, oracle, traces
+from loadtest.lab.contenders import Tuned
+from loadtest.lab.engine import simulate
+from loadtest.lab.measures import measure
+from loadtest.lab.traces import Trace
+from loadtest.lab.world import World
+
+Say = Callable[[str], None]
+Measured = dict[str, Any]
+_DECIDING = ("domain", "drift", "latency", "policy", "published", "queueing")
+_SHOWING = (
+    "capacity",
+    "commands",
+    "frontier",
+    "grid",
+    "page",
+    "recording",  # what it found decides, and is counted as such
+    "replay",
+    "tables",
+    "verdicts",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """What to run; loads are shares of the capacity of the dearest variant answering everything."""
+
+    arrivals: tuple[str, ...] = ("poisson", "gamma4", "mmpp", "flash")
+    loads: tuple[float, ...] = (0.3, 0.6, 0.9, 1.2, 2.0)
+    mixes: tuple[str, ...] = ("mixed",)
+    seeds: int = 3
+    seconds: float = 120.0
+    policies: tuple[str, ...] = ()  # empty: everyone
+
+    @classmethod
+    def full(cls) -> Grid:
+        """Return the grid of `make prove`: hours on one core."""
+        arrivals = ("poisson", "gamma2", "gamma4", "gamma8", "mmpp", "ramp", "flash")
+        return cls(arrivals, mixes=("mixed", "standard"), seeds=10)
+
+    def places(self) -> Iterator[Place]:
+        for mix, arrival, load, seed in product(
+            self.mixes, self.arrivals, self.loads, range(self.seeds)
+        ):
+            yield Place(mix, arrival, load, seed)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One trace of the grid."""
+
+    mix: str
+    arrival: str
+    load: float
+    seed: int
+
+    def trace(self, world: World, seconds: float) -> Trace:
+        rate = self.load * world.capacity_per_s
+        mix = mixes.MIXES[self.mix](world.catalog)
+        return traces.make(self.arrival, rate, seconds, mix, world.recording, self.seed)
+
+    @property
+    def file_stem(self) -> str:
+        return f"{self.mix}-{self.arrival}-{self.load:g}-{self.seed}"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What one policy did with one trace."""
+
+    place: Place
+    policy: str
+    found: Measured
+
+    def value(self, measure_name: str) -> float:
+        told = self.found["all"].get(measure_name)
+        return float("nan") if told is None else float(told)
+
+
+def run(world: World, grid: Grid, root: Path, say: Say) -> tuple[list[Cell], Path]:
+    """Return every cell, played now or read from its file, and the folder they lie in."""
+    folder = root / _digest(world, grid.seconds)
+    folder.mkdir(parents=True, exist_ok=True)
+    policies = grid.policies or (*contenders.names(world), oracle.NAME)
+    tuned = {m: _tuned(world, m, folder, policies, say) for m in grid.mixes}
+    cells: list[Cell] = []
+    total = len(list(grid.places()))
+    began = said = time.monotonic()
+    for done, place in enumerate(grid.places(), start=1):
+        cells += _play(world, place, grid.seconds, policies, tuned[place.mix], folder)
+        if time.monotonic() - said > 10:
+            said = time.monotonic()
+            left_s = (said - began) / done * (total - done)
+            say(f"{done} of {total} traces, {left_s:.0f} s left")
+    return cells, folder
+
+
+def _play(
+    world: World, place: Place, seconds: float, policies: Iterable[str], tuned: Tuned, folder: Path
+) -> Iterator[Cell]:
+    trace: Trace | None = None
+    for policy in policies:
+        path = folder / "cells" / f"{place.file_stem}-{policy.replace(' ', '_')}.json"
+        if not path.exists():
+            trace = trace if trace is not None else place.trace(world, seconds)
+            _write(path, _measured(world, place, policy, tuned, trace))
+        yield Cell(place, policy, json.loads(path.read_text()))
+
+
+def _measured(world: World, place: Place, policy: str, tuned: Tuned, trace: Trace) -> Measured:
+    began = time.process_time()
+    if policy == oracle.NAME:
+        bound = asdict(oracle.bound(world, trace, place.seed))
+        found: Measured = {"all": {"n": len(trace), "in_time": bound["joint"], **bound}}
+        return found | {"classes": {}, "plans": {}, "cpu_s": time.process_time() - began}
+    contender = contenders.make(policy, world, tuned, place.seed)
+    fates = simulate(world, trace, contender, place.seed)
+    cpu_s = time.process_time() - began
+    return measure(world, trace, fates) | {"cpu_s": cpu_s}
+
+
+def _tuned(world: World, mix: str, folder: Path, policies: Iterable[str], say: Say) -> Tuned:
+    path = folder / f"tuned-{mix}.json"
+    if not path.exists():
+        if all(p in (contenders.OURS, oracle.NAME) or p.startswith("fixed") for p in policies):
+            return {}
+        _write(path, contenders.tune(world, mixes.MIXES[mix](world.catalog), say))
+    tuned: Tuned = json.loads(path.read_text())
+    return tuned
+
+
+def _write(path: Path, value: object) -> None:
+    """Write a JSON file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".part{os.getpid()}")
+    part.write_text(json.dumps(value))
+    os.replace(part, path)
+
+
+def _digest(world: World, seconds: float) -> str:
+    decides = [
+        repr(world.catalog.plans),
+        repr([(v.name, v.profile) for v in world.catalog.variants]),
+    ]
+    decides += [world.recording.digest, str(world.cores), world.times, str(world.gateway_cpu_ms)]
+    decides += [str(world.contention), str(world.replicas), str(seconds)]
+    if world.times == "recorded":
+        decides.append(repr(world.base_ms))
+    return hashlib.sha256("\n".join([*decides, *_code()]).encode()).hexdigest()[:16]
+
+
+def _code() -> Iterator[str]:
+    """Return the source of every module whose change may change a cell."""
+    lab = [f"gateway.{m}" for m in _DECIDING]
+    for name, module in sorted(sys.modules.items()):
+        in_lab = name.startswith("loadtest.lab.") and name.rpartition(".")[2] not in _SHOWING
+        if (in_lab or name in lab) and module.__file__ is not None:
+            yield Path(module.__file__).read_text()

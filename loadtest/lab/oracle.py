@@ -1,0 +1,134 @@
+"""What nobody can beat: the largest joint attainment that arrivals and service times leave room for.
+
+The oracle knows every arrival, every promise, what each request would take on each variant, and each
+variant's mean F1 on recorded questions of its length (of a cascade: its best variant's); not which
+single answers will be right, which no policy sees either. It may split a request between plans,
+preempt, use all cores for one request at once, and knows no queue: only that within its slots of time
+the work on a request must fit beside all other work. Arrivals are rounded down and deadlines up to
+whole slots. Each of these gives it more than any policy in the simulator has, so its optimum, a linear
+programme, bounds them all from above (unless late answers lift a class's mean F1, which it does not
+count). It is not attained: between it and the best policy lie the queueing inside a slot and the
+future unknown.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+from scipy.optimize import linprog
+from scipy.sparse import coo_array
+
+from loadtest.lab.traces import Asked, Trace
+from loadtest.lab.world import World
+
+SLOT_MS = 200.0
+THRIFT = 1e-6  # what a unit of mean work weighs against an answer: ties go to less compute
+NAME = "oracle (bound)"
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The optimum of the programme."""
+
+    joint: float  # share of all requests
+    compute_ms: float  # of cores, an answer
+    served_f1: float  # mean F1 of the plans that answer
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """One request answered by one plan."""
+
+    request: int
+    work_ms: float
+    f1: float
+
+
+def bound(world: World, trace: Trace, seed: int) -> Bound:
+    """Return the bound on every policy that plays this trace with this seed's service times."""
+    choices = _choices(world, trace, seed)
+    if not choices:
+        return Bound(0.0, 0.0, 0.0)
+    x = _solve(world, trace, choices)
+    answered = float(x.sum())
+    work, f1 = (np.array([getattr(c, k) for c in choices]) for k in ("work_ms", "f1"))
+    if not answered:
+        return Bound(0.0, 0.0, 0.0)
+    return Bound(answered / len(trace), float(x @ work) / answered, float(x @ f1) / answered)
+
+
+def _choices(world: World, trace: Trace, seed: int) -> list[_Choice]:
+    """Return the plans that could answer each request in time if it were alone."""
+    window_ms, sizes = world.window_ms(trace, seed), world.sizes_of(trace)
+    found = []
+    for i, asked in enumerate(trace):
+        n = sizes[i].n_windows
+        for plan in world.catalog.plans:
+            each_ms = window_ms[plan.variants[0]][i]  # of a cascade: at least its first stage
+            alone_ms = world.gateway_cpu_ms + each_ms * ceil(n / world.all_cores)
+            if alone_ms <= asked.slo.latency_ms:
+                f1 = max(world.typical_f1[v][sizes[i].bucket] for v in plan.variants)
+                found.append(_Choice(i, world.gateway_cpu_ms + each_ms * n, f1))
+    return found
+
+
+def _solve(world: World, trace: Trace, choices: Sequence[_Choice]) -> np.ndarray:
+    """Return the share of each choice; variables: those, then work by group of windows and slot, s."""
+    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for k, c in enumerate(choices):
+        groups[_slots(trace[c.request])].append(k)
+    rows = _Rows()
+    for c, k in ((c, k) for k, c in enumerate(choices)):
+        rows.add(("once", c.request), k, 1.0, 1.0)
+        asked = trace[c.request].slo
+        rows.add(("floor", asked.slo_class), k, asked.min_f1 - c.f1, 0.0)
+    at, room_s = len(choices), world.all_cores * SLOT_MS / 1e3
+    for (first, last), members in groups.items():
+        for k in members:
+            rows.add(("work", (first, last)), k, choices[k].work_ms / 1e3, 0.0)
+        for slot in range(first, last + 1):
+            rows.add(("work", (first, last)), at, -1.0, 0.0)
+            rows.add(("slot", slot), at, 1.0, room_s)
+            at += 1
+    mean_work = np.mean([c.work_ms for c in choices])
+    gain = np.zeros(at)
+    gain[: len(choices)] = [1.0 - THRIFT * c.work_ms / mean_work for c in choices]
+    upper: list[tuple[float, float | None]] = [(0.0, 1.0)] * len(choices)
+    upper += [(0.0, None)] * (at - len(choices))
+    matrix, limits = rows.matrix(at)
+    solved = linprog(-gain, A_ub=matrix, b_ub=limits, bounds=upper, method="highs")
+    assert solved.success, solved.message
+    shares: np.ndarray = solved.x[: len(choices)]
+    return shares
+
+
+def _slots(asked: Asked) -> tuple[int, int]:
+    end_ms = asked.arrival_ms + asked.slo.latency_ms
+    return int(asked.arrival_ms // SLOT_MS), ceil(end_ms / SLOT_MS) - 1
+
+
+class _Rows:
+    """Constraints `row . x <= limit`, gathered entry by entry under names."""
+
+    def __init__(self) -> None:
+        self._number: dict[object, int] = {}
+        self._limits: list[float] = []
+        self._entries: tuple[list[int], list[int], list[float]] = ([], [], [])
+
+    def add(self, name: object, variable: int, factor: float, limit: float) -> None:
+        row = self._number.setdefault(name, len(self._limits))
+        if row == len(self._limits):
+            self._limits.append(limit)
+        rows, columns, values = self._entries
+        rows.append(row)
+        columns.append(variable)
+        values.append(factor)
+
+    def matrix(self, n_variables: int) -> tuple[coo_array, list[float]]:
+        rows, columns, values = self._entries
+        shape = (len(self._limits), n_variables)
+        return coo_array((values, (rows, columns)), shape=shape).tocsr(), self._limits

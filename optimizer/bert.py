@@ -1,0 +1,227 @@
+"""A BERT that answers questions with words of low rank, and without the tokens that matter least.
+
+After some layers an early span head says what each token is worth; the rest of the layers sees the
+best alone, and the others keep what the early head said of them. The choice itself has no gradient:
+the early head learns from its own loss, and the layers through the states that were kept.
+Source: Goyal et al. 2020 (PoWER-BERT), and Ye et al. 2021 (TR-BERT), who put skipped tokens back at
+the end; here by span logits for importance, in place of attention or a learned policy.
+
+Legend: B batch, S tokens, K of them kept, H hidden width.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from transformers import BertConfig, BertForQuestionAnswering, PreTrainedModel
+from transformers.modeling_outputs import QuestionAnsweringModelOutput
+
+from optimizer.training import IGNORE
+from optimizer.weights import FORCED, n_kept
+
+Layer = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # states, what is added to the scores
+
+
+@dataclass(frozen=True, slots=True)
+class Dropping:
+    """When tokens are dropped, and by whom."""
+
+    after: int  # layers
+    keep: float  # share of the tokens
+    head: nn.Linear  # (.., H) -> (.., 2), the early span head
+
+
+class Said(NamedTuple):
+    """What a run through the layers gave; of dropped tokens their last word."""
+
+    logits: torch.Tensor  # (B, S, 2) start and end
+    hidden: torch.Tensor  # (B, S, H)
+    early: torch.Tensor | None = None  # (B, S, 2) logits of the early head; none: nothing dropped
+    kept: torch.Tensor | None = None  # (B, S) bool
+
+
+@dataclass
+class StudentOutput(QuestionAnsweringModelOutput):
+    """What a Hugging Face model says, and what came before the end; `hidden_states`: the last alone."""
+
+    early_logits: torch.Tensor | None = None  # (B, S, 2)
+    kept: torch.Tensor | None = None  # (B, S) bool
+
+
+class StudentBert(BertForQuestionAnswering):  # type: ignore[no-untyped-call]
+    """BERT for question answering that knows words of low rank and dropped tokens.
+
+    `bert.embeddings.projection` (r to H, no bias) and `early_outputs` (H to 2) are there or None;
+    `config.keep` and `config.drop_after` say how many tokens are dropped and when.
+    """
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__(config)
+        self.early_outputs: nn.Linear | None = None
+        _without_projection(self)
+
+    @property
+    def dropping(self) -> Dropping | None:
+        if self.early_outputs is None:
+            return None
+        return Dropping(self.config.drop_after, self.config.keep, self.early_outputs)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,  # (B, S)
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        **_: Any,
+    ) -> StudentOutput:
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        parts = self.bert.embeddings
+        x = parts(inputs_embeds=words_of(parts, input_ids), token_type_ids=types)
+        said = run(x, list(self.bert.encoder.layer), self.qa_outputs, mask, types, self.dropping)
+        start, end = said.logits.unbind(-1)
+        return StudentOutput(
+            start_logits=start,
+            end_logits=end,
+            hidden_states=(said.hidden,),
+            early_logits=said.early,
+            kept=said.kept,
+        )
+
+
+def words_of(embeddings: Any, input_ids: torch.Tensor) -> torch.Tensor:  # (..) -> (.., H)
+    """Return the word embeddings in full width."""
+    rows: torch.Tensor = embeddings.word_embeddings(input_ids)
+    projection = getattr(embeddings, "projection", None)
+    return rows if projection is None else projection(rows)
+
+
+def as_student(model: PreTrainedModel) -> StudentBert:
+    """Return a model that shares all its weights, and can be given a projection and an early head."""
+    if isinstance(model, StudentBert):
+        return model
+    made: StudentBert = _rebuilt(StudentBert, model)
+    _without_projection(made)
+    return made
+
+
+def as_plain(model: PreTrainedModel) -> BertForQuestionAnswering:
+    """Return the model that shares the weights of one without a projection and an early head."""
+    made: BertForQuestionAnswering = _rebuilt(BertForQuestionAnswering, model)
+    return made
+
+
+def _without_projection(model: Any) -> None:
+    model.bert.embeddings.projection = None
+
+
+def _rebuilt(kind: Any, model: Any) -> Any:
+    with torch.device("meta"):  # its own weights are never drawn
+        made = kind(model.config)
+    made.bert, made.qa_outputs = model.bert, model.qa_outputs
+    made.train(model.training)
+    return made
+
+
+def linear_of(weight: torch.Tensor) -> nn.Linear:  # (out, in)
+    """Return a product without bias that has these weights, to be trained."""
+    made = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    made.weight = nn.Parameter(weight.detach().clone())
+    return made
+
+
+def with_thin_words(
+    model: PreTrainedModel,
+    left: nn.Module,  # an embedding of width r
+    right: torch.Tensor,  # (H, r)
+) -> PreTrainedModel:
+    """Replace the word embeddings by a product, in place; return the model as a `StudentBert`."""
+    thin = as_student(model)
+    embeddings: Any = thin.bert.embeddings
+    embeddings.word_embeddings, embeddings.projection = left, linear_of(right)
+    return thin
+
+
+def with_dropping(model: PreTrainedModel, dropping: Dropping | None) -> PreTrainedModel:
+    """Let the later layers see fewer tokens, or all, in place; return the model, a `StudentBert`.
+
+    The early head is a copy of the one given.
+    """
+    if dropping is None and not isinstance(model, StudentBert):
+        return model
+    fewer = as_student(model)
+    if dropping is None:
+        fewer.early_outputs, fewer.config.keep, fewer.config.drop_after = None, 1.0, 0
+        return fewer
+    fewer.early_outputs = copy.deepcopy(dropping.head)
+    fewer.config.keep, fewer.config.drop_after = dropping.keep, dropping.after
+    return fewer
+
+
+def dropping_of(model: PreTrainedModel, keep: float, after: int) -> Dropping | None:
+    """Return such a dropping for a model, with its early head or else its span head; 0: None."""
+    head: Any = getattr(model, "early_outputs", None) or model.qa_outputs
+    return Dropping(after, keep, head) if after else None
+
+
+def rank_of(model: PreTrainedModel) -> int:
+    """Return the rank of the words; 0: they are as wide as the states."""
+    bert: Any = model.bert
+    projection = getattr(bert.embeddings, "projection", None)
+    return 0 if projection is None else int(projection.in_features)
+
+
+def run(
+    x: torch.Tensor,  # (B, S, H)
+    layers: Sequence[Layer],
+    head: nn.Module,
+    attention_mask: torch.Tensor,  # (B, S)
+    token_type_ids: torch.Tensor,  # (B, S)
+    dropping: Dropping | None,
+) -> Said:
+    """Run the layers, on fewer tokens from where it is said."""
+    first = len(layers) if dropping is None else dropping.after
+    hidden_from = _hidden_from(attention_mask, x.dtype)
+    for layer in layers[:first]:
+        x = layer(x, hidden_from)
+    if dropping is None:
+        return Said(head(x), x)
+    early = dropping.head(x)
+    kept = kept_positions(early, attention_mask, token_type_ids, dropping.keep)
+    few = kept[..., None].expand(-1, -1, x.shape[-1])  # (B, K, H)
+    late = x.gather(1, few)
+    hidden_from = _hidden_from(attention_mask.gather(1, kept), x.dtype)
+    for layer in layers[first:]:
+        late = layer(late, hidden_from)
+    return Said(
+        early.scatter(1, kept[..., None].expand(-1, -1, 2), head(late).to(early.dtype)),
+        x.scatter(1, few, late.to(x.dtype)),
+        early,
+        torch.zeros_like(attention_mask, dtype=torch.bool).scatter(1, kept, value=True),
+    )
+
+
+@torch.no_grad()
+def kept_positions(
+    early: torch.Tensor,  # (B, S, 2)
+    attention_mask: torch.Tensor,  # (B, S)
+    token_type_ids: torch.Tensor,  # (B, S)
+    keep: float,
+) -> torch.Tensor:  # (B, K) ascending
+    """Return the most important tokens: the question's first, padding last, then by early logits."""
+    n_tokens = early.shape[1]
+    importance = early.float().amax(-1)  # (B, S)
+    at_front = torch.arange(n_tokens, device=early.device) < FORCED
+    importance = importance.masked_fill(at_front & (token_type_ids == 0), -IGNORE)
+    importance = importance.masked_fill(attention_mask == 0, IGNORE)
+    order = importance.argsort(dim=-1, descending=True, stable=True)  # of equals the lower first
+    return order[:, : n_kept(keep, n_tokens)].sort(dim=-1).values
+
+
+def _hidden_from(attention_mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return what is added to the scores, (B, 1, 1, S): padding is not attended to."""
+    return (1.0 - attention_mask[:, None, None, :].to(dtype)) * IGNORE

@@ -1,0 +1,114 @@
+"""The emulated host and the life of a request on it, against times that can be reckoned by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.domain import SloPolicy
+from loadtest.lab.engine import End, simulate
+from loadtest.lab.host import Host, Job
+from loadtest.lab.measures import measure
+from loadtest.lab.rivals import Bertier, Fixed
+from tests.loadtest.lab_world import slo, trace, world
+
+
+def run_out(host: Host) -> list[tuple[int, float]]:
+    """Return (request, end) of all that is on the host."""
+    ended = []
+    while (at := host.next_ms()) != float("inf"):
+        ended.append((host.finish(at).request, at))
+    return ended
+
+
+def test_jobs_that_fit_the_cores_do_not_slow_each_other() -> None:
+    """A core each, as the kernel gives it."""
+    host = Host(2, {"a": 2})
+    host.submit(Job(0, "a", 10.0), 0.0)
+    host.submit(Job(1, "a", 4.0), 0.0)
+    assert run_out(host) == [(1, 4.0), (0, 10.0)]
+
+
+def test_more_jobs_than_cores_share_them_alike() -> None:
+    """Instances of two variants on one core: half of it each, then all of it."""
+    host = Host(1, {"a": 1, "b": 1})
+    host.submit(Job(0, "a", 10.0), 0.0)
+    host.submit(Job(1, "b", 4.0), 0.0)
+    (first, at), (last, end) = run_out(host)
+    assert (first, last) == (1, 0)
+    assert (at, end) == pytest.approx((8.0, 14.0))
+
+
+def test_an_instance_takes_windows_in_the_order_of_their_arrival() -> None:
+    """Triton's queue of a model is first come, first served."""
+    host = Host(2, {"a": 1})
+    for request, work_ms in enumerate((5.0, 9.0, 1.0)):
+        host.submit(Job(request, "a", work_ms), 0.0)
+    assert run_out(host) == [(0, 5.0), (1, 14.0), (2, 15.0)]
+
+
+def test_work_nobody_waits_for_is_not_begun() -> None:
+    """Triton's `timeout` drops it from the queue."""
+    host = Host(1, {"a": 1}, dead=lambda job: job.request == 1)
+    for request in range(3):
+        host.submit(Job(request, "a", 5.0), 0.0)
+    assert run_out(host) == [(0, 5.0), (2, 10.0)]
+
+
+def test_a_batch_ends_together_and_costs_its_windows() -> None:
+    """A CPU gains nothing from batches: two of them take as long as both in turn."""
+    host = Host(1, {"a": 1}, batch=lambda _: 2)
+    for request in range(3):
+        host.submit(Job(request, "a", 5.0), 0.0)
+    assert host.finish(host.next_ms()).request == 0
+    at = host.next_ms()
+    batch = host.finish(at)
+    assert (batch.request, [j.request for j in batch.with_it], at) == (1, [2], 15.0)
+
+
+def test_a_lone_request_takes_the_gateway_and_its_model() -> None:
+    """1 ms for the gateway, 20 ms for the model, with the noise of its profile."""
+    (fate,) = simulate(world(), trace([0.0]), Fixed("large"), seed=1)
+    assert fate.end is End.ANSWERED
+    assert 1 + 10 <= fate.latency_ms <= 1 + 2.5 * 20
+    assert fate.compute_ms == pytest.approx(fate.latency_ms)
+
+
+def test_windows_of_one_question_run_side_by_side() -> None:
+    """Two instances answer two of three windows at a time."""
+    (one,) = simulate(world(), trace([0.0]), Fixed("large"), seed=1)
+    (three,) = simulate(world(n_windows=3), trace([0.0]), Fixed("large"), seed=1)
+    assert three.latency_ms - 1 == pytest.approx(2 * (one.latency_ms - 1))
+
+
+def test_a_deadline_ends_what_is_still_waiting() -> None:
+    """As the gateway does: nothing is answered after it, nothing is lost."""
+    fates = simulate(world(), trace([0.0] * 40, slo(25.0)), Fixed("large"), seed=1)
+    ends = [f.end for f in fates]
+    assert ends.count(End.ANSWERED) + ends.count(End.EXPIRED) == 40
+    assert 0 < ends.count(End.EXPIRED) < 40
+    assert all(f.latency_ms <= 100.0 for f in fates if f.end is End.ANSWERED)
+
+
+def test_the_gateways_policy_refuses_what_no_plan_gives() -> None:
+    """The very function that serves decides here."""
+    promise = slo(100.0, 0.9, SloPolicy.STRICT)
+    (fate,) = simulate(world(), trace([0.0], promise), Bertier(), seed=1)
+    assert fate.end is End.REFUSED
+
+
+def test_a_floor_is_kept_by_the_answers_not_by_the_promise() -> None:
+    """The small one's recorded answers score 0.55 on average, whatever was certified."""
+    for floor, kept in ((0.5, 1.0), (0.6, 0.0)):
+        asked = trace([100.0 * i for i in range(20)], slo(100.0, floor))
+        found = measure(world(), asked, simulate(world(), asked, Fixed("small"), 1))["all"]
+        assert found["in_time"] == 1.0
+        assert found["floor_kept"] == found["joint"] == kept
+
+
+def test_the_same_seed_gives_the_same_fates() -> None:
+    """Comparisons between policies are paired: luck is of the trace, not of the run."""
+    asked = trace([5.0 * i for i in range(50)])
+    runs = [simulate(world(), asked, Bertier(), seed=3) for _ in range(2)]
+    assert [f.latency_ms for f in runs[0]] == [f.latency_ms for f in runs[1]]
+    other = simulate(world(), asked, Bertier(), seed=4)
+    assert [f.latency_ms for f in runs[0]] != [f.latency_ms for f in other]

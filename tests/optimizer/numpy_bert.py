@@ -1,0 +1,112 @@
+"""BERT in NumPy, straight from the papers: what a graph written by hand is held against.
+
+It shares no code with `optimizer.graph`: masks are added to the scores, tokens are dropped one row
+after the other, all in float64.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import erf
+
+from optimizer.weights import FORCED, MIN_KEPT, GraphShape, Weights
+
+Array = npt.NDArray[Any]
+
+
+def logits_of(weights: Weights, shape: GraphShape, asked: dict[str, Array]) -> Array:  # (2, B, S)
+    """Return start and end logits; a row's padding is at its end."""
+    rows = zip(asked["input_ids"], asked["attention_mask"], asked["token_type_ids"], strict=True)
+    return np.stack([_row(_Bert(weights, shape), *row) for row in rows], axis=1)
+
+
+def kept_of(weights: Weights, shape: GraphShape, ids: Array, mask: Array, types: Array) -> Array:
+    """Return which tokens of one window are kept, ascending."""
+    return _kept(shape, _early(_Bert(weights, shape), ids, mask, types)[1], mask, types)
+
+
+def _row(bert: _Bert, ids: Array, mask: Array, types: Array) -> Array:  # (S,) -> (2, S)
+    shape = bert.shape
+    if not shape.drops:
+        x = bert.layers(range(shape.layers), bert.embeddings(ids, types), mask)
+        return bert.linear("qa_outputs", x).T
+    x, said = _early(bert, ids, mask, types)
+    kept = _kept(shape, said, mask, types)
+    last = bert.layers(range(shape.drop_after, shape.layers), x[kept], mask[kept])
+    said[kept] = bert.linear("qa_outputs", last)
+    return said.T
+
+
+def _early(bert: _Bert, ids: Array, mask: Array, types: Array) -> tuple[Array, Array]:
+    x = bert.layers(range(bert.shape.drop_after), bert.embeddings(ids, types), mask)
+    return x, bert.linear("early_outputs", x)
+
+
+def _kept(shape: GraphShape, said: Array, mask: Array, types: Array) -> Array:
+    def rank(i: int) -> tuple[int, float, int]:
+        kind = 2 if not mask[i] else 0 if i < FORCED and types[i] == 0 else 1
+        return kind, -said[i].max(), i
+
+    n = min(len(mask), max(MIN_KEPT, ceil(round(1000 * shape.keep) * len(mask) / 1000)))
+    return np.array(sorted(sorted(range(len(mask)), key=rank)[:n]))
+
+
+class _Bert:
+    def __init__(self, weights: Weights, shape: GraphShape) -> None:
+        self.shape = shape
+        self.weights: dict[str, Array] = {
+            n: w if n.endswith("codes") else w.astype(np.float64) for n, w in weights.items()
+        }
+
+    def linear(self, name: str, x: Array) -> Array:
+        out: Array = x @ self.weights[f"{name}.weight"].T + self.weights[f"{name}.bias"]
+        return out
+
+    def norm(self, name: str, x: Array) -> Array:
+        spread = np.sqrt(x.var(-1, keepdims=True) + self.shape.epsilon)
+        even: Array = (x - x.mean(-1, keepdims=True)) / spread
+        return even * self.weights[f"{name}.weight"] + self.weights[f"{name}.bias"]
+
+    def embeddings(self, ids: Array, types: Array) -> Array:
+        name = "bert.embeddings"
+        total = self.words(ids) + self.weights[f"{name}.token_type_embeddings.weight"][types]
+        total = total + self.weights[f"{name}.position_embeddings.weight"][: len(ids)]
+        return self.norm(f"{name}.LayerNorm", total)
+
+    def words(self, ids: Array) -> Array:
+        name, shape = "bert.embeddings.word_embeddings", self.shape
+        if shape.embedding_bits == 32:
+            rows = self.weights[f"{name}.weight"][ids]
+        else:
+            codes = self.weights[f"{name}.codes"][ids]
+            if shape.embedding_bits == 4:
+                codes = np.concatenate([codes >> 4, codes & 15], axis=1)
+            scale, low = (self.weights[f"{name}.{part}"][ids] for part in ("scale", "low"))
+            scale, low = (np.repeat(part, shape.group, axis=1) for part in (scale, low))
+            rows = codes * scale + low
+        return rows @ self.weights["bert.embeddings.projection.weight"].T if shape.rank else rows
+
+    def layers(self, which: range, x: Array, mask: Array) -> Array:
+        for i in which:
+            name = f"bert.encoder.layer.{i}"
+            mixed = self.attention(f"{name}.attention.self", self.shape.heads[i], x, mask)
+            mixed = self.linear(f"{name}.attention.output.dense", mixed)
+            x = self.norm(f"{name}.attention.output.LayerNorm", mixed + x)
+            wide = self.linear(f"{name}.intermediate.dense", x)
+            wide = wide * (1 + erf(wide / np.sqrt(2))) / 2
+            out = self.linear(f"{name}.output.dense", wide)
+            x = self.norm(f"{name}.output.LayerNorm", out + x)
+        return x
+
+    def attention(self, name: str, heads: int, x: Array, mask: Array) -> Array:
+        parts = (self.linear(f"{name}.{part}", x) for part in ("query", "key", "value"))
+        q, k, v = (part.reshape(len(x), heads, -1).transpose(1, 0, 2) for part in parts)
+        scores = q @ k.transpose(0, 2, 1) / np.sqrt(self.shape.head_size)
+        scores = np.where(mask[None, None, :] == 1, scores, -np.inf)
+        shares = np.exp(scores - scores.max(-1, keepdims=True))
+        mixed: Array = shares / shares.sum(-1, keepdims=True) @ v
+        return mixed.transpose(1, 0, 2).reshape(len(x), -1)
