@@ -22,7 +22,7 @@ from transformers import (
 
 from gateway.errors import BertierError
 from gateway.published import Shape
-from optimizer import adapt, neurons
+from optimizer import adapt, neurons, readback
 from optimizer.bert import as_plain, rank_of, with_dropping, words_of
 from optimizer.heads import behead, measure
 from optimizer.neurons import Inputs
@@ -53,10 +53,14 @@ def resolve(name: str) -> str:
 def load(name: str, *, dropout: float = 0.0, answers: bool = False) -> PreTrainedModel:
     """Return a QA model from a folder, a hub id or `package:NAME`, as a BERT. Raises: ModelError.
 
+    A folder may also be a variant's in a model repository: its weights as they are served.
+
     `answers`: it must have a span head; else a missing one is made, untrained.
     Attention is `eager`: the fastest to train on CPU (docs/decisions/0004).
     """
     source = resolve(name)
+    if published := readback.model_of(source):
+        return _read_back(published)
     try:
         config = AutoConfig.from_pretrained(source)
         adapt.check(config)
@@ -77,6 +81,13 @@ def load(name: str, *, dropout: float = 0.0, answers: bool = False) -> PreTraine
         ) from exc
     except adapt.NotBert as exc:
         raise ModelError(f"{name}: {exc}") from exc
+
+
+def _read_back(path: Path) -> PreTrainedModel:
+    try:
+        return readback.load(path)
+    except readback.NotReadable as exc:
+        raise ModelError(str(exc)) from exc
 
 
 def _check_complete(name: str, missing: Iterable[str], answers: bool) -> None:

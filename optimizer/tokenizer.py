@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -10,6 +11,7 @@ from transformers.utils.hub import cached_file
 
 from gateway.errors import RepositoryError
 from gateway.spans import SpanEncoder
+from optimizer import readback
 from optimizer.student import ModelError, resolve
 
 FILE = "tokenizer.json"
@@ -18,6 +20,10 @@ FILE = "tokenizer.json"
 def save(name: str, folder: Path) -> None:
     """Write the fast tokenizer of a checkpoint as `folder/tokenizer.json`. Raises: ModelError."""
     source = resolve(name)
+    if readback.model_of(source):
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(readback.tokenizer_of(source), folder / FILE)
+        return
     tokenizer = _read(source) or _make(name, source)
     tokenizer.no_padding()
     tokenizer.no_truncation()
