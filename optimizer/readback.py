@@ -18,6 +18,10 @@ from optimizer.weights import ACTIVATIONS, EARLY, PROJECTION, TABLE, Array, laye
 
 MODEL = "model.onnx"
 EMBEDDINGS = "bert.embeddings"
+PLACES = (
+    f"{EMBEDDINGS}.position_embeddings.weight",
+    f"{EMBEDDINGS}.token_type_embeddings.weight",
+)
 HEAD = "qa_outputs"
 
 
@@ -92,11 +96,7 @@ def _weights(constants: Mapping[str, Array]) -> dict[str, Array]:  # named as in
     for name, values in constants.items():
         if name.endswith(".codes") and name != f"{TABLE}.codes":
             found |= _linear(constants, name.removesuffix(".codes"))
-        elif name.startswith(EMBEDDINGS) and name.endswith(
-            ("dings.weight", "Norm.weight", ".bias")
-        ):
-            found[name] = values.astype(np.float32)
-        elif ".LayerNorm." in name:
+        elif ".LayerNorm." in name or name in PLACES:
             found[name] = values.astype(np.float32)
     found[f"{HEAD}.weight"] = constants[f"{HEAD}.weight"].T
     found[f"{HEAD}.bias"] = constants[f"{HEAD}.bias"]
@@ -116,7 +116,8 @@ def _linear(constants: Mapping[str, Array], name: str) -> dict[str, Array]:
 def _without_column(values: Array, heads: int) -> Array:
     """Drop each head's last row, which is the mask's."""
     rest = values.shape[1:]
-    return values.reshape(heads, -1, *rest)[:, :-1].reshape(-1, *rest)
+    kept: Array = values.reshape(heads, -1, *rest)[:, :-1].reshape(-1, *rest)
+    return kept
 
 
 def _words(constants: Mapping[str, Array]) -> Array:  # (V, H)
@@ -129,4 +130,5 @@ def _words(constants: Mapping[str, Array]) -> Array:  # (V, H)
     if codes.shape[1] < hidden:  # two a byte
         codes = np.concatenate([codes // 16, codes % 16], axis=1)
     groups = codes.reshape(len(codes), scale.shape[1], -1)
-    return (groups * scale[..., None] + low[..., None]).reshape(len(codes), -1)
+    words: Array = (groups * scale[..., None] + low[..., None]).reshape(len(codes), -1)
+    return words

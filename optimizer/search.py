@@ -54,6 +54,7 @@ PATIENCE = 50  # suggestions in a row that are known already
 MAX_TRIES = 3  # of a trial whose workers die
 POLL_S = 1.0  # while the last trials run elsewhere
 OPENINGS = 5  # workers that start together may get into each other's way when tables are made
+CHOOSING_S = 5.0  # a sampler's suggestion takes less; a dead worker's trial is not waited for longer
 HOPELESS = 0.25  # a latency may be measured that much too high
 
 _POINT = TypeAdapter(Point)
@@ -312,13 +313,15 @@ class Search:
             raise
 
     def _judge_and_tell(self, trial: Trial) -> None:
-        candidate, before = suggest(trial, self._space), self.points()
+        candidate = suggest(trial, self._space)
+        other = self._elsewhere(trial)  # before the points: it may become one meanwhile
+        before = self.points()
         known = next((p for p in before if p.candidate == candidate), None)
         self._known_in_a_row = self._known_in_a_row + 1 if known else 0
         if known:
             trial.set_user_attr("same_as", known.trial)
             self._tell(trial, known, before)
-        elif (other := self._elsewhere(trial)) is not None:
+        elif other is not None:
             trial.set_user_attr("same_as", other)
             self._study.tell(trial, state=TrialState.FAIL)
         else:
@@ -328,11 +331,21 @@ class Search:
             self._said(point, self.points())
 
     def _elsewhere(self, trial: Trial) -> int | None:
-        """Return the trial in which another worker tries the same candidate just now."""
+        """Return the trial in which another worker tries the same candidate just now.
+
+        Of two, the one that began first goes on; so those that did are waited for to choose.
+        """
         if not self._shared:
             return None
-        others = [t for t in self._trials(TrialState.RUNNING) if t.number < trial.number]
-        return next((t.number for t in others if t.params == trial.params), None)
+        until = time.monotonic() + CHOOSING_S
+        while True:
+            running = self._trials(TrialState.RUNNING)
+            others = [t for t in running if t.number < trial.number]
+            same = next((t.number for t in others if t.params == trial.params), None)
+            chosen = all(len(t.params) == len(trial.params) for t in others)
+            if same is not None or chosen or time.monotonic() > until:
+                return same
+            time.sleep(CHOOSING_S / 100)
 
     def _judge(self, number: int, candidate: Candidate) -> Point:
         """Climb the ladder as far as it is worth."""
