@@ -54,7 +54,9 @@ PATIENCE = 50  # suggestions in a row that are known already
 MAX_TRIES = 3  # of a trial whose workers die
 POLL_S = 1.0  # while the last trials run elsewhere
 OPENINGS = 5  # workers that start together may get into each other's way when tables are made
-CHOOSING_S = 5.0  # a sampler's suggestion takes less; a dead worker's trial is not waited for longer
+CHOOSING_S = (
+    5.0  # a sampler's suggestion takes less; a dead worker's trial is not waited for longer
+)
 HOPELESS = 0.25  # a latency may be measured that much too high
 
 _POINT = TypeAdapter(Point)
