@@ -13,6 +13,26 @@ from gateway.published import Check, Plan
 from optimizer import gates
 
 
+def show_catalog(catalog: Catalog) -> dict[str, Any]:
+    """Print the catalog as a table and return its gist."""
+    columns = ("variant", "version", "MB", "ms p50 128", "ms p95 384", "F1", "forced", "floor")
+    table = Table(*columns)
+    for variant, plan in zip(catalog.variants, catalog.plans, strict=True):
+        quality, profile = variant.quality[-1], variant.profile
+        table.add_row(
+            variant.name,
+            str(variant.version),
+            f"{variant.size_bytes / 1e6:.1f}",
+            f"{profile.cell(128).p50_ms:.1f}",
+            f"{profile.cell(384).p95_ms:.1f}",
+            f"{quality.f1:.3f} ({quality.data})",
+            "-" if quality.forced_f1 is None else f"{quality.forced_f1:.3f}",
+            f"{plan.certified_f1:.3f}",
+        )
+    Console().print(table)
+    return {plan.name: plan.certified_f1 for plan in catalog.plans}
+
+
 def show_certificates(catalog: Catalog) -> dict[str, Any]:
     """Print every floor, part by part, beside what other data showed; return the certificates."""
     console = Console()

@@ -14,6 +14,8 @@ from gateway.spans import LENGTH_BUCKETS
 from optimizer.space import RANK_STEP, Candidate, Precision, Space
 from optimizer.trials import Limits
 
+DEFAULT_STUDY = Path(__file__).parent / "studies" / "default.toml"
+REPOSITORY = Path("model_repository")
 ELASTIC = "elastic"  # as the start of a student: a slice of the elastic one
 
 
@@ -167,7 +169,7 @@ class CertifyConfig(_Frozen):
 class PublishConfig(_Frozen):
     """Where finished variants go."""
 
-    repository: Path = Path("model_repository")
+    repository: Path = REPOSITORY
     allow_dominated: bool = False  # also variants that another beats in latency, size and floor
 
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 
-from optimizer.bert import Said
 from optimizer.config import DistillConfig
+from optimizer.models.bert import Said
 from optimizer.teacher_states import TeacherStates, Told
 from optimizer.training import IGNORE, Batch
 

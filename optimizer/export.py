@@ -21,9 +21,10 @@ from gateway import published
 from gateway.domain import Floats, Windows
 from gateway.embedded import INPUTS, OUTPUTS, open_session, run
 from gateway.errors import BertierError
-from optimizer import dropping, graph
+from optimizer import graph
+from optimizer.models import dropping
+from optimizer.models.student import GROUP, LowBitEmbedding, bert_of, heads_of
 from optimizer.space import Precision
-from optimizer.student import GROUP, LowBitEmbedding, bert_of, heads_of
 from optimizer.weights import ACTIVATIONS, HALVES, Array, GraphShape, n_kept
 
 PARITY_TOLERANCE = 2e-3  # logits

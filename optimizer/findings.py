@@ -10,7 +10,7 @@ import numpy as np
 
 from gateway.published import Variant
 from optimizer import pareto
-from optimizer.compare_results import Run
+from optimizer.compare.results import Run
 from optimizer.config import ELASTIC, StudentConfig
 from optimizer.space import Candidate
 

@@ -16,8 +16,8 @@ import onnx
 from onnx import TensorProto
 
 from gateway.embedded import INPUTS, OUTPUTS
-from optimizer import dropping
-from optimizer.dropping import POSITIONS
+from optimizer.models import dropping
+from optimizer.models.dropping import POSITIONS
 from optimizer.nodes import Linear, Nodes
 from optimizer.space import Precision
 from optimizer.weights import EARLY, PROJECTION, TABLE, GraphShape, Weights, check, layer_name

@@ -23,10 +23,10 @@ from optimizer import (
     profiling,
     provenance,
     repository,
-    student,
 )
 from optimizer.certification import Evidence
 from optimizer.data import Split
+from optimizer.models import student
 from optimizer.study import Study
 
 log = logging.getLogger(__name__)

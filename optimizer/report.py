@@ -13,8 +13,9 @@ from pydantic import TypeAdapter, ValidationError
 from gateway import catalog as catalogs
 from gateway.catalog import Catalog
 from gateway.errors import BertierError
-from optimizer import compare_results, findings
-from optimizer.compare_results import Contest, Labels
+from optimizer import findings
+from optimizer.compare import results
+from optimizer.compare.results import Contest, Labels
 from optimizer.config import StudentConfig, StudyConfig
 from optimizer.findings import Reference, Trial
 from optimizer.stages import LOSSES, MANIFEST, read_manifest
@@ -62,7 +63,7 @@ class Inputs:
     stages: tuple[Stage, ...]
     contest: Contest | None  # between searches
     labels: tuple[Labels, ...]  # beside distillation
-    fp32: compare_results.Reference | None  # the teacher
+    fp32: results.Reference | None  # the teacher
     before: Catalog | None  # what was published earlier
 
 
@@ -90,9 +91,9 @@ def read(
             for path in sorted(run_dir.rglob(LOSSES))
         },
         stages=tuple(_stage(run_dir, path) for path in sorted(run_dir.rglob(MANIFEST))),
-        contest=compare_results.read(Contest, run_dir / compare_results.SEARCHES),
+        contest=results.read(Contest, run_dir / results.SEARCHES),
         labels=_labels(run_dir),
-        fp32=compare_results.read(compare_results.Reference, run_dir / compare_results.REFERENCE),
+        fp32=results.read(results.Reference, run_dir / results.REFERENCE),
         before=_before(baseline) if baseline else None,
     )
 
@@ -111,8 +112,8 @@ def write(page: str, output: Path) -> int:
 
 
 def _labels(run_dir: Path) -> tuple[Labels, ...]:
-    files = (compare_results.LABELS, compare_results.LABELS_FROM_TEACHER)
-    found = (compare_results.read(Labels, run_dir / file) for file in files)
+    files = (results.LABELS, results.LABELS_FROM_TEACHER)
+    found = (results.read(Labels, run_dir / file) for file in files)
     return tuple(labels for labels in found if labels is not None)
 
 

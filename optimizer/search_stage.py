@@ -14,7 +14,15 @@ from typing import Any
 from rich.table import Table
 
 from gateway.catalog import sha256_of
-from optimizer import export, pareto, profiling, provenance, scoring, stages, trials
+from optimizer import (
+    export,
+    pareto,
+    profiling,
+    provenance,
+    scoring,
+    stages,
+    trials,
+)
 from optimizer.config import ConfigError, SearchConfig
 from optimizer.costs import CostGate
 from optimizer.data import DataError, Example, Split

@@ -43,7 +43,7 @@ def run_stage(
         "inputs": inputs,
         "results": results,
         "ran_on": ran_on,
-        "seconds": round(time.monotonic() - began, 1),  # of the last run, after a kill
+        "seconds": round(time.monotonic() - began, 3),  # of the last run, after a kill
     }
     write_json(folder / MANIFEST, manifest)
     return results

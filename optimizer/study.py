@@ -17,19 +17,14 @@ from gateway.catalog import sha256_of
 from gateway.published import Precision, Profile
 from gateway.spans import Reading, SpanEncoder
 from optimizer import (
-    bert,
     data,
     distill,
     evaluate,
     export,
     finish,
-    lowrank,
     profiling,
     stages,
-    student,
-    supernet,
     teacher_states,
-    tokenizer,
     training,
 )
 from optimizer.config import (
@@ -41,8 +36,9 @@ from optimizer.config import (
     TrainConfig,
 )
 from optimizer.data import Example, Feature, Split
+from optimizer.models import bert, lowrank, student, supernet, tokenizer
+from optimizer.models.supernet import Supernet
 from optimizer.space import Candidate
-from optimizer.supernet import Supernet
 from optimizer.teacher_states import TeacherStates
 
 log = logging.getLogger(__name__)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from html import escape
 from statistics import median
 
-from optimizer import compare_results, findings
-from optimizer.compare_results import QUIET, Contest, Interval, Labels, Pair, Reference
+from optimizer import findings
+from optimizer.compare import results
+from optimizer.compare.results import QUIET, Contest, Interval, Labels, Pair, Reference
 from optimizer.findings import Economy
 from optimizer.page import charts
 from optimizer.page.tables import no_trials, none, plain, share, table
@@ -21,7 +22,7 @@ def searches(inputs: Inputs) -> str:
     """Hypervolume over minutes, one line a method, and the paired differences."""
     contest = inputs.contest
     if contest is None:
-        file = inputs.run_dir / compare_results.SEARCHES
+        file = inputs.run_dir / results.SEARCHES
         return none("searches of the same budget", file, "compare searches")
     lines = {m: findings.progress(contest.of(m)) for m in contest.methods}
     drawn = {
@@ -94,7 +95,7 @@ def _interval(found: Interval | None) -> tuple[str, str, str]:
 def labels(inputs: Inputs) -> str:
     """Each student beside its twin that learned from labels alone."""
     if not inputs.labels:
-        file = inputs.run_dir / compare_results.LABELS
+        file = inputs.run_dir / results.LABELS
         return none("students that labels alone trained", file, "compare labels")
     return "".join(_labels(found) for found in inputs.labels)
 
@@ -131,7 +132,7 @@ def fp32(inputs: Inputs) -> str:
     """How many times faster and smaller the published are, with which share of the accuracy."""
     found = inputs.fp32
     if found is None:
-        file = inputs.run_dir / compare_results.REFERENCE
+        file = inputs.run_dir / results.REFERENCE
         return none("ratios to the fp32 teacher", file, "reference")
     lengths = sorted({t.tokens: t.bucket for t in found.timings}.items())
     padded = ", ".join(f"{n} tokens as {bucket}" for n, bucket in lengths)

@@ -29,8 +29,9 @@ from gateway.domain import Question
 from gateway.embedded import open_session, run
 from gateway.published import Decoding
 from gateway.spans import SpanEncoder
-from optimizer import adapt, export, student, tokenizer
-from optimizer.student import ModelError
+from optimizer import export
+from optimizer.models import adapt, student, tokenizer
+from optimizer.models.student import ModelError
 from tests.optimizer import checkpoints
 from tests.optimizer.checkpoints import CONFIGS, ROBERTA, SIZE
 

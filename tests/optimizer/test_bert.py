@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import BertForQuestionAnswering, PreTrainedModel
 
-from optimizer import bert, student
-from optimizer.bert import Dropping, StudentBert, kept_positions, rank_of
 from optimizer.distill import label_loss, outputs_of
-from optimizer.lowrank import with_rank
+from optimizer.models import bert, student
+from optimizer.models.bert import Dropping, StudentBert, kept_positions, rank_of
+from optimizer.models.lowrank import with_rank
 from optimizer.training import Batch
 from optimizer.weights import FORCED, MIN_KEPT, n_kept
 

@@ -14,21 +14,15 @@ import pytest
 import torch
 from rich.console import Console
 
-from optimizer import (
-    cli,
-    compare_cli,
-    compare_labels,
-    compare_latency,
-    compare_reference,
-    compare_results,
-    compare_searches,
-    publication,
-    training,
-)
-from optimizer.compare_reference import FP32
-from optimizer.compare_results import ComparisonError, Contest, Labels, Reference
-from optimizer.compare_searches import Plan
-from optimizer.compare_trainings import Trainer, teacher_layers
+from optimizer import cli, publication, training
+from optimizer.compare import cli as compare_cli
+from optimizer.compare import labels as compare_labels
+from optimizer.compare import latency, results, searches
+from optimizer.compare import reference as compare_reference
+from optimizer.compare.reference import FP32
+from optimizer.compare.results import ComparisonError, Contest, Labels, Reference
+from optimizer.compare.searches import Plan
+from optimizer.compare.trainings import Trainer, teacher_layers
 from optimizer.config import Sampler, SearchConfig, TrainConfig
 from optimizer.costs import CostGate
 from optimizer.scoring import SliceScorer
@@ -67,7 +61,7 @@ def labels(study: Study) -> Labels:
 
 @pytest.fixture(scope="module")
 def contest(study: Study) -> Contest:
-    return compare_searches.run(study, PLAN, study.folder / "lock")
+    return searches.run(study, PLAN, study.folder / "lock")
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +111,7 @@ def test_the_same_comparison_again_trains_nothing(
     monkeypatch.setattr(training, "train", fail)
     again = compare_labels.run(study, from_teacher=False)
     assert again.pairs == labels.pairs
-    assert compare_results.read(Labels, study.folder / compare_results.LABELS) == again
+    assert results.read(Labels, study.folder / results.LABELS) == again
 
 
 def test_a_twin_from_the_teacher_has_the_teachers_layers(study: Study) -> None:
@@ -146,7 +140,7 @@ def test_every_method_has_every_seed(study: Study, contest: Contest) -> None:
     """The file is what was returned."""
     runs = {(run.method, run.seed) for run in contest.runs}
     assert runs == {(method, seed) for method in PLAN.methods for seed in range(2)}
-    assert compare_results.read(Contest, study.folder / compare_results.SEARCHES) == contest
+    assert results.read(Contest, study.folder / results.SEARCHES) == contest
     assert {(a.method, a.at) for a in contest.against} == {
         ("random", "candidates"),
         ("random", "minutes"),
@@ -184,7 +178,7 @@ def test_a_finished_comparison_evaluates_nothing(
 
     monkeypatch.setattr(SliceScorer, "f1", fail)
     monkeypatch.setattr(training, "train", fail)
-    assert compare_searches.run(study, PLAN, study.folder / "lock").runs == contest.runs
+    assert searches.run(study, PLAN, study.folder / "lock").runs == contest.runs
 
 
 def test_a_killed_comparison_goes_on(study: Study, tmp_path: Path, contest: Contest) -> None:
@@ -210,10 +204,10 @@ def test_a_killed_comparison_goes_on(study: Study, tmp_path: Path, contest: Cont
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SliceScorer, "f1", stop_at(3))
         with pytest.raises(KeyboardInterrupt):
-            compare_searches.run(elsewhere, alone, tmp_path / "lock")
+            searches.run(elsewhere, alone, tmp_path / "lock")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SliceScorer, "f1", stop_at(1000))
-        (run,) = compare_searches.run(elsewhere, alone, tmp_path / "lock").runs
+        (run,) = searches.run(elsewhere, alone, tmp_path / "lock").runs
     assert run.candidates == PLAN.candidates
     assert len(asked) == len(set(asked)) > 3
 
@@ -227,7 +221,7 @@ def test_a_cap_ends_a_run_early(study: Study, contest: Contest, tmp_path: Path) 
     for name in ("teacher", "elastic"):
         (tmp_path / name).symlink_to(study.folder / name)
     plan = replace(PLAN, methods=("random",), seeds=1, minutes_cap=cap)
-    brief = compare_searches.run(replace(study, folder=tmp_path), plan, tmp_path / "lock")
+    brief = searches.run(replace(study, folder=tmp_path), plan, tmp_path / "lock")
     assert brief.minutes_cap == cap
     assert brief.runs[0].candidates < whole.candidates
     assert brief.runs[0].minutes <= contest.elastic_minutes + cap
@@ -247,7 +241,7 @@ def test_a_comparison_that_cannot_be_is_refused(
 ) -> None:
     """Before anything is evaluated."""
     with pytest.raises(ComparisonError, match=said):
-        compare_searches.run(study, replace(PLAN, **change))
+        searches.run(study, replace(PLAN, **change))
 
 
 def test_a_trained_candidate_is_cut_from_the_teacher(study: Study, tmp_path: Path) -> None:
@@ -279,7 +273,7 @@ def test_variants_are_set_beside_the_fp32_teacher(reference: Reference) -> None:
     assert {line.variant for line in reference.headlines} == {"tiny-2", "tiny-1", "tiny-slice"}
     for line in reference.headlines:
         assert line.times_smaller == pytest.approx(reference.size_bytes / line.size_bytes)
-        for n in compare_latency.LENGTHS:
+        for n in latency.LENGTHS:
             ratio = times[FP32, n].min_ms / times[line.variant, n].min_ms
             assert line.times_faster[n] == pytest.approx(ratio)
         forced = reference.quality[-1].forced_f1
@@ -295,13 +289,13 @@ def test_quantizing_is_told_as_a_paired_loss(study: Study, reference: Reference)
     assert (pair.first, pair.second, pair.data) == ("tiny-2", FP32, "test")
     assert pair.f1_difference.low <= pair.f1[0] - pair.f1[1] <= pair.f1_difference.high
     assert pair.f1[1] == pytest.approx(reference.quality[-1].f1)
-    path = study.folder / compare_results.REFERENCE
-    assert compare_results.read(Reference, path) == reference
+    path = study.folder / results.REFERENCE
+    assert results.read(Reference, path) == reference
 
 
 def test_a_window_is_padded_to_its_bucket() -> None:
     """177 tokens are served as 192, of which 15 are no tokens."""
-    windows = compare_latency.windows_of(177)
+    windows = latency.windows_of(177)
     assert windows.input_ids.shape == (1, 192)
     assert int(windows.attention_mask.sum()) == 177
     assert not windows.is_context[:, 177:].any()

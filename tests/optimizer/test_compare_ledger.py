@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from optimizer import compare_ledger
-from optimizer.compare_ledger import Judge, Ledger, Meter
+from optimizer.compare import ledger as compare_ledger
+from optimizer.compare.ledger import Judge, Ledger, Meter
 from optimizer.space import Candidate
 from optimizer.trials import Cost
 

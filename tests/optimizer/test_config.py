@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from optimizer import config
-from optimizer.cli import STUDY
 from optimizer.config import ConfigError
 
 HEAD = 'name = "x"\nteacher_name = "t"\n'
@@ -17,7 +16,7 @@ STUDENT = '[[students]]\nname = "s"\nlayers = [0]\nffn = 8\n'
 
 def test_the_usual_study_is_sound() -> None:
     """What `run` does when no study is named goes from data to a searched front."""
-    study = config.read(STUDY)
+    study = config.read(config.DEFAULT_STUDY)
     assert study.search
     assert study.finish
     assert any(source.certifies for source in study.data)

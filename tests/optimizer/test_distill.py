@@ -10,11 +10,12 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from optimizer import bert, student, teacher_states, training
-from optimizer.bert import Dropping
+from optimizer import teacher_states, training
 from optimizer.config import DistillConfig
 from optimizer.data import Feature
 from optimizer.distill import Imitation, label_loss, outputs_of
+from optimizer.models import bert, student
+from optimizer.models.bert import Dropping
 from optimizer.stages import CHECKPOINT
 from optimizer.teacher_states import TeacherStates
 from optimizer.training import Batch

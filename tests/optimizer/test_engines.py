@@ -12,10 +12,12 @@ import pytest
 from transformers import PreTrainedModel
 
 from gateway.embedded import OUTPUTS, open_session
-from optimizer import cli, data, engine_contest, engines, export, static_int8, student
+from optimizer import cli, data, export, static_int8
 from optimizer.data import DataError, Split
-from optimizer.engine_contest import batch_variance, feeds
-from optimizer.engines import ENGINES, SHIPPED, Engine, Job, Opened, Unavailable
+from optimizer.engines import contest, openers
+from optimizer.engines.contest import batch_variance, feeds
+from optimizer.engines.openers import ENGINES, SHIPPED, Engine, Job, Opened, Unavailable
+from optimizer.models import student
 from optimizer.space import Precision
 from tests.optimizer.conftest import question_set
 from tests.optimizer.test_export import louder
@@ -97,7 +99,7 @@ def test_padding_says_nothing_of_a_range(job: Job) -> None:
 
 def test_an_engine_that_is_not_installed_says_what_installs_it(job: Job) -> None:
     """It is named beside what was measured, not left out."""
-    engine = Engine("other", engines.ENGINES[0].opener, ("no_such_engine",))
+    engine = Engine("other", openers.ENGINES[0].opener, ("no_such_engine",))
     with pytest.raises(Unavailable, match=r"no_such_engine not installed: .*bertier\[openvino\]"):
         engine.open(job)
 
@@ -106,7 +108,7 @@ def test_questions_that_certify_are_not_seen(tmp_path: Path) -> None:
     """Calibrating reads the training split, scoring the search split."""
     path = tmp_path / "set.json"
     path.write_text(json.dumps(question_set(80)))
-    calibration, asked = engine_contest.parts(str(path), 5)
+    calibration, asked = contest.parts(str(path), 5)
     kinds = [
         {data.split_of(e, by_article=True, certifies=True) for e in found}
         for found in (calibration, asked)
@@ -115,7 +117,7 @@ def test_questions_that_certify_are_not_seen(tmp_path: Path) -> None:
     assert len(asked) == 5
     path.write_text(json.dumps(question_set(1)))
     with pytest.raises(DataError, match="too few articles"):
-        engine_contest.parts(str(path), 5)
+        contest.parts(str(path), 5)
 
 
 def test_engines_takes_turns_and_holds_all_against_what_ships(

@@ -12,8 +12,9 @@ from onnx import numpy_helper
 from transformers import BertConfig, PreTrainedModel
 
 from gateway.embedded import open_session, run
-from optimizer import bert, export, lowrank, student
+from optimizer import export
 from optimizer.export import ExportError
+from optimizer.models import bert, lowrank, student
 from optimizer.space import Precision
 from optimizer.weights import ACTIVATIONS, FORCED, TABLE
 from tests.optimizer import checkpoints

@@ -13,7 +13,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from optimizer import dropping, graph, nodes
+from optimizer import graph, nodes
+from optimizer.models import dropping
 from optimizer.space import Precision
 from optimizer.weights import (
     FORCED,

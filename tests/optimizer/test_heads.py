@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from optimizer import heads, student
+from optimizer.models import heads, student
 
 SIZE = 32  # of a head of the tiny backbone
 

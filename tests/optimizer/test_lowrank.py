@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from optimizer.lowrank import ThinWords, factors, word_counts
-from optimizer.student import LowBitEmbedding, ModelError
+from optimizer.models.lowrank import ThinWords, factors, word_counts
+from optimizer.models.student import LowBitEmbedding, ModelError
 
 
 def words() -> torch.Tensor:  # (V, H)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from optimizer import neurons, student
+from optimizer.models import neurons, student
+from optimizer.models.supernet import Supernet
 from optimizer.space import Candidate
-from optimizer.supernet import Supernet
 from optimizer.training import Batch
 
 WIDTH = 96  # feed-forward, of the tiny backbone

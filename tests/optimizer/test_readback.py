@@ -12,8 +12,9 @@ from onnx import numpy_helper
 from transformers import PreTrainedModel
 
 from gateway.spans import SpanEncoder
-from optimizer import bert, export, lowrank, readback, student, tokenizer
-from optimizer.student import ModelError
+from optimizer import export
+from optimizer.models import bert, lowrank, readback, student, tokenizer
+from optimizer.models.student import ModelError
 from optimizer.weights import TABLE, Array
 from tests.fakes import TOKENIZER
 

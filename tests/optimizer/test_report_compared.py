@@ -11,8 +11,9 @@ import pytest
 
 from gateway import catalog as catalogs
 from gateway.published import Quality
-from optimizer import cli, compare_results, report
-from optimizer.compare_results import (
+from optimizer import cli, report
+from optimizer.compare import results
+from optimizer.compare.results import (
     LABELS,
     LABELS_FROM_TEACHER,
     REFERENCE,
@@ -94,11 +95,11 @@ def run_dir(tmp_path: Path) -> Path:
         (folder / name).mkdir(parents=True)
         manifest = {"key": "k", "inputs": {}, "results": {}, "ran_on": {}, "seconds": seconds}
         (folder / name / "manifest.json").write_text(json.dumps(manifest))
-    compare_results.write(CONTEST, folder / SEARCHES)
-    compare_results.write(Labels("slice", {PAIR.first: 0.75}, (PAIR,), {}), folder / LABELS)
+    results.write(CONTEST, folder / SEARCHES)
+    results.write(Labels("slice", {PAIR.first: 0.75}, (PAIR,), {}), folder / LABELS)
     other = replace(PAIR, forced_f1=None, forced_difference=None)
-    compare_results.write(Labels("teacher", {}, (other,), {}), folder / LABELS_FROM_TEACHER)
-    compare_results.write(fp32(), folder / REFERENCE)
+    results.write(Labels("teacher", {}, (other,), {}), folder / LABELS_FROM_TEACHER)
+    results.write(fp32(), folder / REFERENCE)
     return folder
 
 
@@ -178,7 +179,7 @@ def test_latencies_of_a_busy_host_are_marked(run_dir: Path) -> None:
     assert "The host was busy" not in text_of(run_dir)
     quiet = fp32()
     slow = replace(quiet.timings[0], min_ms=8.0, cpu_ms=4.0)
-    compare_results.write(replace(quiet, timings=(slow, *quiet.timings[1:])), run_dir / REFERENCE)
+    results.write(replace(quiet, timings=(slow, *quiet.timings[1:])), run_dir / REFERENCE)
     text = text_of(run_dir)
     assert "The host was busy" in text
     assert in_order(part(text, "fp32").cells, ["test", "4.75", "5.25"])

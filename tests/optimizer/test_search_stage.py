@@ -26,9 +26,9 @@ from optimizer.config import (
 from optimizer.costs import CostGate, graph_shape
 from optimizer.data import Split
 from optimizer.findings import Trial
+from optimizer.models.student import bert_of, load
 from optimizer.scoring import SliceScorer
 from optimizer.space import Candidate, Precision, Space
-from optimizer.student import bert_of, load
 from optimizer.study import Study
 
 SPACE = Space(

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from optimizer import student
-from optimizer.student import LowBitEmbedding, ModelError
+from optimizer.models import student
+from optimizer.models.student import LowBitEmbedding, ModelError
 
 
 def test_a_full_width_cut_of_all_layers_changes_nothing(tiny_backbone: Path) -> None:

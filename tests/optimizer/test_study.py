@@ -14,7 +14,7 @@ from gateway import catalog as catalogs
 from gateway import published
 from gateway.catalog import Catalog
 from gateway.validation import validate
-from optimizer import certification, publication, strata, student, training
+from optimizer import certification, publication, strata, training
 from optimizer.config import (
     CertifyConfig,
     DataConfig,
@@ -26,6 +26,7 @@ from optimizer.config import (
     TrainConfig,
 )
 from optimizer.data import DataError
+from optimizer.models import student
 from optimizer.space import Candidate, Precision, Space
 from optimizer.study import Study
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from transformers import BertConfig, BertForQuestionAnswering, PreTrainedModel
 
-from optimizer import student, supernet
-from optimizer.bert import StudentBert
 from optimizer.config import DistillConfig
 from optimizer.distill import Imitation, outputs_of
-from optimizer.lowrank import ThinWords, factors
+from optimizer.models import student, supernet
+from optimizer.models.bert import StudentBert
+from optimizer.models.lowrank import ThinWords, factors
+from optimizer.models.supernet import Supernet
 from optimizer.space import Candidate, Space
-from optimizer.supernet import Supernet
 from optimizer.training import Batch
 
 SPACE = Space(

@@ -11,9 +11,10 @@ from tokenizers import Tokenizer, processors
 
 from gateway.domain import Question
 from gateway.spans import SpanEncoder
-from optimizer import data, tokenizer
+from optimizer import data
 from optimizer.data import Example
-from optimizer.student import ModelError
+from optimizer.models import tokenizer
+from optimizer.models.student import ModelError
 from tests.optimizer import checkpoints
 from tests.optimizer.checkpoints import CONFIGS
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from optimizer import student, training
+from optimizer import training
 from optimizer.config import TrainConfig
 from optimizer.data import Feature
 from optimizer.distill import label_loss
+from optimizer.models import student
 from optimizer.training import Batch
 
 CONFIG = TrainConfig(epochs=1, batch_size=4, learning_rate=1e-3)

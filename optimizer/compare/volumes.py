@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from optimizer import compare_pairs, trials
-from optimizer.compare_results import Against, Run, Step
+from optimizer import trials
+from optimizer.compare import pairs
+from optimizer.compare.results import Against, Run, Step
 from optimizer.trials import Cost, Limits, Point
 
 
@@ -86,5 +87,5 @@ def _minutes(run: Run) -> float:
 def _against(method: str, at: str, volumes: Sequence[tuple[float, float]]) -> Against:
     differences = [a - b for a, b in volumes]
     wins = sum(difference > 0 for difference in differences)
-    interval = compare_pairs.over_seeds(differences)
+    interval = pairs.over_seeds(differences)
     return Against(method, at, len(volumes), wins, interval)

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from optimizer.compare_results import QUIET, Contest, Interval, Labels, Pair, Reference
+from optimizer.compare.results import QUIET, Contest, Interval, Labels, Pair, Reference
 
 METHODS = "gp,random,tpe,nsga2,trainings"
 EPOCHS = 0.1
@@ -69,17 +69,18 @@ def _add_searches(kinds: Any, options: argparse.ArgumentParser, study_of: Any) -
 
 
 def _labels(args: argparse.Namespace, study: Any) -> dict[str, Any]:
-    from optimizer import compare_labels
+    from optimizer.compare import labels
 
-    found = compare_labels.run(study, from_teacher=args.from_teacher)
+    found = labels.run(study, from_teacher=args.from_teacher)
     Console().print(labels_table(found))
     return asdict(found)
 
 
 def _searches(args: argparse.Namespace, study: Any) -> dict[str, Any]:
-    from optimizer import compare_searches, search_stage
+    from optimizer import search_stage
+    from optimizer.compare import searches
 
-    plan = compare_searches.Plan(
+    plan = searches.Plan(
         methods=tuple(dict.fromkeys(args.methods.split(","))),
         seeds=args.seeds,
         candidates=search_stage.how_of(study).trials if args.trials is None else args.trials,
@@ -87,7 +88,7 @@ def _searches(args: argparse.Namespace, study: Any) -> dict[str, Any]:
         epochs=args.epochs,
         elastic_minutes=args.elastic_minutes,
     )
-    found = compare_searches.run(study, plan)
+    found = searches.run(study, plan)
     console = Console()
     console.print(runs_table(found))
     console.print(against_table(found))
@@ -99,9 +100,9 @@ def _searches(args: argparse.Namespace, study: Any) -> dict[str, Any]:
 
 
 def _reference(args: argparse.Namespace, study: Any) -> dict[str, Any]:
-    from optimizer import compare_reference
+    from optimizer.compare import reference
 
-    found = compare_reference.run(study, study.config.publish.repository, args.rounds)
+    found = reference.run(study, study.config.publish.repository, args.rounds)
     console = Console()
     console.print(reference_table(found))
     if found.disturbed > QUIET:

@@ -17,7 +17,7 @@ from gateway.domain import Windows
 from gateway.embedded import open_session, run
 from gateway.spans import bucket_of
 from optimizer import export
-from optimizer.compare_results import Timing
+from optimizer.compare.results import Timing
 from optimizer.profiling import VOCABULARY
 from optimizer.progress import Progress
 

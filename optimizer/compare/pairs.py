@@ -8,7 +8,7 @@ import numpy as np
 
 from gateway.spans import Reading
 from optimizer import evaluate
-from optimizer.compare_results import Interval, Pair
+from optimizer.compare.results import Interval, Pair
 from optimizer.data import Example
 
 RESAMPLES = 5000

@@ -17,10 +17,17 @@ from gateway import spans
 from gateway.domain import Floats, Logits, Windows
 from gateway.embedded import INPUTS
 from gateway.spans import Reading, SpanEncoder
-from optimizer import compare_pairs, data, decoding, evaluate, export, scoring
-from optimizer.compare_results import Pair
+from optimizer import (
+    data,
+    decoding,
+    evaluate,
+    export,
+    scoring,
+)
+from optimizer.compare import pairs
+from optimizer.compare.results import Pair
 from optimizer.data import DataError, Example, Split
-from optimizer.engines import Ask, Feed, Opened
+from optimizer.engines.openers import Ask, Feed, Opened
 from optimizer.profiling import VOCABULARY
 from optimizer.progress import Progress
 
@@ -146,7 +153,7 @@ def quality(
     }
     first = next(iter(engines))
     return {
-        name: compare_pairs.pair(
+        name: pairs.pair(
             (name, first),
             source,
             examples,

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from optimizer import bert, distill, lowrank, stages, student, training
+from optimizer import distill, stages, training
 from optimizer.config import TrainConfig
+from optimizer.models import bert, lowrank, student
 from optimizer.space import Candidate
 from optimizer.study import Study
 

@@ -14,9 +14,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from optimizer import (
-    compare_ledger,
-    compare_results,
-    compare_volumes,
     export,
     provenance,
     scoring,
@@ -24,10 +21,11 @@ from optimizer import (
     stages,
     workers,
 )
-from optimizer.compare_ledger import Judge, Ledger, Meter
-from optimizer.compare_results import SEARCHES, ComparisonError, Contest, Run
-from optimizer.compare_trainings import Trainer
-from optimizer.compare_volumes import Tried
+from optimizer.compare import ledger, results, volumes
+from optimizer.compare.ledger import Judge, Ledger, Meter
+from optimizer.compare.results import SEARCHES, ComparisonError, Contest, Run
+from optimizer.compare.trainings import Trainer
+from optimizer.compare.volumes import Tried
 from optimizer.config import Sampler, SearchConfig
 from optimizer.costs import CostGate
 from optimizer.data import DataError, Example, Split
@@ -121,8 +119,8 @@ def run(study: Study, plan: Plan, lock: Path = workers.HOST_LOCK) -> Contest:
     """Compare, or go on; write the result after every run. Raises: BertierError."""
     plan.check()
     folder = study.folder / SEARCHES.with_suffix("")
-    with compare_ledger.opened(folder / "ledger.db") as ledger:
-        arena = _arena(study, plan, folder, ledger, lock)
+    with ledger.opened(folder / "ledger.db") as shared:
+        arena = _arena(study, plan, folder, shared, lock)
         slices = arena.slices()
         runs: dict[tuple[str, int], tuple[Tried, float | None]] = {}
         for seed in range(plan.seeds):
@@ -133,7 +131,7 @@ def run(study: Study, plan: Plan, lock: Path = workers.HOST_LOCK) -> Contest:
                 else:
                     entry = _slice_entry(arena, plan, Sampler(method), seed, slices)
                 runs[method, seed] = _tried(arena, entry), entry.budget_minutes
-                compare_results.write(_contest(arena, plan, runs), study.folder / SEARCHES)
+                results.write(_contest(arena, plan, runs), study.folder / SEARCHES)
         return _contest(arena, plan, runs)
 
 
@@ -145,7 +143,7 @@ def _arena(study: Study, plan: Plan, folder: Path, ledger: Ledger, lock: Path) -
     space = search_stage.space_of(study)
     rungs = tuple(sorted({min(n, len(questions)) for n in how.questions}))
     shape = export.graph_shape_of(study.elastic.model)
-    costs = study.folder / compare_results.FOLDER / "costs"
+    costs = study.folder / results.FOLDER / "costs"
     gate = CostGate(shape, how.tokens, costs, lock)
     inputs = search_stage.inputs_of(study, how, space, questions[: rungs[-1]])
     return Arena(
@@ -245,7 +243,7 @@ def _contest(
 ) -> Contest:
     """Return what all runs so far come to, on the questions that all of them asked."""
     limits, reference = arena.how.limits, arena.slices().cost(arena.space.largest)[0]
-    questions = compare_volumes.common_questions([tried for tried, _ in runs.values()], limits)
+    questions = volumes.common_questions([tried for tried, _ in runs.values()], limits)
     found = tuple(
         Run(
             method=method,
@@ -254,7 +252,7 @@ def _contest(
             scored=sum(bool(p.f1) for p in tried.points),
             minutes=tried.minutes[-1] if tried.minutes else 0.0,
             budget_minutes=budget if method == TRAININGS else None,
-            curve=compare_volumes.curve(tried, limits, reference, questions),
+            curve=volumes.curve(tried, limits, reference, questions),
         )
         for (method, seed), (tried, budget) in runs.items()
     )
@@ -274,7 +272,7 @@ def _contest(
             result
             for other in others
             if by_method[other]
-            for result in compare_volumes.against(by_method[first], by_method[other])
+            for result in volumes.against(by_method[first], by_method[other])
         ),
         ran_on=provenance.ran_on(),
     )

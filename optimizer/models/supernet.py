@@ -21,13 +21,13 @@ from torch import nn
 from torch.nn.functional import embedding, linear, softmax
 from transformers import PreTrainedModel
 
-from optimizer import bert, heads, neurons
-from optimizer.bert import Dropping
 from optimizer.distill import Outputs, as_outputs
-from optimizer.lowrank import ThinWords
-from optimizer.neurons import Inputs
+from optimizer.models import bert, heads, neurons
+from optimizer.models.bert import Dropping
+from optimizer.models.lowrank import ThinWords
+from optimizer.models.neurons import Inputs
+from optimizer.models.student import ModelError, bert_of
 from optimizer.space import Candidate, Space
-from optimizer.student import ModelError, bert_of
 from optimizer.training import Batch
 
 T = TypeVar("T")

@@ -15,11 +15,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from optimizer.compare_results import Interval
+from optimizer.compare.results import Interval
 
 if TYPE_CHECKING:
-    from optimizer.engine_contest import Result, Task
-    from optimizer.engines import Job, Opened
+    from optimizer.engines.contest import Result, Task
+    from optimizer.engines.openers import Job, Opened
 
 SECONDS = 20.0
 QUESTIONS = 400
@@ -57,11 +57,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    from optimizer import engine_contest, profiling  # and with them torch: seconds
+    from optimizer import profiling  # and with it torch: seconds
+    from optimizer.engines import contest
 
     job, task = _prepare(args, folder)
     opened, missing = _open(job, tuple(args.only))
-    found = engine_contest.run(opened, task)
+    found = contest.run(opened, task)
     console = Console()
     console.print(speed_table(found), answers_table(found))
     for name, why in missing.items():
@@ -79,23 +80,25 @@ def _run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def _prepare(args: argparse.Namespace, folder: Path) -> tuple[Job, Task]:
     """Return what engines are opened with, and what they are asked."""
     from gateway.spans import SpanEncoder
-    from optimizer import engine_contest, engines, export, student, tokenizer
+    from optimizer import export
+    from optimizer.engines import contest, openers
+    from optimizer.models import student, tokenizer
 
     model = student.load(args.checkpoint, answers=True)
     tokenizer.save(args.tokenizer or args.checkpoint, folder)
     encoder = SpanEncoder.from_file(folder / tokenizer.FILE)
     vocabulary = model.config.vocab_size
-    calibration, asked = engine_contest.parts(args.data, args.limit) if args.data else ([], [])
+    calibration, asked = contest.parts(args.data, args.limit) if args.data else ([], [])
     windows = [encoder.encode(e.as_question()) for e in calibration]
     windows = windows or [export.random_windows(4, n, vocabulary) for n in args.tokens]
-    feeds = [feed for found in windows for feed in engine_contest.feeds(found)]
-    task = engine_contest.Task(encoder, vocabulary, args.data, asked, args.tokens, args.seconds)
-    return engines.Job(model, folder, feeds), task
+    feeds = [feed for found in windows for feed in contest.feeds(found)]
+    task = contest.Task(encoder, vocabulary, args.data, asked, args.tokens, args.seconds)
+    return openers.Job(model, folder, feeds), task
 
 
 def _open(job: Job, only: tuple[str, ...]) -> tuple[dict[str, Opened], dict[str, str]]:
     """Return the engines that can run here, what ships first; and why others cannot."""
-    from optimizer.engines import ENGINES, SHIPPED, Unavailable
+    from optimizer.engines.openers import ENGINES, SHIPPED, Unavailable
 
     opened, missing = {}, {}
     for engine in sorted(ENGINES, key=lambda e: e.name != SHIPPED):

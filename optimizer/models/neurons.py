@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from optimizer.heads import random_tokens
+from optimizer.models.heads import random_tokens
 
 Inputs = Mapping[str, torch.Tensor]  # what a model is called with
 

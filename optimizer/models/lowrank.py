@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
-from optimizer.bert import linear_of, rank_of, with_thin_words, words_of
-from optimizer.student import LowBitEmbedding, ModelError, bert_of, with_low_bit_embeddings
+from optimizer.models.bert import linear_of, rank_of, with_thin_words, words_of
+from optimizer.models.student import LowBitEmbedding, ModelError, bert_of, with_low_bit_embeddings
 
 SPREAD = 0.5  # power of a column's size that moves into the projection
 

@@ -22,10 +22,10 @@ from transformers import (
 
 from gateway.errors import BertierError
 from gateway.published import Shape
-from optimizer import adapt, neurons, readback
-from optimizer.bert import as_plain, rank_of, with_dropping, words_of
-from optimizer.heads import behead, measure
-from optimizer.neurons import Inputs
+from optimizer.models import adapt, neurons, readback
+from optimizer.models.bert import as_plain, rank_of, with_dropping, words_of
+from optimizer.models.heads import behead, measure
+from optimizer.models.neurons import Inputs
 
 GROUP = 64  # values of an embedding row that share one scale
 HEAD = "qa_outputs."

@@ -11,8 +11,8 @@ from transformers.utils.hub import cached_file
 
 from gateway.errors import RepositoryError
 from gateway.spans import SpanEncoder
-from optimizer import readback
-from optimizer.student import ModelError, resolve
+from optimizer.models import readback
+from optimizer.models.student import ModelError, resolve
 
 FILE = "tokenizer.json"
 

@@ -15,9 +15,6 @@ from gateway.published import Decoding, Profile, Quality
 from gateway.spans import Reading
 from optimizer import (
     certification,
-    compare_latency,
-    compare_pairs,
-    compare_results,
     decoding,
     evaluate,
     export,
@@ -26,12 +23,13 @@ from optimizer import (
     publication,
     stages,
     strata,
-    student,
     workers,
 )
 from optimizer.certification import Evidence, Questions
-from optimizer.compare_results import REFERENCE, Headline, Pair, Reference, Timing
+from optimizer.compare import latency, pairs, results
+from optimizer.compare.results import REFERENCE, Headline, Pair, Reference, Timing
 from optimizer.data import Example, Split
+from optimizer.models import student
 from optimizer.study import Study
 
 FP32: Final = "fp32 teacher"
@@ -53,7 +51,7 @@ def run(study: Study, repository: Path, rounds: int = ROUNDS) -> Reference:
         profile = _profile(study, model)
         int8 = [_int8(study, model, questions, how) for questions in evidence.reports]
         files = {v.name: catalogs.model_path(repository, v) for v in catalog.variants}
-        timings = compare_latency.interleaved({FP32: model, **files}, rounds)
+        timings = latency.interleaved({FP32: model, **files}, rounds)
     size_bytes = model.stat().st_size
     found = Reference(
         teacher=teacher,
@@ -66,7 +64,7 @@ def run(study: Study, repository: Path, rounds: int = ROUNDS) -> Reference:
         int8=tuple(int8),
         ran_on=provenance.ran_on(),
     )
-    compare_results.write(found, study.folder / REFERENCE)
+    results.write(found, study.folder / REFERENCE)
     return found
 
 
@@ -142,7 +140,7 @@ def _int8(study: Study, model: Path, questions: Questions, how: Decoding) -> Pai
     hows = (publication.decoding_of(study, teacher), how)
     answers = [evaluate.answers_of(r, h) for r, h in zip(readings, hows, strict=True)]
     names = (teacher, FP32)
-    return compare_pairs.pair(names, questions.name, examples, (answers[0], answers[1]), readings)
+    return pairs.pair(names, questions.name, examples, (answers[0], answers[1]), readings)
 
 
 def headlines(

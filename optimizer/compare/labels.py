@@ -13,18 +13,18 @@ from dataclasses import replace
 
 from optimizer import (
     certification,
-    compare_pairs,
-    compare_results,
     decoding,
     evaluate,
     provenance,
-    student,
     workers,
 )
-from optimizer.compare_results import LABELS, LABELS_FROM_TEACHER, ComparisonError, Labels, Pair
-from optimizer.compare_trainings import teacher_layers
+from optimizer.compare import pairs as compare_pairs
+from optimizer.compare import results
+from optimizer.compare.results import LABELS, LABELS_FROM_TEACHER, ComparisonError, Labels, Pair
+from optimizer.compare.trainings import teacher_layers
 from optimizer.config import ELASTIC, StudentConfig
 from optimizer.data import Example, Split
+from optimizer.models import student
 from optimizer.study import Study
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def run(study: Study, *, from_teacher: bool) -> Labels:
     epochs = {s.name: s.train.epochs for s in trained if s.train is not None}
     start = "teacher" if from_teacher else "slice"
     found = Labels(start, epochs, tuple(pairs), provenance.ran_on())
-    compare_results.write(found, study.folder / (LABELS_FROM_TEACHER if from_teacher else LABELS))
+    results.write(found, study.folder / (LABELS_FROM_TEACHER if from_teacher else LABELS))
     return found
 
 

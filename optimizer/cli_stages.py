@@ -1,0 +1,183 @@
+"""The stages of a study as commands, each alone and all in order."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from optimizer import cli_tables, gates, workers
+from optimizer import config as configs
+
+ALLOW_DOMINATED = "publish variants, too, that another beats in latency, size and floor"
+
+
+def study_options() -> argparse.ArgumentParser:
+    """Return the options of every command that works on a study."""
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument(
+        "--study", type=Path, default=configs.DEFAULT_STUDY, help="study file (TOML)"
+    )
+    options.add_argument("--data-dir", type=Path, default=Path("data"), help="of the question sets")
+    options.add_argument("--run-dir", type=Path, help="default: runs/<name of the study>")
+    options.add_argument("--teacher", help="finished QA checkpoint: folder or Hugging Face id")
+    options.add_argument("--backbone", help="encoder to start from: folder or Hugging Face id")
+    options.add_argument(
+        "--model-repository", type=Path, help="to publish to; default: the study's"
+    )
+    return options
+
+
+def add(commands: Any, study: argparse.ArgumentParser) -> None:
+    """Add the commands; `study`: their options."""
+    for name, run, text in (
+        ("run", _run, "every stage of a study, then publish"),
+        ("teacher", _teacher, "fine-tune the teacher"),
+        ("distill", _distill, "distil the students"),
+        ("finish", _finish, "distil members of the search's front on their own"),
+        ("export", _export, "export and quantize the variants"),
+        ("certify", _certify, "show each variant's floor, without publishing"),
+        ("publish", _publish, "publish finished variants to a model repository"),
+    ):
+        command = commands.add_parser(name, parents=[study], help=text, description=text)
+        command.set_defaults(run=run)
+        if run in (_run, _publish):
+            command.add_argument("--allow-dominated", action="store_true", help=ALLOW_DOMINATED)
+    _add_search(commands, study)
+
+
+def _add_search(commands: Any, study: argparse.ArgumentParser) -> None:
+    text = "search the elastic student's slices for the best of F1, latency and size"
+    command = commands.add_parser("search", parents=[study], help=text, description=text)
+    command.add_argument("--storage", help="database many workers share, e.g. postgresql://...")
+    command.add_argument("--trials", type=int, help="candidates; in place of the study file's")
+    command.add_argument("--sampler", choices=list(configs.Sampler), help="likewise")
+    command.set_defaults(run=_search)
+
+
+def study_of(args: argparse.Namespace) -> Any:  # a Study
+    """Return the study that the options name. Raises: ConfigError."""
+    from optimizer.study import Study  # torch takes seconds to import: only where it is needed
+
+    config = configs.read(args.study)
+    given = {k: v for k in ("teacher", "backbone") if (v := getattr(args, k)) is not None}
+    if args.model_repository is not None:
+        given["publish"] = config.publish.model_copy(update={"repository": args.model_repository})
+    config = config.model_copy(update=given)
+    return Study(config, args.data_dir, args.run_dir or Path("runs") / config.name)
+
+
+def _run(args: argparse.Namespace) -> dict[str, Any]:
+    _teacher(args)
+    _distill(args)
+    config = configs.read(args.study)
+    if config.search:
+        _search(args)
+    if config.finish:
+        _finish(args)
+    return _publish(args)
+
+
+def _teacher(args: argparse.Namespace) -> dict[str, Any]:
+    study = study_of(args)
+    with workers.working():
+        found = study.train_teacher()
+    return _show_training({study.config.teacher_name: found})
+
+
+def _distill(args: argparse.Namespace) -> dict[str, Any]:
+    study = study_of(args)
+    with workers.working():
+        study.train_teacher()
+        if study.config.elastic:
+            study.train_elastic(study.config.elastic)
+        found = {s.name: study.train_student(s) for s in study.config.students}
+    return _show_training(found)
+
+
+def _search(args: argparse.Namespace) -> dict[str, Any]:
+    from optimizer import search_stage
+
+    study = study_of(args)
+    given = {k: v for k in ("trials", "sampler") if (v := getattr(args, k, None)) is not None}
+    how = configs.with_changes(study.config.search or configs.SearchConfig(), given)
+    study = replace(study, config=study.config.model_copy(update={"search": how}))
+    found = search_stage.run(study, getattr(args, "storage", None))
+    Console().print(search_stage.table_of(found))
+    if said := search_stage.nothing_found(found):
+        Console(stderr=True).print(said, highlight=False)
+    return search_stage.gist(found)
+
+
+def _finish(args: argparse.Namespace) -> dict[str, Any]:
+    from optimizer import finish
+    from optimizer.data import Split
+
+    study = study_of(args)
+    finish.check(study.members, study.front_file)
+    examples = study.certifying(Split.SEARCH)
+    found = []
+    with workers.working():
+        for name, (config, slice_f1) in study.members.items():
+            study.train_student(config)
+            f1 = finish.f1_of(examples, study.readings(name, "search", examples))
+            found.append(finish.Finished(name, slice_f1, f1))
+    table = Table("finished", "F1 as a slice", "F1 finished", title="on the search split")
+    for member in found:
+        table.add_row(member.name, f"{member.slice_f1:.3f}", f"{member.f1:.3f}")
+    Console().print(table)
+    members = {member.name: member.f1 for member in found}
+    return {"members": members, "rank_correlation": finish.rank_correlation(found)}
+
+
+def _show_training(results: dict[str, Any]) -> dict[str, Any]:
+    table = Table("trained", "parameters", "final loss")
+    for name, found in results.items():
+        loss = "-" if found["final_loss"] is None else f"{found['final_loss']:.3f}"
+        table.add_row(name, f"{found['parameters'] / 1e6:.1f} M", loss)
+    Console().print(table)
+    return results
+
+
+def _export(args: argparse.Namespace) -> dict[str, Any]:
+    study = study_of(args)
+    results = {name: study.export(name) for name in study.variant_names}
+    table = Table("variant", "MB", "parameters", "batch variance", "operators")
+    for name, found in results.items():
+        operators = ", ".join(f"{n} {op}" for op, n in sorted(found["operators"].items()))
+        table.add_row(
+            name,
+            f"{found['size_bytes'] / 1e6:.1f}",
+            f"{found['parameters'] / 1e6:.1f} M",
+            f"{found['batch_variance']:.4f}",
+            operators,
+        )
+    Console().print(table)
+    return results
+
+
+def _certify(args: argparse.Namespace) -> dict[str, Any]:
+    from optimizer import publication
+
+    study = study_of(args)
+    catalog = publication.catalog_of(study, study.config.publish.repository)
+    cli_tables.show_catalog(catalog)
+    result = cli_tables.show_certificates(catalog)
+    if unmet := gates.unmet(catalog, study.config.certify.min_floor):
+        raise publication.NothingToPublish(unmet)
+    return result
+
+
+def _publish(args: argparse.Namespace) -> dict[str, Any]:
+    from optimizer import publication
+
+    study = study_of(args)
+    how = study.config.publish
+    allowed = how.allow_dominated or args.allow_dominated
+    return cli_tables.show_catalog(
+        publication.publish(study, how.repository, allow_dominated=allowed)
+    )

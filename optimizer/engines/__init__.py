@@ -1,0 +1,1 @@
+"""Engines that run a checkpoint on a CPU, and the contest between them."""

@@ -1,0 +1,1 @@
+"""BERTs in PyTorch: how they are read, cut, made smaller, and made elastic."""
