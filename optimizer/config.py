@@ -153,7 +153,8 @@ class SearchConfig(_Frozen):
 class FinishConfig(_Frozen):
     """Members of the search's front that get a training of their own, and are published."""
 
-    members: int = Field(6, gt=0)  # spread along the front
+    members: int = Field(6, gt=0)  # those that together dominate the most volume
+    max_total_mb: float | None = Field(None, gt=0)  # 10^6 bytes, of their files together
     train: TrainConfig = TrainConfig()
 
 

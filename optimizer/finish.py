@@ -15,6 +15,7 @@ from optimizer import decoding, evaluate, pareto
 from optimizer.config import ELASTIC, ConfigError, FinishConfig, StudentConfig
 from optimizer.data import Example
 from optimizer.space import Precision
+from optimizer.trials import MEGABYTE
 
 SUFFIX = {Precision.INT8_DYNAMIC: "int8", Precision.FP16: "fp16"}
 
@@ -29,14 +30,22 @@ class Finished:
 
 
 def members(front: Path, how: FinishConfig) -> dict[str, tuple[StudentConfig, float]]:
-    """Return the students to finish, spread along the front, with their F1 as slices; none: no front.
+    """Return the students to finish, with their F1 as slices: those that say most of the front.
 
-    FP32 is not: it shows what rounding costs.
+    None without a front. FP32 is not finished: it shows what rounding costs.
+    Raises: ConfigError when not even the smallest fit into `max_total_mb`.
     """
     rows = json.loads(front.read_text()) if front.exists() else []
     rows = [row for row in rows if row["candidate"]["precision"] != Precision.FP32]
-    points = np.array([[-row["f1"], row["p95_ms"], row["size_bytes"]] for row in rows])
-    kept = pareto.spread(points.reshape(-1, 3), how.members)
+    points = np.array([[-row["f1"], row["p95_ms"], row["size_bytes"]] for row in rows], np.float64)
+    points = points.reshape(-1, 3)
+    budget = np.inf if how.max_total_mb is None else how.max_total_mb
+    try:
+        kept = pareto.subset(points, how.members, points[:, 2] / MEGABYTE, budget)
+    except ValueError as error:
+        raise ConfigError(
+            f"[finish] max_total_mb: {error} MB; fewer members, or more room"
+        ) from error
     students = [(_student(rows[i]["candidate"], how), float(rows[i]["f1"])) for i in kept]
     return {student.name: (student, f1) for student, f1 in students}
 

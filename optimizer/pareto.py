@@ -70,29 +70,43 @@ def _volume(points: Points, limit: Points) -> float:  # (n, 3), (3,)
     return float(heights @ np.array(areas, np.float64))
 
 
-def spread(points: Points, k: int) -> Ints:  # (n, d) -> (min(k, n),), ascending
-    """Return the indices of `k` points that lie far apart, the best in each objective first.
+def subset(points: Points, k: int, sizes: Points | None = None, budget: float = np.inf) -> Ints:
+    """Return the indices, ascending, of `k` points that together dominate the most volume: at most all.
 
-    Then each time the point that is farthest from all taken ones, every objective scaled to 0..1.
-    Source: Gonzalez 1985, "Clustering to minimize the maximum intercluster distance".
+    Every objective is scaled to 0..1, the reference is 1.1 in each. Taken one by one, then exchanged for
+    others as long as that gains. `sizes` (n,) are what the points weigh, together at most `budget`.
+    Raises: ValueError when not even the k lightest fit.
+    Source: Guerreiro et al. 2016, "Greedy hypervolume subset selection in low dimensions".
     """
-    if not len(points):
+    n = len(points)
+    k = min(k, n)
+    weight = np.zeros(n) if sizes is None else sizes
+    if np.sort(weight)[:k].sum() > budget:
+        raise ValueError(f"the {k} lightest weigh {np.sort(weight)[:k].sum():g} of {budget:g}")
+    if not n:
         return np.zeros(0, np.int64)
     low, high = points.min(axis=0), points.max(axis=0)
     scaled = (points - low) / np.where(high > low, high - low, 1.0)
-    taken = list(dict.fromkeys(_best_in_each(scaled)))[:k]
-    while len(taken) < min(k, len(points)):
-        gaps = np.linalg.norm(scaled[:, None] - scaled[None, taken], axis=-1).min(axis=1)
-        gaps[taken] = -1.0  # a twin of a taken point comes before the same point again
-        taken.append(int(np.argmax(gaps)))
-    return np.sort(np.array(taken, np.int64))
 
+    def gain(taken: list[int]) -> float:
+        return hypervolume(scaled[taken], np.full(points.shape[1], 1.1))
 
-def _best_in_each(scaled: Points) -> list[int]:
-    """Return the best point of each objective; of several, the best in the others."""
-    return [
-        int(np.lexsort((scaled.sum(axis=1), scaled[:, axis]))[0]) for axis in range(scaled.shape[1])
-    ]
+    def fit(taken: list[int]) -> bool:
+        """Say whether the lightest others still have room beside these."""
+        others = np.delete(weight, taken)
+        return float(weight[taken].sum() + np.sort(others)[: k - len(taken)].sum()) <= budget
+
+    taken: list[int] = []
+    while len(taken) < k:
+        more = [[*taken, i] for i in range(n) if i not in taken]
+        taken = max((m for m in more if fit(m)), key=gain)
+    while True:
+        others = [i for i in range(n) if i not in taken]
+        near = [[*taken[:j], i, *taken[j + 1 :]] for j in range(k) for i in others]
+        best = max((m for m in near if fit(m)), key=gain, default=taken)
+        if gain(best) <= gain(taken) + 1e-12:
+            return np.sort(np.array(taken, np.int64))
+        taken = best
 
 
 def promoted(ranks: Ints, share: float) -> Bools:  # (n,) -> (n,)

@@ -144,7 +144,7 @@ class Said:
         found = Findings(self.how, points, self.reference())
         shown = found.front
         if shown:
-            shown = [shown[i] for i in pareto.spread(trials.objectives(shown), SHOWN)]
+            shown = [shown[i] for i in pareto.subset(trials.objectives(shown), SHOWN)]
         log.info(
             "search: %d/%d, %.0f s left; front of %d, hypervolume %.3f: %s",
             len(points),

@@ -33,13 +33,25 @@ def front_file(folder: Path, *rows: dict[str, Any]) -> Path:
     return path
 
 
-def test_members_are_spread_along_the_front(tmp_path: Path) -> None:
-    """The best in each objective come first: neighbours would serve the same requests."""
-    best, fast = row(0.7, 30.0, layers=(0, 1)), row(0.5, 5.0)
-    path = front_file(tmp_path, best, row(0.69, 29.0, ffn=96), fast)
-    found = finish.members(path, HOW)
-    assert list(found) == ["bert-l0.1-h1-f32-w4-int8", "bert-l1-h1-f32-w4-int8"]
-    assert [f1 for _, f1 in found.values()] == [0.7, 0.5]
+def test_members_say_most_of_the_front(tmp_path: Path) -> None:
+    """Neighbours would serve the same requests."""
+    best, middle = row(0.7, 30.0, layers=(0, 1)), row(0.65, 12.0, ffn=96)
+    path = front_file(tmp_path, best, middle, row(0.64, 11.8, ffn=64), row(0.5, 5.0))
+    found = finish.members(path, HOW.model_copy(update={"members": 3}))
+    assert [f1 for _, f1 in found.values()] == [0.7, 0.65, 0.5]
+    assert list(found)[:2] == ["bert-l0.1-h1-f32-w4-int8", "bert-l1-h1-f96-w4-int8"]
+
+
+def test_members_weigh_no_more_together_than_they_may(tmp_path: Path) -> None:
+    """A repository has a limit; what cannot be kept within is said before anything is trained."""
+    heavy = row(0.7, 30.0, layers=(0, 1)) | {"size_bytes": 9_000_000}
+    light = row(0.6, 20.0, ffn=16) | {"size_bytes": 3_000_000}
+    fast = row(0.5, 5.0) | {"size_bytes": 4_000_000}
+    path = front_file(tmp_path, heavy, light, fast)
+    found = finish.members(path, HOW.model_copy(update={"max_total_mb": 8.0}))
+    assert [f1 for _, f1 in found.values()] == [0.6, 0.5]
+    with pytest.raises(ConfigError, match=r"max_total_mb: the 2 lightest weigh 7 of 6\.5 MB"):
+        finish.members(path, HOW.model_copy(update={"max_total_mb": 6.5}))
 
 
 def test_only_what_is_published_is_finished(tmp_path: Path) -> None:

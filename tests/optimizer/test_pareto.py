@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from random import Random
 
 import numpy as np
 import pytest
@@ -82,19 +83,34 @@ def test_other_numbers_of_objectives_are_refused() -> None:
         pareto.hypervolume(np.zeros((1, 4)), [1.0] * 4)
 
 
-@given(clouds(3, least=1), st.integers(1, 14))
-def test_a_spread_has_k_members_and_the_extremes(points: Points, k: int) -> None:
-    """The best in each objective are what a front is read from."""
-    taken = pareto.spread(points, k).tolist()
-    assert len(taken) == len(set(taken)) == min(k, len(points))
-    if k >= 3:
-        assert (points[taken].min(axis=0) == points.min(axis=0)).all()
+@given(clouds(3, least=1, most=7), st.integers(1, 8), st.randoms(use_true_random=False))
+def test_a_subset_has_k_members_within_its_budget(points: Points, k: int, random: Random) -> None:
+    """However large the rest is; and none exchanged for another would dominate more."""
+    sizes = np.array([random.randint(1, 9) for _ in points], np.float64)
+    k = min(k, len(points))
+    budget = np.sort(sizes)[:k].sum() + random.randint(0, 9)
+    taken = pareto.subset(points, k, sizes, budget).tolist()
+    assert len(taken) == len(set(taken)) == k
+    assert sizes[taken].sum() <= budget
+    low, high = points.min(axis=0), points.max(axis=0)
+    scaled = (points - low) / np.where(high > low, high - low, 1.0)
+    reached = pareto.hypervolume(scaled[taken], [1.1] * 3)
+    for out, new in product(range(k), set(range(len(points))) - set(taken)):
+        other = [*taken[:out], new, *taken[out + 1 :]]
+        if sizes[other].sum() <= budget:
+            assert pareto.hypervolume(scaled[other], [1.1] * 3) <= reached + 1e-9
 
 
-def test_a_spread_leaves_out_neighbours() -> None:
+def test_a_subset_leaves_out_neighbours() -> None:
     """Five members that lie together say less than five along the front."""
     x = np.array([0.0, 0.01, 0.02, 0.5, 0.98, 0.99, 1.0])
-    assert pareto.spread(np.stack([x, 1 - x], axis=1), 3).tolist() == [0, 3, 6]
+    assert pareto.subset(np.stack([x, 1 - x], axis=1), 3).tolist() in ([1, 3, 5], [2, 3, 4])
+
+
+def test_a_subset_that_cannot_fit_says_so() -> None:
+    """Fewer than were asked for would be a surprise."""
+    with pytest.raises(ValueError, match="the 2 lightest weigh 5 of 4"):
+        pareto.subset(np.eye(3), 2, np.array([2.0, 3.0, 9.0]), 4)
 
 
 @given(clouds(2, least=1), st.floats(0, 1))
@@ -115,6 +131,6 @@ def test_no_points_are_no_error() -> None:
     none = np.zeros((0, 3))
     assert pareto.front(none).tolist() == pareto.ranks(none).tolist() == []
     assert (
-        pareto.spread(none, 3).tolist() == pareto.promoted(pareto.ranks(none), 0.5).tolist() == []
+        pareto.subset(none, 3).tolist() == pareto.promoted(pareto.ranks(none), 0.5).tolist() == []
     )
     assert pareto.hypervolume(none, [1.0, 1.0, 1.0]) == 0.0
