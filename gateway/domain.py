@@ -148,6 +148,7 @@ class Reason(StrEnum):
     BUSY = "busy"
     SHED = "shed"
     TOO_LATE = "too_late"
+    UNAVAILABLE = "unavailable"
 
 
 class Gave(StrEnum):

@@ -12,7 +12,8 @@ from gateway.domain import Answered, Option, Question, Slo, SloPolicy, SloReques
 from gateway.errors import BadInput, InvalidField, Malformed
 from gateway.fronts import spent_before_routing_ms
 from gateway.policy import shortfalls
-from gateway.service import PlanReport, describe
+from gateway.refusal import describe
+from gateway.service import PlanReport
 from gateway.slo import MAX_LATENCY_MS
 
 MAX_ID_CHARS = 256

@@ -89,6 +89,24 @@ class Metrics:
             ("variant", "trust"),
             registry=registry,
         )
+        self.breaker_open = Gauge(
+            "bertier_breaker_open",
+            "1 while the variant is left alone because it fails, or is being probed, else 0.",
+            ("variant",),
+            registry=registry,
+        )
+        self.breaker_changes = Counter(
+            "bertier_breaker_changes",
+            "Breakers that came to a state: open or closed.",
+            ("variant", "state"),
+            registry=registry,
+        )
+        self.retries = Counter(
+            "bertier_retries",
+            "Requests whose first variant failed, by what came of it: retried, no_plan or no_budget.",
+            ("outcome",),
+            registry=registry,
+        )
         self.catalog_switches = Counter(
             "bertier_catalog_switches",
             "New catalogs noticed, by result: switched or refused.",
@@ -99,6 +117,11 @@ class Metrics:
             "bertier_backend_restarts", "Restarts of the supervised Triton.", registry=registry
         )
         self.build = Info("bertier_build", "Version of the gateway.", registry=registry)
+
+    def note_breaker(self, variant: str, state: str) -> None:
+        """Count that a variant's breaker came to another state: `open` or `closed`."""
+        self.breaker_open.labels(variant).set(state != "closed")
+        self.breaker_changes.labels(variant, state).inc()
 
     def text(self) -> bytes:
         """Return the metrics in Prometheus' text form."""

@@ -5,7 +5,7 @@ Pure: values in, a Decision out; no clock, no I/O, no randomness.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from gateway.domain import Decision, Gave, Option, Reason, Slo, SloPolicy, Trust
 
@@ -15,12 +15,32 @@ def quantile_for(policy: SloPolicy) -> float:
     return 0.99 if policy is SloPolicy.STRICT else 0.95
 
 
-def choose(slo: Slo, options: Sequence[Option], spent_ms: float = 0.0) -> Decision:
+def choose(
+    slo: Slo, options: Sequence[Option], spent_ms: float = 0.0, failing: Collection[str] = ()
+) -> Decision:
     """Pick the cheapest plan that keeps both promises, or say which promise had to give.
 
     `options` come with their latency predicted for this request; `spent_ms` of its time is gone.
-    A pinned variant must be among them; only `strict` refuses it.
+    A pinned variant must be among them; only `strict` refuses it. No plan with a `failing` variant is
+    picked; where only such a one would do, the reason is UNAVAILABLE.
     """
+    if not failing:
+        return _choose(slo, options, spent_ms)
+    sound = [o for o in options if not any(v in failing for v in o.plan.variants)]
+    decision = _choose(slo, sound, spent_ms) if _has_pinned(slo, sound) else None
+    if decision is not None and decision.option is not None:
+        return decision
+    whole = _choose(slo, options, spent_ms)
+    if decision is None or whole.option is not None or whole.reason is not decision.reason:
+        return Decision(None, Reason.UNAVAILABLE)
+    return decision
+
+
+def _has_pinned(slo: Slo, options: Sequence[Option]) -> bool:
+    return slo.variant is None or any(o.plan.variants == (slo.variant,) for o in options)
+
+
+def _choose(slo: Slo, options: Sequence[Option], spent_ms: float) -> Decision:
     if slo.variant is not None:
         options = [o for o in options if o.plan.variants == (slo.variant,)]
         if slo.policy is not SloPolicy.STRICT:

@@ -103,6 +103,8 @@ def headers(error: BaseException) -> dict[str, str]:
     """Return the response headers that belong to an error."""
     if isinstance(error, Overloaded):
         return {"Retry-After": str(max(1, math.ceil(error.retry_after_ms / 1e3)))}
+    if isinstance(error, BackendUnavailable):
+        return {"Retry-After": "1"}  # it is looked for all the time
     if isinstance(error, BodyTooSlow):
         return {"Connection": "close"}  # what is still to come would be read as the next request
     return dict(error.headers or {}) if isinstance(error, HTTPException) else {}

@@ -17,6 +17,7 @@ class VariantState:
     served: bool
     trust: str | None
     problem: str | None
+    failing: bool  # left alone, or probed, because it failed when it was asked
     measured_under_load: bool  # its latency, beside requests in flight: it is measured again
 
 
@@ -41,6 +42,7 @@ def state_of(name: str, serving: ServingSet) -> VariantState:
         served=trust is not None,
         trust=None if trust is None else str(trust),
         problem=serving.problems.get(name),
+        failing=not serving.breakers.of(name).closed,
         measured_under_load=name in serving.under_load,
     )
 

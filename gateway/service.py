@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway import policy, slo, spans
 from gateway.backend import Backend
+from gateway.breaker import RetryBudget
+from gateway.deadline import Deadline
 from gateway.domain import (
     Answer,
     Answered,
@@ -17,25 +20,20 @@ from gateway.domain import (
     Inference,
     Option,
     Question,
-    Reason,
     Size,
     Slo,
     SloRequest,
     Timings,
     Windows,
 )
-from gateway.errors import (
-    BackendUnavailable,
-    DeadlineExceeded,
-    Infeasible,
-    Overloaded,
-    TextTooLong,
-    UnknownVariant,
-)
+from gateway.errors import BackendError, BackendUnavailable, TextTooLong, UnknownVariant
 from gateway.latency import Seen
 from gateway.metrics import Metrics
+from gateway.refusal import refusal
 from gateway.serving import ServingSet
 from gateway.settings import Settings
+
+log = logging.getLogger(__name__)
 
 LONG_TEXT_CHARS = 8_000  # above this, tokenizing and decoding leave the event loop
 TYPICAL_TOKENS = 192
@@ -44,6 +42,23 @@ TYPICAL_TOKENS = 192
 def now_ms() -> float:
     """Return the monotonic time, ms: the clock of arrivals and deadlines."""
     return time.monotonic() * 1e3
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One request, encoded: what every attempt to answer it starts from."""
+
+    question: Question
+    promise: Slo
+    serving: ServingSet
+    windows: Windows
+    arrived_ms: float
+    began_ms: float
+    encoded_ms: float
+
+    @property
+    def size(self) -> Size:
+        return Size(self.windows.input_ids.shape[1], self.windows.n_windows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +87,7 @@ class AnswerService:
         self.settings = settings
         self.metrics = metrics
         self._clock = clock
+        self._budget = RetryBudget(settings.retry_share)
 
     async def answer(self, question: Question, request: SloRequest, arrived_ms: float) -> Answered:
         """Answer one question under its SLO, from the smallest model that keeps it.
@@ -89,31 +105,76 @@ class AnswerService:
     ) -> Answered:
         began = self._clock()
         windows = await self._encode(question, serving)
-        encoded = self._clock()
-        size = Size(windows.input_ids.shape[1], windows.n_windows)
-        options, decision = route(promise, serving, size, encoded - arrived_ms, encoded)
+        job = _Job(question, promise, serving, windows, arrived_ms, began, self._clock())
+        options, decision = self._route(job)
         option = self._accept(decision, promise, options)
-        work = serving.latency.begin(option.plan.variants[0], size, encoded)
+        self._budget.pay_in()
         try:
-            routed = self._clock()
-            inference = await self._infer(option, serving, windows, promise, arrived_ms)
+            return await self._attempt(job, option, decision, options)
+        except BackendError as failed:
+            second = self._another(job, frozenset(option.plan.variants))
+            if second is None:
+                raise
+            log.warning("%s; asking %s instead", failed, second[0].plan.name)
+        return await self._attempt(job, *second)
+
+    async def _attempt(
+        self, job: _Job, option: Option, decision: Decision, options: tuple[Option, ...]
+    ) -> Answered:
+        """Ask the model server once, and have what becomes of it seen by what predicts."""
+        serving, variant = job.serving, option.plan.variants[0]
+        routed = self._clock()
+        work = serving.latency.begin(variant, job.size, routed)
+        breaker = serving.breakers.of(variant)
+        call = breaker.begin(routed)
+        try:
+            inference = await self._infer(option, job)
             inferred = self._clock()
+            if call.worked(inferred):
+                self.metrics.note_breaker(variant, breaker.state(inferred))
             serving.latency.leave(work, inferred)
-            answer = await self._decode(windows, inference, question, option, serving)
+            answer = await self._decode(job, inference, option)
             done = self._clock()
-        except BaseException:  # cancelled, timed out, failed: it would have taken longer
-            self._note(serving.latency.give_up(work, self._clock()))
+        except BaseException as exc:  # cancelled, timed out, failed: it would have taken longer
+            now = self._clock()
+            self._note(serving.latency.give_up(work, now))
+            failed = isinstance(exc, BackendError)
+            if call.failed(now) if failed else call.gave_up(now, option.cost_ms):
+                self.metrics.note_breaker(variant, breaker.state(now))
+                log.warning("%s: %s", variant, breaker.describe(now))
             raise
         self._note(serving.latency.finish(work, done))
         timings = Timings(
-            tokenize=encoded - began,
-            route=routed - encoded,
+            tokenize=job.encoded_ms - job.began_ms,
+            route=routed - job.encoded_ms,
             queue=inference.queue_ms,
             infer=inferred - routed - inference.queue_ms,
             decode=done - inferred,
-            total=done - arrived_ms,
+            total=done - job.arrived_ms,
         )
-        return self._answered(answer, promise, decision, option, options, timings)
+        return self._answered(answer, job.promise, decision, option, options, timings)
+
+    def _another(
+        self, job: _Job, tried: frozenset[str]
+    ) -> tuple[Option, Decision, tuple[Option, ...]] | None:
+        """Return what to ask instead of what failed; None: no time, no such plan, or no budget."""
+        options, decision = self._route(job, tried)
+        if decision.option is None:
+            outcome = "no_plan"
+        elif not self._budget.take():
+            outcome = "no_budget"
+        else:
+            outcome = "retried"
+        self.metrics.retries.labels(outcome).inc()
+        if decision.option is None or outcome != "retried":
+            return None
+        return decision.option, decision, options
+
+    def _route(
+        self, job: _Job, tried: frozenset[str] = frozenset()
+    ) -> tuple[tuple[Option, ...], Decision]:
+        now = self._clock()
+        return route(job.promise, job.serving, job.size, now - job.arrived_ms, now, tried)
 
     def plan(
         self, request: SloRequest, question: Question | None = None, n_tokens: int | None = None
@@ -155,8 +216,8 @@ class AnswerService:
         best = serving.catalog.best_floor
         return slo.resolve(request, settings.classes, settings.default_class, best)
 
-    def _deadline(self, promise: Slo, arrived_ms: float) -> _Deadline:
-        return _Deadline(promise.timeout_ms, promise.timeout_ms - (self._clock() - arrived_ms))
+    def _deadline(self, promise: Slo, arrived_ms: float) -> Deadline:
+        return Deadline(promise.timeout_ms, promise.timeout_ms - (self._clock() - arrived_ms))
 
     def _checked(self, question: Question) -> Question:
         limits = self.settings
@@ -189,30 +250,17 @@ class AnswerService:
             self.metrics.predictions.labels(seen.variant, quantile, outcome).inc()
         self.metrics.prediction_ratio.labels(seen.variant).observe(seen.ratio)
 
-    async def _infer(
-        self,
-        option: Option,
-        serving: ServingSet,
-        windows: Windows,
-        promise: Slo,
-        arrived_ms: float,
-    ) -> Inference:
-        left_ms = promise.timeout_ms - (self._clock() - arrived_ms)
-        variant = serving.catalog.variant(option.plan.variants[0])
-        return await self.backend.infer(variant, windows, left_ms)
+    async def _infer(self, option: Option, job: _Job) -> Inference:
+        left_ms = job.promise.timeout_ms - (self._clock() - job.arrived_ms)
+        variant = job.serving.catalog.variant(option.plan.variants[0])
+        return await self.backend.infer(variant, job.windows, left_ms)
 
-    async def _decode(
-        self,
-        windows: Windows,
-        inference: Inference,
-        question: Question,
-        option: Option,
-        serving: ServingSet,
-    ) -> Answer:
-        how = serving.catalog.variant(option.plan.variants[0]).decoding
+    async def _decode(self, job: _Job, inference: Inference, option: Option) -> Answer:
+        how = job.serving.catalog.variant(option.plan.variants[0]).decoding
+        logits, question = inference.logits, job.question
         if len(question.context) <= LONG_TEXT_CHARS:
-            return spans.decode(windows, inference.logits, question, how)
-        return await asyncio.to_thread(spans.decode, windows, inference.logits, question, how)
+            return spans.decode(job.windows, logits, question, how)
+        return await asyncio.to_thread(spans.decode, job.windows, logits, question, how)
 
     def _answered(
         self,
@@ -234,55 +282,17 @@ class AnswerService:
 
 
 def route(
-    promise: Slo, serving: ServingSet, size: Size, spent_ms: float, now_ms: float
+    promise: Slo,
+    serving: ServingSet,
+    size: Size,
+    spent_ms: float,
+    now_ms: float,
+    tried: frozenset[str] = frozenset(),
 ) -> tuple[tuple[Option, ...], Decision]:
-    """Return every option for a request of this size, and the one chosen."""
+    """Return every option for a request of this size, and the one chosen.
+
+    None is chosen of variants that were `tried` in vain, or that fail on others.
+    """
     options = tuple(serving.options(size, policy.quantile_for(promise.policy), now_ms))
-    return options, policy.choose(promise, options, spent_ms)
-
-
-def refusal(decision: Decision, promise: Slo, options: tuple[Option, ...]) -> Exception:
-    """Return the error that a decision without an option stands for."""
-    asked = f"{promise.latency_ms:g} ms at F1 >= {promise.min_f1:.3f}"
-    if decision.reason is Reason.INFEASIBLE:
-        points = [describe(o) for o in policy.nearest_feasible(promise, options)]
-        return Infeasible(f"no plan gives {asked}, even on an idle system", points)
-    if decision.reason is Reason.TOO_LATE:
-        spent = f"{asked} can no longer be kept: too much of the time passed in the gateway"
-        return Overloaded(f"{spent}; try again", decision.retry_after_ms)
-    if decision.reason is Reason.SHED:
-        late = f"no plan is predicted to answer before the deadline of {promise.timeout_ms:g} ms"
-        return Overloaded(f"{late}; try again later or give more time", decision.retry_after_ms)
-    return Overloaded(f"busy: {asked} cannot be kept now", decision.retry_after_ms)
-
-
-def describe(option: Option) -> dict[str, str | float]:
-    """Return an option as the fronts show it."""
-    return {
-        "plan": option.plan.name,
-        "certified_f1": option.certified_f1,
-        "idle_ms": round(option.idle_ms, 3),
-        "predicted_ms": round(option.predicted_ms, 3),
-        "cost_ms": round(option.cost_ms, 3),
-        "trust": str(option.trust),
-    }
-
-
-class _Deadline:
-    """Ends its block with DeadlineExceeded when the time of the request is up."""
-
-    def __init__(self, timeout_ms: float, left_ms: float) -> None:
-        self._message = f"the deadline of {timeout_ms:g} ms has passed"
-        self._left_ms = left_ms
-        self._timer = asyncio.timeout(max(0.0, left_ms) / 1e3)
-
-    async def __aenter__(self) -> None:
-        if self._left_ms <= 0:
-            raise DeadlineExceeded(self._message)
-        await self._timer.__aenter__()
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        try:
-            await self._timer.__aexit__(*exc_info)  # type: ignore[arg-type]
-        except TimeoutError as exc:
-            raise DeadlineExceeded(self._message) from exc
+    failing = tried | serving.breakers.failing(now_ms)
+    return options, policy.choose(promise, options, spent_ms, failing)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from gateway.breaker import Breakers
 from gateway.catalog import Catalog
 from gateway.domain import Option, Size, Trust
 from gateway.latency import LatencyModel
@@ -35,6 +36,7 @@ class ServingSet:
     latency: LatencyModel
     problems: Mapping[str, str] = field(default_factory=dict)  # by variant that is not served: why
     under_load: frozenset[str] = frozenset()  # variants measured beside requests in flight
+    breakers: Breakers = field(default_factory=Breakers)  # closed: the set was just checked
     routed: tuple[Routed, ...] = field(init=False)
 
     def __post_init__(self) -> None:

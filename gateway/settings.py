@@ -67,6 +67,8 @@ class Settings(BaseSettings):
     max_infer_items: int = Field(1_024, gt=0)  # questions in one Open Inference request
     max_concurrent_items: int = Field(8, gt=0)  # of one list or stream of questions
 
+    retry_share: float = Field(0.1, ge=0, le=1)  # of all requests, so many may be tried again
+
     default_class: str = "standard"
     classes: dict[str, SloClass] = Field(default_factory=lambda: dict(STANDARD_CLASSES))
 

@@ -257,8 +257,10 @@ class Watcher:
         self._service.serving = serving
         gauge = self._service.metrics.variant_up
         gauge.clear()
+        self._service.metrics.breaker_open.clear()
         for name, state in states_of(serving).items():
             gauge.labels(name, state.trust or "none").set(state.served)
+            self._service.metrics.breaker_open.labels(name).set(state.failing)
         if serving.plans():
             self.ready.set()
 

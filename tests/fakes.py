@@ -109,7 +109,7 @@ def serving_set(catalog: Catalog, trust: Trust = Trust.CERTIFIED) -> ServingSet:
 class FakeBackend:
     """A model server that answers with the context's first token, or fails as told.
 
-    `gate`, when given, holds every inference until it is set.
+    `gate`, when given, holds every inference until it is set; `errors` are of single variants.
     """
 
     name = "fake"
@@ -118,6 +118,7 @@ class FakeBackend:
     def __init__(self, gate: asyncio.Event | None = None) -> None:
         self.gate = gate
         self.error: Exception | None = None
+        self.errors: dict[str, Exception] = {}
         self.asked: list[str] = []
         self._was_asked = asyncio.Event()
         self.cancelled = 0
@@ -126,8 +127,8 @@ class FakeBackend:
     async def infer(self, variant: Variant, windows: Windows, budget_ms: float) -> Inference:
         self.asked.append(variant.name)
         self._was_asked.set()
-        if self.error is not None:
-            raise self.error
+        if error := self.error or self.errors.get(variant.name):
+            raise error
         if self.gate is not None:
             try:
                 await self.gate.wait()

@@ -6,8 +6,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,6 +71,43 @@ def test_a_killed_triton_is_a_503_until_it_is_back(own_stack: Stack) -> None:
     until(failed)
     until(answers_again)
     assert seen <= {200, 503, 504}
+
+
+def test_triton_killed_under_load_ends_every_request(own_stack: Stack) -> None:
+    """In an answer or in a failure of the table, around its deadline, and service comes back by itself."""
+    timeout_ms, stop = 400, threading.Event()
+    headers = {"x-envoy-expected-rq-timeout-ms": str(timeout_ms)}
+
+    def keep_asking(_: int) -> list[tuple[int, str, float]]:
+        ended = []
+        with httpx2.Client(base_url=own_stack.http_url, timeout=30) as client:
+            while not stop.is_set():
+                began = time.monotonic()
+                reply = client.post("/v1/answer", json=BODY, headers=headers)
+                kind = "" if reply.status_code == 200 else reply.json()["type"]
+                ended.append((reply.status_code, kind, time.monotonic() - began))
+        return ended
+
+    until(lambda: ask(own_stack) == 200)
+    with ThreadPoolExecutor(4) as pool:
+        askers = [pool.submit(keep_asking, n) for n in range(4)]
+        try:
+            for _ in range(2):
+                (triton,) = tritons(own_stack)
+                triton.kill()
+                until(lambda: ask(own_stack) != 200)
+                until(lambda: ask(own_stack) == 200)
+        finally:
+            stop.set()
+    ended = [each for asker in askers for each in asker.result()]
+    statuses = {status for status, _, _ in ended}
+    assert {200, 503} <= statuses <= {200, 429, 503, 504}
+    assert all(
+        kind.startswith("urn:bertier:problem:") for status, kind, _ in ended if status != 200
+    )
+    assert (
+        max(seconds for _, _, seconds in ended) < timeout_ms / 1e3 + 10
+    )  # none hangs: 50 ms quiet
 
 
 def test_a_new_catalog_is_switched_to_and_a_bad_one_refused(

@@ -573,7 +573,13 @@ async def test_readyz_shows_backend_and_trust() -> None:
         response = await http.get("/readyz")
     told = response.json()
     assert (response.status_code, told["ready"], told["backend"]) == (200, True, "fake")
-    large = {"served": True, "trust": "certified", "problem": None, "measured_under_load": False}
+    large = {
+        "served": True,
+        "trust": "certified",
+        "problem": None,
+        "failing": False,
+        "measured_under_load": False,
+    }
     assert told["variants"]["large"] == large
     assert told["retry_in_ms"] is None
 

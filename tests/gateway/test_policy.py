@@ -122,3 +122,34 @@ def test_what_meets_the_slo_has_no_shortfall(
     assert decision.gave == shortfalls(decision.option, promise, 0.0)
     assert (decision.reason is Reason.MEETS_SLO) == (decision.gave == ())
     assert policy is not STRICT or decision.gave == ()
+
+
+@pytest.mark.parametrize(
+    ("promise", "failing", "plan", "reason"),
+    [
+        (slo(50, 0.0), {"small"}, "medium", Reason.MEETS_SLO),
+        (slo(50, 0.0), {"small", "medium"}, "large", Reason.MEETS_SLO),
+        (slo(50, 0.65), {"large"}, "medium", Reason.MOST_ACCURATE_IN_TIME),
+        (slo(50, 0.65, STRICT), {"small"}, "large", Reason.MEETS_SLO),
+        (slo(50, 0.65, STRICT), {"large"}, None, Reason.UNAVAILABLE),
+        (slo(50, 0.9, STRICT), {"large"}, None, Reason.INFEASIBLE),
+        (slo(50, 0.0, variant="small"), {"small"}, None, Reason.UNAVAILABLE),
+        (slo(50, 0.0, STRICT, variant="small"), {"small"}, None, Reason.UNAVAILABLE),
+        (slo(50, 0.0, variant="small"), {"large"}, "small", Reason.PINNED),
+        (slo(50, 0.0), {"small", "medium", "large"}, None, Reason.UNAVAILABLE),
+    ],
+)
+def test_no_plan_with_a_failing_variant_is_picked(
+    promise: Slo, failing: set[str], plan: str | None, reason: Reason
+) -> None:
+    """Where only it would do, that is not the caller's fault, and not for ever."""
+    decision = choose(promise, idle(), 0.0, failing)
+    found = decision.option.plan.name if decision.option else None
+    assert (found, decision.reason) == (plan, reason)
+
+
+def test_what_is_refused_without_failures_is_refused_with_them_alike() -> None:
+    """A request that comes too late stays too late: 503 would send the caller to the wrong place."""
+    busy = [option("small", 0.5, 5, 500), option("large", 0.7, 20, 500)]
+    assert choose(slo(50, 0.7, STRICT), busy, 0.0, {"small"}).reason is Reason.BUSY
+    assert choose(slo(50, 0.4), busy, 0.0, {"small"}).reason is Reason.SHED

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from gateway import breaker
 from gateway.domain import Gave, Question, Reason, SloPolicy, SloRequest, Trust
 from gateway.errors import (
+    BackendError,
     BackendUnavailable,
     DeadlineExceeded,
     Infeasible,
@@ -218,3 +220,109 @@ async def test_predictions_are_counted_by_whether_they_held() -> None:
         )
 
     assert (count("within"), count("beyond")) == (1, 1)
+
+
+FAILED = BackendError("small: broken")
+SMALL_WOULD_DO = SloRequest(min_f1=0.4)
+
+
+def count(service: AnswerService, name: str, **labels: str) -> float:
+    return service.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+async def test_what_fails_is_asked_of_another_variant() -> None:
+    """The caller gets an answer that keeps the promise, from the next cheapest plan."""
+    backend = FakeBackend()
+    backend.errors["small"] = FAILED
+    service = make_service(backend)
+    answered = await service.answer(ASKED, SMALL_WOULD_DO, now_ms())
+    assert (answered.variant, answered.decision.reason) == ("large", Reason.MEETS_SLO)
+    assert backend.asked == ["small", "large"]
+    assert count(service, "bertier_retries_total", outcome="retried") == 1
+
+
+async def test_a_variant_that_keeps_failing_is_routed_around_and_comes_back() -> None:
+    """At once, without a request that fails; and when its time has come, one request tries it."""
+    backend = FakeBackend()
+    backend.errors["small"] = FAILED
+    now = [0.0]
+    service = make_service(backend, clock=lambda: now[0])
+    for _ in range(breaker.IN_A_ROW):
+        await service.answer(ASKED, SMALL_WOULD_DO, now[0])
+    assert count(service, "bertier_breaker_open", variant="small") == 1
+    backend.asked.clear()
+    assert (await service.answer(ASKED, SMALL_WOULD_DO, now[0])).variant == "large"
+    assert backend.asked == ["large"]
+    backend.errors.clear()
+    now[0] += breaker.FIRST_OPEN_MS
+    assert (await service.answer(ASKED, SMALL_WOULD_DO, now[0])).variant == "small"
+    assert count(service, "bertier_breaker_open", variant="small") == 0
+    assert count(service, "bertier_breaker_changes_total", variant="small", state="open") == 1
+    assert count(service, "bertier_breaker_changes_total", variant="small", state="closed") == 1
+
+
+async def test_without_another_plan_the_failure_is_told() -> None:
+    """A pinned variant has none; neither has a strict floor that only one plan keeps."""
+    backend = FakeBackend()
+    backend.errors = {"small": FAILED, "large": BackendError("large: broken")}
+    service = make_service(backend)
+    with pytest.raises(BackendError, match="small: broken"):
+        await service.answer(ASKED, SloRequest(variant="small"), now_ms())
+    only_large = SloRequest(min_f1=0.6, latency_ms=1000, policy=STRICT)
+    with pytest.raises(BackendError, match="large: broken"):
+        await service.answer(ASKED, only_large, now_ms())
+    assert backend.asked == ["small", "large"]
+    assert count(service, "bertier_retries_total", outcome="no_plan") == 2
+
+
+async def test_a_promise_only_a_failing_variant_could_keep_is_unavailable_not_infeasible() -> None:
+    """It will be kept again; 422 would tell the caller to give up."""
+    backend = FakeBackend()
+    backend.error = BackendError("broken")
+    service = make_service(backend)
+    only_large = SloRequest(min_f1=0.6, latency_ms=1000, policy=STRICT)
+    for _ in range(breaker.IN_A_ROW):
+        with pytest.raises(BackendError, match="broken"):
+            await service.answer(ASKED, only_large, now_ms())
+    backend.asked.clear()
+    with pytest.raises(BackendUnavailable, match=r"1000 ms at F1 >= 0\.600"):
+        await service.answer(ASKED, only_large, now_ms())
+    assert backend.asked == []
+    assert count(
+        service, "bertier_decisions_total", slo_class="standard", plan="none", reason="unavailable"
+    )
+
+
+async def test_retries_end_with_the_budget() -> None:
+    """When all fail, asking everything twice would double the load on what is left."""
+    backend = FakeBackend()
+    backend.errors["small"] = FAILED
+    service = AnswerService(backend, Settings(retry_share=0), Metrics())
+    service.serving = serving_set(small_and_large())
+    with pytest.raises(BackendError, match="small: broken"):
+        await service.answer(ASKED, SMALL_WOULD_DO, now_ms())
+    assert backend.asked == ["small"]
+    assert count(service, "bertier_retries_total", outcome="no_budget") == 1
+
+
+async def test_a_second_try_keeps_to_the_first_deadline() -> None:
+    """Where no other plan can still end in time, the failure is told at once."""
+    backend = FakeBackend()
+    backend.errors["small"] = FAILED
+    times = iter([0.0, 0.0, 0.0, 0.0, 0.0, *[90.0] * 20])
+    service = make_service(backend, clock=lambda: next(times))
+    with pytest.raises(BackendError, match="small: broken"):
+        await service.answer(ASKED, SloRequest(min_f1=0.4, latency_ms=25), 0.0)
+    assert backend.asked == ["small"]
+    assert count(service, "bertier_retries_total", outcome="no_plan") == 1
+
+
+async def test_a_variant_that_hangs_is_left_alone() -> None:
+    """Nobody else gets an answer from it either."""
+    backend = FakeBackend(asyncio.Event())
+    service = make_service(backend)
+    for _ in range(breaker.IN_A_ROW):
+        with pytest.raises(DeadlineExceeded):
+            await service.answer(ASKED, SloRequest(variant="small", timeout_ms=40), now_ms())
+    with pytest.raises(BackendUnavailable):
+        await service.answer(ASKED, SloRequest(variant="small", timeout_ms=40), now_ms())

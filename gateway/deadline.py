@@ -1,0 +1,28 @@
+"""The deadline of one request, around all that is done for it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from gateway.errors import DeadlineExceeded
+
+
+class Deadline:
+    """Ends its block with DeadlineExceeded when the time of the request is up."""
+
+    def __init__(self, timeout_ms: float, left_ms: float) -> None:
+        """`left_ms` of `timeout_ms` are left; none: the block is not entered."""
+        self._message = f"the deadline of {timeout_ms:g} ms has passed"
+        self._left_ms = left_ms
+        self._timer = asyncio.timeout(max(0.0, left_ms) / 1e3)
+
+    async def __aenter__(self) -> None:
+        if self._left_ms <= 0:
+            raise DeadlineExceeded(self._message)
+        await self._timer.__aenter__()
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        try:
+            await self._timer.__aexit__(*exc_info)  # type: ignore[arg-type]
+        except TimeoutError as exc:
+            raise DeadlineExceeded(self._message) from exc

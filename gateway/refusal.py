@@ -1,0 +1,38 @@
+"""The error, in our words, that a decision without an option stands for. Pure."""
+
+from __future__ import annotations
+
+from gateway import policy
+from gateway.domain import Decision, Option, Reason, Slo
+from gateway.errors import BackendUnavailable, BertierError, Infeasible, Overloaded
+
+
+def refusal(decision: Decision, promise: Slo, options: tuple[Option, ...]) -> BertierError:
+    """Return the error to raise; `options` are those that were weighed."""
+    asked = f"{promise.latency_ms:g} ms at F1 >= {promise.min_f1:.3f}"
+    if decision.reason is Reason.INFEASIBLE:
+        points = [describe(o) for o in policy.nearest_feasible(promise, options)]
+        return Infeasible(f"no plan gives {asked}, even on an idle system", points)
+    if decision.reason is Reason.UNAVAILABLE:
+        return BackendUnavailable(
+            f"the model server fails on what would give {asked}; it is tried again by itself, see /readyz"
+        )
+    if decision.reason is Reason.TOO_LATE:
+        spent = f"{asked} can no longer be kept: too much of the time passed in the gateway"
+        return Overloaded(f"{spent}; try again", decision.retry_after_ms)
+    if decision.reason is Reason.SHED:
+        late = f"no plan is predicted to answer before the deadline of {promise.timeout_ms:g} ms"
+        return Overloaded(f"{late}; try again later or give more time", decision.retry_after_ms)
+    return Overloaded(f"busy: {asked} cannot be kept now", decision.retry_after_ms)
+
+
+def describe(option: Option) -> dict[str, str | float]:
+    """Return an option as the fronts show it."""
+    return {
+        "plan": option.plan.name,
+        "certified_f1": option.certified_f1,
+        "idle_ms": round(option.idle_ms, 3),
+        "predicted_ms": round(option.predicted_ms, 3),
+        "cost_ms": round(option.cost_ms, 3),
+        "trust": str(option.trust),
+    }
