@@ -46,17 +46,17 @@ def evidence_of(study: Study) -> Evidence:
     Raises: DataError when there are none to certify with.
     """
     encoder = SpanEncoder.from_file(study.tokenizer)
-    if all(strata.is_fresh(e.context) for e in study.certifying(Split.CALIBRATE)):
+    if all(strata.is_fresh(e.context) for e in study.questions.certifying(Split.CALIBRATE)):
         raise DataError(
             "the calibrate split of the sources that certify holds no context to make floors from;"
             " let a larger [[data]] certify"
         )
-    calibrate = _questions(encoder, CALIBRATE, study.certifying(Split.CALIBRATE))
+    calibrate = _questions(encoder, CALIBRATE, study.questions.certifying(Split.CALIBRATE))
     return Evidence(calibrate, tuple(_report(study, encoder, s) for s in study.config.report))
 
 
 def _report(study: Study, encoder: SpanEncoder, source: str) -> Questions:
-    where = study.source_path(source)
+    where = study.questions.path(source)
     path = data.path_of(where)
     sha256 = sha256_of(path) if path.exists() else ""
     return _questions(encoder, Path(source).name.split(".")[0], data.load(where), sha256)
@@ -73,7 +73,7 @@ def qualities_of(study: Study, variant: Variant, evidence: Evidence) -> tuple[Qu
     """Return the scores on what the floor is made from and on the study's test data."""
     found = []
     for questions in (evidence.calibrate, *evidence.reports):
-        readings = study.readings(variant.name, questions.name, questions.examples)
+        readings = study.exported(variant.name).readings(questions.name, questions.examples)
         asked = list(zip(questions.examples, readings, strict=True))
         if questions is evidence.calibrate:
             asked = [(e, r) for e, r in asked if not strata.is_fresh(e.context)]
@@ -95,7 +95,7 @@ def certificate_of(study: Study, variant: Variant, evidence: Evidence, delta: fl
     floors = {ALL: bounds[config.method]} | {part.name: part.floor for part in parts}
     others = [fresh, *(_scored(study, variant, questions) for questions in evidence.reports)]
     names = [Path(d.source).name for d in study.config.data if d.certifies]
-    hashes = study.data_hashes()
+    hashes = study.questions.hashes()
     return Certificate(
         floor=floors[ALL],
         delta=config.delta,
@@ -120,7 +120,7 @@ def certificate_of(study: Study, variant: Variant, evidence: Evidence, delta: fl
 
 def _scored(study: Study, variant: Variant, questions: Questions) -> Scored:
     examples = questions.examples
-    readings = study.readings(variant.name, questions.name, examples)
+    readings = study.exported(variant.name).readings(questions.name, examples)
     answers = evaluate.answers_of(readings, variant.decoding)
     f1 = [evaluate.f1(a, e.answers) for a, e in zip(answers, examples, strict=True)]
     return Scored(questions.name, examples, questions.tokens, np.array(f1))

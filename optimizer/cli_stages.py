@@ -119,12 +119,12 @@ def _finish(args: argparse.Namespace) -> dict[str, Any]:
 
     study = study_of(args)
     finish.check(study.members, study.front_file)
-    examples = study.certifying(Split.SEARCH)
+    examples = study.questions.certifying(Split.SEARCH)
     found = []
     with workers.working():
         for name, (config, slice_f1) in study.members.items():
             study.train_student(config)
-            f1 = finish.f1_of(examples, study.readings(name, "search", examples))
+            f1 = finish.f1_of(examples, study.exported(name).readings("search", examples))
             found.append(finish.Finished(name, slice_f1, f1))
     table = Table("finished", "F1 as a slice", "F1 finished", title="on the search split")
     for member in found:
@@ -145,7 +145,7 @@ def _show_training(results: dict[str, Any]) -> dict[str, Any]:
 
 def _export(args: argparse.Namespace) -> dict[str, Any]:
     study = study_of(args)
-    results = {name: study.export(name) for name in study.variant_names}
+    results = {name: study.exported(name).export() for name in study.variant_names}
     table = Table("variant", "MB", "parameters", "batch variance", "operators")
     for name, found in results.items():
         operators = ", ".join(f"{n} {op}" for op, n in sorted(found["operators"].items()))

@@ -70,7 +70,7 @@ def catalog_of(study: Study, target: Path) -> Catalog:
         commit=provenance.commit(),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         seed=study.config.seed,
-        data_sha256=study.data_hashes(),
+        data_sha256=study.questions.hashes(),
     )
     return Catalog(
         schema_version=catalogs.SCHEMA_VERSION,
@@ -92,7 +92,7 @@ def publish(study: Study, target: Path, *, allow_dominated: bool = False) -> Cat
     sources = [Path(d.source).name for d in study.config.data]
     publications = [
         repository.Publication(
-            variant, study.model_file(variant.name), cards.card(variant, plan, sources)
+            variant, study.exported(variant.name).file, cards.card(variant, plan, sources)
         )
         for variant, plan in zip(catalog.variants, catalog.plans, strict=True)
     ]
@@ -121,7 +121,7 @@ def check_gates(catalog: Catalog, min_floor: float | None, *, allow_dominated: b
 
 def variant_of(study: Study, name: str, target: Path, evidence: Evidence) -> Variant:
     """Return the catalog's entry of a finished variant."""
-    exported = study.export(name)
+    exported = study.exported(name).export()
     how = decoding_of(study, name)
     bits = study.embedding_bits(name)
     precision = study.precision(name)
@@ -138,7 +138,7 @@ def variant_of(study: Study, name: str, target: Path, evidence: Evidence) -> Var
         instances=repository.INSTANCES,
         decoding=how,
         quality=(),
-        profile=study.profile(name),
+        profile=study.exported(name).profile(),
         golden=golden_logits(study, name),
         golden_tolerance=study.config.certify.golden_tolerance,
     )
@@ -153,8 +153,8 @@ def is_batch_invariant(precision: Precision, gap: float) -> bool:
 
 def decoding_of(study: Study, name: str) -> Decoding:
     """Return the variant's decoding, fitted on the search split."""
-    examples = study.certifying(Split.SEARCH)
-    return decoding.fit(examples, study.readings(name, "search", examples))
+    examples = study.questions.certifying(Split.SEARCH)
+    return decoding.fit(examples, study.exported(name).readings("search", examples))
 
 
 def plans_of(study: Study, variants: list[Variant], evidence: Evidence) -> list[Plan]:
@@ -168,7 +168,7 @@ def plans_of(study: Study, variants: list[Variant], evidence: Evidence) -> list[
 
 def golden_logits(study: Study, name: str) -> tuple[GoldenLogits, ...]:
     """Return what the model says here to the golden inputs, padding left out."""
-    session = open_session(study.model_file(name), precision=study.precision(name))
+    session = open_session(study.exported(name).file, precision=study.precision(name))
     encoder = SpanEncoder.from_file(study.tokenizer)
     found = []
     for golden in GOLDEN_INPUTS:

@@ -65,7 +65,7 @@ class Findings:
 def run(study: Study, url: str | None) -> Findings:
     """Search, or go on, or join the others at `url`; write the front. Raises: BertierError."""
     how, space, folder = how_of(study), space_of(study), study.folder / "search"
-    questions = scoring.sample(study.certifying(Split.SEARCH))
+    questions = scoring.sample(study.questions.certifying(Split.SEARCH))
     if not questions:
         raise DataError("the search split of the sources that certify is empty: add [[data]]")
     rungs = tuple(sorted({min(n, len(questions)) for n in how.questions}))

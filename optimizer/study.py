@@ -3,41 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ConfigDict, TypeAdapter
 from transformers import PreTrainedModel
 
-from gateway.catalog import sha256_of
-from gateway.published import Precision, Profile
-from gateway.spans import Reading, SpanEncoder
-from optimizer import (
-    data,
-    distill,
-    evaluate,
-    export,
-    finish,
-    profiling,
-    stages,
-    teacher_states,
-    training,
-)
-from optimizer.config import (
-    ELASTIC,
-    DataConfig,
-    ElasticConfig,
-    StudentConfig,
-    StudyConfig,
-    TrainConfig,
-)
-from optimizer.data import Example, Feature, Split
+from gateway.published import Precision
+from gateway.spans import SpanEncoder
+from optimizer import data, distill, finish, stages, teacher_states, training
+from optimizer.config import ELASTIC, ElasticConfig, StudentConfig, StudyConfig, TrainConfig
+from optimizer.data import Feature
+from optimizer.exported import Exported
 from optimizer.models import bert, lowrank, student, supernet, tokenizer
 from optimizer.models.supernet import Supernet
+from optimizer.questions import Questions
 from optimizer.space import Candidate
 from optimizer.teacher_states import TeacherStates
 
@@ -47,9 +29,6 @@ TEACHER_BITS = 8
 PROBE_ROWS, PROBE_BATCH = 64, 16
 # Knobs of an elastic student's space that its training knows nothing of.
 _UNTRAINED = {"space": {"embedding_bits", "precision", "teacher_layers"}}
-# A reading without any span has an infinite difference.
-_READINGS = TypeAdapter(list[Reading], config=ConfigDict(ser_json_inf_nan="constants"))
-_PROFILE = TypeAdapter(Profile)
 
 
 @dataclass(frozen=True)
@@ -72,6 +51,15 @@ class Study:
     def variant_names(self) -> tuple[str, ...]:
         return (self.config.teacher_name, *(s.name for s in self.students))
 
+    @cached_property
+    def questions(self) -> Questions:
+        return Questions(self.config, self.data_dir)
+
+    def train_features(self, fraction: float = 1.0) -> list[Feature]:
+        """Return the training windows of this share of the contexts."""
+        encoder = SpanEncoder.from_file(self.tokenizer).resized(self.config.max_tokens)
+        return data.features(self.questions.train(fraction), encoder, self.config.seed)
+
     @property
     def front_file(self) -> Path:
         return self.folder / "search" / "front.json"
@@ -89,49 +77,6 @@ class Study:
     def student(self, name: str) -> StudentConfig | None:
         """Return the student of this name; None: the teacher itself."""
         return next((s for s in self.students if s.name == name), None)
-
-    # Data
-
-    def source_path(self, source: str) -> str:
-        return source if source in data.BY_NAME else str(self.data_dir / source)
-
-    @cached_property
-    def by_source(self) -> dict[str, dict[Split, list[Example]]]:
-        """Every question of the study, by source and split."""
-        return {source.source: self._split(source) for source in self.config.data}
-
-    def _split(self, source: DataConfig) -> dict[Split, list[Example]]:
-        found: dict[Split, list[Example]] = {split: [] for split in Split}
-        for example in data.load(self.source_path(source.source)):
-            split = data.split_of(example, by_article=source.by_article, certifies=source.certifies)
-            found[split].append(example)
-        found[Split.TRAIN] = data.sample_contexts(
-            found[Split.TRAIN], source.fraction, self.config.seed
-        )
-        return found
-
-    def train_examples(self) -> list[Example]:
-        """Return what may be trained on: no context that any source holds out."""
-        sources = self.by_source.values()
-        held_out = {e.context for s in sources for e in s[Split.SEARCH] + s[Split.CALIBRATE]}
-        return [e for s in sources for e in s[Split.TRAIN] if e.context not in held_out]
-
-    def certifying(self, split: Split) -> list[Example]:
-        """Return a split of the sources that certify: where thresholds and floors come from."""
-        sources = [s.source for s in self.config.data if s.certifies]
-        return [e for source in sources for e in self.by_source[source][split]]
-
-    def train_features(self, fraction: float = 1.0) -> list[Feature]:
-        """Return the training windows of this share of the contexts."""
-        encoder = SpanEncoder.from_file(self.tokenizer).resized(self.config.max_tokens)
-        examples = data.sample_contexts(self.train_examples(), fraction, self.config.seed)
-        return data.features(examples, encoder, self.config.seed)
-
-    def data_hashes(self) -> dict[str, str]:
-        """Return the sha256 of every question set, by the file's name or its own."""
-        sources = [*(d.source for d in self.config.data), *self.config.report]
-        paths = {Path(s).name: data.path_of(self.source_path(s)) for s in sources}
-        return {name: sha256_of(path) for name, path in paths.items() if path.exists()}
 
     # Teacher
 
@@ -355,12 +300,14 @@ class Study:
 
     # Variants
 
-    def variant_folder(self, name: str) -> Path:
-        return self.folder / "variants" / name
+    def exported(self, name: str) -> Exported:
+        """Return a variant as it is exported, read and profiled."""
+        return Exported(self, name)
 
-    def model_file(self, name: str) -> Path:
-        """Return the ONNX file that is served."""
-        return self.variant_folder(name) / "export" / "model.onnx"
+    def inputs_of(self, name: str) -> dict[str, Any]:
+        """Return what a variant's training depends on."""
+        config = self.student(name)
+        return self.student_inputs(config) if config else {"teacher": self.teacher_inputs()}
 
     def embedding_bits(self, name: str) -> int:
         config = self.student(name)
@@ -382,64 +329,6 @@ class Study:
         if config.train is not None:
             model.load_state_dict(_trained(self.folder / "students" / name / "student.pt"))
         return model
-
-    def export(self, name: str) -> dict[str, Any]:
-        """Export and quantize a trained variant, through every gate."""
-        config = self.student(name)
-        inputs: dict[str, Any] = {"teacher": self.teacher_inputs()}
-        if config:
-            inputs = self.student_inputs(config)
-        if self.precision(name) is not Precision.INT8_DYNAMIC:
-            inputs["precision"] = self.precision(name)
-        folder = self.variant_folder(name) / "export"
-        return stages.run_stage(folder, inputs, lambda: self._export(name, folder))
-
-    def _export(self, name: str, folder: Path) -> dict[str, Any]:
-        model, precision = self.model(name), self.precision(name)
-        fp32, served = folder / "model.fp32.onnx", folder / "model.onnx"
-        export.to_onnx(model, fp32)
-        export.TO[precision](model, served)
-        return {
-            "sha256": sha256_of(served),
-            "size_bytes": served.stat().st_size,
-            "parameters": student.parameters_of(model),
-            "batch_variance": export.batch_variance(served, model.config.vocab_size, precision),
-            "operators": dict(export.operators_run(served)),
-        }
-
-    def readings(self, name: str, part: str, examples: Sequence[Example]) -> list[Reading]:
-        """Return what a variant's logits say to these questions; `part` names them."""
-        exported = self.export(name)
-        folder = self.variant_folder(name) / f"readings-{part}"
-        stored = folder / "readings.json"
-
-        def work() -> dict[str, Any]:
-            found = evaluate.read_all(
-                self.model_file(name), self.tokenizer, examples, self.precision(name)
-            )
-            stored.write_bytes(_READINGS.dump_json(found))
-            return {"questions": len(found)}
-
-        inputs = {
-            "model": exported["sha256"],
-            "questions": [e.id for e in examples],
-            "host": asdict(profiling.here()),
-        }
-        stages.run_stage(folder, inputs, work)
-        return _READINGS.validate_json(stored.read_bytes())
-
-    def profile(self, name: str) -> Profile:
-        """Measure a variant's latency on this host, once."""
-        exported = self.export(name)
-        folder = self.variant_folder(name) / "profile"
-
-        def work() -> dict[str, Any]:
-            found = profiling.profile(self.model_file(name), precision=self.precision(name))
-            return {"profile": _PROFILE.dump_python(found, mode="json")}
-
-        inputs = {"model": exported["sha256"], "host": asdict(profiling.here())}
-        results = stages.run_stage(folder, inputs, work)
-        return _PROFILE.validate_python(results["profile"], strict=False)
 
 
 def _trained(weights: Path) -> dict[str, torch.Tensor]:

@@ -92,7 +92,7 @@ def questions_of(study: Study) -> dict[str, list[Example]]:
     """Return the search split, on which thresholds are fitted, and the study's test data."""
     reports = certification.evidence_of(study).reports
     found = {questions.name: list(questions.examples) for questions in reports}
-    return {SEARCH: study.certifying(Split.SEARCH)} | found
+    return {SEARCH: study.questions.certifying(Split.SEARCH)} | found
 
 
 def pairs_of(
@@ -101,7 +101,8 @@ def pairs_of(
     """Return two variants' scores on each data set, as served: INT8, each threshold its own."""
     known = {
         part: tuple(
-            study.readings(name, part, examples) for study, name in zip(studies, names, strict=True)
+            study.exported(name).readings(part, examples)
+            for study, name in zip(studies, names, strict=True)
         )
         for part, examples in questions.items()
     }

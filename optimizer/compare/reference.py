@@ -111,7 +111,7 @@ def _profile(study: Study, model: Path) -> Profile:
 
 
 def _decoding(study: Study, model: Path) -> Decoding:
-    examples = study.certifying(Split.SEARCH)
+    examples = study.questions.certifying(Split.SEARCH)
     return decoding.fit(examples, _readings(study, model, "search", examples))
 
 
@@ -134,7 +134,7 @@ def _int8(study: Study, model: Path, questions: Questions, how: Decoding) -> Pai
     """Return the teacher as it is published beside fp32, each with its own threshold."""
     teacher, examples = study.config.teacher_name, questions.examples
     readings = (
-        study.readings(teacher, questions.name, examples),
+        study.exported(teacher).readings(questions.name, examples),
         _readings(study, model, questions.name, examples),
     )
     hows = (publication.decoding_of(study, teacher), how)

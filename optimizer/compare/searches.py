@@ -137,7 +137,7 @@ def run(study: Study, plan: Plan, lock: Path = workers.HOST_LOCK) -> Contest:
 
 def _arena(study: Study, plan: Plan, folder: Path, ledger: Ledger, lock: Path) -> Arena:
     how = search_stage.how_of(study).model_copy(update={"time_budget_min": None})
-    questions = scoring.sample(study.certifying(Split.SEARCH))
+    questions = scoring.sample(study.questions.certifying(Split.SEARCH))
     if not questions:
         raise DataError("the search split of the sources that certify is empty: add [[data]]")
     space = search_stage.space_of(study)

@@ -190,7 +190,7 @@ def test_a_higher_rung_asks_only_what_is_new(study: Study, tmp_path: Path) -> No
         asked.append(candidate)
         return study.slice(candidate)
 
-    questions = scoring.sample(study.certifying(Split.SEARCH))
+    questions = scoring.sample(study.questions.certifying(Split.SEARCH))
     candidate = SPACE.within(2).smallest
     climbed = SliceScorer(cut, study.tokenizer, questions, tmp_path / "lock")
     climbed.f1(candidate, 6)

@@ -1,0 +1,97 @@
+"""A variant of a study as the file that is served: exported, read, profiled; each a stage of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ConfigDict, TypeAdapter
+
+from gateway.catalog import sha256_of
+from gateway.published import Precision, Profile
+from gateway.spans import Reading
+from optimizer import evaluate, export, profiling, stages
+from optimizer.data import Example
+from optimizer.models import student
+
+if TYPE_CHECKING:
+    from optimizer.study import Study
+
+# A reading without any span has an infinite difference.
+_READINGS = TypeAdapter(list[Reading], config=ConfigDict(ser_json_inf_nan="constants"))
+_PROFILE = TypeAdapter(Profile)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One variant of a study, trained or about to be exported."""
+
+    study: Study
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        return self.study.folder / "variants" / self.name
+
+    @property
+    def file(self) -> Path:
+        """The ONNX file that is served."""
+        return self.folder / "export" / "model.onnx"
+
+    @property
+    def precision(self) -> Precision:
+        return self.study.precision(self.name)
+
+    def export(self) -> dict[str, Any]:
+        """Export and quantize the trained variant, through every gate."""
+        inputs = self.study.inputs_of(self.name)
+        if self.precision is not Precision.INT8_DYNAMIC:
+            inputs["precision"] = self.precision
+        return stages.run_stage(self.folder / "export", inputs, self._export)
+
+    def _export(self) -> dict[str, Any]:
+        model, fp32 = self.study.model(self.name), self.file.with_name("model.fp32.onnx")
+        export.to_onnx(model, fp32)
+        export.TO[self.precision](model, self.file)
+        return {
+            "sha256": sha256_of(self.file),
+            "size_bytes": self.file.stat().st_size,
+            "parameters": student.parameters_of(model),
+            "batch_variance": export.batch_variance(
+                self.file, model.config.vocab_size, self.precision
+            ),
+            "operators": dict(export.operators_run(self.file)),
+        }
+
+    def readings(self, part: str, examples: Sequence[Example]) -> list[Reading]:
+        """Return what the variant's logits say to these questions; `part` names them."""
+        exported = self.export()
+        folder = self.folder / f"readings-{part}"
+        stored = folder / "readings.json"
+
+        def work() -> dict[str, Any]:
+            found = evaluate.read_all(self.file, self.study.tokenizer, examples, self.precision)
+            stored.write_bytes(_READINGS.dump_json(found))
+            return {"questions": len(found)}
+
+        inputs = {
+            "model": exported["sha256"],
+            "questions": [e.id for e in examples],
+            "host": asdict(profiling.here()),
+        }
+        stages.run_stage(folder, inputs, work)
+        return _READINGS.validate_json(stored.read_bytes())
+
+    def profile(self) -> Profile:
+        """Measure the variant's latency on this host, once."""
+        exported = self.export()
+
+        def work() -> dict[str, Any]:
+            found = profiling.profile(self.file, precision=self.precision)
+            return {"profile": _PROFILE.dump_python(found, mode="json")}
+
+        inputs = {"model": exported["sha256"], "host": asdict(profiling.here())}
+        results = stages.run_stage(self.folder / "profile", inputs, work)
+        return _PROFILE.validate_python(results["profile"], strict=False)

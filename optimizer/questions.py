@@ -1,0 +1,57 @@
+"""The questions of a study: what may be trained on, chosen on, and certified on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from gateway.catalog import sha256_of
+from optimizer import data
+from optimizer.config import DataConfig, StudyConfig
+from optimizer.data import Example, Split
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The sources that a study file names, each split once."""
+
+    config: StudyConfig
+    data_dir: Path
+
+    def path(self, source: str) -> str:
+        """Return where a source is read from: a name that is known, or a file."""
+        return source if source in data.BY_NAME else str(self.data_dir / source)
+
+    @cached_property
+    def by_source(self) -> dict[str, dict[Split, list[Example]]]:
+        """Every question of the study, by source and split."""
+        return {source.source: self._split(source) for source in self.config.data}
+
+    def train(self, fraction: float = 1.0) -> list[Example]:
+        """Return what may be trained on, of this share of the contexts: none that any source holds out."""
+        sources = self.by_source.values()
+        held_out = {e.context for s in sources for e in s[Split.SEARCH] + s[Split.CALIBRATE]}
+        allowed = [e for s in sources for e in s[Split.TRAIN] if e.context not in held_out]
+        return data.sample_contexts(allowed, fraction, self.config.seed)
+
+    def certifying(self, split: Split) -> list[Example]:
+        """Return a split of the sources that certify: where thresholds and floors come from."""
+        sources = [s.source for s in self.config.data if s.certifies]
+        return [e for source in sources for e in self.by_source[source][split]]
+
+    def hashes(self) -> dict[str, str]:
+        """Return the sha256 of every question set, by the file's name or its own."""
+        sources = [*(d.source for d in self.config.data), *self.config.report]
+        paths = {Path(s).name: data.path_of(self.path(s)) for s in sources}
+        return {name: sha256_of(path) for name, path in paths.items() if path.exists()}
+
+    def _split(self, source: DataConfig) -> dict[Split, list[Example]]:
+        found: dict[Split, list[Example]] = {split: [] for split in Split}
+        for example in data.load(self.path(source.source)):
+            split = data.split_of(example, by_article=source.by_article, certifies=source.certifies)
+            found[split].append(example)
+        found[Split.TRAIN] = data.sample_contexts(
+            found[Split.TRAIN], source.fraction, self.config.seed
+        )
+        return found
