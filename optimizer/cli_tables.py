@@ -46,7 +46,7 @@ def show_certificates(catalog: Catalog) -> dict[str, Any]:
                 )
     if not gates.unprofiled(catalog):
         for name, other in gates.dominated(catalog).items():
-            console.print(f"{name} is dominated by {other}: publish will refuse it", markup=False)
+            console.print(f"{name} is dominated by {other}: publish will not take it", markup=False)
     return {plan.name: _gist(plan) for plan in catalog.plans}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from gateway.published import Precision, Profile
 from gateway.spans import Reading
 from optimizer import evaluate, export, profiling, stages
 from optimizer.data import Example
-from optimizer.models import student
+from optimizer.models import readback, student
 
 if TYPE_CHECKING:
     from optimizer.study import Study
@@ -45,16 +46,33 @@ class Exported:
         return self.study.precision(self.name)
 
     def export(self) -> dict[str, Any]:
-        """Export and quantize the trained variant, through every gate."""
+        """Export and quantize the trained variant, through every gate.
+
+        A teacher that was read back from a published variant is that file, and stays it.
+        """
         inputs = self.study.inputs_of(self.name)
         if self.precision is not Precision.INT8_DYNAMIC:
             inputs["precision"] = self.precision
-        return stages.run_stage(self.folder / "export", inputs, self._export)
+        published = self._published()
+        if published is not None:
+            inputs["published"] = sha256_of(published)
+        folder = self.folder / "export"
+        return stages.run_stage(folder, inputs, lambda: self._export(published))
 
-    def _export(self) -> dict[str, Any]:
+    def _published(self) -> Path | None:
+        """Return the file that the study's teacher was read back from, if this is that teacher."""
+        teacher = self.study.config.teacher
+        if teacher is None or self.study.student(self.name) is not None:
+            return None
+        return readback.model_of(teacher)
+
+    def _export(self, published: Path | None) -> dict[str, Any]:
         model, fp32 = self.study.model(self.name), self.file.with_name("model.fp32.onnx")
         export.to_onnx(model, fp32)
-        export.TO[self.precision](model, self.file)
+        if published is None:
+            export.TO[self.precision](model, self.file)
+        else:
+            shutil.copyfile(published, self.file)
         return {
             "sha256": sha256_of(self.file),
             "size_bytes": self.file.stat().st_size,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -83,11 +84,13 @@ def catalog_of(study: Study, target: Path) -> Catalog:
 
 
 def publish(study: Study, target: Path, *, allow_dominated: bool = False) -> Catalog:
-    """Publish every variant of the study to a model repository.
+    """Publish the study's variants to a model repository, but for members of the front that turn out dominated.
 
     Raises: NothingToPublish when a gate is closed.
     """
     catalog = catalog_of(study, target)
+    if not allow_dominated:
+        catalog = without_dominated(catalog, study.members)
     check_gates(catalog, study.config.certify.min_floor, allow_dominated=allow_dominated)
     sources = [Path(d.source).name for d in study.config.data]
     publications = [
@@ -98,6 +101,24 @@ def publish(study: Study, target: Path, *, allow_dominated: bool = False) -> Cat
     ]
     repository.publish(target, publications, catalog, study.tokenizer)
     return catalog
+
+
+def without_dominated(catalog: Catalog, members: Collection[str]) -> Catalog:
+    """Return the catalog without those of the front's members that another variant dominates.
+
+    Nobody asked for them by name: the search took them for what they were as slices. The other floors
+    hold as they are, certified jointly with the ones that go.
+    """
+    if gates.unprofiled(catalog):
+        return catalog  # nothing to compare by: a gate of its own
+    found = {name: by for name, by in gates.dominated(catalog).items() if name in members}
+    for name, by in found.items():
+        log.warning("%s is not published: %s is as fast, as small and certified as high", name, by)
+    return replace(
+        catalog,
+        variants=tuple(v for v in catalog.variants if v.name not in found),
+        plans=tuple(p for p in catalog.plans if not found.keys() & set(p.variants)),
+    )
 
 
 def check_gates(catalog: Catalog, min_floor: float | None, *, allow_dominated: bool) -> None:

@@ -9,7 +9,7 @@ import pytest
 from gateway.catalog import Catalog
 from gateway.published import Profile, Variant
 from optimizer import gates
-from optimizer.publication import NothingToPublish, check_gates
+from optimizer.publication import NothingToPublish, check_gates, without_dominated
 from tests.fakes import make_catalog, make_variant
 
 
@@ -64,6 +64,16 @@ def test_a_dominated_variant_is_refused_by_name() -> None:
     with pytest.raises(NothingToPublish, match=r"slow \(by fast\).*--allow-dominated"):
         check_gates(catalog, None, allow_dominated=False)
     check_gates(catalog, None, allow_dominated=True)
+
+
+def test_a_dominated_member_of_the_front_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody named it, so nobody has to take it out; what was named stays for the gate to refuse."""
+    catalog = make_catalog([FAST, SLOW, make_variant("slower", 30)], [0.6, 0.5, 0.4])
+    left = without_dominated(catalog, {"slow", "fast"})
+    assert [v.name for v in left.variants] == [p.name for p in left.plans] == ["fast", "slower"]
+    assert "slow is not published: fast" in caplog.text
+    with pytest.raises(NothingToPublish, match=r"slower \(by fast\)"):
+        check_gates(left, None, allow_dominated=False)
 
 
 def without_384() -> Catalog:

@@ -177,6 +177,20 @@ def test_publishing_the_same_study_again_adds_no_version(study: Study, repositor
     assert folders == ["1", "README.md", "config.pbtxt"]
 
 
+def test_a_teacher_that_was_published_stays_the_file_it_is(
+    study: Study, repository: Path, tmp_path: Path
+) -> None:
+    """Rounded once more it would be another model, and a new version of it for nothing."""
+    name = study.config.teacher_name
+    told = study.config.model_copy(update={"teacher": str(repository / name), "students": ()})
+    again = replace(study, config=told, folder=tmp_path / "run")
+    again.train_teacher()
+    before = catalogs.read(repository).variant(name)
+    exported = again.exported(name)
+    assert exported.export()["sha256"] == before.sha256
+    assert exported.file.read_bytes() == (repository / name / "1" / "model.onnx").read_bytes()
+
+
 def test_int8_answers_depend_on_the_batch(repository: Path) -> None:
     """Dynamic INT8 is published as batch-variant, so Triton gets it one request at a time."""
     for variant in catalogs.read(repository).variants:
