@@ -9,6 +9,10 @@ from collections.abc import Collection, Sequence
 
 from gateway.domain import Decision, Gave, Option, Reason, Slo, SloPolicy, Trust
 
+# By urgency (RFC 9218, 0 the most urgent): the share of the time between the work itself and the deadline
+# that a request may be predicted to wait for others. Who may wait less is turned away earlier.
+MAY_WAIT = (1.0, 0.95, 0.9, 0.8, 0.6, 0.4, 0.2, 0.1)
+
 
 def quantile_for(policy: SloPolicy) -> float:
     """Return the latency quantile that has to fit: strict promises more."""
@@ -48,17 +52,24 @@ def _choose(slo: Slo, options: Sequence[Option], spent_ms: float) -> Decision:
     target_ms = slo.latency_ms - spent_ms
     trusted = [o for o in options if slo.policy is not SloPolicy.STRICT or _trusted(o)]
     accurate = [o for o in trusted if o.certified_f1 >= slo.min_f1]
-    in_time = [o for o in accurate if o.predicted_ms <= target_ms]
+    in_time = [o for o in accurate if o.predicted_ms <= target_ms and admits(o, slo, spent_ms)]
     if in_time:
         return _decide(cheapest(in_time), Reason.MEETS_SLO, slo, spent_ms)
     if slo.policy is SloPolicy.STRICT:
         return _refuse(accurate, slo.latency_ms, target_ms)
-    reachable = [o for o in trusted if o.predicted_ms <= slo.timeout_ms - spent_ms]
+    left_ms = slo.timeout_ms - spent_ms
+    reachable = [o for o in trusted if o.predicted_ms <= left_ms and admits(o, slo, spent_ms)]
     if not reachable:
         return Decision(None, Reason.SHED, retry_after_ms=_drain_ms(trusted))
     if slo.policy is SloPolicy.PREFER_LATENCY:
         return _prefer_latency(reachable, target_ms, slo, spent_ms)
     return _prefer_accuracy(reachable, slo, spent_ms)
+
+
+def admits(option: Option, slo: Slo, spent_ms: float) -> bool:
+    """Say whether a request of this urgency may wait as long as predicted; on an idle system it may."""
+    wait_ms = option.predicted_ms - option.idle_ms
+    return wait_ms <= MAY_WAIT[slo.priority] * max(0.0, slo.timeout_ms - spent_ms - option.idle_ms)
 
 
 def cheapest(options: Sequence[Option]) -> Option:

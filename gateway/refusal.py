@@ -21,8 +21,13 @@ def refusal(decision: Decision, promise: Slo, options: tuple[Option, ...]) -> Be
         spent = f"{asked} can no longer be kept: too much of the time passed in the gateway"
         return Overloaded(f"{spent}; try again", decision.retry_after_ms)
     if decision.reason is Reason.SHED:
-        late = f"no plan is predicted to answer before the deadline of {promise.timeout_ms:g} ms"
-        return Overloaded(f"{late}; try again later or give more time", decision.retry_after_ms)
+        share = policy.MAY_WAIT[promise.priority]
+        return Overloaded(
+            f"no plan is predicted to answer before the deadline of {promise.timeout_ms:g} ms with a wait"
+            f" of at most {share:.0%} of it, which is what u={promise.priority} may; try again later, give"
+            " more time or a lower u",
+            decision.retry_after_ms,
+        )
     return Overloaded(f"busy: {asked} cannot be kept now", decision.retry_after_ms)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -153,3 +155,27 @@ def test_what_is_refused_without_failures_is_refused_with_them_alike() -> None:
     busy = [option("small", 0.5, 5, 500), option("large", 0.7, 20, 500)]
     assert choose(slo(50, 0.7, STRICT), busy, 0.0, {"small"}).reason is Reason.BUSY
     assert choose(slo(50, 0.4), busy, 0.0, {"small"}).reason is Reason.SHED
+
+
+def test_the_less_urgent_are_turned_away_first_as_the_queue_grows() -> None:
+    """Each urgency up to its own wait, and every one of them on an idle system."""
+    refused_from = []
+    for urgency in range(8):
+        asked = replace(slo(100, 0.7), priority=urgency)
+        answered = [choose(asked, idle(wait)).option is not None for wait in range(0, 420, 5)]
+        assert answered[0]
+        assert answered == sorted(answered, reverse=True)  # once refused, refused at longer waits
+        refused_from.append(5 * answered.count(True))
+    assert refused_from == sorted(refused_from, reverse=True)
+    assert len(set(refused_from)) == len(refused_from)
+
+
+def test_a_promise_that_would_be_kept_is_refused_to_the_least_urgent_when_busy() -> None:
+    """What it leaves is for those who may not wait; strict ones are told to come back."""
+    behind = idle(wait_ms=30)
+    assert choose(slo(50, 0.7, STRICT), behind, 0.0).reason is Reason.BUSY
+    assert choose(slo(60, 0.7, STRICT), behind, 0.0).reason is Reason.MEETS_SLO
+    idle_batch = replace(slo(60, 0.7, STRICT), priority=7)
+    decision = choose(idle_batch, behind, 0.0)
+    assert (decision.reason, decision.retry_after_ms) == (Reason.BUSY, 30)
+    assert choose(idle_batch, idle(), 0.0).reason is Reason.MEETS_SLO
