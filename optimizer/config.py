@@ -76,6 +76,7 @@ class StudentConfig(_Frozen):
     rank: int = Field(0, ge=0, multiple_of=RANK_STEP)  # of the words; 0: as wide as the states
     keep: float = Field(1.0, gt=0, le=1)  # share of the tokens seen after the first `drop_after`
     drop_after: int = Field(0, ge=0)  # of its own layers; 0: all see all tokens
+    hidden: int | None = Field(None, gt=0, multiple_of=RANK_STEP)  # width of the states; none: all
     precision: Precision = Precision.INT8_DYNAMIC  # of what is published
     train: TrainConfig | None = None  # none: as it was cut
 
@@ -90,6 +91,7 @@ class StudentConfig(_Frozen):
             rank=self.rank,
             keep=self.keep,
             drop_after=self.drop_after,
+            hidden=self.hidden or 0,
         )
 
 

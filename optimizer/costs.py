@@ -33,6 +33,7 @@ def graph_shape(teacher: GraphShape, candidate: Candidate) -> GraphShape:
     n = len(candidate.layers)
     return replace(
         teacher,
+        hidden=candidate.hidden or teacher.hidden,
         heads=(candidate.heads,) * n,
         ffn=(candidate.ffn,) * n,
         embedding_bits=candidate.embedding_bits,

@@ -28,6 +28,7 @@ class Outputs(NamedTuple):
     hidden: torch.Tensor  # (B, S, H) of the last layer
     early: Spans | None = None  # of an early head, padding IGNORE; none: it has none
     kept: torch.Tensor | None = None  # (B, S) bool, tokens of the last layer; none: all
+    columns: torch.Tensor | None = None  # of the teacher's states that `hidden` is; none: all
 
 
 Ask = Callable[[torch.nn.Module, Batch], Sequence[Outputs]]  # a model, or several of its slices
@@ -37,12 +38,12 @@ def outputs_of(model: torch.nn.Module, batch: Batch) -> Outputs:
     """Return what a Hugging Face model says."""
     out = model(**batch.inputs(), output_hidden_states=True)
     logits = torch.stack([out.start_logits, out.end_logits], dim=-1)
-    early, kept = getattr(out, "early_logits", None), getattr(out, "kept", None)
-    return as_outputs(Said(logits, out.hidden_states[-1], early, kept), batch)
+    early, kept, columns = (getattr(out, x, None) for x in ("early_logits", "kept", "columns"))
+    return as_outputs(Said(logits, out.hidden_states[-1], early, kept), batch, columns)
 
 
-def as_outputs(said: Said, batch: Batch) -> Outputs:
-    """Return the outputs with padding set to IGNORE."""
+def as_outputs(said: Said, batch: Batch, columns: torch.Tensor | None = None) -> Outputs:
+    """Return the outputs with padding set to IGNORE; `columns`: of the teacher's states, none: all."""
     padding = batch.attention_mask == 0
 
     def spans(logits: torch.Tensor) -> Spans:  # (B, S, 2)
@@ -50,7 +51,7 @@ def as_outputs(said: Said, batch: Batch) -> Outputs:
         return start, end
 
     early = None if said.early is None else spans(said.early)
-    return Outputs(*spans(said.logits), said.hidden, early, said.kept)
+    return Outputs(*spans(said.logits), said.hidden, early, said.kept, columns)
 
 
 def label_loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
@@ -110,6 +111,8 @@ class Imitation:
         if out.kept is not None:
             real &= out.kept
         wanted = told.hidden[real]  # (tokens, H)
+        if out.columns is not None:
+            wanted = wanted[:, out.columns]
         gap = (out.hidden.float()[real] - wanted).square().mean() / wanted.var()
         return spans + self._how.hidden_weight * gap
 

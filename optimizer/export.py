@@ -23,6 +23,7 @@ from gateway.embedded import INPUTS, OUTPUTS, open_session, run
 from gateway.errors import BertierError
 from optimizer import graph
 from optimizer.models import dropping
+from optimizer.models.bert import width_of
 from optimizer.models.student import GROUP, LowBitEmbedding, bert_of, heads_of
 from optimizer.space import Precision
 from optimizer.weights import ACTIVATIONS, HALVES, Array, GraphShape, n_kept
@@ -99,7 +100,7 @@ def graph_shape_of(model: PreTrainedModel) -> GraphShape:
     drops = getattr(model, "early_outputs", None) is not None
     layers = bert.encoder.layer
     return GraphShape(
-        hidden=config.hidden_size,
+        hidden=width_of(model),
         heads=heads_of(model),
         head_size=layers[0].attention.self.attention_head_size,
         ffn=tuple(layer.intermediate.dense.out_features for layer in layers),

@@ -118,6 +118,7 @@ KNOBS: dict[str, Callable[[Candidate], float | str]] = {
     "bits": lambda c: c.embedding_bits,
     "precision": lambda c: c.precision.value,
     "rank": lambda c: c.rank,
+    "hidden": lambda c: c.hidden,
     "keep": lambda c: c.keep,
     "drop after": lambda c: c.drop_after,
 }

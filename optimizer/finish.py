@@ -55,6 +55,8 @@ def _student(candidate: dict[str, Any], how: FinishConfig) -> StudentConfig:
     shape = f"h{candidate['heads']}-f{candidate['ffn']}-w{bits}"
     rank = candidate.get("rank", 0)  # a front of an older search knows none of these
     keep, drop_after = candidate.get("keep", 1.0), candidate.get("drop_after", 0)
+    hidden = candidate.get("hidden", 0)
+    shape += f"-d{hidden}" if hidden else ""
     shape += f"-r{rank}" if rank else ""
     shape += f"-k{keep:g}.{drop_after}" if drop_after else ""
     precision = Precision(candidate["precision"])
@@ -68,6 +70,7 @@ def _student(candidate: dict[str, Any], how: FinishConfig) -> StudentConfig:
         rank=rank,
         keep=keep,
         drop_after=drop_after,
+        hidden=hidden or None,
         precision=precision,
         train=how.train,
     )

@@ -41,6 +41,7 @@ def parameters_of(candidate: Candidate, space: Space) -> dict[str, Any]:
         "embedding_bits": candidate.embedding_bits,
         "precision": candidate.precision.value,
         "rank": candidate.rank,
+        "hidden": candidate.hidden,
         **_dropping(candidate, space),
     }
     return {

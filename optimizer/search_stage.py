@@ -185,7 +185,7 @@ def nothing_found(found: Findings) -> str | None:
 
 
 def table_of(found: Findings) -> Table:
-    shape = ("trial", "layers", "heads", "FFN", "words", "tokens", "precision")
+    shape = ("trial", "layers", "heads", "FFN", "width", "words", "tokens", "precision")
     table = Table(
         *shape, "ms p95", "MB", "F1", "n", title=f"front of {len(found.points)} candidates"
     )
@@ -195,6 +195,7 @@ def table_of(found: Findings) -> Table:
             ",".join(map(str, p.candidate.layers)),
             str(p.candidate.heads),
             str(p.candidate.ffn),
+            str(p.candidate.hidden or "all"),
             _words(p.candidate),
             p.candidate.tokens,
             p.candidate.precision,

@@ -15,12 +15,20 @@ from itertools import product
 from math import comb, inf, log, prod
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 Choose = Callable[[str, Sequence[Any]], Any]  # a knob's name and its values -> one of them
 
 ANY: Final = "any"  # as the layers of a space: every subset of the teacher's but the smallest ones
 RANK_STEP: Final = 64  # values of a low-bit row that share a scale
+TEACHERS: Final = (0,)  # as the widths of a space: the teacher's alone
 
 
 class Precision(StrEnum):
@@ -43,6 +51,7 @@ class Candidate:
     rank: int = 0  # of the words; 0: as wide as the states
     keep: float = 1.0  # share of the tokens that the layers after the first `drop_after` see
     drop_after: int = 0  # of its own layers; 0: all see all tokens
+    hidden: int = 0  # width of the states, the most important columns; 0: the teacher's
 
     def __post_init__(self) -> None:
         """Equal students are equal candidates: what drops no token says so in one way."""
@@ -58,7 +67,8 @@ class Candidate:
     @property
     def label(self) -> str:
         layers = ",".join(map(str, self.layers))
-        shape = f"{len(self.layers)} x {self.heads} x {self.ffn} (layers {layers})"
+        wide = f" of width {self.hidden}" if self.hidden else ""
+        shape = f"{len(self.layers)} x {self.heads} x {self.ffn}{wide} (layers {layers})"
         rank = f" of rank {self.rank}" if self.rank else ""
         words = f"{self.embedding_bits}-bit words{rank}"
         return ", ".join([shape, self.precision, words, *([self.tokens] if self.drops else [])])
@@ -82,6 +92,9 @@ class Space(BaseModel):
     rank: tuple[Annotated[int, Field(ge=0, multiple_of=RANK_STEP)], ...] = Field((0,), min_length=1)
     keep: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field((1.0,), min_length=1)
     drop_after: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
+    hidden: tuple[Annotated[int, Field(ge=0, multiple_of=RANK_STEP)], ...] = Field(
+        TEACHERS, min_length=1
+    )
     min_layers: int = Field(1, ge=1)  # of `any`; a candidate with fewer gets the lowest it lacks
     teacher_layers: int | None = Field(None, gt=0)  # for `any`; none: filled in by `within`
 
@@ -97,7 +110,18 @@ class Space(BaseModel):
                 raise ValueError(f"{name} {min(widths)}: at least 1")
         if self.min_layers > 1 and self.layers != ANY:
             raise ValueError(f"min_layers {self.min_layers}: only where layers are {ANY!r}")
+        narrowest = min(self.hidden, key=_zero_last)
+        if self.max_rank > _zero_last(narrowest):
+            raise ValueError(f"rank {self.max_rank}: wider than states of {narrowest}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_idle_knobs(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Say nothing of a width that nobody chooses: what was made before it was a knob stays valid."""
+        found: dict[str, Any] = whole(self)
+        if self.hidden == TEACHERS:
+            found.pop("hidden", None)
+        return found
 
     def within(self, teacher_layers: int) -> Space:
         """Return this space for a teacher of so many layers, which `any` refers to."""
@@ -155,7 +179,13 @@ class Space(BaseModel):
             rank=best(self.rank, key=_zero_last),
             keep=best(self.keep),
             drop_after=best(self.drop_after, key=_zero_last),
+            hidden=best(self.hidden, key=_zero_last),
         )
+
+    @property
+    def narrows(self) -> bool:
+        """Say whether some candidate has narrower states than the teacher."""
+        return self.hidden != TEACHERS
 
     @property
     def knobs(self) -> dict[str, tuple[Any, ...]]:
@@ -169,6 +199,7 @@ class Space(BaseModel):
             "rank": tuple(sorted(set(self.rank), key=_zero_last)),
             "keep": tuple(sorted(set(self.keep))),
             "drop_after": tuple(sorted(set(self.drop_after), key=_zero_last)),
+            **({"hidden": tuple(sorted(set(self.hidden), key=_zero_last))} if self.narrows else {}),
         }
 
     @property
@@ -181,8 +212,8 @@ class Space(BaseModel):
     def size(self) -> int:
         """Return the number of different candidates."""
         knobs = self.knobs
-        widths = ("heads", "ffn", "embedding_bits", "precision", "rank")
-        others = prod(len(knobs[name]) for name in widths)
+        widths = ("heads", "ffn", "embedding_bits", "precision", "rank", "hidden")
+        others = prod(len(knobs[name]) for name in widths if name in knobs)
         return others * sum(n * self._n_droppings(layers) for layers, n in self._by_depth.items())
 
     @property
@@ -219,6 +250,7 @@ class Space(BaseModel):
             rank=chosen["rank"],
             keep=chosen["keep"],
             drop_after=chosen["drop_after"],
+            hidden=chosen.get("hidden", 0),
         )
 
     def _completed(self, layers: Iterable[int]) -> tuple[int, ...]:
@@ -239,6 +271,7 @@ class Space(BaseModel):
             rank=min(self.rank, key=partial(_apart, wanted.rank)),
             keep=keep,
             drop_after=drop_after,
+            hidden=min(self.hidden, key=partial(_apart, wanted.hidden)),
         )
 
     def _nearest_dropping(self, wanted: Candidate, layers: int) -> tuple[float, int]:

@@ -17,7 +17,7 @@ from optimizer import data, distill, finish, stages, teacher_states, training
 from optimizer.config import ELASTIC, ElasticConfig, StudentConfig, StudyConfig, TrainConfig
 from optimizer.data import Feature
 from optimizer.exported import Exported
-from optimizer.models import bert, lowrank, student, supernet, tokenizer
+from optimizer.models import bert, lowrank, student, supernet, tokenizer, widths
 from optimizer.models.supernet import Supernet
 from optimizer.questions import Questions
 from optimizer.space import Candidate
@@ -215,7 +215,9 @@ class Study:
             thin = lowrank.ThinWords(lowrank.factors(words, space.max_rank, found), bits)
         probe = self.probe if to_train else None
         quantized = student.with_low_bit_embeddings(base, bits)
-        return Supernet(quantized, thin, early=space.drops, probe=probe, measure=to_train)
+        return Supernet(
+            quantized, thin, early=space.drops, narrow=space.narrows, probe=probe, measure=to_train
+        )
 
     @cached_property
     def elastic(self) -> Supernet:
@@ -238,8 +240,10 @@ class Study:
         assert self.config.elastic is not None, "the study file was checked"
         self.elastic.check(candidate)
         model, thin = self.elastic.cut(candidate), self.elastic.thin
-        if candidate.embedding_bits != self.config.elastic.embedding_bits:
+        narrow_words = bool(candidate.hidden and not candidate.rank)  # rounded from rounded ones
+        if narrow_words or candidate.embedding_bits != self.config.elastic.embedding_bits:
             words = thin.exact(candidate.rank) if thin and candidate.rank else self._elastic_words
+            words = words[:, widths.columns_of(model)] if narrow_words else words
             student.round_words(model, words, candidate.embedding_bits)
         return model
 
@@ -293,6 +297,7 @@ class Study:
         base = self.model(config.start) if config.start else student.load(str(self.teacher_folder))
         probe = self.probe if to_train else None
         model = student.cut(base, config.layers, config.ffn, config.heads, probe)
+        model = widths.narrowed(model, config.hidden, probe)
         found = self.word_counts if to_train and config.rank else None
         model = lowrank.with_rank(model, config.rank, config.embedding_bits, found)
         shape = config.candidate(min(student.heads_of(model)))

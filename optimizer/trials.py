@@ -151,7 +151,10 @@ def unlike(a: Candidate, b: Candidate) -> float:
     apart = len(set(a.layers) ^ set(b.layers)) / len(together)
     widths = abs(log(a.heads / b.heads)) + abs(log(a.ffn / b.ffn))
     tokens = abs(log(a.keep / b.keep)) + abs(_seeing_all(a) - _seeing_all(b))
-    return apart + widths + tokens + abs(_thinness(a) - _thinness(b))
+    thin = abs(_thinness(a.rank) - _thinness(b.rank)) + abs(
+        _thinness(a.hidden) - _thinness(b.hidden)
+    )
+    return apart + widths + tokens + thin
 
 
 def _seeing_all(candidate: Candidate) -> float:
@@ -159,9 +162,9 @@ def _seeing_all(candidate: Candidate) -> float:
     return candidate.drop_after / len(candidate.layers) if candidate.drops else 1.0
 
 
-def _thinness(candidate: Candidate) -> float:
-    """Return 0 for words in full width, more for a lower rank."""
-    return RANK_STEP / candidate.rank if candidate.rank else 0.0
+def _thinness(width: int) -> float:
+    """Return 0 for words or states in full width, more for narrower ones."""
+    return RANK_STEP / width if width else 0.0
 
 
 def hypervolume(points: Sequence[Point], reference: Cost) -> float:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from optimizer import distill, stages, training
 from optimizer.config import TrainConfig
-from optimizer.models import bert, lowrank, student
+from optimizer.models import bert, lowrank, student, widths
 from optimizer.space import Candidate
 from optimizer.study import Study
 
@@ -95,6 +95,7 @@ class Trainer:
         teacher = student.load(str(self.study.teacher_folder))
         layers = teacher_layers(candidate.layers, self.n_layers, teacher.config.num_hidden_layers)
         model = student.cut(teacher, layers, candidate.ffn, candidate.heads, self.study.probe)
+        model = widths.narrowed(model, candidate.hidden or None, self.study.probe)
         counts = self.study.word_counts if candidate.rank else None
         model = lowrank.with_rank(model, candidate.rank, candidate.embedding_bits, counts)
         dropping = bert.dropping_of(model, candidate.keep, candidate.drop_after)

@@ -24,6 +24,7 @@ from transformers.modeling_outputs import QuestionAnsweringModelOutput
 from optimizer.training import IGNORE
 from optimizer.weights import FORCED, n_kept
 
+Head = Callable[[torch.Tensor], torch.Tensor]  # states -> start and end logits
 Layer = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # states, what is added to the scores
 
 
@@ -33,7 +34,7 @@ class Dropping:
 
     after: int  # layers
     keep: float  # share of the tokens
-    head: nn.Linear  # (.., H) -> (.., 2), the early span head
+    head: Head  # (.., H) -> (.., 2), the early span head
 
 
 class Said(NamedTuple):
@@ -51,18 +52,23 @@ class StudentOutput(QuestionAnsweringModelOutput):
 
     early_logits: torch.Tensor | None = None  # (B, S, 2)
     kept: torch.Tensor | None = None  # (B, S) bool
+    columns: torch.Tensor | None = None  # of the teacher's states that its own are; none: all
 
 
 class StudentBert(BertForQuestionAnswering):  # type: ignore[no-untyped-call]
-    """BERT for question answering that knows words of low rank and dropped tokens.
+    """BERT for question answering that knows words of low rank, dropped tokens and narrower states.
 
     `bert.embeddings.projection` (r to H, no bias) and `early_outputs` (H to 2) are there or None;
-    `config.keep` and `config.drop_after` say how many tokens are dropped and when.
+    `config.keep` and `config.drop_after` say how many tokens are dropped and when; `columns`, which
+    of the teacher's states are left, or None.
     """
+
+    columns: torch.Tensor | None
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config)
         self.early_outputs: nn.Linear | None = None
+        self.register_buffer("columns", None, persistent=False)
         _without_projection(self)
 
     @property
@@ -90,6 +96,7 @@ class StudentBert(BertForQuestionAnswering):  # type: ignore[no-untyped-call]
             hidden_states=(said.hidden,),
             early_logits=said.early,
             kept=said.kept,
+            columns=self.columns,
         )
 
 
@@ -157,7 +164,8 @@ def with_dropping(model: PreTrainedModel, dropping: Dropping | None) -> PreTrain
     if dropping is None:
         fewer.early_outputs, fewer.config.keep, fewer.config.drop_after = None, 1.0, 0
         return fewer
-    fewer.early_outputs = copy.deepcopy(dropping.head)
+    head: Any = dropping.head  # a module, to be a part of the model
+    fewer.early_outputs = copy.deepcopy(head)
     fewer.config.keep, fewer.config.drop_after = dropping.keep, dropping.after
     return fewer
 
@@ -175,10 +183,16 @@ def rank_of(model: PreTrainedModel) -> int:
     return 0 if projection is None else int(projection.in_features)
 
 
+def width_of(model: PreTrainedModel) -> int:
+    """Return the width of the states; the config keeps that of the model it was cut from."""
+    head: Any = model.qa_outputs
+    return int(head.in_features)
+
+
 def run(
     x: torch.Tensor,  # (B, S, H)
     layers: Sequence[Layer],
-    head: nn.Module,
+    head: Head,
     attention_mask: torch.Tensor,  # (B, S)
     token_type_ids: torch.Tensor,  # (B, S)
     dropping: Dropping | None,

@@ -10,7 +10,7 @@ Legend: F feed-forward width, H hidden width.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,31 +50,38 @@ def measure(model: Any, probe: Iterable[Inputs]) -> list[Neurons]:  # a BERT wit
     Molchanov et al. 2017 (arXiv 1611.06440), section 2.2 "activation", by deviation instead of mean.
     """
     layers = model.bert.encoder.layer
-    sums = [_Sums() for _ in layers]
+    return [
+        Neurons(seen.deviation * layer.output.dense.weight.norm(dim=0), seen.mean)
+        for layer, seen in zip(
+            layers, watch(model, probe, [x.intermediate for x in layers]), strict=True
+        )
+    ]
+
+
+@torch.no_grad()
+def watch(model: Any, probe: Iterable[Inputs], parts: Sequence[nn.Module]) -> list[Seen]:
+    """Return what each part of a model gives while it reads `probe`, padding left out."""
+    sums = [Seen() for _ in parts]
     handles = [
-        layer.intermediate.register_forward_hook(watch.hook)
-        for layer, watch in zip(layers, sums, strict=True)
+        part.register_forward_hook(seen.hook) for part, seen in zip(parts, sums, strict=True)
     ]
     where, was_training = next(model.parameters()).device, model.training
     model.eval()
     try:
         for batch in probe:
             inputs = {name: ids.to(where) for name, ids in batch.items()}
-            for watch in sums:
-                watch.real = inputs["attention_mask"] == 1
+            for seen in sums:
+                seen.real = inputs["attention_mask"] == 1
             model(**inputs)
     finally:
         model.train(was_training)
         for handle in handles:
             handle.remove()
-    return [
-        Neurons(watch.deviation * layer.output.dense.weight.norm(dim=0), watch.mean)
-        for layer, watch in zip(layers, sums, strict=True)
-    ]
+    return sums
 
 
-class _Sums:
-    """Sums of one layer's activations over real tokens."""
+class Seen:
+    """Sums of what one part of a model gives, over real tokens."""
 
     def __init__(self) -> None:
         self.real = torch.empty(0)

@@ -23,7 +23,7 @@ from transformers import (
 from gateway.errors import BertierError
 from gateway.published import Shape
 from optimizer.models import adapt, neurons, readback
-from optimizer.models.bert import as_plain, rank_of, with_dropping, words_of
+from optimizer.models.bert import as_plain, rank_of, width_of, with_dropping, words_of
 from optimizer.models.heads import behead, measure
 from optimizer.models.neurons import Inputs
 
@@ -250,8 +250,9 @@ def average(model: PreTrainedModel, start: PreTrainedModel, share: float) -> Non
 
 
 def has_plain_form(model: PreTrainedModel) -> bool:
-    """Say whether any program can load the model: all its heads are there, and no token goes."""
+    """Say whether any program can load the model: nothing but layers and neurons was cut."""
     whole = set(heads_of(model)) == {model.config.num_attention_heads}
+    whole &= width_of(model) == model.config.hidden_size
     return whole and getattr(model, "early_outputs", None) is None
 
 
@@ -273,7 +274,7 @@ def shape_of(model: PreTrainedModel, embedding_bits: int) -> Shape:
     drops = getattr(model, "early_outputs", None) is not None
     return Shape(
         layers=config.num_hidden_layers,
-        hidden=config.hidden_size,
+        hidden=width_of(model),
         heads=max(heads_of(model)),
         ffn=config.intermediate_size,
         vocabulary=config.vocab_size,
@@ -286,6 +287,6 @@ def shape_of(model: PreTrainedModel, embedding_bits: int) -> Shape:
 
 def parameters_of(model: PreTrainedModel) -> int:
     """Return the number of weights, an embedding counted by its values, not its bytes."""
-    table = model.config.vocab_size * (rank_of(model) or model.config.hidden_size)
+    table = model.config.vocab_size * (rank_of(model) or width_of(model))
     others = sum(p.numel() for n, p in model.named_parameters() if "word_embeddings" not in n)
     return int(table + others)

@@ -2,11 +2,12 @@
 
 Heads and feed-forward neurons stand in the order of their importance, so a narrower candidate has
 the first ones; a shallower one skips layers. Words of a lower rank are the first columns of those
-of the highest, and each layer has an early span head for candidates that drop tokens after it.
+of the highest, narrower states are the columns that matter most, and each layer has an early span head for candidates that drop tokens after it.
 Training a few candidates a step trains them all.
 Source: Cai et al. 2020, "Once-for-All"; Hou et al. 2020, "DynaBERT".
 
-Legend: B batch, S tokens, H hidden width, N heads of a candidate, D head size, A = N * D, F its width.
+Legend: B batch, S tokens, H hidden width, W a candidate's, N its heads, D head size, A = N * D, F its
+feed-forward width.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ from torch.nn.functional import embedding, linear, softmax
 from transformers import PreTrainedModel
 
 from optimizer.distill import Outputs, as_outputs
-from optimizer.models import bert, heads, neurons
+from optimizer.models import bert, heads, neurons, widths
 from optimizer.models.bert import Dropping
 from optimizer.models.lowrank import ThinWords
 from optimizer.models.neurons import Inputs
 from optimizer.models.student import ModelError, bert_of
+from optimizer.models.widths import Means, Width
 from optimizer.space import Candidate, Space
 from optimizer.training import Batch
 
@@ -42,20 +44,28 @@ class Supernet(nn.Module):
         thin: ThinWords | None = None,
         *,
         early: bool = False,
+        narrow: bool = False,
         probe: Sequence[Inputs] | None = None,
         measure: bool = True,
     ) -> None:
         """`teacher` has all its heads and embeddings that are quantized already, or frozen.
 
-        `thin`: words for candidates of lower rank. `early`: some candidates drop tokens. `probe`:
-        what its neurons are watched on; none: random tokens. `measure`: find out which heads and
-        neurons matter; not for weights that are loaded next, which come in their order.
+        `thin`: words for candidates of lower rank. `early`: some candidates drop tokens.
+        `narrow`: some have narrower states. `probe`: what it is watched on to see what matters;
+        none: random tokens. `measure`: find that out; not for weights that are loaded next, which
+        come in their order.
         """
         super().__init__()
         self.model: Any = copy.deepcopy(teacher)
         for i, layer in enumerate(bert_of(self.model).encoder.layer):
             self.register_buffer(f"mean_{i}", torch.zeros(layer.attention.self.all_head_size))
             self.register_buffer(f"neuron_mean_{i}", torch.zeros(layer.output.dense.in_features))
+        self.narrow = narrow
+        if narrow:
+            n, wide = self.n_layers, self.model.config.hidden_size
+            self.register_buffer("columns", torch.arange(wide))  # the most important first
+            self.register_buffer("mean_before", torch.zeros(n + 1, wide))
+            self.register_buffer("mean_between", torch.zeros(n, wide))
         if measure:
             self._order(teacher, probe or neurons.random_probe(teacher))
         self.thin = thin
@@ -73,24 +83,46 @@ class Supernet(nn.Module):
             order = watched[i].order
             self._neuron_mean(i).copy_(watched[i].mean[order])
             _sort_neurons(layer.intermediate.dense, layer.output.dense, order)
+        if self.narrow:
+            states = widths.measure(teacher, probe)
+            self.get_buffer("columns").copy_(states.order)
+            self.get_buffer("mean_before").copy_(states.means.before)
+            self.get_buffer("mean_between").copy_(states.means.between)
 
     def forward(self, batch: Batch, candidate: Candidate) -> Outputs:
         """Return what a candidate says."""
+        width = self._width(candidate)
         said = bert.run(
-            self._embed(batch, candidate.rank),
-            [partial(self._layer, i, candidate) for i in candidate.layers],
-            self.model.qa_outputs,
+            self._embed(batch, candidate.rank, width),
+            [partial(self._layer, i, candidate, width) for i in candidate.layers],
+            self._reading(self.model.qa_outputs, candidate.layers[-1], width),
             batch.attention_mask,
             batch.token_type_ids,
-            self._dropping(candidate),
+            self._dropping(candidate, width),
         )
-        return as_outputs(said, batch)
+        return as_outputs(said, batch, None if width is None else width.kept)
 
-    def _dropping(self, candidate: Candidate) -> Dropping | None:
+    def _width(self, candidate: Candidate) -> Width | None:
+        return widths.first(self.get_buffer("columns"), candidate.hidden) if self.narrow else None
+
+    def _reading(self, head: nn.Linear, i: int, width: Width | None) -> bert.Head:
+        """Return a span head that reads what is left of the states after layer `i`."""
+        if width is None:
+            return head
+        weight, bias = widths.reading(head.weight, head.bias, width, self._means.before[i + 1])
+        return partial(linear, weight=weight, bias=bias)
+
+    @property
+    def _means(self) -> Means:
+        return Means(self.get_buffer("mean_before"), self.get_buffer("mean_between"))
+
+    def _dropping(self, candidate: Candidate, width: Width | None = None) -> Dropping | None:
         if not candidate.drops:
             return None
-        head: Any = self.early[candidate.layers[candidate.drop_after - 1]]
-        return Dropping(candidate.drop_after, candidate.keep, head)
+        last = candidate.layers[candidate.drop_after - 1]
+        head: Any = self.early[last]
+        reading = self._reading(head, last, width)
+        return Dropping(candidate.drop_after, candidate.keep, reading)
 
     def cut(self, candidate: Candidate) -> PreTrainedModel:
         """Return a candidate as a model of its own."""
@@ -107,7 +139,9 @@ class Supernet(nn.Module):
         if candidate.rank:
             assert self.thin is not None, "the rank was checked"
             student = self.thin.cut(student, candidate.rank)
-        return bert.with_dropping(student, self._dropping(candidate))
+        student = bert.with_dropping(student, self._dropping(candidate))
+        width = self._width(candidate)
+        return widths.keep(student, width, self._means.of(candidate.layers)) if width else student
 
     @property
     def n_layers(self) -> int:
@@ -126,18 +160,20 @@ class Supernet(nn.Module):
                 f"{candidate}: the teacher has {len(layers)} layers of"
                 f" {config.num_attention_heads} heads and width {config.intermediate_size}"
             )
-
+        if candidate.hidden and (not self.narrow or candidate.hidden > config.hidden_size):
+            has = f"{config.hidden_size} wide, and trained for no other width"
+            raise ModelError(f"{candidate}: the student is {has if not self.narrow else has[:8]}")
         rank = 0 if self.thin is None else self.thin.table.width
         if candidate.rank > rank or (candidate.drops and not self.early):
             heads_ = "" if self.early else ", and no early heads"
             raise ModelError(f"{candidate}: the student has words of rank {rank}{heads_}")
 
-    def _embed(self, batch: Batch, rank: int) -> torch.Tensor:  # -> (B, S, H)
+    def _embed(self, batch: Batch, rank: int, width: Width | None) -> torch.Tensor:  # -> (B, S, W)
         parts = bert_of(self.model).embeddings
         places = parts.position_embeddings.weight[: batch.input_ids.shape[1]]
         types = embedding(batch.token_type_ids, parts.token_type_embeddings.weight)
-        x: torch.Tensor = parts.LayerNorm(self._words(batch.input_ids, rank) + types + places)
-        return x
+        x = self._words(batch.input_ids, rank) + types + places
+        return widths.normalized(x if width is None else x[..., width.kept], parts.LayerNorm, width)
 
     def _words(self, input_ids: torch.Tensor, rank: int) -> torch.Tensor:  # (B, S) -> (B, S, H)
         if not rank:
@@ -148,36 +184,47 @@ class Supernet(nn.Module):
         return found
 
     def _layer(
-        self, i: int, candidate: Candidate, x: torch.Tensor, hidden_from: torch.Tensor
+        self,
+        i: int,
+        candidate: Candidate,
+        width: Width | None,
+        x: torch.Tensor,
+        hidden_from: torch.Tensor,
     ) -> torch.Tensor:
         layer = bert_of(self.model).encoder.layer[i]
-        mixed = self._attend(i, x, hidden_from, candidate)
-        x = layer.attention.output.LayerNorm(x + mixed)
+        mixed = self._attend(i, x, hidden_from, candidate, width)
+        x = widths.normalized(x + mixed, layer.attention.output.LayerNorm, width)
         up, down, f = layer.intermediate.dense, layer.output.dense, candidate.ffn
-        wide = layer.intermediate.intermediate_act_fn(linear(x, up.weight[:f], up.bias[:f]))
+        mean = self._means.between[i] if width else None
+        wide = linear(x, *widths.reading(up.weight[:f], up.bias[:f], width, mean))
+        wide = layer.intermediate.intermediate_act_fn(wide)
         silent = down.weight[:, f:] @ self._neuron_mean(i)[f:]  # likewise of the neurons left out
-        written = linear(wide, down.weight[:, :f], down.bias + silent)
-        normed: torch.Tensor = layer.output.LayerNorm(x + written)
-        return normed
+        written = linear(wide, *widths.writing(down.weight[:, :f], down.bias + silent, width))
+        return widths.normalized(x + written, layer.output.LayerNorm, width)
 
     def _attend(
-        self, i: int, x: torch.Tensor, hidden_from: torch.Tensor, candidate: Candidate
+        self,
+        i: int,
+        x: torch.Tensor,
+        hidden_from: torch.Tensor,
+        candidate: Candidate,
+        width: Width | None,
     ) -> torch.Tensor:
         attention = bert_of(self.model).encoder.layer[i].attention
         block, out = attention.self, attention.output.dense
         size = block.attention_head_size
         a = candidate.heads * size
+        mean = self._means.before[i] if width else None
 
         def split(part: Any) -> torch.Tensor:  # -> (B, N, S, D)
-            projected = linear(x, part.weight[:a], part.bias[:a])
+            projected = linear(x, *widths.reading(part.weight[:a], part.bias[:a], width, mean))
             return projected.view(*x.shape[:2], candidate.heads, size).transpose(1, 2)
 
         query, key, value = split(block.query), split(block.key), split(block.value)
         shares = softmax(query @ key.transpose(-1, -2) * size**-0.5 + hidden_from, dim=-1)
         mixed = (shares @ value).transpose(1, 2).flatten(-2)  # (B, S, A)
         silent = out.weight[:, a:] @ self._mean(i)[a:]  # what the heads left out give on average
-        projected: torch.Tensor = linear(mixed, out.weight[:, :a], out.bias + silent)
-        return projected
+        return linear(mixed, *widths.writing(out.weight[:, :a], out.bias + silent, width))
 
     def _mean(self, i: int) -> torch.Tensor:
         return self.get_buffer(f"mean_{i}")

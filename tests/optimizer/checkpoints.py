@@ -18,16 +18,21 @@ from tokenizers import (
 )
 from transformers import (
     AutoModelForQuestionAnswering,
+    BertConfig,
+    BertForQuestionAnswering,
     CamembertConfig,
     Data2VecTextConfig,
     DistilBertConfig,
     ElectraConfig,
     ErnieConfig,
     PretrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     RobertaConfig,
     XLMRobertaConfig,
 )
+
+from optimizer.models import student
 
 LINES = (
     "The bridge over the gorge was designed by Ada Brunner and opened in 1931.",
@@ -113,3 +118,22 @@ def word_piece() -> Tokenizer:
     specials = [("<s>", 0), ("</s>", 2)]
     made.post_processor = processors.TemplateProcessing("<s> $A </s>", pair, specials)
     return made
+
+
+def loud_bert(folder: Path) -> PreTrainedModel:
+    """Return a BERT wide enough for two ranks and widths, and so loud that every part matters."""
+    torch.manual_seed(3)
+    config = BertConfig(
+        vocab_size=900,
+        hidden_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=96,
+    )
+    BertForQuestionAnswering(config).save_pretrained(folder)
+    model: PreTrainedModel = student.load(str(folder))
+    model.eval()  # type: ignore[no-untyped-call]
+    for name, parameter in model.named_parameters():
+        if "LayerNorm" not in name:
+            torch.nn.init.normal_(parameter, std=0.15)
+    return model

@@ -148,7 +148,8 @@ def test_what_is_only_rounded_is_not_trained_twice() -> None:
         ({"keep": (1.1,)}, "keep"),
         ({"drop_after": (-1,)}, "drop_after"),
         ({"layers": ((0,),), "min_layers": 2}, "min_layers 2"),
-        ({"hidden": (384,)}, "hidden"),
+        ({"hidden": (100,)}, "hidden"),
+        ({"width": (384,)}, "width"),
     ],
 )
 def test_an_impossible_space_is_refused(wrong: dict[str, Any], said: str) -> None:

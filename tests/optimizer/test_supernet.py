@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from transformers import BertConfig, BertForQuestionAnswering, PreTrainedModel
+from transformers import PreTrainedModel
 
 from optimizer.config import DistillConfig
 from optimizer.distill import Imitation, outputs_of
@@ -17,6 +17,7 @@ from optimizer.models.lowrank import ThinWords, factors
 from optimizer.models.supernet import Supernet
 from optimizer.space import Candidate, Space
 from optimizer.training import Batch
+from tests.optimizer.checkpoints import loud_bert
 
 SPACE = Space(
     layers=((0, 1), (1,)),
@@ -41,22 +42,7 @@ S = 120
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedModel:
-    """Return a BERT wide enough for two ranks, and so loud that every part matters."""
-    torch.manual_seed(3)
-    config = BertConfig(
-        vocab_size=900,
-        hidden_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=96,
-    )
-    folder = tmp_path_factory.mktemp("teacher")
-    BertForQuestionAnswering(config).save_pretrained(folder)
-    model = student.load(str(folder)).eval()  # type: ignore[no-untyped-call]
-    for name, parameter in model.named_parameters():
-        if "LayerNorm" not in name:
-            torch.nn.init.normal_(parameter, std=0.15)
-    return model  # type: ignore[no-any-return]
+    return loud_bert(tmp_path_factory.mktemp("teacher"))
 
 
 @pytest.fixture
