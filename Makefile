@@ -32,7 +32,7 @@ INSTALL := $(PIP) install --quiet --no-compile --no-warn-conflicts --constraint 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-all system-packages run test check format proto constraints clean \
+.PHONY: help setup setup-all system-packages run test check format proto settings constraints clean \
 	prove prove-overhead prove-agreement prove-invariance prove-slo-table prove-evaluate \
 	prove-coverage prove-lab
 
@@ -58,6 +58,9 @@ format: $(EVERYTHING) ## Format the code and fix what the linter can
 
 proto: $(EVERYTHING) ## Generate the code of gateway/proto
 	$(BIN)/python -m gateway.proto.generate
+
+settings: $(EVERYTHING) ## Write the table of settings in docs/operations.md anew
+	$(BIN)/python -m gateway.reference docs/operations.md
 
 prove: prove-evaluate prove-agreement prove-invariance prove-overhead prove-slo-table prove-coverage prove-lab ## Measure every number of the README (long)
 

@@ -124,6 +124,14 @@ def validate(flags: argparse.Namespace) -> int:
     return 0
 
 
+def serve_flags() -> frozenset[str]:
+    """Return the options of `bertier serve`, for its documentation."""
+    serving = argparse.ArgumentParser().add_subparsers()
+    _add_serve(serving)
+    options = serving.choices["serve"]._actions  # noqa: SLF001 (argparse has no public list)
+    return frozenset(option for action in options for option in action.option_strings)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "bertier", description="Answers from the smallest BERT that keeps each request's promise."

@@ -36,7 +36,7 @@ class SettingsError(BertierError):
 
 
 class Settings(BaseSettings):
-    """One frozen object for the whole program."""
+    """One frozen object for the whole program; `make settings` writes its table into the docs."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -46,36 +46,68 @@ class Settings(BaseSettings):
         toml_file=CONFIG_FILE,
     )
 
-    model_repository: Path = Path("model_repository")
-    host: str = "127.0.0.1"  # address both fronts bind to
-    http_port: int = Field(8080, ge=0, le=65535)  # 0: any free port
-    grpc_port: int = Field(8081, ge=0, le=65535)
+    model_repository: Path = Field(
+        Path("model_repository"), description="folder with `catalog.json`, `tokenizer.json`, models"
+    )
+    host: str = Field("127.0.0.1", description="address that both fronts listen on")
+    http_port: int = Field(8080, ge=0, le=65535, description="0: any free port")
+    grpc_port: int = Field(8081, ge=0, le=65535, description="0: any free port")
 
-    backend: Literal["auto", "triton", "embedded"] = "auto"
-    triton_url: str | None = None  # host:port of a running Triton's gRPC
-    triton_http_port: int = Field(8000, ge=1, le=65535)  # of the Triton started here
-    triton_grpc_port: int = Field(8001, ge=1, le=65535)
-    triton_metrics_port: int = Field(8002, ge=1, le=65535)
-    triton_start_timeout_ms: float = Field(120_000, gt=0)
+    backend: Literal["auto", "triton", "embedded"] = Field(
+        "auto", description="where the models run ([below](#where-the-models-run))"
+    )
+    triton_url: str | None = Field(None, description="`host:port` of a running Triton's gRPC")
+    triton_http_port: int = Field(8000, ge=1, le=65535, description="of the Triton started here")
+    triton_grpc_port: int = Field(8001, ge=1, le=65535, description="of the Triton started here")
+    triton_metrics_port: int = Field(8002, ge=1, le=65535, description="of the Triton started here")
+    triton_start_timeout_ms: float = Field(
+        120_000, gt=0, description="until a Triton started here must be ready"
+    )
 
-    max_context_chars: int = Field(100_000, gt=0)
-    max_question_chars: int = Field(2_000, gt=0)
-    max_body_bytes: int = Field(2 << 20, gt=0)  # of one question
-    max_batch_bytes: int = Field(32 << 20, gt=0)  # of one list of questions
-    body_timeout_ms: float = Field(10_000, gt=0)  # until an HTTP body must be there whole
-    max_top_k: int = Field(20, gt=0)
-    max_infer_items: int = Field(1_024, gt=0)  # questions in one Open Inference request
-    max_concurrent_items: int = Field(8, gt=0)  # of one list or stream of questions
+    max_context_chars: int = Field(100_000, gt=0, description="of one context")
+    max_question_chars: int = Field(2_000, gt=0, description="of one question")
+    max_body_bytes: int = Field(
+        2 << 20, gt=0, description="of one question, one line of NDJSON, one gRPC question"
+    )
+    max_batch_bytes: int = Field(
+        32 << 20,
+        gt=0,
+        description="of one JSON list, one Open Inference request, any gRPC message, NDJSON read ahead",
+    )
+    body_timeout_ms: float = Field(
+        10_000,
+        gt=0,
+        description="until an HTTP body must be there whole, lines of NDJSON excepted; 32 MiB in 10 s are 27 Mbit/s",
+    )
+    max_top_k: int = Field(20, gt=0, description="alternatives of one answer")
+    max_infer_items: int = Field(1_024, gt=0, description="questions in one Open Inference request")
+    max_concurrent_items: int = Field(
+        8, gt=0, description="items of one list or stream in work at once"
+    )
 
-    retry_share: float = Field(0.1, ge=0, le=1)  # of all requests, so many may be tried again
+    retry_share: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="of all requests, so many may be asked of a second variant when the first fails"
+        " ([below](#variants-that-fail))",
+    )
 
-    default_class: str = "standard"
-    classes: dict[str, SloClass] = Field(default_factory=lambda: dict(STANDARD_CLASSES))
+    default_class: str = Field("standard", description="class of a request that names none")
+    classes: dict[str, SloClass] = Field(
+        default_factory=lambda: dict(STANDARD_CLASSES), description="SLO classes by name, see below"
+    )
 
-    catalog_poll_ms: float = Field(2_000, gt=0)  # how often a new catalog is looked for
-    drain_ms: float = Field(10_000, gt=0)  # how long requests in flight may take at a stop
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["console", "json"] = "console"
+    catalog_poll_ms: float = Field(
+        2_000, gt=0, description="how often catalog and model server are looked at"
+    )
+    drain_ms: float = Field(
+        10_000, gt=0, description="how long requests in flight may take at a stop, each front"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="the least that is logged"
+    )
+    log_format: Literal["console", "json"] = Field("console", description="of the log on stderr")
 
     @field_validator("classes")
     @classmethod
