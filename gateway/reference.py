@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -80,4 +79,4 @@ def _unit(name: str, field: FieldInfo) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Write the table of settings into a document.")
     parser.add_argument("document", type=Path)
-    sys.exit(main(parser.parse_args().document))
+    main(parser.parse_args().document)
