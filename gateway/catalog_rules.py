@@ -54,16 +54,29 @@ def plan_problems(where: str, plan: Plan, variants: Sequence[Variant]) -> Iterat
     if unknown or not plan.variants:
         yield f"{where}.variants", f"names unknown variants {unknown}"
         return
-    if len(plan.variants) > 1:
-        yield f"{where}.variants", "a cascade; this gateway serves direct plans only"
+    if len(set(plan.variants)) < len(plan.variants):
+        yield f"{where}.variants", "a variant occurs twice; it would say the same again"
     if len(plan.thresholds) != len(plan.variants) - 1:
         yield f"{where}.thresholds", "one threshold per escalation is needed"
     for i, threshold in enumerate(plan.thresholds):
         yield from _share(f"{where}.thresholds.{i}", threshold)
+    yield from _reach(f"{where}.reach", plan)
     yield from _certificate(f"{where}.certificate", plan.certificate)
     hashes = tuple(by_name[name].sha256 for name in plan.variants)
     if plan.certificate.model_sha256 != hashes:
         yield f"{where}.certificate.model_sha256", "is not of the plan's variants; certify them"
+
+
+def _reach(where: str, plan: Plan) -> Iterator[Problem]:
+    """Each variant is asked at most as often as the one before, the first always."""
+    if not plan.reach and len(plan.variants) == 1:
+        return
+    if len(plan.reach) != len(plan.variants) or plan.reach[0] != 1:
+        yield where, "one share per variant is needed, the first 1; certify the plan"
+    for i, share in enumerate(plan.reach):
+        yield from _share(f"{where}.{i}", share)
+        if i and share > plan.reach[i - 1]:
+            yield f"{where}.{i}", f"{share:g} is more than the {plan.reach[i - 1]:g} before it"
 
 
 def repeated(where: str, names: Iterable[str]) -> Iterator[Problem]:

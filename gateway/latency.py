@@ -34,7 +34,7 @@ class Prediction(NamedTuple):
 
     idle_ms: float  # on an idle system
     predicted_ms: float  # with the work in flight
-    cost_ms: float  # expected compute of its first stage, ms of one core
+    cost_ms: float  # expected compute, ms of one core: each stage by the share that reaches it
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +43,7 @@ class Work:
 
     variant: str
     began_ms: float
+    compute_ms: float  # of one core
     expected_ms: float
     p95_ms: float
     p99_ms: float
@@ -103,27 +104,45 @@ class LatencyModel:
     def predict(
         self, plans: Sequence[Plan], size: Size, quantile: float, now_ms: float
     ) -> list[Prediction]:
-        """Return each plan's latency quantile (0.5, 0.95 or 0.99), every stage it may need counted."""
+        """Return each plan's latency quantile (0.5, 0.95 or 0.99), every stage it may need counted.
+
+        A cascade's is the sum of its stages' quantiles: at least the quantile of the sum where stages are
+        slow together, as they are on one host.
+        """
         level, stage = _level(quantile), self._stage
         found = []
         for plan in plans:
             idle_ms, predicted_ms, cost_ms, _, _ = stage(plan.variants[0], size, level, now_ms)
-            for variant in plan.variants[1:]:
-                further = stage(variant, size, level, now_ms)
+            for i in range(1, len(plan.variants)):
+                further = stage(plan.variants[i], size, level, now_ms)
                 idle_ms += further[0]
                 predicted_ms += further[1]
+                cost_ms += further[2] * (plan.reach[i] if plan.reach else 1.0)
             found.append(Prediction(idle_ms, predicted_ms, cost_ms))
         return found
+
+    def predict_stage(self, variant: str, size: Size, quantile: float, now_ms: float) -> Prediction:
+        """Return the same of one variant that would be asked now."""
+        return Prediction(*self._stage(variant, size, _level(quantile), now_ms)[:3])
 
     def begin(self, variant: str, size: Size, now_ms: float) -> Work:
         """Count this work as in flight, and note what was predicted for it."""
         known = self._of(variant, size.bucket)
-        _, p95_ms, _, expected_ms, regime = self._stage(variant, size, 1, now_ms)
+        _, p95_ms, compute_ms, expected_ms, regime = self._stage(variant, size, 1, now_ms)
         p99_ms = self._stage(variant, size, 2, now_ms)[1]
         job = self.queue.add(now_ms, variant, size.n_windows, known.p50_ms)
         self._backlog = None
         return Work(
-            variant, now_ms, expected_ms, p95_ms, p99_ms, job, known.tracked, regime, self.drift.n
+            variant,
+            now_ms,
+            compute_ms,
+            expected_ms,
+            p95_ms,
+            p99_ms,
+            job,
+            known.tracked,
+            regime,
+            self.drift.n,
         )
 
     def leave(self, work: Work, now_ms: float) -> None:

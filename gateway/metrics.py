@@ -107,6 +107,13 @@ class Metrics:
             ("outcome",),
             registry=registry,
         )
+        self.escalations = Counter(
+            "bertier_escalations",
+            "Stages of cascades that were left, by plan and why: kept (sure enough), escalated, or cut (the"
+            " time left, or a failing variant, did not allow it).",
+            ("plan", "outcome"),
+            registry=registry,
+        )
         self.catalog_switches = Counter(
             "bertier_catalog_switches",
             "New catalogs noticed, by result: switched or refused.",

@@ -72,6 +72,15 @@ def admits(option: Option, slo: Slo, spent_ms: float) -> bool:
     return wait_ms <= MAY_WAIT[slo.priority] * max(0.0, slo.timeout_ms - spent_ms - option.idle_ms)
 
 
+def escalation_left_ms(slo: Slo, spent_ms: float) -> float:
+    """Return the time that the next stage of a cascade may take.
+
+    Up to the target; who prefers accuracy waits up to the deadline.
+    """
+    until_ms = slo.timeout_ms if slo.policy is SloPolicy.PREFER_ACCURACY else slo.latency_ms
+    return min(until_ms, slo.timeout_ms) - spent_ms
+
+
 def cheapest(options: Sequence[Option]) -> Option:
     return min(options, key=lambda o: (o.cost_ms, o.size_bytes))
 

@@ -209,8 +209,10 @@ class Plan:
 
     name: str
     variants: tuple[str, ...]
-    thresholds: tuple[float, ...]
+    thresholds: tuple[float, ...]  # the next variant is asked where an answer's score is below
     certificate: Certificate
+    # Of a direct plan, and in the catalogs of early studies, empty.
+    reach: tuple[float, ...] = ()  # expected share of the requests that each variant is asked
 
     @property
     def certified_f1(self) -> float:

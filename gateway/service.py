@@ -6,28 +6,25 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gateway import policy, slo, spans
 from gateway.backend import Backend
 from gateway.breaker import RetryBudget
+from gateway.cascade import LONG_TEXT_CHARS, Cascade, Job, Outcome
 from gateway.deadline import Deadline
 from gateway.domain import (
-    Answer,
     Answered,
     Decision,
     Gave,
-    Inference,
     Option,
     Question,
     Size,
     Slo,
     SloRequest,
-    Timings,
     Windows,
 )
 from gateway.errors import BackendError, BackendUnavailable, TextTooLong, UnknownVariant
-from gateway.latency import Seen
 from gateway.metrics import Metrics
 from gateway.refusal import refusal
 from gateway.serving import ServingSet
@@ -35,30 +32,12 @@ from gateway.settings import Settings
 
 log = logging.getLogger(__name__)
 
-LONG_TEXT_CHARS = 8_000  # above this, tokenizing and decoding leave the event loop
 TYPICAL_TOKENS = 192
 
 
 def now_ms() -> float:
     """Return the monotonic time, ms: the clock of arrivals and deadlines."""
     return time.monotonic() * 1e3
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """One request, encoded: what every attempt to answer it starts from."""
-
-    question: Question
-    promise: Slo
-    serving: ServingSet
-    windows: Windows
-    arrived_ms: float
-    began_ms: float
-    encoded_ms: float
-
-    @property
-    def size(self) -> Size:
-        return Size(self.windows.input_ids.shape[1], self.windows.n_windows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +67,7 @@ class AnswerService:
         self.metrics = metrics
         self._clock = clock
         self._budget = RetryBudget(settings.retry_share)
+        self._cascade = Cascade(backend, metrics, clock)
 
     async def answer(self, question: Question, request: SloRequest, arrived_ms: float) -> Answered:
         """Answer one question under its SLO, from the smallest model that keeps it.
@@ -105,57 +85,24 @@ class AnswerService:
     ) -> Answered:
         began = self._clock()
         windows = await self._encode(question, serving)
-        job = _Job(question, promise, serving, windows, arrived_ms, began, self._clock())
+        job = Job(question, promise, serving, windows, arrived_ms, began, self._clock())
         options, decision = self._route(job)
         option = self._accept(decision, promise, options)
         self._budget.pay_in()
         try:
-            return await self._attempt(job, option, decision, options)
+            outcome = await self._cascade.answer(job, option)
+            return self._answered(job, outcome, decision, option, options)
         except BackendError as failed:
-            second = self._another(job, frozenset(option.plan.variants))
+            second = self._another(job, frozenset(option.plan.variants[:1]))
             if second is None:
                 raise
             log.warning("%s; asking %s instead", failed, second[0].plan.name)
-        return await self._attempt(job, *second)
-
-    async def _attempt(
-        self, job: _Job, option: Option, decision: Decision, options: tuple[Option, ...]
-    ) -> Answered:
-        """Ask the model server once, and have what becomes of it seen by what predicts."""
-        serving, variant = job.serving, option.plan.variants[0]
-        routed = self._clock()
-        work = serving.latency.begin(variant, job.size, routed)
-        breaker = serving.breakers.of(variant)
-        call = breaker.begin(routed)
-        try:
-            inference = await self._infer(option, job)
-            inferred = self._clock()
-            if call.worked(inferred):
-                self.metrics.note_breaker(variant, breaker.state(inferred))
-            serving.latency.leave(work, inferred)
-            answer = await self._decode(job, inference, option)
-            done = self._clock()
-        except BaseException as exc:  # cancelled, timed out, failed: it would have taken longer
-            now = self._clock()
-            self._note(serving.latency.give_up(work, now))
-            failed = isinstance(exc, BackendError)
-            if call.failed(now) if failed else call.gave_up(now, option.cost_ms):
-                self.metrics.note_breaker(variant, breaker.state(now))
-                log.warning("%s: %s", variant, breaker.describe(now))
-            raise
-        self._note(serving.latency.finish(work, done))
-        timings = Timings(
-            tokenize=job.encoded_ms - job.began_ms,
-            route=routed - job.encoded_ms,
-            queue=inference.queue_ms,
-            infer=inferred - routed - inference.queue_ms,
-            decode=done - inferred,
-            total=done - job.arrived_ms,
-        )
-        return self._answered(answer, job.promise, decision, option, options, timings)
+        option, decision, options = second
+        outcome = await self._cascade.answer(job, option)
+        return self._answered(job, outcome, decision, option, options)
 
     def _another(
-        self, job: _Job, tried: frozenset[str]
+        self, job: Job, tried: frozenset[str]
     ) -> tuple[Option, Decision, tuple[Option, ...]] | None:
         """Return what to ask instead of what failed; None: no time, no such plan, or no budget."""
         options, decision = self._route(job, tried)
@@ -171,7 +118,7 @@ class AnswerService:
         return decision.option, decision, options
 
     def _route(
-        self, job: _Job, tried: frozenset[str] = frozenset()
+        self, job: Job, tried: frozenset[str] = frozenset()
     ) -> tuple[tuple[Option, ...], Decision]:
         now = self._clock()
         return route(job.promise, job.serving, job.size, now - job.arrived_ms, now, tried)
@@ -241,44 +188,31 @@ class AnswerService:
             return decision.option
         raise refusal(decision, promise, options)
 
-    def _note(self, seen: Seen | None) -> None:
-        """Count whether the predicted latency held, where that is known."""
-        if seen is None:
-            return
-        for quantile, held in (("0.95", seen.in_p95), ("0.99", seen.in_p99)):
-            outcome = "within" if held else "beyond"
-            self.metrics.predictions.labels(seen.variant, quantile, outcome).inc()
-        self.metrics.prediction_ratio.labels(seen.variant).observe(seen.ratio)
-
-    async def _infer(self, option: Option, job: _Job) -> Inference:
-        left_ms = job.promise.timeout_ms - (self._clock() - job.arrived_ms)
-        variant = job.serving.catalog.variant(option.plan.variants[0])
-        return await self.backend.infer(variant, job.windows, left_ms)
-
-    async def _decode(self, job: _Job, inference: Inference, option: Option) -> Answer:
-        how = job.serving.catalog.variant(option.plan.variants[0]).decoding
-        logits, question = inference.logits, job.question
-        if len(question.context) <= LONG_TEXT_CHARS:
-            return spans.decode(job.windows, logits, question, how)
-        return await asyncio.to_thread(spans.decode, job.windows, logits, question, how)
-
     def _answered(
         self,
-        answer: Answer,
-        promise: Slo,
+        job: Job,
+        outcome: Outcome,
         decision: Decision,
         option: Option,
         options: tuple[Option, ...],
-        timings: Timings,
     ) -> Answered:
-        late = (Gave.LATE,) if timings.total > promise.latency_ms else ()
-        gave = (*late, *(g for g in decision.gave if g is not Gave.LATE))
+        promise = job.promise
+        timings = replace(outcome.timings, total=self._clock() - job.arrived_ms)
+        gave = gave_of(decision, outcome, late=timings.total > promise.latency_ms)
         for stage in ("tokenize", "route", "queue", "infer", "decode"):
             self.metrics.stage.labels(stage).observe(getattr(timings, stage) / 1e3)
-        for outcome in gave or ("met",):
-            self.metrics.slo.labels(promise.slo_class, outcome).inc()
-        variant = option.plan.variants[0]
-        return Answered(answer, promise, decision, option, variant, gave, timings, options)
+        for word in gave or ("met",):
+            self.metrics.slo.labels(promise.slo_class, word).inc()
+        return Answered(
+            outcome.answer, promise, decision, option, outcome.variant, gave, timings, options
+        )
+
+
+def gave_of(decision: Decision, outcome: Outcome, *, late: bool) -> tuple[Gave, ...]:
+    """Return which promises were not kept in the end: lateness as measured, not as predicted."""
+    told = [Gave.LATE] if late else []
+    told += [gave for gave in decision.gave if gave is not Gave.LATE]
+    return (*told, Gave.ESCALATION_CUT) if outcome.cut else tuple(told)
 
 
 def route(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 import string
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -110,27 +111,46 @@ def read_all(
     precision: Precision = Precision.INT8_DYNAMIC,
 ) -> list[Reading]:
     """Return what the model's logits say to every question, each asked alone."""
+    return read_timed(model, tokenizer, examples, precision)[0]
+
+
+def read_timed(
+    model: Path,
+    tokenizer: Path,
+    examples: Sequence[Example],
+    precision: Precision = Precision.INT8_DYNAMIC,
+) -> tuple[list[Reading], list[float]]:
+    """Return the readings, and the CPU time of each question's inference, all windows, ms.
+
+    CPU time, because a busy host stretches only the wall's.
+    """
     encoder = SpanEncoder.from_file(tokenizer)
     progress = Progress(f"evaluate {model.parent.parent.name}", len(examples))
     sessions = [open_session(model, precision=precision) for _ in range(WORKERS)]
 
-    def work(session: ort.InferenceSession, part: Sequence[Example]) -> list[Reading]:
-        readings = []
+    def work(session: ort.InferenceSession, part: Sequence[Example]) -> list[tuple[Reading, float]]:
+        found = []
         for example in part:
-            readings.append(_read(session, encoder, example))
+            found.append(_read(session, encoder, example))
             progress.step()
-        return readings
+        return found
 
     with ThreadPoolExecutor(WORKERS) as pool:
         parts = [examples[i::WORKERS] for i in range(WORKERS)]
         done = list(pool.map(work, sessions, parts))
-    return [done[i % WORKERS][i // WORKERS] for i in range(len(examples))]
+    found = [done[i % WORKERS][i // WORKERS] for i in range(len(examples))]
+    return [reading for reading, _ in found], [cpu_ms for _, cpu_ms in found]
 
 
-def _read(session: ort.InferenceSession, encoder: SpanEncoder, example: Example) -> Reading:
+def _read(
+    session: ort.InferenceSession, encoder: SpanEncoder, example: Example
+) -> tuple[Reading, float]:
     question = example.as_question()
     windows = encoder.encode(question)
-    return spans.read(windows, run(session, windows), question)
+    began = time.thread_time()
+    logits = run(session, windows)
+    cpu_ms = (time.thread_time() - began) * 1e3
+    return spans.read(windows, logits, question), round(cpu_ms, 3)
 
 
 def answers_of(readings: Iterable[Reading], how: Decoding) -> list[str]:

@@ -8,20 +8,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import TypeAdapter
 
 from gateway.catalog import sha256_of
 from gateway.published import Precision, Profile
 from gateway.spans import Reading
-from optimizer import evaluate, export, profiling, stages
+from optimizer import asked, export, profiling, stages
 from optimizer.data import Example
 from optimizer.models import readback, student
 
 if TYPE_CHECKING:
     from optimizer.study import Study
 
-# A reading without any span has an infinite difference.
-_READINGS = TypeAdapter(list[Reading], config=ConfigDict(ser_json_inf_nan="constants"))
 _PROFILE = TypeAdapter(Profile)
 
 
@@ -85,22 +83,9 @@ class Exported:
 
     def readings(self, part: str, examples: Sequence[Example]) -> list[Reading]:
         """Return what the variant's logits say to these questions; `part` names them."""
-        exported = self.export()
-        folder = self.folder / f"readings-{part}"
-        stored = folder / "readings.json"
-
-        def work() -> dict[str, Any]:
-            found = evaluate.read_all(self.file, self.study.tokenizer, examples, self.precision)
-            stored.write_bytes(_READINGS.dump_json(found))
-            return {"questions": len(found)}
-
-        inputs = {
-            "model": exported["sha256"],
-            "questions": [e.id for e in examples],
-            "host": asdict(profiling.here()),
-        }
-        stages.run_stage(folder, inputs, work)
-        return _READINGS.validate_json(stored.read_bytes())
+        sha256 = self.export()["sha256"]
+        model = asked.Model(self.file, sha256, self.study.tokenizer, self.precision)
+        return asked.readings(model, self.folder, part, examples)[0]
 
     def profile(self) -> Profile:
         """Measure the variant's latency on this host, once."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -71,6 +72,19 @@ def make_plan(variant: Variant, floor: float) -> Plan:
     return Plan(variant.name, (variant.name,), (), certificate)
 
 
+def make_cascade(
+    variants: Sequence[Variant], floor: float, threshold: float, reach: Sequence[float]
+) -> Plan:
+    """Return a plan that asks the next variant where a score is below the threshold."""
+    certificate = replace(
+        make_plan(variants[0], floor).certificate,
+        model_sha256=tuple(v.sha256 for v in variants),
+    )
+    names = tuple(v.name for v in variants)
+    thresholds = (threshold,) * (len(names) - 1)
+    return Plan("-".join(names), names, thresholds, certificate, tuple(reach))
+
+
 def make_catalog(variants: Sequence[Variant], floors: Sequence[float]) -> Catalog:
     plans = tuple(make_plan(v, f) for v, f in zip(variants, floors, strict=True))
     return Catalog(
@@ -109,7 +123,7 @@ def serving_set(catalog: Catalog, trust: Trust = Trust.CERTIFIED) -> ServingSet:
 class FakeBackend:
     """A model server that answers with the context's first token, or fails as told.
 
-    `gate`, when given, holds every inference until it is set; `errors` are of single variants.
+    `gate`, when given, holds every inference until it is set; `gates` and `errors` are of single variants.
     """
 
     name = "fake"
@@ -119,19 +133,22 @@ class FakeBackend:
         self.gate = gate
         self.error: Exception | None = None
         self.errors: dict[str, Exception] = {}
+        self.gates: dict[str, asyncio.Event] = {}
         self.asked: list[str] = []
+        self.windows: list[Windows] = []
         self._was_asked = asyncio.Event()
         self.cancelled = 0
         self.loaded: dict[str, str] = {}
 
     async def infer(self, variant: Variant, windows: Windows, budget_ms: float) -> Inference:
         self.asked.append(variant.name)
+        self.windows.append(windows)
         self._was_asked.set()
         if error := self.error or self.errors.get(variant.name):
             raise error
-        if self.gate is not None:
+        if gate := self.gate or self.gates.get(variant.name):
             try:
-                await self.gate.wait()
+                await gate.wait()
             except asyncio.CancelledError:
                 self.cancelled += 1
                 raise

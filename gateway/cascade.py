@@ -1,0 +1,166 @@
+"""A plan at work on one request: its variants are asked in turn until one is sure of its answer.
+
+A direct plan is a cascade of one. Which plan it is was chosen before (service.py); knows no protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gateway import policy, spans
+from gateway.backend import Backend
+from gateway.domain import Answer, Inference, Option, Question, Size, Slo, Timings, Windows
+from gateway.errors import BackendError, DeadlineExceeded
+from gateway.latency import Seen
+from gateway.metrics import Metrics
+from gateway.serving import ServingSet
+
+log = logging.getLogger(__name__)
+
+LONG_TEXT_CHARS = 8_000  # above this, tokenizing and decoding leave the event loop
+RESERVE = 0.05  # of the deadline: kept from an escalation that hangs, to return the answer at hand
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One request, encoded: what every attempt to answer it starts from."""
+
+    question: Question
+    promise: Slo
+    serving: ServingSet
+    windows: Windows
+    arrived_ms: float
+    began_ms: float
+    encoded_ms: float
+
+    @property
+    def size(self) -> Size:
+        return Size(self.windows.input_ids.shape[1], self.windows.n_windows)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The answer of a plan."""
+
+    answer: Answer
+    variant: str  # that gave it
+    cut: bool  # it doubted the answer, and did not get to ask the next variant
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """What one variant said, and when, ms."""
+
+    variant: str
+    answer: Answer
+    asked_ms: float
+    queue_ms: float
+    inferred_ms: float
+    done_ms: float
+
+
+class Cascade:
+    """Asks the variants of plans, and has what becomes of each seen by what predicts."""
+
+    def __init__(self, backend: Backend, metrics: Metrics, clock: Callable[[], float]) -> None:
+        self._backend = backend
+        self._metrics = metrics
+        self._clock = clock
+
+    async def answer(self, job: Job, option: Option) -> Outcome:
+        """Return the answer of the first variant that is sure, or of the last one there was time for.
+
+        Raises: BackendError, DeadlineExceeded, of the first variant: a later one that fails, or does not
+        answer in time, leaves the answer at hand.
+        """
+        plan, cut = option.plan, False
+        stages = [await self._ask(job, plan.variants[0])]
+        for variant, threshold in zip(plan.variants[1:], plan.thresholds, strict=True):
+            doubted = stages[-1].answer.score < threshold
+            further = await self._escalate(job, variant) if doubted else None
+            outcome = "escalated" if further else "cut" if doubted else "kept"
+            self._metrics.escalations.labels(plan.name, outcome).inc()
+            if further is None:
+                cut = doubted
+                break
+            stages.append(further)
+        return Outcome(stages[-1].answer, stages[-1].variant, cut, _timings(job, stages))
+
+    async def _escalate(self, job: Job, variant: str) -> _Stage | None:
+        """Ask the next variant; None: it fails, or the time left does not cover it."""
+        now, promise, serving = self._clock(), job.promise, job.serving
+        spent_ms = now - job.arrived_ms
+        quantile = policy.quantile_for(promise.policy)
+        predicted = serving.latency.predict_stage(variant, job.size, quantile, now)
+        if predicted.predicted_ms > policy.escalation_left_ms(promise, spent_ms):
+            return None
+        if variant in serving.breakers.failing(now):
+            return None
+        left_ms = (1 - RESERVE) * promise.timeout_ms - spent_ms
+        try:
+            async with asyncio.timeout(left_ms / 1e3):
+                return await self._ask(job, variant)
+        except (BackendError, DeadlineExceeded, TimeoutError) as failed:
+            log.warning("%s: no escalation, the answer at hand is returned: %r", variant, failed)
+            return None
+
+    async def _ask(self, job: Job, variant: str) -> _Stage:
+        """Ask the model server once."""
+        serving, asked = job.serving, self._clock()
+        work = serving.latency.begin(variant, job.size, asked)
+        breaker = serving.breakers.of(variant)
+        call = breaker.begin(asked)
+        try:
+            inference = await self._infer(job, variant)
+            inferred = self._clock()
+            if call.worked(inferred):
+                self._metrics.note_breaker(variant, breaker.state(inferred))
+            serving.latency.leave(work, inferred)
+            answer = await self._decode(job, inference, variant)
+            done = self._clock()
+        except BaseException as exc:  # cancelled, timed out, failed: it would have taken longer
+            now = self._clock()
+            self._note(serving.latency.give_up(work, now))
+            failed = isinstance(exc, BackendError)
+            if call.failed(now) if failed else call.gave_up(now, work.compute_ms):
+                self._metrics.note_breaker(variant, breaker.state(now))
+                log.warning("%s: %s", variant, breaker.describe(now))
+            raise
+        self._note(serving.latency.finish(work, done))
+        return _Stage(variant, answer, asked, inference.queue_ms, inferred, done)
+
+    async def _infer(self, job: Job, variant: str) -> Inference:
+        left_ms = job.promise.timeout_ms - (self._clock() - job.arrived_ms)
+        return await self._backend.infer(job.serving.catalog.variant(variant), job.windows, left_ms)
+
+    async def _decode(self, job: Job, inference: Inference, variant: str) -> Answer:
+        how = job.serving.catalog.variant(variant).decoding
+        logits, question = inference.logits, job.question
+        if len(question.context) <= LONG_TEXT_CHARS:
+            return spans.decode(job.windows, logits, question, how)
+        return await asyncio.to_thread(spans.decode, job.windows, logits, question, how)
+
+    def _note(self, seen: Seen | None) -> None:
+        """Count whether the predicted latency held, where that is known."""
+        if seen is None:
+            return
+        for quantile, held in (("0.95", seen.in_p95), ("0.99", seen.in_p99)):
+            outcome = "within" if held else "beyond"
+            self._metrics.predictions.labels(seen.variant, quantile, outcome).inc()
+        self._metrics.prediction_ratio.labels(seen.variant).observe(seen.ratio)
+
+
+def _timings(job: Job, stages: list[_Stage]) -> Timings:
+    """Return where the time went, stages added up; a cut escalation's is in `total` alone."""
+    queue_ms = sum(stage.queue_ms for stage in stages)
+    return Timings(
+        tokenize=job.encoded_ms - job.began_ms,
+        route=stages[0].asked_ms - job.encoded_ms,
+        queue=queue_ms,
+        infer=sum(stage.inferred_ms - stage.asked_ms for stage in stages) - queue_ms,
+        decode=sum(stage.done_ms - stage.inferred_ms for stage in stages),
+    )
