@@ -32,7 +32,7 @@ INSTALL := $(PIP) install --quiet --no-compile --no-warn-conflicts --constraint 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-all system-packages run test check format proto settings constraints clean \
+.PHONY: help setup setup-all system-packages run test check format proto settings constraints clean docs-metrics \
 	prove prove-overhead prove-agreement prove-invariance prove-slo-table prove-evaluate \
 	prove-coverage prove-lab
 
@@ -61,6 +61,10 @@ proto: $(EVERYTHING) ## Generate the code of gateway/proto
 
 settings: $(EVERYTHING) ## Write the table of settings in docs/operations.md anew
 	$(BIN)/python -m gateway.reference docs/operations.md
+
+docs-metrics: $(EVERYTHING) ## Write docs/metrics.md anew from gateway/metrics.py
+	$(BIN)/python -m gateway.metrics_doc > docs/metrics.md.new
+	mv docs/metrics.md.new docs/metrics.md
 
 prove: prove-evaluate prove-agreement prove-invariance prove-overhead prove-slo-table prove-coverage prove-lab ## Measure every number of the README (long)
 

@@ -59,7 +59,7 @@ class Gateway:
         supervisor = models.supervisor
         self.settings = settings
         self.models = models
-        self.metrics = Metrics()
+        self.metrics = Metrics(settings.classes)
         self.metrics.build.info({"version": http_api.VERSION})
         self.service = AnswerService(models.backend, settings, self.metrics)
         restarts: Callable[[], int] = (lambda: supervisor.restarts) if supervisor else (lambda: 0)

@@ -135,7 +135,12 @@ class Cascade:
 
     async def _infer(self, job: Job, variant: str) -> Inference:
         left_ms = job.promise.timeout_ms - (self._clock() - job.arrived_ms)
-        return await self._backend.infer(job.serving.catalog.variant(variant), job.windows, left_ms)
+        windows = job.windows
+        found = await self._backend.infer(job.serving.catalog.variant(variant), windows, left_ms)
+        took_s = (found.queue_ms + found.infer_ms) / 1e3
+        self._metrics.note_inference(variant, took_s, windows.n_windows / found.n_batches)
+        self._metrics.note_tokens(variant, *windows.count_tokens())
+        return found
 
     async def _decode(self, job: Job, inference: Inference, variant: str) -> Answer:
         how = job.serving.catalog.variant(variant).decoding
@@ -148,10 +153,7 @@ class Cascade:
         """Count whether the predicted latency held, where that is known."""
         if seen is None:
             return
-        for quantile, held in (("0.95", seen.in_p95), ("0.99", seen.in_p99)):
-            outcome = "within" if held else "beyond"
-            self._metrics.predictions.labels(seen.variant, quantile, outcome).inc()
-        self._metrics.prediction_ratio.labels(seen.variant).observe(seen.ratio)
+        self._metrics.note_prediction(seen.variant, seen.in_p95, seen.in_p99, seen.ratio)
 
 
 def _timings(job: Job, stages: list[_Stage]) -> Timings:

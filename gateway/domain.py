@@ -44,6 +44,11 @@ class Windows:
     def n_windows(self) -> int:
         return len(self.input_ids)
 
+    def count_tokens(self) -> tuple[int, int]:
+        """Return the tokens of the text, and all of them, padding included."""
+        n_text = self.n_tokens if self.n_windows == 1 else int(self.attention_mask.sum())
+        return n_text, self.input_ids.size
+
 
 @dataclass(frozen=True, slots=True)
 class Logits:
@@ -60,6 +65,7 @@ class Inference:
     logits: Logits
     queue_ms: float  # waiting in this process before the model server had it
     infer_ms: float
+    n_batches: int = 1  # requests to the model server that the windows went in
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,7 @@ class EmbeddedBackend:
                 task.cancel()
         done, began = time.perf_counter(), min(begins)
         logits = Logits(np.concatenate(start), np.concatenate(end))
-        return Inference(logits, (began - asked) * 1e3, (done - began) * 1e3)
+        return Inference(logits, (began - asked) * 1e3, (done - began) * 1e3, len(tasks))
 
     async def hashes(self) -> Mapping[str, str]:
         return dict(self._hashes)

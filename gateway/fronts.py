@@ -13,6 +13,7 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterat
 from contextlib import contextmanager
 from typing import TypeVar
 
+from gateway import logs
 from gateway.domain import Answered, Timings
 from gateway.errors import InvalidHeader
 from gateway.metrics import Metrics
@@ -24,7 +25,12 @@ from gateway.slo import Lookup
 T = TypeVar("T")
 R = TypeVar("R")
 
+OUR_FAULT = (429, *range(500, 600))  # HTTP statuses of a promise broken by us, the load included
 REQUEST_ID = re.compile(r"[!-~]{1,128}")
+# Later versions may add fields; an id of zeros is none.
+TRACEPARENT = re.compile(
+    r"(?P<version>[0-9a-f]{2})-(?P<trace>(?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
+)
 ENVOY_TIMEOUT = "x-envoy-expected-rq-timeout-ms"
 SLO_NAMES = (
     *("slo-latency-ms", "slo-min-f1", "slo-class", "slo-policy", "slo-variant", "slo-explain"),
@@ -40,6 +46,15 @@ SLO_HEADERS = {
 def request_id(given: str | None) -> str:
     """Return the caller's request id where it is fit for a header, else a new one."""
     return given if given and REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def trace_id(traceparent: str | None) -> str:
+    """Return the trace that the caller's W3C traceparent names; '': none, or not well formed.
+
+    Source: https://www.w3.org/TR/trace-context/#traceparent-header
+    """
+    found = TRACEPARENT.fullmatch(traceparent or "")
+    return found["trace"] if found and found["version"] != "ff" else ""
 
 
 def slo_headers(answered: Answered) -> dict[str, str]:
@@ -121,11 +136,14 @@ def observed(metrics: Metrics, front: str, slo_class: str) -> Iterator[None]:
         outcome = "gone"
         raise
     except Exception as exc:
-        outcome = kind_of(exc).name
+        kind = kind_of(exc)
+        outcome = kind.name
+        if kind.status in OUR_FAULT:
+            metrics.note_broken(slo_class)
         raise
     finally:
-        metrics.requests.labels(front, slo_class, outcome).inc()
-        metrics.duration.labels(front, slo_class).observe(time.perf_counter() - began)
+        took_s = time.perf_counter() - began
+        metrics.note_request(front, slo_class, outcome, took_s, logs.trace_id.get())
 
 
 async def is_ready(service: AnswerService) -> bool:

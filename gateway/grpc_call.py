@@ -95,7 +95,7 @@ class Call:
     @classmethod
     def of(cls, context: Context) -> Call:
         metadata = tuple((name, str(value)) for name, value in context.invocation_metadata() or [])
-        given = next((value for name, value in metadata if name == "x-request-id"), None)
+        given = _first(metadata, "x-request-id")
         arrived_ms = now_ms()
         left_s: float | None = context.time_remaining()  # None where the caller set no deadline
         return cls(
@@ -127,6 +127,14 @@ class Call:
         return next((value for name, value in self.metadata if name in names), None)
 
 
+def begin(context: Context) -> Call:
+    """Return the call, which the log and the metrics of this task know from now on."""
+    call = Call.of(context)
+    logs.request_id.set(call.request_id)
+    logs.trace_id.set(fronts.trace_id(_first(call.metadata, "traceparent")))
+    return call
+
+
 class Calls:
     """Runs the bodies of unary calls: counts them and turns errors into statuses."""
 
@@ -146,8 +154,7 @@ class Calls:
 
         Only what `answers` a question is counted, as the HTTP front does.
         """
-        call = Call.of(context)
-        logs.request_id.set(call.request_id)
+        call = begin(context)
         try:
             with self.observed(call, fields) if answers else nullcontext():
                 reply, metadata = await body(readable(request), call)
@@ -159,6 +166,10 @@ class Calls:
     def observed(self, call: Call, fields: Mapping[str, object]) -> AbstractContextManager[None]:
         label = fronts.class_label(call.slo_class(fields), self.service.settings)
         return fronts.observed(self.service.metrics, "grpc", label)
+
+
+def _first(metadata: Metadata, wanted: str) -> str | None:
+    return next((value for name, value in metadata if name == wanted), None)
 
 
 def readable(request: M | Malformed) -> M:

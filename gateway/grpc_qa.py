@@ -16,6 +16,7 @@ from gateway.grpc_call import (
     Call,
     Calls,
     Context,
+    begin,
     detail_of,
     log_failure,
     readable,
@@ -47,7 +48,7 @@ class QuestionAnswering:
         self, requests: AsyncIterable[pb.AnswerRequest | Malformed], context: Context
     ) -> None:
         """Answer in input order; a failure is an item and does not end the stream."""
-        call = Call.of(context)
+        call = begin(context)
 
         async def work(request: pb.AnswerRequest | Malformed) -> pb.AnswerItem:
             return await self._item(request, call.again())

@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
-from gateway import fronts, http_docs, metrics, slo
+from gateway import fronts, http_docs, slo
 from gateway import http_models as models
 from gateway.domain import SloRequest
 from gateway.errors import (
@@ -29,6 +29,7 @@ from gateway.errors import (
     InvalidField,
     TextTooLong,
 )
+from gateway.exposition import Exposition
 from gateway.http_docs import NDJSON, operation, ref
 from gateway.http_frame import RequestFrame, on_error, problem_response
 from gateway.http_stream import Inbox, disconnected, read_body, while_connected
@@ -84,6 +85,7 @@ class HttpApi:
         self._service = service
         self._settings = service.settings
         self._readiness = readiness
+        self._exposition = Exposition(service)
 
     async def answer(self, request: Request) -> Response:
         with fronts.observed(self._service.metrics, FRONT, self._class_label(request)):
@@ -135,8 +137,10 @@ class HttpApi:
         status = 200 if readiness.ready else 503
         return Response(to_json(readiness), status_code=status, media_type=JSON)
 
-    async def metrics(self, _: Request) -> Response:
-        return Response(self._service.metrics.text(), media_type=metrics.CONTENT_TYPE)
+    async def metrics(self, request: Request) -> Response:
+        names = request.query_params.getlist("name[]")
+        scraped = await self._exposition.scrape(request.headers.get("accept", ""), names)
+        return Response(scraped.text, headers={"content-type": scraped.content_type})
 
     async def _body(self, request: Request, limit_bytes: int) -> bytes:
         return await read_body(request, limit_bytes, self._settings.body_timeout_ms)

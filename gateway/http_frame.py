@@ -47,8 +47,9 @@ class RequestFrame:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        name = fronts.request_id(_given_id(scope))
+        name = fronts.request_id(_header(scope, b"x-request-id"))
         logs.request_id.set(name)
+        logs.trace_id.set(fronts.trace_id(_header(scope, b"traceparent")))
         began = time.perf_counter()
         status = 0
 
@@ -70,8 +71,8 @@ class RequestFrame:
                 _log_access(scope, status, began)
 
 
-def _given_id(scope: Scope) -> str | None:
-    found = [value for name, value in scope["headers"] if name == b"x-request-id"]
+def _header(scope: Scope, wanted: bytes) -> str | None:
+    found = [value for name, value in scope["headers"] if name == wanted]
     return found[0].decode("latin-1") if found else None
 
 

@@ -14,6 +14,7 @@ CONSOLE = "%(asctime)s %(levelname)-7s %(name)s%(request)s %(message)s"
 QUIET = ("asyncio", "httpx2", "httpcore2", "hpack")
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
+trace_id: ContextVar[str] = ContextVar("trace_id", default="")  # 32 hexadecimal digits, or none
 
 
 def set_up(level: str, form: Literal["console", "json"]) -> None:

@@ -1,20 +1,30 @@
-"""Every Prometheus metric, declared once, with its unit; label values come from bounded sets only."""
+"""Every Prometheus metric, declared once, with its unit; label values come from bounded sets only.
+
+What the labels' values are is told in metrics_doc; how a scrape is answered, in exposition.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import prometheus_client
 from prometheus_client import (
-    CONTENT_TYPE_LATEST,
     CollectorRegistry,
     Counter,
     Gauge,
+    GCCollector,
     Histogram,
     Info,
+    PlatformCollector,
+    ProcessCollector,
 )
-from prometheus_client import generate_latest as _generate_latest
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST  # of what `Metrics.text` returns
+from gateway.domain import Gave, Timings
+from gateway.slo import DEADLINE_FACTOR, STANDARD_CLASSES, SloClass
 
-# Sub-millisecond edges for the stages, and an edge at the target of every shipped class.
+# Sub-millisecond edges for the stages; `edges_s` adds the bounds of the classes.
 SECONDS = (
     *(0.0001, 0.00025, 0.0005, 0.00075, 0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03),
     *(0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.4, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
@@ -23,113 +33,293 @@ SECONDS = (
 # Seen / predicted P95: 1 is where a prediction stops to hold.
 RATIOS = (0.1, 0.25, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
 
+COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256)  # windows
+
+PROMISES = ("latency", "accuracy", "joint")
+STAGES = ("tokenize", "route", "queue", "infer", "decode")
+
+# The time each series was made would be half of all there is to send, and no query of ours asks for it.
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+def edges_s(classes: Mapping[str, SloClass]) -> tuple[float, ...]:
+    """Return the histograms' edges, s: one at the target and one at the deadline of every class."""
+    targets = {each.latency_ms / 1e3 for each in classes.values()}
+    deadlines = {
+        (each.timeout_ms or DEADLINE_FACTOR * each.latency_ms) / 1e3 for each in classes.values()
+    }
+    return tuple(sorted({*SECONDS, *targets, *deadlines}))
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """A metric as its documentation tells it."""
+
+    name: str  # as it is queried, without a histogram's endings
+    kind: str  # counter, gauge or histogram
+    told: str
+    labels: tuple[str, ...]
+
 
 class Metrics:
     """The gateway's metrics in a registry of their own."""
 
-    def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        self.requests = Counter(
+    def __init__(self, classes: Mapping[str, SloClass] = STANDARD_CLASSES) -> None:
+        self.registry = CollectorRegistry()
+        self.declared: list[Declared] = []
+        seconds = edges_s(classes)
+        self._declare_requests(seconds)
+        self._declare_models(seconds)
+        self._declare_catalog()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
+        # Looking a child up costs more than counting in it; how many there are is bounded.
+        self._decided = cache(self.decisions.labels)
+        self._kept = cache(self.slo_requests.labels)
+        self._predicted = cache(self.predictions.labels)
+        self._ratio = cache(self.prediction_ratio.labels)
+        self._inferred = cache(self.inference.labels)
+        self._batched = cache(self.batch.labels)
+        self._tokens = cache(self.tokens.labels)
+        self._ended = cache(self.requests.labels)
+        self._lasted = cache(self.duration.labels)
+        self._gave = cache(self.slo.labels)
+        self._stages = [(name, self.stage.labels(name)) for name in STAGES]
+
+    def _declare_requests(self, seconds: Sequence[float]) -> None:
+        """What callers asked, and what they got."""
+        self.requests = self._counter(
             "bertier_requests",
             "Requests by front, SLO class and outcome (ok or the error's kind).",
-            ("front", "slo_class", "outcome"),
-            registry=registry,
+            *("front", "slo_class", "outcome"),
         )
-        self.duration = Histogram(
+        self.duration = self._histogram(
             "bertier_request_duration_seconds",
-            "From the request read to the answer ready.",
-            ("front", "slo_class"),
-            buckets=SECONDS,
-            registry=registry,
+            "From the request read to the answer ready, failures included.",
+            *("front", "slo_class"),
+            edges=seconds,
         )
-        self.stage = Histogram(
+        self.stage = self._histogram(
             "bertier_stage_duration_seconds",
-            "Time of one stage of a request: tokenize, route, queue, infer, decode.",
-            ("stage",),
-            buckets=SECONDS,
-            registry=registry,
+            "Time of one stage of a request that was answered.",
+            "stage",
+            edges=seconds,
         )
-        self.decisions = Counter(
+        self.in_flight = self._gauge("bertier_requests_in_flight", "Requests being answered.")
+        self.windows = self._histogram(
+            "bertier_windows", "Windows that the context of a request was read in.", edges=COUNTS
+        )
+        self.decisions = self._counter(
             "bertier_decisions",
             "Decisions by SLO class, plan (none: refused) and reason.",
-            ("slo_class", "plan", "reason"),
-            registry=registry,
+            *("slo_class", "plan", "reason"),
         )
-        self.slo = Counter(
+        self.slo = self._counter(
             "bertier_slo_outcomes",
             "Answers by SLO class and what became of the promise (met, or what gave).",
-            ("slo_class", "outcome"),
-            registry=registry,
+            *("slo_class", "outcome"),
         )
-        self.predictions = Counter(
+        self.slo_requests = self._counter(
+            "bertier_slo_requests",
+            "Requests that were not the caller's fault, by which promise was kept or broken;"
+            " one that is refused under load or fails breaks all.",
+            *("slo_class", "promise", "outcome"),
+        )
+        self.escalations = self._counter(
+            "bertier_escalations",
+            "Stages of cascades that were left, by what became of the answer: kept, asked of the next"
+            " variant, or kept because the time left, or a failing variant, did not allow to ask.",
+            *("plan", "outcome"),
+        )
+        self.retries = self._counter(
+            "bertier_retries",
+            "Requests whose first variant failed, by what came of it.",
+            "outcome",
+        )
+
+    def _declare_models(self, seconds: Sequence[float]) -> None:
+        """How the variants and their server do."""
+        self.inference = self._histogram(
+            "bertier_inference_duration_seconds",
+            "From what is sent for one stage of a request to its logits, the server's queue included.",
+            "variant",
+            edges=seconds,
+        )
+        self.batch = self._histogram(
+            "bertier_batch_windows",
+            "Windows sent to the model server in one request; it may batch several of them.",
+            "variant",
+            edges=COUNTS,
+        )
+        self.tokens = self._counter(
+            "bertier_tokens",
+            "Tokens sent to the model server: of the text, or padding up to the length bucket.",
+            *("variant", "kind"),
+        )
+        self.predictions = self._counter(
             "bertier_latency_predictions",
             "Requests that ended within or beyond the latency quantile predicted for them.",
-            ("variant", "quantile", "outcome"),
-            registry=registry,
+            *("variant", "quantile", "outcome"),
         )
-        self.prediction_ratio = Histogram(
+        self.prediction_ratio = self._histogram(
             "bertier_latency_prediction_ratio",
             "Time from the decision to the answer / its predicted P95.",
-            ("variant",),
-            buckets=RATIOS,
-            registry=registry,
+            "variant",
+            edges=RATIOS,
         )
-        self.in_flight = Gauge(
-            "bertier_requests_in_flight", "Requests being answered.", registry=registry
+        self.backend_up = self._gauge(
+            "bertier_backend_up", "1 when the model server is ready, else 0.", "backend"
         )
-        self.backend_up = Gauge(
-            "bertier_backend_up",
-            "1 when the model server is ready, else 0.",
-            ("backend",),
-            registry=registry,
+        self.backend_restarts = self._counter(
+            "bertier_backend_restarts", "Restarts of the supervised Triton."
         )
-        self.variant_up = Gauge(
-            "bertier_variant_up",
-            "1 when the variant is routed to, by how far its certificate holds here.",
-            ("variant", "trust"),
-            registry=registry,
+        self.windows_pending = self._gauge(
+            "bertier_windows_pending",
+            "Windows at the variant in the model server, at work or waiting.",
+            "variant",
         )
-        self.breaker_open = Gauge(
+        self.queue_wait = self._gauge(
+            "bertier_queue_wait_seconds",
+            "Predicted wait of a new typical request behind the work in flight.",
+            "variant",
+        )
+        self.breaker_open = self._gauge(
             "bertier_breaker_open",
             "1 while the variant is left alone because it fails, or is being probed, else 0.",
-            ("variant",),
-            registry=registry,
+            "variant",
         )
-        self.breaker_changes = Counter(
+        self.breaker_changes = self._counter(
             "bertier_breaker_changes",
-            "Breakers that came to a state: open or closed.",
-            ("variant", "state"),
-            registry=registry,
+            "Breakers that came to a state.",
+            *("variant", "state"),
         )
-        self.retries = Counter(
-            "bertier_retries",
-            "Requests whose first variant failed, by what came of it: retried, no_plan or no_budget.",
-            ("outcome",),
-            registry=registry,
+
+    def _declare_catalog(self) -> None:
+        """What is served."""
+        self.variant_up = self._gauge(
+            "bertier_variant_up",
+            "1 when the variant is routed to, by how far its certificate holds here.",
+            *("variant", "trust"),
         )
-        self.escalations = Counter(
-            "bertier_escalations",
-            "Stages of cascades that were left, by plan and why: kept (sure enough), escalated, or cut (the"
-            " time left, or a failing variant, did not allow it).",
-            ("plan", "outcome"),
-            registry=registry,
+        self.hash_matches = self._gauge(
+            "bertier_variant_hash_matches",
+            "1 when the variant's file in the model server is the catalog's by its sha256, else 0.",
+            "variant",
         )
-        self.catalog_switches = Counter(
-            "bertier_catalog_switches",
-            "New catalogs noticed, by result: switched or refused.",
-            ("result",),
-            registry=registry,
+        self.certified_f1 = self._gauge(
+            "bertier_plan_certified_f1", "Certified floor of the plan's F1, 0 to 1.", "plan"
         )
-        self.backend_restarts = Counter(
-            "bertier_backend_restarts", "Restarts of the supervised Triton.", registry=registry
+        self.catalog_switches = self._counter(
+            "bertier_catalog_switches", "New catalogs noticed, by result.", "result"
         )
-        self.build = Info("bertier_build", "Version of the gateway.", registry=registry)
+        self.catalog_refused = self._gauge(
+            "bertier_catalog_refused",
+            "1 while the catalog on disk is not fit to be served, else 0.",
+        )
+        self.catalog = self._info(
+            "bertier_catalog",
+            "The catalog that is served, and the commit its study ran at.",
+            *("sha256", "commit"),
+        )
+        self.catalog_loaded = self._gauge(
+            "bertier_catalog_loaded_timestamp_seconds", "When it was switched to, Unix time."
+        )
+        self.build = self._info("bertier_build", "Version of the gateway.", "version")
+
+    def note_decision(self, slo_class: str, plan: str, reason: str) -> None:
+        """Count what was chosen, and why; no plan: `none`."""
+        self._decided(slo_class, plan, reason).inc()
+
+    def note_inference(self, variant: str, took_s: float, batch: float) -> None:
+        """Count what the model server answered, and how many windows it was sent at a time."""
+        self._inferred(variant).observe(took_s)
+        self._batched(variant).observe(batch)
+
+    def note_tokens(self, variant: str, n_text: int, n: int) -> None:
+        """Count the tokens sent: those of the text, and all, padding included."""
+        self._tokens(variant, "text").inc(n_text)
+        self._tokens(variant, "padding").inc(n - n_text)
+
+    def note_prediction(self, variant: str, in_p95: bool, in_p99: bool, ratio: float) -> None:
+        """Count whether the predicted latency held; `ratio`: seen / predicted P95."""
+        for quantile, held in (("0.95", in_p95), ("0.99", in_p99)):
+            self._predicted(variant, quantile, "within" if held else "beyond").inc()
+        self._ratio(variant).observe(ratio)
+
+    def note_answer(
+        self, slo_class: str, gave: Sequence[Gave], timings: Timings, n_windows: int
+    ) -> None:
+        """Count an answer: where its time went, and what became of its promise."""
+        for name, stage in self._stages:
+            stage.observe(getattr(timings, name) / 1e3)
+        self.windows.observe(n_windows)
+        for outcome in gave or ("met",):
+            self._gave(slo_class, outcome).inc()
+        late = Gave.LATE in gave
+        kept = (not late, len(gave) == late, not gave)
+        for promise, held in zip(PROMISES, kept, strict=True):
+            self._kept(slo_class, promise, "kept" if held else "broken").inc()
+
+    def note_broken(self, slo_class: str) -> None:
+        """Count a request that got no answer through no fault of its caller."""
+        for promise in PROMISES:
+            self._kept(slo_class, promise, "broken").inc()
+
+    def note_request(
+        self, front: str, slo_class: str, outcome: str, took_s: float, trace_id: str = ""
+    ) -> None:
+        """Count how a request ended; its trace becomes an exemplar of the duration."""
+        self._ended(front, slo_class, outcome).inc()
+        exemplar = {"trace_id": trace_id} if trace_id else None
+        self._lasted(front, slo_class).observe(took_s, exemplar)
 
     def note_breaker(self, variant: str, state: str) -> None:
         """Count that a variant's breaker came to another state: `open` or `closed`."""
         self.breaker_open.labels(variant).set(state != "closed")
         self.breaker_changes.labels(variant, state).inc()
 
-    def text(self) -> bytes:
-        """Return the metrics in Prometheus' text form."""
-        return _generate_latest(self.registry)
+    def note_catalog(self, sha256: str, commit: str) -> None:
+        """Count a switch to this catalog."""
+        self.catalog_switches.labels("switched").inc()
+        self.catalog_refused.set(0)
+        self.catalog.info({"sha256": sha256, "commit": commit})
+        self.catalog_loaded.set_to_current_time()
+
+    def note_hashes(self, matches: Mapping[str, bool]) -> None:
+        """Show of each variant of the catalog whether the model server has its very file."""
+        self.hash_matches.clear()
+        for variant, same in matches.items():
+            self.hash_matches.labels(variant).set(same)
+
+    def note_floors(self, floors: Mapping[str, float]) -> None:
+        """Show the certified F1 of the plans that are served."""
+        self.certified_f1.clear()
+        for plan, floor in floors.items():
+            self.certified_f1.labels(plan).set(floor)
+
+    def note_queue(self, found: Mapping[str, tuple[int, float]]) -> None:
+        """Show the windows pending at each variant, and the wait that they mean, ms."""
+        self.windows_pending.clear()
+        self.queue_wait.clear()
+        for variant, (windows, wait_ms) in found.items():
+            self.windows_pending.labels(variant).set(windows)
+            self.queue_wait.labels(variant).set(wait_ms / 1e3)
+
+    def _counter(self, name: str, told: str, *labels: str) -> Counter:
+        self._declare(f"{name}_total", "counter", told, labels)
+        return Counter(name, told, labels, registry=self.registry)
+
+    def _gauge(self, name: str, told: str, *labels: str) -> Gauge:
+        self._declare(name, "gauge", told, labels)
+        return Gauge(name, told, labels, registry=self.registry)
+
+    def _info(self, name: str, told: str, *labels: str) -> Info:
+        self._declare(f"{name}_info", "gauge", told, labels)
+        return Info(name, told, registry=self.registry)
+
+    def _histogram(self, name: str, told: str, *labels: str, edges: Sequence[float]) -> Histogram:
+        self._declare(name, "histogram", told, labels)
+        return Histogram(name, told, labels, buckets=edges, registry=self.registry)
+
+    def _declare(self, name: str, kind: str, told: str, labels: tuple[str, ...]) -> None:
+        self.declared.append(Declared(name, kind, told, labels))

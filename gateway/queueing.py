@@ -51,6 +51,12 @@ class Line:
         """Instances at work."""
         return min(self.slots, self.lanes + self.others)
 
+    @property
+    def windows(self) -> int:
+        """Windows at work or waiting, those of other gateways included."""
+        waiting = sum(job.windows for job in self.waiting if not job.gone)
+        return waiting + sum(job.windows for job in self.running) + self.others
+
     def left_ms(self, served_ms: float) -> tuple[float, float]:
         """Return the work left, and the least left of a running job, ms of one core."""
         left_ms, least_ms = 0.0, _LONG

@@ -183,7 +183,7 @@ class AnswerService:
     def _accept(self, decision: Decision, promise: Slo, options: tuple[Option, ...]) -> Option:
         """Count the decision and return its option, or raise the refusal it stands for."""
         plan = decision.option.plan.name if decision.option else "none"
-        self.metrics.decisions.labels(promise.slo_class, plan, decision.reason).inc()
+        self.metrics.note_decision(promise.slo_class, plan, decision.reason)
         if decision.option is not None:
             return decision.option
         raise refusal(decision, promise, options)
@@ -199,10 +199,7 @@ class AnswerService:
         promise = job.promise
         timings = replace(outcome.timings, total=self._clock() - job.arrived_ms)
         gave = gave_of(decision, outcome, late=timings.total > promise.latency_ms)
-        for stage in ("tokenize", "route", "queue", "infer", "decode"):
-            self.metrics.stage.labels(stage).observe(getattr(timings, stage) / 1e3)
-        for word in gave or ("met",):
-            self.metrics.slo.labels(promise.slo_class, word).inc()
+        self.metrics.note_answer(promise.slo_class, gave, timings, job.size.n_windows)
         return Answered(
             outcome.answer, promise, decision, option, outcome.variant, gave, timings, options
         )

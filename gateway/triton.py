@@ -91,7 +91,8 @@ class TritonBackend:
         sent = time.perf_counter()
         parts = await self._infer_all(requests, budget_ms - (sent - began) * 1e3)
         logits = Logits(*(np.concatenate(part) for part in zip(*parts, strict=True)))
-        return Inference(logits, (sent - began) * 1e3, (time.perf_counter() - sent) * 1e3)
+        done = time.perf_counter()
+        return Inference(logits, (sent - began) * 1e3, (done - sent) * 1e3, len(requests))
 
     async def hashes(self) -> Mapping[str, str]:
         """Return sha256 by `name/version` of what is ready, as its config.pbtxt says."""

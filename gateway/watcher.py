@@ -49,6 +49,7 @@ class Watcher:
         self.ready = asyncio.Event()  # set once, by the first catalog that can be served
         self._service = service
         self._backend = service.backend
+        self._metrics = service.metrics
         self._repository = service.settings.model_repository
         self._restarts = restarts
         self._restarts_seen = 0
@@ -121,11 +122,11 @@ class Watcher:
     async def _check_backend(self) -> bool:
         """Return whether the model server is up after it was down, however shortly."""
         was_up, self._up = self._up, await self._backend.is_ready()
-        self._service.metrics.backend_up.labels(self._backend.name).set(self._up)
+        self._metrics.backend_up.labels(self._backend.name).set(self._up)
         if was_up and not self._up:
             log.error("%s: the model server is not ready; waiting for it", self._backend.name)
         restarts, self._restarts_seen = self._restarts() - self._restarts_seen, self._restarts()
-        self._service.metrics.backend_restarts.inc(restarts)
+        self._metrics.backend_restarts.inc(restarts)
         return self._up and (restarts > 0 or not was_up)
 
     async def _read(self) -> bytes | None:
@@ -135,6 +136,7 @@ class Watcher:
             if self._refused != str(exc):
                 log.error("%s", exc)
             self._refused = str(exc)
+            self._metrics.catalog_refused.set(1)
             self._seen = ""
             return None
 
@@ -159,16 +161,17 @@ class Watcher:
         self._retry.worked()
         self._serve(new)
         await self._check_hashes()
-        self._service.metrics.catalog_switches.labels("switched").inc()
+        self._metrics.note_catalog(digest, catalog.origin.commit)
         log.info("serving %s", summary(new))
 
     def _refuse(self, error: BertierError, digest: str) -> None:
         if digest != self._seen:
-            self._service.metrics.catalog_switches.labels("refused").inc()
+            self._metrics.catalog_switches.labels("refused").inc()
         if digest != self._seen or str(error) != self._refused:
             log.error("catalog %s refused: %s", digest[:12], error)
         self._seen = digest
         self._refused = str(error)
+        self._metrics.catalog_refused.set(1)
         self._refusal_may_pass = isinstance(error, MAY_PASS)
         if self._refusal_may_pass:
             self._retry.failed()
@@ -245,6 +248,9 @@ class Watcher:
             return False
         right_again = self._wrong - problems.keys()
         self._wrong = frozenset(problems)
+        self._metrics.note_hashes(
+            {v.name: v.name not in problems for v in serving.catalog.variants}
+        )
         fresh = {name: why for name, why in problems.items() if name in serving.trust}
         if fresh:
             log.error("not routed to any more: %s", fresh)
@@ -255,12 +261,12 @@ class Watcher:
         if self._service.serving is not None:
             self._retirement.replace(self._service.serving)
         self._service.serving = serving
-        gauge = self._service.metrics.variant_up
-        gauge.clear()
-        self._service.metrics.breaker_open.clear()
+        for gauge in (self._metrics.variant_up, self._metrics.breaker_open):
+            gauge.clear()
         for name, state in states_of(serving).items():
-            gauge.labels(name, state.trust or "none").set(state.served)
-            self._service.metrics.breaker_open.labels(name).set(state.failing)
+            self._metrics.variant_up.labels(name, state.trust or "none").set(state.served)
+            self._metrics.breaker_open.labels(name).set(state.failing)
+        self._metrics.note_floors({plan.name: plan.certified_f1 for plan in serving.plans()})
         if serving.plans():
             self.ready.set()
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from gateway import catalog as catalogs
+from gateway import exposition
 from gateway.catalog import CATALOG, Catalog
 from gateway.domain import Inference, Logits, Question, Size, SloRequest, Trust, Windows
 from gateway.errors import BackendUnavailable
@@ -116,6 +117,7 @@ async def test_a_bad_catalog_is_refused_once_and_the_old_goes_on(house: House, b
     readiness = await house.watcher.readiness()
     assert house.served() == ["large", "small"]
     assert house.switches("refused") == 1
+    assert house.service.metrics.registry.get_sample_value("bertier_catalog_refused") == 1
     assert readiness.ready
     assert readiness.refused
 
@@ -195,9 +197,13 @@ async def test_metrics_show_the_server_and_the_variants(house: House) -> None:
     """An alert watches these."""
     house.publish(small_and_large())
     await house.watcher.check()
-    text = house.service.metrics.text().decode()
+    text = exposition.text(house.service.metrics)
     assert 'bertier_backend_up{backend="fake"} 1.0' in text
     assert 'bertier_variant_up{trust="transferred",variant="small"} 1.0' in text
+    assert 'bertier_plan_certified_f1{plan="large"} 0.7' in text
+    assert 'bertier_variant_hash_matches{variant="large"} 1.0' in text
+    assert 'bertier_catalog_info{commit="0000000",sha256="' in text
+    assert "bertier_catalog_refused 0.0" in text
 
 
 class BrokenBackend(FakeBackend):
@@ -231,6 +237,7 @@ async def test_a_catalog_that_breaks_the_checks_is_refused(house: House) -> None
     await house.watcher.check()
     await house.watcher.check()
     assert house.switches("refused") == 1
+    assert house.service.metrics.registry.get_sample_value("bertier_catalog_refused") == 1
     assert "could not be checked" in ((await house.watcher.readiness()).refused or "")
 
 
