@@ -9,7 +9,7 @@ from pathlib import Path
 from gateway.catalog import sha256_of
 from optimizer import data
 from optimizer.config import DataConfig, StudyConfig
-from optimizer.data import Example, Split
+from optimizer.data import DataError, Example, Split
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,21 @@ class Questions:
         return {source.source: self._split(source) for source in self.config.data}
 
     def train(self, fraction: float = 1.0) -> list[Example]:
-        """Return what may be trained on, of this share of the contexts: none that any source holds out."""
+        """Return what may be trained on, of this share of the contexts: none that any source holds out.
+
+        Raises: DataError where nothing of it has an answer.
+        """
         sources = self.by_source.values()
         held_out = {e.context for s in sources for e in s[Split.SEARCH] + s[Split.CALIBRATE]}
         allowed = [e for s in sources for e in s[Split.TRAIN] if e.context not in held_out]
-        return data.sample_contexts(allowed, fraction, self.config.seed)
+        found = data.sample_contexts(allowed, fraction, self.config.seed)
+        if not any(e.answerable for e in found):
+            raise DataError(
+                f"{', '.join(self.by_source)}: none of {len(found)} training questions has an answer,"
+                " so there are no spans to learn; look for `is_impossible` and empty `answers`, or"
+                " raise `fraction`"
+            )
+        return found
 
     def certifying(self, split: Split) -> list[Example]:
         """Return a split of the sources that certify: where thresholds and floors come from."""

@@ -6,12 +6,15 @@ import gzip
 import json
 import lzma
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gateway.spans import SpanEncoder
 from optimizer import data
+from optimizer.config import DataConfig, StudyConfig
 from optimizer.data import DataError, Example, Split
+from optimizer.questions import Questions
 from tests.fakes import TOKENIZER
 from tests.optimizer.conftest import question_set
 
@@ -43,6 +46,54 @@ def test_a_broken_file_is_named(tmp_path: Path, name: str, content: bytes, said:
     with pytest.raises(DataError, match=said) as caught:
         data.load(str(path))
     assert str(path) in str(caught.value)
+
+
+def test_answers_that_stand_elsewhere_are_refused(tmp_path: Path) -> None:
+    """Spans learnt from shifted offsets are wrong without a sound: bytes for code points, an edited text."""
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(_moved(question_set(2), [1])))
+    with pytest.raises(DataError, match=r"of 1 of \d+ answerable .* mend the offsets"):
+        data.load(str(path))
+
+
+def test_a_few_answers_that_stand_elsewhere_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One slip in a large set is no reason to train on nothing, and is told."""
+    path = tmp_path / "x.json"
+    whole = question_set(200)
+    path.write_text(json.dumps(whole))
+    before = data.load(str(path))
+    path.write_text(json.dumps(_moved(whole, [1])))
+    after = data.load(str(path))
+    assert len(before) - len(after) == 1
+    assert "left out" in caplog.text
+
+
+def test_a_study_without_answers_is_refused(tmp_path: Path) -> None:
+    """There is no span to learn from."""
+    silent = question_set(30)
+    for qa in _questions(silent):
+        qa["answers"] = []
+    (tmp_path / "x.json").write_text(json.dumps(silent))
+    config = StudyConfig(
+        name="silent", teacher_name="t", data=(DataConfig(source="x.json", certifies=True),)
+    )
+    with pytest.raises(DataError, match=r"none of .* has an answer"):
+        Questions(config, tmp_path).train()
+
+
+def _questions(document: dict[str, Any]) -> list[dict[str, Any]]:
+    return [qa for a in document["data"] for p in a["paragraphs"] for qa in p["qas"]]
+
+
+def _moved(document: dict[str, Any], which: list[int]) -> dict[str, Any]:
+    """Return a copy in which these answers are one code point off."""
+    copied: dict[str, Any] = json.loads(json.dumps(document))
+    answered = [qa for qa in _questions(copied) if qa["answers"]]
+    for i in which:
+        answered[i]["answers"][0]["answer_start"] += 1
+    return copied
 
 
 def test_a_missing_file_is_told_with_the_known_names() -> None:
