@@ -125,6 +125,7 @@ def headers_of(**given: object) -> dict[str, str]:
     names = {
         "latency_ms": "SLO-Latency-Ms",
         "min_f1": "SLO-Min-F1",
+        "max_f1_loss": "SLO-Max-F1-Loss",
         "slo_class": "SLO-Class",
         "policy": "SLO-Policy",
         "variant": "SLO-Variant",

@@ -13,6 +13,7 @@ from gateway.published import (
     Certificate,
     Check,
     GoldenLogits,
+    Paired,
     Plan,
     Profile,
     Quality,
@@ -62,6 +63,9 @@ def plan_problems(where: str, plan: Plan, variants: Sequence[Variant]) -> Iterat
         yield from _share(f"{where}.thresholds.{i}", threshold)
     yield from _reach(f"{where}.reach", plan)
     yield from _certificate(f"{where}.certificate", plan.certificate)
+    paired = plan.certificate.paired
+    if paired is not None and paired.to not in by_name:
+        yield f"{where}.certificate.paired.to", f"names an unknown variant {paired.to!r}"
     hashes = tuple(by_name[name].sha256 for name in plan.variants)
     if plan.certificate.model_sha256 != hashes:
         yield f"{where}.certificate.model_sha256", "is not of the plan's variants; certify them"
@@ -177,9 +181,20 @@ def _certificate(where: str, certificate: Certificate) -> Iterator[Problem]:
     yield from _at_least_1(f"{where}.host.cores", certificate.host.cores)
     for i, bound in enumerate(certificate.bounds):
         yield from _share(f"{where}.bounds.{i}.floor", bound.floor)
+    if certificate.paired is not None:
+        yield from _paired(f"{where}.paired", certificate.paired)
     for place in ("strata", "checks"):
         for i, part in enumerate(getattr(certificate, place)):
             yield from _part(f"{where}.{place}.{i}", part)
+
+
+def _paired(where: str, paired: Paired) -> Iterator[Problem]:
+    yield from _name(f"{where}.to", paired.to)
+    for name in ("loss", "f1_loss"):
+        if not -1 <= getattr(paired, name) <= 1:
+            yield f"{where}.{name}", f"{getattr(paired, name):g} is not from -1 to 1"
+    if paired.loss < paired.f1_loss:
+        yield f"{where}.loss", f"{paired.loss:g} is less than the sample's {paired.f1_loss:g}"
 
 
 def _part(where: str, part: Stratum | Check) -> Iterator[Problem]:

@@ -199,6 +199,7 @@ def _add_plan(commands: Any) -> None:
 def _add_slo(command: argparse.ArgumentParser) -> None:
     command.add_argument("--latency-ms", metavar="MS", help="end to end, 1 to 60000")
     command.add_argument("--min-f1", metavar="F1", help="floor on the expected F1, 0 to 1")
+    command.add_argument("--max-f1-loss", metavar="F1", help="below the largest variant, 0 to 1")
     command.add_argument("--class", dest="slo_class", help="interactive, standard, batch, ...")
     command.add_argument("--policy", choices=tuple(SloPolicy))
 
@@ -224,6 +225,7 @@ def _slo_headers(flags: argparse.Namespace, explain: str | None) -> dict[str, st
     return asking.headers_of(
         latency_ms=flags.latency_ms,
         min_f1=flags.min_f1,
+        max_f1_loss=flags.max_f1_loss,
         slo_class=flags.slo_class,
         policy=flags.policy,
         variant=flags.variant,

@@ -45,11 +45,12 @@ def show_plan(told: Json) -> None:
 
 
 def _options_table(options: Sequence[Json]) -> Table:
-    table = _table("plan", "F1 >=", "now ms", "idle ms", "cost ms", "trust", "")
+    table = _table("plan", "F1 >=", "F1 loss <=", "now ms", "idle ms", "cost ms", "trust", "")
     for option in sorted(options, key=lambda o: float(o["cost_ms"])):
         table.add_row(
             option["plan"],
             f"{option['certified_f1']:.3f}",
+            "-" if (loss := option.get("certified_f1_loss")) is None else f"{loss:.3f}",
             *(f"{option[name]:.1f}" for name in ("predicted_ms", "idle_ms", "cost_ms")),
             option["trust"],
             _why(option),
@@ -64,8 +65,11 @@ def _why(option: Json) -> str:
 
 
 def _promise(slo: Json) -> str:
+    loss = slo.get("max_f1_loss")
+    paired = "" if loss is None else f", at most {loss:.3f} below the largest's"
     return (
-        f"{slo['latency_ms']:g} ms at F1 >= {slo['min_f1']:.3f} ({slo['class']}, {slo['policy']})"
+        f"{slo['latency_ms']:g} ms at F1 >= {slo['min_f1']:.3f}{paired}"
+        f" ({slo['class']}, {slo['policy']})"
     )
 
 

@@ -117,6 +117,7 @@ class SloRequest:
     variant: str | None = None
     explain: bool = False
     timeout_ms: float | None = None
+    max_f1_loss: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,7 @@ class Slo:
     priority: int = 3
     variant: str | None = None
     explain: bool = False
+    max_f1_loss: float | None = None  # to the largest variant; None: not asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +181,10 @@ class Option(NamedTuple):  # made for every plan of every request: a tuple costs
     @property
     def certified_f1(self) -> float:
         return self.plan.certified_f1
+
+    @property
+    def certified_loss(self) -> float | None:
+        return self.plan.certified_loss
 
 
 @dataclass(frozen=True, slots=True)

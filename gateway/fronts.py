@@ -33,8 +33,8 @@ TRACEPARENT = re.compile(
 )
 ENVOY_TIMEOUT = "x-envoy-expected-rq-timeout-ms"
 SLO_NAMES = (
-    *("slo-latency-ms", "slo-min-f1", "slo-class", "slo-policy", "slo-variant", "slo-explain"),
-    "priority",
+    *("slo-latency-ms", "slo-min-f1", "slo-max-f1-loss", "slo-class", "slo-policy"),
+    *("slo-variant", "slo-explain", "priority"),
 )
 # Every header of the SLO as it may come, to its own name.
 SLO_HEADERS = {
@@ -59,10 +59,12 @@ def trace_id(traceparent: str | None) -> str:
 
 def slo_headers(answered: Answered) -> dict[str, str]:
     """Return what became of the promise, by lower-case header name."""
+    loss = answered.option.certified_loss
     return {
         "slo-plan": answered.option.plan.name,
         "slo-variant": answered.variant,
         "slo-f1": f"{answered.option.certified_f1:.4f}",
+        **({} if loss is None else {"slo-f1-loss": f"{loss:.4f}"}),
         "slo-predicted-ms": f"{answered.option.predicted_ms:.3f}",
         "slo-met": ",".join(answered.gave) or "true",
         "server-timing": server_timing(answered.timings),

@@ -163,6 +163,7 @@ def to_plan(report: PlanReport) -> pb.PlanResponse:
         slo_class=report.slo.slo_class,
         policy=report.slo.policy,
         timeout_ms=report.slo.timeout_ms,
+        max_f1_loss=report.slo.max_f1_loss,
     )
 
 
@@ -187,6 +188,8 @@ def _slo_result(answered: Answered) -> pb.SloResult:
         certified_f1=answered.option.certified_f1,
         predicted_ms=answered.option.predicted_ms,
         met=met(answered),
+        max_f1_loss=slo.max_f1_loss,
+        certified_f1_loss=answered.option.certified_loss,
     )
 
 
@@ -221,6 +224,7 @@ def _options(
             trust=option.trust,
             chosen=option is chosen,
             struck_out_by=shortfalls(option, slo, spent_ms),
+            certified_f1_loss=option.certified_loss,
         )
         for option in options
     ]

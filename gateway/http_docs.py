@@ -39,6 +39,11 @@ REQUEST_HEADERS: tuple[tuple[str, dict[str, Any], str], ...] = (
         _DECIMAL | {"minimum": 0, "maximum": 1},
         "Floor on the expected token F1 of the plan that answers. Absent: the class's.",
     ),
+    (
+        "SLO-Max-F1-Loss",
+        _DECIMAL | {"minimum": 0, "maximum": 1},
+        "How far the plan's expected token F1 may be below the largest variant's. Absent: the class's.",
+    ),
     ("SLO-Class", _TEXT, "A class of the settings: its targets are the defaults."),
     (
         "SLO-Policy",
@@ -59,6 +64,11 @@ RESPONSE_HEADERS: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("SLO-Plan", _TEXT, "The plan that answered."),
     ("SLO-Variant", _TEXT, "The variant that gave the answer."),
     ("SLO-F1", _DECIMAL, "Certified floor of the plan."),
+    (
+        "SLO-F1-Loss",
+        _DECIMAL,
+        "Certified loss of the plan to the largest variant, if there is one.",
+    ),
     ("SLO-Predicted-Ms", _DECIMAL, "What was predicted when the plan was chosen."),
     ("SLO-Met", _TEXT, "`true`, or what gave: late, below-floor, escalation-cut, uncertified."),
     ("Server-Timing", _TEXT, "tokenize, route, queue, infer, decode, total; ms."),

@@ -53,6 +53,7 @@ class SloFields(Sent):
 
     latency_ms: float | None = Field(None, ge=1, le=MAX_LATENCY_MS, allow_inf_nan=False)
     min_f1: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
+    max_f1_loss: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
     slo_class: str | None = Field(None, alias="class")
     policy: SloPolicy | None = Field(None, strict=False)
     priority: int | None = Field(None, ge=0, le=7)
@@ -101,6 +102,7 @@ class SloBody(Told):
     slo_class: str = Field(alias="class")
     latency_ms: float
     min_f1: float
+    max_f1_loss: float | None = Field(None, description="There when a loss was asked for.")
     policy: SloPolicy
     timeout_ms: float
 
@@ -110,6 +112,7 @@ class SloOutcomeBody(SloBody):
 
     met: str
     certified_f1: float
+    certified_f1_loss: float | None = Field(None, description="There where it is certified.")
     predicted_ms: float
 
 
@@ -118,6 +121,9 @@ class OptionBody(Told):
 
     plan: str
     certified_f1: float
+    certified_f1_loss: float | None = Field(
+        None, description="To the largest variant; null: not certified."
+    )
     idle_ms: float
     predicted_ms: float
     cost_ms: float
@@ -221,6 +227,8 @@ def met(answered: Answered) -> str:
 def answer_body(answered: Answered, question: Question) -> bytes:
     """Return an answer as JSON."""
     answer, option = answered.answer, answered.option
+    loss = option.certified_loss
+    certified: dict[str, Any] = {} if loss is None else {"certified_f1_loss": loss}
     optional: dict[str, Any] = {"id": question.id} if question.id else {}
     if answered.slo.explain:
         optional["explain"] = _explain(answered)
@@ -240,6 +248,7 @@ def answer_body(answered: Answered, question: Question) -> bytes:
             **_promise(answered.slo),
             met=met(answered),
             certified_f1=option.certified_f1,
+            **certified,
             predicted_ms=round(option.predicted_ms, 3),
         ),
         **optional,
@@ -269,6 +278,7 @@ def _promise(slo: Slo) -> dict[str, Any]:
         "slo_class": slo.slo_class,
         "latency_ms": slo.latency_ms,
         "min_f1": slo.min_f1,
+        **({} if slo.max_f1_loss is None else {"max_f1_loss": slo.max_f1_loss}),
         "policy": slo.policy,
         "timeout_ms": slo.timeout_ms,
     }

@@ -51,7 +51,7 @@ def _choose(slo: Slo, options: Sequence[Option], spent_ms: float) -> Decision:
             return _decide(options[0], Reason.PINNED, slo, spent_ms)
     target_ms = slo.latency_ms - spent_ms
     trusted = [o for o in options if slo.policy is not SloPolicy.STRICT or _trusted(o)]
-    accurate = [o for o in trusted if o.certified_f1 >= slo.min_f1]
+    accurate = [o for o in trusted if keeps_f1(o, slo)]
     in_time = [o for o in accurate if o.predicted_ms <= target_ms and admits(o, slo, spent_ms)]
     if in_time:
         return _decide(cheapest(in_time), Reason.MEETS_SLO, slo, spent_ms)
@@ -64,6 +64,14 @@ def _choose(slo: Slo, options: Sequence[Option], spent_ms: float) -> Decision:
     if slo.policy is SloPolicy.PREFER_LATENCY:
         return _prefer_latency(reachable, target_ms, slo, spent_ms)
     return _prefer_accuracy(reachable, slo, spent_ms)
+
+
+def keeps_f1(option: Option, slo: Slo) -> bool:
+    """Say whether both certificates asked for hold: the floor, and the loss to the largest variant."""
+    if option.certified_f1 < slo.min_f1:
+        return False
+    loss = option.certified_loss
+    return slo.max_f1_loss is None or (loss is not None and loss <= slo.max_f1_loss)
 
 
 def admits(option: Option, slo: Slo, spent_ms: float) -> bool:
@@ -91,8 +99,9 @@ def nearest_feasible(slo: Slo, options: Sequence[Option]) -> tuple[Option, ...]:
     Only plans that keep one of the two promises of `slo`, where there are any.
     """
     trusted = [o for o in options if slo.policy is not SloPolicy.STRICT or _trusted(o)]
-    front = [o for o in trusted if not any(_dominates(p, o) for p in trusted)]
-    keeps_one = [o for o in front if o.certified_f1 >= slo.min_f1 or o.idle_ms <= slo.latency_ms]
+    paired = slo.max_f1_loss is not None
+    front = [o for o in trusted if not any(_dominates(p, o, paired) for p in trusted)]
+    keeps_one = [o for o in front if keeps_f1(o, slo) or o.idle_ms <= slo.latency_ms]
     return tuple(sorted(keeps_one or front, key=lambda o: o.idle_ms))
 
 
@@ -101,16 +110,23 @@ def shortfalls(option: Option, slo: Slo, spent_ms: float) -> tuple[Gave, ...]:
     gave = []
     if option.predicted_ms > slo.latency_ms - spent_ms:
         gave.append(Gave.LATE)
-    if option.certified_f1 < slo.min_f1:
+    certified = slo.max_f1_loss is None or option.certified_loss is not None
+    if option.certified_f1 < slo.min_f1 or (certified and not keeps_f1(option, slo)):
         gave.append(Gave.BELOW_FLOOR)
-    if not _trusted(option):
+    if not certified or not _trusted(option):
         gave.append(Gave.UNCERTIFIED)
     return tuple(gave)
 
 
-def _dominates(a: Option, b: Option) -> bool:
-    no_worse = a.idle_ms <= b.idle_ms and a.certified_f1 >= b.certified_f1
-    return no_worse and (a.idle_ms < b.idle_ms or a.certified_f1 > b.certified_f1)
+def _dominates(a: Option, b: Option, paired: bool) -> bool:
+    ours, theirs = _badness(a, paired), _badness(b, paired)
+    return ours != theirs and all(x <= y for x, y in zip(ours, theirs, strict=True))
+
+
+def _badness(option: Option, paired: bool) -> tuple[float, ...]:
+    """Return what options are compared by, less is better; `paired`: by the loss, too."""
+    loss = 1.0 if option.certified_loss is None else option.certified_loss
+    return option.idle_ms, -option.certified_f1, *((loss,) if paired else ())
 
 
 def _trusted(option: Option) -> bool:
@@ -143,7 +159,7 @@ def _prefer_latency(
 
 
 def _prefer_accuracy(reachable: Sequence[Option], slo: Slo, spent_ms: float) -> Decision:
-    accurate = [o for o in reachable if o.certified_f1 >= slo.min_f1]
+    accurate = [o for o in reachable if keeps_f1(o, slo)]
     if accurate:
         soonest = min(accurate, key=lambda o: (o.predicted_ms, o.cost_ms))
         return _decide(soonest, Reason.LEAST_LATE, slo, spent_ms)

@@ -184,6 +184,38 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
+class LossCheck:
+    """What a plan lost to the largest variant on questions that its paired certificate was not made from."""
+
+    data: str
+    n_contexts: int
+    n_questions: int
+    loss: float  # the sample mean, over contexts
+    loss_low: float  # lower bound on the true mean, at the certificate's confidence
+    certified: float
+
+    @property
+    def verdict(self) -> str:
+        """Return `holds`, `within noise` (too few contexts to tell) or `fails`."""
+        if self.loss <= self.certified:
+            return "holds"
+        return "within noise" if self.loss_low <= self.certified else "fails"
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """Mean F1 of the plan >= that of the variant `to` on the same questions - `loss`.
+
+    Jointly with all floors of the catalog, at the certificate's 1 - delta. Below 0: the plan is better.
+    """
+
+    to: str  # the largest variant
+    loss: float
+    f1_loss: float  # the sample mean, over contexts
+    checks: tuple[LossCheck, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Certificate:
     """Mean F1 of the plan >= `floor`, jointly with all plans of the catalog, at 1 - delta."""
 
@@ -201,6 +233,7 @@ class Certificate:
     bounds: tuple[Bound, ...] = ()
     strata: tuple[Stratum, ...] = ()
     checks: tuple[Check, ...] = ()
+    paired: Paired | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,3 +250,9 @@ class Plan:
     @property
     def certified_f1(self) -> float:
         return self.certificate.floor
+
+    @property
+    def certified_loss(self) -> float | None:
+        """The most F1 it loses to the largest variant; None: not certified."""
+        paired = self.certificate.paired
+        return None if paired is None else paired.loss

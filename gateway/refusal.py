@@ -6,13 +6,19 @@ from gateway import policy
 from gateway.domain import Decision, Option, Reason, Slo
 from gateway.errors import BackendUnavailable, BertierError, Infeasible, Overloaded
 
+UNPAIRED = (
+    "; this catalog certifies no loss to the largest variant: ask for SLO-Min-F1, or certify the repository"
+    " with 'bertier-optimize certify'"
+)
+
 
 def refusal(decision: Decision, promise: Slo, options: tuple[Option, ...]) -> BertierError:
     """Return the error to raise; `options` are those that were weighed."""
-    asked = f"{promise.latency_ms:g} ms at F1 >= {promise.min_f1:.3f}"
+    asked = _asked(promise)
     if decision.reason is Reason.INFEASIBLE:
         points = [describe(o) for o in policy.nearest_feasible(promise, options)]
-        return Infeasible(f"no plan gives {asked}, even on an idle system", points)
+        why = "" if _has_losses(promise, options) else UNPAIRED
+        return Infeasible(f"no plan gives {asked}, even on an idle system{why}", points)
     if decision.reason is Reason.UNAVAILABLE:
         return BackendUnavailable(
             f"the model server fails on what would give {asked}; it is tried again by itself, see /readyz"
@@ -31,11 +37,23 @@ def refusal(decision: Decision, promise: Slo, options: tuple[Option, ...]) -> Be
     return Overloaded(f"busy: {asked} cannot be kept now", decision.retry_after_ms)
 
 
-def describe(option: Option) -> dict[str, str | float]:
+def _asked(promise: Slo) -> str:
+    asked = f"{promise.latency_ms:g} ms at F1 >= {promise.min_f1:.3f}"
+    if promise.max_f1_loss is None:
+        return asked
+    return f"{asked} and at most {promise.max_f1_loss:.3f} below the largest variant's"
+
+
+def _has_losses(promise: Slo, options: tuple[Option, ...]) -> bool:
+    return promise.max_f1_loss is None or any(o.certified_loss is not None for o in options)
+
+
+def describe(option: Option) -> dict[str, str | float | None]:
     """Return an option as the fronts show it."""
     return {
         "plan": option.plan.name,
         "certified_f1": option.certified_f1,
+        "certified_f1_loss": option.certified_loss,
         "idle_ms": round(option.idle_ms, 3),
         "predicted_ms": round(option.predicted_ms, 3),
         "cost_ms": round(option.cost_ms, 3),

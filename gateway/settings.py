@@ -117,6 +117,8 @@ class Settings(BaseSettings):
                 raise ValueError(f"{name}: latency_ms must be 1 to 60000")
             if slo_class.min_f1 is not None and not 0 <= slo_class.min_f1 <= 1:
                 raise ValueError(f"{name}: min_f1 must be 0 to 1")
+            if slo_class.max_f1_loss is not None and not 0 <= slo_class.max_f1_loss <= 1:
+                raise ValueError(f"{name}: max_f1_loss must be 0 to 1")
             if slo_class.timeout_ms is not None and not slo_class.timeout_ms > 0:
                 raise ValueError(f"{name}: timeout_ms must be more than 0")
         return dict(STANDARD_CLASSES) | classes

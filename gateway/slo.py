@@ -37,7 +37,8 @@ Lookup = Callable[[str], str | None]  # a header's value by its lower-case name
 class SloClass:
     """The defaults of one class of requests.
 
-    `min_f1` None: the largest certified floor of the catalog less `below_best`.
+    `min_f1` None: the largest certified floor of the catalog less `below_best`; none at all where a
+    loss to the largest variant is asked for instead.
     `timeout_ms` None: four times the target; under `strict` the target itself.
     """
 
@@ -46,6 +47,7 @@ class SloClass:
     min_f1: float | None = None
     below_best: float = 0.02
     timeout_ms: float | None = None
+    max_f1_loss: float | None = None
 
 
 STANDARD_CLASSES: Mapping[str, SloClass] = {
@@ -67,6 +69,7 @@ def parse(lookup: Lookup) -> SloRequest:
     return SloRequest(
         latency_ms=_decimal("SLO-Latency-Ms", value("SLO-Latency-Ms"), 1.0, MAX_LATENCY_MS),
         min_f1=_decimal("SLO-Min-F1", value("SLO-Min-F1"), 0.0, 1.0),
+        max_f1_loss=_decimal("SLO-Max-F1-Loss", value("SLO-Max-F1-Loss"), 0.0, 1.0),
         slo_class=value("SLO-Class"),
         policy=None if policy is None else _policy(policy),
         priority=_priority(value("Priority")),
@@ -92,9 +95,10 @@ def resolve(
     defaults = classes[name]
     latency_ms = request.latency_ms or defaults.latency_ms
     policy = request.policy or defaults.policy
+    loss = defaults.max_f1_loss if request.max_f1_loss is None else request.max_f1_loss
     floor = defaults.min_f1
     if floor is None:
-        floor = max(0.0, best_floor - defaults.below_best)
+        floor = 0.0 if loss is not None else max(0.0, best_floor - defaults.below_best)
     return Slo(
         latency_ms=latency_ms,
         min_f1=floor if request.min_f1 is None else request.min_f1,
@@ -104,6 +108,7 @@ def resolve(
         priority=request.priority,
         variant=request.variant,
         explain=request.explain,
+        max_f1_loss=loss,
     )
 
 

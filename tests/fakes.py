@@ -21,6 +21,7 @@ from gateway.published import (
     Decoding,
     GoldenLogits,
     Host,
+    Paired,
     Plan,
     Precision,
     Profile,
@@ -85,6 +86,12 @@ def make_cascade(
     return Plan("-".join(names), names, thresholds, certificate, tuple(reach))
 
 
+def with_loss(plan: Plan, loss: float, to: str = "large") -> Plan:
+    """Return the plan certified to lose this much F1 to the largest variant."""
+    paired = Paired(to, loss, loss - 0.01)
+    return replace(plan, certificate=replace(plan.certificate, paired=paired))
+
+
 def make_catalog(variants: Sequence[Variant], floors: Sequence[float]) -> Catalog:
     plans = tuple(make_plan(v, f) for v, f in zip(variants, floors, strict=True))
     return Catalog(
@@ -100,6 +107,13 @@ def make_catalog(variants: Sequence[Variant], floors: Sequence[float]) -> Catalo
 def small_and_large() -> Catalog:
     """Return two variants: `small`, 5 ms at F1 0.5, and `large`, 20 ms at F1 0.7."""
     return make_catalog([make_variant("small", 5), make_variant("large", 20)], [0.5, 0.7])
+
+
+def paired_small_and_large() -> Catalog:
+    """Return the same two, certified to lose 0.15 and 0 to the larger."""
+    catalog = small_and_large()
+    plans = tuple(with_loss(p, x) for p, x in zip(catalog.plans, (0.15, 0.0), strict=True))
+    return replace(catalog, plans=plans)
 
 
 @cache

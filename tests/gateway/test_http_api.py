@@ -16,7 +16,14 @@ from gateway.metrics import Metrics
 from gateway.service import AnswerService
 from gateway.settings import Settings
 from gateway.watcher import Watcher
-from tests.fakes import CONTEXT, QUESTION, FakeBackend, serving_set, small_and_large
+from tests.fakes import (
+    CONTEXT,
+    QUESTION,
+    FakeBackend,
+    paired_small_and_large,
+    serving_set,
+    small_and_large,
+)
 
 ASKED = {"question": QUESTION, "context": CONTEXT}
 NDJSON = {"content-type": "application/x-ndjson"}
@@ -98,6 +105,38 @@ async def test_explain_shows_what_struck_out_each_option() -> None:
     assert (small["struck_out_by"], small["chosen"]) == (["below-floor"], False)
     assert (large["struck_out_by"], large["chosen"]) == ([], True)
     assert large["certified_f1"] == 0.7
+
+
+async def test_a_loss_to_the_largest_variant_can_be_asked_for() -> None:
+    """The header chooses, and answer, headers and explanation tell what is certified."""
+    service = make_service()
+    service.serving = serving_set(paired_small_and_large())
+    headers = {"SLO-Max-F1-Loss": "0.15", "SLO-Explain": "1"}
+    response = await post(service, json=ASKED, headers=headers)
+    told = response.json()
+    assert (told["variant"], told["slo"]["met"]) == ("small", "true")
+    assert (told["slo"]["max_f1_loss"], told["slo"]["certified_f1_loss"]) == (0.15, 0.15)
+    assert response.headers["slo-f1-loss"] == "0.1500"
+    assert [o["certified_f1_loss"] for o in told["explain"]["options"]] == [0.15, 0.0]
+    tighter = await post(service, json=ASKED, headers={"SLO-Max-F1-Loss": "0.1"})
+    assert tighter.json()["variant"] == "large"
+    item = ASKED | {"slo": {"max_f1_loss": 0.15}}
+    (line,) = (await post(service, "/v1/answers", json=[item])).text.splitlines()
+    assert json.loads(line)["variant"] == "small"
+
+
+async def test_a_loss_that_no_plan_is_certified_for_is_refused_with_the_reason() -> None:
+    """Of a catalog without such certificates the caller learns what to do instead."""
+    service = make_service()
+    headers = {"SLO-Max-F1-Loss": "0.1", "SLO-Policy": "strict"}
+    refused = await post(service, json=ASKED, headers=headers)
+    assert refused.status_code == 422
+    assert "certifies no loss to the largest variant" in refused.json()["detail"]
+    service.serving = serving_set(paired_small_and_large())
+    headers["SLO-Latency-Ms"] = "25"
+    near = (await post(service, json=ASKED, headers=headers)).json()
+    assert "0.100 below the largest variant's" in near["detail"]
+    assert [p["certified_f1_loss"] for p in near["nearest"]] == [0.15, 0.0]
 
 
 async def test_without_explain_the_body_has_none() -> None:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.domain import Gave, Option, Reason, Slo, SloPolicy, Trust
-from gateway.policy import choose, nearest_feasible, shortfalls
-from tests.fakes import make_plan, make_variant
+from gateway.policy import choose, escalation_left_ms, nearest_feasible, shortfalls
+from tests.fakes import make_plan, make_variant, with_loss
 
 STRICT, LATENCY, ACCURACY = SloPolicy.STRICT, SloPolicy.PREFER_LATENCY, SloPolicy.PREFER_ACCURACY
 
@@ -72,6 +72,68 @@ def test_the_choice(
 def test_a_refusal_under_load_says_when_the_load_is_done(promise: Slo) -> None:
     """Retry-After is no guess."""
     assert choose(promise, idle(wait_ms=300)).retry_after_ms == pytest.approx(300)
+
+
+def paired(wait_ms: float = 0.0) -> list[Option]:
+    """Return the same three, that are certified to lose 0.15, 0.05 and 0 to the largest."""
+    losses = (0.15, 0.05, 0.0)
+    return [
+        o._replace(plan=with_loss(o.plan, loss))
+        for o, loss in zip(idle(wait_ms), losses, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("promise", "loss", "plan", "reason", "gave"),
+    [
+        (slo(50, 0.0), 0.2, "small", Reason.MEETS_SLO, ()),
+        (slo(50, 0.0), 0.05, "medium", Reason.MEETS_SLO, ()),
+        (slo(50, 0.65), 0.05, "large", Reason.MEETS_SLO, ()),
+        (slo(50, 0.0, STRICT), 0.04, "large", Reason.MEETS_SLO, ()),
+        (slo(15, 0.0), 0.01, "medium", Reason.MOST_ACCURATE_IN_TIME, (Gave.BELOW_FLOOR,)),
+        (slo(15, 0.0, ACCURACY), 0.01, "large", Reason.LEAST_LATE, (Gave.LATE,)),
+        (slo(15, 0.0, STRICT), 0.01, None, Reason.INFEASIBLE, ()),
+    ],
+)
+def test_a_loss_to_the_largest_variant_is_promised_like_a_floor(
+    promise: Slo, loss: float, plan: str | None, reason: Reason, gave: object
+) -> None:
+    """Both certificates have to hold where both are asked for."""
+    decision = choose(replace(promise, max_f1_loss=loss), paired())
+    chosen = decision.option.plan.name if decision.option else None
+    assert (chosen, decision.reason, decision.gave) == (plan, reason, gave)
+
+
+def test_a_loss_that_nobody_certified_is_no_promise() -> None:
+    """A catalog of early studies has none: strict refuses, the others say `uncertified`."""
+    promise = replace(slo(50, 0.0), max_f1_loss=0.5)
+    assert choose(promise, idle()).gave == (Gave.UNCERTIFIED,)
+    assert choose(replace(promise, policy=STRICT), idle()).reason is Reason.INFEASIBLE
+
+
+def test_what_loses_less_is_among_the_nearest_where_a_loss_was_asked_for() -> None:
+    """A plan with the lower floor may be certified closer to the largest variant."""
+    closer = option("closer", 0.45, 6)
+    options = [*paired(), closer._replace(plan=with_loss(closer.plan, 0.02))]
+    promise = replace(slo(10, 0.0), max_f1_loss=0.01)
+    assert "closer" in [o.plan.name for o in nearest_feasible(promise, options)]
+    assert "closer" not in [o.plan.name for o in nearest_feasible(slo(10, 0.9), options)]
+
+
+@pytest.mark.parametrize(
+    ("promise", "spent_ms", "left_ms"),
+    [
+        (slo(50, 0.7), 20, 30),
+        (slo(50, 0.7, STRICT), 20, 30),
+        (slo(50, 0.7, ACCURACY), 20, 180),
+        (replace(slo(50, 0.7), timeout_ms=30), 20, 10),
+    ],
+)
+def test_an_escalation_has_until_the_target_or_for_accuracy_until_the_deadline(
+    promise: Slo, spent_ms: float, left_ms: float
+) -> None:
+    """Who prefers latency would rather have the answer at hand in time."""
+    assert escalation_left_ms(promise, spent_ms) == left_ms
 
 
 def test_strict_never_takes_an_uncertified_plan() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from gateway import slo
 from gateway.domain import Slo, SloPolicy, SloRequest
 from gateway.errors import InvalidHeader, UnknownClass
-from gateway.slo import STANDARD_CLASSES
+from gateway.slo import STANDARD_CLASSES, SloClass
 
 
 def parse(headers: dict[str, str]) -> SloRequest:
@@ -32,6 +32,8 @@ def resolve(request: SloRequest) -> Slo:
         ("slo-min-f1", "0", "min_f1", 0.0),
         ("slo-min-f1", ".75", "min_f1", 0.75),
         ("x-slo-min-f1", "1", "min_f1", 1.0),
+        ("slo-max-f1-loss", "0.02", "max_f1_loss", 0.02),
+        ("x-slo-max-f1-loss", "1", "max_f1_loss", 1.0),
         ("slo-class", "batch", "slo_class", "batch"),
         ("slo-policy", "strict", "policy", SloPolicy.STRICT),
         ("priority", "u=0", "priority", 0),
@@ -152,3 +154,19 @@ def test_an_unknown_class_is_refused_with_the_known(name: str) -> None:
     """The caller sees what may be said."""
     with pytest.raises(UnknownClass, match="batch, interactive, standard"):
         resolve(SloRequest(slo_class=name))
+
+
+def test_a_loss_alone_takes_the_place_of_the_default_floor() -> None:
+    """`at most 0.05 below the largest` would otherwise mean `best floor - 0.02` as well."""
+    assert resolve(SloRequest()).min_f1 == pytest.approx(0.68)
+    asked = resolve(SloRequest(max_f1_loss=0.05))
+    assert (asked.max_f1_loss, asked.min_f1) == (0.05, 0.0)
+    both = resolve(SloRequest(max_f1_loss=0.05, min_f1=0.6))
+    assert (both.max_f1_loss, both.min_f1) == (0.05, 0.6)
+
+
+def test_a_class_may_promise_a_loss() -> None:
+    """With a floor of its own, both hold."""
+    classes = {"close": SloClass(50, SloPolicy.STRICT, min_f1=0.4, max_f1_loss=0.01)}
+    promise = slo.resolve(SloRequest(slo_class="close"), classes, "close", best_floor=0.7)
+    assert (promise.max_f1_loss, promise.min_f1) == (0.01, 0.4)

@@ -21,7 +21,7 @@ class AnswerRequest(_message.Message):
     def __init__(self, question: _Optional[str] = ..., context: _Optional[str] = ..., id: _Optional[str] = ..., top_k: _Optional[int] = ..., slo: _Optional[_Union[SloRequest, _Mapping]] = ...) -> None: ...
 
 class SloRequest(_message.Message):
-    __slots__ = ("latency_ms", "min_f1", "slo_class", "policy", "priority", "variant", "explain")
+    __slots__ = ("latency_ms", "min_f1", "slo_class", "policy", "priority", "variant", "explain", "max_f1_loss")
     LATENCY_MS_FIELD_NUMBER: _ClassVar[int]
     MIN_F1_FIELD_NUMBER: _ClassVar[int]
     SLO_CLASS_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +29,7 @@ class SloRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     VARIANT_FIELD_NUMBER: _ClassVar[int]
     EXPLAIN_FIELD_NUMBER: _ClassVar[int]
+    MAX_F1_LOSS_FIELD_NUMBER: _ClassVar[int]
     latency_ms: float
     min_f1: float
     slo_class: str
@@ -36,7 +37,8 @@ class SloRequest(_message.Message):
     priority: int
     variant: str
     explain: bool
-    def __init__(self, latency_ms: _Optional[float] = ..., min_f1: _Optional[float] = ..., slo_class: _Optional[str] = ..., policy: _Optional[str] = ..., priority: _Optional[int] = ..., variant: _Optional[str] = ..., explain: _Optional[bool] = ...) -> None: ...
+    max_f1_loss: float
+    def __init__(self, latency_ms: _Optional[float] = ..., min_f1: _Optional[float] = ..., slo_class: _Optional[str] = ..., policy: _Optional[str] = ..., priority: _Optional[int] = ..., variant: _Optional[str] = ..., explain: _Optional[bool] = ..., max_f1_loss: _Optional[float] = ...) -> None: ...
 
 class AnswerResponse(_message.Message):
     __slots__ = ("id", "answer", "start", "end", "score", "no_answer_probability", "alternatives", "plan", "variant", "slo", "timings", "explain")
@@ -79,7 +81,7 @@ class Alternative(_message.Message):
     def __init__(self, answer: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., probability: _Optional[float] = ...) -> None: ...
 
 class SloResult(_message.Message):
-    __slots__ = ("latency_ms", "min_f1", "slo_class", "policy", "timeout_ms", "certified_f1", "predicted_ms", "met")
+    __slots__ = ("latency_ms", "min_f1", "slo_class", "policy", "timeout_ms", "certified_f1", "predicted_ms", "met", "max_f1_loss", "certified_f1_loss")
     LATENCY_MS_FIELD_NUMBER: _ClassVar[int]
     MIN_F1_FIELD_NUMBER: _ClassVar[int]
     SLO_CLASS_FIELD_NUMBER: _ClassVar[int]
@@ -88,6 +90,8 @@ class SloResult(_message.Message):
     CERTIFIED_F1_FIELD_NUMBER: _ClassVar[int]
     PREDICTED_MS_FIELD_NUMBER: _ClassVar[int]
     MET_FIELD_NUMBER: _ClassVar[int]
+    MAX_F1_LOSS_FIELD_NUMBER: _ClassVar[int]
+    CERTIFIED_F1_LOSS_FIELD_NUMBER: _ClassVar[int]
     latency_ms: float
     min_f1: float
     slo_class: str
@@ -96,7 +100,9 @@ class SloResult(_message.Message):
     certified_f1: float
     predicted_ms: float
     met: str
-    def __init__(self, latency_ms: _Optional[float] = ..., min_f1: _Optional[float] = ..., slo_class: _Optional[str] = ..., policy: _Optional[str] = ..., timeout_ms: _Optional[float] = ..., certified_f1: _Optional[float] = ..., predicted_ms: _Optional[float] = ..., met: _Optional[str] = ...) -> None: ...
+    max_f1_loss: float
+    certified_f1_loss: float
+    def __init__(self, latency_ms: _Optional[float] = ..., min_f1: _Optional[float] = ..., slo_class: _Optional[str] = ..., policy: _Optional[str] = ..., timeout_ms: _Optional[float] = ..., certified_f1: _Optional[float] = ..., predicted_ms: _Optional[float] = ..., met: _Optional[str] = ..., max_f1_loss: _Optional[float] = ..., certified_f1_loss: _Optional[float] = ...) -> None: ...
 
 class Timings(_message.Message):
     __slots__ = ("tokenize_ms", "route_ms", "queue_ms", "infer_ms", "decode_ms", "total_ms")
@@ -123,7 +129,7 @@ class Explanation(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., options: _Optional[_Iterable[_Union[PlanOption, _Mapping]]] = ...) -> None: ...
 
 class PlanOption(_message.Message):
-    __slots__ = ("plan", "certified_f1", "idle_ms", "predicted_ms", "cost_ms", "trust", "chosen", "struck_out_by")
+    __slots__ = ("plan", "certified_f1", "idle_ms", "predicted_ms", "cost_ms", "trust", "chosen", "struck_out_by", "certified_f1_loss")
     PLAN_FIELD_NUMBER: _ClassVar[int]
     CERTIFIED_F1_FIELD_NUMBER: _ClassVar[int]
     IDLE_MS_FIELD_NUMBER: _ClassVar[int]
@@ -132,6 +138,7 @@ class PlanOption(_message.Message):
     TRUST_FIELD_NUMBER: _ClassVar[int]
     CHOSEN_FIELD_NUMBER: _ClassVar[int]
     STRUCK_OUT_BY_FIELD_NUMBER: _ClassVar[int]
+    CERTIFIED_F1_LOSS_FIELD_NUMBER: _ClassVar[int]
     plan: str
     certified_f1: float
     idle_ms: float
@@ -140,7 +147,8 @@ class PlanOption(_message.Message):
     trust: str
     chosen: bool
     struck_out_by: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, plan: _Optional[str] = ..., certified_f1: _Optional[float] = ..., idle_ms: _Optional[float] = ..., predicted_ms: _Optional[float] = ..., cost_ms: _Optional[float] = ..., trust: _Optional[str] = ..., chosen: _Optional[bool] = ..., struck_out_by: _Optional[_Iterable[str]] = ...) -> None: ...
+    certified_f1_loss: float
+    def __init__(self, plan: _Optional[str] = ..., certified_f1: _Optional[float] = ..., idle_ms: _Optional[float] = ..., predicted_ms: _Optional[float] = ..., cost_ms: _Optional[float] = ..., trust: _Optional[str] = ..., chosen: _Optional[bool] = ..., struck_out_by: _Optional[_Iterable[str]] = ..., certified_f1_loss: _Optional[float] = ...) -> None: ...
 
 class AnswerItem(_message.Message):
     __slots__ = ("id", "answer", "failure")
@@ -177,7 +185,7 @@ class PlanRequest(_message.Message):
     def __init__(self, question: _Optional[str] = ..., context: _Optional[str] = ..., n_tokens: _Optional[int] = ..., slo: _Optional[_Union[SloRequest, _Mapping]] = ...) -> None: ...
 
 class PlanResponse(_message.Message):
-    __slots__ = ("feasible", "plan", "reason", "gave", "n_tokens", "n_windows", "options", "nearest", "latency_ms", "min_f1", "slo_class", "policy", "timeout_ms")
+    __slots__ = ("feasible", "plan", "reason", "gave", "n_tokens", "n_windows", "options", "nearest", "latency_ms", "min_f1", "slo_class", "policy", "timeout_ms", "max_f1_loss")
     FEASIBLE_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -191,6 +199,7 @@ class PlanResponse(_message.Message):
     SLO_CLASS_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    MAX_F1_LOSS_FIELD_NUMBER: _ClassVar[int]
     feasible: bool
     plan: str
     reason: str
@@ -204,4 +213,5 @@ class PlanResponse(_message.Message):
     slo_class: str
     policy: str
     timeout_ms: float
-    def __init__(self, feasible: _Optional[bool] = ..., plan: _Optional[str] = ..., reason: _Optional[str] = ..., gave: _Optional[_Iterable[str]] = ..., n_tokens: _Optional[int] = ..., n_windows: _Optional[int] = ..., options: _Optional[_Iterable[_Union[PlanOption, _Mapping]]] = ..., nearest: _Optional[_Iterable[_Union[PlanOption, _Mapping]]] = ..., latency_ms: _Optional[float] = ..., min_f1: _Optional[float] = ..., slo_class: _Optional[str] = ..., policy: _Optional[str] = ..., timeout_ms: _Optional[float] = ...) -> None: ...
+    max_f1_loss: float
+    def __init__(self, feasible: _Optional[bool] = ..., plan: _Optional[str] = ..., reason: _Optional[str] = ..., gave: _Optional[_Iterable[str]] = ..., n_tokens: _Optional[int] = ..., n_windows: _Optional[int] = ..., options: _Optional[_Iterable[_Union[PlanOption, _Mapping]]] = ..., nearest: _Optional[_Iterable[_Union[PlanOption, _Mapping]]] = ..., latency_ms: _Optional[float] = ..., min_f1: _Optional[float] = ..., slo_class: _Optional[str] = ..., policy: _Optional[str] = ..., timeout_ms: _Optional[float] = ..., max_f1_loss: _Optional[float] = ...) -> None: ...
