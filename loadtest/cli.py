@@ -19,6 +19,7 @@ from gateway import catalog as catalogs
 from gateway.errors import BertierError
 from loadtest import answers, coverage_cli, overhead, slo_table
 from loadtest.answers import Comparison
+from loadtest.drive import command as drive
 from loadtest.lab import commands as lab
 from loadtest.overhead import Overhead
 from loadtest.sample import questions
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--rate", type=float, default=50.0, help="requests/s (overhead)")
         command.add_argument("--seconds", type=float, default=90.0, help="in all (overhead)")
         command.set_defaults(run=run)
+    drive.register(commands)
     coverage_cli.register(commands)
     lab.register(commands)
     return parser

@@ -16,7 +16,7 @@ LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 44
 N_TICKS = 5
 FEW_OCTAVES = 8  # below such a ratio a logarithmic axis gets more ticks
 MAX_VALUES = 8  # of a parallel axis, each at its own height; more make it a range
-N_COLOURS = 6  # of page.css
+N_COLOURS = 8  # of page.css
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def scatter(marks: Sequence[Mark], x_label: str, y_label: str, *, log_x: bool = 
     y = Axis.of(y_label, ys, HEIGHT - BOTTOM, TOP)
     # Large ones first, or they cover the small.
     drawn = "".join(_mark(m, x, y) for m in sorted(marks, key=lambda m: -m.radius))
-    return _svg(_axes(x, y) + drawn, f"{y_label} over {x_label}")
+    return svg(axes(x, y) + drawn, f"{y_label} over {x_label}")
 
 
 def _mark(mark: Mark, x: Axis, y: Axis) -> str:
@@ -115,12 +115,12 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]], x_label: str, y_
     drawn = []
     for i, (name, found) in enumerate(series.items()):
         kind = f"series-{i % N_COLOURS}"
-        drawn.append(f'<path class="line {kind}" d="{_path(found, x, y)}"/>')
+        drawn.append(f'<path class="line {kind}" d="{path(found, x, y)}"/>')
         drawn += [
             _mark(Mark(a, b, kind, f"{name}\n{x_label} {a:g}\n{y_label} {b:.4g}", None, 2.5), x, y)
             for a, b in found
         ]
-    return _svg(_axes(x, y) + "".join(drawn), f"{y_label} over {x_label}")
+    return svg(axes(x, y) + "".join(drawn), f"{y_label} over {x_label}")
 
 
 Band = Sequence[tuple[float, float, float, float]]  # x, low, middle, high
@@ -135,14 +135,14 @@ def bands(series: Mapping[str, Band], x_label: str, y_label: str) -> str:
     for i, (name, found) in enumerate(series.items()):
         kind = f"series-{i % N_COLOURS}"
         low, middle, high = ([(p[0], p[j]) for p in found] for j in (1, 2, 3))
-        around = _path([*_stairs(high), *reversed(_stairs(low))], x, y)
+        around = path([*_stairs(high), *reversed(_stairs(low))], x, y)
         drawn.append(f'<path class="band {kind}" data-kind="{kind}" d="{around}Z"/>')
-        line = _path(_stairs(middle), x, y)
+        line = path(_stairs(middle), x, y)
         drawn.append(f'<path class="line {kind}" data-kind="{kind}" d="{line}"/>')
         for at, least, mid, most in found:
             tip = f"{name}\n{x_label} {at:.1f}\n{mid:.4f} ({least:.4f} to {most:.4f})"
             drawn.append(_mark(Mark(at, mid, kind, tip, None, 2.0), x, y))
-    return _svg(_axes(x, y) + "".join(drawn), f"{y_label} over {x_label}")
+    return svg(axes(x, y) + "".join(drawn), f"{y_label} over {x_label}")
 
 
 def _stairs(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -152,7 +152,7 @@ def _stairs(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return steps
 
 
-def _path(points: Sequence[tuple[float, float]], x: Axis, y: Axis) -> str:
+def path(points: Sequence[tuple[float, float]], x: Axis, y: Axis) -> str:
     return "M" + "L".join(f"{x.at(a)} {y.at(b)}" for a, b in points)
 
 
@@ -184,7 +184,7 @@ def parallel(labels: Sequence[str], threads: Sequence[Thread]) -> str:
             f' data-tip="{tip}" data-at="{at}" d="{path}"/>'
         )
     bars = [_bar(label, axes[i], i, LEFT + i * step) for i, label in enumerate(labels)]
-    return _svg("".join(drawn) + "".join(bars), "trials over knobs and objectives")
+    return svg("".join(drawn) + "".join(bars), "trials over knobs and objectives")
 
 
 Places = Axis | dict[str, float]  # a range, or few values, each at its own height
@@ -224,7 +224,7 @@ def _bar(label: str, axis: Places, index: int, x: float) -> str:
     )
 
 
-def _axes(x: Axis, y: Axis) -> str:
+def axes(x: Axis, y: Axis) -> str:
     bottom, left = HEIGHT - BOTTOM, LEFT
     lines = [
         f'<line class="grid" x1="{left}" x2="{WIDTH - RIGHT}" y1="{y.at(t)}" y2="{y.at(t)}"/>'
@@ -246,7 +246,7 @@ def _axes(x: Axis, y: Axis) -> str:
     return f'<g class="axis">{"".join(lines)}{labels}</g>'
 
 
-def _svg(inside: str, title: str) -> str:
+def svg(inside: str, title: str) -> str:
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">'
         f"{inside}</svg>"

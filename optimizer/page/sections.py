@@ -1,49 +1,19 @@
-"""A study's page: head, sections, style and script. Every text from outside is escaped; every number is an input's.
-
-The page opens from disk and asks the network for nothing: style and script are in it, and its policy
-lets nothing else in.
-"""
+"""A study's page: its sections. Every text from outside is escaped; every number is an input's."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from html import escape
-from pathlib import Path
 
 from optimizer.page.compared import economy, fp32, labels, searches
 from optimizer.page.overview import pareto
 from optimizer.page.searched import curves, infeasible, knobs, ranks, volume
+from optimizer.page.shell import document
 from optimizer.page.vouched import certificates, provenance
 from optimizer.report import Inputs
-
-HERE = Path(__file__).parent
-
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; style-src '{style_hash}'; script-src '{script_hash}'">
-<title>{name}: report of a study</title>
-<style>{style}</style>
-</head>
-<body>
-<h1>{name}</h1>
-<p class="soft">{about}</p>
-<nav>{nav}</nav>
-{warning}{sections}
-<div id="tip" role="tooltip"></div>
-<script>{script}</script>
-</body>
-</html>
-"""
 
 
 def page(inputs: Inputs) -> str:
     """Return the whole page."""
-    style, script = ((HERE / f"page.{kind}").read_text() for kind in ("css", "js"))
     sections = {
         "pareto": ("Accuracy, latency, size", pareto(inputs)),
         "fp32": ("Beside the fp32 teacher", fp32(inputs)),
@@ -58,24 +28,8 @@ def page(inputs: Inputs) -> str:
         "certificates": ("Certificates", certificates(inputs)),
         "provenance": ("What it ran on", provenance(inputs)),
     }
-    return PAGE.format(
-        name=escape(inputs.config.name),
-        about=_about(inputs),
-        style=style,
-        style_hash=_hash(style),
-        script=script,
-        script_hash=_hash(script),
-        nav=" ".join(f'<a href="#{key}">{title}</a>' for key, (title, _) in sections.items()),
-        warning=_warning(inputs),
-        sections="\n".join(
-            f'<section id="{key}"><h2>{title}</h2>\n{inside}</section>'
-            for key, (title, inside) in sections.items()
-        ),
-    )
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    title = f"{inputs.config.name}: report of a study"
+    return document(title, inputs.config.name, _about(inputs), sections, _warning(inputs))
 
 
 def _about(inputs: Inputs) -> str:
