@@ -8,6 +8,7 @@
 #   TRITON=no              no local Triton: `bertier serve` falls back to ONNX Runtime in-process
 #   TORCH_INDEX=URL        a package index to prefer for PyTorch. PyPI's PyTorch for Linux brings several GB
 #                          of CUDA packages; https://download.pytorch.org/whl/cpu has builds without them
+#   PROFILE=gpu            `make up` with Triton on a GPU
 #   SERVE_FLAGS, PYTEST_FLAGS, DATA    passed on to `bertier serve`, pytest, `make prove-evaluate`
 
 PYTHON ?= python3
@@ -15,6 +16,7 @@ ENGINE ?= cpu
 TRITON ?= yes
 TORCH_INDEX ?=
 DATA ?= squad_v2_dev_a
+PROFILE ?= cpu
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -32,7 +34,7 @@ INSTALL := $(PIP) install --quiet --no-compile --no-warn-conflicts --constraint 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-all system-packages run test check format proto settings constraints clean docs-metrics \
+.PHONY: help setup setup-all system-packages run test check format proto up down settings constraints clean docs-metrics \
 	prove prove-overhead prove-agreement prove-invariance prove-slo-table prove-evaluate \
 	prove-coverage prove-lab
 
@@ -58,6 +60,15 @@ format: $(EVERYTHING) ## Format the code and fix what the linter can
 
 proto: $(EVERYTHING) ## Generate the code of gateway/proto
 	$(BIN)/python -m gateway.proto.generate
+
+COMPOSE := COMPOSE_PROFILES=$(PROFILE) docker compose --file deploy/compose.yaml
+
+up: ## Start the whole system in containers: Triton, gateway, Prometheus, Alertmanager, Grafana
+	$(COMPOSE) up --build --detach --wait
+	@echo "gateway http://127.0.0.1:8080  Grafana http://127.0.0.1:3000  Prometheus http://127.0.0.1:9090"
+
+down: ## Stop it and remove its containers; its data stays in volumes
+	$(COMPOSE) down
 
 settings: $(EVERYTHING) ## Write the table of settings in docs/operations.md anew
 	$(BIN)/python -m gateway.reference docs/operations.md
