@@ -1,0 +1,199 @@
+"""`Client` and `AsyncClient`: one gateway, asked over HTTP or gRPC as its URL says.
+
+What both share is pure and lives elsewhere: promises, questions, answers, errors, when to ask again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator
+from itertools import islice
+from types import TracebackType
+from typing import Final, TypeVar, Unpack
+from urllib.parse import urlsplit
+
+from bertier import questions
+from bertier.answers import Answer, PlanReport
+from bertier.errors import ApiError
+from bertier.over_grpc import AsyncGrpcTransport, GrpcTransport
+from bertier.over_http import AsyncHttpTransport, HttpTransport
+from bertier.promise import SloArguments, headers_of
+from bertier.questions import Ask, Operation
+from bertier.retrying import Retries, draw
+from bertier.security import Security
+
+T = TypeVar("T")
+SCHEMES: Final = ("http", "https", "grpc", "grpcs")
+BATCH: Final = 64  # questions of one request of `answers`
+DEFAULT_URL: Final = "http://127.0.0.1:8080"
+OPEN: Final = Security()
+PATIENT: Final = Retries()
+
+
+class Client:
+    """Asks a gateway; safe to share between threads. Close it, or use it in a `with`."""
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        security: Security = OPEN,
+        retries: Retries = PATIENT,
+        timeout_s: float = 60.0,
+    ) -> None:
+        """`url`: http://, https://, grpc:// or grpcs:// with host and port. Raises: ValueError."""
+        kind = GrpcTransport if _speaks_grpc(url) else HttpTransport
+        self._transport = kind(url, security, timeout_s)
+        self._retries = retries
+
+    def answer(
+        self,
+        question: str,
+        context: str,
+        *,
+        id: str | None = None,  # noqa: A002  # the API's own word
+        top_k: int = 1,
+        **slo: Unpack[SloArguments],
+    ) -> Answer:
+        """Return the answer to one question. Raises: ApiError."""
+        return self._call(questions.answer(Ask(question, context, id, top_k)), slo)
+
+    def answers(
+        self, asks: Iterable[Ask], **slo: Unpack[SloArguments]
+    ) -> Iterator[Answer | ApiError]:
+        """Yield what became of every question, in order; one that fails does not end the others.
+
+        Raises: ApiError where the request as a whole fails.
+        """
+        asked, headers = iter(asks), headers_of(slo)
+        while batch := list(islice(asked, BATCH)):
+            yield from self._transport.many(batch, headers)
+
+    def plan(
+        self,
+        question: str | None = None,
+        context: str | None = None,
+        *,
+        n_tokens: int | None = None,
+        **slo: Unpack[SloArguments],
+    ) -> PlanReport:
+        """Return what such a request would get now, without an answer. Raises: ApiError."""
+        return self._call(questions.plan(question, context, n_tokens), slo)
+
+    def ready(self) -> bool:
+        """Say whether questions can be answered now. Raises: Unreachable."""
+        return self._transport.ready()
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _call(self, operation: Operation[T], slo: SloArguments) -> T:
+        headers, began, attempt = headers_of(slo), time.monotonic(), 1
+        while True:
+            try:
+                return self._transport.call(operation, headers)
+            except ApiError as exc:
+                spent_ms = 1e3 * (time.monotonic() - began)
+                wait_ms = self._retries.wait_ms(exc, attempt, spent_ms, draw())
+                if wait_ms is None:
+                    raise
+            time.sleep(wait_ms / 1e3)
+            attempt += 1
+
+
+class AsyncClient:
+    """Asks a gateway from an event loop. Close it, or use it in an `async with`."""
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        security: Security = OPEN,
+        retries: Retries = PATIENT,
+        timeout_s: float = 60.0,
+    ) -> None:
+        """`url`: http://, https://, grpc:// or grpcs:// with host and port. Raises: ValueError."""
+        kind = AsyncGrpcTransport if _speaks_grpc(url) else AsyncHttpTransport
+        self._transport = kind(url, security, timeout_s)
+        self._retries = retries
+
+    async def answer(
+        self,
+        question: str,
+        context: str,
+        *,
+        id: str | None = None,  # noqa: A002  # the API's own word
+        top_k: int = 1,
+        **slo: Unpack[SloArguments],
+    ) -> Answer:
+        """Return the answer to one question. Raises: ApiError."""
+        return await self._call(questions.answer(Ask(question, context, id, top_k)), slo)
+
+    async def answers(
+        self, asks: Iterable[Ask], **slo: Unpack[SloArguments]
+    ) -> AsyncIterator[Answer | ApiError]:
+        """Yield what became of every question, in order; one that fails does not end the others.
+
+        Raises: ApiError where the request as a whole fails.
+        """
+        asked, headers = iter(asks), headers_of(slo)
+        while batch := list(islice(asked, BATCH)):
+            async for found in self._transport.many(batch, headers):
+                yield found
+
+    async def plan(
+        self,
+        question: str | None = None,
+        context: str | None = None,
+        *,
+        n_tokens: int | None = None,
+        **slo: Unpack[SloArguments],
+    ) -> PlanReport:
+        """Return what such a request would get now, without an answer. Raises: ApiError."""
+        return await self._call(questions.plan(question, context, n_tokens), slo)
+
+    async def ready(self) -> bool:
+        """Say whether questions can be answered now. Raises: Unreachable."""
+        return await self._transport.ready()
+
+    async def close(self) -> None:
+        await self._transport.close()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _call(self, operation: Operation[T], slo: SloArguments) -> T:
+        headers, began, attempt = headers_of(slo), time.monotonic(), 1
+        while True:
+            try:
+                return await self._transport.call(operation, headers)
+            except ApiError as exc:
+                spent_ms = 1e3 * (time.monotonic() - began)
+                wait_ms = self._retries.wait_ms(exc, attempt, spent_ms, draw())
+                if wait_ms is None:
+                    raise
+            await asyncio.sleep(wait_ms / 1e3)
+            attempt += 1
+
+
+def _speaks_grpc(url: str) -> bool:
+    parts = urlsplit(url)
+    if parts.scheme not in SCHEMES or not parts.netloc:
+        raise ValueError(
+            f"{url!r}: give {', '.join(f'{s}://' for s in SCHEMES)} with host and port"
+        )
+    return parts.scheme.startswith("grpc")

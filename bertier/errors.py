@@ -1,0 +1,106 @@
+"""What a gateway refuses or fails with, the same over both protocols.
+
+ApiError
+├── InvalidRequest    the question, a header or a field cannot be used: mend it
+├── Denied            no key, a wrong one, or one that may not do this
+├── Infeasible        no plan can keep the promise, not even on an idle system: see `nearest`
+├── Overloaded        busy: come back after `retry_after_ms`
+├── DeadlineExceeded  the time of the request is up
+├── Unavailable       no model can answer at present: come back after `retry_after_ms`
+├── Unreachable       nobody answers at this address
+└── ServerFailed      the gateway failed; its log has the cause under `request_id`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What is known of a failure; `kind` is the stable last part of the problem's type."""
+
+    kind: str
+    detail: str
+    request_id: str = ""
+    retry_after_ms: float | None = None
+    nearest: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+
+
+class ApiError(Exception):
+    """A request that got no answer."""
+
+    def __init__(self, told: Told) -> None:
+        super().__init__(told.detail)
+        self.kind = told.kind
+        self.detail = told.detail
+        self.request_id = told.request_id
+        self.retry_after_ms = told.retry_after_ms
+        self.nearest = told.nearest
+
+
+class InvalidRequest(ApiError):
+    pass
+
+
+class Denied(ApiError):
+    pass
+
+
+class Infeasible(ApiError):
+    pass
+
+
+class Overloaded(ApiError):
+    pass
+
+
+class DeadlineExceeded(ApiError):
+    pass
+
+
+class Unavailable(ApiError):
+    pass
+
+
+class Unreachable(ApiError):
+    pass
+
+
+class ServerFailed(ApiError):
+    pass
+
+
+UNREACHABLE: Final = "unreachable"
+# By HTTP status and by gRPC's; a kind of its own where one status says two things.
+_BY_KIND: Final[Mapping[str, type[ApiError]]] = {
+    "infeasible": Infeasible,
+    UNREACHABLE: Unreachable,
+}
+_BY_STATUS: Final[Mapping[int | str, type[ApiError]]] = {
+    401: Denied,
+    403: Denied,
+    429: Overloaded,
+    503: Unavailable,
+    504: DeadlineExceeded,
+    "UNAUTHENTICATED": Denied,
+    "PERMISSION_DENIED": Denied,
+    "RESOURCE_EXHAUSTED": Overloaded,
+    "UNAVAILABLE": Unavailable,
+    "DEADLINE_EXCEEDED": DeadlineExceeded,
+    "FAILED_PRECONDITION": Infeasible,
+    "INVALID_ARGUMENT": InvalidRequest,
+    "NOT_FOUND": InvalidRequest,
+    "UNIMPLEMENTED": InvalidRequest,
+}
+
+
+def error_of(status: int | str, told: Told) -> ApiError:
+    """Return the error for an HTTP status, or for the name of a gRPC one."""
+    found = _BY_KIND.get(told.kind) or _BY_STATUS.get(status)
+    if found is None:
+        refused = isinstance(status, int) and 400 <= status < 500
+        found = InvalidRequest if refused else ServerFailed
+    return found(told)

@@ -1,0 +1,146 @@
+"""The gRPC way: messages in and out, a stream for many; statuses become errors. Owns grpc."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from bertier import answers
+from bertier.answers import Answer
+from bertier.errors import UNREACHABLE, ApiError, Told, error_of
+from bertier.questions import Ask, Operation
+from bertier.security import Security
+from gateway.proto.bertier.v1 import qa_pb2 as pb
+from gateway.proto.bertier.v1 import qa_pb2_grpc
+
+T = TypeVar("T")
+SERVING = health_pb2.HealthCheckResponse.SERVING
+
+
+class GrpcTransport:
+    """One gateway over gRPC, asked from threads."""
+
+    def __init__(self, url: str, security: Security, timeout_s: float) -> None:
+        self._url, self._timeout_s, self._own = url, timeout_s, security.headers()
+        target = urlsplit(url).netloc
+        self._channel = (
+            grpc.secure_channel(target, security.credentials())
+            if url.startswith("grpcs:")
+            else grpc.insecure_channel(target)
+        )
+        self._stub = qa_pb2_grpc.QuestionAnsweringStub(self._channel)  # type: ignore[no-untyped-call]
+
+    def call(self, operation: Operation[T], headers: Mapping[str, str]) -> T:
+        send = getattr(self._stub, operation.rpc)
+        with _foreign(self._url):
+            reply = send(operation.message, timeout=self._timeout_s, metadata=self._all(headers))
+        return operation.of_message(reply)
+
+    def many(self, asks: Sequence[Ask], headers: Mapping[str, str]) -> Iterator[Answer | ApiError]:
+        with _foreign(self._url):
+            items = self._stub.AnswerStream(
+                iter([ask.message() for ask in asks]), metadata=self._all(headers)
+            )
+            yield from map(_item, items)
+
+    def ready(self) -> bool:
+        health: Any = health_pb2_grpc.HealthStub(self._channel)
+        with _foreign(self._url):
+            reply = health.Check(health_pb2.HealthCheckRequest(), timeout=self._timeout_s)
+        return bool(reply.status == SERVING)
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def _all(self, headers: Mapping[str, str]) -> list[tuple[str, str]]:
+        return list({**self._own, **headers}.items())
+
+
+class AsyncGrpcTransport:
+    """One gateway over gRPC, asked from an event loop."""
+
+    def __init__(self, url: str, security: Security, timeout_s: float) -> None:
+        self._url, self._timeout_s, self._own = url, timeout_s, security.headers()
+        target = urlsplit(url).netloc
+        self._channel = (
+            grpc.aio.secure_channel(target, security.credentials())
+            if url.startswith("grpcs:")
+            else grpc.aio.insecure_channel(target)
+        )
+        self._stub: Any = qa_pb2_grpc.QuestionAnsweringStub(self._channel)  # type: ignore[no-untyped-call]
+
+    async def call(self, operation: Operation[T], headers: Mapping[str, str]) -> T:
+        send = getattr(self._stub, operation.rpc)
+        async with _foreign_async(self._url):
+            reply = await send(
+                operation.message, timeout=self._timeout_s, metadata=self._all(headers)
+            )
+        return operation.of_message(reply)
+
+    async def many(
+        self, asks: Sequence[Ask], headers: Mapping[str, str]
+    ) -> AsyncIterator[Answer | ApiError]:
+        async with _foreign_async(self._url):
+            messages = [ask.message() for ask in asks]
+            async for item in self._stub.AnswerStream(iter(messages), metadata=self._all(headers)):
+                yield _item(item)
+
+    async def ready(self) -> bool:
+        health: Any = health_pb2_grpc.HealthStub(self._channel)
+        async with _foreign_async(self._url):
+            reply = await health.Check(health_pb2.HealthCheckRequest(), timeout=self._timeout_s)
+        return bool(reply.status == SERVING)
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    def _all(self, headers: Mapping[str, str]) -> list[tuple[str, str]]:
+        return list({**self._own, **headers}.items())
+
+
+def _item(item: pb.AnswerItem) -> Answer | ApiError:
+    if not item.HasField("failure"):
+        return answers.answer_of_message(item.answer)
+    failure = item.failure
+    after_ms = failure.retry_after_ms if failure.HasField("retry_after_ms") else None
+    return error_of(failure.code, Told(failure.type, failure.detail, retry_after_ms=after_ms))
+
+
+@contextmanager
+def _foreign(url: str) -> Iterator[None]:
+    """Turn grpc's errors into ours."""
+    try:
+        yield
+    except grpc.RpcError as exc:
+        raise _error(url, exc) from exc
+
+
+@asynccontextmanager
+async def _foreign_async(url: str) -> AsyncIterator[None]:
+    with _foreign(url):
+        yield
+
+
+def _error(url: str, exc: Any) -> ApiError:
+    """Return the error of a failed call; one that no gateway ended has no `error-type`."""
+    status, detail = exc.code().name, exc.details() or ""
+    trailing = {str(k): str(v) for k, v in exc.trailing_metadata() or ()}
+    kind = trailing.get("error-type", status.lower())
+    if status == "UNAVAILABLE" and "error-type" not in trailing:
+        kind, detail = UNREACHABLE, f"no gateway answers at {url}: {detail}"
+    pushback = trailing.get("grpc-retry-pushback-ms")
+    told = Told(
+        kind=kind,
+        detail=detail,
+        request_id=trailing.get("x-request-id", ""),
+        retry_after_ms=None if pushback is None else float(pushback),
+        nearest=json.loads(trailing.get("slo-nearest", "[]")),
+    )
+    return error_of(status, told)

@@ -1,0 +1,152 @@
+"""The HTTP way: JSON in and out, NDJSON for many; problems become errors. Owns httpx2."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, TypeVar
+
+import httpx2
+
+from bertier import answers
+from bertier.answers import Answer
+from bertier.errors import UNREACHABLE, ApiError, Told, error_of
+from bertier.questions import Ask, Operation
+from bertier.security import Security
+
+T = TypeVar("T")
+MANY = "/v1/answers"
+NDJSON = {"content-type": "application/x-ndjson"}
+NETWORK = (httpx2.TransportError, httpx2.InvalidURL, httpx2.UnsupportedProtocol)
+
+
+class HttpTransport:
+    """One gateway over HTTP, asked from threads."""
+
+    def __init__(self, url: str, security: Security, timeout_s: float) -> None:
+        self._url = url
+        self._http = httpx2.Client(**_options(url, security, timeout_s))
+
+    def call(self, operation: Operation[T], headers: Mapping[str, str]) -> T:
+        with _foreign(self._url):
+            reply = self._http.post(operation.path, json=dict(operation.body), headers=headers)
+        return operation.of_json(_checked(reply))
+
+    def many(self, asks: Sequence[Ask], headers: Mapping[str, str]) -> Iterator[Answer | ApiError]:
+        with _foreign(self._url):
+            lines, told = _lines(asks), {**headers, **NDJSON}
+            with self._http.stream("POST", MANY, content=lines, headers=told) as reply:
+                if not reply.is_success:
+                    reply.read()
+                    _checked(reply)
+                yield from map(_item, filter(str.strip, reply.iter_lines()))
+
+    def ready(self) -> bool:
+        with _foreign(self._url):
+            return bool(self._http.get("/readyz").is_success)
+
+    def close(self) -> None:
+        self._http.close()
+
+
+class AsyncHttpTransport:
+    """One gateway over HTTP, asked from an event loop."""
+
+    def __init__(self, url: str, security: Security, timeout_s: float) -> None:
+        self._url = url
+        self._http = httpx2.AsyncClient(**_options(url, security, timeout_s))
+
+    async def call(self, operation: Operation[T], headers: Mapping[str, str]) -> T:
+        async with _foreign_async(self._url):
+            reply = await self._http.post(
+                operation.path, json=dict(operation.body), headers=headers
+            )
+        return operation.of_json(_checked(reply))
+
+    async def many(
+        self, asks: Sequence[Ask], headers: Mapping[str, str]
+    ) -> AsyncIterator[Answer | ApiError]:
+        async with _foreign_async(self._url):
+            lines, told = _lines(asks), {**headers, **NDJSON}
+            async with self._http.stream("POST", MANY, content=lines, headers=told) as reply:
+                if not reply.is_success:
+                    await reply.aread()
+                    _checked(reply)
+                async for line in reply.aiter_lines():
+                    if line.strip():
+                        yield _item(line)
+
+    async def ready(self) -> bool:
+        async with _foreign_async(self._url):
+            return bool((await self._http.get("/readyz")).is_success)
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+
+def _options(url: str, security: Security, timeout_s: float) -> dict[str, Any]:
+    secure = {"verify": security.context()} if url.startswith("https:") else {}
+    return {"base_url": url, "headers": security.headers(), "timeout": timeout_s, **secure}
+
+
+def _lines(asks: Sequence[Ask]) -> bytes:
+    return b"".join(json.dumps(ask.json()).encode() + b"\n" for ask in asks)
+
+
+def _checked(reply: httpx2.Response) -> Any:
+    """Return the body of a success. Raises: ApiError."""
+    try:
+        told = reply.json()
+    except ValueError:
+        told = None
+    if reply.is_success and isinstance(told, dict):
+        return told
+    problem = told if isinstance(told, dict) and "detail" in told else {}
+    header = reply.headers.get("retry-after", "")
+    if "retry_after_ms" not in problem and header.isdecimal():
+        problem = {**problem, "retry_after_ms": 1e3 * int(header)}
+    problem.setdefault("detail", f"HTTP {reply.status_code} from {reply.url}, and no reason given")
+    raise _error(reply.status_code, problem)
+
+
+def _item(line: str) -> Answer | ApiError:
+    told = json.loads(line)
+    if "error" in told:
+        return _error(int(told["error"]["status"]), told["error"])
+    return answers.answer_of_json(told)
+
+
+def _error(status: int, problem: Mapping[str, Any]) -> ApiError:
+    told = Told(
+        kind=str(problem.get("type", "http")).rpartition(":")[2],
+        detail=problem["detail"],
+        request_id=problem.get("request_id", ""),
+        retry_after_ms=problem.get("retry_after_ms"),
+        nearest=problem.get("nearest") or (),
+    )
+    return error_of(status, told)
+
+
+@contextmanager
+def _foreign(url: str) -> Iterator[None]:
+    """Turn httpx2's errors into ours."""
+    try:
+        yield
+    except NETWORK as exc:
+        raise _unreachable(url, exc) from exc
+
+
+@asynccontextmanager
+async def _foreign_async(url: str) -> AsyncIterator[None]:
+    with _foreign(url):
+        yield
+
+
+def _unreachable(url: str, exc: Exception) -> ApiError:
+    why = str(exc) or type(exc).__name__
+    if isinstance(exc, httpx2.TimeoutException) and not isinstance(exc, httpx2.ConnectTimeout):
+        return error_of(
+            504, Told("timeout", f"{url}: no answer within the client's timeout ({why})")
+        )
+    return error_of(0, Told(UNREACHABLE, f"no gateway answers at {url}: {why}"))
