@@ -25,6 +25,8 @@ from gateway.backend import Backend
 from gateway.errors import BertierError
 from gateway.installation import TritonInstallation, find_installation
 from gateway.metrics import Metrics
+from gateway.replicas import Replicas
+from gateway.rounds import Rounds
 from gateway.service import AnswerService
 from gateway.settings import Settings, SettingsError
 from gateway.supervisor import Supervisor, check_ports
@@ -55,15 +57,16 @@ class Models:
 class Gateway:
     """The parts of a running gateway, and what ended it early."""
 
-    def __init__(self, settings: Settings, models: Models) -> None:
+    def __init__(self, settings: Settings, models: Models, metrics: Metrics) -> None:
         supervisor = models.supervisor
         self.settings = settings
         self.models = models
-        self.metrics = Metrics(settings.classes)
+        self.metrics = metrics
         self.metrics.build.info({"version": http_api.VERSION})
         self.service = AnswerService(models.backend, settings, self.metrics)
         restarts: Callable[[], int] = (lambda: supervisor.restarts) if supervisor else (lambda: 0)
         self.watcher = Watcher(self.service, restarts)
+        self.rounds = Rounds(self.service)
         self.failure: BertierError | None = None
         self.failed = asyncio.Event()
 
@@ -86,7 +89,7 @@ class Gateway:
         try:
             if self.models.supervisor is not None:
                 await self.models.supervisor.start(self.settings.triton_start_timeout_ms)
-            await self.watcher.run()
+            await asyncio.gather(self.watcher.run(), self.rounds.run())
         except BertierError as exc:
             log.error("%s", exc)
             self.failure = exc
@@ -95,8 +98,9 @@ class Gateway:
 
 def create_app(settings: Settings, backend: Backend | None = None) -> FastAPI:
     """Return the application; it is made in the event loop that runs it."""
-    models = choose_models(settings) if backend is None else Models(backend)
-    return build(Gateway(settings, models))
+    metrics = Metrics(settings.classes)
+    models = choose_models(settings, metrics) if backend is None else Models(backend)
+    return build(Gateway(settings, models, metrics))
 
 
 def build(gateway: Gateway) -> FastAPI:
@@ -105,14 +109,12 @@ def build(gateway: Gateway) -> FastAPI:
     return app
 
 
-def choose_models(settings: Settings) -> Models:
+def choose_models(settings: Settings, metrics: Metrics) -> Models:
     """Return the backend the settings ask for, else the best there is here. Raises: SettingsError."""
     if settings.backend == "embedded":
         return _embedded(settings)
-    if settings.triton_url is not None:
-        log.info("models run in the Triton at %s", settings.triton_url)
-        url = settings.triton_url
-        return Models(TritonBackend(url, engine=f"triton at {url}"))
+    if settings.triton_url:
+        return _remote(settings, metrics)
     installation = find_installation()
     if installation is not None:
         return _own_triton(installation, settings)
@@ -149,10 +151,11 @@ def listen(settings: Settings) -> socket.socket:
 
 
 async def _serve(settings: Settings, door: socket.socket) -> int:
-    models = choose_models(settings)
+    metrics = Metrics(settings.classes)
+    models = choose_models(settings, metrics)
     if models.triton is not None:
         check_ports(models.triton)
-    gateway = Gateway(settings, models)
+    gateway = Gateway(settings, models, metrics)
     server = uvicorn.Server(
         uvicorn.Config(
             build(gateway),
@@ -197,6 +200,15 @@ def ready_text(host: str, port: int) -> str:
 async def _stop_when_failed(gateway: Gateway, server: uvicorn.Server) -> None:
     await gateway.failed.wait()
     server.should_exit = True
+
+
+def _remote(settings: Settings, metrics: Metrics) -> Models:
+    """Return the Tritons at the addresses of the settings."""
+    log.info("models run in the Triton at %s", ", ".join(settings.triton_url))
+    tritons = {url: TritonBackend(url, engine=f"triton at {url}") for url in settings.triton_url}
+    if len(tritons) == 1:
+        return Models(tritons[settings.triton_url[0]])
+    return Models(Replicas(tritons, metrics, settings.retry_share))
 
 
 def _own_triton(installation: TritonInstallation, settings: Settings) -> Models:

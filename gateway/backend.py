@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Protocol
 
-from gateway.domain import Inference, Windows
+from gateway.domain import Inference, Trust, Windows
 from gateway.published import Variant
+
+# Looks at one variant on one server. Raises: BackendError, DeadlineExceeded: it cannot be served there.
+Check = Callable[["Backend"], Awaitable[Trust]]
 
 
 class Backend(Protocol):
@@ -40,6 +43,18 @@ class Backend(Protocol):
         `kept`: what is routed to; a server that unloads whole models leaves alone those named there.
         Raises: BackendError.
         """
+        ...
+
+    async def checked(self, variant: Variant, check: Check) -> Trust:
+        """Run the check on each server that would be asked for the variant; return what holds.
+
+        Where there are several, only those where it held best are asked from then on.
+        Raises: what the check did, where it failed on all.
+        """
+        ...
+
+    def capacity(self, variant: Variant) -> int:
+        """Return how many servers share the variant's requests now, at least 1."""
         ...
 
     async def is_ready(self) -> bool:

@@ -161,7 +161,12 @@ def _add_serve(commands: Any) -> None:
     command.add_argument("--http-port", type=int)
     command.add_argument("--grpc-port", type=int)
     command.add_argument("--backend", choices=("auto", "triton", "embedded"))
-    command.add_argument("--triton-url", metavar="HOST:PORT", help="gRPC of a running Triton")
+    command.add_argument(
+        "--triton-url",
+        action="append",
+        metavar="HOST:PORT",
+        help="gRPC of a running Triton; again, or separated by commas, for each of several",
+    )
     _add_triton_flags(command)
     _add_triton_flags(_add(commands, "triton", triton, "run Triton alone, in the foreground"))
 

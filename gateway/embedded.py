@@ -12,7 +12,8 @@ import numpy as np
 import onnxruntime as ort
 
 from gateway import catalog as catalogs
-from gateway.domain import Floats, Inference, Logits, Windows
+from gateway.backend import Check
+from gateway.domain import Floats, Inference, Logits, Trust, Windows
 from gateway.errors import BackendError, BackendUnavailable, DeadlineExceeded
 from gateway.host import usable_cores
 from gateway.published import Precision, Variant
@@ -127,6 +128,12 @@ class EmbeddedBackend:
     async def unload(self, variant: Variant, kept: Collection[Variant]) -> None:
         self._sessions.pop(_key(variant), None)
         self._hashes.pop(_key(variant), None)
+
+    async def checked(self, variant: Variant, check: Check) -> Trust:
+        return await check(self)
+
+    def capacity(self, variant: Variant) -> int:
+        return 1
 
     async def is_ready(self) -> bool:
         return True  # nothing to reach; what is loaded is the watcher's to say

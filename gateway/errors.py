@@ -17,6 +17,7 @@
     ├── DeadlineExceeded     the time is up
     ├── BackendError         the model server failed
     │   └── BackendUnavailable   nobody there, or not ready
+    │       └── VariantUnavailable   the server is there, the model is not ready
     └── RepositoryError      a model repository or catalog that cannot be served
         └── VariantsUnserved     its files are sound, but the model server does not serve them: it may pass
 
@@ -114,6 +115,10 @@ class BackendError(BertierError):
 
 class BackendUnavailable(BackendError):
     """No model server answers, or the model is not loaded."""
+
+
+class VariantUnavailable(BackendUnavailable):
+    """The model server answers, but does not serve this model or version, at least not now."""
 
 
 class RepositoryError(BertierError):

@@ -90,11 +90,10 @@ class LatencyModel:
         self._profiles = profiles
         self.queue: Queue = Queue(cores) if previous is None else previous.queue
         self.drift: Drift = Drift(_REGIMES) if previous is None else previous.drift
-        for name in profiles:
-            self.queue.open(name, instances[name])
         self._known: dict[tuple[str, int], _Known] = {}
         self._backlog: Backlog | None = None  # of `_backlog_ms`; None: work came or went since
         self._backlog_ms = 0.0
+        self.resize(cores, instances)
 
     @property
     def busy(self) -> bool:
@@ -171,6 +170,14 @@ class LatencyModel:
         self.drift.add_censored(now_ms, work.cell, work.regime, took_ms / work.expected_ms, told)
         self._follow()
         return _seen(work, took_ms) if took_ms > work.p95_ms else None
+
+    def resize(self, cores: int, instances: Mapping[str, int]) -> None:
+        """Say how many cores all model servers have, and how many instances of each variant."""
+        self.queue.cores = max(1, cores)
+        for name in self._profiles:
+            self.queue.open(name, instances[name])
+        self._known.clear()
+        self._backlog = None
 
     def set_others(self, windows: Mapping[str, int], now_ms: float) -> None:
         """Say how many windows of other gateways each variant of a shared server has pending."""

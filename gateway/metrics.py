@@ -173,6 +173,7 @@ class Metrics:
         self.backend_restarts = self._counter(
             "bertier_backend_restarts", "Restarts of the supervised Triton."
         )
+        self._declare_replicas()
         self.windows_pending = self._gauge(
             "bertier_windows_pending",
             "Windows at the variant in the model server, at work or waiting.",
@@ -192,6 +193,22 @@ class Metrics:
             "bertier_breaker_changes",
             "Breakers that came to a state.",
             *("variant", "state"),
+        )
+
+    def _declare_replicas(self) -> None:
+        """How each of several model servers does."""
+        self.replica_up = self._gauge(
+            "bertier_replica_up",
+            "1 while the model server is ready and not left alone for failing, else 0.",
+            "replica",
+        )
+        self.replica_in_flight = self._gauge(
+            "bertier_replica_in_flight", "Requests at the model server.", "replica"
+        )
+        self.replica_ejections = self._counter(
+            "bertier_replica_ejections",
+            "How often a model server, or a variant on it, was left alone because it failed.",
+            "replica",
         )
 
     def _declare_catalog(self) -> None:

@@ -37,6 +37,7 @@ VALUES = {
     "promise": _words(*PROMISES) + " (both)",
     "quantile": _words("0.95", "0.99"),
     "reason": _words(*Reason),
+    "replica": "the address of a model server, where there are several",
     "result": _words("switched", "refused"),
     "sha256": "of `catalog.json`",
     "slo_class": "a class of the settings",

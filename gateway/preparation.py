@@ -15,13 +15,14 @@ import numpy as np
 
 from gateway import catalog as catalogs
 from gateway import host, measuring
-from gateway.backend import Backend
+from gateway.backend import Backend, Check
 from gateway.catalog import Catalog
 from gateway.domain import Question, Trust
 from gateway.errors import BackendError, DeadlineExceeded, RepositoryError, VariantsUnserved
 from gateway.latency import LatencyModel
 from gateway.measuring import Measured
 from gateway.published import Host, Variant
+from gateway.replicas import Replicas
 from gateway.serving import ServingSet
 from gateway.spans import MAX_TOKENS, SpanEncoder
 
@@ -79,6 +80,25 @@ async def measure_again(serving: ServingSet, backend: Backend) -> ServingSet:
     return _build(serving.catalog, serving.encoder, found, serving.problems, look)
 
 
+async def readmit(serving: ServingSet, replicas: Replicas) -> None:
+    """Check servers that are back, or had unloaded a variant, and ask them again where all is right."""
+    catalog = serving.catalog
+    look = await _Look.here(catalog, serving.encoder, replicas, serving)
+    for name, trust in serving.trust.items():
+        variant = catalog.variant(name)
+        await replicas.readmit(variant, look.check(variant), trust)
+
+
+def capacity(catalog: Catalog, backend: Backend, cores: int) -> tuple[int, dict[str, int]]:
+    """Return the cores of all model servers together, and the instances of each variant on them.
+
+    Each server is taken to have as many cores as this host.
+    """
+    servers = {v.name: backend.capacity(v) for v in catalog.variants}
+    instances = {v.name: v.instances * servers[v.name] for v in catalog.variants}
+    return cores * max(servers.values(), default=1), instances
+
+
 def _build(
     catalog: Catalog,
     encoder: SpanEncoder,
@@ -87,14 +107,14 @@ def _build(
     look: _Look,
 ) -> ServingSet:
     profiles = {name: each.measured.profile for name, each in found.items()}
-    instances = {v.name: v.instances for v in catalog.variants}
+    cores, instances = capacity(catalog, look.backend, look.here_is.cores)
     before = look.previous.latency if look.previous is not None else None
     return ServingSet(
         catalog=catalog,
         encoder=encoder,
         trust={name: each.trust for name, each in found.items()},
         profiles=profiles,
-        latency=LatencyModel(profiles, look.here_is.cores, instances, before),
+        latency=LatencyModel(profiles, cores, instances, before),
         problems=problems,
         under_load=frozenset(name for name, each in found.items() if not each.measured.quiet),
     )
@@ -130,11 +150,17 @@ class _Look:
         return found, problems
 
     async def _at_one(self, variant: Variant) -> _Found:
-        trust = await _check_variant(
-            variant, self.catalog, self.encoder, self.backend, self.here_is
-        )
+        trust = await self.backend.checked(variant, self.check(variant))
         known = _measured_before(variant, self.previous, self.here_is)
         return _Found(trust, known or await self.measure(variant))
+
+    def check(self, variant: Variant) -> Check:
+        """Return the look at the variant on one server."""
+
+        async def on(server: Backend) -> Trust:
+            return await _check_variant(variant, self.catalog, self.encoder, server, self.here_is)
+
+        return on
 
     async def measure(self, variant: Variant) -> Measured:
         golden = self.catalog.golden_inputs[0]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gateway.published import Plan, Variant
+from gateway.replica import ReplicaState
 from gateway.serving import ServingSet
 
 
@@ -34,6 +35,9 @@ class Readiness:
     refused: str | None  # why the catalog on disk is not the one that is served
     variants: Mapping[str, VariantState]
     retry_in_ms: float | None = None  # until what failed is tried again; None: nothing is
+    replicas: Mapping[str, ReplicaState] = field(
+        default_factory=dict
+    )  # where there are several servers
 
 
 def state_of(name: str, serving: ServingSet) -> VariantState:

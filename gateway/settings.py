@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from tomllib import TOMLDecodeError
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -28,6 +29,7 @@ PREFIX, NESTED = "BERTIER_", "__"
 _OF_A_SERVICE = re.compile(
     r"_SERVICE_(HOST|PORT(_\w+)?)|(_PORT)?_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?"
 )
+_URL = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/,\[\]]+):\d{1,5}")
 _ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 
 
@@ -56,7 +58,11 @@ class Settings(BaseSettings):
     backend: Literal["auto", "triton", "embedded"] = Field(
         "auto", description="where the models run ([below](#where-the-models-run))"
     )
-    triton_url: str | None = Field(None, description="`host:port` of a running Triton's gRPC")
+    triton_url: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="`host:port` of a running Triton's gRPC; several: separated by commas, a list in the file, or"
+        " the flag again ([below](#several-model-servers))",
+    )
     triton_http_port: int = Field(8000, ge=1, le=65535, description="of the Triton started here")
     triton_grpc_port: int = Field(8001, ge=1, le=65535, description="of the Triton started here")
     triton_metrics_port: int = Field(8002, ge=1, le=65535, description="of the Triton started here")
@@ -108,6 +114,21 @@ class Settings(BaseSettings):
         "info", description="the least that is logged"
     )
     log_format: Literal["console", "json"] = Field("console", description="of the log on stderr")
+
+    @field_validator("triton_url", mode="before")
+    @classmethod
+    def _urls_of(cls, given: object) -> object:
+        """Return each address of `a,b` or of a list of such; each may come once."""
+        parts = [given] if isinstance(given, str) else given
+        if not isinstance(parts, list | tuple):
+            return given
+        urls = [url.strip() for part in parts for url in str(part).split(",") if url.strip()]
+        for url in urls:
+            if not _URL.fullmatch(url):
+                raise ValueError(f"{url!r} is not host:port, e.g. 127.0.0.1:8001")
+            if urls.count(url) > 1:
+                raise ValueError(f"{url} is named more than once")
+        return tuple(urls)
 
     @field_validator("classes")
     @classmethod

@@ -19,8 +19,15 @@ import numpy as np
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from gateway.domain import Floats, Inference, Logits, Windows
-from gateway.errors import BackendError, BackendUnavailable, BertierError, DeadlineExceeded
+from gateway.backend import Check
+from gateway.domain import Floats, Inference, Logits, Trust, Windows
+from gateway.errors import (
+    BackendError,
+    BackendUnavailable,
+    BertierError,
+    DeadlineExceeded,
+    VariantUnavailable,
+)
 from gateway.published import Variant
 
 log = logging.getLogger(__name__)
@@ -136,6 +143,12 @@ class TritonBackend:
             if _NO_EXPLICIT_LOAD not in str(exc):
                 raise
 
+    async def checked(self, variant: Variant, check: Check) -> Trust:
+        return await check(self)
+
+    def capacity(self, variant: Variant) -> int:
+        return 1
+
     async def is_ready(self) -> bool:
         try:
             ready = await self._call("ServerReady", pb.ServerReadyRequest())
@@ -249,7 +262,7 @@ def _inference_error(exc: grpc.aio.AioRpcError, model: str) -> BertierError:
     if not isinstance(error, BackendUnavailable):
         return error
     log.warning("%s", error)
-    return BackendUnavailable(f"{model}: the model server cannot answer now; see /readyz")
+    return type(error)(f"{model}: the model server cannot answer now; see /readyz")
 
 
 def map_triton_error(exc: grpc.aio.AioRpcError, what: str) -> BertierError:
@@ -258,6 +271,8 @@ def map_triton_error(exc: grpc.aio.AioRpcError, what: str) -> BertierError:
     said = details.lower()
     if exc.code() is grpc.StatusCode.DEADLINE_EXCEEDED or _QUEUE_TIMEOUT in said:
         return DeadlineExceeded(f"{what}: the model server did not answer in time")
-    if exc.code() is grpc.StatusCode.UNAVAILABLE or any(words in said for words in _NOT_SERVED):
+    if any(words in said for words in _NOT_SERVED):
+        return VariantUnavailable(f"{what}: {details}")
+    if exc.code() is grpc.StatusCode.UNAVAILABLE:
         return BackendUnavailable(f"{what}: {details}")
     return BackendError(f"{what}: {details}")

@@ -24,6 +24,7 @@ from gateway.errors import (
 )
 from gateway.preparation import hash_problems, measure_again, mend, prepare
 from gateway.readiness import Readiness, states_of, summary
+from gateway.replicas import Replicas
 from gateway.retirement import Retirement
 from gateway.retry import Retry
 from gateway.service import AnswerService, now_ms
@@ -103,6 +104,7 @@ class Watcher:
             refused=self._refused,
             variants=states_of(serving),
             retry_in_ms=self._retry.left_ms,
+            replicas=self._backend.states() if isinstance(self._backend, Replicas) else {},
         )
 
     async def _follow(self, raw: bytes, came_back: bool) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from gateway import catalog as catalogs
+from gateway.backend import Check
 from gateway.catalog import Catalog, GoldenInput, Origin
 from gateway.domain import Inference, Logits, Trust, Windows
 from gateway.errors import BackendUnavailable
@@ -188,6 +189,12 @@ class FakeBackend:
 
     async def unload(self, variant: Variant, kept: Collection[Variant]) -> None:
         self.loaded.pop(f"{variant.name}/{variant.version}", None)
+
+    async def checked(self, variant: Variant, check: Check) -> Trust:
+        return await check(self)
+
+    def capacity(self, variant: Variant) -> int:
+        return 1
 
     async def is_ready(self) -> bool:
         return self.error is None

@@ -11,7 +11,12 @@ import numpy as np
 import pytest
 
 from gateway.domain import Inference, Windows
-from gateway.errors import BackendError, BackendUnavailable, DeadlineExceeded
+from gateway.errors import (
+    BackendError,
+    BackendUnavailable,
+    DeadlineExceeded,
+    VariantUnavailable,
+)
 from gateway.published import Variant
 from gateway.triton import TritonBackend, map_triton_error
 from tests import local_triton, tiny
@@ -250,8 +255,8 @@ async def test_no_request_waits_for_the_batcher_s_clock(
         (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", DeadlineExceeded),
         (grpc.StatusCode.UNAVAILABLE, "Request timeout expired", DeadlineExceeded),
         (grpc.StatusCode.UNAVAILABLE, "failed to connect", BackendUnavailable),
-        (grpc.StatusCode.NOT_FOUND, "Request for unknown model: 'x'", BackendUnavailable),
-        (grpc.StatusCode.INTERNAL, "Stub process 'x' is not healthy.", BackendUnavailable),
+        (grpc.StatusCode.NOT_FOUND, "Request for unknown model: 'x'", VariantUnavailable),
+        (grpc.StatusCode.INTERNAL, "Stub process 'x' is not healthy.", VariantUnavailable),
         (grpc.StatusCode.INVALID_ARGUMENT, "unexpected shape for input", BackendError),
         *((code, "", BackendError) for code in grpc.StatusCode if code.name == "UNKNOWN"),
     ],
