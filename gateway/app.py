@@ -79,6 +79,7 @@ class Gateway:
             yield
         finally:
             await grpc_api.stop(grpc_front, self.settings.drain_ms)
+            await self.service.shadow.close()
             serving.cancel()
             await asyncio.wait([serving])
             await self.models.backend.close()

@@ -35,6 +35,7 @@ class Job:
     arrived_ms: float
     began_ms: float
     encoded_ms: float
+    sampled: bool  # drawn at its arrival to be asked of the largest variant, too
 
     @property
     def size(self) -> Size:
@@ -47,6 +48,7 @@ class Outcome:
 
     answer: Answer
     variant: str  # that gave it
+    first: Answer  # of the plan's first variant: only that one sees all kinds of questions
     cut: bool  # it doubted the answer, and did not get to ask the next variant
     timings: Timings
 
@@ -88,7 +90,8 @@ class Cascade:
                 cut = doubted
                 break
             stages.append(further)
-        return Outcome(stages[-1].answer, stages[-1].variant, cut, _timings(job, stages))
+        last, timings = stages[-1], _timings(job, stages)
+        return Outcome(last.answer, last.variant, stages[0].answer, cut, timings)
 
     async def _escalate(self, job: Job, variant: str) -> _Stage | None:
         """Ask the next variant; None: it fails, or the time left does not cover it."""

@@ -6,12 +6,14 @@ Types and unknown keys are checked where the JSON is read (catalog.py); here is 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 
 from gateway.published import (
+    Agreement,
     Cell,
     Certificate,
     Check,
+    Confidence,
     GoldenLogits,
     Paired,
     Plan,
@@ -45,6 +47,8 @@ def variant_problems(where: str, variant: Variant, n_golden: int) -> Iterator[Pr
         yield from _golden(f"{where}.golden.{i}", logits)
     if not variant.golden_tolerance > 0:
         yield f"{where}.golden_tolerance", f"{variant.golden_tolerance:g} is not more than 0"
+    if variant.confidence is not None:
+        yield from _confidence(f"{where}.confidence", variant.confidence)
 
 
 def plan_problems(where: str, plan: Plan, variants: Sequence[Variant]) -> Iterator[Problem]:
@@ -63,9 +67,7 @@ def plan_problems(where: str, plan: Plan, variants: Sequence[Variant]) -> Iterat
         yield from _share(f"{where}.thresholds.{i}", threshold)
     yield from _reach(f"{where}.reach", plan)
     yield from _certificate(f"{where}.certificate", plan.certificate)
-    paired = plan.certificate.paired
-    if paired is not None and paired.to not in by_name:
-        yield f"{where}.certificate.paired.to", f"names an unknown variant {paired.to!r}"
+    yield from _comparisons(where, plan, by_name)
     hashes = tuple(by_name[name].sha256 for name in plan.variants)
     if plan.certificate.model_sha256 != hashes:
         yield f"{where}.certificate.model_sha256", "is not of the plan's variants; certify them"
@@ -81,6 +83,45 @@ def _reach(where: str, plan: Plan) -> Iterator[Problem]:
         yield from _share(f"{where}.{i}", share)
         if i and share > plan.reach[i - 1]:
             yield f"{where}.{i}", f"{share:g} is more than the {plan.reach[i - 1]:g} before it"
+
+
+def _comparisons(where: str, plan: Plan, known: Container[str]) -> Iterator[Problem]:
+    """Check what is said of the plan beside the largest variant."""
+    paired = plan.certificate.paired
+    if paired is not None and paired.to not in known:
+        yield f"{where}.certificate.paired.to", f"names an unknown variant {paired.to!r}"
+    if plan.agreement is not None:
+        yield from _agreement(f"{where}.agreement", plan.agreement)
+        if plan.agreement.reference not in known:
+            yield f"{where}.agreement.reference", "is no variant of this catalog"
+
+
+def _agreement(where: str, agreement: Agreement) -> Iterator[Problem]:
+    for name in ("n_contexts", "n_questions"):
+        yield from _at_least_1(f"{where}.{name}", getattr(agreement, name))
+    for name in ("both_answer", "same_answer"):
+        rate, floor = getattr(agreement, name), getattr(agreement, f"{name}_floor")
+        yield from _share(f"{where}.{name}", rate)
+        yield from _share(f"{where}.{name}_floor", floor)
+        if floor > rate:
+            yield f"{where}.{name}_floor", f"{floor:g} is more than the sample's {rate:g}"
+
+
+def _confidence(where: str, confidence: Confidence) -> Iterator[Problem]:
+    for name in ("n_contexts", "n_questions"):
+        yield from _at_least_1(f"{where}.{name}", getattr(confidence, name))
+    edges = confidence.edges
+    if not edges or list(edges) != sorted(set(edges)):
+        yield f"{where}.edges", "are empty or do not rise"
+    for name in ("edges", "shares", "low", "high"):
+        values = getattr(confidence, name)
+        if len(values) != len(edges):
+            yield f"{where}.{name}", f"{len(values)} for {len(edges)} edges"
+        for i, value in enumerate(values):
+            yield from _share(f"{where}.{name}.{i}", value)
+    for i, (low, high) in enumerate(zip(confidence.low, confidence.high, strict=False)):
+        if low > high:
+            yield f"{where}.low.{i}", f"{low:g} is more than high, {high:g}"
 
 
 def repeated(where: str, names: Iterable[str]) -> Iterator[Problem]:

@@ -49,6 +49,18 @@ class Windows:
         n_text = self.n_tokens if self.n_windows == 1 else int(self.attention_mask.sum())
         return n_text, self.input_ids.size
 
+    def window(self, row: int) -> Windows:
+        """Return one of the windows, alone."""
+        part = slice(row, row + 1)
+        return Windows(
+            self.input_ids[part],
+            self.attention_mask[part],
+            self.token_type_ids[part],
+            self.offsets[part],
+            self.is_context[part],
+            self.n_tokens,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Logits:
@@ -92,11 +104,15 @@ class Answer:
 
 
 class Trust(StrEnum):
-    """Does the certificate hold on this host? Found out by the golden inputs."""
+    """Does the certificate hold on this host, and for what is asked?
+
+    The golden inputs tell of the host; that it is broken, the shadow answers do.
+    """
 
     CERTIFIED = "certified"
     TRANSFERRED = "transferred"
     UNCERTIFIED = "uncertified"
+    BROKEN = "broken"
 
 
 class SloPolicy(StrEnum):
@@ -180,11 +196,12 @@ class Option(NamedTuple):  # made for every plan of every request: a tuple costs
 
     @property
     def certified_f1(self) -> float:
-        return self.plan.certified_f1
+        """The floor that holds; a broken certificate promises nothing."""
+        return 0.0 if self.trust is Trust.BROKEN else self.plan.certified_f1
 
     @property
     def certified_loss(self) -> float | None:
-        return self.plan.certified_loss
+        return None if self.trust is Trust.BROKEN else self.plan.certified_loss
 
 
 @dataclass(frozen=True, slots=True)

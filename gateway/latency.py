@@ -100,6 +100,11 @@ class LatencyModel:
         """Is any work of ours in flight?"""
         return self.queue.in_flight > 0
 
+    @property
+    def has_room(self) -> bool:
+        """Would one more window leave half of the cores to whoever comes?"""
+        return self.queue.lanes_at_work < max(1, self.queue.cores // 2)
+
     def predict(
         self, plans: Sequence[Plan], size: Size, quantile: float, now_ms: float
     ) -> list[Prediction]:

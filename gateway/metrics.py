@@ -71,6 +71,7 @@ class Metrics:
         self._declare_requests(seconds)
         self._declare_models(seconds)
         self._declare_catalog()
+        self._declare_evidence()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
         # Looking a child up costs more than counting in it; how many there are is bounded.
@@ -243,6 +244,34 @@ class Metrics:
         )
         self.build = self._info("bertier_build", "Version of the gateway.", "version")
 
+    def _declare_evidence(self) -> None:
+        """Whether certificates still hold for what is asked."""
+        self.shadows = self._counter(
+            "bertier_shadow",
+            "Sampled requests by what the largest variant said when it was asked, too.",
+            *("plan", "outcome"),
+        )
+        self.certificate_evidence = self._gauge(
+            "bertier_certificate_evidence",
+            "Evidence that a plan agrees less than certified with the largest variant: log10 of the e-value.",
+            "plan",
+        )
+        self.certificate_broken = self._gauge(
+            "bertier_certificate_broken",
+            "1 when that evidence is beyond doubt: the plan is not trusted until certified anew; else 0.",
+            "plan",
+        )
+        self.confidence_shift = self._gauge(
+            "bertier_confidence_shift",
+            "Evidence that a variant's confidence is spread otherwise than certified: log10 of the e-value.",
+            "variant",
+        )
+        self.confidence_shifted = self._gauge(
+            "bertier_confidence_shifted",
+            "1 when that evidence is beyond doubt, else 0; it reroutes nothing.",
+            "variant",
+        )
+
     def note_decision(self, slo_class: str, plan: str, reason: str) -> None:
         """Count what was chosen, and why; no plan: `none`."""
         self._decided(slo_class, plan, reason).inc()
@@ -313,6 +342,23 @@ class Metrics:
         self.certified_f1.clear()
         for plan, floor in floors.items():
             self.certified_f1.labels(plan).set(floor)
+
+    def note_plan(self, plan: str, log10_evidence: float, *, broken: bool) -> None:
+        """Show what is known against a plan's certificate."""
+        self.certificate_evidence.labels(plan).set(log10_evidence)
+        self.certificate_broken.labels(plan).set(broken)
+
+    def note_confidence(self, variant: str, log10_evidence: float, *, shifted: bool) -> None:
+        """Show whether a variant's confidence is spread as certified."""
+        self.confidence_shift.labels(variant).set(log10_evidence)
+        self.confidence_shifted.labels(variant).set(shifted)
+
+    def forget_evidence(self) -> None:
+        """Drop what is shown of plans and variants, before that of another catalog is."""
+        for gauge in (self.certificate_evidence, self.certificate_broken):
+            gauge.clear()
+        for gauge in (self.confidence_shift, self.confidence_shifted):
+            gauge.clear()
 
     def note_queue(self, found: Mapping[str, tuple[int, float]]) -> None:
         """Show the windows pending at each variant, and the wait that they mean, ms."""

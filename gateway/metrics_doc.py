@@ -17,6 +17,10 @@ UNITS = (
     ("_open", "0 or 1"),
     ("_matches", "0 or 1"),
     ("_refused", "0 or 1"),
+    ("_broken", "0 or 1"),
+    ("_shifted", "0 or 1"),
+    ("_evidence", "log10"),
+    ("_shift", "log10"),
     ("_info", "1"),
     ("_windows", "windows"),
     ("_windows_pending", "windows"),
@@ -43,7 +47,8 @@ VALUES = {
     "slo_class": "a class of the settings",
     "stage": _words(*STAGES),
     "state": _words("open", "closed"),
-    "trust": _words(*Trust) + ", `none` (not served)",
+    "trust": _words(*(each for each in Trust if each is not Trust.BROKEN))
+    + ", `none` (not served)",
     "variant": "a variant of the catalog",
     "version": "of the package",
     "bertier_decisions_total.plan": "a plan of the catalog, `none` (refused)",
@@ -55,6 +60,8 @@ VALUES = {
     "bertier_requests_total.slo_class": "a class of the settings, `unknown`",
     "bertier_retries_total.outcome": "`retried`, `no_plan` (none left that answers in time),"
     " `no_budget`",
+    "bertier_shadow_total.outcome": "`agreed`, `disagreed`, `both_silent` (neither gave an answer),"
+    " `dropped` (no room to ask), `failed`",
     "bertier_slo_outcomes_total.outcome": "`met`, or a [word of `SLO-Met`](api.md#headers-of-an-answer)",
     "bertier_slo_requests_total.outcome": _words("kept", "broken"),
 }

@@ -130,7 +130,7 @@ def _badness(option: Option, paired: bool) -> tuple[float, ...]:
 
 
 def _trusted(option: Option) -> bool:
-    return option.trust is not Trust.UNCERTIFIED
+    return option.trust is not Trust.UNCERTIFIED and option.trust is not Trust.BROKEN
 
 
 def _drain_ms(options: Sequence[Option]) -> float:

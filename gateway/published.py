@@ -111,6 +111,22 @@ class GoldenLogits:
 
 
 @dataclass(frozen=True, slots=True)
+class Confidence:
+    """How a variant's calibrated confidence (`Answer.score`) is distributed on the certified data.
+
+    `shares`: of answers whose confidence is at most each of `edges`; true shares lie between `low` and
+    `high`, those of all edges and variants of the catalog jointly at the certificates' 1 - delta.
+    """
+
+    edges: tuple[float, ...]
+    shares: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    n_contexts: int
+    n_questions: int
+
+
+@dataclass(frozen=True, slots=True)
 class Variant:
     """A published model: one folder of the repository; its name is Triton's model name."""
 
@@ -129,6 +145,7 @@ class Variant:
     profile: Profile
     golden: tuple[GoldenLogits, ...]
     golden_tolerance: float
+    confidence: Confidence | None = None  # None: published before it was measured
 
     @property
     def max_batch(self) -> int:
@@ -237,6 +254,25 @@ class Certificate:
 
 
 @dataclass(frozen=True, slots=True)
+class Agreement:
+    """How often a plan answers as the largest variant does, on the questions of its certificate.
+
+    Counted are questions that a smaller variant answered in the end, and of which not both said that
+    there is no answer: two silences agree. `both_answer`: the share where both give an answer;
+    `same_answer`: of those, where it is the same text. The floors under both rates, of all plans of the
+    catalog, hold jointly at the certificate's 1 - delta.
+    """
+
+    reference: str  # the largest variant
+    n_contexts: int
+    n_questions: int
+    both_answer: float
+    both_answer_floor: float
+    same_answer: float
+    same_answer_floor: float
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What answers one request: one variant, or a cascade with escalation thresholds."""
 
@@ -246,6 +282,7 @@ class Plan:
     certificate: Certificate
     # Of a direct plan, and in the catalogs of early studies, empty.
     reach: tuple[float, ...] = ()  # expected share of the requests that each variant is asked
+    agreement: Agreement | None = None  # None: the largest itself, or published before it was known
 
     @property
     def certified_f1(self) -> float:

@@ -155,6 +155,11 @@ class Queue:
         self.in_flight -= 1
         job.line.start(self._served_ms)
 
+    @property
+    def lanes_at_work(self) -> int:
+        """Instances at work, of all lines."""
+        return sum(line.busy for line in self.lines.values())
+
     def set_others(self, now_ms: float, windows: Mapping[str, int]) -> None:
         """Say how many windows of other gateways each variant has; one not named has none."""
         self._serve(now_ms)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from gateway.evidence import AgreementTest, Comparison
 from gateway.published import Plan, Variant
 from gateway.replica import ReplicaState
 from gateway.serving import ServingSet
@@ -20,6 +21,7 @@ class VariantState:
     problem: str | None
     failing: bool  # left alone, or probed, because it failed when it was asked
     measured_under_load: bool  # its latency, beside requests in flight: it is measured again
+    confidence_shifted: bool = False  # it is not as sure, or as unsure, as on the certified data
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class Readiness:
     replicas: Mapping[str, ReplicaState] = field(
         default_factory=dict
     )  # where there are several servers
+    broken_plans: tuple[str, ...] = ()  # shadow answers say so: not trusted any more
 
 
 def state_of(name: str, serving: ServingSet) -> VariantState:
@@ -48,6 +51,7 @@ def state_of(name: str, serving: ServingSet) -> VariantState:
         problem=serving.problems.get(name),
         failing=not serving.breakers.of(name).closed,
         measured_under_load=name in serving.under_load,
+        confidence_shifted=serving.evidence.is_shifted(name),
     )
 
 
@@ -86,4 +90,13 @@ def _variant_report(variant: Variant, serving: ServingSet) -> dict[str, Any]:
 def _plan_report(plan: Plan, serving: ServingSet) -> dict[str, Any]:
     served = all(name in serving.trust for name in plan.variants)
     trust = str(serving.trust_of(plan)) if served else None
-    return asdict(plan) | {"served": served, "trust": trust}
+    evidence = _evidence_report(serving.evidence.agreement.get(plan.name))
+    return asdict(plan) | {"served": served, "trust": trust, "evidence": evidence}
+
+
+def _evidence_report(test: AgreementTest | None) -> dict[str, Any] | None:
+    """Return what shadow answers say of a plan; None: the catalog does not say what to expect."""
+    if test is None:
+        return None
+    told = {"broken": test.broken, "log10": test.log10_evidence, "alarm_at": test.log10_alarm}
+    return told | {each.value: test.seen[each] for each in Comparison}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ from gateway.metrics import Metrics
 from gateway.refusal import refusal
 from gateway.serving import ServingSet
 from gateway.settings import Settings
+from gateway.shadow import Sample, Shadow
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +62,9 @@ class AnswerService:
         settings: Settings,
         metrics: Metrics,
         clock: Callable[[], float] = now_ms,
+        draw: Callable[[], float] = random.random,
     ) -> None:
+        """`draw`: a number in [0, 1), uniform; for what is sampled."""
         self.serving: ServingSet | None = None
         self.backend = backend
         self.settings = settings
@@ -68,6 +72,7 @@ class AnswerService:
         self._clock = clock
         self._budget = RetryBudget(settings.retry_share)
         self._cascade = Cascade(backend, metrics, clock)
+        self.shadow = Shadow(backend, settings, metrics, clock, draw)
 
     async def answer(self, question: Question, request: SloRequest, arrived_ms: float) -> Answered:
         """Answer one question under its SLO, from the smallest model that keeps it.
@@ -83,9 +88,9 @@ class AnswerService:
     async def _answer(
         self, question: Question, promise: Slo, serving: ServingSet, arrived_ms: float
     ) -> Answered:
-        began = self._clock()
+        began, sampled = self._clock(), self.shadow.drawn()
         windows = await self._encode(question, serving)
-        job = Job(question, promise, serving, windows, arrived_ms, began, self._clock())
+        job = Job(question, promise, serving, windows, arrived_ms, began, self._clock(), sampled)
         options, decision = self._route(job)
         option = self._accept(decision, promise, options)
         self._budget.pay_in()
@@ -197,12 +202,27 @@ class AnswerService:
         options: tuple[Option, ...],
     ) -> Answered:
         promise = job.promise
+        self._watch(job, outcome, option)
         timings = replace(outcome.timings, total=self._clock() - job.arrived_ms)
         gave = gave_of(decision, outcome, late=timings.total > promise.latency_ms)
         self.metrics.note_answer(promise.slo_class, gave, timings, job.size.n_windows)
         return Answered(
             outcome.answer, promise, decision, option, outcome.variant, gave, timings, options
         )
+
+    def _watch(self, job: Job, outcome: Outcome, option: Option) -> None:
+        """Let what was answered tell whether certificates still hold.
+
+        A pinned variant is being evaluated, on whatever it may be; a cut cascade was not itself.
+        """
+        if job.promise.variant is not None:
+            return
+        self.shadow.answered(option.plan.variants[0], outcome.first)
+        if job.sampled and not outcome.cut:
+            plan, variant = option.plan, outcome.variant
+            self.shadow.offer(
+                Sample(job.question, job.windows, job.serving, plan, variant, outcome.answer)
+            )
 
 
 def gave_of(decision: Decision, outcome: Outcome, *, late: bool) -> tuple[Gave, ...]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from gateway.breaker import Breakers
 from gateway.catalog import Catalog
 from gateway.domain import Option, Size, Trust
+from gateway.evidence import Evidence
 from gateway.latency import LatencyModel
 from gateway.published import Plan, Profile
 from gateway.spans import SpanEncoder
@@ -37,6 +38,7 @@ class ServingSet:
     problems: Mapping[str, str] = field(default_factory=dict)  # by variant that is not served: why
     under_load: frozenset[str] = frozenset()  # variants measured beside requests in flight
     breakers: Breakers = field(default_factory=Breakers)  # closed: the set was just checked
+    evidence: Evidence = field(default_factory=Evidence)  # that the certificates hold no longer
     routed: tuple[Routed, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -54,7 +56,9 @@ class ServingSet:
         return [each.plan for each in self.routed]
 
     def trust_of(self, plan: Plan) -> Trust:
-        """Return the least trust of the plan's variants."""
+        """Return the least trust of the plan's variants, or that its certificate is broken."""
+        if plan.name in self.evidence.broken:
+            return Trust.BROKEN
         order = (Trust.UNCERTIFIED, Trust.TRANSFERRED, Trust.CERTIFIED)
         return min((self.trust[v] for v in plan.variants), key=order.index)
 
@@ -64,7 +68,15 @@ class ServingSet:
     def options(self, size: Size, quantile: float, now_ms: float) -> list[Option]:
         """Return every plan with its latency predicted for a request of this size."""
         predictions = self.latency.predict(self.plans(), size, quantile, now_ms)
+        broken = self.evidence.broken
         return [
-            Option(each.plan, each.trust, each.size_bytes, p.cost_ms, p.idle_ms, p.predicted_ms)
+            Option(
+                each.plan,
+                each.trust if each.plan.name not in broken else Trust.BROKEN,
+                each.size_bytes,
+                p.cost_ms,
+                p.idle_ms,
+                p.predicted_ms,
+            )
             for each, p in zip(self.routed, predictions, strict=True)
         ]

@@ -99,6 +99,20 @@ class Settings(BaseSettings):
         " ([below](#variants-that-fail))",
     )
 
+    shadow_share: float = Field(
+        0.005,
+        ge=0,
+        le=1,
+        description="of all routed requests, so many are asked of the largest variant, too; 0: none"
+        " ([below](#keeping-certificates-true))",
+    )
+    shadow_delta: float = Field(
+        0.05, gt=0, lt=1, description="chance that certificates that hold are ever called broken"
+    )
+    shadow_tolerance: float = Field(
+        0.02, ge=0, lt=1, description="by so much agreement may be less than certified"
+    )
+
     default_class: str = Field("standard", description="class of a request that names none")
     classes: dict[str, SloClass] = Field(
         default_factory=lambda: dict(STANDARD_CLASSES), description="SLO classes by name, see below"

@@ -105,6 +105,7 @@ class Watcher:
             variants=states_of(serving),
             retry_in_ms=self._retry.left_ms,
             replicas=self._backend.states() if isinstance(self._backend, Replicas) else {},
+            broken_plans=tuple(sorted(self._service.shadow.evidence.broken)),
         )
 
     async def _follow(self, raw: bytes, came_back: bool) -> None:
@@ -260,6 +261,7 @@ class Watcher:
         return bool(right_again)
 
     def _serve(self, serving: ServingSet) -> None:
+        serving = self._service.shadow.follow(serving)
         if self._service.serving is not None:
             self._retirement.replace(self._service.serving)
         self._service.serving = serving

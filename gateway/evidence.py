@@ -1,0 +1,222 @@
+"""Do plans still answer as they did where they were certified? Bets that they do not. Pure.
+
+Two tests that may be looked at after every answer, for ever: of a plan's agreement with the largest
+variant, and of the distribution of a variant's confidence. Each states a null hypothesis in floors under
+rates, and a false alarm, at any time, has at most the chance that was asked for.
+
+Legend: F floors, Q sizes of a shortfall, S independent streams.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+from enum import StrEnum
+from math import log10
+
+import numpy as np
+import numpy.typing as npt
+
+from gateway.published import Agreement, Certificate, Confidence, Plan, Variant
+
+Array = npt.NDArray[np.float64]
+
+SHORTFALLS = (0.04, 0.08, 0.16, 0.32, 0.64)  # shares of a floor by which a rate may have fallen
+SPENT_EARLY = 100.0  # observations in which the larger part of the reserve's first half is staked
+HIGHEST_FLOOR = 0.999  # a rate that is said to be 1 would be refuted by a single miss
+MOST = 1e280
+CONFIDENCE_TOLERANCE = 0.05  # a shift of fewer answers than this past an edge is no news
+BLOCK = 50  # answers that the check of confidence takes at once
+
+
+class Bets:
+    """Tests that rates are at least their floors, by bets on observations that fall short.
+
+    A gambler owns 1 in all, an equal part for each floor. While a rate p >= p0, its floor, a bet on a
+    shortfall s multiplies what is staked by 1 - s at a hit and by 1 + s p0 / (1 - p0) at a miss: on average
+    by at most 1. So the capital is a supermartingale, and the chance that it ever reaches 1/delta is at most
+    delta. It grows fastest where the rate has become (1 - s) p0; no s is known, so all Q are betted on.
+    Nor is it known when a rate falls: only R(n - 1) - R(n) of the reserve R(n) = 1 / (1 + log(1 + n/100)) is
+    staked at the n-th observation, or long agreement would eat up what a late shift is to be found with.
+
+    Sources: Ville 1939 (the bound); Waudby-Smith & Ramdas 2024, "Estimating means of bounded random
+    variables by betting" (the bets); Robbins 1970 (mixtures); Shin, Ramdas & Rinaldo 2024, "E-detectors"
+    (a bet that begins at every moment; the weights here sum to 1, for a bound that holds for ever).
+    """
+
+    def __init__(self, floors: Sequence[float], streams: tuple[int, ...] = ()) -> None:
+        """`streams`: of how many streams at once; none: of one, `capital` is a single number."""
+        at = np.clip(np.asarray(floors, dtype=float), 0.0, HIGHEST_FLOOR)[:, None]  # (F, 1)
+        short = np.array(SHORTFALLS)
+        self._hit = np.log1p(-short)  # (Q,)
+        self._miss = np.log1p(short * at / (1 - at))  # (F, Q)
+        self._n = np.zeros((*streams, len(at)))
+        self._staked = np.zeros((*streams, len(at), len(short)))
+
+    def add(self, hits: npt.ArrayLike, misses: npt.ArrayLike) -> None:
+        """Take some observations at once; both (..., F), numbers of them."""
+        hits, misses = np.asarray(hits, dtype=float), np.asarray(misses, dtype=float)
+        reserve = _reserve(self._n)
+        self._n = self._n + hits + misses
+        stake = (reserve - _reserve(self._n)) / len(SHORTFALLS)
+        won = np.exp(hits[..., None] * self._hit + misses[..., None] * self._miss)
+        self._staked = np.minimum((self._staked + stake[..., None]) * won, MOST)
+
+    @property
+    def capital(self) -> Array:  # (...)
+        """What the gambler owns: the e-value, 1 at first."""
+        owned: Array = self._staked.sum(axis=-1) + _reserve(self._n)
+        return np.asarray(owned.mean(axis=-1))
+
+
+def _reserve(n: Array) -> Array:
+    return np.asarray(1.0 / (1.0 + np.log1p(n / SPENT_EARLY)))
+
+
+class Comparison(StrEnum):
+    """How a plan's answer stands to the largest variant's."""
+
+    SAME = "same"
+    DIFFERENT = "different"
+    ONE_SILENT = "one_silent"
+    BOTH_SILENT = "both_silent"  # says nothing: two silences agree
+
+
+def compare(ours: str, theirs: str) -> Comparison:
+    """Compare the texts of two answers; empty: no answer."""
+    if not ours and not theirs:
+        return Comparison.BOTH_SILENT
+    if not ours or not theirs:
+        return Comparison.ONE_SILENT
+    return Comparison.SAME if ours == theirs else Comparison.DIFFERENT
+
+
+class AgreementTest:
+    """Of one plan: are both rates of its agreement at least what they were, less a tolerance?"""
+
+    def __init__(self, expected: Agreement, delta: float, tolerance: float) -> None:
+        floors = (expected.both_answer_floor - tolerance, expected.same_answer_floor - tolerance)
+        self.expected = expected
+        self.broken = False
+        self.seen: Counter[Comparison] = Counter()
+        self._bets = Bets(floors)
+        self._alarm = 1 / delta
+
+    def add(self, found: Comparison) -> bool:
+        """Take one comparison; return whether the alarm rises with it. Once risen it stays."""
+        self.seen[found] += 1
+        if found is Comparison.BOTH_SILENT:
+            return False
+        both = found is not Comparison.ONE_SILENT
+        same = found is Comparison.SAME
+        self._bets.add((both, same), (not both, both and not same))
+        if self.broken or self._bets.capital < self._alarm:
+            return False
+        self.broken = True
+        return True
+
+    @property
+    def log10_evidence(self) -> float:
+        """The e-value against the certificate, log10: 0 at first, the alarm rises at log10(1/delta)."""
+        return log10(self._bets.capital)
+
+    @property
+    def log10_alarm(self) -> float:
+        """Where the alarm rises."""
+        return log10(self._alarm)
+
+
+class ConfidenceTest:
+    """Of one variant: is the share of confidences at most each edge what it was, give or take?"""
+
+    def __init__(self, expected: Confidence, delta: float) -> None:
+        at_least = [low - CONFIDENCE_TOLERANCE for low in expected.low]
+        at_most = [high + CONFIDENCE_TOLERANCE for high in expected.high]
+        self.expected = expected
+        self.shifted = False
+        self._edges = expected.edges
+        self._bets = Bets([*at_least, *(1 - share for share in at_most)])
+        self._alarm = 1 / delta
+        self._block = [0] * (len(expected.edges) + 1)
+        self._left = BLOCK
+
+    def add(self, confidence: float) -> bool:
+        """Take the confidence of one answer; return whether there is news: a block was judged."""
+        self._block[bisect_left(self._edges, confidence)] += 1
+        self._left -= 1
+        if self._left:
+            return False
+        under = np.cumsum(self._block[:-1])
+        over = BLOCK - under
+        self._bets.add(np.concatenate([under, over]), np.concatenate([over, under]))
+        self._block = [0] * len(self._block)
+        self._left = BLOCK
+        self.shifted = self.shifted or bool(self._bets.capital >= self._alarm)
+        return True
+
+    @property
+    def log10_evidence(self) -> float:
+        """The e-value against the null hypothesis, log10, after the last block."""
+        return log10(self._bets.capital)
+
+
+class Evidence:
+    """What was seen of every plan and variant since its certificate was published; kept over switches.
+
+    `delta` is the chance of any false alarm about a plan of one catalog, and of any about a variant.
+    """
+
+    def __init__(self, delta: float = 0.05, tolerance: float = 0.02) -> None:
+        self.agreement: dict[
+            str, AgreementTest
+        ] = {}  # by plan; not of those that say nothing of it
+        self.confidence: dict[str, ConfidenceTest] = {}  # by variant, likewise
+        self.broken: frozenset[str] = frozenset()  # plans whose alarm has risen
+        self._certificates: dict[str, Certificate] = {}
+        self._delta = delta
+        self._tolerance = tolerance
+
+    def follow(self, plans: Sequence[Plan], variants: Sequence[Variant]) -> None:
+        """Go on with a catalog: what it says anew of a plan or variant is tested from the beginning."""
+        n_plans = sum(plan.agreement is not None for plan in plans)
+        self.agreement = {
+            plan.name: self._kept(plan) or self._test(plan.agreement, n_plans)
+            for plan in plans
+            if plan.agreement is not None
+        }
+        shapes = {v.name: v.confidence for v in variants if v.confidence is not None}
+        self.confidence = {
+            name: self._kept_shape(name, shape) or ConfidenceTest(shape, self._delta / len(shapes))
+            for name, shape in shapes.items()
+        }
+        self._certificates = {plan.name: plan.certificate for plan in plans}
+        self._note_broken()
+
+    def compared(self, plan: str, found: Comparison) -> bool:
+        """Take one comparison with the largest variant; return whether the plan's alarm rises with it."""
+        test = self.agreement.get(plan)
+        if test is None or not test.add(found):
+            return False
+        self._note_broken()
+        return True
+
+    def is_shifted(self, variant: str) -> bool:
+        """Say whether the variant's confidence is known to be spread otherwise."""
+        test = self.confidence.get(variant)
+        return test is not None and test.shifted
+
+    def _note_broken(self) -> None:
+        self.broken = frozenset(name for name, test in self.agreement.items() if test.broken)
+
+    def _kept(self, plan: Plan) -> AgreementTest | None:
+        test = self.agreement.get(plan.name)
+        same = test is not None and test.expected == plan.agreement
+        return test if same and self._certificates[plan.name] == plan.certificate else None
+
+    def _kept_shape(self, variant: str, shape: Confidence) -> ConfidenceTest | None:
+        test = self.confidence.get(variant)
+        return test if test is not None and test.expected == shape else None
+
+    def _test(self, expected: Agreement, n_plans: int) -> AgreementTest:
+        return AgreementTest(expected, self._delta / n_plans, self._tolerance)
