@@ -21,6 +21,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from gateway import grpc_api, http_api, logs, oip_http
+from gateway.access import Access
 from gateway.backend import Backend
 from gateway.errors import BertierError
 from gateway.installation import TritonInstallation, find_installation
@@ -64,6 +65,7 @@ class Gateway:
         self.metrics = metrics
         self.metrics.build.info({"version": http_api.VERSION})
         self.service = AnswerService(models.backend, settings, self.metrics)
+        self.access = Access(settings, self.metrics)
         restarts: Callable[[], int] = (lambda: supervisor.restarts) if supervisor else (lambda: 0)
         self.watcher = Watcher(self.service, restarts)
         self.rounds = Rounds(self.service)
@@ -73,7 +75,7 @@ class Gateway:
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         """Run gRPC, Triton and the watcher beside the HTTP front."""
-        grpc_front = await grpc_api.start(self.service, self.settings)
+        grpc_front = await grpc_api.start(self.service, self.settings, self.access)
         serving = asyncio.create_task(self._serve_models(), name="models")
         try:
             yield
@@ -105,7 +107,9 @@ def create_app(settings: Settings, backend: Backend | None = None) -> FastAPI:
 
 
 def build(gateway: Gateway) -> FastAPI:
-    app = http_api.create(gateway.service, gateway.watcher.readiness, gateway.lifespan)
+    app = http_api.create(
+        gateway.service, gateway.watcher.readiness, gateway.lifespan, gateway.access
+    )
     app.include_router(oip_http.router(gateway.service))
     return app
 

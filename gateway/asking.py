@@ -32,8 +32,9 @@ class AskFailed(BackendError):
 class HttpGateway:
     """A gateway at a URL."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, api_key: str | None = None) -> None:
         self._url = url.rstrip("/")
+        self._own = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
 
     def answer(self, body: Json, headers: Mapping[str, str]) -> Json:
         return self._call("POST", "/v1/answer", body, headers)
@@ -50,7 +51,7 @@ class HttpGateway:
                 method,
                 self._url + path,
                 json=body,
-                headers=dict(headers),
+                headers={**self._own, **headers},
                 timeout=PATIENCE_S,
                 trust_env=False,
             )

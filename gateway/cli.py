@@ -1,4 +1,4 @@
-"""`bertier`: serve, triton, ask, plan, variants, validate. Parses flags and prints; decides nothing.
+"""`bertier`: serve, triton, ask, plan, variants, validate, keys. Parses flags and prints; decides nothing.
 
 Exit code 0: done; 1: it failed, said in one line on stderr; 2: wrong usage.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -14,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from gateway import asking, cli_tables, settings
+from gateway import asking, cli_keys, cli_tables, settings
 from gateway import catalog as catalogs
 from gateway.asking import EmbeddedGateway, HttpGateway, Json
 from gateway.catalog import Catalog
@@ -98,7 +99,7 @@ def variants(flags: argparse.Namespace) -> int:
     try:
         if flags.model_repository is not None:
             raise BackendUnavailable("a repository was asked for, not a gateway")
-        told, source = HttpGateway(flags.url).variants(), flags.url
+        told, source = _http(flags).variants(), flags.url
     except BackendUnavailable:
         repository = _settings(flags).model_repository
         told, source = _catalog_as_told(catalogs.read(repository)), str(repository)
@@ -145,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_source(command)
     command = _add(commands, "validate", validate, "check a model repository")
     command.add_argument("repository", nargs="?", type=Path, metavar="REPO")
+    cli_keys.add(commands, _add)
     return parser
 
 
@@ -159,6 +161,7 @@ def _add(
 def _add_serve(commands: Any) -> None:
     command = _add(commands, "serve", serve, "answer questions over HTTP and gRPC")
     command.add_argument("--http-port", type=int)
+    command.add_argument("--api-keys-file", type=Path, metavar="FILE", help="who may ask")
     command.add_argument("--grpc-port", type=int)
     command.add_argument("--backend", choices=("auto", "triton", "embedded"))
     command.add_argument(
@@ -212,6 +215,7 @@ def _add_slo(command: argparse.ArgumentParser) -> None:
 def _add_source(command: argparse.ArgumentParser) -> None:
     command.add_argument("--url", default=URL, help=f"a gateway ({URL})")
     command.add_argument("--model-repository", type=Path, metavar="DIR")
+    command.add_argument("--api-key", metavar="KEY", help=f"for it; else {settings.CLIENTS_KEY}")
     command.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -223,7 +227,11 @@ def _settings(flags: argparse.Namespace) -> settings.Settings:
 def _gateway(flags: argparse.Namespace) -> HttpGateway | EmbeddedGateway:
     if flags.embedded or flags.model_repository is not None:
         return EmbeddedGateway(_settings(flags).model_repository)
-    return HttpGateway(flags.url)
+    return _http(flags)
+
+
+def _http(flags: argparse.Namespace) -> HttpGateway:
+    return HttpGateway(flags.url, flags.api_key or os.environ.get(settings.CLIENTS_KEY))
 
 
 def _slo_headers(flags: argparse.Namespace, explain: str | None) -> dict[str, str]:

@@ -134,6 +134,9 @@ class SloRequest:
     explain: bool = False
     timeout_ms: float | None = None
     max_f1_loss: float | None = None
+    tightest_class: str | None = (
+        None  # the caller's key may promise no less latency than this class
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,11 @@
     │   │   └── EmptyText
     │   ├── UnknownClass     no such class in the settings
     │   └── UnknownVariant   no such variant in the catalog
+    ├── Unauthenticated      no key, or one that nobody has
+    ├── Forbidden            a key that may not do this
     ├── Infeasible           strict SLO that not even an idle system could meet
     ├── Overloaded           could be met, but not now; says when to come back
+    │   └── QuotaExceeded    of this key: more requests a second than it may send
     ├── DeadlineExceeded     the time is up
     ├── BackendError         the model server failed
     │   └── BackendUnavailable   nobody there, or not ready
@@ -103,6 +106,23 @@ class Overloaded(BertierError):
     def __init__(self, message: str, retry_after_ms: float) -> None:
         super().__init__(message)
         self.retry_after_ms = retry_after_ms
+
+
+class QuotaExceeded(Overloaded):
+    def __init__(self, name: str, per_s: float, retry_after_ms: float) -> None:
+        super().__init__(
+            f"the key {name} may send {per_s:g} requests a second; wait, or ask for a larger quota",
+            retry_after_ms,
+        )
+
+
+class Unauthenticated(BertierError):
+    def __init__(self, why: str) -> None:
+        super().__init__(f"{why}; send one that is valid as `Authorization: Bearer KEY`")
+
+
+class Forbidden(BertierError):
+    """The key is known, but not for this."""
 
 
 class DeadlineExceeded(BertierError):

@@ -11,11 +11,12 @@ import time
 import uuid
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TypeVar
 
-from gateway import logs
-from gateway.domain import Answered, Timings
-from gateway.errors import InvalidHeader
+from gateway import access, logs
+from gateway.domain import Answered, SloRequest, Timings
+from gateway.errors import InvalidHeader, QuotaExceeded
 from gateway.metrics import Metrics
 from gateway.problems import kind_of
 from gateway.service import AnswerService
@@ -98,6 +99,12 @@ def slo_lookup(pairs: Iterable[tuple[str, str]]) -> Lookup:
     return found.get
 
 
+def of_caller(request: SloRequest) -> SloRequest:
+    """Return what is asked for with the limits of who asks."""
+    tightest = access.tightest_class()
+    return request if tightest is None else replace(request, tightest_class=tightest)
+
+
 def overlay(lookup: Lookup, fields: Mapping[str, object]) -> Lookup:
     """Return a lookup in which the message's own SLO fields win over the headers.
 
@@ -128,11 +135,15 @@ def class_label(name: str | None, settings: Settings) -> str:
 
 
 @contextmanager
-def observed(metrics: Metrics, front: str, slo_class: str) -> Iterator[None]:
-    """Count the request that this block answers, by how it ended."""
+def observed(metrics: Metrics, front: str, slo_class: str, n: int = 1) -> Iterator[None]:
+    """Take n questions off the caller's quota, and count the request by how it ended.
+
+    Raises: QuotaExceeded.
+    """
     began = time.perf_counter()
     outcome = "ok"
     try:
+        access.take(n)
         yield
     except asyncio.CancelledError:
         outcome = "gone"
@@ -140,7 +151,7 @@ def observed(metrics: Metrics, front: str, slo_class: str) -> Iterator[None]:
     except Exception as exc:
         kind = kind_of(exc)
         outcome = kind.name
-        if kind.status in OUR_FAULT:
+        if kind.status in OUR_FAULT and not isinstance(exc, QuotaExceeded):
             metrics.note_broken(slo_class)
         raise
     finally:

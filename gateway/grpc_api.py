@@ -20,6 +20,8 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from gateway import fronts, grpc_oip, grpc_qa
+from gateway.access import Access
+from gateway.grpc_access import GrpcDoor
 from gateway.grpc_call import Calls, Context, handlers
 from gateway.proto.bertier.v1 import qa_pb2
 from gateway.proto.inference import service_pb2
@@ -82,14 +84,18 @@ class Health:
             return
 
 
-async def start(service: AnswerService, settings: Settings) -> GrpcFront:
+async def start(
+    service: AnswerService, settings: Settings, access: Access | None = None
+) -> GrpcFront:
     """Return a server that listens on settings.host:grpc_port. Raises: SettingsError."""
+    doors = [GrpcDoor(access)] if access is not None and access.guarded else []
     server = grpc.aio.server(
+        interceptors=doors,
         options=(
             ("grpc.so_reuseport", 0),  # else a second gateway would share the port unnoticed
             ("grpc.max_receive_message_length", settings.max_batch_bytes),
             ("grpc.max_send_message_length", settings.max_batch_bytes),
-        )
+        ),
     )
     calls, health = Calls(service), Health(service)
     server.add_generic_rpc_handlers(

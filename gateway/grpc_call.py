@@ -26,10 +26,12 @@ from gateway.errors import (
     BadInput,
     BertierError,
     DeadlineExceeded,
+    Forbidden,
     Infeasible,
     Malformed,
     Overloaded,
     RepositoryError,
+    Unauthenticated,
 )
 from gateway.oip import UnknownModel
 from gateway.problems import FIXED_TEXT, kind_of
@@ -46,6 +48,8 @@ Metadata = tuple[tuple[str, str], ...]
 STATUS: Mapping[type[BertierError], grpc.StatusCode] = {
     BadInput: grpc.StatusCode.INVALID_ARGUMENT,
     UnknownModel: grpc.StatusCode.NOT_FOUND,  # as Triton says it
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    Forbidden: grpc.StatusCode.PERMISSION_DENIED,
     Infeasible: grpc.StatusCode.FAILED_PRECONDITION,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -117,7 +121,7 @@ class Call:
         request = slo.parse(fronts.overlay(fronts.slo_lookup(self.metadata), fields))
         left_ms = None if self.ends_ms is None else self.ends_ms - self.arrived_ms
         ends = [t for t in (request.timeout_ms, left_ms, timeout_ms) if t is not None]
-        return replace(request, timeout_ms=min(ends, default=None))
+        return fronts.of_caller(replace(request, timeout_ms=min(ends, default=None)))
 
     def slo_class(self, fields: Mapping[str, object]) -> str | None:
         own = fields.get("slo_class")

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 from gateway import fronts, http_docs, slo
 from gateway import http_models as models
+from gateway.access import Access
 from gateway.domain import SloRequest
 from gateway.errors import (
     BackendUnavailable,
@@ -30,6 +31,7 @@ from gateway.errors import (
     TextTooLong,
 )
 from gateway.exposition import Exposition
+from gateway.http_access import HttpDoor
 from gateway.http_docs import NDJSON, operation, ref
 from gateway.http_frame import RequestFrame, on_error, problem_response
 from gateway.http_stream import Inbox, disconnected, read_body, while_connected
@@ -188,7 +190,7 @@ class HttpApi:
 def read_slo(raw: Iterable[tuple[bytes, bytes]]) -> SloRequest:
     """Return what the headers ask for. Raises: InvalidHeader."""
     pairs = ((k.decode(), v.decode("latin-1")) for k, v in raw if k in SLO_HEADERS)
-    return slo.parse(fronts.slo_lookup(pairs))
+    return fronts.of_caller(slo.parse(fronts.slo_lookup(pairs)))
 
 
 class DirectAnswer:
@@ -210,8 +212,9 @@ def create(
     service: AnswerService,
     readiness: Callable[[], Awaitable[Readiness]],
     lifespan: Lifespan[FastAPI] | None = None,
+    access: Access | None = None,
 ) -> FastAPI:
-    """Return the HTTP front, without the Open Inference Protocol's routes."""
+    """Return the HTTP front, without the Open Inference Protocol's routes; no `access`: open to all."""
     app = FastAPI(
         title="bertier",
         version=VERSION,
@@ -228,7 +231,10 @@ def create(
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     api = HttpApi(service, readiness)
     _add_routes(app, api)
-    app.middleware_stack = RequestFrame(DirectAnswer(app.build_middleware_stack(), api))
+    inside: ASGIApp = DirectAnswer(app.build_middleware_stack(), api)
+    if access is not None and access.guarded:
+        inside = HttpDoor(inside, access)
+    app.middleware_stack = RequestFrame(inside)
     return app
 
 

@@ -72,6 +72,7 @@ class Metrics:
         self._declare_models(seconds)
         self._declare_catalog()
         self._declare_evidence()
+        self._declare_access()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
         # Looking a child up costs more than counting in it; how many there are is bounded.
@@ -212,6 +213,25 @@ class Metrics:
             "replica",
         )
 
+    def _declare_access(self) -> None:
+        """Who asked, and who was turned away at the door."""
+        self.denied = self._counter(
+            "bertier_denied", "Requests turned away for their key.", *("front", "reason")
+        )
+        self.key_requests = self._counter(
+            "bertier_key_requests", "Questions by the API key that asked them.", *("key", "outcome")
+        )
+        self.reloads = self._counter(
+            "bertier_reloads",
+            "Files that serving depends on, read again because they changed.",
+            *("file", "result"),
+        )
+        self.reload_refused = self._gauge(
+            "bertier_reload_refused",
+            "1 while such a file cannot be used, and what it held before serves on, else 0.",
+            "file",
+        )
+
     def _declare_catalog(self) -> None:
         """What is served."""
         self.variant_up = self._gauge(
@@ -323,6 +343,11 @@ class Metrics:
         """Count that a variant's breaker came to another state: `open` or `closed`."""
         self.breaker_open.labels(variant).set(state != "closed")
         self.breaker_changes.labels(variant, state).inc()
+
+    def note_reload(self, file: str, *, loaded: bool) -> None:
+        """Count that a file which serving depends on was read again."""
+        self.reloads.labels(file, "loaded" if loaded else "refused").inc()
+        self.reload_refused.labels(file).set(not loaded)
 
     def note_catalog(self, sha256: str, commit: str) -> None:
         """Count a switch to this catalog."""

@@ -99,11 +99,14 @@ def _add_model_routes(routes: APIRouter, path: str, service: AnswerService) -> N
         raw = await read_body(request, limits.max_batch_bytes, limits.body_timeout_ms)
         arrived_ms = now_ms()
         read = _try_read(raw, request.headers.get(HEADER_LENGTH))
-        with fronts.observed(service.metrics, "http", _class_label(request, read, service)):
+        label = _class_label(request, read, service)
+        n_asked = 1 if isinstance(read, BadInput) else len(read[1].questions)
+        with fronts.observed(service.metrics, "http", label, n_asked):
             if isinstance(read, BadInput):
                 raise read
             body, asked = read
-            promise = oip.slo_request(asked, fronts.slo_lookup(request.headers.items()))
+            lookup = fronts.slo_lookup(request.headers.items())
+            promise = fronts.of_caller(oip.slo_request(asked, lookup))
             async with while_connected(partial(disconnected, request.receive)):
                 answers = await oip.answer(service, asked, promise, arrived_ms)
         return _response(body, oip.output_tensors(asked, answers), oip.slo_metadata(answers))

@@ -21,14 +21,17 @@ from gateway.errors import (
     BodyTooSlow,
     DeadlineExceeded,
     EmptyText,
+    Forbidden,
     Infeasible,
     InvalidField,
     InvalidHeader,
     Malformed,
     Overloaded,
+    QuotaExceeded,
     RepositoryError,
     TextTooLong,
     TooManyItems,
+    Unauthenticated,
     UnknownClass,
     UnknownVariant,
 )
@@ -65,6 +68,9 @@ KINDS: Mapping[type[Exception], Kind] = {
     EmptyText: Kind(422, "empty-text", "A text is empty"),
     UnknownClass: Kind(400, "unknown-class", "The SLO class is not known"),
     UnknownVariant: Kind(400, "unknown-variant", "The variant is not served"),
+    Unauthenticated: Kind(401, "unauthenticated", "A valid key is needed"),
+    Forbidden: Kind(403, "forbidden", "The key may not do this"),
+    QuotaExceeded: Kind(429, "quota-exceeded", "More requests than the key may send"),
     Infeasible: Kind(422, "infeasible", "No plan can keep this SLO"),
     Overloaded: Kind(429, "overloaded", "Too busy to keep this SLO now"),
     DeadlineExceeded: Kind(504, "deadline-exceeded", "The deadline has passed"),
@@ -101,6 +107,8 @@ def problem(error: BaseException, request_id: str) -> dict[str, Any]:
 
 def headers(error: BaseException) -> dict[str, str]:
     """Return the response headers that belong to an error."""
+    if isinstance(error, Unauthenticated):
+        return {"WWW-Authenticate": "Bearer"}
     if isinstance(error, Overloaded):
         return {"Retry-After": str(max(1, math.ceil(error.retry_after_ms / 1e3)))}
     if isinstance(error, BackendUnavailable):

@@ -21,10 +21,13 @@ from pydantic_settings import (
 from pydantic_settings import SettingsError as UnreadableSettings
 
 from gateway.errors import BertierError
+from gateway.keys import ApiKey
 from gateway.slo import STANDARD_CLASSES, SloClass
 
 CONFIG_FILE = "bertier.toml"
 PREFIX, NESTED = "BERTIER_", "__"
+CLIENTS_KEY = f"{PREFIX}API_KEY"  # no setting: what `bertier ask` shows a gateway
+TABLES = (f"{PREFIX}CLASSES", f"{PREFIX}API_KEYS")  # settings that hold named ones
 # What Kubernetes and container links put beside a service that is called bertier or bertier-...
 _OF_A_SERVICE = re.compile(
     r"_SERVICE_(HOST|PORT(_\w+)?)|(_PORT)?_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?"
@@ -118,6 +121,15 @@ class Settings(BaseSettings):
         default_factory=lambda: dict(STANDARD_CLASSES), description="SLO classes by name, see below"
     )
 
+    api_keys_file: Path | None = Field(
+        None,
+        description="TOML file of [API keys](security.md#keys), read again when it changes; with any key"
+        " set, callers need one",
+    )
+    api_keys: dict[str, ApiKey] = Field(
+        default_factory=dict, description="the same by name, for an environment without files"
+    )
+
     catalog_poll_ms: float = Field(
         2_000, gt=0, description="how often catalog and model server are looked at"
     )
@@ -193,10 +205,12 @@ def check_names(environ: Mapping[str, str]) -> None:
     known = [(PREFIX + name).upper() for name in Settings.model_fields]
     for name, value in environ.items():
         variable, *inside = name.upper().split(NESTED, 1)
-        if not variable.startswith(PREFIX) or _is_a_services(variable, value):
+        if not variable.startswith(PREFIX) or variable == CLIENTS_KEY:
             continue
-        # Of the classes, names and fields are checked with the values.
-        if variable not in known or (inside and variable != f"{PREFIX}CLASSES"):
+        if _is_a_services(variable, value):
+            continue
+        # Of tables, names and fields are checked with the values.
+        if variable not in known or (inside and variable not in TABLES):
             near = get_close_matches(variable, known, n=1, cutoff=0.0)[0]
             raise SettingsError(f"{name}: no such setting; the nearest is {near}")
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from gateway.domain import Slo, SloPolicy, SloRequest
-from gateway.errors import InvalidHeader, UnknownClass
+from gateway.errors import Forbidden, InvalidHeader, UnknownClass
 
 MAX_LATENCY_MS = 60_000.0
 DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?|\.[0-9]{1,9}")
@@ -88,12 +88,13 @@ def longest_timeout_ms(classes: Mapping[str, SloClass]) -> float:
 def resolve(
     request: SloRequest, classes: Mapping[str, SloClass], default_class: str, best_floor: float
 ) -> Slo:
-    """Return the request's SLO with its class's defaults filled in. Raises: UnknownClass."""
+    """Return the request's SLO with its class's defaults filled in. Raises: UnknownClass, Forbidden."""
     name = default_class if request.slo_class is None else request.slo_class
     if name not in classes:
         raise UnknownClass(name, sorted(classes))
     defaults = classes[name]
     latency_ms = request.latency_ms or defaults.latency_ms
+    _check_tightest(latency_ms, request.tightest_class, classes)
     policy = request.policy or defaults.policy
     loss = defaults.max_f1_loss if request.max_f1_loss is None else request.max_f1_loss
     floor = defaults.min_f1
@@ -110,6 +111,17 @@ def resolve(
         explain=request.explain,
         max_f1_loss=loss,
     )
+
+
+def _check_tightest(
+    latency_ms: float, tightest: str | None, classes: Mapping[str, SloClass]
+) -> None:
+    """Raises: Forbidden for less latency than the caller's key may ask for."""
+    if tightest is not None and latency_ms < classes[tightest].latency_ms:
+        raise Forbidden(
+            f"SLO-Latency-Ms: {latency_ms:g} is not allowed with this key; allowed: from"
+            f" {classes[tightest].latency_ms:g}, the class {tightest}"
+        )
 
 
 def _timeout_ms(

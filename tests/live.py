@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import uvicorn
 
 from gateway import grpc_api, http_api, oip_http
+from gateway.access import Access
 from gateway.metrics import Metrics
 from gateway.readiness import Readiness
 from gateway.service import AnswerService
@@ -28,13 +30,14 @@ class Running:
 
 
 @asynccontextmanager
-async def gateway() -> AsyncIterator[Running]:
+async def gateway(**settings: Any) -> AsyncIterator[Running]:
     """Run `small` and `large` of tests.fakes behind both fronts."""
     backend = WatchedBackend()
-    service = AnswerService(backend, Settings(grpc_port=0), Metrics())
+    service = AnswerService(backend, Settings(grpc_port=0, **settings), Metrics())
     service.serving = serving_set(small_and_large())
-    front = await grpc_api.start(service, service.settings)
-    app = http_api.create(service, _ready)
+    access = Access(service.settings, service.metrics)
+    front = await grpc_api.start(service, service.settings, access)
+    app = http_api.create(service, _ready, access=access)
     app.include_router(oip_http.router(service))
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="off"))
     server.config.load()

@@ -1,0 +1,172 @@
+"""Who may ask what, and how often: the callers of the keys, read again when their file changes.
+
+Knows no protocol: the fronts bring the Authorization value and say what is wanted.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gateway import keys
+from gateway.errors import Forbidden, QuotaExceeded, Unauthenticated
+from gateway.keys import ApiKey, KeyFileError, Keys, Scope
+from gateway.metrics import Metrics
+from gateway.quota import Quota
+from gateway.settings import Settings
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_MS = 1_000.0  # at the file of keys: a key that is taken out of it stops within this time
+SCHEME = "bearer "
+
+
+@dataclass(slots=True)
+class Caller:
+    """A key's owner, with what is left of its quota."""
+
+    name: str
+    key: ApiKey
+    quota: Quota | None
+    metrics: Metrics
+
+    def take(self, n: int) -> None:
+        """Take n questions off the quota. Raises: QuotaExceeded."""
+        wait_ms = 0.0 if self.quota is None else self.quota.take(n, _now_ms())
+        outcome = "quota" if wait_ms else "admitted"
+        self.metrics.key_requests.labels(self.name, outcome).inc(n)
+        if wait_ms:
+            raise QuotaExceeded(self.name, self.key.requests_per_s or 0.0, wait_ms)
+
+    def rate_limit(self) -> dict[str, str]:
+        """Return the headers that tell a quota; without one none.
+
+        Source: draft-ietf-httpapi-ratelimit-headers-10.
+        """
+        if self.quota is None:
+            return {}
+        now_ms, q = _now_ms(), self.quota
+        return {
+            "ratelimit-policy": f'"{self.name}";q={int(q.burst)};w=1',
+            "ratelimit": f'"{self.name}";r={q.left(now_ms)};t={-(-int(q.reset_ms(now_ms)) // 1000)}',
+        }
+
+
+CALLER: ContextVar[Caller | None] = ContextVar("caller", default=None)
+
+
+def take(n: int) -> None:
+    """Take n questions off the quota of who asks, if that is limited. Raises: QuotaExceeded."""
+    caller = CALLER.get()
+    if caller is not None:
+        caller.take(n)
+
+
+def tightest_class() -> str | None:
+    """Return the class below whose latency the caller may not go; None: any."""
+    caller = CALLER.get()
+    return None if caller is None else caller.key.tightest_class
+
+
+def _now_ms() -> float:
+    return time.monotonic() * 1e3
+
+
+@dataclass
+class Access:
+    """All callers, by the hash of their key. Without any key everybody may ask everything."""
+
+    settings: Settings
+    metrics: Metrics
+    clock: Callable[[], float] = _now_ms
+    _by_hash: dict[str, Caller] = field(default_factory=dict)
+    _looked_ms: float = float("-inf")
+    _stamp: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        """Raises: KeyFileError."""
+        if self.guarded:
+            self._stamp = _stamp_of(self.settings.api_keys_file)
+            self._use(self._read())
+            self._looked_ms = self.clock()
+
+    @property
+    def guarded(self) -> bool:
+        return self.settings.api_keys_file is not None or bool(self.settings.api_keys)
+
+    def admit(self, front: str, authorization: str | None, scope: Scope) -> Caller | None:
+        """Return who asks; None where nobody needs a key. Raises: Unauthenticated, Forbidden."""
+        if not self.guarded:
+            return None
+        self._look()
+        caller = self._find(authorization)
+        if caller is None:
+            self.metrics.denied.labels(front, "unknown" if authorization else "missing").inc()
+            raise Unauthenticated("unknown key" if authorization else "no key")
+        if scope not in caller.key.scopes:
+            self.metrics.denied.labels(front, "scope").inc()
+            raise Forbidden(f"the key {caller.name} has no scope {scope!r}")
+        return caller
+
+    def _find(self, authorization: str | None) -> Caller | None:
+        given = authorization or ""
+        if len(given) > keys.MAX_KEY_CHARS or given[: len(SCHEME)].lower() != SCHEME:
+            return None
+        return self._by_hash.get(keys.digest(given[len(SCHEME) :].strip()))
+
+    def _look(self) -> None:
+        """Read the file again where it changed; what cannot be read leaves all as it was."""
+        now_ms, path = self.clock(), self.settings.api_keys_file
+        if path is None or now_ms - self._looked_ms < LOOK_EVERY_MS:
+            return
+        self._looked_ms = now_ms
+        stamp = _stamp_of(path)
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self._use(self._read())
+        except KeyFileError as exc:
+            log.error("%s; the keys of before stay valid until it is mended", exc)
+            self.metrics.note_reload("keys", loaded=False)
+        else:
+            log.info("%s: %d keys", path, len(self._by_hash))
+            self.metrics.note_reload("keys", loaded=True)
+
+    def _read(self) -> Keys:
+        classes, path = self.settings.classes, self.settings.api_keys_file
+        named = {n: k.model_dump() for n, k in self.settings.api_keys.items()}
+        found = (
+            {} if path is None else {n: k.model_dump() for n, k in keys.read(path, classes).items()}
+        )
+        if both := sorted(set(named) & set(found)):
+            raise KeyFileError(
+                f"{path}: {both[0]} is among the settings' api_keys, too; rename one"
+            )
+        return keys.check({**named, **found}, classes, str(path or "api_keys"))
+
+    def _use(self, found: Keys) -> None:
+        """Take these keys; who stays keeps what is left of the quota."""
+        before = {caller.name: caller for caller in self._by_hash.values()}
+        self._by_hash = {
+            key.sha256: self._caller(name, key, before.get(name)) for name, key in found.items()
+        }
+
+    def _caller(self, name: str, key: ApiKey, before: Caller | None) -> Caller:
+        if before is not None and before.key == key:
+            return before
+        quota = None if key.requests_per_s is None else Quota(key.requests_per_s)
+        return Caller(name, key, quota, self.metrics)
+
+
+def _stamp_of(path: Path | None) -> tuple[int, int] | None:
+    """Return what changes when a file does; None: it is not there."""
+    try:
+        found = path.stat() if path is not None else None
+    except OSError:
+        return None
+    return (found.st_mtime_ns, found.st_ino) if found else None

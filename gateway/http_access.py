@@ -1,0 +1,40 @@
+"""The door of the HTTP front: a key before the body is read, a quota in the answer's headers."""
+
+from __future__ import annotations
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.access import CALLER, Access
+from gateway.keys import Scope as KeyScope
+
+OPEN = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")  # what probes ask
+METRICS = "/metrics"
+
+
+class HttpDoor:
+    """Pure ASGI, inside the frame that tells failures."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app = app
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in OPEN:
+            await self._app(scope, receive, send)
+            return
+        wanted = KeyScope.METRICS if scope["path"] == METRICS else KeyScope.ANSWER
+        caller = self._access.admit("http", _authorization(scope), wanted)
+        CALLER.set(caller)
+
+        async def send_limited(message: Message) -> None:
+            if caller is not None and message["type"] == "http.response.start":
+                told = [(k.encode(), v.encode()) for k, v in caller.rate_limit().items()]
+                message["headers"] = [*message["headers"], *told]
+            await send(message)
+
+        await self._app(scope, receive, send_limited)
+
+
+def _authorization(scope: Scope) -> str | None:
+    found = [value for name, value in scope["headers"] if name == b"authorization"]
+    return found[0].decode("latin-1") if len(found) == 1 else None

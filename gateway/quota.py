@@ -1,0 +1,44 @@
+"""A quota of requests a second: a token bucket. Pure: times are given, ms.
+
+Source: the GCRA of ATM Forum UNI 4.0, as one number, the time at which the bucket is full again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+BURST_S = 1.0  # of requests that may come at once
+
+
+@dataclass(slots=True)
+class Quota:
+    """At most `per_s` requests a second on average, at least one at once."""
+
+    per_s: float
+    full_ms: float = float("-inf")
+
+    @property
+    def burst(self) -> float:
+        return max(1.0, self.per_s * BURST_S)
+
+    def take(self, n: int, now_ms: float) -> float:
+        """Take n requests and return 0, or take none and return the ms until they could be taken.
+
+        More than fit at once are taken as what fits: they could never be otherwise.
+        """
+        each_ms = 1e3 / self.per_s
+        full_ms = max(self.full_ms, now_ms) + min(n, self.burst) * each_ms
+        over_ms = full_ms - now_ms - self.burst * each_ms
+        if over_ms > 1e-6:
+            return over_ms
+        self.full_ms = full_ms
+        return 0.0
+
+    def left(self, now_ms: float) -> int:
+        """Return how many requests could come now."""
+        used_ms = max(0.0, self.full_ms - now_ms)
+        return int(self.burst - used_ms * self.per_s / 1e3 + 1e-9)
+
+    def reset_ms(self, now_ms: float) -> float:
+        """Return the time until all may come again."""
+        return max(0.0, self.full_ms - now_ms)
