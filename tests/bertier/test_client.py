@@ -15,6 +15,7 @@ from tests import live
 from tests.fakes import CONTEXT, QUESTION
 from tests.live import Running
 
+UNHURRIED = SloArguments(latency_ms=30_000)
 MISSPELT: Any = {"min_f2": 0.5}
 ONCE = Retries(attempts=1)
 
@@ -50,7 +51,8 @@ async def in_thread(url: str, ask: Callable[[Client], Any], retries: Retries = O
 async def test_an_answer_comes_typed(gateway: Running, url_of: Callable[[Running], str]) -> None:
     """A caller highlights by offsets and reads what became of the promise, over either protocol."""
     answer = await in_thread(
-        url_of(gateway), lambda c: c.answer(QUESTION, CONTEXT, id="a", top_k=2, min_f1=0.6)
+        url_of(gateway),
+        lambda c: c.answer(QUESTION, CONTEXT, id="a", top_k=2, min_f1=0.6, **UNHURRIED),
     )
     assert answer
     assert CONTEXT[answer.start : answer.end] == answer.text != ""
