@@ -9,7 +9,7 @@
 #   TORCH_INDEX=URL        a package index to prefer for PyTorch. PyPI's PyTorch for Linux brings several GB
 #                          of CUDA packages; https://download.pytorch.org/whl/cpu has builds without them
 #   PROFILE=gpu            `make up` with Triton on a GPU
-#   SERVE_FLAGS, PYTEST_FLAGS, DATA    passed on to `bertier serve`, pytest, `make prove-evaluate`
+#   SERVE_FLAGS, PYTEST_FLAGS, LOADTEST_FLAGS, DATA    passed on to `bertier serve`, pytest, `make loadtest`, `make prove-evaluate`
 
 PYTHON ?= python3
 ENGINE ?= cpu
@@ -36,7 +36,7 @@ INSTALL := $(PIP) install --quiet --no-compile --no-warn-conflicts --constraint 
 .DELETE_ON_ERROR:
 .PHONY: help setup setup-all system-packages run test check format proto up down settings constraints clean docs-metrics \
 	prove prove-overhead prove-agreement prove-invariance prove-slo-table prove-evaluate \
-	prove-coverage prove-lab
+	prove-coverage prove-lab loadtest
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -99,6 +99,9 @@ prove-coverage: $(EVERYTHING) ## Predicted latencies hold, and are no wider than
 
 prove-lab: $(EVERYTHING) ## The policy against every rival, on a virtual clock (hours; goes on where it was stopped)
 	$(BIN)/bertier-loadtest lab --full
+
+loadtest: $(EVERYTHING) ## Two minutes of Locust over HTTP and gRPC against a fresh gateway
+	$(BIN)/bertier-loadtest locust $(LOADTEST_FLAGS)
 
 setup: $(RUNTIME) ## Install what serving needs
 setup-all: $(EVERYTHING) ## Install everything: serving, optimizer, load test, development

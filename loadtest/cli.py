@@ -17,7 +17,7 @@ from rich.table import Table
 
 from gateway import catalog as catalogs
 from gateway.errors import BertierError
-from loadtest import answers, coverage_cli, overhead, slo_table
+from loadtest import answers, coverage_cli, locust_command, overhead, slo_table
 from loadtest.answers import Comparison
 from loadtest.drive import command as drive
 from loadtest.lab import commands as lab
@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--seconds", type=float, default=90.0, help="in all (overhead)")
         command.set_defaults(run=run)
     drive.register(commands)
+    locust_command.register(commands)
     coverage_cli.register(commands)
     lab.register(commands)
     return parser

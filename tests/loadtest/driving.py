@@ -67,7 +67,8 @@ async def mortal(answers: int) -> AsyncIterator[str]:
             assert request.transport is not None
             request.transport.abort()
             await asyncio.Event().wait()
-        return web.json_response({"answer": "The Normans"}, headers={"SLO-Plan": "small"})
+        told = {"answer": "The Normans", "slo": {"latency_ms": 60_000.0, "min_f1": 0.0}}
+        return web.json_response(told, headers={"SLO-Plan": "small"})
 
     app.router.add_get("/healthz", here)
     app.router.add_get("/readyz", here)
