@@ -20,7 +20,7 @@ from typing import cast
 import uvicorn
 from fastapi import FastAPI
 
-from gateway import grpc_api, http_api, logs, oip_http
+from gateway import grpc_api, http_api, logs, oip_http, tracing
 from gateway.access import Access
 from gateway.backend import Backend
 from gateway.errors import BertierError
@@ -135,6 +135,7 @@ def choose_models(settings: Settings, metrics: Metrics) -> Models:
 def serve(settings: Settings) -> int:
     """Serve until told to stop; return the exit code."""
     logs.set_up(settings.log_level, settings.log_format)
+    tracing.start(http_api.VERSION)
     # uvicorn raises the signal again when it has drained: then there is nothing left to do.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
@@ -144,6 +145,8 @@ def serve(settings: Settings) -> int:
     except BertierError as exc:
         log.error("%s", exc)
         return 1
+    finally:
+        tracing.stop()
 
 
 def listen(settings: Settings) -> socket.socket:

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gateway import policy, spans
+from gateway import policy, spans, tracing
 from gateway.backend import Backend
 from gateway.domain import Answer, Inference, Option, Question, Size, Slo, Timings, Windows
 from gateway.errors import BackendError, DeadlineExceeded
@@ -118,12 +118,15 @@ class Cascade:
         breaker = serving.breakers.of(variant)
         call = breaker.begin(asked)
         try:
-            inference = await self._infer(job, variant)
+            with tracing.stage("infer", variant):
+                inference = await self._infer(job, variant)
+                tracing.queued(inference.queue_ms)
             inferred = self._clock()
             if call.worked(inferred):
                 self._metrics.note_breaker(variant, breaker.state(inferred))
             serving.latency.leave(work, inferred)
-            answer = await self._decode(job, inference, variant)
+            with tracing.stage("decode", variant):
+                answer = await self._decode(job, inference, variant)
             done = self._clock()
         except BaseException as exc:  # cancelled, timed out, failed: it would have taken longer
             now = self._clock()

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TypeVar
 
-from gateway import access, logs
+from gateway import access, logs, tracing
 from gateway.domain import Answered, SloRequest, Timings
 from gateway.errors import InvalidHeader, QuotaExceeded
 from gateway.metrics import Metrics
@@ -26,12 +26,8 @@ from gateway.slo import Lookup
 T = TypeVar("T")
 R = TypeVar("R")
 
-OUR_FAULT = (429, *range(500, 600))  # HTTP statuses of a promise broken by us, the load included
+OUR_FAULT = (429, *range(500, 600))  # HTTP statuses
 REQUEST_ID = re.compile(r"[!-~]{1,128}")
-# Later versions may add fields; an id of zeros is none.
-TRACEPARENT = re.compile(
-    r"(?P<version>[0-9a-f]{2})-(?P<trace>(?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
-)
 ENVOY_TIMEOUT = "x-envoy-expected-rq-timeout-ms"
 SLO_NAMES = (
     *("slo-latency-ms", "slo-min-f1", "slo-max-f1-loss", "slo-class", "slo-policy"),
@@ -47,15 +43,6 @@ SLO_HEADERS = {
 def request_id(given: str | None) -> str:
     """Return the caller's request id where it is fit for a header, else a new one."""
     return given if given and REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-
-
-def trace_id(traceparent: str | None) -> str:
-    """Return the trace that the caller's W3C traceparent names; '': none, or not well formed.
-
-    Source: https://www.w3.org/TR/trace-context/#traceparent-header
-    """
-    found = TRACEPARENT.fullmatch(traceparent or "")
-    return found["trace"] if found and found["version"] != "ff" else ""
 
 
 def slo_headers(answered: Answered) -> dict[str, str]:
@@ -141,22 +128,31 @@ def observed(metrics: Metrics, front: str, slo_class: str, n: int = 1) -> Iterat
     Raises: QuotaExceeded.
     """
     began = time.perf_counter()
-    outcome = "ok"
-    try:
-        access.take(n)
-        yield
-    except asyncio.CancelledError:
-        outcome = "gone"
-        raise
-    except Exception as exc:
-        kind = kind_of(exc)
-        outcome = kind.name
-        if kind.status in OUR_FAULT and not isinstance(exc, QuotaExceeded):
-            metrics.note_broken(slo_class)
-        raise
-    finally:
-        took_s = time.perf_counter() - began
-        metrics.note_request(front, slo_class, outcome, took_s, logs.trace_id.get())
+    outcome, failed = "ok", False
+    with tracing.request(front, logs.request_id.get()) as span:
+        if span is not None:
+            logs.trace_id.set(span.trace_id)
+        try:
+            access.take(n)
+            yield
+        except asyncio.CancelledError:
+            outcome = "gone"
+            raise
+        except Exception as exc:
+            outcome, failed = kind_of(exc).name, is_our_fault(exc)
+            raise
+        finally:
+            took_s = time.perf_counter() - began
+            metrics.note_request(front, slo_class, outcome, took_s, logs.trace_id.get())
+            if failed:
+                metrics.note_broken(slo_class)
+            if span is not None:
+                span.end(outcome, failed=failed)
+
+
+def is_our_fault(error: Exception) -> bool:
+    """Say whether a promise was broken by us, the load included; a caller's own quota is not ours."""
+    return kind_of(error).status in OUR_FAULT and not isinstance(error, QuotaExceeded)
 
 
 async def is_ready(service: AnswerService) -> bool:

@@ -18,7 +18,7 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import DecodeError, Message
 
-from gateway import fronts, logs, slo
+from gateway import fronts, logs, slo, tracing
 from gateway.domain import SloRequest
 from gateway.errors import (
     BackendError,
@@ -135,7 +135,8 @@ def begin(context: Context) -> Call:
     """Return the call, which the log and the metrics of this task know from now on."""
     call = Call.of(context)
     logs.request_id.set(call.request_id)
-    logs.trace_id.set(fronts.trace_id(_first(call.metadata, "traceparent")))
+    parent, state = _first(call.metadata, "traceparent"), _first(call.metadata, "tracestate")
+    logs.trace_id.set(tracing.receive(parent, state))
     return call
 
 

@@ -224,6 +224,7 @@ def create(
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.router.route_class = DirectRoute
     for error in (BertierError, ClientGone, ClientDisconnect, HTTPException):

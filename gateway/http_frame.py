@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway import fronts, logs, problems
+from gateway import fronts, logs, problems, tracing
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,8 @@ class RequestFrame:
             return
         name = fronts.request_id(_header(scope, b"x-request-id"))
         logs.request_id.set(name)
-        logs.trace_id.set(fronts.trace_id(_header(scope, b"traceparent")))
+        parent, state = _header(scope, b"traceparent"), _header(scope, b"tracestate")
+        logs.trace_id.set(tracing.receive(parent, state))
         began = time.perf_counter()
         status = 0
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from gateway import policy, slo, spans
+from gateway import policy, slo, spans, tracing
 from gateway.backend import Backend
 from gateway.breaker import RetryBudget
 from gateway.cascade import LONG_TEXT_CHARS, Cascade, Job, Outcome
@@ -89,9 +89,12 @@ class AnswerService:
         self, question: Question, promise: Slo, serving: ServingSet, arrived_ms: float
     ) -> Answered:
         began, sampled = self._clock(), self.shadow.drawn()
-        windows = await self._encode(question, serving)
+        with tracing.stage("tokenize"):
+            windows = await self._encode(question, serving)
         job = Job(question, promise, serving, windows, arrived_ms, began, self._clock(), sampled)
-        options, decision = self._route(job)
+        with tracing.stage("route"):
+            options, decision = self._route(job)
+        tracing.decided(promise, decision, job.size)
         option = self._accept(decision, promise, options)
         self._budget.pay_in()
         try:
@@ -206,9 +209,11 @@ class AnswerService:
         timings = replace(outcome.timings, total=self._clock() - job.arrived_ms)
         gave = gave_of(decision, outcome, late=timings.total > promise.latency_ms)
         self.metrics.note_answer(promise.slo_class, gave, timings, job.size.n_windows)
-        return Answered(
+        answered = Answered(
             outcome.answer, promise, decision, option, outcome.variant, gave, timings, options
         )
+        tracing.answered(answered)
+        return answered
 
     def _watch(self, job: Job, outcome: Outcome, option: Option) -> None:
         """Let what was answered tell whether certificates still hold.

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextvars import Context
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -98,7 +99,8 @@ class Shadow:
             return
         self._waiting.append((sample, self._clock() + DEADLINE_MS))
         if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._work(), name="shadow")
+            # In no context of a request: its id and trace are not those of the samples to come.
+            self._worker = asyncio.create_task(self._work(), name="shadow", context=Context())
 
     def answered(self, variant: str, answer: Answer) -> None:
         """Take the confidence of an answer: does the variant still see what it was certified on?"""

@@ -19,6 +19,7 @@ import numpy as np
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
+from gateway import tracing
 from gateway.backend import Check
 from gateway.domain import Floats, Inference, Logits, Trust, Windows
 from gateway.errors import (
@@ -184,7 +185,9 @@ class TritonBackend:
         self, request: pb.ModelInferRequest, budget_ms: float
     ) -> tuple[Floats, Floats]:
         try:
-            reply = await next(self._stubs).ModelInfer(request, timeout=max(budget_ms, 0.0) / 1e3)
+            reply = await next(self._stubs).ModelInfer(
+                request, timeout=max(budget_ms, 0.0) / 1e3, metadata=tracing.outgoing()
+            )
         except grpc.aio.AioRpcError as exc:
             raise _inference_error(exc, request.model_name) from exc
         return read_logits(reply)
