@@ -15,7 +15,6 @@ from tests import live
 from tests.fakes import CONTEXT, QUESTION
 from tests.live import Running
 
-UNHURRIED = SloArguments(latency_ms=30_000)
 MISSPELT: Any = {"min_f2": 0.5}
 ONCE = Retries(attempts=1)
 
@@ -52,7 +51,7 @@ async def test_an_answer_comes_typed(gateway: Running, url_of: Callable[[Running
     """A caller highlights by offsets and reads what became of the promise, over either protocol."""
     answer = await in_thread(
         url_of(gateway),
-        lambda c: c.answer(QUESTION, CONTEXT, id="a", top_k=2, min_f1=0.6, **UNHURRIED),
+        lambda c: c.answer(QUESTION, CONTEXT, id="a", top_k=2, min_f1=0.6, latency_ms=30_000),
     )
     assert answer
     assert CONTEXT[answer.start : answer.end] == answer.text != ""
