@@ -20,7 +20,7 @@ from typing import cast
 import uvicorn
 from fastapi import FastAPI
 
-from gateway import grpc_api, http_api, logs, oip_http, tracing
+from gateway import certificates, grpc_api, http_api, logs, oip_http, tracing
 from gateway.access import Access
 from gateway.backend import Backend
 from gateway.errors import BertierError
@@ -66,6 +66,7 @@ class Gateway:
         self.metrics.build.info({"version": http_api.VERSION})
         self.service = AnswerService(models.backend, settings, self.metrics)
         self.access = Access(settings, self.metrics)
+        self.certificates = certificates.of(settings, self.metrics)
         restarts: Callable[[], int] = (lambda: supervisor.restarts) if supervisor else (lambda: 0)
         self.watcher = Watcher(self.service, restarts)
         self.rounds = Rounds(self.service)
@@ -75,7 +76,9 @@ class Gateway:
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         """Run gRPC, Triton and the watcher beside the HTTP front."""
-        grpc_front = await grpc_api.start(self.service, self.settings, self.access)
+        grpc_front = await grpc_api.start(
+            self.service, self.settings, self.access, self.certificates
+        )
         serving = asyncio.create_task(self._serve_models(), name="models")
         try:
             yield
@@ -164,6 +167,7 @@ async def _serve(settings: Settings, door: socket.socket) -> int:
     if models.triton is not None:
         check_ports(models.triton)
     gateway = Gateway(settings, models, metrics)
+    tls = gateway.certificates
     server = uvicorn.Server(
         uvicorn.Config(
             build(gateway),
@@ -173,6 +177,7 @@ async def _serve(settings: Settings, door: socket.socket) -> int:
             proxy_headers=False,  # nobody asks for the caller's address
             lifespan="on",
             ws="none",
+            ssl_context_factory=None if tls is None else lambda *_: tls.context(),
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=math.ceil(settings.drain_ms / 1e3),
         )
@@ -191,16 +196,18 @@ async def _say_when_ready(gateway: Gateway, settings: Settings, port: int) -> No
     await gateway.watcher.ready.wait()
     gc.collect()
     gc.freeze()  # what lives as long as the process is no longer looked at: shorter pauses
-    print(ready_text(settings.host, port), flush=True)
+    tls, keys = gateway.certificates is not None, gateway.access.guarded
+    print(ready_text(settings.host, port, tls=tls, keys=keys), flush=True)
 
 
-def ready_text(host: str, port: int) -> str:
+def ready_text(host: str, port: int, *, tls: bool = False, keys: bool = False) -> str:
     """Return what a newcomer needs once questions can be answered: the URL and a request."""
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 (compared, not bound)
-    url = f"http://{host}:{port}"
+    url = f"{'https' if tls else 'http'}://{host}:{port}"
+    key = ' -H "Authorization: Bearer $BERTIER_API_KEY"' if keys else ""
     return (
         f"\nbertier answers on {url}  (state: {url}/readyz, metrics: {url}/metrics)\n\n"
-        f"curl -i {url}/v1/answer -H 'SLO-Latency-Ms: 100' -H 'SLO-Min-F1: {EXAMPLE_MIN_F1:g}'"
+        f"curl -i {url}/v1/answer{key} -H 'SLO-Latency-Ms: 100' -H 'SLO-Min-F1: {EXAMPLE_MIN_F1:g}'"
         f" -H 'Content-Type: application/json' \\\n  -d '{EXAMPLE}'\n"
     )
 

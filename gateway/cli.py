@@ -162,6 +162,9 @@ def _add_serve(commands: Any) -> None:
     command = _add(commands, "serve", serve, "answer questions over HTTP and gRPC")
     command.add_argument("--http-port", type=int)
     command.add_argument("--api-keys-file", type=Path, metavar="FILE", help="who may ask")
+    command.add_argument("--tls-certificate", type=Path, metavar="PEM", help="speak TLS")
+    command.add_argument("--tls-key", type=Path, metavar="PEM", help="of the certificate")
+    command.add_argument("--tls-client-authority", type=Path, metavar="PEM", help="of callers")
     command.add_argument("--grpc-port", type=int)
     command.add_argument("--backend", choices=("auto", "triton", "embedded"))
     command.add_argument(

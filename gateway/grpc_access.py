@@ -1,4 +1,4 @@
-"""The door of the gRPC front: a key before any message is read, for reflection, too."""
+"""The door of the gRPC front: TLS, and a key before any message is read, for reflection, too."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import grpc
 import grpc.aio
 
 from gateway.access import CALLER, Access
+from gateway.certificates import Certificates, Pem
 from gateway.errors import Forbidden, Unauthenticated
 from gateway.grpc_call import help_of, status_of
 from gateway.keys import Scope
@@ -37,6 +38,28 @@ class GrpcDoor(grpc.aio.ServerInterceptor):
         except (Unauthenticated, Forbidden) as exc:
             return _refusal(exc)
         return await continuation(handler_call_details)
+
+
+def credentials(certificates: Certificates) -> grpc.ServerCredentials:
+    """Return credentials whose connections each use the files of when they are opened."""
+    told = certificates.version
+
+    def fetch() -> Any:
+        nonlocal told
+        pem = certificates.pem()
+        if certificates.version == told:
+            return None  # as before
+        told = certificates.version
+        return _configuration(pem)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(certificates.pem()), fetch, require_client_authentication=certificates.mutual
+    )
+
+
+def _configuration(pem: Pem) -> Any:
+    pairs = [(pem.key, pem.certificate)]
+    return grpc.ssl_server_certificate_configuration(pairs, root_certificates=pem.authority)
 
 
 def _refusal(error: Unauthenticated | Forbidden) -> Any:

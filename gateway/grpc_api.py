@@ -19,8 +19,9 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from gateway import fronts, grpc_oip, grpc_qa
+from gateway import fronts, grpc_access, grpc_oip, grpc_qa
 from gateway.access import Access
+from gateway.certificates import Certificates
 from gateway.grpc_access import GrpcDoor
 from gateway.grpc_call import Calls, Context, handlers
 from gateway.proto.bertier.v1 import qa_pb2
@@ -85,7 +86,10 @@ class Health:
 
 
 async def start(
-    service: AnswerService, settings: Settings, access: Access | None = None
+    service: AnswerService,
+    settings: Settings,
+    access: Access | None = None,
+    certificates: Certificates | None = None,
 ) -> GrpcFront:
     """Return a server that listens on settings.host:grpc_port. Raises: SettingsError."""
     doors = [GrpcDoor(access)] if access is not None and access.guarded else []
@@ -106,7 +110,7 @@ async def start(
         )
     )
     _enable_reflection(server)
-    port = _bind(server, settings)
+    port = _bind(server, settings, certificates)
     await server.start()
     return GrpcFront(server, port, health)
 
@@ -117,10 +121,13 @@ async def stop(front: GrpcFront, drain_ms: float) -> None:
     await front.server.stop(drain_ms / 1e3)
 
 
-def _bind(server: grpc.aio.Server, settings: Settings) -> int:
+def _bind(server: grpc.aio.Server, settings: Settings, certificates: Certificates | None) -> int:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     try:
-        return server.add_insecure_port(f"{host}:{settings.grpc_port}")
+        address = f"{host}:{settings.grpc_port}"
+        if certificates is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, grpc_access.credentials(certificates))
     except RuntimeError as exc:
         raise SettingsError(
             f"grpc_port: cannot listen on {host}:{settings.grpc_port}; it is in use, or the address"

@@ -226,6 +226,10 @@ class Metrics:
             "Files that serving depends on, read again because they changed.",
             *("file", "result"),
         )
+        self.certificate_ends = self._gauge(
+            "bertier_certificate_end_timestamp_seconds",
+            "When the gateway's TLS certificate ends, Unix time.",
+        )
         self.reload_refused = self._gauge(
             "bertier_reload_refused",
             "1 while such a file cannot be used, and what it held before serves on, else 0.",

@@ -130,6 +130,14 @@ class Settings(BaseSettings):
         default_factory=dict, description="the same by name, for an environment without files"
     )
 
+    tls_certificate: Path | None = Field(
+        None, description="PEM file, with `tls_key`: both fronts speak [TLS](security.md#tls) alone"
+    )
+    tls_key: Path | None = Field(None, description="PEM file of the certificate's key, no password")
+    tls_client_authority: Path | None = Field(
+        None, description="PEM file: callers must show a certificate signed by one of these"
+    )
+
     catalog_poll_ms: float = Field(
         2_000, gt=0, description="how often catalog and model server are looked at"
     )

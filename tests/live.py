@@ -9,7 +9,7 @@ from typing import Any
 
 import uvicorn
 
-from gateway import grpc_api, http_api, oip_http
+from gateway import certificates, grpc_api, http_api, oip_http
 from gateway.access import Access
 from gateway.metrics import Metrics
 from gateway.readiness import Readiness
@@ -36,10 +36,14 @@ async def gateway(**settings: Any) -> AsyncIterator[Running]:
     service = AnswerService(backend, Settings(grpc_port=0, **settings), Metrics())
     service.serving = serving_set(small_and_large())
     access = Access(service.settings, service.metrics)
-    front = await grpc_api.start(service, service.settings, access)
+    tls = certificates.of(service.settings, service.metrics)
+    front = await grpc_api.start(service, service.settings, access, tls)
     app = http_api.create(service, _ready, access=access)
     app.include_router(oip_http.router(service))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="off"))
+    how = None if tls is None else lambda *_: tls.context()
+    server = uvicorn.Server(
+        uvicorn.Config(app, port=0, log_config=None, lifespan="off", ssl_context_factory=how)
+    )
     server.config.load()
     server.lifespan = server.config.lifespan_class(server.config)
     await server.startup()
