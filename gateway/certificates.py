@@ -133,7 +133,7 @@ class Certificates:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:
-            context.load_cert_chain(*self._paths[:2], password=_no_password)
+            context.load_cert_chain(self._paths[0], self._paths[1], _no_password)
         except (OSError, ssl.SSLError) as exc:
             why = getattr(exc, "reason", None) or exc
             raise CertificateError(

@@ -175,18 +175,18 @@ def test_files_that_are_none_are_refused_by_name(authority: Authority, tmp_path:
     _, other = authority.sign("b").write(tmp_path, "b")
     none, nonsense = tmp_path / "none.pem", tmp_path / "nonsense.pem"
     nonsense.write_text("nonsense")
-    for wrong, said in (
-        ((none, key, None), f"{none}: cannot be read"),
-        ((nonsense, key, None), f"{nonsense}: no certificate"),
-        ((certificate, other, None), "no pair of certificate and key"),
-        ((certificate, key, nonsense), f"{nonsense}: no certificates"),
+    for shown, its_key, signers, said in (
+        (none, key, None, f"{none}: cannot be read"),
+        (nonsense, key, None, f"{nonsense}: no certificate"),
+        (certificate, other, None, "no pair of certificate and key"),
+        (certificate, key, nonsense, f"{nonsense}: no certificates"),
     ):
         with pytest.raises(CertificateError, match=said):
-            Certificates(*wrong, Metrics())
+            Certificates(shown, its_key, signers, Metrics())
 
 
 @pytest.mark.parametrize("given", ["tls_certificate", "tls_key", "tls_client_authority"])
 def test_half_of_a_pair_is_no_tls(given: str, tmp_path: Path) -> None:
     """A forgotten key must not serve in the clear."""
     with pytest.raises(CertificateError, match="needs both"):
-        certificates.of(Settings(**{given: tmp_path / "x.pem"}), Metrics())
+        certificates.of(Settings.model_validate({given: tmp_path / "x.pem"}), Metrics())
