@@ -34,7 +34,7 @@ INSTALL := $(PIP) install --quiet --no-compile --no-warn-conflicts --constraint 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-all system-packages run test check format proto up down settings constraints clean docs-metrics \
+.PHONY: help setup setup-all system-packages run test check format proto up down settings constraints clean docs-metrics dashboards \
 	prove prove-overhead prove-agreement prove-invariance prove-slo-table prove-evaluate \
 	prove-coverage prove-lab loadtest
 
@@ -76,6 +76,9 @@ settings: $(EVERYTHING) ## Write the table of settings in docs/operations.md ane
 docs-metrics: $(EVERYTHING) ## Write docs/metrics.md anew from gateway/metrics.py
 	$(BIN)/python -m gateway.metrics_doc > docs/metrics.md.new
 	mv docs/metrics.md.new docs/metrics.md
+
+dashboards: $(EVERYTHING) ## Write deploy/grafana/dashboards anew from deploy/observability
+	$(BIN)/python -m deploy.observability.generate
 
 prove: prove-evaluate prove-agreement prove-invariance prove-overhead prove-slo-table prove-coverage prove-lab ## Measure every number of the README (long)
 

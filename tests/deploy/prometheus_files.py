@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,9 +14,11 @@ from tests.fakes import ROOT
 
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 ALERTMANAGER = ROOT / "deploy" / "alertmanager" / "alertmanager.yml"
+DASHBOARDS = ROOT / "deploy" / "grafana" / "dashboards"
 RUNBOOKS = ROOT / "docs" / "runbooks"
 
-Rule = dict[str, Any]
+Json = dict[str, Any]
+Rule = Json
 
 
 def program(name: str) -> str:
@@ -41,3 +44,18 @@ def rules() -> list[Rule]:
 
 def alerts() -> list[Rule]:
     return [rule for rule in rules() if "alert" in rule]
+
+
+def dashboards() -> dict[str, Json]:
+    """Return the committed dashboards by name."""
+    return {f.stem: json.loads(f.read_text()) for f in sorted(DASHBOARDS.glob("*.json"))}
+
+
+def panels() -> list[tuple[str, Json]]:
+    """Return every panel but the rows, each with `dashboard: title`."""
+    return [
+        (f"{name}: {panel['title']}", panel)
+        for name, made in dashboards().items()
+        for panel in made["panels"]
+        if panel["type"] != "row"
+    ]

@@ -1,0 +1,1 @@
+"""Makes the dashboards in deploy/grafana/dashboards: `python -m deploy.observability.generate`."""

@@ -1,0 +1,197 @@
+"""The dashboard *Accuracy*: whether what was certified holds for what is asked."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.models import dashboard
+
+from deploy.observability.panels import (
+    GREEN,
+    RED,
+    YELLOW,
+    Parts,
+    Query,
+    bars,
+    lines,
+    number,
+    page,
+    row,
+    stacked,
+    variable,
+)
+
+PLAN = 'plan=~"$plan", instance=~"$instance"'
+VARIANT = 'variant=~"$variant", instance=~"$instance"'
+BUDGET, BROKEN = "BertierAccuracyBudgetBurn", "BertierCertificateBroken"
+SHIFTED = "BertierConfidenceShifted"
+BEYOND_DOUBT = ((None, GREEN), (1, RED))
+
+
+def accuracy() -> dashboard.Dashboard:
+    """Return the dashboard."""
+    told = "Certified floors, answers below them, cascades, shadow answers, and evidence against certificates."
+    choices = (
+        variable(
+            "slo_class",
+            "Class",
+            "SLO class of the requests.",
+            "label_values(bertier_requests_total, slo_class)",
+        ),
+        variable(
+            "plan",
+            "Plan",
+            "Plans of the catalog.",
+            "label_values(bertier_plan_certified_f1, plan)",
+        ),
+        variable(
+            "variant",
+            "Variant",
+            "Models of the catalog.",
+            "label_values(bertier_variant_up, variant)",
+        ),
+        variable(
+            "instance", "Gateway", "Which gateways.", "label_values(bertier_build_info, instance)"
+        ),
+    )
+    panels = (*_floors(), *_cascades(), *_shadows(), *_confidence())
+    return page("bertier-accuracy", "bertier / Accuracy", told, choices, panels)
+
+
+def _floors() -> Parts:
+    return (
+        row("Floors"),
+        bars(
+            "Certified floor",
+            "F1 that each plan is certified for, as served; jointly for all plans at the confidence in the"
+            " catalog.",
+            "percentunit",
+            Query(f"max by (plan) (bertier_plan_certified_f1{{{PLAN}}})", "{{plan}}", instant=True),
+            steps=((None, GREEN),),
+        ),
+        lines(
+            "Floor kept",
+            "Share of requests answered by a plan certified for the floor asked for, by class, over five"
+            " minutes and all gateways; failures count as not kept.",
+            "percentunit",
+            Query(
+                '1 - bertier:slo_broken:ratio_rate5m{slo_class=~"$slo_class", promise="accuracy"}',
+                "{{slo_class}}",
+            ),
+            bounds=(None, 1),
+            runbook=BUDGET,
+        ),
+        stacked(
+            "Below the floor, or uncertified here",
+            "Answers per second whose plan was not certified for the floor asked for, or not on this host.",
+            "reqps",
+            Query(
+                'sum by (slo_class, outcome) (rate(bertier_slo_outcomes_total{slo_class=~"$slo_class",'
+                ' instance=~"$instance", outcome=~"below-floor|uncertified|escalation-cut"}[$__rate_interval]))',
+                "{{slo_class}} {{outcome}}",
+            ),
+            runbook=BUDGET,
+        ),
+    )
+
+
+def _cascades() -> Parts:
+    left = f"bertier_escalations_total{{{PLAN}"
+    return (
+        row("Cascades"),
+        stacked(
+            "Stages left",
+            "Stages of cascades per second: kept (the answer was trusted), escalated (the next variant was"
+            " asked), cut (doubted, and kept for want of time or of a variant that works).",
+            "reqps",
+            Query(
+                f"sum by (plan, outcome) (rate({left}}}[$__rate_interval]))", "{{plan}} {{outcome}}"
+            ),
+            span=12,
+            runbook=BUDGET,
+        ),
+        lines(
+            "Doubted",
+            "Share of stages whose answer was not trusted: what escalation costs. A jump is a change in what"
+            " is asked.",
+            "percentunit",
+            Query(
+                f'sum by (plan) (rate({left}, outcome!="kept"}}[$__rate_interval])) / sum by (plan) (rate({left}}}[$__rate_interval]))',
+                "{{plan}}",
+            ),
+            span=12,
+            bounds=(0, 1),
+        ),
+    )
+
+
+def _shadows() -> Parts:
+    asked = f"bertier_shadow_total{{{PLAN}"
+    return (
+        row("Shadow answers: a sample asked of the largest variant, too"),
+        number(
+            "Certificates broken",
+            "Plans that agree less with the largest variant than certified, beyond doubt. They are not"
+            " trusted until certified anew.",
+            "short",
+            Query(f"count(max by (plan) (bertier_certificate_broken{{{PLAN}}}) == 1) or vector(0)"),
+            steps=BEYOND_DOUBT,
+            runbook=BROKEN,
+        ),
+        lines(
+            "Evidence against certificates",
+            "log10 of the e-value that a plan agrees less than certified: 0 is none, 2 is 100 to 1. The"
+            " alarm is at `alarm_at` of /v1/variants.",
+            "short",
+            Query(f"max by (plan) (bertier_certificate_evidence{{{PLAN}}})", "{{plan}}"),
+            bounds=(None, None),
+            limits=((1, YELLOW), (2, RED)),
+            span=10,
+            runbook=BROKEN,
+        ),
+        lines(
+            "Agreement",
+            "Share of shadow answers that agree with the largest variant, both silent included.",
+            "percentunit",
+            Query(
+                f'sum by (plan) (rate({asked}, outcome=~"agreed|both_silent"}}[$__rate_interval]))'
+                f' / sum by (plan) (rate({asked}, outcome=~"agreed|both_silent|disagreed"}}[$__rate_interval]))',
+                "{{plan}}",
+            ),
+            bounds=(None, 1),
+            span=10,
+            runbook=BROKEN,
+        ),
+        stacked(
+            "Shadow requests",
+            "Sampled requests per second by what came of them; dropped: there was no room to ask.",
+            "reqps",
+            Query(f"sum by (outcome) (rate({asked}}}[$__rate_interval]))", "{{outcome}}"),
+            span=24,
+        ),
+    )
+
+
+def _confidence() -> Parts:
+    return (
+        row("Confidence: is what is asked like what was certified on?"),
+        number(
+            "Variants shifted",
+            "Variants whose confidence is spread otherwise than on the certified data, beyond doubt: the"
+            " questions or texts have changed. It reroutes nothing.",
+            "short",
+            Query(
+                f"count(max by (variant) (bertier_confidence_shifted{{{VARIANT}}}) == 1) or vector(0)"
+            ),
+            steps=BEYOND_DOUBT,
+            runbook=SHIFTED,
+        ),
+        lines(
+            "Evidence of a shift",
+            "log10 of the e-value that a variant's confidence is spread otherwise: 0 is none, 2 is 100 to 1.",
+            "short",
+            Query(f"max by (variant) (bertier_confidence_shift{{{VARIANT}}})", "{{variant}}"),
+            bounds=(None, None),
+            limits=((1, YELLOW), (2, RED)),
+            span=20,
+            runbook=SHIFTED,
+        ),
+    )

@@ -1,0 +1,238 @@
+"""The dashboard *Models*: what each variant does, waits for, and was predicted to do."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.models import dashboard
+
+from deploy.observability.panels import (
+    GREEN,
+    ORANGE,
+    RED,
+    YELLOW,
+    Parts,
+    Query,
+    bars,
+    heat,
+    lines,
+    number,
+    page,
+    row,
+    stacked,
+    variable,
+)
+
+HERE = 'variant=~"$variant", instance=~"$instance"'
+OFF, OPEN, REFUSED = "BertierPredictionCoverageOff", "BertierBreakerOpen", "BertierCatalogRefused"
+
+
+def models() -> dashboard.Dashboard:
+    """Return the dashboard."""
+    told = "Each variant: throughput, windows, queue, padding, state, and latency predicted against actual."
+    choices = (
+        variable(
+            "variant",
+            "Variant",
+            "Models of the catalog.",
+            "label_values(bertier_variant_up, variant)",
+        ),
+        variable(
+            "instance", "Gateway", "Which gateways.", "label_values(bertier_build_info, instance)"
+        ),
+    )
+    panels = (*_state(), *_work(), *_predictions())
+    return page("bertier-models", "bertier / Models", told, choices, panels)
+
+
+def _state() -> Parts:
+    good, bad = ((None, RED), (1, GREEN)), ((None, GREEN), (1, RED))
+    return (
+        row("State"),
+        number(
+            "Variants served",
+            "Variants that every gateway chosen routes to.",
+            "short",
+            Query(
+                f"count(min by (variant) (sum by (instance, variant) (bertier_variant_up{{{HERE}}})) == 1) or vector(0)"
+            ),
+            steps=good,
+            span=6,
+            runbook=REFUSED,
+        ),
+        number(
+            "Variants failing",
+            "Variants whose circuit breaker is open or being probed at some gateway.",
+            "short",
+            Query(f"count(max by (variant) (bertier_breaker_open{{{HERE}}}) == 1) or vector(0)"),
+            steps=bad,
+            span=6,
+            runbook=OPEN,
+        ),
+        number(
+            "Gateways that refuse the catalog",
+            "Gateways that do not serve what was published last; /readyz says why.",
+            "short",
+            Query('sum(bertier_catalog_refused{instance=~"$instance"})'),
+            steps=bad,
+            span=6,
+            runbook=REFUSED,
+        ),
+        number(
+            "Restarts of Triton",
+            "How often a supervised Triton was started again, over the time shown.",
+            "short",
+            Query(
+                'sum(increase(bertier_backend_restarts_total{instance=~"$instance"}[$__range]))',
+                instant=True,
+            ),
+            steps=bad,
+            span=6,
+            runbook="BertierBackendDown",
+            decimals=0,
+        ),
+        stacked(
+            "Trust",
+            "Gateways that route to each variant, by how far its certificate holds there: certified,"
+            " transferred (other host), uncertified; none: not served.",
+            "short",
+            Query(
+                f"sum by (variant, trust) (bertier_variant_up{{{HERE}}})", "{{variant}} {{trust}}"
+            ),
+            span=12,
+            runbook=REFUSED,
+        ),
+        bars(
+            "File is the catalog's",
+            "1: every gateway found the variant's file in its model server to be the catalog's, by sha256.",
+            "short",
+            Query(
+                f"min by (variant) (bertier_variant_hash_matches{{{HERE}}})",
+                "{{variant}}",
+                instant=True,
+            ),
+            steps=good,
+            span=6,
+            runbook=REFUSED,
+        ),
+        lines(
+            "Breakers that opened",
+            "Changes to open per hour: a variant that failed and was left alone.",
+            "short",
+            Query(
+                f'sum by (variant) (increase(bertier_breaker_changes_total{{{HERE}, state="open"}}[1h]))',
+                "{{variant}}",
+            ),
+            span=6,
+            runbook=OPEN,
+        ),
+    )
+
+
+def _work() -> Parts:
+    tokens = f"bertier_tokens_total{{{HERE}"
+    sent = f"{{{HERE}}}[$__rate_interval]"
+    return (
+        row("Work"),
+        stacked(
+            "Throughput",
+            "Stages per second answered by each variant; a cascade asks several for one request.",
+            "reqps",
+            Query(
+                f"sum by (variant) (rate(bertier_inference_duration_seconds_count{{{HERE}}}[$__rate_interval]))",
+                "{{variant}}",
+            ),
+        ),
+        lines(
+            "Inference P95",
+            "95 % of inferences took less, from what is sent to the model server to its logits, its queue"
+            " included.",
+            "s",
+            Query(
+                f"histogram_quantile(0.95, sum by (variant, le) (rate(bertier_inference_duration_seconds_bucket{{{HERE}}}[$__rate_interval])))",
+                "{{variant}}",
+            ),
+        ),
+        lines(
+            "Windows per request to the server",
+            "Mean of windows sent in one go: 1 where answers depend on batch mates, up to 8 elsewhere. What"
+            " Triton makes of it is on the dashboard Triton.",
+            "short",
+            Query(
+                f"sum by (variant) (rate(bertier_batch_windows_sum{sent})) / sum by (variant) (rate(bertier_batch_windows_count{sent}))",
+                "{{variant}}",
+            ),
+        ),
+        lines(
+            "Windows pending",
+            "Windows at work or waiting at each variant, over the gateways chosen.",
+            "short",
+            Query(f"sum by (variant) (bertier_windows_pending{{{HERE}}})", "{{variant}}"),
+            runbook="BertierQueueGrowth",
+        ),
+        lines(
+            "Predicted wait",
+            "What a typical request would wait now behind the work in flight: the longest of the gateways.",
+            "s",
+            Query(f"max by (variant) (bertier_queue_wait_seconds{{{HERE}}})", "{{variant}}"),
+            runbook="BertierQueueGrowth",
+        ),
+        lines(
+            "Padding",
+            "Share of the tokens sent that only fill up to a length bucket: compute for nothing.",
+            "percentunit",
+            Query(
+                f'sum by (variant) (rate({tokens}, kind="padding"}}[$__rate_interval])) / sum by (variant) (rate({tokens}}}[$__rate_interval]))',
+                "{{variant}}",
+            ),
+            limits=((0.5, ORANGE),),
+            bounds=(0, 1),
+        ),
+    )
+
+
+def _predictions() -> Parts:
+    predicted = f"bertier_latency_predictions_total{{{HERE}"
+    ratio = f"bertier_latency_prediction_ratio_bucket{{{HERE}}}[$__rate_interval]"
+    return (
+        row("Predicted against actual"),
+        lines(
+            "Within the predicted quantile",
+            "Share of answers that came within the latency predicted for 95 and for 99 % of them. Under the"
+            " nominal share promises break; far over it requests go to smaller models than they need.",
+            "percentunit",
+            *(
+                Query(
+                    f"""1 - (sum by (variant) (rate({predicted}, quantile="{q}", outcome="beyond"}}[$__rate_interval]))
+                          or 0 * sum by (variant) (rate({predicted}, quantile="{q}"}}[$__rate_interval])))
+                      / sum by (variant) (rate({predicted}, quantile="{q}"}}[$__rate_interval]))""",
+                    f"{{{{variant}}}} P{q[2:]}",
+                )
+                for q in ("0.95", "0.99")
+            ),
+            limits=((0.9, RED), (0.93, YELLOW)),
+            bounds=(None, 1),
+            runbook=OFF,
+        ),
+        lines(
+            "Answered / predicted",
+            "Time from the decision to the answer over its predicted P95: median and 95th percentile. The"
+            " latter should be near 1.",
+            "short",
+            *(
+                Query(
+                    f"histogram_quantile({q}, sum by (variant, le) (rate({ratio})))",
+                    f"{{{{variant}}}} P{round(100 * q)}",
+                )
+                for q in (0.5, 0.95)
+            ),
+            limits=((1, YELLOW),),
+            runbook=OFF,
+        ),
+        heat(
+            "Answered / predicted, all variants",
+            "How many answers took which part of their predicted P95: what lies above 1 came late.",
+            "short",
+            f"sum by (le) (increase({ratio}))",
+            span=8,
+            runbook=OFF,
+        ),
+    )

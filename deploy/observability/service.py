@@ -1,0 +1,293 @@
+"""The dashboard *Service*: what callers ask, what they get, and which promises are kept."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.models import dashboard
+
+from deploy.observability.panels import (
+    GREEN,
+    ORANGE,
+    RED,
+    YELLOW,
+    Parts,
+    Query,
+    bars,
+    heat,
+    lines,
+    number,
+    page,
+    row,
+    stacked,
+    variable,
+)
+
+LATENCY, ACCURACY, QUEUE = (
+    "BertierLatencyBudgetBurn",
+    "BertierAccuracyBudgetBurn",
+    "BertierQueueGrowth",
+)
+HERE = 'slo_class=~"$slo_class", instance=~"$instance"'
+REQUESTS = f"bertier_requests_total{{{HERE}}}"
+DURATION = f"bertier_request_duration_seconds_bucket{{{HERE}}}"
+KEPT_WELL = ((None, RED), (0.95, YELLOW), (0.99, GREEN))
+PROMISED = 'promise=~"latency|accuracy"'
+
+
+def service() -> dashboard.Dashboard:
+    """Return the dashboard."""
+    told = "Traffic, attainment and error budgets by SLO class, latency, decisions and refusals."
+    classes = "label_values(bertier_requests_total, slo_class)"
+    instances = "label_values(bertier_build_info, instance)"
+    choices = (
+        variable("slo_class", "Class", "SLO class of the requests.", classes),
+        variable("instance", "Gateway", "Which gateways; budgets are over all of them.", instances),
+    )
+    panels = (*_now(), *_promises(), *_traffic(), *_decisions(), *_process())
+    return page("bertier-service", "bertier / Service", told, choices, panels)
+
+
+def _now() -> Parts:
+    joint = f'bertier_slo_requests_total{{{HERE}, promise="joint"'
+    return (
+        number(
+            "Requests/s",
+            "Requests of any outcome, items of lists and streams counted one by one.",
+            "reqps",
+            Query(f"sum(rate({REQUESTS}[$__rate_interval]))"),
+        ),
+        number(
+            "Whole promise kept",
+            "Share of requests, refused and failed ones included, whose latency and floor were both"
+            " kept, over the time shown.",
+            "percentunit",
+            Query(
+                f'sum(increase({joint}, outcome="kept"}}[$__range])) / sum(increase({joint}}}[$__range]))',
+                instant=True,
+            ),
+            steps=KEPT_WELL,
+            decimals=2,
+        ),
+        number(
+            "P95 latency",
+            "95 % of requests took less, failures included.",
+            "s",
+            Query(f"histogram_quantile(0.95, sum by (le) (rate({DURATION}[$__rate_interval])))"),
+        ),
+        number(
+            "Refused or failed",
+            "Share of requests that got no answer through our fault: load, deadline, model server.",
+            "percentunit",
+            Query(
+                f"""(sum(rate(bertier_requests_total{{{HERE}, outcome=~"overloaded|deadline-exceeded|backend-.*|internal"}}[$__rate_interval])) or vector(0))
+                  / sum(rate({REQUESTS}[$__rate_interval]))"""
+            ),
+            steps=((None, GREEN), (0.01, YELLOW), (0.05, RED)),
+            runbook=LATENCY,
+            decimals=2,
+        ),
+        number(
+            "In flight",
+            "Requests being answered now, on all gateways chosen.",
+            "short",
+            Query('sum(bertier_requests_in_flight{instance=~"$instance"})'),
+            runbook=QUEUE,
+        ),
+        number(
+            "Alerts firing",
+            "Alerts of bertier that fire now, pages and tickets.",
+            "short",
+            Query(
+                'count(ALERTS{alertname=~"Bertier.*", alertstate="firing"}) or vector(0)',
+                instant=True,
+            ),
+            steps=((None, GREEN), (1, RED)),
+        ),
+    )
+
+
+def _promises() -> Parts:
+    return (
+        row("Promises"),
+        lines(
+            "Attainment by class",
+            "Share of requests whose promise was kept, over five minutes and all gateways. Joint: latency"
+            " and floor both.",
+            "percentunit",
+            Query(
+                '1 - bertier:slo_broken:ratio_rate5m{slo_class=~"$slo_class"}',
+                "{{slo_class}} {{promise}}",
+            ),
+            bounds=(None, 1),
+            runbook=LATENCY,
+        ),
+        bars(
+            "Error budget left, 30 days",
+            "What is left of the requests that may break a promise, by the objectives in"
+            " deploy/prometheus/rules/objectives.yml. Below 0: the objective is missed.",
+            "percentunit",
+            Query(
+                f'1 - bertier:slo_burn:ratio_rate30d{{slo_class=~"$slo_class", {PROMISED}}}',
+                "{{slo_class}} {{promise}}",
+                instant=True,
+            ),
+            steps=((None, RED), (0, ORANGE), (0.25, GREEN)),
+            bounds=(-1, 1),
+            runbook=LATENCY,
+        ),
+        lines(
+            "Burn rate, one hour",
+            "How many times too fast the budget is used: 1 lasts a month. The dashed lines are where it is"
+            " a ticket (1, over days) and where it pages (6 over six hours, 14.4 over one).",
+            "short",
+            Query(
+                f'bertier:slo_burn:ratio_rate1h{{slo_class=~"$slo_class", {PROMISED}}}',
+                "{{slo_class}} {{promise}}",
+            ),
+            limits=((1, YELLOW), (6, ORANGE), (14.4, RED)),
+            runbook=ACCURACY,
+        ),
+    )
+
+
+def _traffic() -> Parts:
+    per_stage = 'bertier_stage_duration_seconds_{}{{instance=~"$instance"}}[$__rate_interval]'
+    return (
+        row("Traffic and latency"),
+        stacked(
+            "Traffic by class",
+            "Requests per second by SLO class and front.",
+            "reqps",
+            Query(
+                f"sum by (slo_class, front) (rate({REQUESTS}[$__rate_interval]))",
+                "{{slo_class}} {{front}}",
+            ),
+        ),
+        stacked(
+            "Requests by outcome",
+            "ok, gone (the caller left), or what went wrong: docs/api.md, Failures.",
+            "reqps",
+            Query(f"sum by (outcome) (rate({REQUESTS}[$__rate_interval]))", "{{outcome}}"),
+            runbook=LATENCY,
+        ),
+        stacked(
+            "Time per stage",
+            "Mean time of an answered request, by where it went. queue: waiting in the gateway; Triton's"
+            " own queue is in infer.",
+            "s",
+            Query(
+                f"sum by (stage) (rate({per_stage.format('sum')})) / sum by (stage) (rate({per_stage.format('count')}))",
+                "{{stage}}",
+            ),
+        ),
+        heat(
+            "Latency",
+            "How many requests took how long, failures included.",
+            "s",
+            f"sum by (le) (increase({DURATION}[$__rate_interval]))",
+            runbook=LATENCY,
+        ),
+        lines(
+            "Latency by class",
+            "P50, P95 and P99 of the requests of each class, failures included.",
+            "s",
+            *(
+                Query(
+                    f"histogram_quantile({q}, sum by (slo_class, le) (rate({DURATION}[$__rate_interval])))",
+                    f"{{{{slo_class}}}} P{round(100 * q)}",
+                )
+                for q in (0.5, 0.95, 0.99)
+            ),
+            span=12,
+            runbook=LATENCY,
+        ),
+    )
+
+
+def _decisions() -> Parts:
+    decided = f"bertier_decisions_total{{{HERE}}}"
+    chosen = f'bertier_decisions_total{{{HERE}, plan!="none"}}'
+    refused = f'bertier_decisions_total{{{HERE}, plan="none"}}'
+    return (
+        row("Decisions"),
+        stacked(
+            "Decisions by reason",
+            "Why a plan was chosen or the request refused. meets_slo: the whole promise; all others gave"
+            " something up: docs/api.md, What is chosen.",
+            "reqps",
+            Query(f"sum by (reason) (rate({decided}[$__rate_interval]))", "{{reason}}"),
+            runbook=ACCURACY,
+        ),
+        stacked(
+            "Plan mix",
+            "Which plans answer, as shares. Smaller ones take over as load grows.",
+            "reqps",
+            Query(f"sum by (plan) (rate({chosen}[$__rate_interval]))", "{{plan}}"),
+            share=True,
+        ),
+        stacked(
+            "What gave",
+            "Answers that did not keep their whole promise, by what gave; one that broke two counts twice.",
+            "reqps",
+            Query(
+                f'sum by (outcome) (rate(bertier_slo_outcomes_total{{{HERE}, outcome!="met"}}[$__rate_interval]))',
+                "{{outcome}}",
+            ),
+            runbook=ACCURACY,
+        ),
+        stacked(
+            "Sheds",
+            "Requests refused by the policy: shed and busy under load, infeasible when no idle system could"
+            " keep a strict promise, too_late and unavailable otherwise.",
+            "reqps",
+            Query(
+                f"sum by (slo_class, reason) (rate({refused}[$__rate_interval]))",
+                "{{slo_class}} {{reason}}",
+            ),
+            span=12,
+            runbook=QUEUE,
+        ),
+        stacked(
+            "Retries",
+            "Requests whose first variant failed: asked of another, or not, for want of time or budget.",
+            "reqps",
+            Query(
+                'sum by (outcome) (rate(bertier_retries_total{instance=~"$instance"}[$__rate_interval]))',
+                "{{outcome}}",
+            ),
+            span=12,
+            runbook="BertierBreakerOpen",
+        ),
+    )
+
+
+def _process() -> Parts:
+    here = 'job="bertier", instance=~"$instance"'
+    return (
+        row("Gateway processes"),
+        lines(
+            "CPU",
+            "Cores used by each gateway, without its Triton. One event loop cannot use more than about one.",
+            "short",
+            Query(
+                f"rate(process_cpu_seconds_total{{{here}}}[$__rate_interval])",
+                "{{instance}}",
+            ),
+            limits=((1, RED),),
+        ),
+        lines(
+            "Memory",
+            "Resident memory of each gateway, without its Triton.",
+            "bytes",
+            Query(f"process_resident_memory_bytes{{{here}}}", "{{instance}}"),
+        ),
+        lines(
+            "Open files",
+            "Sockets and files of each gateway, as a share of what it may open.",
+            "percentunit",
+            Query(
+                f"process_open_fds{{{here}}} / process_max_fds{{{here}}}",
+                "{{instance}}",
+            ),
+            bounds=(0, 1),
+        ),
+    )
