@@ -20,7 +20,7 @@ from typing import cast
 import uvicorn
 from fastapi import FastAPI
 
-from gateway import certificates, grpc_api, http_api, logs, oip_http, tracing
+from gateway import certificates, grpc_api, http_api, logs, oip_http, request_log, tracing
 from gateway.access import Access
 from gateway.backend import Backend
 from gateway.errors import BertierError
@@ -137,14 +137,15 @@ def choose_models(settings: Settings, metrics: Metrics) -> Models:
 
 def serve(settings: Settings) -> int:
     """Serve until told to stop; return the exit code."""
-    logs.set_up(settings.log_level, settings.log_format)
+    written = logs.set_up(settings.log_level, settings.log_format)
+    request_log.set_up(settings.access_log_share, texts=settings.log_texts)
     tracing.start(http_api.VERSION)
     # uvicorn raises the signal again when it has drained: then there is nothing left to do.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     try:
         with listen(settings) as door, asyncio.Runner(loop_factory=_new_loop) as runner:
-            return runner.run(_serve(settings, door))
+            return runner.run(_serve(settings, door, written))
     except BertierError as exc:
         log.error("%s", exc)
         return 1
@@ -161,8 +162,9 @@ def listen(settings: Settings) -> socket.socket:
     return door
 
 
-async def _serve(settings: Settings, door: socket.socket) -> int:
+async def _serve(settings: Settings, door: socket.socket, written: logs.StderrHandler) -> int:
     metrics = Metrics(settings.classes)
+    written.on_lost = metrics.log_lines_lost.inc
     models = choose_models(settings, metrics)
     if models.triton is not None:
         check_ports(models.triton)
@@ -197,7 +199,8 @@ async def _say_when_ready(gateway: Gateway, settings: Settings, port: int) -> No
     gc.collect()
     gc.freeze()  # what lives as long as the process is no longer looked at: shorter pauses
     tls, keys = gateway.certificates is not None, gateway.access.guarded
-    print(ready_text(settings.host, port, tls=tls, keys=keys), flush=True)
+    with suppress(OSError):  # a full disk
+        print(ready_text(settings.host, port, tls=tls, keys=keys), flush=True)
 
 
 def ready_text(host: str, port: int, *, tls: bool = False, keys: bool = False) -> str:

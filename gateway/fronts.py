@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TypeVar
 
-from gateway import access, logs, tracing
+from gateway import access, logs, request_log, tracing
 from gateway.domain import Answered, SloRequest, Timings
 from gateway.errors import InvalidHeader, QuotaExceeded
 from gateway.metrics import Metrics
@@ -129,6 +129,7 @@ def observed(metrics: Metrics, front: str, slo_class: str, n: int = 1) -> Iterat
     """
     began = time.perf_counter()
     outcome, failed = "ok", False
+    entry = request_log.begin(front, slo_class)
     with tracing.request(front, logs.request_id.get()) as span:
         if span is not None:
             logs.trace_id.set(span.trace_id)
@@ -148,6 +149,7 @@ def observed(metrics: Metrics, front: str, slo_class: str, n: int = 1) -> Iterat
                 metrics.note_broken(slo_class)
             if span is not None:
                 span.end(outcome, failed=failed)
+            request_log.end(entry, outcome, took_s)
 
 
 def is_our_fault(error: Exception) -> bool:

@@ -266,6 +266,10 @@ class Metrics:
         self.catalog_loaded = self._gauge(
             "bertier_catalog_loaded_timestamp_seconds", "When it was switched to, Unix time."
         )
+        self.log_lines_lost = self._counter(
+            "bertier_log_lines_lost",
+            "Lines of the log that could not be written: a full disk, a closed pipe.",
+        )
         self.build = self._info("bertier_build", "Version of the gateway.", "version")
 
     def _declare_evidence(self) -> None:

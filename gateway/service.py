@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from gateway import policy, slo, spans, tracing
+from gateway import policy, request_log, slo, spans, tracing
 from gateway.backend import Backend
 from gateway.breaker import RetryBudget
 from gateway.cascade import LONG_TEXT_CHARS, Cascade, Job, Outcome
@@ -213,6 +213,7 @@ class AnswerService:
             outcome.answer, promise, decision, option, outcome.variant, gave, timings, options
         )
         tracing.answered(answered)
+        request_log.answered(job.question, answered)
         return answered
 
     def _watch(self, job: Job, outcome: Outcome, option: Option) -> None:

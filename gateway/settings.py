@@ -148,6 +148,12 @@ class Settings(BaseSettings):
         "info", description="the least that is logged"
     )
     log_format: Literal["console", "json"] = Field("console", description="of the log on stderr")
+    access_log_share: float = Field(
+        0.01, ge=0, le=1, description="of all requests, so many are logged ([below](#logs))"
+    )
+    log_texts: bool = Field(
+        default=False, description="whether those lines hold question, context and answer"
+    )
 
     @field_validator("triton_url", mode="before")
     @classmethod
