@@ -20,10 +20,11 @@ from typing import cast
 import uvicorn
 from fastapi import FastAPI
 
-from gateway import certificates, grpc_api, http_api, logs, oip_http, request_log, tracing
+from gateway import certificates, grpc_api, http_api, logs, oip_http, request_log, side_door, tracing
 from gateway.access import Access
 from gateway.backend import Backend
 from gateway.errors import BertierError
+from gateway.http_api import HttpApi
 from gateway.installation import TritonInstallation, find_installation
 from gateway.metrics import Metrics
 from gateway.replicas import Replicas
@@ -162,7 +163,28 @@ def listen(settings: Settings) -> socket.socket:
     return door
 
 
+<<<<<<< HEAD
 async def _serve(settings: Settings, door: socket.socket, written: logs.StderrHandler) -> int:
+=======
+@asynccontextmanager
+async def watched(gateway: Gateway) -> AsyncIterator[int | None]:
+    """Answer those who watch at a port of their own, where the settings name one.
+
+    Raises: SettingsError.
+    """
+    port = gateway.settings.metrics_port
+    if port is None:
+        yield None
+        return
+    with _bind(gateway.settings.host, port, "metrics_port") as door:
+        door.listen(BACKLOG)
+        log.info("metrics: http://%s:%d/metrics", *door.getsockname()[:2])
+        async with side_door.opened(HttpApi(gateway.service, gateway.watcher.readiness), door):
+            yield door.getsockname()[1]
+
+
+async def _serve(settings: Settings, door: socket.socket) -> int:
+>>>>>>> 5f2ba51 (Give those who watch a port of their own, where wanted)
     metrics = Metrics(settings.classes)
     written.on_lost = metrics.log_lines_lost.inc
     models = choose_models(settings, metrics)
@@ -188,7 +210,8 @@ async def _serve(settings: Settings, door: socket.socket, written: logs.StderrHa
         asyncio.create_task(_say_when_ready(gateway, settings, door.getsockname()[1])),
         asyncio.create_task(_stop_when_failed(gateway, server)),
     ]
-    await server.serve(sockets=[door])
+    async with watched(gateway):
+        await server.serve(sockets=[door])
     for task in watching:
         task.cancel()
     return 1 if gateway.failure is not None or not server.started else 0

@@ -89,6 +89,10 @@ class HttpApi:
         self._readiness = readiness
         self._exposition = Exposition(service)
 
+    @property
+    def watched_elsewhere(self) -> bool:
+        return self._settings.metrics_port is not None
+
     async def answer(self, request: Request) -> Response:
         with fronts.observed(self._service.metrics, FRONT, self._class_label(request)):
             promise = read_slo(request.headers.raw)
@@ -286,8 +290,9 @@ def _add_routes(app: FastAPI, api: HttpApi) -> None:
     add("GET", "/v1/variants", api.variants, **served)
     add("GET", "/healthz", api.healthz, **operation("Is the process up?", gives=anything))
     add("GET", "/readyz", api.readyz, **operation("Can it answer? 503: no", gives=anything))
-    metrics = operation("Prometheus metrics", gives={"text/plain": {"type": "string"}})
-    add("GET", "/metrics", api.metrics, **metrics)
+    if not api.watched_elsewhere:
+        metrics = operation("Prometheus metrics", gives={"text/plain": {"type": "string"}})
+        add("GET", "/metrics", api.metrics, **metrics)
 
     async def openapi(_: Request) -> Response:
         return JSONResponse(http_docs.openapi(app))

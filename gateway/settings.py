@@ -58,6 +58,14 @@ class Settings(BaseSettings):
     http_port: int = Field(8080, ge=0, le=65535, description="0: any free port")
     grpc_port: int = Field(8081, ge=0, le=65535, description="0: any free port")
 
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="port of its own for `/metrics`, `/healthz` and `/readyz`, in the clear and without"
+        " keys; then no `/metrics` on `http_port`",
+    )
+
     backend: Literal["auto", "triton", "embedded"] = Field(
         "auto", description="where the models run ([below](#where-the-models-run))"
     )

@@ -1,12 +1,18 @@
-"""What a newcomer is told when the gateway is up."""
+"""What a newcomer is told when the gateway is up, and where those who watch it ask."""
 
 from __future__ import annotations
 
 import textwrap
 
+import httpx2
+import pytest
+
 from gateway import app
 from gateway import catalog as catalogs
-from tests.fakes import ROOT
+from gateway.app import Gateway, Models
+from gateway.metrics import Metrics
+from gateway.settings import Settings, SettingsError
+from tests.fakes import ROOT, FakeBackend
 
 
 def test_the_readme_shows_the_request_that_serve_prints() -> None:
@@ -24,3 +30,38 @@ def test_the_request_is_to_where_the_gateway_listens() -> None:
     """Nothing can be asked at 0.0.0.0."""
     assert "curl -i http://127.0.0.1:9080/v1/answer" in app.ready_text("0.0.0.0", 9080)
     assert "curl -i http://[::1]:9080/v1/answer" in app.ready_text("::", 9080)
+
+
+def gateway_of(**settings: object) -> Gateway:
+    return Gateway(Settings.model_validate(settings), Models(FakeBackend()), Metrics())
+
+
+async def test_who_watches_has_a_port_of_its_own() -> None:
+    """Metrics stay inside while questions come from outside, and no question is answered there."""
+    gateway = gateway_of(metrics_port=0, api_keys={"a": {"sha256": "0" * 64}})
+    async with (
+        app.watched(gateway) as port,
+        httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http,
+    ):
+        scraped = await http.get("/metrics")
+        assert scraped.status_code == 200
+        assert "bertier_requests_in_flight 0.0" in scraped.text
+        assert (await http.get("/healthz")).status_code == 200
+        assert (await http.get("/readyz")).status_code == 503
+        assert (await http.get("/v1/variants")).status_code == 404
+
+
+async def test_metrics_that_moved_are_no_longer_at_the_front() -> None:
+    """What is told at two places is protected at none."""
+    for settings, status in ({}, 200), ({"metrics_port": 0}, 404):
+        transport = httpx2.ASGITransport(app=app.build(gateway_of(**settings)))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://test") as http:
+            assert (await http.get("/metrics")).status_code == status
+
+
+async def test_a_port_that_is_taken_is_named() -> None:
+    """The error says which setting to change."""
+    async with app.watched(gateway_of(metrics_port=0)) as port:
+        with pytest.raises(SettingsError, match=r"metrics_port.*--metrics-port"):
+            async with app.watched(gateway_of(metrics_port=port)):
+                pass
