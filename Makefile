@@ -24,6 +24,7 @@ INPUTS := pyproject.toml constraints.txt $(wildcard deploy/setup/*.sh)
 BASE := $(VENV)/.base
 RUNTIME := $(VENV)/.runtime-$(ENGINE)
 EVERYTHING := $(VENV)/.everything-$(ENGINE)
+PEERS := .venv-peers/.peers
 OTHER_ENGINE := $(if $(filter gpu,$(ENGINE)),onnxruntime,onnxruntime-gpu)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -36,7 +37,7 @@ INSTALL := $(PIP) install --quiet --no-compile --no-warn-conflicts --constraint 
 .DELETE_ON_ERROR:
 .PHONY: help setup setup-all system-packages run test check format proto up down settings constraints clean docs-metrics dashboards \
 	prove prove-overhead prove-agreement prove-invariance prove-slo-table prove-evaluate \
-	prove-coverage prove-lab loadtest
+	prove-coverage prove-lab prove-emulator prove-served prove-peers loadtest
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,7 +81,7 @@ docs-metrics: $(EVERYTHING) ## Write docs/metrics.md anew from gateway/metrics.p
 dashboards: $(EVERYTHING) ## Write deploy/grafana/dashboards anew from deploy/observability
 	$(BIN)/python -m deploy.observability.generate
 
-prove: prove-evaluate prove-agreement prove-invariance prove-overhead prove-slo-table prove-coverage prove-lab ## Measure every number of the README (long)
+prove: prove-evaluate prove-agreement prove-invariance prove-overhead prove-slo-table prove-coverage prove-emulator prove-served prove-peers prove-lab ## Measure every number of the README (long)
 
 prove-evaluate: $(EVERYTHING) ## EM and F1 of every variant, by the official SQuAD 2.0 rule
 	$(BIN)/bertier-optimize evaluate --data $(DATA)
@@ -103,6 +104,15 @@ prove-coverage: $(EVERYTHING) ## Predicted latencies hold, and are no wider than
 prove-lab: $(EVERYTHING) ## The policy against every rival, on a virtual clock (hours; goes on where it was stopped)
 	$(BIN)/bertier-loadtest lab --full
 
+prove-emulator: $(EVERYTHING) ## The lab beside a real gateway with Triton, on the same traces
+	$(BIN)/bertier-loadtest emulator
+
+prove-served: $(EVERYTHING) ## Promises kept by a real gateway with Triton, open loop, in bursts
+	$(BIN)/bertier-loadtest drive --arrivals mmpp --load 0.8 --seconds 180 --folder runs/served --min-attainment 0.97
+
+prove-peers: $(EVERYTHING) $(PEERS) ## Our gateway, Triton alone, FastAPI, LitServe and mosec, measured in turns
+	$(BIN)/bertier-loadtest peers --python .venv-peers/bin/python
+
 loadtest: $(EVERYTHING) ## Two minutes of Locust over HTTP and gRPC against a fresh gateway
 	$(BIN)/bertier-loadtest locust $(LOADTEST_FLAGS)
 
@@ -116,7 +126,7 @@ constraints: ## Write constraints.txt anew from pyproject.toml, newest versions
 	deploy/setup/constraints.sh $(PYTHON)
 
 clean: ## Remove .venv, caches and builds; models and runs stay
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-peers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find gateway optimizer loadtest tests deploy -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BASE): constraints.txt
@@ -131,6 +141,15 @@ $(RUNTIME): $(BASE) $(INPUTS)
 	@$(PIP) uninstall --quiet --yes $(OTHER_ENGINE) 2>/dev/null
 	@$(INSTALL) --editable '.[$(ENGINE)]'
 	@TRITON=$(TRITON) deploy/setup/triton.sh $(INSTALL)
+	@touch $@
+
+# Other servers, in an environment of their own: they want what they want, and no test sees them.
+$(PEERS): pyproject.toml constraints.txt
+	@echo "Installing the peers into .venv-peers: a few minutes"
+	@$(PYTHON) -m venv .venv-peers
+	@.venv-peers/bin/python -m pip install --quiet --no-compile --constraint constraints.txt pip hatchling
+	@.venv-peers/bin/python -m pip install --quiet --no-compile --constraint constraints.txt --no-build-isolation \
+	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --editable '.[cpu,optimizer,peers]'
 	@touch $@
 
 $(EVERYTHING): $(BASE) $(INPUTS)

@@ -17,11 +17,12 @@ from rich.table import Table
 
 from gateway import catalog as catalogs
 from gateway.errors import BertierError
-from loadtest import answers, coverage_cli, locust_command, overhead, slo_table
+from loadtest import answers, coverage_cli, emulator_command, locust_command, overhead, slo_table
 from loadtest.answers import Comparison
 from loadtest.drive import command as drive
 from loadtest.lab import commands as lab
 from loadtest.overhead import Overhead
+from loadtest.peers import command as peers
 from loadtest.sample import questions
 from loadtest.stack import fresh_stack, hardware
 
@@ -62,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
     drive.register(commands)
     locust_command.register(commands)
+    emulator_command.register(commands)
+    peers.register(commands)
     coverage_cli.register(commands)
     lab.register(commands)
     return parser
