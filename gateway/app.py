@@ -20,7 +20,16 @@ from typing import cast
 import uvicorn
 from fastapi import FastAPI
 
-from gateway import certificates, grpc_api, http_api, logs, oip_http, request_log, side_door, tracing
+from gateway import (
+    certificates,
+    grpc_api,
+    http_api,
+    logs,
+    oip_http,
+    request_log,
+    side_door,
+    tracing,
+)
 from gateway.access import Access
 from gateway.backend import Backend
 from gateway.errors import BertierError
@@ -163,9 +172,6 @@ def listen(settings: Settings) -> socket.socket:
     return door
 
 
-<<<<<<< HEAD
-async def _serve(settings: Settings, door: socket.socket, written: logs.StderrHandler) -> int:
-=======
 @asynccontextmanager
 async def watched(gateway: Gateway) -> AsyncIterator[int | None]:
     """Answer those who watch at a port of their own, where the settings name one.
@@ -183,8 +189,7 @@ async def watched(gateway: Gateway) -> AsyncIterator[int | None]:
             yield door.getsockname()[1]
 
 
-async def _serve(settings: Settings, door: socket.socket) -> int:
->>>>>>> 5f2ba51 (Give those who watch a port of their own, where wanted)
+async def _serve(settings: Settings, door: socket.socket, written: logs.StderrHandler) -> int:
     metrics = Metrics(settings.classes)
     written.on_lost = metrics.log_lines_lost.inc
     models = choose_models(settings, metrics)
