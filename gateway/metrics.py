@@ -77,12 +77,12 @@ class Metrics:
             collector(registry=self.registry)
         # Looking a child up costs more than counting in it; how many there are is bounded.
         self._decided = cache(self.decisions.labels)
-        self._kept = cache(self.slo_requests.labels)
-        self._predicted = cache(self.predictions.labels)
+        self._kept = cache(self._find_kept)
+        self._predicted = cache(self._find_predicted)
         self._ratio = cache(self.prediction_ratio.labels)
         self._inferred = cache(self.inference.labels)
         self._batched = cache(self.batch.labels)
-        self._tokens = cache(self.tokens.labels)
+        self._tokens = cache(self._find_tokens)
         self._ended = cache(self.requests.labels)
         self._lasted = cache(self.duration.labels)
         self._gave = cache(self.slo.labels)
@@ -311,13 +311,14 @@ class Metrics:
 
     def note_tokens(self, variant: str, n_text: int, n: int) -> None:
         """Count the tokens sent: those of the text, and all, padding included."""
-        self._tokens(variant, "text").inc(n_text)
-        self._tokens(variant, "padding").inc(n - n_text)
+        text, padding = self._tokens(variant)
+        text.inc(n_text)
+        padding.inc(n - n_text)
 
     def note_prediction(self, variant: str, in_p95: bool, in_p99: bool, ratio: float) -> None:
         """Count whether the predicted latency held; `ratio`: seen / predicted P95."""
-        for quantile, held in (("0.95", in_p95), ("0.99", in_p99)):
-            self._predicted(variant, quantile, "within" if held else "beyond").inc()
+        for counter in self._predicted(variant, in_p95, in_p99):
+            counter.inc()
         self._ratio(variant).observe(ratio)
 
     def note_answer(
@@ -330,14 +331,13 @@ class Metrics:
         for outcome in gave or ("met",):
             self._gave(slo_class, outcome).inc()
         late = Gave.LATE in gave
-        kept = (not late, len(gave) == late, not gave)
-        for promise, held in zip(PROMISES, kept, strict=True):
-            self._kept(slo_class, promise, "kept" if held else "broken").inc()
+        for counter in self._kept(slo_class, not late, len(gave) == late, not gave):
+            counter.inc()
 
     def note_broken(self, slo_class: str) -> None:
         """Count a request that got no answer through no fault of its caller."""
-        for promise in PROMISES:
-            self._kept(slo_class, promise, "broken").inc()
+        for counter in self._kept(slo_class, False, False, False):  # noqa: FBT003
+            counter.inc()
 
     def note_request(
         self, front: str, slo_class: str, outcome: str, took_s: float, trace_id: str = ""
@@ -400,6 +400,19 @@ class Metrics:
         for variant, (windows, wait_ms) in found.items():
             self.windows_pending.labels(variant).set(windows)
             self.queue_wait.labels(variant).set(wait_ms / 1e3)
+
+    def _find_kept(self, slo_class: str, *kept: bool) -> list[Counter]:
+        words = ["kept" if held else "broken" for held in kept]
+        pairs = zip(PROMISES, words, strict=True)
+        return [self.slo_requests.labels(slo_class, promise, word) for promise, word in pairs]
+
+    def _find_predicted(self, variant: str, *held: bool) -> list[Counter]:
+        words = ["within" if each else "beyond" for each in held]
+        pairs = zip(("0.95", "0.99"), words, strict=True)
+        return [self.predictions.labels(variant, quantile, word) for quantile, word in pairs]
+
+    def _find_tokens(self, variant: str) -> tuple[Counter, Counter]:
+        return self.tokens.labels(variant, "text"), self.tokens.labels(variant, "padding")
 
     def _counter(self, name: str, told: str, *labels: str) -> Counter:
         self._declare(f"{name}_total", "counter", told, labels)

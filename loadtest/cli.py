@@ -17,7 +17,15 @@ from rich.table import Table
 
 from gateway import catalog as catalogs
 from gateway.errors import BertierError
-from loadtest import answers, coverage_cli, emulator_command, locust_command, overhead, slo_table
+from loadtest import (
+    answers,
+    coverage_cli,
+    emulator_command,
+    locust_command,
+    observing,
+    overhead,
+    slo_table,
+)
 from loadtest.answers import Comparison
 from loadtest.drive import command as drive
 from loadtest.lab import commands as lab
@@ -66,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     emulator_command.register(commands)
     peers.register(commands)
     coverage_cli.register(commands)
+    observing.register(commands)
     lab.register(commands)
     return parser
 

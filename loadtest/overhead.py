@@ -86,7 +86,7 @@ async def measure(
             await ask(i)
     for block in range(max(1, round(seconds / BLOCK_S / len(ways)))):
         for ask, sample in ways.values():
-            await _block(ask, sample, gateway, rate, block)
+            await run_block(ask, sample, gateway, rate, block)
     await backend.close()
     await http.close()
     await grpc_door.close()
@@ -100,7 +100,7 @@ async def measure(
     )
 
 
-async def _block(
+async def run_block(
     ask: Callable[[int], Awaitable[None]],
     sample: Sample,
     gateway: psutil.Process,
