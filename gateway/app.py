@@ -228,16 +228,23 @@ async def _say_when_ready(gateway: Gateway, settings: Settings, port: int) -> No
     gc.freeze()  # what lives as long as the process is no longer looked at: shorter pauses
     tls, keys = gateway.certificates is not None, gateway.access.guarded
     with suppress(OSError):  # a full disk
-        print(ready_text(settings.host, port, tls=tls, keys=keys), flush=True)
+        apart = settings.metrics_port is not None
+        print(ready_text(settings.host, port, tls=tls, keys=keys, apart=apart), flush=True)
 
 
-def ready_text(host: str, port: int, *, tls: bool = False, keys: bool = False) -> str:
-    """Return what a newcomer needs once questions can be answered: the URL and a request."""
+def ready_text(
+    host: str, port: int, *, tls: bool = False, keys: bool = False, apart: bool = False
+) -> str:
+    """Return what a newcomer needs once questions can be answered: the URL and a request.
+
+    `apart`: metrics have a port of their own.
+    """
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 (compared, not bound)
     url = f"{'https' if tls else 'http'}://{host}:{port}"
     key = ' -H "Authorization: Bearer $BERTIER_API_KEY"' if keys else ""
+    metrics = "" if apart else f", metrics: {url}/metrics"
     return (
-        f"\nbertier answers on {url}  (state: {url}/readyz, metrics: {url}/metrics)\n\n"
+        f"\nbertier answers on {url}  (state: {url}/readyz{metrics})\n\n"
         f"curl -i {url}/v1/answer{key} -H 'SLO-Latency-Ms: 100' -H 'SLO-Min-F1: {EXAMPLE_MIN_F1:g}'"
         f" -H 'Content-Type: application/json' \\\n  -d '{EXAMPLE}'\n"
     )
