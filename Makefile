@@ -35,7 +35,7 @@ INSTALL := $(PIP) install --quiet --no-compile --no-warn-conflicts --constraint 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-all system-packages run test check format proto up down settings constraints clean docs-metrics dashboards \
+.PHONY: help setup setup-all system-packages run test check format proto up down kubernetes-rules settings constraints clean docs-metrics dashboards \
 	prove prove-overhead prove-agreement prove-invariance prove-slo-table prove-evaluate \
 	prove-coverage prove-lab prove-emulator prove-served prove-peers loadtest
 
@@ -70,6 +70,9 @@ up: ## Start the whole system in containers: Triton, gateway, Prometheus, Alertm
 
 down: ## Stop it and remove its containers; its data stays in volumes
 	$(COMPOSE) down
+
+kubernetes-rules: $(EVERYTHING) ## Write the PrometheusRule from deploy/prometheus/rules anew
+	$(BIN)/python deploy/kubernetes/prometheus_rule.py
 
 settings: $(EVERYTHING) ## Write the table of settings in docs/operations.md anew
 	$(BIN)/python -m gateway.reference docs/operations.md

@@ -5,14 +5,15 @@ set -eu
 # program  Debian package
 wanted='
 curl       curl
+haproxy    haproxy
 pg_ctl     postgresql
 prometheus prometheus
 promtool   prometheus
 amtool     prometheus-alertmanager
 '
 
-# Debian keeps the programs of a PostgreSQL server off the PATH.
-for folder in /usr/lib/postgresql/*/bin; do
+# Debian keeps the programs of a PostgreSQL server off the PATH, and HAProxy off that of users.
+for folder in /usr/lib/postgresql/*/bin /usr/sbin; do
     PATH=$PATH:$folder
 done
 

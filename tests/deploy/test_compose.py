@@ -96,6 +96,16 @@ def test_what_is_mounted_is_there_and_read_only(name: str) -> None:
             assert source in compose()["volumes"], target
 
 
+def test_prometheus_is_told_of_services_that_are_there() -> None:
+    """Its own configuration names the files; here are those of the containers."""
+    ours = {path.name: path for path in (DEPLOY / "compose" / "targets").iterdir()}
+    assert ours.keys() == {path.name for path in (DEPLOY / "prometheus" / "targets").iterdir()}
+    aliases = {"triton", *SERVICES}
+    for path in ours.values():
+        for entry in yaml.safe_load(path.read_text()):
+            assert {target.partition(":")[0] for target in entry["targets"]} <= aliases
+
+
 def test_triton_is_reached_through_the_gateway_only() -> None:
     """It has no authentication, and loads models for whoever asks."""
     networks = compose()["networks"]
