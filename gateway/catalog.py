@@ -60,6 +60,10 @@ class Catalog:
     def variant(self, name: str) -> Variant:
         return next(v for v in self.variants if v.name == name)
 
+    def direct(self, variant: str) -> Plan:
+        """The plan of a variant alone; every variant has one."""
+        return next(p for p in self.plans if p.variants == (variant,))
+
     @property
     def best_floor(self) -> float:
         """The largest certified floor of any plan."""

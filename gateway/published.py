@@ -251,6 +251,7 @@ class Certificate:
     strata: tuple[Stratum, ...] = ()
     checks: tuple[Check, ...] = ()
     paired: Paired | None = None
+    commit: str = ""  # of the code that certified
 
 
 @dataclass(frozen=True, slots=True)

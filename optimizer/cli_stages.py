@@ -13,6 +13,7 @@ from rich.table import Table
 from optimizer import cli_tables, gates, workers
 from optimizer import config as configs
 
+WRITE = "put the plans into the catalog of --model-repository; no model file changes"
 ALLOW_DOMINATED = "publish variants, too, that another beats in latency, size and floor"
 
 
@@ -40,13 +41,19 @@ def add(commands: Any, study: argparse.ArgumentParser) -> None:
         ("distill", _distill, "distil the students"),
         ("finish", _finish, "distil members of the search's front on their own"),
         ("export", _export, "export and quantize the variants"),
-        ("certify", _certify, "show each variant's floor, without publishing"),
+        (
+            "certify",
+            _certify,
+            "show what is certified: of a published --model-repository, else of the study's variants",
+        ),
         ("publish", _publish, "publish finished variants to a model repository"),
     ):
         command = commands.add_parser(name, parents=[study], help=text, description=text)
         command.set_defaults(run=run)
         if run in (_run, _publish):
             command.add_argument("--allow-dominated", action="store_true", help=ALLOW_DOMINATED)
+        if run is _certify:
+            command.add_argument("--write", action="store_true", help=WRITE)
     _add_search(commands, study)
 
 
@@ -161,6 +168,10 @@ def _export(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _certify(args: argparse.Namespace) -> dict[str, Any]:
+    if args.model_repository is not None:
+        return _certify_published(args)
+    if args.write:
+        raise configs.ConfigError("--write: name the repository with --model-repository")
     from optimizer import publication
 
     study = study_of(args)
@@ -169,6 +180,22 @@ def _certify(args: argparse.Namespace) -> dict[str, Any]:
     result = cli_tables.show_certificates(catalog)
     if unmet := gates.unmet(catalog, study.config.certify.min_floor):
         raise publication.NothingToPublish(unmet)
+    return result
+
+
+def _certify_published(args: argparse.Namespace) -> dict[str, Any]:
+    from optimizer import recertify
+
+    config, published = configs.read(args.study), args.model_repository
+    folder = args.run_dir or Path("runs") / config.name
+    catalog, rated = recertify.certify(published, config, args.data_dir, folder)
+    cli_tables.show_certificates(catalog)
+    result = cli_tables.show_plans(rated)
+    if args.write:
+        recertify.write(published, catalog, config)
+        Console().print(
+            f"{published}: written; 'bertier-optimize rollback' undoes it", markup=False
+        )
     return result
 
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from gateway.catalog import Catalog
-from gateway.published import Check, Plan
+from gateway.published import Check, Paired, Plan
 from optimizer import gates
+
+if TYPE_CHECKING:
+    from optimizer.plans import Rated
 
 
 def show_catalog(catalog: Catalog) -> dict[str, Any]:
     """Print the catalog as a table and return its gist."""
     columns = ("variant", "version", "MB", "ms p50 128", "ms p95 384", "F1", "forced", "floor")
     table = Table(*columns)
-    for variant, plan in zip(catalog.variants, catalog.plans, strict=True):
+    for variant in catalog.variants:
+        plan = catalog.direct(variant.name)
         quality, profile = variant.quality[-1], variant.profile
         table.add_row(
             variant.name,
@@ -38,6 +43,8 @@ def show_certificates(catalog: Catalog) -> dict[str, Any]:
     console = Console()
     for plan in catalog.plans:
         console.print(_certificate_table(plan))
+        if plan.certificate.paired is not None:
+            console.print(_loss(plan.name, plan.certificate.paired), markup=False)
         for check in plan.certificate.checks:
             if check.shift:
                 console.print(
@@ -48,6 +55,38 @@ def show_certificates(catalog: Catalog) -> dict[str, Any]:
         for name, other in gates.dominated(catalog).items():
             console.print(f"{name} is dominated by {other}: publish will not take it", markup=False)
     return {plan.name: _gist(plan) for plan in catalog.plans}
+
+
+def show_plans(plans: Sequence[Rated]) -> dict[str, Any]:
+    """Print every plan with its promises and what it costs beside the largest variant; return them."""
+    reports = list(dict.fromkeys(data for rated in plans for data in rated.cpu))
+    columns = [f"CPU, {data}" for data in reports]
+    table = Table("plan", "asks", "reach", "F1 >=", "loss <=", "cost", *columns, title="plans")
+    for rated in plans:
+        plan, loss = rated.plan, rated.plan.certified_loss
+        table.add_row(
+            plan.name,
+            ", ".join(plan.variants),
+            " ".join(f"{share:.2f}" for share in plan.reach) or "1.00",
+            f"{plan.certified_f1:.4f}",
+            "-" if loss is None else f"{loss:.4f}",
+            f"{rated.cost:.3f}",
+            *(f"{rated.cpu[data]:.3f}" if data in rated.cpu else "-" for data in reports),
+        )
+    Console().print(table)
+    return {rated.plan.name: _rated_gist(rated) for rated in plans}
+
+
+def _rated_gist(rated: Rated) -> dict[str, Any]:
+    plan, paired = rated.plan, rated.plan.certificate.paired
+    return _gist(plan) | {
+        "variants": plan.variants,
+        "thresholds": plan.thresholds,
+        "reach": plan.reach,
+        "cost": rated.cost,
+        "cpu": dict(rated.cpu),
+        "paired": None if paired is None else asdict(paired),
+    }
 
 
 def _certificate_table(plan: Plan) -> Table:
@@ -64,6 +103,11 @@ def _certificate_table(plan: Plan) -> Table:
         checks = (_check(found.get((data, name))) for data in others)
         table.add_row(name, str(n_contexts), str(n_questions), f"{f1:.3f}", f"{floor:.3f}", *checks)
     return table
+
+
+def _loss(name: str, paired: Paired) -> str:
+    checks = "".join(f"; {c.data}: {c.loss:+.4f}, {c.verdict}" for c in paired.checks)
+    return f"{name} loses {paired.f1_loss:+.4f} to {paired.to}, at most {paired.loss:.4f}{checks}"
 
 
 def _check(check: Check | None) -> str:

@@ -184,6 +184,12 @@ def means_by_context(examples: Sequence[Example], scores: Iterable[float]) -> np
     return np.array([np.mean(by_context[context]) for context in shuffled])
 
 
+def context_weights(examples: Sequence[Example]) -> np.ndarray:  # (n,) sum 1
+    """Return the weight of each question in the mean over contexts of their questions' mean."""
+    count = Counter(example.context for example in examples)
+    return np.array([1 / count[example.context] for example in examples]) / len(count)
+
+
 def quality(
     name: str, sha256: str, examples: Sequence[Example], readings: Sequence[Reading], how: Decoding
 ) -> Quality:

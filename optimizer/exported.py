@@ -83,9 +83,15 @@ class Exported:
 
     def readings(self, part: str, examples: Sequence[Example]) -> list[Reading]:
         """Return what the variant's logits say to these questions; `part` names them."""
+        return self.timed_readings(part, examples)[0]
+
+    def timed_readings(
+        self, part: str, examples: Sequence[Example]
+    ) -> tuple[list[Reading], list[float]]:
+        """Return the same with the CPU time of each question, ms; none where it was not kept."""
         sha256 = self.export()["sha256"]
         model = asked.Model(self.file, sha256, self.study.tokenizer, self.precision)
-        return asked.readings(model, self.folder, part, examples)[0]
+        return asked.readings(model, self.folder, part, examples)
 
     def profile(self) -> Profile:
         """Measure the variant's latency on this host, once."""

@@ -25,7 +25,7 @@ def dominated(catalog: Catalog) -> dict[str, str]:
     One dominates another that is no faster at p95, no smaller and has no higher floor; of two that
     are equal in all of it, the first does. Raises: ValueError for an unprofiled variant.
     """
-    costs = {v.name: _costs(v, _plan(catalog, v)) for v in catalog.variants}
+    costs = {v.name: _costs(v, catalog.direct(v.name)) for v in catalog.variants}
     names = list(costs)
     found = {}
     for i, name in enumerate(names):
@@ -34,10 +34,6 @@ def dominated(catalog: Catalog) -> dict[str, str]:
                 found[name] = other
                 break
     return found
-
-
-def _plan(catalog: Catalog, variant: Variant) -> Plan:
-    return next(p for p in catalog.plans if p.variants == (variant.name,))
 
 
 def _costs(variant: Variant, plan: Plan) -> tuple[float, ...]:

@@ -28,6 +28,7 @@ from optimizer import (
 from optimizer.certification import Evidence
 from optimizer.data import Split
 from optimizer.models import student
+from optimizer.plans import plans_of
 from optimizer.study import Study
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,9 @@ def catalog_of(study: Study, target: Path) -> Catalog:
     """Return the catalog that publishing this study into `target` would write."""
     evidence = certification.evidence_of(study)
     variants = [variant_of(study, name, target, evidence) for name in study.variant_names]
-    plans = plans_of(study, variants, evidence)
+    if not variants:
+        raise NothingToPublish("the study has no variant")
+    plans = [rated.plan for rated in plans_of(variants, evidence)]
     origin = Origin(
         study=study.config.name,
         commit=provenance.commit(),
@@ -95,9 +98,11 @@ def publish(study: Study, target: Path, *, allow_dominated: bool = False) -> Cat
     sources = [Path(d.source).name for d in study.config.data]
     publications = [
         repository.Publication(
-            variant, study.exported(variant.name).file, cards.card(variant, plan, sources)
+            variant,
+            study.exported(variant.name).file,
+            cards.card(variant, catalog.direct(variant.name), sources),
         )
-        for variant, plan in zip(catalog.variants, catalog.plans, strict=True)
+        for variant in catalog.variants
     ]
     repository.publish(target, publications, catalog, study.tokenizer)
     return catalog
@@ -114,11 +119,20 @@ def without_dominated(catalog: Catalog, members: Collection[str]) -> Catalog:
     found = {name: by for name, by in gates.dominated(catalog).items() if name in members}
     for name, by in found.items():
         log.warning("%s is not published: %s is as fast, as small and certified as high", name, by)
+    plans = [p for p in catalog.plans if not found.keys() & set(p.variants)]
     return replace(
         catalog,
         variants=tuple(v for v in catalog.variants if v.name not in found),
-        plans=tuple(p for p in catalog.plans if not found.keys() & set(p.variants)),
+        plans=tuple(_without_loss_to(p, found) for p in plans),
     )
+
+
+def _without_loss_to(plan: Plan, gone: Collection[str]) -> Plan:
+    """Return the plan without its loss to a variant that is not there to compare with."""
+    paired = plan.certificate.paired
+    if paired is None or paired.to not in gone:
+        return plan
+    return replace(plan, certificate=replace(plan.certificate, paired=None))
 
 
 def check_gates(catalog: Catalog, min_floor: float | None, *, allow_dominated: bool) -> None:
@@ -163,7 +177,7 @@ def variant_of(study: Study, name: str, target: Path, evidence: Evidence) -> Var
         golden=golden_logits(study, name),
         golden_tolerance=study.config.certify.golden_tolerance,
     )
-    quality = certification.qualities_of(study, variant, evidence)
+    quality = certification.qualities_of(variant, evidence)
     return replace(variant, quality=quality)
 
 
@@ -176,15 +190,6 @@ def decoding_of(study: Study, name: str) -> Decoding:
     """Return the variant's decoding, fitted on the search split."""
     examples = study.questions.certifying(Split.SEARCH)
     return decoding.fit(examples, study.exported(name).readings("search", examples))
-
-
-def plans_of(study: Study, variants: list[Variant], evidence: Evidence) -> list[Plan]:
-    """Return a direct plan per variant; their floors hold jointly, delta split evenly."""
-    if not variants:
-        raise NothingToPublish("the study has no variant")
-    share = study.config.certify.delta / len(variants)
-    certificates = [certification.certificate_of(study, v, evidence, share) for v in variants]
-    return [Plan(v.name, (v.name,), (), c) for v, c in zip(variants, certificates, strict=True)]
 
 
 def golden_logits(study: Study, name: str) -> tuple[GoldenLogits, ...]:

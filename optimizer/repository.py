@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,6 +107,30 @@ def publish(
     except OSError as exc:
         raise RepositoryError(_unwritten(repository, publications, exc)) from exc
     _remove_unnamed(repository, before, [c for c in (catalog, present) if c is not None])
+
+
+def recertify(repository: Path, catalog: Catalog, cards: Mapping[str, str]) -> None:
+    """Switch to a catalog of the same models, with a new card each; the one before is kept.
+
+    Raises: RepositoryError when the result would not be a valid repository, or cannot be written.
+    """
+    try:
+        catalogs.prepare(repository, catalog)
+        try:
+            _check(repository, catalog)
+            parts = {name: repository / name / "README.md.part" for name in cards}
+            for name, part in parts.items():
+                part.write_text(cards[name])
+        except BaseException:
+            catalogs.discard(repository)
+            raise
+        catalogs.switch(repository)
+        for part in parts.values():
+            os.replace(part, part.with_suffix(""))
+    except OSError as exc:
+        raise RepositoryError(
+            f"not written: {exc.filename or repository}: {exc.strerror}; the catalog is as it was"
+        ) from exc
 
 
 def _unwritten(repository: Path, publications: list[Publication], exc: OSError) -> str:

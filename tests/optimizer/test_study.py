@@ -13,8 +13,9 @@ import torch
 from gateway import catalog as catalogs
 from gateway import published
 from gateway.catalog import Catalog
+from gateway.errors import RepositoryError
 from gateway.validation import validate
-from optimizer import certification, publication, strata, training
+from optimizer import certification, plans, publication, recertify, strata, training
 from optimizer.config import (
     CertifyConfig,
     DataConfig,
@@ -148,8 +149,50 @@ def test_a_certificate_tells_of_its_parts_and_of_other_data(repository: Path) ->
         assert strata == ["answerable", "unanswerable", "to 128 tokens"]
         checked = [(c.data, c.stratum) for c in certificate.checks]
         assert checked == [(d, s) for d in ("fresh contexts", "test") for s in ("all", *strata)]
-        card = (repository / plan.name / "README.md").read_text()
+        assert certificate.paired is not None
+        assert certificate.paired.to == "tiny-2"
+    for variant in catalog.variants:
+        card = (repository / variant.name / "README.md").read_text()
         assert "| unanswerable |" in card
+
+
+def test_a_published_repository_is_certified_without_its_run_folder(
+    study: Study, repository: Path, tmp_path: Path
+) -> None:
+    """The files that are served are asked; what was asked once is not asked again."""
+    before = catalogs.read(repository)
+    published = tmp_path / "repository"
+    shutil.copytree(repository, published)
+    (published / catalogs.PREVIOUS).unlink(missing_ok=True)
+    arguments = (published, study.config, study.data_dir, tmp_path / "run")
+    catalog, rated = recertify.certify(*arguments)
+    assert [replace_commit(p) for p in catalog.plans] == [replace_commit(p) for p in before.plans]
+    assert all(r.cpu["test"] > 0 for r in rated)
+    asked = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("readings.json")}
+    assert len(asked) == 3 * len(catalog.variants)
+    recertify.write(published, *recertify.certify(*arguments)[:1], study.config)
+    assert {p: p.stat().st_mtime_ns for p in asked} == asked
+    assert catalogs.check_files(published, catalogs.read(published)) == []
+    assert (published / catalogs.PREVIOUS).read_bytes() == (
+        repository / catalogs.CATALOG
+    ).read_bytes()
+    assert not list(published.rglob("*.part"))
+
+
+def test_a_repository_whose_files_are_not_the_catalogs_is_not_certified(
+    study: Study, repository: Path, tmp_path: Path
+) -> None:
+    """A certificate speaks of the files that are served."""
+    published = tmp_path / "repository"
+    shutil.copytree(repository, published)
+    (published / "tiny-1" / "1" / "model.onnx").write_bytes(b"another")
+    with pytest.raises(RepositoryError, match=r"not certified: .*sha256"):
+        recertify.certify(published, study.config, study.data_dir, tmp_path / "run")
+
+
+def replace_commit(plan: published.Plan) -> published.Plan:
+    """Return the plan as it is whatever was committed meanwhile."""
+    return replace(plan, certificate=replace(plan.certificate, commit=""))
 
 
 def test_the_gates_stand_before_a_publication(study: Study, tmp_path: Path) -> None:
@@ -223,10 +266,9 @@ def test_floors_need_contexts_and_their_check_does_not(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A few contexts certify little, but they do; none at all is said with what to do."""
-    variant = publication.catalog_of(study, study.folder).variants[0]
+    variants = publication.catalog_of(study, study.folder).variants
     monkeypatch.setattr(strata, "is_fresh", lambda _: False)
-    evidence = certification.evidence_of(study)
-    found = certification.certificate_of(study, variant, evidence, 0.1)
+    found = plans.plans_of(variants, certification.evidence_of(study))[0].plan.certificate
     assert {check.data for check in found.checks} == {"test"}
 
     monkeypatch.setattr(strata, "is_fresh", lambda _: True)

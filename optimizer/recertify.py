@@ -1,0 +1,60 @@
+"""Certifies what a repository publishes: its model files are asked, its plans made anew; no model changes.
+
+Needs the repository and the question sets alone, not the run folder that the models come from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from gateway import catalog as catalogs
+from gateway.catalog import Catalog
+from gateway.errors import RepositoryError
+from gateway.spans import Reading
+from optimizer import asked, cards, certification, plans, repository
+from optimizer.certification import Evidence, Questions
+from optimizer.config import StudyConfig
+from optimizer.plans import Rated
+from optimizer.questions import Questions as StudyQuestions
+
+
+def certify(
+    published: Path, config: StudyConfig, data_dir: Path, folder: Path
+) -> tuple[Catalog, list[Rated]]:
+    """Return the catalog with plans certified anew, and the plans with what they cost.
+
+    `folder` keeps the answers by model and host, so a killed run goes on. Raises: RepositoryError, DataError.
+    """
+    catalog = catalogs.read(published)
+    problems = catalogs.check_files(published, catalog)
+    if problems:
+        raise RepositoryError("not certified: " + "; ".join(problems))
+    rated = plans.plans_of(
+        catalog.variants, evidence_of(published, catalog, config, data_dir, folder)
+    )
+    return replace(catalog, plans=tuple(r.plan for r in rated)), rated
+
+
+def evidence_of(
+    published: Path, catalog: Catalog, config: StudyConfig, data_dir: Path, folder: Path
+) -> Evidence:
+    """Return the study's questions, answered by the published files."""
+    tokenizer = published / catalogs.TOKENIZER
+
+    def ask(name: str, questions: Questions) -> tuple[list[Reading], list[float]]:
+        variant = catalog.variant(name)
+        file = catalogs.model_path(published, variant)
+        model = asked.Model(file, variant.sha256, tokenizer, variant.precision)
+        return asked.readings(
+            model, folder / "published" / name, questions.name, questions.examples
+        )
+
+    return certification.gather(config, StudyQuestions(config, data_dir), tokenizer, ask)
+
+
+def write(published: Path, catalog: Catalog, config: StudyConfig) -> None:
+    """Put the catalog in place, and the model cards that tell of its floors."""
+    sources = [Path(d.source).name for d in config.data]
+    texts = {v.name: cards.card(v, catalog.direct(v.name), sources) for v in catalog.variants}
+    repository.recertify(published, catalog, texts)
