@@ -89,7 +89,25 @@ def show_variants(told: Json, source: str) -> None:
         )
     console = _console()
     console.print(table)
+    cascades = [p for p in told["plans"] if len(p["variants"]) > 1]
+    if cascades:
+        console.print(_cascades_table(cascades))
     console.print(Text(f"from {source}"))
+
+
+def _cascades_table(plans: Sequence[Json]) -> Table:
+    table = _table("cascade", "asks", "reach", "F1 >=", "F1 loss <=")
+    for plan in plans:
+        certificate = plan["certificate"]
+        paired = certificate["paired"]
+        table.add_row(
+            plan["name"],
+            ", ".join(plan["variants"]),
+            " ".join(f"{share:.2f}" for share in plan["reach"]),
+            f"{certificate['floor']:.3f}",
+            f"{paired['loss']:.3f}" if paired else "-",
+        )
+    return table
 
 
 def _quality(variant: Json) -> str:

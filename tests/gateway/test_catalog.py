@@ -277,3 +277,57 @@ def test_a_catalog_without_ranks_and_dropped_tokens_is_read(tmp_path: Path) -> N
 def test_a_floor_fails_only_beyond_doubt(f1: float, f1_high: float, verdict: str) -> None:
     """A mean below the floor over a few contexts is no proof against it."""
     assert Check("fresh", "all", 10, 50, f1, f1_high, floor=0.5).verdict == verdict
+
+
+def _cascade_edit(**changes: Any) -> Callable[[Any], Any]:
+    """Return an edit that adds a cascade of one variant's copy and itself, changed."""
+
+    def edit(document: Any) -> None:
+        other = {**document["variants"][0], "name": "other"}
+        direct = {**document["plans"][0], "name": "other", "variants": ["other"]}
+        first = document["variants"][0]["name"]
+        certificate = {**direct["certificate"], "model_sha256": [other["sha256"]] * 2}
+        cascade = {"name": "both", "variants": [first, "other"], "thresholds": [0.5]}
+        cascade |= {"certificate": certificate, "reach": [1.0, 0.4]}
+        document["variants"].append(other)
+        document["plans"] += [direct, cascade | changes]
+
+    return edit
+
+
+def _paired(**changes: Any) -> Callable[[Any], Any]:
+    whole = {"to": "small", "loss": 0.02, "f1_loss": 0.01, "checks": []}
+    return inside("plans", 0, "certificate", paired=whole | changes)
+
+
+def test_a_catalog_with_cascades_and_losses_is_read(repository: Path) -> None:
+    """Both are optional; the schema stays the same."""
+    change(repository, _cascade_edit())
+    change(repository, _paired(to="other"))
+    catalog = catalogs.read(repository)
+    assert catalog.plans[-1].reach == (1.0, 0.4)
+    assert catalog.plans[0].certified_loss == 0.02
+    assert catalog.plans[-1].certified_loss is None
+    assert catalog.direct("other").variants == ("other",)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (_cascade_edit(reach=[]), "reach: one share per variant is needed"),
+        (_cascade_edit(reach=[0.9, 0.4]), "reach: one share per variant is needed, the first 1"),
+        (_cascade_edit(reach=[1.0, 1.5]), "reach.1: 1.5 is not from 0 to 1 (and 1 more)"),
+        (_cascade_edit(thresholds=[]), "one threshold per escalation"),
+        (_cascade_edit(thresholds=[1.2]), "thresholds.0: 1.2"),
+        (_cascade_edit(variants=["other", "other"]), "a variant occurs twice"),
+        (_paired(to="nobody"), "paired.to: names an unknown variant 'nobody'"),
+        (_paired(loss=1.5), "paired.loss: 1.5 is not from -1 to 1"),
+        (_paired(loss=0.005), "paired.loss: 0.005 is less than the sample's 0.01"),
+    ],
+)
+def test_a_cascade_or_loss_that_cannot_be_is_refused(
+    repository: Path, edit: Callable[[Any], Any], message: str
+) -> None:
+    """A gateway that guessed would route by the guess."""
+    change(repository, edit)
+    assert message in refusal(repository)

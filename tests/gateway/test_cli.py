@@ -15,7 +15,15 @@ from gateway import cli, spans
 from gateway.domain import Question
 from gateway.published import GoldenLogits
 from tests import live, tiny
-from tests.fakes import CONTEXT, QUESTION, TOKENIZER, make_catalog, make_variant
+from tests.fakes import (
+    CONTEXT,
+    QUESTION,
+    TOKENIZER,
+    make_cascade,
+    make_catalog,
+    make_variant,
+    with_loss,
+)
 from tests.live import Running
 
 Capture = pytest.CaptureFixture[str]
@@ -130,6 +138,17 @@ def test_variants_come_from_the_repository_where_no_gateway_runs(
     out = capsys.readouterr().out
     assert "not asked" in out
     assert f"from {repository}" in out
+
+
+def test_cascades_are_shown_below_the_variants(tmp_path: Path, capsys: Capture) -> None:
+    """What they ask, how often, and both certificates."""
+    variants = [make_variant("small", 5), make_variant("large", 20)]
+    catalog = make_catalog(variants, [0.5, 0.7])
+    cascade = with_loss(make_cascade(variants, 0.68, threshold=0.5, reach=(1.0, 0.3)), 0.02)
+    catalogs.write(tmp_path, replace(catalog, plans=(*catalog.plans, cascade)))
+    assert cli.main(["variants", "--model-repository", str(tmp_path), "--url", NOWHERE]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["small-large", "small,", "large", "1.00", "0.30", "0.680", "0.020"] in rows
 
 
 def test_ask_answers_in_this_process(repository: Path, capsys: Capture) -> None:
