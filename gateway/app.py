@@ -90,9 +90,11 @@ class Gateway:
             self.service, self.settings, self.access, self.certificates
         )
         serving = asyncio.create_task(self._serve_models(), name="models")
+        beat = asyncio.create_task(self.service.door.beat.run(), name="beat")
         try:
             yield
         finally:
+            beat.cancel()
             await grpc_api.stop(grpc_front, self.settings.drain_ms)
             await self.service.shadow.close()
             serving.cancel()

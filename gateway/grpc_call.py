@@ -162,11 +162,22 @@ class Calls:
         call = begin(context)
         try:
             with self.observed(call, fields) if answers else nullcontext():
+                if answers:
+                    self._raise_if_shed(call, fields)
                 reply, metadata = await body(readable(request), call)
         except Exception as exc:  # noqa: BLE001  # one table tells every error
             await abort(context, call, exc)
         await context.send_initial_metadata((*metadata.items(), ("x-request-id", call.request_id)))
         return reply
+
+    def _raise_if_shed(self, call: Call, fields: Mapping[str, object]) -> None:
+        """Raise Overloaded before texts are taken from the message; what is wrong is told later."""
+        try:
+            request = call.slo_request(fields, None)
+        except BadInput:
+            return
+        if shed := self.service.shed(request, "grpc"):
+            raise shed
 
     def observed(self, call: Call, fields: Mapping[str, object]) -> AbstractContextManager[None]:
         label = fronts.class_label(call.slo_class(fields), self.service.settings)

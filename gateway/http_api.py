@@ -96,6 +96,8 @@ class HttpApi:
     async def answer(self, request: Request) -> Response:
         with fronts.observed(self._service.metrics, FRONT, self._class_label(request)):
             promise = read_slo(request.headers.raw)
+            if shed := self._service.shed(promise, FRONT):
+                raise shed
             raw = await self._body(request, self._settings.max_body_bytes)
             arrived_ms = now_ms()  # the promise counts from the request read
             body = models.read(models.QuestionBody, raw)
@@ -111,6 +113,8 @@ class HttpApi:
     async def answers(self, request: Request) -> Response:
         """Answer a list or lines; the SLO of an item counts from when its turn has come."""
         promise = read_slo(request.headers.raw)
+        if shed := self._service.shed(promise, FRONT, told=False):
+            raise shed
         if request.headers.get("content-type", "").split(";")[0].strip().lower() in NDJSON_TYPES:
             inbox = Inbox(self._settings.max_body_bytes, self._settings.max_batch_bytes)
             return LinesResponse(

@@ -105,6 +105,12 @@ class LatencyModel:
         """Would one more window leave half of the cores to whoever comes?"""
         return self.queue.lanes_at_work < max(1, self.queue.cores // 2)
 
+    @property
+    def crowded(self) -> bool:
+        """Is there more work, of ours or of other gateways, than cores?"""
+        others = sum(line.others for line in self.queue.lines.values())
+        return self.queue.in_flight + others > self.queue.cores
+
     def predict(
         self, plans: Sequence[Plan], size: Size, quantile: float, now_ms: float
     ) -> list[Prediction]:

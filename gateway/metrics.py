@@ -127,6 +127,11 @@ class Metrics:
             " one that is refused under load or fails breaks all.",
             *("slo_class", "promise", "outcome"),
         )
+        self.sheds = self._counter(
+            "bertier_sheds",
+            "Requests refused from their headers alone, before they were read.",
+            *("front", "reason"),
+        )
         self.escalations = self._counter(
             "bertier_escalations",
             "Stages of cascades that were left, by what became of the answer: kept, asked of the next"

@@ -95,6 +95,10 @@ def _add_model_routes(routes: APIRouter, path: str, service: AnswerService) -> N
     @routes.post(f"{path}/infer")
     async def infer(request: Request, model: str, version: str = "") -> Response:
         _check_model(model, version)
+        if shed := fronts.shed(service, "http", request.headers.items()):
+            label = fronts.class_label(shed[0], service.settings)
+            with fronts.observed(service.metrics, "http", label):
+                raise shed[1]
         limits = service.settings
         raw = await read_body(request, limits.max_batch_bytes, limits.body_timeout_ms)
         arrived_ms = now_ms()

@@ -20,12 +20,20 @@ from gateway.domain import (
     Gave,
     Option,
     Question,
+    Reason,
     Size,
     Slo,
     SloRequest,
     Windows,
 )
-from gateway.errors import BackendError, BackendUnavailable, TextTooLong, UnknownVariant
+from gateway.door import Door, Turns
+from gateway.errors import (
+    BackendError,
+    BackendUnavailable,
+    Overloaded,
+    TextTooLong,
+    UnknownVariant,
+)
 from gateway.metrics import Metrics
 from gateway.refusal import refusal
 from gateway.serving import ServingSet
@@ -71,6 +79,9 @@ class AnswerService:
         self.metrics = metrics
         self._clock = clock
         self._budget = RetryBudget(settings.retry_share)
+        self._turns = Turns()
+        self._in_flight = 0
+        self.door = Door(settings, self._turns, clock)
         self._cascade = Cascade(backend, metrics, clock)
         self.shadow = Shadow(backend, settings, metrics, clock, draw)
 
@@ -81,9 +92,26 @@ class AnswerService:
         """
         serving = self._serving()
         promise = self._promise(request, serving)
-        with self.metrics.in_flight.track_inprogress():
-            async with self._deadline(promise, arrived_ms):
-                return await self._answer(question, promise, serving, arrived_ms)
+        promise = replace(promise, priority=self._turns.take(promise.priority))
+        self._in_flight += 1
+        try:
+            with self.metrics.in_flight.track_inprogress():
+                async with self._deadline(promise, arrived_ms):
+                    return await self._answer(question, promise, serving, arrived_ms)
+        finally:
+            self._in_flight -= 1
+
+    def shed(self, request: SloRequest, front: str, *, told: bool = True) -> Overloaded | None:
+        """Return why a request is refused before it is read; None: it is to be read.
+
+        `told` False: what is read may say more of the SLO than the headers.
+        """
+        found = self.door.reason_to_refuse(request, self.serving, self._in_flight, told=told)
+        if found is None:
+            return None
+        reason, error = found
+        self.metrics.sheds.labels(front, reason).inc()
+        return error
 
     async def _answer(
         self, question: Question, promise: Slo, serving: ServingSet, arrived_ms: float
@@ -194,6 +222,8 @@ class AnswerService:
         self.metrics.note_decision(promise.slo_class, plan, decision.reason)
         if decision.option is not None:
             return decision.option
+        if decision.reason is not Reason.INFEASIBLE:
+            self._turns.refused(promise.priority)
         raise refusal(decision, promise, options)
 
     def _answered(

@@ -102,6 +102,12 @@ class Settings(BaseSettings):
         8, gt=0, description="items of one list or stream in work at once"
     )
 
+    max_in_flight: int = Field(
+        1_024,
+        gt=0,
+        description="questions being answered at once; more are refused before they are read",
+    )
+
     retry_share: float = Field(
         0.1,
         ge=0,

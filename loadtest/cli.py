@@ -24,6 +24,7 @@ from loadtest import (
     locust_command,
     observing,
     overhead,
+    overload,
     slo_table,
 )
 from loadtest.answers import Comparison
@@ -76,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     coverage_cli.register(commands)
     observing.register(commands)
     lab.register(commands)
+    overload.register(commands)
     return parser
 
 
