@@ -29,6 +29,7 @@ from pathlib import Path
 LOCK_SUFFIX = ".lock"
 PREFIX = "bertier-"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory lives on Linux
+NICENESS = 5  # of Triton: on full cores the gateway's one thread weighs three of its processes
 GRACE_S = 12.0  # more than Triton's own --exit-timeout-secs
 
 _PR_SET_PDEATHSIG = 1
@@ -44,7 +45,7 @@ def main(arguments: list[str]) -> int:
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr,
             process_group=0,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 - no threads here
+            preexec_fn=_start_as_ours,  # noqa: PLW1509 - no threads here
         )
         try:
             print(child.pid, flush=True)
@@ -132,9 +133,13 @@ def _end(pid: int) -> int:
     return 128 - code if code < 0 else code
 
 
-def _die_with_parent() -> None:
-    """Kill Triton when even this guard is killed; the stubs watch Triton themselves."""
+def _start_as_ours() -> None:
+    """Kill Triton when even this guard is killed (the stubs watch Triton themselves); run it behind us.
+
+    Every request needs the gateway's thread first: starved by models at work, it could refuse nobody.
+    """
     end_with_parent(signal.SIGKILL)
+    os.nice(NICENESS)
 
 
 def end_with_parent(number: int = signal.SIGTERM) -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gateway import catalog as catalogs
+from gateway.host import usable_cores
 from loadtest.lab import capacity, contenders, frontier, page, recording, replay, tables, traces
 from loadtest.lab import grid as grids
 from loadtest.lab import verdicts as claims
@@ -22,7 +23,7 @@ from loadtest.lab.grid import Grid
 from loadtest.lab.measures import measure
 from loadtest.lab.mixes import MIXES
 from loadtest.lab.verdicts import Verdict
-from loadtest.lab.world import GATEWAY_CPU_MS, Times, World
+from loadtest.lab.world import GATEWAY_CPU_MS, GATEWAY_WEIGHT, REFUSAL_CPU_MS, Times, World
 
 Result = dict[str, Any]
 SHOWN = ("joint", "in_time", "served_f1", "compute_ms", "rejected", "covered_p95", "covered_p99")
@@ -39,6 +40,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     lab.add_argument("--seeds", type=int, default=default.seeds)
     lab.add_argument("--seconds", type=float, default=default.seconds, help="of a trace, virtual")
     lab.add_argument("--policies", nargs="+", default=default.policies, help="default: all")
+    lab.add_argument(
+        "--workers", type=int, default=usable_cores(), help="processes; default: cores"
+    )
     lab.add_argument("--full", action="store_true", help="the grid of `make prove`")
     lab.add_argument("--record", action="store_true", help="only record the answers")
     lab.add_argument("--traces", type=Path, help="only write the grid's traces there, as CSV")
@@ -63,6 +67,11 @@ def _command(
     parser.add_argument("--cores", type=int, default=2, help="of the emulated host")
     parser.add_argument("--times", type=Times, choices=list(Times), default=Times.PROFILE)
     parser.add_argument("--gateway-cpu-ms", type=float, default=GATEWAY_CPU_MS, help="a request")
+    parser.add_argument(
+        "--refusal-cpu-ms", type=float, default=REFUSAL_CPU_MS, help="before parsing"
+    )
+    text = "of the gateway's thread, a model's being 1"
+    parser.add_argument("--gateway-weight", type=float, default=GATEWAY_WEIGHT, help=text)
     parser.add_argument("--contention", type=float, default=1.0, help="stretch when several run")
     parser.set_defaults(run=run)
     return parser
@@ -78,7 +87,9 @@ def _world(args: argparse.Namespace) -> World:
         args.cores,
         args.times,
         args.gateway_cpu_ms,
-        args.contention,
+        refusal_cpu_ms=args.refusal_cpu_ms,
+        gateway_weight=args.gateway_weight,
+        contention=args.contention,
     )
 
 
@@ -101,7 +112,7 @@ def _lab(args: argparse.Namespace) -> tuple[bool, Result]:
     grid = Grid.full() if args.full else asked
     if args.traces is not None:
         return True, {"traces": _write_traces(world, grid, args.traces)}
-    cells, folder = grids.run(world, grid, args.folder, _say)
+    cells, folder = grids.run(world, grid, args.folder, _say, args.workers)
     spots = tables.spots(cells)
     found = claims.judge(spots, contenders.always_largest(world))
     facts = _facts(world, grid)
@@ -126,7 +137,8 @@ def _facts(world: World, grid: Grid) -> dict[str, str]:
     return {
         "capacity": f"{world.capacity_per_s:.1f} requests/s: {world.all_cores} cores full when the"
         " dearest variant answers everything; loads are shares of it",
-        "service times": f"{world.times}, {host.cpu}; gateway {world.gateway_cpu_ms:g} ms of CPU a request",
+        "service times": f"{world.times}, {host.cpu}; gateway {world.gateway_cpu_ms:g} ms of CPU a request,"
+        f" {world.refusal_cpu_ms:g} to refuse one unread, its thread weighing {world.gateway_weight:g} models",
         "questions": f"{len(world.recording)}, {world.recording.data}",
         "grid": f"{', '.join(grid.arrivals)}; {grid.seeds} seeds of {grid.seconds:g} s, 95 % intervals over runs",
         "variants": ", ".join(v.name for v in world.catalog.variants),

@@ -28,8 +28,8 @@ class UnknownPolicy(BertierError):
 
 
 def names(world: World) -> list[str]:
-    """Return everyone, ours first."""
-    fixed = [FIXED + p.name for p in world.catalog.plans]
+    """Return everyone, ours first; all but ours choose from the direct plans."""
+    fixed = [FIXED + p.name for p in world.direct]
     return [OURS, *fixed, rivals.Random.name, *_TUNABLE]
 
 
@@ -37,22 +37,29 @@ def make(name: str, world: World, tuned: Tuned, seed: int) -> Policy:
     """Return a fresh contender. Raises: UnknownPolicy."""
     parameters = tuned.get(name, {})
     if name == OURS:
-        return rivals.Bertier()
+        return rivals.Bertier(world.typical)
     if name == rivals.Random.name:
         return rivals.Random(seed)
     if name in _TUNABLE:
         return _TUNABLE[name](world, **parameters)
-    if name.startswith(FIXED) and name.removeprefix(FIXED) in world.plans:
+    if name in names(world):
         return rivals.Fixed(name.removeprefix(FIXED))
     raise UnknownPolicy(f"{name}: no such policy; there are {', '.join(names(world))}")
 
 
 def always_largest(world: World) -> str:
     """Return the fixed contender that answers everything with the most accurate plan."""
-    return FIXED + max(world.catalog.plans, key=lambda p: p.certified_f1).name
+    return FIXED + max(world.direct, key=lambda p: p.certified_f1).name
 
 
-def tune(world: World, mix: mixes.Mix, say: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+def tunable(policies: Iterable[str]) -> list[str]:
+    """Return which of them have parameters."""
+    return [name for name in policies if name in _TUNABLE]
+
+
+def tune(
+    world: World, mix: mixes.Mix, wanted: Iterable[str], say: Callable[[str], None]
+) -> dict[str, dict[str, Any]]:
     """Return each rival's parameters with the best mean joint attainment on traces of its own."""
     played = [
         traces.make(
@@ -66,7 +73,7 @@ def tune(world: World, mix: mixes.Mix, say: Callable[[str], None]) -> dict[str, 
         for i, (process, load) in enumerate(TUNING_TRACES)
     ]
     best = {}
-    for name in _TUNABLE:
+    for name in wanted:
         scores = []
         for parameters in _grid(name, world):
             joint = [_joint(name, parameters, world, t) for t in played]
@@ -85,7 +92,7 @@ def _joint(name: str, parameters: Mapping[str, Any], world: World, trace: traces
 def _grid(name: str, world: World) -> Iterable[dict[str, Any]]:
     axes: dict[str, dict[str, Iterable[Any]]] = {
         rivals.InfaasStyle.name: {"headroom": (0.6, 0.8, 1.0)},
-        rivals.ClipperStyle.name: {"plan": list(world.plans), "decrease": (0.9,)},
+        rivals.ClipperStyle.name: {"plan": [p.name for p in world.direct], "decrease": (0.9,)},
         rivals.ProteusStyle.name: {"fill": (0.6, 0.7, 0.8, 0.9)},
         rivals.SlackBucket.name: {"headroom": (0.5, 0.7, 0.85, 1.0), "buckets": (4, 16)},
         rivals.MultiFactor.name: {"latency": (0.5, 1.0, 2.0), "cost": (0.0, 0.5, 1.0)},
@@ -96,7 +103,7 @@ def _grid(name: str, world: World) -> Iterable[dict[str, Any]]:
 
 
 def _clipper(world: World, **parameters: Any) -> Policy:
-    first = {"plan": world.catalog.plans[0].name}
+    first = {"plan": world.direct[0].name}
     return rivals.ClipperStyle(**(first | parameters))
 
 

@@ -9,10 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from heapq import heappop, heappush
+from itertools import compress
 from math import inf
 from typing import Protocol
 
+from gateway.cascade import RESERVE
 from gateway.domain import Option, Slo
+from gateway.policy import escalation_left_ms
 from loadtest.lab.host import Host, Job
 from loadtest.lab.prediction import Ticket
 from loadtest.lab.traces import Asked, Trace
@@ -25,6 +28,7 @@ class Policy(Protocol):
     """What chooses; one fresh object a simulation, so it may remember."""
 
     name: str
+    cascades: bool  # does it choose from them, too?
 
     def quantile(self, slo: Slo) -> float:
         """Return which quantile of the latency it wants predicted."""
@@ -36,6 +40,9 @@ class Policy(Protocol):
 
     def finished(self, asked: Asked, option: Option, latency_ms: float, now_ms: float) -> None:
         """Learn what became of a request; `latency_ms` is inf when its deadline ended it."""
+
+    def turns_away(self, asked: Asked, waited_ms: float, now_ms: float) -> bool:
+        """Say whether to refuse before the request is parsed, when its turn has come."""
 
     def batch(self, variant: str) -> int:
         """Return how many windows an instance may take at once."""
@@ -53,12 +60,13 @@ class Fate:
 
     end: End = End.EXPIRED
     plan: str = ""
-    variant: str = ""  # that gave the answer
+    variant: str = ""  # that gives the answer, or was asked for it last
     latency_ms: float = inf  # from the arrival
     predicted_ms: float = inf  # from the arrival, when it was chosen
     compute_ms: float = 0.0  # of one core, all that was spent on it
     left: int = 0  # windows to come
     stage: int = 0
+    cut: bool = False  # the answer was doubted, and there was no time for the next variant
     over: bool = False
     option: Option | None = None
     ticket: Ticket | None = field(default=None, repr=False)
@@ -77,10 +85,14 @@ class _Run:
         self._sizes = world.sizes_of(trace)
         self._fates = [Fate() for _ in trace]
         self._timers: list[tuple[float, int]] = []  # heap of deadlines
+        self._direct = [len(p.variants) == 1 for p in world.catalog.plans]
+        self._all = policy.cascades or all(self._direct)
         self._host = Host(
             world.all_cores,
             {**world.instances, GATEWAY: world.replicas},
             contention=world.contention,
+            weights={GATEWAY: world.gateway_weight},
+            begins=self._begins,
             dead=lambda job: self._fates[job.request].over,
             batch=policy.batch,
         )
@@ -105,6 +117,17 @@ class _Run:
                 host.submit(Job(i, GATEWAY, work_ms), arrives)
                 i += 1
 
+    def _begins(self, job: Job, now_ms: float) -> None:
+        """When its turn in the gateway has come, a request may be refused for little."""
+        if job.place != GATEWAY:
+            return
+        asked, fate = self._trace[job.request], self._fates[job.request]
+        if fate.over or fate.option is not None:
+            return
+        if self._policy.turns_away(asked, now_ms - asked.arrival_ms, now_ms):
+            job.work_ms = self._world.refusal_cpu_ms
+            fate.end, fate.over = End.REFUSED, True
+
     def _finished(self, job: Job, now_ms: float) -> None:
         for part in (job, *job.with_it):
             fate = self._fates[part.request]
@@ -112,66 +135,89 @@ class _Run:
             if fate.over:
                 continue
             if job.place == GATEWAY:
-                self._choose(part.request, now_ms)
+                if fate.option is None:
+                    self._choose(part.request, now_ms)
+                else:
+                    self._infer(part.request, now_ms)
                 continue
             fate.left -= 1
             if not fate.left:
-                self._answered(part.request, now_ms)
+                self._said(part.request, now_ms)
 
     def _choose(self, i: int, now_ms: float) -> None:
         asked, fate = self._trace[i], self._fates[i]
         spent_ms = now_ms - asked.arrival_ms
         quantile = self._policy.quantile(asked.slo)
         options = self._prediction.options(self._sizes[i], quantile, now_ms)
+        if not self._all:
+            options = list(compress(options, self._direct))
         option = self._policy.decide(asked, options, spent_ms, now_ms)
         if option is None:
             fate.end, fate.over = End.REFUSED, True
             return
         fate.option, fate.plan = option, option.plan.name
         fate.predicted_ms = spent_ms + option.predicted_ms
-        self._infer(i, option.plan.variants[0], now_ms)
+        self._infer(i, now_ms)
 
-    def _infer(self, i: int, variant: str, now_ms: float) -> None:
+    def _infer(self, i: int, now_ms: float) -> None:
         fate, size = self._fates[i], self._sizes[i]
+        assert fate.option is not None
+        variant = fate.option.plan.variants[fate.stage]
         fate.variant, fate.left = variant, size.n_windows
         fate.ticket = self._prediction.started(variant, size, now_ms)
         work_ms = self._window_ms[variant][i]
         for _ in range(size.n_windows):
             self._host.submit(Job(i, variant, work_ms), now_ms)
 
-    def _answered(self, i: int, now_ms: float) -> None:
-        asked, fate = self._trace[i], self._fates[i]
+    def _said(self, i: int, now_ms: float) -> None:
+        """A variant has answered: keep its answer, or ask the next one."""
+        fate = self._fates[i]
         assert fate.option is not None
         assert fate.ticket is not None
         self._prediction.ended(fate.ticket, now_ms)
-        latency_ms = now_ms - asked.arrival_ms
-        further = self._next_stage(i, asked.slo.timeout_ms - latency_ms)
-        if further is not None:
-            fate.stage += 1
-            self._infer(i, further, now_ms)
-            return
-        fate.end, fate.over, fate.latency_ms = End.ANSWERED, True, latency_ms
-        self._policy.finished(asked, fate.option, latency_ms, now_ms)
+        fate.ticket = None
+        plan = fate.option.plan
+        if self._world.stops[plan.name][self._trace[i].question] > fate.stage:
+            fate.cut = not self._escalate(i, plan.variants[fate.stage + 1], now_ms)
+            if not fate.cut:
+                return
+        self._answered(i, now_ms)
 
-    def _next_stage(self, i: int, left_ms: float) -> str | None:
-        """Return what a cascade asks next: it doubts the answer, and there is time for another."""
-        fate = self._fates[i]
+    def _escalate(self, i: int, variant: str, now_ms: float) -> bool:
+        """Ask the next variant if the time left covers it, by the gateway's own rule."""
+        asked, fate = self._trace[i], self._fates[i]
+        quantile = self._policy.quantile(asked.slo)
+        takes_ms = self._prediction.stage_ms(variant, self._sizes[i], quantile, now_ms)
+        if takes_ms > escalation_left_ms(asked.slo, now_ms - asked.arrival_ms):
+            return False
+        fate.stage += 1
+        gives_up_ms = asked.arrival_ms + (1 - RESERVE) * asked.slo.timeout_ms
+        heappush(self._timers, (gives_up_ms, i))
+        self._host.submit(Job(i, GATEWAY, self._world.escalation_cpu_ms), now_ms)
+        return True
+
+    def _answered(self, i: int, now_ms: float) -> None:
+        asked, fate = self._trace[i], self._fates[i]
         assert fate.option is not None
-        plan, stage = fate.option.plan, fate.stage
-        if stage + 1 >= len(plan.variants):
-            return None
-        said = self._world.recording.said[plan.variants[stage]]
-        further = plan.variants[stage + 1]
-        sure = said.confidence[self._trace[i].question] >= plan.thresholds[stage]
-        return None if sure or self._window_ms[further][i] > left_ms else further
+        fate.end, fate.over = End.ANSWERED, True
+        fate.variant = fate.option.plan.variants[fate.stage]
+        fate.latency_ms = now_ms - asked.arrival_ms
+        self._policy.finished(asked, fate.option, fate.latency_ms, now_ms)
 
     def _expire(self, i: int, now_ms: float) -> None:
-        """End a request at its deadline: what waits is dropped, what runs runs on for nobody."""
+        """End a request at its deadline: what waits is dropped, what runs runs on for nobody.
+
+        An escalation ends a little earlier, with the answer at hand.
+        """
         fate = self._fates[i]
         if fate.over:
             return
-        fate.over = True
         if fate.ticket is not None:
             self._prediction.cancelled(fate.ticket, now_ms)
-            assert fate.option is not None
+        if fate.stage:
+            fate.stage, fate.cut = fate.stage - 1, True
+            self._answered(i, now_ms)
+            return
+        fate.over = True
+        if fate.option is not None:
             self._policy.finished(self._trace[i], fate.option, inf, now_ms)

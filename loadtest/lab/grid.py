@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from gateway.guard import end_with_parent
 from loadtest.lab import contenders, mixes, oracle, traces
 from loadtest.lab.contenders import Tuned
 from loadtest.lab.engine import simulate
@@ -26,7 +28,16 @@ from loadtest.lab.world import World
 
 Say = Callable[[str], None]
 Measured = dict[str, Any]
-_DECIDING = ("domain", "drift", "latency", "policy", "published", "queueing")
+_DECIDING = (
+    "cascade",
+    "congestion",
+    "domain",
+    "drift",
+    "latency",
+    "policy",
+    "published",
+    "queueing",
+)
 _SHOWING = (
     "capacity",
     "commands",
@@ -45,10 +56,10 @@ class Grid:
     """What to run; loads are shares of the capacity of the dearest variant answering everything."""
 
     arrivals: tuple[str, ...] = ("poisson", "gamma4", "mmpp", "flash")
-    loads: tuple[float, ...] = (0.3, 0.6, 0.9, 1.2, 2.0)
+    loads: tuple[float, ...] = (0.3, 0.6, 0.9, 1.2, 2.0, 5.0)
     mixes: tuple[str, ...] = ("mixed",)
     seeds: int = 3
-    seconds: float = 120.0
+    seconds: float = 60.0
     policies: tuple[str, ...] = ()  # empty: everyone
 
     @classmethod
@@ -96,34 +107,104 @@ class Cell:
         return float("nan") if told is None else float(told)
 
 
-def run(world: World, grid: Grid, root: Path, say: Say) -> tuple[list[Cell], Path]:
+def run(
+    world: World, grid: Grid, root: Path, say: Say, workers: int = 1
+) -> tuple[list[Cell], Path]:
     """Return every cell, played now or read from its file, and the folder they lie in."""
     folder = root / _digest(world, grid.seconds)
     folder.mkdir(parents=True, exist_ok=True)
     policies = grid.policies or (*contenders.names(world), oracle.NAME)
     tuned = {m: _tuned(world, m, folder, policies, say) for m in grid.mixes}
-    cells: list[Cell] = []
-    total = len(list(grid.places()))
-    began = said = time.monotonic()
-    for done, place in enumerate(grid.places(), start=1):
-        cells += _play(world, place, grid.seconds, policies, tuned[place.mix], folder)
-        if time.monotonic() - said > 10:
-            said = time.monotonic()
-            left_s = (said - began) / done * (total - done)
-            say(f"{done} of {total} traces, {left_s:.0f} s left")
+    stage = _Stage(world, grid.seconds, policies, tuned, folder)
+    _play_all(stage, list(grid.places()), say, workers)
+    cells = [_read(folder, place, p) for place in grid.places() for p in policies]
     return cells, folder
 
 
-def _play(
-    world: World, place: Place, seconds: float, policies: Iterable[str], tuned: Tuned, folder: Path
-) -> Iterator[Cell]:
-    trace: Trace | None = None
-    for policy in policies:
-        path = folder / "cells" / f"{place.file_stem}-{policy.replace(' ', '_')}.json"
-        if not path.exists():
-            trace = trace if trace is not None else place.trace(world, seconds)
-            _write(path, _measured(world, place, policy, tuned, trace))
-        yield Cell(place, policy, json.loads(path.read_text()))
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """What is the same for all places of a grid."""
+
+    world: World
+    seconds: float
+    policies: Sequence[str]
+    tuned: Mapping[str, Tuned]
+    folder: Path
+
+    def play(self, place: Place) -> None:
+        """Play what is not there yet, one policy after the other."""
+        trace: Trace | None = None
+        for policy in self.policies:
+            path = _path(self.folder, place, policy)
+            if not path.exists():
+                trace = trace if trace is not None else place.trace(self.world, self.seconds)
+                tuned = self.tuned[place.mix]
+                _write(path, _measured(self.world, place, policy, tuned, trace))
+
+
+def _play_all(stage: _Stage, places: Sequence[Place], say: Say, workers: int) -> None:
+    """Play every place, the longest first; each worker is a process of its own."""
+    began = said = time.monotonic()
+    todo = sorted(places, key=lambda p: -p.load)
+    total_load, done_load = sum(p.load for p in todo), 0.0
+    with _Workers(stage, workers) as pool:
+        for done, place in enumerate(pool.play(todo), start=1):
+            done_load += place.load
+            if time.monotonic() - said > 10:
+                said = time.monotonic()
+                left_s = (said - began) / done_load * (total_load - done_load)
+                say(f"{done} of {len(todo)} traces, {left_s:.0f} s left")
+
+
+class _Workers:
+    """Processes that play places; none beside this one where one is enough."""
+
+    def __init__(self, stage: _Stage, workers: int) -> None:
+        self._stage = stage
+        self._pool = None
+        if workers > 1:
+            context = multiprocessing.get_context("spawn")
+            self._pool = context.Pool(workers, _begin, (stage,))
+
+    def __enter__(self) -> _Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.terminate()
+            self._pool.join()
+
+    def play(self, places: Iterable[Place]) -> Iterator[Place]:
+        """Yield each place once it is played, in any order."""
+        if self._pool is not None:
+            yield from self._pool.imap_unordered(_play, places)
+            return
+        for place in places:
+            self._stage.play(place)
+            yield place
+
+
+_stage: _Stage | None = None  # of a worker's process
+
+
+def _begin(stage: _Stage) -> None:
+    global _stage
+    _stage = stage
+    end_with_parent()
+
+
+def _play(place: Place) -> Place:
+    assert _stage is not None
+    _stage.play(place)
+    return place
+
+
+def _path(folder: Path, place: Place, policy: str) -> Path:
+    return folder / "cells" / f"{place.file_stem}-{policy.replace(' ', '_')}.json"
+
+
+def _read(folder: Path, place: Place, policy: str) -> Cell:
+    return Cell(place, policy, json.loads(_path(folder, place, policy).read_text()))
 
 
 def _measured(world: World, place: Place, policy: str, tuned: Tuned, trace: Trace) -> Measured:
@@ -140,12 +221,12 @@ def _measured(world: World, place: Place, policy: str, tuned: Tuned, trace: Trac
 
 def _tuned(world: World, mix: str, folder: Path, policies: Iterable[str], say: Say) -> Tuned:
     path = folder / f"tuned-{mix}.json"
-    if not path.exists():
-        if all(p in (contenders.OURS, oracle.NAME) or p.startswith("fixed") for p in policies):
-            return {}
-        _write(path, contenders.tune(world, mixes.MIXES[mix](world.catalog), say))
-    tuned: Tuned = json.loads(path.read_text())
-    return tuned
+    known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    missing = [name for name in contenders.tunable(policies) if name not in known]
+    if missing:
+        known |= contenders.tune(world, mixes.MIXES[mix](world.catalog), missing, say)
+        _write(path, known)
+    return known
 
 
 def _write(path: Path, value: object) -> None:
@@ -162,6 +243,7 @@ def _digest(world: World, seconds: float) -> str:
         repr([(v.name, v.profile) for v in world.catalog.variants]),
     ]
     decides += [world.recording.digest, str(world.cores), world.times, str(world.gateway_cpu_ms)]
+    decides += [str(world.escalation_cpu_ms), str(world.refusal_cpu_ms), str(world.gateway_weight)]
     decides += [str(world.contention), str(world.replicas), str(seconds)]
     if world.times == "recorded":
         decides.append(repr(world.base_ms))

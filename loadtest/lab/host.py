@@ -2,9 +2,10 @@
 
 Triton runs one process an instance, one thread each, and takes windows first come first served.
 Instances of all variants together are more than the cores, and the kernel gives each runnable
-thread an equal share: processor sharing among what runs, at most a core each. Two busy processes
-were measured at 98 % of twice the throughput of one (two cores, INT8, 93 requests/s against 2/21 ms),
-so `contention`, the stretch of work when several run at once, is 1 unless told otherwise.
+thread a share by its weight, at most a core: processor sharing among what runs. Models weigh 1, the
+gateway's thread what `weights` says. Two busy processes were measured at 98 % of twice the throughput
+of one (two cores, INT8, 93 requests/s against 2/21 ms), so `contention`, the stretch of work when
+several run at once, is 1 unless told otherwise.
 """
 
 from __future__ import annotations
@@ -30,14 +31,34 @@ def _never(_: Job) -> bool:
     return False
 
 
+def _nothing(_: Job, __: float) -> None:
+    return
+
+
 def _one(_: str) -> int:
     return 1
 
 
-class Host:
-    """Processor sharing by a virtual clock: each job ends when the work done per job reaches its own.
+class _Crowd:
+    """What runs with the same weight: each job ends when the work done per job reaches its own."""
 
-    Source: the virtual time of fair queueing (Parekh and Gallager 1993), with equal weights.
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+        self.running: list[tuple[float, int, Job]] = []  # heap by end, in work done per job
+        self.done_ms = 0.0  # work done per job since the start
+        self.rate = 1.0  # of a core, each job
+
+    def next_in_ms(self) -> float:
+        if not self.running:
+            return inf
+        return max(0.0, self.running[0][0] - self.done_ms) / self.rate
+
+
+class Host:
+    """Processor sharing by virtual clocks, one a weight.
+
+    Source: the virtual time of fair queueing (Parekh and Gallager 1993), with a core as the most that
+    one job gets.
     """
 
     def __init__(
@@ -46,19 +67,24 @@ class Host:
         slots: Mapping[str, int],
         *,
         contention: float = 1.0,
+        weights: Mapping[str, float] | None = None,
+        begins: Callable[[Job, float], None] = _nothing,
         dead: Callable[[Job], bool] = _never,
         batch: Callable[[str], int] = _one,
     ) -> None:
+        """`weights`: of places whose jobs do not weigh 1."""
         self._cores = cores
         self._free = dict(slots)
         self._queues: dict[str, deque[Job]] = {place: deque() for place in slots}
         self._contention = contention
+        self._begins = begins  # told of a job and the time before it runs
         self._dead = dead  # nobody waits for it: dropped from the queue, as Triton's `timeout` does
         self._batch = batch  # windows that one instance may take at once
-        self._running: list[tuple[float, int, Job]] = []  # heap by end, in work done per job
-        self._done_ms = 0.0  # work done per job since the start
+        given = weights or {}
+        crowds = {w: _Crowd(w) for w in {given.get(place, 1.0) for place in slots}}
+        self._crowd_of = {place: crowds[given.get(place, 1.0)] for place in slots}
+        self._crowds = sorted(crowds.values(), key=lambda c: -c.weight)
         self._at_ms = 0.0
-        self._rate = 1.0
         self._serial = 0
 
     def submit(self, job: Job, now_ms: float) -> None:
@@ -69,14 +95,13 @@ class Host:
 
     def next_ms(self) -> float:
         """Return when the next job ends if nothing else happens."""
-        if not self._running:
-            return inf
-        return self._at_ms + max(0.0, self._running[0][0] - self._done_ms) / self._rate
+        return self._at_ms + min(crowd.next_in_ms() for crowd in self._crowds)
 
     def finish(self, now_ms: float) -> Job:
         """End the job that is due, let the next of its queue begin, and return it."""
+        due = min(self._crowds, key=_Crowd.next_in_ms)
         self._advance(now_ms)
-        _, _, job = heappop(self._running)
+        _, _, job = heappop(due.running)
         self._free[job.place] += 1
         self._reckon()
         queue = self._queues[job.place]
@@ -101,16 +126,28 @@ class Host:
 
     def _start(self, job: Job, now_ms: float) -> None:
         self._advance(now_ms)
+        self._begins(job, now_ms)
         self._free[job.place] -= 1
         self._serial += 1
-        heappush(self._running, (self._done_ms + job.work_ms, self._serial, job))
+        crowd = self._crowd_of[job.place]
+        heappush(crowd.running, (crowd.done_ms + job.work_ms, self._serial, job))
         self._reckon()
 
     def _advance(self, now_ms: float) -> None:
-        self._done_ms += (now_ms - self._at_ms) * self._rate
+        passed_ms = now_ms - self._at_ms
+        for crowd in self._crowds:
+            crowd.done_ms += passed_ms * crowd.rate
         self._at_ms = now_ms
 
     def _reckon(self) -> None:
-        n = len(self._running)
-        share = 1.0 if n <= self._cores else self._cores / n
-        self._rate = share / self._contention if n > 1 else share
+        """Give each job its share; what one cannot use, a core being the most, is the others'."""
+        left, weights = float(self._cores), sum(c.weight * len(c.running) for c in self._crowds)
+        running = sum(len(c.running) for c in self._crowds)
+        for crowd in self._crowds:  # the heaviest first: who is capped frees the most
+            n = len(crowd.running)
+            if not n:
+                continue
+            share = min(1.0, left * crowd.weight / weights)
+            crowd.rate = share / self._contention if running > 1 else share
+            left -= share * n
+            weights -= crowd.weight * n

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gateway.domain import SloPolicy
+from loadtest.lab import paths
 from loadtest.lab.engine import End, Fate
 from loadtest.lab.traces import Asked, Trace
 from loadtest.lab.world import World
@@ -29,10 +30,10 @@ class Measures:
     """One run, or one class of it. Shares are of all its requests; nan where there is nothing.
 
     `floor_kept`: the F1 of the class's answers, on average, is at least the floor asked for, each
-    answer credited with what its variant scores on recorded questions of that length; of a run, the
+    answer credited with what its plan scores on recorded questions of that length; of a run, the
     share of requests that are of such a class. `joint`: in time and floor kept. A
     rejection and an expiry are misses. `by_certificate`: in time, by a plan whose certified floor is
-    at least the request's: the promise request by request, where `joint` lets a class's answers
+    at least the request's, its escalation not cut: the promise request by request, where `joint` lets a class's answers
     make up for each other.
     """
 
@@ -46,6 +47,8 @@ class Measures:
     rejected: float
     expired: float
     accepted_in_time: float  # of those not rejected
+    escalated: float  # of the answers: by a later variant than a plan's first
+    escalation_cut: float  # of the answers: doubted, and the next variant not waited for
     strict_met: float  # of the strict ones that were accepted: in time
     goodput_per_s: float  # joint
     served_f1: float  # mean recorded F1 of the answers
@@ -97,7 +100,9 @@ class _Facts:
         self.compute = np.array([f.compute_ms for f in fates])
         self.answered = np.array([f.end is End.ANSWERED for f in fates], dtype=bool)
         self.refused = np.array([f.end is End.REFUSED for f in fates], dtype=bool)
-        self.promised = np.array([floors.get(f.plan, 0.0) for f in fates])
+        self.promised = np.array([0.0 if f.cut else floors.get(f.plan, 0.0) for f in fates])
+        self.escalated = np.array([f.stage > 0 for f in fates], dtype=bool)
+        self.cut = np.array([f.cut for f in fates], dtype=bool)
         self.f1 = np.array([_f1(world, a, f) for a, f in zip(trace, fates, strict=True)])
         self.credit = np.array([_credit(world, a, f) for a, f in zip(trace, fates, strict=True)])
         self.in_time = self.answered & (self.latency <= self.target)
@@ -132,6 +137,8 @@ class _Facts:
             rejected=_mean(self.refused[rows]),
             expired=_mean(~(self.answered | self.refused)[rows]),
             accepted_in_time=_mean(self.in_time[accepted]),
+            escalated=_mean(self.escalated[answered]),
+            escalation_cut=_mean(self.cut[answered]),
             strict_met=_mean(self.in_time[accepted & self.strict]),
             goodput_per_s=float(joint[rows].sum()) / seconds,
             served_f1=_mean(self.f1[answered]),
@@ -180,7 +187,8 @@ def _f1(world: World, asked: Asked, fate: Fate) -> float:
 def _credit(world: World, asked: Asked, fate: Fate) -> float:
     if fate.end is not End.ANSWERED:
         return nan
-    return world.typical_f1[fate.variant][world.recording.sizes[asked.question].bucket]
+    end = paths.End(fate.plan, fate.stage, fate.cut)
+    return world.worth[end][world.recording.sizes[asked.question].bucket]
 
 
 def _mean(values: npt.NDArray[Any]) -> float:

@@ -1,7 +1,7 @@
 """What requests ask for: classes of promises, made from the catalog so that none depends on its size.
 
 Targets are multiples of `unit`: what the dearest variant takes for a typical request on an idle
-core. Floors are certified floors of the catalog's plans.
+core. Floors are certified floors of the catalog's direct plans, so that cascades change no promise.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Mix = tuple[Kind, ...]
 
 def mixed(catalog: Catalog) -> Mix:
     """Return the mix of the default grid: tight and loose, low and high, 5 % impossible."""
-    unit, floors = unit_ms(catalog), sorted(p.certified_f1 for p in catalog.plans)
+    unit, floors = unit_ms(catalog), sorted(_floors(catalog))
     low, middle, high = floors[0], median(floors), max(0.0, floors[-1] - 0.02)
     latency, accuracy, strict = (
         SloPolicy.PREFER_LATENCY,
@@ -53,7 +53,7 @@ def mixed(catalog: Catalog) -> Mix:
 
 def standard(catalog: Catalog) -> Mix:
     """Return the gateway's default class alone: what callers get that send no header."""
-    floors = [p.certified_f1 for p in catalog.plans]
+    floors = _floors(catalog)
     promise = 250.0, max(0.0, max(floors) - 0.02), SloPolicy.PREFER_LATENCY
     return (
         _kind("standard", 0.95, *promise),
@@ -71,6 +71,10 @@ def dearest(catalog: Catalog) -> Variant:
 
 def unit_ms(catalog: Catalog) -> float:
     return dearest(catalog).profile.cell(TYPICAL_TOKENS).p50_ms
+
+
+def _floors(catalog: Catalog) -> list[float]:
+    return [p.certified_f1 for p in catalog.plans if len(p.variants) == 1]
 
 
 def _kind(

@@ -1,14 +1,14 @@
 """What nobody can beat: the largest joint attainment that arrivals and service times leave room for.
 
-The oracle knows every arrival, every promise, what each request would take on each variant, and each
-variant's mean F1 on recorded questions of its length (of a cascade: its best variant's); not which
-single answers will be right, which no policy sees either. It may split a request between plans,
+The oracle knows every arrival, every promise, what each request would take on each variant, where each
+cascade would doubt its answer, and the mean F1 of what ends so on recorded questions of its length; not
+which single answers will be right, which no policy sees either. It may split a request between plans,
 preempt, use all cores for one request at once, and knows no queue: only that within its slots of time
-the work on a request must fit beside all other work. Arrivals are rounded down and deadlines up to
-whole slots. Each of these gives it more than any policy in the simulator has, so its optimum, a linear
-programme, bounds them all from above (unless late answers lift a class's mean F1, which it does not
-count). It is not attained: between it and the best policy lie the queueing inside a slot and the
-future unknown.
+the work on a request must fit beside all other work, and the gateway's share of it on the gateway's one
+thread a host. Arrivals are rounded down and deadlines up to whole slots. Each of these gives it more than
+any policy in the simulator has, so its optimum, a linear programme, bounds them all from above (unless
+late answers lift a class's mean F1, which it does not count). It is not attained: between it and the best
+policy lie the queueing inside a slot and the future unknown.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import coo_array
 
+from loadtest.lab.paths import End
 from loadtest.lab.traces import Asked, Trace
 from loadtest.lab.world import World
 
@@ -44,8 +45,13 @@ class _Choice:
     """One request answered by one plan."""
 
     request: int
-    work_ms: float
+    gateway_ms: float
+    models_ms: float
     f1: float
+
+    @property
+    def work_ms(self) -> float:
+        return self.gateway_ms + self.models_ms
 
 
 def bound(world: World, trace: Trace, seed: int) -> Bound:
@@ -62,38 +68,50 @@ def bound(world: World, trace: Trace, seed: int) -> Bound:
 
 
 def _choices(world: World, trace: Trace, seed: int) -> list[_Choice]:
-    """Return the plans that could answer each request in time if it were alone."""
+    """Return the ways that could answer each request in time if it were alone."""
     window_ms, sizes = world.window_ms(trace, seed), world.sizes_of(trace)
     found = []
     for i, asked in enumerate(trace):
-        n = sizes[i].n_windows
+        n, bucket = sizes[i].n_windows, sizes[i].bucket
         for plan in world.catalog.plans:
-            each_ms = window_ms[plan.variants[0]][i]  # of a cascade: at least its first stage
-            alone_ms = world.gateway_cpu_ms + each_ms * ceil(n / world.all_cores)
-            if alone_ms <= asked.slo.latency_ms:
-                f1 = max(world.typical_f1[v][sizes[i].bucket] for v in plan.variants)
-                found.append(_Choice(i, world.gateway_cpu_ms + each_ms * n, f1))
+            stop, each_ms = world.stops[plan.name][asked.question], 0.0
+            for stage in range(stop + 1):
+                each_ms += window_ms[plan.variants[stage]][i]
+                gateway_ms = world.gateway_cpu_ms + stage * world.escalation_cpu_ms
+                if gateway_ms + each_ms * ceil(n / world.all_cores) > asked.slo.latency_ms:
+                    break
+                f1 = world.worth[End(plan.name, stage, stage < stop)][bucket]
+                found.append(_Choice(i, gateway_ms, each_ms * n, f1))
     return found
 
 
 def _solve(world: World, trace: Trace, choices: Sequence[_Choice]) -> np.ndarray:
-    """Return the share of each choice; variables: those, then work by group of windows and slot, s."""
+    """Return the share of each choice.
+
+    Variables: those; then, by group of requests with the same slots and by slot, s of the gateway's work
+    and of the models'.
+    """
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
     for k, c in enumerate(choices):
         groups[_slots(trace[c.request])].append(k)
     rows = _Rows()
-    for c, k in ((c, k) for k, c in enumerate(choices)):
+    for k, c in enumerate(choices):
         rows.add(("once", c.request), k, 1.0, 1.0)
         asked = trace[c.request].slo
         rows.add(("floor", asked.slo_class), k, asked.min_f1 - c.f1, 0.0)
     at, room_s = len(choices), world.all_cores * SLOT_MS / 1e3
+    thread_s = world.replicas * SLOT_MS / 1e3
     for (first, last), members in groups.items():
         for k in members:
-            rows.add(("work", (first, last)), k, choices[k].work_ms / 1e3, 0.0)
+            rows.add(("gateway", (first, last)), k, choices[k].gateway_ms / 1e3, 0.0)
+            rows.add(("models", (first, last)), k, choices[k].models_ms / 1e3, 0.0)
         for slot in range(first, last + 1):
-            rows.add(("work", (first, last)), at, -1.0, 0.0)
+            rows.add(("gateway", (first, last)), at, -1.0, 0.0)
+            rows.add(("models", (first, last)), at + 1, -1.0, 0.0)
             rows.add(("slot", slot), at, 1.0, room_s)
-            at += 1
+            rows.add(("slot", slot), at + 1, 1.0, room_s)
+            rows.add(("thread", slot), at, 1.0, thread_s)
+            at += 2
     mean_work = np.mean([c.work_ms for c in choices])
     gain = np.zeros(at)
     gain[: len(choices)] = [1.0 - THRIFT * c.work_ms / mean_work for c in choices]

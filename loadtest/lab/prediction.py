@@ -30,6 +30,10 @@ class Prediction:
             for plan, size_bytes, p in zip(self._plans, self._size_bytes, found, strict=True)
         ]
 
+    def stage_ms(self, variant: str, size: Size, quantile: float, now_ms: float) -> float:
+        """Return this quantile of the latency of one variant that would be asked now."""
+        return self._latency.predict_stage(variant, size, quantile, now_ms).predicted_ms
+
     def started(self, variant: str, size: Size, now_ms: float) -> Ticket:
         """Tell of work handed to a variant; the ticket tells of its end."""
         return self._latency.begin(variant, size, now_ms)

@@ -12,6 +12,7 @@ from math import floor
 import numpy as np
 
 from gateway import policy
+from gateway.congestion import Congestion
 from gateway.domain import Option, Slo
 from loadtest.lab.traces import Asked
 
@@ -21,9 +22,10 @@ Options = Sequence[Option]
 
 
 class Plain(ABC):
-    """What most policies share: the 95th percentile, no batches, nothing learnt."""
+    """What most policies share: the 95th percentile, direct plans, no refusal unread, no batches."""
 
     name: str = ""
+    cascades: bool = False
 
     def quantile(self, slo: Slo) -> float:
         return RIVALS_QUANTILE
@@ -37,14 +39,25 @@ class Plain(ABC):
     def finished(self, asked: Asked, option: Option, latency_ms: float, now_ms: float) -> None:
         return
 
+    def turns_away(self, asked: Asked, waited_ms: float, now_ms: float) -> bool:
+        return False
+
     def batch(self, variant: str) -> int:
         return 1
 
 
 class Bertier(Plain):
-    """The gateway's own policy, the very function that serves."""
+    """The gateway's own policy and its refusal before parsing: the very code that serves."""
 
     name = "bertier"
+    cascades = True
+
+    def __init__(self, typical: Options) -> None:
+        """`typical`: every plan for a request of usual size, on an idle system."""
+        self._congestion, self._typical = Congestion(), typical
+
+    def turns_away(self, asked: Asked, waited_ms: float, now_ms: float) -> bool:
+        return self._congestion.refuses(asked.slo, waited_ms, self._typical)
 
     def quantile(self, slo: Slo) -> float:
         return policy.quantile_for(slo.policy)

@@ -28,6 +28,8 @@ COLUMNS = (
     ("covered_p99", "within p99", 3),
     ("width_p95", "p95 predicted / seen", 2),
     ("strict_met", "strict met", 3),
+    ("escalated", "escalated", 3),
+    ("escalation_cut", "escalation cut", 3),
     ("worst_f1", "worst 5 s F1", 3),
     ("worst_in_time", "worst 5 s in time", 3),
     ("recovery_s", "recovery s", 1),

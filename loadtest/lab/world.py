@@ -10,14 +10,21 @@ from functools import cached_property
 import numpy as np
 
 from gateway.catalog import Catalog
-from gateway.domain import Size
+from gateway.domain import Option, Size
 from gateway.published import Plan
-from loadtest.lab import mixes, recording
+from loadtest.lab import mixes, paths, recording
+from loadtest.lab.paths import End
 from loadtest.lab.prediction import Prediction
 from loadtest.lab.recording import Recording
 from loadtest.lab.traces import Trace
 
-GATEWAY_CPU_MS = 4.0  # of one request, beside busy models (`bertier-loadtest overhead`, README)
+# CPU of the gateway, beside busy models (`bertier-loadtest overhead`, docs/log.md): of one request;
+# of asking a further variant (decode, route, call); of a refusal before parsing.
+GATEWAY_CPU_MS = 4.0
+ESCALATION_CPU_MS = 1.5
+REFUSAL_CPU_MS = 0.5
+# Of the gateway's thread to the kernel, a model's being 1: it runs Triton at a lower priority.
+GATEWAY_WEIGHT = 3.0
 KNOTS = (0.0, 0.5, 0.95, 0.99, 1.0)  # quantiles that a profile's cell fixes; 0 and 1 extend it
 
 
@@ -37,6 +44,9 @@ class World:
     cores: int
     times: Times = Times.PROFILE
     gateway_cpu_ms: float = GATEWAY_CPU_MS
+    escalation_cpu_ms: float = ESCALATION_CPU_MS
+    refusal_cpu_ms: float = REFUSAL_CPU_MS
+    gateway_weight: float = GATEWAY_WEIGHT
     contention: float = 1.0
     replicas: int = 1  # hosts like this one, balanced perfectly: one pool of all their cores
 
@@ -79,17 +89,30 @@ class World:
         return 1e3 * self.all_cores / (float(np.mean(work)) + self.gateway_cpu_ms)
 
     @cached_property
-    def typical_f1(self) -> Mapping[str, Mapping[int, float]]:
-        """Return the mean recorded F1 by variant and length bucket.
+    def direct(self) -> Sequence[Plan]:
+        """Return the plans of one variant: what a system without cascades chooses from."""
+        return [p for p in self.catalog.plans if len(p.variants) == 1]
+
+    @cached_property
+    def typical(self) -> Sequence[Option]:
+        """Return every plan for a request of usual size, on an idle system."""
+        return self.prediction().options(Size(mixes.TYPICAL_TOKENS, 1), 0.5, 0.0)
+
+    @cached_property
+    def stops(self) -> Mapping[str, Sequence[int]]:
+        """Return the stage at which a plan is sure of its answer, by plan and question."""
+        return {p.name: paths.stops(p, self.recording).tolist() for p in self.catalog.plans}
+
+    @cached_property
+    def worth(self) -> Mapping[End, Mapping[int, float]]:
+        """Return the mean recorded F1 by how a plan came to its answer, and length bucket.
 
         An answer is credited with it where a floor is judged: which single questions a short run
         happens to draw says nothing of a policy, since none sees them.
         """
-        found: dict[str, dict[int, float]] = {}
-        buckets = np.array([size.bucket for size in self.recording.sizes])
-        for name, said in self.recording.said.items():
-            f1 = np.array(said.f1)
-            found[name] = {int(b): float(f1[buckets == b].mean()) for b in np.unique(buckets)}
+        found: dict[End, Mapping[int, float]] = {}
+        for plan in self.catalog.plans:
+            found.update(paths.worth(plan, self.recording))
         return found
 
     def prediction(self) -> Prediction:

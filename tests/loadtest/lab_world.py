@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from gateway.catalog import Catalog
 from gateway.domain import Size, Slo, SloPolicy
+from gateway.published import Plan
+from loadtest.lab import contenders
+from loadtest.lab.engine import Policy
 from loadtest.lab.recording import Recording, Said
 from loadtest.lab.traces import Asked, Trace
 from loadtest.lab.world import World
@@ -33,6 +37,31 @@ def world(cores: int = 2, n_windows: int = 1) -> World:
     """Return `small`, 5 ms a window, and `large`, 20 ms, on `cores`; the gateway takes 1 ms."""
     catalog = small_and_large()
     return World(catalog, recorded(catalog, n_windows), cores, gateway_cpu_ms=1.0)
+
+
+def doubtful(doubted: int = 10) -> World:
+    """Return a world with the cascade `both`; `small` doubts its answers to the last questions."""
+    there = world()
+    small, large = there.catalog.variants
+    certificate = replace(
+        there.catalog.plans[0].certificate, floor=0.68, model_sha256=(small.sha256, large.sha256)
+    )
+    both = Plan("both", ("small", "large"), (0.4,), certificate, (1.0, doubted / N))
+    unsure = replace(
+        there.recording.said["small"],
+        confidence=tuple(0.5 if i < N - doubted else 0.3 for i in range(N)),
+    )
+    said = {**there.recording.said, "small": unsure}
+    return replace(
+        there,
+        catalog=replace(there.catalog, plans=(*there.catalog.plans, both)),
+        recording=replace(there.recording, said=said),
+    )
+
+
+def ours(there: World | None = None) -> Policy:
+    """Return the gateway's own policy."""
+    return contenders.make(contenders.OURS, there or world(), {}, 0)
 
 
 def trace(arrivals_ms: Sequence[float], promise: Slo | None = None) -> Trace:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from gateway.domain import SloPolicy
+from loadtest.lab import contenders
 from loadtest.lab.engine import End, simulate
 from loadtest.lab.host import Host, Job
 from loadtest.lab.measures import measure
-from loadtest.lab.rivals import Bertier, Fixed
-from tests.loadtest.lab_world import slo, trace, world
+from loadtest.lab.rivals import Fixed
+from tests.loadtest.lab_world import N, doubtful, ours, slo, trace, world
 
 
 def run_out(host: Host) -> list[tuple[int, float]]:
@@ -36,6 +39,21 @@ def test_more_jobs_than_cores_share_them_alike() -> None:
     (first, at), (last, end) = run_out(host)
     assert (first, last) == (1, 0)
     assert (at, end) == pytest.approx((8.0, 14.0))
+
+
+def test_who_weighs_more_gets_more_but_never_more_than_a_core() -> None:
+    """Three times the share of a model on one core; with a core to spare, the models have the rest."""
+    host = Host(1, {"a": 3, "thread": 1}, weights={"thread": 3.0})
+    host.submit(Job(0, "thread", 5.0), 0.0)
+    host.submit(Job(1, "a", 5.0), 0.0)
+    host.submit(Job(2, "a", 5.0), 0.0)
+    (first, at), *_, (_, end) = run_out(host)
+    assert first == 0
+    assert (at, end) == pytest.approx((5 * 5 / 3, 15.0))
+    host = Host(2, {"a": 3, "thread": 1}, weights={"thread": 9.0})
+    for request, place in enumerate(("thread", "a", "a")):
+        host.submit(Job(request, place, 5.0), 0.0)
+    assert run_out(host) == [(0, 5.0), (1, 7.5), (2, 7.5)]
 
 
 def test_an_instance_takes_windows_in_the_order_of_their_arrival() -> None:
@@ -92,7 +110,7 @@ def test_a_deadline_ends_what_is_still_waiting() -> None:
 def test_the_gateways_policy_refuses_what_no_plan_gives() -> None:
     """The very function that serves decides here."""
     promise = slo(100.0, 0.9, SloPolicy.STRICT)
-    (fate,) = simulate(world(), trace([0.0], promise), Bertier(), seed=1)
+    (fate,) = simulate(world(), trace([0.0], promise), ours(), seed=1)
     assert fate.end is End.REFUSED
 
 
@@ -108,7 +126,69 @@ def test_a_floor_is_kept_by_the_answers_not_by_the_promise() -> None:
 def test_the_same_seed_gives_the_same_fates() -> None:
     """Comparisons between policies are paired: luck is of the trace, not of the run."""
     asked = trace([5.0 * i for i in range(50)])
-    runs = [simulate(world(), asked, Bertier(), seed=3) for _ in range(2)]
+    runs = [simulate(world(), asked, ours(), seed=3) for _ in range(2)]
     assert [f.latency_ms for f in runs[0]] == [f.latency_ms for f in runs[1]]
-    other = simulate(world(), asked, Bertier(), seed=4)
+    other = simulate(world(), asked, ours(), seed=4)
     assert [f.latency_ms for f in runs[0]] != [f.latency_ms for f in other]
+
+
+def test_a_cascade_asks_the_next_variant_where_the_answer_is_doubted() -> None:
+    """Half of the questions pay for both stages; the answer is that of the last one asked."""
+    there = doubtful()
+    asked = trace([200.0 * i for i in range(N)], slo(150.0, 0.65))
+    fates = simulate(there, asked, ours(there), seed=1)
+    assert {f.plan for f in fates} == {"both"}
+    assert [f.variant for f in fates] == ["small"] * (N - 10) + ["large"] * 10
+    assert all(f.end is End.ANSWERED and not f.cut for f in fates)
+    assert fates[-1].compute_ms > fates[0].compute_ms + 10.0
+    found = measure(there, asked, fates)["all"]
+    assert (found["escalated"], found["escalation_cut"]) == (0.5, 0.0)
+    assert found["floor_kept"] == 1.0
+
+
+class Escalating(Fixed):
+    """The cascade for everything."""
+
+    cascades = True
+
+
+def test_an_escalation_that_would_be_late_is_cut_and_told() -> None:
+    """By the gateway's rule; the certificate then says nothing of the answer."""
+    there = doubtful(doubted=N)
+    asked = trace([2.0 * i for i in range(40)], slo(60.0, 0.65))
+    fates = simulate(there, asked, Escalating("both"), seed=1)
+    cut = [f for f in fates if f.cut]
+    assert 0 < len(cut) < 40
+    assert {f.variant for f in cut} == {"small"}
+    found = measure(there, asked, fates)["all"]
+    assert found["escalation_cut"] == pytest.approx(len(cut) / (40 * found["answered"]))
+    assert found["by_certificate"] <= 1 - len(cut) / 40
+
+
+def test_an_escalation_that_hangs_gives_way_to_the_answer_at_hand() -> None:
+    """Shortly before the deadline: an answer in doubt is better than none."""
+    there = doubtful(doubted=N)
+    slow = replace(there, gateway_cpu_ms=1.0, escalation_cpu_ms=500.0)
+    (fate,) = simulate(slow, trace([0.0], slo(100.0, 0.65)), Escalating("both"), seed=1)
+    assert (fate.end, fate.variant, fate.cut) == (End.ANSWERED, "small", True)
+    assert fate.latency_ms == pytest.approx(0.95 * 400.0)
+
+
+def test_rivals_are_offered_direct_plans_alone() -> None:
+    """None of the systems they stand for escalates by a certified confidence."""
+    there = doubtful()
+    assert "fixed both" not in contenders.names(there)
+    asked = trace([100.0 * i for i in range(5)], slo(100.0, 0.65))
+    fates = simulate(there, asked, contenders.make("infaas-style", there, {}, 0), seed=1)
+    assert {f.plan for f in fates} == {"large"}
+
+
+def test_what_waits_too_long_for_the_gateway_is_refused_for_little() -> None:
+    """800 a second, of which the gateway can read 250: what it does read is answered in time."""
+    flood = trace([1.25 * i for i in range(800)], slo(60.0))
+    fates = simulate(replace(world(), gateway_cpu_ms=4.0), flood, ours(), seed=1)
+    refused = [f for f in fates if f.end is End.REFUSED and f.compute_ms == 0.5]
+    in_time = [f for f in fates if f.latency_ms <= 60.0]
+    assert len(refused) > 500
+    assert len(in_time) > 0.9 * sum(f.end is End.ANSWERED for f in fates)
+    assert len(in_time) > 90

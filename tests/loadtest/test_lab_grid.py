@@ -29,6 +29,14 @@ def test_what_was_played_is_not_played_again(tmp_path: Path) -> None:
     assert sum(c.found["cpu_s"] == 1234.0 for c in again) == 1
 
 
+def test_workers_play_what_one_process_plays(tmp_path: Path) -> None:
+    """Cells do not depend on who plays them."""
+    small = replace(SMALL, loads=(0.5,), policies=("bertier",))
+    alone, _ = grid.run(world(), small, tmp_path / "one", quiet)
+    together, _ = grid.run(world(), small, tmp_path / "two", quiet, workers=2)
+    assert [c.found["all"] for c in alone] == [c.found["all"] for c in together]
+
+
 def test_another_world_has_cells_of_its_own(tmp_path: Path) -> None:
     """A number of yesterday's catalog or host must not stand beside today's."""
     small = replace(SMALL, loads=(0.5,), seeds=1)
@@ -78,6 +86,14 @@ def test_where_there_is_no_room_ours_has_to_lead_and_come_near_the_bound() -> No
     assert found["regret to the oracle's bound"] is False
     near = judged(ours, largest, cell(oracle.NAME, 1.5, joint=0.82))
     assert near["regret to the oracle's bound"] is True
+
+
+def test_goodput_far_above_capacity_is_held_against_its_peak() -> None:
+    """Nine tenths of the best load's."""
+    calm = cell("bertier", 2.0, goodput_per_s=150.0, joint=0.9)
+    for at_five, holds in ((136.0, True), (134.0, False)):
+        found = judged(calm, cell("bertier", 5.0, goodput_per_s=at_five, joint=0.3))
+        assert found["goodput holds far above capacity"] is holds
 
 
 def test_no_label_of_the_frontier_stands_on_another() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from loadtest.lab import contenders, mixes, oracle, rivals, traces
@@ -9,7 +11,7 @@ from loadtest.lab.contenders import UnknownPolicy
 from loadtest.lab.engine import simulate
 from loadtest.lab.measures import measure
 from loadtest.lab.tables import mean_of
-from tests.loadtest.lab_world import slo, trace, world
+from tests.loadtest.lab_world import doubtful, ours, slo, trace, world
 
 F1 = {"small": 0.5, "middle": 0.6, "large": 0.7}
 WORK_MS = {"small": 5.0, "middle": 12.0, "large": 20.0}
@@ -66,6 +68,20 @@ def test_everyone_can_take_part_and_nobody_beats_the_bound() -> None:
             policy = contenders.make(name, there, {}, seed=2)
             found = measure(there, asked, simulate(there, asked, policy, seed=2))["all"]
             assert found["joint"] <= most + 1e-6, (name, load)
+
+
+def test_the_bound_holds_for_cascades_and_the_gateways_one_thread() -> None:
+    """It knows who will be doubted, and still cannot read faster than one thread does."""
+    there = doubtful()
+    asked = traces.make(
+        "poisson", 3 * there.capacity_per_s, 8.0, mixes.mixed(there.catalog), there.recording, 5
+    )
+    most = oracle.bound(there, asked, seed=5).joint
+    found = measure(there, asked, simulate(there, asked, ours(there), seed=5))["all"]
+    assert found["joint"] <= most + 1e-6
+    slow = replace(there, gateway_cpu_ms=8.0)
+    least = oracle.bound(slow, trace([0.0] * 100, slo(200.0, 0.4)), seed=1).joint
+    assert least <= 200 / 8 / 100 + 1e-6
 
 
 def test_the_bound_knows_when_cores_are_not_enough() -> None:

@@ -1,0 +1,50 @@
+"""Whether requests come faster than this process can read them: then it refuses before it parses.
+
+A request waits for its turn on the event loop. That wait is as long for the urgent as for others, no
+smaller model shortens it, and a queue there makes everyone late and nobody faster: so it is kept short,
+whatever the deadline. Pure: waits are given, ms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gateway.domain import Option, Slo, SloPolicy
+from gateway.policy import MAY_WAIT, keeps_f1
+
+TURN_MS = 15.0  # that a request of urgency 0 may wait for its turn, others a share of it
+_PACE = 1 / 16  # weight of the last wait in the usual one: a single stall refuses nobody
+
+
+class Congestion:
+    """Remembers how long requests waited for their turn."""
+
+    def __init__(self) -> None:
+        self.usual_ms = 0.0
+
+    def refuses(self, slo: Slo, waited_ms: float, typical: Sequence[Option]) -> bool:
+        """Note the wait, and say whether this request is refused unread.
+
+        It is when it waited longer than its urgency may, and others did, too. Who needs a dearer plan
+        may wait less, in proportion: in its place several others are answered. `typical`: every plan for
+        a request of usual size.
+        """
+        self.usual_ms += _PACE * (waited_ms - self.usual_ms)
+        limit_ms = MAY_WAIT[slo.priority] * TURN_MS
+        if self.usual_ms <= limit_ms / 2:
+            return False
+        return waited_ms > limit_ms * thrift(slo, typical)
+
+
+def thrift(slo: Slo, typical: Sequence[Option]) -> float:
+    """Return the cost of the cheapest plan over that of the cheapest accurate enough, 0 to 1.
+
+    0: none is, and `strict` takes no other.
+    """
+    least_ms = min(o.cost_ms for o in typical)
+    accurate = [o.cost_ms for o in typical if keeps_f1(o, slo)]
+    if accurate:
+        return least_ms / min(accurate)
+    if slo.policy is SloPolicy.STRICT:
+        return 0.0
+    return least_ms / max(typical, key=lambda o: o.certified_f1).cost_ms
