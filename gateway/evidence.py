@@ -92,15 +92,34 @@ def compare(ours: str, theirs: str) -> Comparison:
     return Comparison.SAME if ours == theirs else Comparison.DIFFERENT
 
 
+# Hits and misses of both rates (both answer; of those, the same text) in one comparison.
+COUNTS: dict[Comparison, tuple[tuple[int, int], tuple[int, int]]] = {
+    Comparison.SAME: ((1, 1), (0, 0)),
+    Comparison.DIFFERENT: ((1, 0), (0, 1)),
+    Comparison.ONE_SILENT: ((0, 0), (1, 0)),
+    Comparison.BOTH_SILENT: ((0, 0), (0, 0)),
+}
+
+
+def agreement_floors(expected: Agreement, tolerance: float) -> list[float]:
+    """Return the floors of both rates under the null hypothesis."""
+    return [expected.both_answer_floor - tolerance, expected.same_answer_floor - tolerance]
+
+
+def confidence_floors(expected: Confidence) -> list[float]:
+    """Return floors of the shares up to each edge, then of the shares above each."""
+    low = [share - CONFIDENCE_TOLERANCE for share in expected.low]
+    return low + [1 - share - CONFIDENCE_TOLERANCE for share in expected.high]
+
+
 class AgreementTest:
     """Of one plan: are both rates of its agreement at least what they were, less a tolerance?"""
 
     def __init__(self, expected: Agreement, delta: float, tolerance: float) -> None:
-        floors = (expected.both_answer_floor - tolerance, expected.same_answer_floor - tolerance)
         self.expected = expected
         self.broken = False
         self.seen: Counter[Comparison] = Counter()
-        self._bets = Bets(floors)
+        self._bets = Bets(agreement_floors(expected, tolerance))
         self._alarm = 1 / delta
 
     def add(self, found: Comparison) -> bool:
@@ -108,9 +127,7 @@ class AgreementTest:
         self.seen[found] += 1
         if found is Comparison.BOTH_SILENT:
             return False
-        both = found is not Comparison.ONE_SILENT
-        same = found is Comparison.SAME
-        self._bets.add((both, same), (not both, both and not same))
+        self._bets.add(*COUNTS[found])
         if self.broken or self._bets.capital < self._alarm:
             return False
         self.broken = True
@@ -131,12 +148,10 @@ class ConfidenceTest:
     """Of one variant: is the share of confidences at most each edge what it was, give or take?"""
 
     def __init__(self, expected: Confidence, delta: float) -> None:
-        at_least = [low - CONFIDENCE_TOLERANCE for low in expected.low]
-        at_most = [high + CONFIDENCE_TOLERANCE for high in expected.high]
         self.expected = expected
         self.shifted = False
         self._edges = expected.edges
-        self._bets = Bets([*at_least, *(1 - share for share in at_most)])
+        self._bets = Bets(confidence_floors(expected))
         self._alarm = 1 / delta
         self._block = [0] * (len(expected.edges) + 1)
         self._left = BLOCK

@@ -124,6 +124,7 @@ class Confidence:
     high: tuple[float, ...]
     n_contexts: int
     n_questions: int
+    host: Host  # that answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +272,7 @@ class Agreement:
     both_answer_floor: float
     same_answer: float
     same_answer_floor: float
+    host: Host  # that answered
 
 
 @dataclass(frozen=True, slots=True)

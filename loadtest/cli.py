@@ -20,6 +20,7 @@ from gateway.errors import BertierError
 from loadtest import (
     answers,
     coverage_cli,
+    drift_cli,
     emulator_command,
     locust_command,
     observing,
@@ -76,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     peers.register(commands)
     coverage_cli.register(commands)
     observing.register(commands)
+    drift_cli.register(commands)
     lab.register(commands)
     overload.register(commands)
     return parser

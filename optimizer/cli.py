@@ -16,6 +16,7 @@ from gateway import catalog as catalogs
 from gateway.errors import BertierError
 from optimizer import (
     cli_evaluate,
+    cli_expect,
     cli_stages,
     cli_tables,
     report,
@@ -50,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     study = cli_stages.study_options()
     cli_stages.add(commands, study)
     _add_profile(commands)
+    cli_expect.add(commands, study, cli_stages.study_of)
     cli_evaluate.add(commands)
     _add_rollback(commands)
     _add_report(commands)

@@ -19,13 +19,13 @@ from gateway.evidence import (
     compare,
 )
 from gateway.published import Agreement, Confidence
-from tests.fakes import make_plan, make_variant
+from tests.fakes import HOST, make_plan, make_variant
 
 DELTA = 0.05
-EXPECTED = Agreement("large", 1000, 4000, 0.85, 0.82, 0.70, 0.66)
+EXPECTED = Agreement("large", 1000, 4000, 0.85, 0.82, 0.70, 0.66, HOST)
 EDGES = tuple(k / 10 for k in range(1, 10))
 EVEN = Confidence(
-    EDGES, EDGES, tuple(e - 0.02 for e in EDGES), tuple(e + 0.02 for e in EDGES), 1000, 5000
+    EDGES, EDGES, tuple(e - 0.02 for e in EDGES), tuple(e + 0.02 for e in EDGES), 1000, 5000, HOST
 )
 COMPARISONS = st.lists(st.sampled_from(list(Comparison)), max_size=60)
 

@@ -30,12 +30,12 @@ from gateway.readiness import catalog_report
 from gateway.service import AnswerService, now_ms
 from gateway.settings import Settings
 from gateway.shadow import DEADLINE_MS, MOST_WAITING
-from tests.fakes import CONTEXT, QUESTION, FakeBackend, serving_set, small_and_large
+from tests.fakes import CONTEXT, HOST, QUESTION, FakeBackend, serving_set, small_and_large
 
 ASKED = Question(QUESTION, CONTEXT)
 ANY = SloRequest(min_f1=0.4)  # what `small` promises
-EXPECTED = Agreement("large", 1000, 4000, 0.9, 0.85, 0.9, 0.85)
-SURE = Confidence((0.5,), (0.1,), (0.05,), (0.15,), 1000, 4000)
+EXPECTED = Agreement("large", 1000, 4000, 0.9, 0.85, 0.9, 0.85, HOST)
+SURE = Confidence((0.5,), (0.1,), (0.05,), (0.15,), 1000, 4000, HOST)
 
 
 class OtherLarge(FakeBackend):

@@ -1,0 +1,81 @@
+"""What a gateway is told to expect: of a plan's agreement, and of a variant's confidence."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gateway.domain import Answer
+from gateway.published import Agreement
+from optimizer.certify import betting_floor
+from optimizer.data import Example
+from optimizer.expectations import agreement, confidence, largest, played, with_expectations
+from tests.fakes import HOST, make_plan, make_variant, small_and_large
+
+EXAMPLES = [
+    Example(str(i), "Who?", f"Ada came at {i // 2}.", ("Ada",), (0,), "t") for i in range(400)
+]
+SMALL, LARGE = make_variant("small", 5), make_variant("large", 20)
+PLAN = make_plan(SMALL, 0.5)
+
+
+def said(texts: list[str], score: float = 0.5) -> list[Answer]:
+    return [Answer(t, 0 if t else None, len(t) or None, score, 0.5) for t in texts]
+
+
+def small_agreement(small: list[str], large: list[str]) -> Agreement | None:
+    answers = {"small": said(small), "large": said(large)}
+    return agreement(PLAN, EXAMPLES, answers, "large", HOST, betting_floor, 0.02)
+
+
+def test_two_silences_are_not_counted_as_agreement() -> None:
+    """Both are silent on 100 of 400; in every second context both answer, in half of its questions alike."""
+    small = ["a", "a", "", ""] * 100
+    large = ["a", "b", "c", ""] * 100
+    found = small_agreement(small, large)
+    assert found is not None
+    assert found.n_questions == 300
+    assert found.both_answer == pytest.approx(0.5)
+    assert found.same_answer == pytest.approx(0.5)
+    assert 0 < found.both_answer_floor < found.both_answer
+    assert 0 < found.same_answer_floor < found.same_answer
+
+
+def test_of_silent_variants_nothing_is_expected() -> None:
+    """There is no rate to bound."""
+    assert small_agreement([""] * 400, ["a"] * 400) is None
+
+
+def test_what_the_largest_answered_itself_says_nothing() -> None:
+    """A cascade that asked it agrees with it."""
+    cascade = replace(PLAN, name="both", variants=("small", "large"), thresholds=(0.4,))
+    answers = {"small": said(["a"] * 200, 0.3) + said(["b"] * 200, 0.6), "large": said(["a"] * 400)}
+    texts, by_another = played(cascade, answers, "large")
+    assert texts.tolist() == ["a"] * 200 + ["b"] * 200
+    assert by_another.tolist() == [False] * 200 + [True] * 200
+    found = agreement(cascade, EXAMPLES, answers, "large", HOST, betting_floor, 0.02)
+    assert found is not None
+    assert (found.n_questions, found.same_answer) == (200, 0)
+
+
+def test_confidence_is_bounded_on_both_sides_of_every_decile() -> None:
+    """Nine shares near a tenth, two tenths and so on, each with room for the sample's luck."""
+    scores = np.random.default_rng(1).random(400)
+    found = confidence(EXAMPLES, scores, HOST, betting_floor, 0.02)
+    assert found.shares == pytest.approx(np.linspace(0.1, 0.9, 9), abs=0.01)
+    assert all(a < b < c for a, b, c in zip(found.low, found.shares, found.high, strict=True))
+
+
+def test_every_plan_but_the_largest_variants_own_is_told_what_to_expect() -> None:
+    """And the result is a catalog that a gateway reads."""
+    catalog = small_and_large()
+    assert largest(catalog.variants).name == "large"
+    answers = {"small": said(["a"] * 400), "large": said(["a", "b"] * 200)}
+    found = with_expectations(catalog, EXAMPLES, answers, HOST, betting_floor, 0.02)
+    small, large = found.plans
+    assert small.agreement is not None
+    assert small.agreement.reference == "large"
+    assert large.agreement is None
+    assert all(v.confidence is not None for v in found.variants)
