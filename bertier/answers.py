@@ -49,6 +49,11 @@ class PlanOption:
     trust: str
     chosen: bool = False
     struck_out_by: tuple[str, ...] = ()
+    # Of what was weighed: quantiles of the time predicted, and what of `predicted_ms` is a wait.
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+    p99_ms: float | None = None
+    wait_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,4 +191,5 @@ def _option(told: dict[str, Any]) -> PlanOption:
         trust=told["trust"],
         chosen=told.get("chosen", False),
         struck_out_by=tuple(told.get("struck_out_by", ())),
+        **{name: told.get(name) for name in ("p50_ms", "p95_ms", "p99_ms", "wait_ms")},
     )

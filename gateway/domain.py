@@ -207,6 +207,26 @@ class Option(NamedTuple):  # made for every plan of every request: a tuple costs
         return None if self.trust is Trust.BROKEN else self.plan.certified_loss
 
 
+class Struck(StrEnum):
+    """What speaks against a plan beside the promises it would not keep."""
+
+    DEADLINE = "deadline"  # predicted to end after it
+    URGENCY = "urgency"  # it would wait longer than this urgency may
+    FAILING = "failing"  # a variant of it is left alone
+    PINNED = "pinned"  # another one was asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """An option with all that was known of it: quantiles of the time predicted, work in flight counted."""
+
+    option: Option
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    struck_out_by: tuple[Gave | Struck, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """What was chosen and why; no option: refused for `reason`."""
@@ -240,4 +260,4 @@ class Answered:
     variant: str
     gave: tuple[Gave, ...]
     timings: Timings
-    options: tuple[Option, ...]
+    weighed: tuple[Weighed, ...]  # where the whole decision was asked for

@@ -9,7 +9,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from gateway import fronts, oip, tensors
+from gateway import fronts, http_models, oip, tensors
 from gateway.domain import Answered
 from gateway.errors import InvalidField, Malformed
 from gateway.grpc_call import Call, Calls, Context, begin, detail_of, log_failure, readable
@@ -133,8 +133,9 @@ def _response(request_id: str, asked: Inference, answers: list[Answered]) -> pb.
     for tensor in outputs:
         response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
         response.raw_output_contents.append(tensors.pack(tensor))
-    for name, text in oip.slo_metadata(answers).items():
-        response.parameters[name.replace("-", "_")].string_param = text
+    told = {n.replace("-", "_"): text for n, text in oip.slo_metadata(answers).items()}
+    for name, text in (told | http_models.explanations(answers)).items():
+        response.parameters[name].string_param = text
     return response
 
 

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterable, Mapping, Sequence
 
 from google.protobuf.message import Message
 
-from gateway import fronts
-from gateway.domain import Answered, Option, Question, Slo
+from gateway import explanation, fronts, refusal
+from gateway.domain import Answered, Option, Question, Weighed
 from gateway.errors import InvalidField, Malformed, Overloaded, TextTooLong
 from gateway.grpc_call import (
     Call,
@@ -23,7 +23,7 @@ from gateway.grpc_call import (
     status_of,
 )
 from gateway.http_models import MAX_ID_CHARS, MAX_PLAN_TOKENS, met
-from gateway.policy import shortfalls
+from gateway.policy import quantile_for
 from gateway.problems import kind_of
 from gateway.proto.bertier.v1 import qa_pb2 as pb
 from gateway.service import PlanReport
@@ -156,8 +156,8 @@ def to_plan(report: PlanReport) -> pb.PlanResponse:
         gave=report.decision.gave,
         n_tokens=report.size.bucket,
         n_windows=report.size.n_windows,
-        options=_options(report.options, report.slo, chosen, 0.0),
-        nearest=_options(report.feasible, report.slo, chosen, 0.0),
+        options=_options(report.weighed, chosen),
+        nearest=[pb.PlanOption(**refusal.describe(each)) for each in report.feasible],
         latency_ms=report.slo.latency_ms,
         min_f1=report.slo.min_f1,
         slo_class=report.slo.slo_class,
@@ -206,25 +206,13 @@ def _timings(answered: Answered) -> pb.Timings:
 
 
 def _explanation(answered: Answered) -> pb.Explanation:
-    spent_ms = fronts.spent_before_routing_ms(answered.timings)
-    options = _options(answered.options, answered.slo, answered.option, spent_ms)
-    return pb.Explanation(reason=answered.decision.reason, options=options)
+    return pb.Explanation(
+        reason=answered.decision.reason,
+        quantile=quantile_for(answered.slo.policy),
+        spent_ms=fronts.spent_before_routing_ms(answered.timings),
+        options=_options(answered.weighed, answered.option),
+    )
 
 
-def _options(
-    options: Sequence[Option], slo: Slo, chosen: Option | None, spent_ms: float
-) -> list[pb.PlanOption]:
-    return [
-        pb.PlanOption(
-            plan=option.plan.name,
-            certified_f1=option.certified_f1,
-            idle_ms=option.idle_ms,
-            predicted_ms=option.predicted_ms,
-            cost_ms=option.cost_ms,
-            trust=option.trust,
-            chosen=option is chosen,
-            struck_out_by=shortfalls(option, slo, spent_ms),
-            certified_f1_loss=option.certified_loss,
-        )
-        for option in options
-    ]
+def _options(weighed: Sequence[Weighed], chosen: Option | None) -> list[pb.PlanOption]:
+    return [pb.PlanOption(**explanation.describe(each, chosen)) for each in weighed]

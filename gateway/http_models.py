@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
-from gateway.domain import Answered, Option, Question, Slo, SloPolicy, SloRequest
+from gateway import explanation
+from gateway.domain import Answered, Option, Question, Slo, SloPolicy, SloRequest, Weighed
 from gateway.errors import BadInput, InvalidField, Malformed
 from gateway.fronts import spent_before_routing_ms
-from gateway.policy import shortfalls
+from gateway.policy import quantile_for
 from gateway.refusal import describe
 from gateway.service import PlanReport
 from gateway.slo import MAX_LATENCY_MS
@@ -131,8 +133,12 @@ class OptionBody(Told):
 
 
 class ExplainedOptionBody(OptionBody):
-    """An option, and which promises of this request it would not keep."""
+    """An option with all that was predicted for it, and what struck it out; nothing: it costs more."""
 
+    p50_ms: float = Field(description="Quantiles of the time predicted, work in flight counted.")
+    p95_ms: float
+    p99_ms: float
+    wait_ms: float = Field(description="What of `predicted_ms` is a wait for work in flight.")
     chosen: bool
     struck_out_by: list[str]
 
@@ -141,6 +147,8 @@ class ExplainBody(Told):
     """Why this plan: all that were considered, and the reason of the choice."""
 
     reason: str
+    quantile: float = Field(description="Which quantile of the time had to fit.")
+    spent_ms: float = Field(description="What of the target was gone when it was chosen.")
     options: list[ExplainedOptionBody]
 
 
@@ -267,7 +275,7 @@ def plan_body(report: PlanReport) -> bytes:
         slo=SloBody(**_promise(report.slo)),
         n_tokens=size.bucket,
         n_windows=size.n_windows,
-        options=_options(report.options, report.slo, decision.option, 0.0),
+        options=_options(report.weighed, decision.option),
         nearest=[OptionBody.model_validate(describe(o)) for o in report.feasible],
     )
     return body.model_dump_json(by_alias=True).encode()
@@ -285,21 +293,19 @@ def _promise(slo: Slo) -> dict[str, Any]:
 
 
 def _explain(answered: Answered) -> ExplainBody:
-    spent_ms = spent_before_routing_ms(answered.timings)
-    options = _options(answered.options, answered.slo, answered.option, spent_ms)
-    return ExplainBody(reason=answered.decision.reason, options=options)
+    return ExplainBody(
+        reason=answered.decision.reason,
+        quantile=quantile_for(answered.slo.policy),
+        spent_ms=round(spent_before_routing_ms(answered.timings), 3),
+        options=_options(answered.weighed, answered.option),
+    )
 
 
-def _options(
-    options: tuple[Option, ...], slo: Slo, chosen: Option | None, spent_ms: float
-) -> list[ExplainedOptionBody]:
-    return [
-        ExplainedOptionBody.model_validate(
-            {
-                **describe(option),
-                "chosen": option is chosen,
-                "struck_out_by": list(shortfalls(option, slo, spent_ms)),
-            }
-        )
-        for option in options
-    ]
+def explanations(answers: Sequence[Answered]) -> dict[str, str]:
+    """Return what Open Inference calls tell as a parameter: the decision of each item, as JSON."""
+    told = [_explain(answered).model_dump() for answered in answers if answered.slo.explain]
+    return {"slo_explanation": to_json(told).decode()} if told else {}
+
+
+def _options(weighed: tuple[Weighed, ...], chosen: Option | None) -> list[ExplainedOptionBody]:
+    return [ExplainedOptionBody.model_validate(explanation.describe(w, chosen)) for w in weighed]

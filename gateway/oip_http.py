@@ -113,7 +113,9 @@ def _add_model_routes(routes: APIRouter, path: str, service: AnswerService) -> N
             promise = fronts.of_caller(oip.slo_request(asked, lookup))
             async with while_connected(partial(disconnected, request.receive)):
                 answers = await oip.answer(service, asked, promise, arrived_ms)
-        return _response(body, oip.output_tensors(asked, answers), oip.slo_metadata(answers))
+        explained = http_models.explanations(answers)
+        outputs = oip.output_tensors(asked, answers)
+        return _response(body, outputs, oip.slo_metadata(answers), explained)
 
 
 def _check_model(model: str, version: str) -> None:
@@ -176,7 +178,12 @@ def _slice(raw: bytes, at: int, size: object, name: str) -> bytes:
     return raw[at : at + size]
 
 
-def _response(body: InferBody, outputs: list[Tensor], headers: Mapping[str, str]) -> Response:
+def _response(
+    body: InferBody,
+    outputs: list[Tensor],
+    headers: Mapping[str, str],
+    explained: Mapping[str, str],
+) -> Response:
     binary = {t.name: tensors.pack(t) for t in outputs if body.wants_binary(t.name)}
     told: dict[str, Any] = {
         "model_name": oip.MODEL,
@@ -185,8 +192,9 @@ def _response(body: InferBody, outputs: list[Tensor], headers: Mapping[str, str]
     }
     if body.id:
         told["id"] = body.id
-    if headers:
-        told["parameters"] = {name.replace("-", "_"): text for name, text in headers.items()}
+    parameters = {name.replace("-", "_"): text for name, text in headers.items()} | dict(explained)
+    if parameters:
+        told["parameters"] = parameters
     head = json.dumps(told, ensure_ascii=False).encode()
     if not binary:
         return Response(head, media_type="application/json", headers=dict(headers))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from gateway.domain import Decision, Gave, Option, Reason, Slo, SloPolicy, Trust
+from gateway.domain import Decision, Gave, Option, Reason, Slo, SloPolicy, Struck, Trust
 
 # By urgency (RFC 9218, 0 the most urgent): the share of the time between the work itself and the deadline
 # that a request may be predicted to wait for others. Who may wait less is turned away earlier.
@@ -116,6 +116,22 @@ def shortfalls(option: Option, slo: Slo, spent_ms: float) -> tuple[Gave, ...]:
     if not certified or not _trusted(option):
         gave.append(Gave.UNCERTIFIED)
     return tuple(gave)
+
+
+def struck_out(
+    option: Option, slo: Slo, spent_ms: float, failing: Collection[str]
+) -> tuple[Gave | Struck, ...]:
+    """Return all that speaks against this option; nothing does, and it was not chosen: it costs more."""
+    against: list[Gave | Struck] = [*shortfalls(option, slo, spent_ms)]
+    if option.predicted_ms > slo.timeout_ms - spent_ms:
+        against.append(Struck.DEADLINE)
+    if not admits(option, slo, spent_ms):
+        against.append(Struck.URGENCY)
+    if any(variant in failing for variant in option.plan.variants):
+        against.append(Struck.FAILING)
+    if slo.variant is not None and option.plan.variants != (slo.variant,):
+        against.append(Struck.PINNED)
+    return tuple(against)
 
 
 def _dominates(a: Option, b: Option, paired: bool) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from gateway import policy
 from gateway.domain import Decision, Option, Reason, Slo
 from gateway.errors import BackendUnavailable, BertierError, Infeasible, Overloaded
@@ -48,7 +50,7 @@ def _has_losses(promise: Slo, options: tuple[Option, ...]) -> bool:
     return promise.max_f1_loss is None or any(o.certified_loss is not None for o in options)
 
 
-def describe(option: Option) -> dict[str, str | float | None]:
+def describe(option: Option) -> dict[str, Any]:
     """Return an option as the fronts show it."""
     return {
         "plan": option.plan.name,

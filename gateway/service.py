@@ -6,10 +6,10 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
-from gateway import policy, request_log, slo, spans, tracing
+from gateway import explanation, policy, request_log, slo, spans, tracing
 from gateway.backend import Backend
 from gateway.breaker import RetryBudget
 from gateway.cascade import LONG_TEXT_CHARS, Cascade, Job, Outcome
@@ -24,6 +24,7 @@ from gateway.domain import (
     Size,
     Slo,
     SloRequest,
+    Weighed,
     Windows,
 )
 from gateway.door import Door, Turns
@@ -57,7 +58,7 @@ class PlanReport:
     slo: Slo
     size: Size
     decision: Decision
-    options: tuple[Option, ...]
+    weighed: tuple[Weighed, ...]
     feasible: tuple[Option, ...]
 
 
@@ -121,27 +122,27 @@ class AnswerService:
             windows = await self._encode(question, serving)
         job = Job(question, promise, serving, windows, arrived_ms, began, self._clock(), sampled)
         with tracing.stage("route"):
-            options, decision = self._route(job)
+            options, decision, weighed = self._route(job)
         tracing.decided(promise, decision, job.size)
         option = self._accept(decision, promise, options)
         self._budget.pay_in()
         try:
             outcome = await self._cascade.answer(job, option)
-            return self._answered(job, outcome, decision, option, options)
+            return self._answered(job, outcome, decision, option, weighed)
         except BackendError as failed:
             second = self._another(job, frozenset(option.plan.variants[:1]))
             if second is None:
                 raise
             log.warning("%s; asking %s instead", failed, second[0].plan.name)
-        option, decision, options = second
+        option, decision, weighed = second
         outcome = await self._cascade.answer(job, option)
-        return self._answered(job, outcome, decision, option, options)
+        return self._answered(job, outcome, decision, option, weighed)
 
     def _another(
         self, job: Job, tried: frozenset[str]
-    ) -> tuple[Option, Decision, tuple[Option, ...]] | None:
+    ) -> tuple[Option, Decision, tuple[Weighed, ...]] | None:
         """Return what to ask instead of what failed; None: no time, no such plan, or no budget."""
-        options, decision = self._route(job, tried)
+        _, decision, weighed = self._route(job, tried)
         if decision.option is None:
             outcome = "no_plan"
         elif not self._budget.take():
@@ -151,13 +152,19 @@ class AnswerService:
         self.metrics.retries.labels(outcome).inc()
         if decision.option is None or outcome != "retried":
             return None
-        return decision.option, decision, options
+        return decision.option, decision, weighed
 
     def _route(
         self, job: Job, tried: frozenset[str] = frozenset()
-    ) -> tuple[tuple[Option, ...], Decision]:
-        now = self._clock()
-        return route(job.promise, job.serving, job.size, now - job.arrived_ms, now, tried)
+    ) -> tuple[tuple[Option, ...], Decision, tuple[Weighed, ...]]:
+        """Return the options, the choice, and where it was asked for what was known of each."""
+        now, promise, serving, size = self._clock(), job.promise, job.serving, job.size
+        spent_ms, failing = now - job.arrived_ms, tried | serving.breakers.failing(now)
+        options, decision = route(promise, serving, size, spent_ms, now, failing)
+        if not promise.explain:
+            return options, decision, ()
+        weighed = explanation.weigh(serving, promise, size, options, spent_ms, now, failing)
+        return options, decision, weighed
 
     def plan(
         self, request: SloRequest, question: Question | None = None, n_tokens: int | None = None
@@ -170,10 +177,12 @@ class AnswerService:
         serving = self._serving()
         promise = self._promise(request, serving)
         size = self._size(serving, question, n_tokens)
-        options, decision = route(promise, serving, size, 0.0, self._clock())
-        return PlanReport(
-            promise, size, decision, options, policy.nearest_feasible(promise, options)
-        )
+        now = self._clock()
+        failing = serving.breakers.failing(now)
+        options, decision = route(promise, serving, size, 0.0, now, failing)
+        weighed = explanation.weigh(serving, promise, size, options, 0.0, now, failing)
+        nearest = policy.nearest_feasible(promise, options)
+        return PlanReport(promise, size, decision, weighed, nearest)
 
     def _size(self, serving: ServingSet, question: Question | None, n_tokens: int | None) -> Size:
         if question is not None:
@@ -232,7 +241,7 @@ class AnswerService:
         outcome: Outcome,
         decision: Decision,
         option: Option,
-        options: tuple[Option, ...],
+        weighed: tuple[Weighed, ...],
     ) -> Answered:
         promise = job.promise
         self._watch(job, outcome, option)
@@ -240,7 +249,7 @@ class AnswerService:
         gave = gave_of(decision, outcome, late=timings.total > promise.latency_ms)
         self.metrics.note_answer(promise.slo_class, gave, timings, job.size.n_windows)
         answered = Answered(
-            outcome.answer, promise, decision, option, outcome.variant, gave, timings, options
+            outcome.answer, promise, decision, option, outcome.variant, gave, timings, weighed
         )
         tracing.answered(answered)
         request_log.answered(job.question, answered)
@@ -274,12 +283,8 @@ def route(
     size: Size,
     spent_ms: float,
     now_ms: float,
-    tried: frozenset[str] = frozenset(),
+    failing: Collection[str] = (),
 ) -> tuple[tuple[Option, ...], Decision]:
-    """Return every option for a request of this size, and the one chosen.
-
-    None is chosen of variants that were `tried` in vain, or that fail on others.
-    """
+    """Return every option for a request of this size, and the one chosen, none of a `failing` variant."""
     options = tuple(serving.options(size, policy.quantile_for(promise.policy), now_ms))
-    failing = tried | serving.breakers.failing(now_ms)
     return options, policy.choose(promise, options, spent_ms, failing)

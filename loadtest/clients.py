@@ -53,13 +53,6 @@ class HttpDoor:
             timing = reply.headers["Server-Timing"]
         return Told(told["answer"], told["start"], told["end"], told["variant"]), timing
 
-    async def routed(self, example: Example) -> None:
-        """Ask with no promise but the default one."""
-        body = {"question": example.question, "context": example.context}
-        async with self._client.post("/v1/answer", json=body) as reply:
-            reply.raise_for_status()
-            await reply.read()
-
     async def close(self) -> None:
         await self._client.close()
 

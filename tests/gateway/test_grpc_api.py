@@ -105,6 +105,10 @@ async def test_the_message_overrides_the_metadata(gateway: Running) -> None:
     assert (response.plan, response.slo.slo_class) == ("small", "batch")
     assert response.explain.reason == "meets_slo"
     assert [o.plan for o in response.explain.options if o.chosen] == ["small"]
+    assert response.explain.quantile == 0.95
+    for option in response.explain.options:
+        assert 0 < option.p50_ms < option.p95_ms < option.p99_ms
+        assert option.wait_ms >= 0
 
 
 async def test_a_loss_can_be_asked_for_in_the_message(gateway: Running) -> None:

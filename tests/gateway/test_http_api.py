@@ -11,9 +11,10 @@ import httpx2 as httpx
 import pytest
 from fastapi import FastAPI
 
-from gateway import errors, http_api, oip_http, problems
+from gateway import breaker, errors, http_api, oip_http, problems
+from gateway.domain import Size
 from gateway.metrics import Metrics
-from gateway.service import AnswerService
+from gateway.service import AnswerService, now_ms
 from gateway.settings import Settings
 from gateway.watcher import Watcher
 from tests.fakes import (
@@ -137,6 +138,37 @@ async def test_a_loss_that_no_plan_is_certified_for_is_refused_with_the_reason()
     near = (await post(service, json=ASKED, headers=headers)).json()
     assert "0.100 below the largest variant's" in near["detail"]
     assert [p["certified_f1_loss"] for p in near["nearest"]] == [0.15, 0.0]
+
+
+async def test_explain_tells_quantiles_wait_and_every_constraint_of_each_plan() -> None:
+    """Whoever asks why must not have to guess what was known."""
+    service = make_service()
+    assert service.serving is not None
+    for _ in range(60):
+        service.serving.latency.begin("large", Size(64, 1), now_ms())
+    for _ in range(breaker.IN_A_ROW):
+        service.serving.breakers.of("large").begin(now_ms()).failed(now_ms())
+    headers = {"SLO-Min-F1": "0.6", "SLO-Latency-Ms": "60", "Priority": "u=7", "SLO-Explain": "1"}
+    explain = (await post(service, json=ASKED, headers=headers)).json()["explain"]
+    small, large = explain["options"]
+    assert large["struck_out_by"] == ["late", "deadline", "urgency", "failing"]
+    assert small["chosen"]
+    assert explain["quantile"] == 0.95
+    assert 0 <= explain["spent_ms"] < 60
+    for option in (small, large):
+        assert 0 < option["p50_ms"] < option["p95_ms"] < option["p99_ms"]
+        assert option["p95_ms"] == option["predicted_ms"]
+        waited = option["predicted_ms"] - option["idle_ms"]
+        assert option["wait_ms"] == pytest.approx(waited, abs=0.002)
+    assert large["wait_ms"] > small["wait_ms"] >= 0
+
+
+async def test_a_pinned_variant_strikes_the_others_out() -> None:
+    """What was not free to be chosen was not beaten."""
+    headers = {"SLO-Variant": "small", "SLO-Explain": "1"}
+    explain = (await post(make_service(), json=ASKED, headers=headers)).json()["explain"]
+    struck = {o["plan"]: o["struck_out_by"] for o in explain["options"]}
+    assert struck == {"small": ["below-floor"], "large": ["pinned"]}
 
 
 async def test_without_explain_the_body_has_none() -> None:

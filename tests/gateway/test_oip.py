@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -144,6 +145,26 @@ async def test_a_stock_client_gets_answers(gateway: Running, kind: type[GrpcClie
     assert result.as_numpy("start").dtype == np.int32
     assert result.as_numpy("score").dtype == np.float32
     assert [text.decode() for text in _bytes(result, "variant")] == ["large", "large"]
+
+
+@CLIENTS
+async def test_the_decision_on_each_item_is_told_as_a_parameter(
+    gateway: Running, kind: type[GrpcClient]
+) -> None:
+    """The protocol has no other place for it; a stock client reads it as text."""
+
+    def infer(own: GrpcClient) -> Any:
+        inputs = own.inputs([QUESTION, "What is it?"], [CONTEXT, OTHER])
+        asked = {"slo_explain": "1", "slo_min_f1": "0.6"}
+        return own.parameters(own.client.infer("qa", inputs, parameters=asked))
+
+    parameters = await using(kind, gateway, infer)
+    for told in json.loads(parameters["slo_explanation"]):
+        assert told["reason"] == "meets_slo"
+        assert {o["plan"]: o["struck_out_by"] for o in told["options"]} == {
+            "small": ["below-floor"],
+            "large": [],
+        }
 
 
 def _bytes(result: Any, name: str) -> list[bytes]:

@@ -121,15 +121,19 @@ class Timings(_message.Message):
     def __init__(self, tokenize_ms: _Optional[float] = ..., route_ms: _Optional[float] = ..., queue_ms: _Optional[float] = ..., infer_ms: _Optional[float] = ..., decode_ms: _Optional[float] = ..., total_ms: _Optional[float] = ...) -> None: ...
 
 class Explanation(_message.Message):
-    __slots__ = ("reason", "options")
+    __slots__ = ("reason", "options", "quantile", "spent_ms")
     REASON_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    QUANTILE_FIELD_NUMBER: _ClassVar[int]
+    SPENT_MS_FIELD_NUMBER: _ClassVar[int]
     reason: str
     options: _containers.RepeatedCompositeFieldContainer[PlanOption]
-    def __init__(self, reason: _Optional[str] = ..., options: _Optional[_Iterable[_Union[PlanOption, _Mapping]]] = ...) -> None: ...
+    quantile: float
+    spent_ms: float
+    def __init__(self, reason: _Optional[str] = ..., options: _Optional[_Iterable[_Union[PlanOption, _Mapping]]] = ..., quantile: _Optional[float] = ..., spent_ms: _Optional[float] = ...) -> None: ...
 
 class PlanOption(_message.Message):
-    __slots__ = ("plan", "certified_f1", "idle_ms", "predicted_ms", "cost_ms", "trust", "chosen", "struck_out_by", "certified_f1_loss")
+    __slots__ = ("plan", "certified_f1", "idle_ms", "predicted_ms", "cost_ms", "trust", "chosen", "struck_out_by", "certified_f1_loss", "p50_ms", "p95_ms", "p99_ms", "wait_ms")
     PLAN_FIELD_NUMBER: _ClassVar[int]
     CERTIFIED_F1_FIELD_NUMBER: _ClassVar[int]
     IDLE_MS_FIELD_NUMBER: _ClassVar[int]
@@ -139,6 +143,10 @@ class PlanOption(_message.Message):
     CHOSEN_FIELD_NUMBER: _ClassVar[int]
     STRUCK_OUT_BY_FIELD_NUMBER: _ClassVar[int]
     CERTIFIED_F1_LOSS_FIELD_NUMBER: _ClassVar[int]
+    P50_MS_FIELD_NUMBER: _ClassVar[int]
+    P95_MS_FIELD_NUMBER: _ClassVar[int]
+    P99_MS_FIELD_NUMBER: _ClassVar[int]
+    WAIT_MS_FIELD_NUMBER: _ClassVar[int]
     plan: str
     certified_f1: float
     idle_ms: float
@@ -148,7 +156,11 @@ class PlanOption(_message.Message):
     chosen: bool
     struck_out_by: _containers.RepeatedScalarFieldContainer[str]
     certified_f1_loss: float
-    def __init__(self, plan: _Optional[str] = ..., certified_f1: _Optional[float] = ..., idle_ms: _Optional[float] = ..., predicted_ms: _Optional[float] = ..., cost_ms: _Optional[float] = ..., trust: _Optional[str] = ..., chosen: _Optional[bool] = ..., struck_out_by: _Optional[_Iterable[str]] = ..., certified_f1_loss: _Optional[float] = ...) -> None: ...
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    wait_ms: float
+    def __init__(self, plan: _Optional[str] = ..., certified_f1: _Optional[float] = ..., idle_ms: _Optional[float] = ..., predicted_ms: _Optional[float] = ..., cost_ms: _Optional[float] = ..., trust: _Optional[str] = ..., chosen: _Optional[bool] = ..., struck_out_by: _Optional[_Iterable[str]] = ..., certified_f1_loss: _Optional[float] = ..., p50_ms: _Optional[float] = ..., p95_ms: _Optional[float] = ..., p99_ms: _Optional[float] = ..., wait_ms: _Optional[float] = ...) -> None: ...
 
 class AnswerItem(_message.Message):
     __slots__ = ("id", "answer", "failure")
