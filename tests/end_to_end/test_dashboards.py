@@ -1,0 +1,233 @@
+"""Every query of dashboards, rules, choices and marks, asked of the real Prometheus of a running system."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx2
+import pytest
+import tritonclient.grpc
+
+from gateway import catalog as catalogs
+from loadtest.stack import Stack, fresh_stack
+from tests.deploy.prometheus_files import RUNBOOKS, alerts, dashboards, panels, rules
+from tests.end_to_end.conftest import REPOSITORY
+from tests.local_prometheus import Prometheus, prometheus
+
+pytestmark = pytest.mark.end_to_end
+
+# What nothing on one host with one Triton and the shipped catalog is sure to show, and what it needs.
+NEEDS = {
+    "bertier_replica_": "several Tritons",
+    "nv_gpu_": "a GPU",
+    "bertier_escalations_total": "a cascade in the catalog, and a request that gets it",
+}
+OF_A_CATALOG = {
+    "bertier_shadow_total": "how plans agree with the largest variant, in the catalog",
+    "bertier_certificate_": "the same",
+    "bertier_confidence_shift": "how confidences are spread, in the catalog",
+}
+PATIENCE_S = 120.0
+TEXT = {"question": "Who slept?", "context": "The old dog slept by the stove all winter."}
+ASKED: tuple[Mapping[str, str], ...] = (
+    {"SLO-Class": "interactive", "SLO-Min-F1": "0.3"},
+    {"SLO-Class": "standard"},
+    {"SLO-Class": "batch"},
+    {"SLO-Min-F1": "0.99", "SLO-Policy": "prefer-latency"},  # below its floor
+    {"SLO-Latency-Ms": "1", "SLO-Policy": "strict"},  # infeasible
+    {"x-envoy-expected-rq-timeout-ms": "2"},  # shed
+)
+FAILING = {"SLO-Class": "batch", "SLO-Min-F1": "0.3"}  # the cheapest plan answers
+GRAFANA = {"$__rate_interval": "20s", "$__interval": "20s", "$__range": "1m", "$datasource": "x"}
+VARIABLE = re.compile(r"\$(\w+)")
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A system under a little load, and the Prometheus that watches it."""
+
+    stack: Stack
+    repository: Path
+    prometheus: Prometheus
+
+    def ask(self) -> None:
+        """Ask one question of each kind."""
+        for headers in ASKED:
+            self.ask_one(headers)
+
+    def ask_one(self, headers: Mapping[str, str]) -> None:
+        httpx2.post(f"{self.stack.http_url}/v1/answer", json=TEXT, headers=headers, timeout=30)
+
+    def planned(self) -> str:
+        """Return the plan that would answer the request that is made to fail."""
+        url = f"{self.stack.http_url}/v1/plan"
+        return str(httpx2.post(url, json=TEXT, headers=FAILING, timeout=30).json()["plan"])
+
+    def ask_until(self, fact: Callable[[], bool], told: Callable[[], object]) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not fact():
+            assert time.monotonic() < deadline, told()
+            self.ask()
+
+
+@pytest.fixture(scope="module")
+def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
+    folder = tmp_path_factory.mktemp("observed")
+    repository = shutil.copytree(REPOSITORY, folder / "model_repository")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("BERTIER_SHADOW_SHARE", "1")
+        with fresh_stack(repository) as stack:
+            targets = {
+                "gateway": urlsplit(stack.http_url).netloc,
+                "triton": urlsplit(stack.triton_metrics_url).netloc,
+            }
+            with prometheus(folder, targets) as watching:
+                yield Observed(stack, repository, watching)
+
+
+def filled(expr: str, choice: str = ".*") -> str:
+    """Return an expression as Grafana sends it with this choice of every variable."""
+    for name, value in GRAFANA.items():
+        expr = expr.replace(name, value)
+    return VARIABLE.sub(choice, expr)
+
+
+def queries() -> dict[str, str]:
+    """Return every expression of panels, marks and recording rules by where it stands."""
+    asked = {
+        f"{where} {target['refId']}": target["expr"]
+        for where, panel in panels()
+        for target in panel["targets"]
+    }
+    for name, made in dashboards().items():
+        asked |= {f"{name}: mark {m['name']}": m["expr"] for m in made["annotations"]["list"]}
+    recorded = (rule for rule in rules() if "record" in rule)
+    return asked | {
+        f"rule {rule['record']} {rule.get('labels', '')}": rule["expr"] for rule in recorded
+    }
+
+
+def excuses() -> dict[str, str]:
+    """Return what is needed for the metrics that need not be here; a newer catalog has fewer."""
+    shipped = catalogs.read(REPOSITORY)
+    agreement = any(plan.agreement is not None for plan in shipped.plans)
+    confidence = any(variant.confidence is not None for variant in shipped.variants)
+    has = {"bertier_shadow_total": agreement, "bertier_certificate_": agreement}
+    has["bertier_confidence_shift"] = confidence
+    return NEEDS | {metric: why for metric, why in OF_A_CATALOG.items() if not has[metric]}
+
+
+def excused(expr: str) -> bool:
+    return any(metric in expr for metric in excuses())
+
+
+def test_a_variant_that_fails_opens_its_breaker_and_requests_are_retried(
+    observed: Observed,
+) -> None:
+    """The panels of failures need one: the model is taken from Triton behind the gateway's back."""
+    plan = observed.planned()
+    opened = f'bertier_breaker_changes_total{{variant="{plan}", state="open"}}'
+    with tritonclient.grpc.InferenceServerClient(observed.stack.triton_grpc) as triton:
+
+        def is_open() -> bool:
+            if observed.planned() == plan:  # else the gateway knows already, and will load it again
+                triton.unload_model(plan)
+                until(lambda: not triton.is_model_ready(plan))
+                for _ in range(5):
+                    observed.ask_one(FAILING)
+            return bool(observed.prometheus.query(opened))
+
+        observed.ask_until(is_open, lambda: f"{plan} was unloaded, and no breaker opened")
+    assert observed.prometheus.query("sum(bertier_retries_total)")[0] > 0
+
+
+def test_every_query_returns_data_or_is_known_to_need_what_is_not_here(observed: Observed) -> None:
+    """An empty panel is found here, and not at night."""
+    missing = {where: expr for where, expr in queries().items() if not excused(expr)}
+
+    def all_found() -> bool:
+        for where, expr in list(missing.items()):
+            if any(math.isfinite(value) for value in observed.prometheus.query(filled(expr))):
+                del missing[where]
+        return not missing
+
+    observed.ask_until(all_found, lambda: missing)
+
+
+def test_what_is_excused_is_valid_all_the_same(observed: Observed) -> None:
+    """It will be asked one day."""
+    for metric in NEEDS | OF_A_CATALOG:
+        needy = [expr for expr in queries().values() if metric in expr]
+        assert needy, f"{metric}: an excuse that nothing needs"
+        for expr in needy:
+            observed.prometheus.query(filled(expr))  # raises where Prometheus refuses it
+
+
+def test_every_rule_is_evaluated_and_every_alert_asks_for_what_is_there(observed: Observed) -> None:
+    """An alert on a name that nothing exports can never fire."""
+    observed.ask_until(
+        lambda: all(rule["health"] == "ok" for rule in observed.prometheus.rules()),
+        lambda: [rule for rule in observed.prometheus.rules() if rule["health"] != "ok"],
+    )
+    assert len(observed.prometheus.rules()) == len(rules())
+    for alert in alerts():
+        for name in set(re.findall(r"\b(?:bertier[_:]\w[\w:]*|up)\b", alert["expr"])):
+            there = observed.prometheus.query(f"count({name})")
+            assert there or excused(name), f"{alert['alert']}: no {name}"
+
+
+def test_every_choice_has_values(observed: Observed) -> None:
+    """A list without entries cannot be chosen from."""
+    for made in dashboards().values():
+        for choice in made["templating"]["list"]:
+            if choice["type"] == "query":
+                found = re.fullmatch(r"label_values\((\w+), (\w+)\)", choice["query"]["query"])
+                assert found
+                assert observed.prometheus.label_values(found[1], found[2]), choice["name"]
+
+
+def test_a_choice_without_data_leaves_panels_empty_and_not_in_error(observed: Observed) -> None:
+    """A class that was renamed, or an address that is gone, is still in somebody's bookmark."""
+    for where, expr in queries().items():
+        if VARIABLE.search(filled(expr, "$x")):
+            found = observed.prometheus.query(filled(expr, "no-such-value"))
+            assert not [value for value in found if value], where
+
+
+def test_a_refused_catalog_is_told_to_alertmanager_with_its_runbook(observed: Observed) -> None:
+    """From the gateway's gauge to the page that somebody opens."""
+    assert "BertierCatalogRefused" not in names(observed.prometheus.received())
+    (observed.repository / catalogs.CATALOG).write_text(json.dumps({"schema_version": 99}))
+    observed.ask_until(
+        lambda: "BertierCatalogRefused" in names(observed.prometheus.received()),
+        observed.prometheus.received,
+    )
+    (told,) = (
+        alert
+        for alert in observed.prometheus.received()
+        if alert["labels"]["alertname"] == "BertierCatalogRefused"
+    )
+    assert told["labels"]["severity"] == "ticket"
+    assert "runbooks" not in told["labels"]
+    base, _, page = told["annotations"]["runbook_url"].rpartition("/")
+    assert base.startswith("http://")
+    assert (RUNBOOKS / page).is_file()
+    assert [receiver["name"] for receiver in told["receivers"]] == ["tickets"]
+
+
+def until(fact: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not fact():
+        assert time.monotonic() < deadline, "did not happen in time"
+
+
+def names(received: list[dict[str, dict[str, str]]]) -> set[str]:
+    return {alert["labels"]["alertname"] for alert in received}
