@@ -15,7 +15,14 @@ from tests.fakes import ROOT
 
 Json = dict[str, Any]
 KUBERNETES = ROOT / "deploy" / "kubernetes"
-KUSTOMIZATIONS = ("overlays/cpu", "overlays/gpu", "overlays/bucket", "optimizer", "optimizer-gpu")
+KUSTOMIZATIONS = (
+    "overlays/cpu",
+    "overlays/gpu",
+    "overlays/bucket",
+    "overlays/secure",
+    "optimizer",
+    "optimizer-gpu",
+)
 
 
 @cache

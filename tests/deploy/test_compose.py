@@ -106,6 +106,39 @@ def test_prometheus_is_told_of_services_that_are_there() -> None:
             assert {target.partition(":")[0] for target in entry["targets"]} <= aliases
 
 
+def secure() -> Json:
+    """Return what compose.secure.yaml changes of each service."""
+    text = (DEPLOY / "compose.secure.yaml").read_text()
+    services: Json = yaml.safe_load(text.replace("!override ", ""))["services"]
+    return services
+
+
+def test_the_open_gateway_asks_for_keys_over_tls() -> None:
+    """The only ports that leave this host are those that ask who calls."""
+    gateway = secure()["gateway"]
+    check_names(dict.fromkeys(gateway["environment"], "x"))
+    assert gateway["environment"].keys() >= {
+        "BERTIER_API_KEYS_FILE",
+        "BERTIER_TLS_CERTIFICATE",
+        "BERTIER_TLS_KEY",
+    }
+    assert gateway["ports"] == ["8080:8080", "8081:8081"]
+    assert [name for name, service in secure().items() if "ports" in service] == ["gateway"]
+
+
+def test_the_open_gateway_is_watched_at_its_other_port() -> None:
+    """Prometheus and the health check have no key."""
+    port = secure()["gateway"]["environment"]["BERTIER_METRICS_PORT"]
+    assert f":{port}/readyz" in secure()["gateway"]["healthcheck"]["test"][-1]
+    (mount,) = secure()["prometheus"]["volumes"]
+    folder = DEPLOY / mount.split(":")[0]
+    told = yaml.safe_load((folder / "gateway.yml").read_text())
+    assert told == [{"targets": [f"gateway:{port}"]}]
+    assert {path.name for path in folder.iterdir()} == {
+        path.name for path in (DEPLOY / "prometheus" / "targets").iterdir()
+    }
+
+
 def test_triton_is_reached_through_the_gateway_only() -> None:
     """It has no authentication, and loads models for whoever asks."""
     networks = compose()["networks"]

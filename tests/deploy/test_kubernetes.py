@@ -25,8 +25,9 @@ from tests.deploy.rendering import (
 )
 from tests.fakes import ROOT
 
+PROBES = ("startup", "liveness", "readiness")
 OLDEST = "1.33"  # a Kubernetes that is still maintained
-SERVING = ("overlays/cpu", "overlays/gpu", "overlays/bucket")
+SERVING = ("overlays/cpu", "overlays/gpu", "overlays/bucket", "overlays/secure")
 each_kustomization = pytest.mark.parametrize("name", KUSTOMIZATIONS)
 each_overlay = pytest.mark.parametrize("name", SERVING)
 
@@ -182,6 +183,24 @@ def test_the_gateway_knows_every_triton_that_may_be_started(name: str) -> None:
     service = triton["spec"]["serviceName"]
     assert urls == [f"triton-{n}.{service}:8001" for n in range(scaled["maxReplicaCount"])]
     assert of_kind(name, "Service")[service]["spec"]["clusterIP"] == "None"
+
+
+def test_the_secure_gateway_asks_for_keys_over_tls_and_is_watched_elsewhere() -> None:
+    """Probes and Prometheus have no key, and reach a port that callers do not."""
+    name = "overlays/secure"
+    gateway = workloads(name)["gateway"]
+    pod = pod_of(gateway)
+    secrets = {v["name"]: v["secret"]["secretName"] for v in pod["volumes"] if "secret" in v}
+    assert secrets == {"keys": "gateway-keys", "tls": "gateway-tls"}
+    mounts = {m["mountPath"] for m in pod["containers"][0]["volumeMounts"]}
+    for setting_of_file in ("API_KEYS_FILE", "TLS_CERTIFICATE", "TLS_KEY"):
+        assert setting(gateway, f"BERTIER_{setting_of_file}").rpartition("/")[0] in mounts
+    probes = [pod["containers"][0][f"{kind}Probe"]["httpGet"]["port"] for kind in PROBES]
+    assert probes == ["metrics"] * 3
+    assert of_kind(name, "ServiceMonitor")["gateway"]["spec"]["endpoints"][0]["port"] == "metrics"
+    for rule in of_kind(name, "NetworkPolicy")["gateway"]["spec"]["ingress"]:
+        ports = {port["port"] for port in rule["ports"]}
+        assert ports in ({8080, 8081}, {int(setting(gateway, "BERTIER_METRICS_PORT"))})
 
 
 @each_overlay
