@@ -8,11 +8,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from gateway import policy, spans, tracing
+from gateway import long_context, policy, spans, tracing
 from gateway.backend import Backend
-from gateway.domain import Answer, Inference, Option, Question, Size, Slo, Timings, Windows
+from gateway.domain import (
+    Answer,
+    Inference,
+    Ints,
+    Option,
+    Question,
+    Size,
+    Slo,
+    SloPolicy,
+    Timings,
+    Windows,
+)
 from gateway.errors import BackendError, DeadlineExceeded
 from gateway.latency import Seen
 from gateway.metrics import Metrics
@@ -36,10 +47,19 @@ class Job:
     began_ms: float
     encoded_ms: float
     sampled: bool  # drawn at its arrival to be asked of the largest variant, too
+    order: Ints | None = (
+        None  # the windows to ask, the most promising first; None: there is but one
+    )
 
     @property
     def size(self) -> Size:
-        return Size(self.windows.input_ids.shape[1], self.windows.n_windows)
+        n_asked = self.windows.n_windows if self.order is None else len(self.order)
+        return Size(self.windows.input_ids.shape[1], n_asked)
+
+    def shortened(self) -> Job:
+        """Return the same with the better half of its windows."""
+        assert self.order is not None
+        return replace(self, order=self.order[: (len(self.order) + 1) // 2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +70,7 @@ class Outcome:
     variant: str  # that gave it
     first: Answer  # of the plan's first variant: only that one sees all kinds of questions
     cut: bool  # it doubted the answer, and did not get to ask the next variant
+    partial: bool  # not all of the context was read
     timings: Timings
 
 
@@ -63,6 +84,7 @@ class _Stage:
     queue_ms: float
     inferred_ms: float
     done_ms: float
+    partial: bool
 
 
 class Cascade:
@@ -80,7 +102,8 @@ class Cascade:
         answer in time, leaves the answer at hand.
         """
         plan, cut = option.plan, False
-        stages = [await self._ask(job, plan.variants[0])]
+        may_be_partial = job.promise.policy is not SloPolicy.STRICT
+        stages = [await self._ask(job, plan.variants[0], partial=may_be_partial)]
         for variant, threshold in zip(plan.variants[1:], plan.thresholds, strict=True):
             doubted = stages[-1].answer.score < threshold
             further = await self._escalate(job, variant) if doubted else None
@@ -91,7 +114,7 @@ class Cascade:
                 break
             stages.append(further)
         last, timings = stages[-1], _timings(job, stages)
-        return Outcome(last.answer, last.variant, stages[0].answer, cut, timings)
+        return Outcome(last.answer, last.variant, stages[0].answer, cut, last.partial, timings)
 
     async def _escalate(self, job: Job, variant: str) -> _Stage | None:
         """Ask the next variant; None: it fails, or the time left does not cover it."""
@@ -106,27 +129,27 @@ class Cascade:
         left_ms = (1 - RESERVE) * promise.timeout_ms - spent_ms
         try:
             async with asyncio.timeout(left_ms / 1e3):
-                return await self._ask(job, variant)
+                return await self._ask(job, variant, partial=False)
         except (BackendError, DeadlineExceeded, TimeoutError) as failed:
             log.warning("%s: no escalation, the answer at hand is returned: %r", variant, failed)
             return None
 
-    async def _ask(self, job: Job, variant: str) -> _Stage:
-        """Ask the model server once."""
+    async def _ask(self, job: Job, variant: str, *, partial: bool) -> _Stage:
+        """Ask the model server once; `partial`: what was read when the time is short will do."""
         serving, asked = job.serving, self._clock()
         work = serving.latency.begin(variant, job.size, asked)
         breaker = serving.breakers.of(variant)
         call = breaker.begin(asked)
         try:
             with tracing.stage("infer", variant):
-                inference = await self._infer(job, variant)
+                windows, inference = await self._infer(job, variant, partial=partial)
                 tracing.queued(inference.queue_ms)
             inferred = self._clock()
             if call.worked(inferred):
                 self._metrics.note_breaker(variant, breaker.state(inferred))
             serving.latency.leave(work, inferred)
             with tracing.stage("decode", variant):
-                answer = await self._decode(job, inference, variant)
+                answer = await self._decode(job, windows, inference, variant)
             done = self._clock()
         except BaseException as exc:  # cancelled, timed out, failed: it would have taken longer
             now = self._clock()
@@ -136,24 +159,38 @@ class Cascade:
                 self._metrics.note_breaker(variant, breaker.state(now))
                 log.warning("%s: %s", variant, breaker.describe(now))
             raise
-        self._note(serving.latency.finish(work, done))
-        return _Stage(variant, answer, asked, inference.queue_ms, inferred, done)
+        end = (
+            serving.latency.finish
+            if windows.n_windows == job.size.n_windows
+            else serving.latency.give_up
+        )
+        self._note(end(work, done))
+        left_out = windows.n_windows < job.windows.n_windows
+        return _Stage(variant, answer, asked, inference.queue_ms, inferred, done, left_out)
 
-    async def _infer(self, job: Job, variant: str) -> Inference:
+    async def _infer(self, job: Job, variant: str, *, partial: bool) -> tuple[Windows, Inference]:
+        """Return the windows that were answered, and their logits."""
         left_ms = job.promise.timeout_ms - (self._clock() - job.arrived_ms)
-        windows = job.windows
-        found = await self._backend.infer(job.serving.catalog.variant(variant), windows, left_ms)
+        known, windows = job.serving.catalog.variant(variant), job.windows
+        if job.order is None:
+            found = await self._backend.infer(known, windows, left_ms)
+        else:
+            windows, found = await long_context.infer(
+                self._backend, known, windows, job.order, left_ms, partial=partial
+            )
         took_s = (found.queue_ms + found.infer_ms) / 1e3
         self._metrics.note_inference(variant, took_s, windows.n_windows / found.n_batches)
         self._metrics.note_tokens(variant, *windows.count_tokens())
-        return found
+        return windows, found
 
-    async def _decode(self, job: Job, inference: Inference, variant: str) -> Answer:
+    async def _decode(
+        self, job: Job, windows: Windows, inference: Inference, variant: str
+    ) -> Answer:
         how = job.serving.catalog.variant(variant).decoding
         logits, question = inference.logits, job.question
         if len(question.context) <= LONG_TEXT_CHARS:
-            return spans.decode(job.windows, logits, question, how)
-        return await asyncio.to_thread(spans.decode, job.windows, logits, question, how)
+            return spans.decode(windows, logits, question, how)
+        return await asyncio.to_thread(spans.decode, windows, logits, question, how)
 
     def _note(self, seen: Seen | None) -> None:
         """Count whether the predicted latency held, where that is known."""

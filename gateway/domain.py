@@ -184,6 +184,7 @@ class Gave(StrEnum):
     LATE = "late"
     BELOW_FLOOR = "below-floor"
     ESCALATION_CUT = "escalation-cut"
+    PARTIAL = "partial"
     UNCERTIFIED = "uncertified"
 
 

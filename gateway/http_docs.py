@@ -70,7 +70,11 @@ RESPONSE_HEADERS: tuple[tuple[str, dict[str, Any], str], ...] = (
         "Certified loss of the plan to the largest variant, if there is one.",
     ),
     ("SLO-Predicted-Ms", _DECIMAL, "What was predicted when the plan was chosen."),
-    ("SLO-Met", _TEXT, "`true`, or what gave: late, below-floor, escalation-cut, uncertified."),
+    (
+        "SLO-Met",
+        _TEXT,
+        "`true`, or what gave: late, below-floor, escalation-cut, partial, uncertified.",
+    ),
     ("Server-Timing", _TEXT, "tokenize, route, queue, infer, decode, total; ms."),
 )
 REQUEST_ID_HEADER = (("X-Request-Id", _TEXT, "Given or made; the log names it."),)

@@ -127,6 +127,11 @@ class Metrics:
             " one that is refused under load or fails breaks all.",
             *("slo_class", "promise", "outcome"),
         )
+        self.partial_answers = self._counter(
+            "bertier_partial_answers",
+            "Answers from a part of a long context, as the time did not suffice for all of it.",
+            "slo_class",
+        )
         self.sheds = self._counter(
             "bertier_sheds",
             "Requests refused from their headers alone, before they were read.",
@@ -335,6 +340,8 @@ class Metrics:
         self.windows.observe(n_windows)
         for outcome in gave or ("met",):
             self._gave(slo_class, outcome).inc()
+        if Gave.PARTIAL in gave:
+            self.partial_answers.labels(slo_class).inc()
         late = Gave.LATE in gave
         for counter in self._kept(slo_class, not late, len(gave) == late, not gave):
             counter.inc()

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
-from gateway import explanation, policy, request_log, slo, spans, tracing
+from gateway import explanation, long_context, policy, request_log, slo, spans, tracing
 from gateway.backend import Backend
 from gateway.breaker import RetryBudget
 from gateway.cascade import LONG_TEXT_CHARS, Cascade, Job, Outcome
@@ -120,9 +120,11 @@ class AnswerService:
         began, sampled = self._clock(), self.shadow.drawn()
         with tracing.stage("tokenize"):
             windows = await self._encode(question, serving)
-        job = Job(question, promise, serving, windows, arrived_ms, began, self._clock(), sampled)
+        order = long_context.rank(windows) if windows.n_windows > 1 else None
+        now = self._clock()
+        job = Job(question, promise, serving, windows, arrived_ms, began, now, sampled, order)
         with tracing.stage("route"):
-            options, decision, weighed = self._route(job)
+            job, options, decision, weighed = self._fit(job)
         tracing.decided(promise, decision, job.size)
         option = self._accept(decision, promise, options)
         self._budget.pay_in()
@@ -137,6 +139,14 @@ class AnswerService:
         option, decision, weighed = second
         outcome = await self._cascade.answer(job, option)
         return self._answered(job, outcome, decision, option, weighed)
+
+    def _fit(self, job: Job) -> tuple[Job, tuple[Option, ...], Decision, tuple[Weighed, ...]]:
+        """Route the request; where its context cannot be read whole in time, the better part of it."""
+        options, decision, weighed = self._route(job)
+        while decision.reason is Reason.SHED and job.size.n_windows > 1:
+            job = job.shortened()
+            options, decision, weighed = self._route(job)
+        return job, options, decision, weighed
 
     def _another(
         self, job: Job, tried: frozenset[str]
@@ -263,7 +273,7 @@ class AnswerService:
         if job.promise.variant is not None:
             return
         self.shadow.answered(option.plan.variants[0], outcome.first)
-        if job.sampled and not outcome.cut:
+        if job.sampled and not (outcome.cut or outcome.partial):
             plan, variant = option.plan, outcome.variant
             self.shadow.offer(
                 Sample(job.question, job.windows, job.serving, plan, variant, outcome.answer)
@@ -274,7 +284,8 @@ def gave_of(decision: Decision, outcome: Outcome, *, late: bool) -> tuple[Gave, 
     """Return which promises were not kept in the end: lateness as measured, not as predicted."""
     told = [Gave.LATE] if late else []
     told += [gave for gave in decision.gave if gave is not Gave.LATE]
-    return (*told, Gave.ESCALATION_CUT) if outcome.cut else tuple(told)
+    told += [Gave.ESCALATION_CUT] if outcome.cut else []
+    return (*told, Gave.PARTIAL) if outcome.partial else tuple(told)
 
 
 def route(
