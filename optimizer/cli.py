@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     study = cli_stages.study_options()
     cli_stages.add(commands, study)
     _add_profile(commands)
-    cli_expect.add(commands, study, cli_stages.study_of)
+    cli_expect.add(commands, study)
     cli_evaluate.add(commands)
     _add_rollback(commands)
     _add_report(commands)

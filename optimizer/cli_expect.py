@@ -3,54 +3,35 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from gateway import catalog as catalogs
-from gateway import spans
 from gateway.catalog import Catalog
 from gateway.published import Agreement
-from optimizer import asked, certify, expectations, profiling, strata
-from optimizer.asked import Model
-from optimizer.data import Split
+from optimizer import config as configs
 
 
-def add(
-    commands: Any,
-    study: argparse.ArgumentParser,
-    study_of: Callable[[argparse.Namespace], Any],  # -> Study; its import takes seconds
-) -> None:
+def add(commands: Any, study: argparse.ArgumentParser) -> None:
     """Add the command; `study`: the options of every study."""
     text = "write into a published catalog how plans agree with the largest variant, and how sure variants are"
     command = commands.add_parser("expect", parents=[study], help=text, description=text)
-    command.set_defaults(run=lambda args: _expect(study_of(args)))
+    command.set_defaults(run=_expect)
 
 
-def _expect(study: Any) -> dict[str, Any]:
-    repository = study.config.publish.repository
-    catalog = catalogs.read(repository)
-    examples = study.questions.certifying(Split.CALIBRATE)
-    answers = {}
-    for variant in catalog.variants:
-        file = catalogs.model_path(repository, variant)
-        tokenizer = repository / catalogs.TOKENIZER
-        model = Model(file, variant.sha256, tokenizer, variant.precision)
-        folder = study.folder / "published" / variant.name
-        readings, _ = asked.readings(model, folder, Split.CALIBRATE, examples)
-        answers[variant.name] = [
-            spans.answer_of(reading, variant.decoding)
-            for reading, example in zip(readings, examples, strict=True)
-            if not strata.is_fresh(example.context)
-        ]
-    certified = [e for e in examples if not strata.is_fresh(e.context)]
-    bound = certify.METHODS[study.config.certify.method]
-    delta = catalog.plans[0].certificate.delta
-    here = profiling.here()
-    found = expectations.with_expectations(catalog, certified, answers, here, bound, delta)
-    catalogs.write(repository, found)
+def _expect(args: argparse.Namespace) -> dict[str, Any]:
+    from optimizer import expecting, recertify
+
+    config = configs.read(args.study)
+    published = args.model_repository or config.publish.repository
+    catalog = catalogs.read(published)
+    folder = args.run_dir or Path("runs") / config.name
+    evidence = recertify.evidence_of(published, catalog, config, args.data_dir, folder)
+    found = expecting.expected(catalog, evidence)
+    catalogs.write(published, found)
     return show(found)
 
 

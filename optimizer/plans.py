@@ -15,7 +15,7 @@ import numpy as np
 
 from gateway import spans
 from gateway.published import Certificate, Paired, Plan, Variant
-from optimizer import cascades, certification, evaluate
+from optimizer import cascades, certification, evaluate, expectations
 from optimizer.cascades import Answers, Chain
 from optimizer.certification import Evidence, Outcome, Questions
 from optimizer.strata import Scored
@@ -53,7 +53,7 @@ def plans_of(variants: Sequence[Variant], evidence: Evidence) -> list[Rated]:
     alone = [Chain((variant.name,), ()) for variant in variants]
     chains = alone + _cascades(search, len(variants))
     outcomes = [_outcome(chain, calibrate, reports) for chain in chains]
-    largest = max(variants, key=lambda v: v.size_bytes).name
+    largest = expectations.largest(variants).name
     best = outcomes[alone.index(Chain((largest,), ()))]
     own, others = shares(len(alone), len(chains) - len(alone), evidence.how.delta)
     found = []

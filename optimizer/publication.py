@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from gateway import catalog as catalogs
-from gateway import spans
 from gateway.catalog import Catalog, GoldenInput, Origin
 from gateway.domain import Question
 from gateway.embedded import open_session, run
@@ -20,17 +19,15 @@ from gateway.spans import SpanEncoder
 from optimizer import (
     cards,
     certification,
-    certify,
     decoding,
-    expectations,
     gates,
     profiling,
     provenance,
     repository,
-    strata,
 )
 from optimizer.certification import Evidence
 from optimizer.data import Split
+from optimizer.expecting import expected
 from optimizer.models import student
 from optimizer.plans import plans_of
 from optimizer.study import Study
@@ -88,23 +85,7 @@ def catalog_of(study: Study, target: Path) -> Catalog:
         plans=tuple(plans),
         golden_inputs=GOLDEN_INPUTS,
     )
-    return expecting(study, catalog, evidence)
-
-
-def expecting(study: Study, catalog: Catalog, evidence: Evidence) -> Catalog:
-    """Return the catalog with what a gateway can expect of its plans and variants."""
-    asked = evidence.calibrate
-    certified = [not strata.is_fresh(e.context) for e in asked.examples]
-    answers = {}
-    for variant in catalog.variants:
-        readings = study.exported(variant.name).readings(asked.name, asked.examples)
-        kept = (r for r, keep in zip(readings, certified, strict=True) if keep)
-        answers[variant.name] = [spans.answer_of(reading, variant.decoding) for reading in kept]
-    examples = [e for e, keep in zip(asked.examples, certified, strict=True) if keep]
-    config = study.config.certify
-    bound = certify.METHODS[config.method]
-    here = profiling.here()
-    return expectations.with_expectations(catalog, examples, answers, here, bound, config.delta)
+    return expected(catalog, evidence)
 
 
 def publish(study: Study, target: Path, *, allow_dominated: bool = False) -> Catalog:

@@ -15,6 +15,7 @@ from gateway.spans import Reading
 from optimizer import asked, cards, certification, plans, repository
 from optimizer.certification import Evidence, Questions
 from optimizer.config import StudyConfig
+from optimizer.expecting import expected
 from optimizer.plans import Rated
 from optimizer.questions import Questions as StudyQuestions
 
@@ -30,10 +31,10 @@ def certify(
     problems = catalogs.check_files(published, catalog)
     if problems:
         raise RepositoryError("not certified: " + "; ".join(problems))
-    rated = plans.plans_of(
-        catalog.variants, evidence_of(published, catalog, config, data_dir, folder)
-    )
-    return replace(catalog, plans=tuple(r.plan for r in rated)), rated
+    evidence = evidence_of(published, catalog, config, data_dir, folder)
+    rated = plans.plans_of(catalog.variants, evidence)
+    found = replace(catalog, plans=tuple(r.plan for r in rated))
+    return expected(found, evidence), rated
 
 
 def evidence_of(
