@@ -22,14 +22,22 @@ class Congestion:
     def __init__(self) -> None:
         self.usual_ms = 0.0
 
+    @property
+    def lasts(self) -> bool:
+        """Have requests waited so long of late that somebody may be refused for it?"""
+        return self.usual_ms > min(MAY_WAIT) * TURN_MS / 2
+
+    def note(self, waited_ms: float) -> None:
+        """Learn how long a request waited for its turn."""
+        self.usual_ms += _PACE * (min(waited_ms, 2 * TURN_MS) - self.usual_ms)
+
     def refuses(self, slo: Slo, waited_ms: float, typical: Sequence[Option]) -> bool:
-        """Note the wait, and say whether this request is refused unread.
+        """Say whether this request is refused unread.
 
         It is when it waited longer than its urgency may, and others did, too. Who needs a dearer plan
         may wait less, in proportion: in its place several others are answered. `typical`: every plan for
         a request of usual size.
         """
-        self.usual_ms += _PACE * (waited_ms - self.usual_ms)
         limit_ms = MAY_WAIT[slo.priority] * TURN_MS
         if self.usual_ms <= limit_ms / 2:
             return False

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from gateway import policy, slo
+from gateway.congestion import Congestion
 from gateway.domain import Option, Size, Slo, SloRequest
 from gateway.errors import BadInput, Overloaded
 from gateway.serving import ServingSet
@@ -20,6 +21,7 @@ from gateway.settings import Settings
 BEAT_MS = 20.0  # how often the event loop's own queue is felt
 TURNS = 2.0  # a request waits for the loop again when the model has answered
 SMALLEST = Size(64, 1)
+TYPICAL = Size(192, 1)
 REFRESH_MS = 10.0  # how old a prediction at the door may be
 PATIENCE = 20  # refusals of one urgency, until one of its requests is judged as the most urgent
 URGENCIES = 8
@@ -78,6 +80,7 @@ class Door:
         self.beat = Beat(clock)
         self._settings = settings
         self._turns = turns
+        self._congestion = Congestion()
         self._clock = clock
         known = settings.classes
         own = (slo.resolve(SloRequest(slo_class=c), known, c, 0.0).timeout_ms for c in known)
@@ -98,12 +101,22 @@ class Door:
                 f"busy: {in_flight} requests are being answered, the most there may be", 1e3
             )
         late_ms = self.beat.late_ms
-        if serving is None or (late_ms < BEAT_MS and not serving.latency.crowded):
+        self._congestion.note(late_ms)
+        calm = late_ms < BEAT_MS and not self._congestion.lasts
+        if serving is None or (calm and not serving.latency.crowded):
             return None
         try:
             promise = self._promise(request, serving, told=told)
         except BadInput:
             return None  # whoever reads it says so
+        if promise.variant is None and self._congestion.refuses(
+            promise, late_ms, serving.options(TYPICAL, 0.5, self._clock())
+        ):
+            self._turns.refused(request.priority)
+            return "congested", Overloaded(
+                "busy: requests come faster than they can be read; try again later, or with a lower u",
+                late_ms,
+            )
         excess_ms = self._excess_ms(promise, serving, late_ms)
         if excess_ms <= 0.0:
             return None
@@ -122,7 +135,7 @@ class Door:
             serving.catalog.best_floor,
         )
         if not told:
-            return replace(promise, timeout_ms=self._longest_ms, priority=0)
+            return replace(promise, timeout_ms=self._longest_ms, min_f1=0.0, priority=0)
         return replace(promise, priority=self._turns.urgency(promise.priority))
 
     def _excess_ms(self, promise: Slo, serving: ServingSet, late_ms: float) -> float:

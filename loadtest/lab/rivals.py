@@ -57,6 +57,7 @@ class Bertier(Plain):
         self._congestion, self._typical = Congestion(), typical
 
     def turns_away(self, asked: Asked, waited_ms: float, now_ms: float) -> bool:
+        self._congestion.note(waited_ms)
         return self._congestion.refuses(asked.slo, waited_ms, self._typical)
 
     def quantile(self, slo: Slo) -> float:

@@ -27,7 +27,7 @@ def slo(min_f1: float = CHEAP, policy: SloPolicy = SloPolicy.PREFER_LATENCY) -> 
 def crowded() -> Congestion:
     found = Congestion()
     for _ in range(100):
-        found.refuses(slo(), TURN_MS, TYPICAL)
+        found.note(TURN_MS)
     return found
 
 
@@ -55,16 +55,20 @@ def test_a_single_stall_refuses_nobody() -> None:
     """A pause of the process is no crowd: those who waited for it are answered."""
     congestion = Congestion()
     for _ in range(50):
-        congestion.refuses(slo(), 0.1, TYPICAL)
-    assert not any(congestion.refuses(slo(), 40.0, TYPICAL) for _ in range(3))
+        congestion.note(0.1)
+    for _ in range(3):
+        congestion.note(40.0)
+        assert not congestion.refuses(slo(), 40.0, TYPICAL)
 
 
 def test_a_crowd_is_forgotten_once_it_is_gone() -> None:
     """Short waits bring the usual one down."""
     congestion = crowded()
-    for _ in range(40):
-        congestion.refuses(slo(), 0.1, TYPICAL)
+    for _ in range(100):
+        congestion.note(0.1)
     assert not congestion.refuses(slo(), TURN_MS + 1, TYPICAL)
+    assert crowded().lasts
+    assert not congestion.lasts
 
 
 def test_thrift_is_the_share_of_a_dear_answer_that_a_cheap_one_costs() -> None:

@@ -90,6 +90,17 @@ def test_a_late_event_loop_counts_as_waiting() -> None:
     assert house.refused(BATCH) is None
 
 
+def test_a_loop_that_stays_late_refuses_long_before_the_deadline() -> None:
+    """A queue for the loop makes everyone late and nobody faster; one stall is no queue."""
+    house = House()
+    house.door.beat._last_ms = 30.0
+    told = [house.refused(BATCH) for _ in range(40)]
+    assert told[0] is None
+    assert set(told[-20:]) <= {"congested", None}
+    assert told.count("congested") > 20
+    assert house.refused(SloRequest(slo_class="batch", variant="small")) is None
+
+
 def test_more_than_may_be_in_flight_are_refused_whatever_they_ask() -> None:
     """Memory is bounded, too."""
     house = House(max_in_flight=3)
