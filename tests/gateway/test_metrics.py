@@ -130,7 +130,9 @@ async def test_padding_is_counted_apart_from_the_text() -> None:
 async def test_windows_and_batches_are_counted_once_a_request() -> None:
     """A long context costs a multiple, which averages hide."""
     gateway = Gateway()
-    await gateway.http.post("/v1/answer", json={"question": "Who?", "context": CONTEXT * 60})
+    asked = {"question": "Who?", "context": CONTEXT * 60}
+    headers = {"SLO-Variant": "large", "SLO-Class": "batch"}
+    await gateway.http.post("/v1/answer", json=asked, headers=headers)
     assert gateway.count("bertier_windows_count") == 1
     assert gateway.count("bertier_windows_sum") > 1
     assert gateway.count("bertier_batch_windows_count", variant="large") == 1
