@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 from collections.abc import Mapping
+from math import inf
 from types import TracebackType
 from typing import Any, Protocol, Self
 from urllib.parse import urlsplit
@@ -109,14 +110,16 @@ _INFEASIBLE = "infeasible"
 def _from_http(status: int, said: Mapping[str, str], body: bytes) -> Reply:
     told = _object(body)
     if status == 200 and "answer" in told:
+        promise = told.get("slo")  # unrounded, where the headers round
+        exact = promise if isinstance(promise, dict) else {}
         return Reply(
             Outcome.ANSWERED,
             answer=str(told["answer"]),
             plan=said.get("SLO-Plan", ""),
             variant=said.get("SLO-Variant", ""),
             met=said.get("SLO-Met", ""),
-            certified_f1=float(said.get("SLO-F1", 0.0)),
-            predicted_ms=float(said.get("SLO-Predicted-Ms", "inf")),
+            certified_f1=float(exact.get("certified_f1", 0.0)),
+            predicted_ms=float(exact.get("predicted_ms", inf)),
         )
     outcome = _OF_HTTP.get(status, Outcome.FAILED)
     if str(told.get("type", "")).endswith(f":{_INFEASIBLE}"):

@@ -71,6 +71,8 @@ def headers(slo: Slo) -> dict[str, str]:
     }
     if slo.slo_class in STANDARD_CLASSES:
         said["SLO-Class"] = slo.slo_class
+    if slo.max_f1_loss is not None:
+        said["SLO-Max-F1-Loss"] = _decimal(slo.max_f1_loss)
     if slo.variant is not None:
         said["SLO-Variant"] = slo.variant
     if slo.timeout_ms < default_timeout_ms(slo.latency_ms, slo.policy):

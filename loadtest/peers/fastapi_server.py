@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from functools import cache
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,24 @@ from fastapi import FastAPI
 from loadtest.peers.reader import Reader, flags
 
 ENGINE, REPOSITORY, VARIANT = "PEER_ENGINE", "PEER_REPOSITORY", "PEER_VARIANT"
-app = FastAPI()
+LOAD_S = 300  # a worker that imports PyTorch does not answer its supervisor's pings meanwhile
 
 
-@cache
-def reader() -> Reader:
-    """Return this process's model; uvicorn's workers learn which from the environment."""
-    return Reader(Path(os.environ[REPOSITORY]), os.environ[VARIANT], os.environ[ENGINE])
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Load this process's model before it serves; workers learn which from the environment."""
+    env = os.environ
+    app.state.reader = Reader(Path(env[REPOSITORY]), env[VARIANT], env[ENGINE])
+    yield
+
+
+app = FastAPI(lifespan=lifespan)
 
 
 @app.post("/answer")
 def answer(asked: dict[str, Any]) -> dict[str, Any]:
-    return reader().answer(asked)
+    found: dict[str, Any] = app.state.reader.answer(asked)
+    return found
 
 
 if __name__ == "__main__":
@@ -39,4 +46,5 @@ if __name__ == "__main__":
         port=args.port,
         workers=args.workers,
         log_level="warning",
+        timeout_worker_healthcheck=LOAD_S,
     )

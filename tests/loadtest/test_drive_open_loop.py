@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 
@@ -31,6 +32,16 @@ async def test_every_request_is_answered_with_what_became_of_its_promise(protoco
         ("The", "large", "true")
     }
     assert all(r.certified and r.in_time and r.f1 == 0.0 for r in run.results)
+
+
+def test_a_certified_floor_is_read_with_all_its_digits() -> None:
+    """The header rounds; a floor asked for to the last digit would look broken."""
+    floor = 0.339622641509434
+    body = json.dumps({"answer": "Ada", "slo": {"certified_f1": floor, "predicted_ms": 3.25}})
+    reply = doors._from_http(200, {"SLO-F1": "0.3396"}, body.encode())
+    asked = schedule([0], slo(min_f1=floor))[0]
+    assert Result(asked, 0.0, 5.0, reply).certified
+    assert reply.predicted_ms == 3.25
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,13 @@ def test_a_floor_of_few_digits_is_asked_for_as_it_is(floor: float) -> None:
     said = schedule.headers(slo(min_f1=floor))["SLO-Min-F1"]
     assert float(said) == pytest.approx(floor, abs=1.1e-9)
     assert float(said) <= floor
+
+
+def test_a_bound_on_the_loss_is_sent_where_there_is_one() -> None:
+    """It is a promise of its own, beside the floor."""
+    asked = replace(slo(), max_f1_loss=0.02)
+    assert schedule.headers(asked)["SLO-Max-F1-Loss"] == "0.02"
+    assert "SLO-Max-F1-Loss" not in schedule.headers(slo())
 
 
 def test_a_class_that_only_the_lab_knows_is_not_sent() -> None:
