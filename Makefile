@@ -35,7 +35,7 @@ INSTALL := $(PIP) install --quiet --no-compile --no-warn-conflicts --constraint 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-all system-packages run test check format proto up down kubernetes-rules settings constraints clean docs-metrics dashboards \
+.PHONY: help setup setup-all system-packages run test check format proto up down audit kubernetes-rules settings constraints clean docs-metrics dashboards \
 	prove prove-overhead prove-agreement prove-invariance prove-slo-table prove-evaluate \
 	prove-coverage prove-lab prove-emulator prove-served prove-peers loadtest
 
@@ -70,6 +70,11 @@ up: ## Start the whole system in containers: Triton, gateway, Prometheus, Alertm
 
 down: ## Stop it and remove its containers; its data stays in volumes
 	$(COMPOSE) down
+
+audit: ## Look for known vulnerabilities of what constraints.txt names (asks PyPI's advisories)
+	@$(PYTHON) -m venv .venv-audit
+	@.venv-audit/bin/python -m pip install --quiet pip-audit
+	.venv-audit/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
 
 kubernetes-rules: $(EVERYTHING) ## Write the PrometheusRule from deploy/prometheus/rules anew
 	$(BIN)/python deploy/kubernetes/prometheus_rule.py
@@ -129,7 +134,7 @@ constraints: ## Write constraints.txt anew from pyproject.toml, newest versions
 	deploy/setup/constraints.sh $(PYTHON)
 
 clean: ## Remove .venv, caches and builds; models and runs stay
-	rm -rf $(VENV) .venv-peers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-audit .venv-peers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find gateway optimizer loadtest tests deploy -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BASE): constraints.txt

@@ -287,7 +287,11 @@ def _cascade_edit(**changes: Any) -> Callable[[Any], Any]:
         direct = {**document["plans"][0], "name": "other", "variants": ["other"]}
         first = document["variants"][0]["name"]
         certificate = {**direct["certificate"], "model_sha256": [other["sha256"]] * 2}
-        cascade = {"name": "both", "variants": [first, "other"], "thresholds": [0.5]}
+        cascade: dict[str, Any] = {
+            "name": "both",
+            "variants": [first, "other"],
+            "thresholds": [0.5],
+        }
         cascade |= {"certificate": certificate, "reach": [1.0, 0.4]}
         document["variants"].append(other)
         document["plans"] += [direct, cascade | changes]
