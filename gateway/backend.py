@@ -57,6 +57,13 @@ class Backend(Protocol):
         """Return how many servers share the variant's requests now, at least 1."""
         ...
 
+    async def others(self) -> Mapping[str, float]:
+        """Return by variant's name how much of others is in the server, as a mean since the last call.
+
+        In requests; of who runs in this process alone there is nothing. Raises: BackendError, DeadlineExceeded.
+        """
+        ...
+
     async def is_ready(self) -> bool:
         """Can it answer at all?"""
         ...

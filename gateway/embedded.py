@@ -135,6 +135,9 @@ class EmbeddedBackend:
     def capacity(self, variant: Variant) -> int:
         return 1
 
+    async def others(self) -> Mapping[str, float]:
+        return {}
+
     async def is_ready(self) -> bool:
         return True  # nothing to reach; what is loaded is the watcher's to say
 

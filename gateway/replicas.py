@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -147,6 +148,12 @@ class Replicas:
 
     def capacity(self, variant: Variant) -> int:
         return max(1, len(self._able(variant, ())))
+
+    async def others(self) -> Mapping[str, float]:
+        found: Counter[str] = Counter()
+        for told in (await self._each(lambda server: server.others())).values():
+            found.update(told)
+        return found
 
     async def is_ready(self) -> bool:
         """Ask all of them; one that is down has to be checked again when it is back."""

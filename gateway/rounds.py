@@ -1,4 +1,4 @@
-"""Looks after several model servers beside the watcher: who is back, and what they can do together.
+"""Looks after shared and several model servers beside the watcher: who is back, and what they have to do.
 
 Runs off the request path and never answers a question.
 """
@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 
+from gateway.errors import BertierError
 from gateway.host import usable_cores
 from gateway.preparation import capacity, readmit
 from gateway.replicas import Replicas
-from gateway.service import AnswerService
+from gateway.service import AnswerService, now_ms
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +21,7 @@ ROUND_MS = 1_000.0
 
 
 class Rounds:
-    """Keeps replicas and what predicts latency in step."""
+    """Keeps replicas, and what predicts latency, in step with the model servers."""
 
     def __init__(self, service: AnswerService) -> None:
         self._service = service
@@ -27,12 +29,13 @@ class Rounds:
 
     async def run(self) -> None:
         """Look for ever, where there is anything to look after."""
-        while self._replicas is not None:
-            try:
-                await self.look()
-            except Exception:  # the gateway goes on with what it knows
-                log.exception("the rounds failed; they go on")
-            await asyncio.sleep(ROUND_MS / 1e3)
+        settings = self._service.settings
+        rounds = []
+        if self._replicas is not None:
+            rounds.append(_for_ever(self.look, ROUND_MS))
+        if settings.triton_url and settings.others_poll_ms:
+            rounds.append(_for_ever(self.ask_for_others, settings.others_poll_ms))
+        await asyncio.gather(*rounds)
 
     async def look(self) -> None:
         """Have servers that came back checked, and tell the predictor how many answer."""
@@ -42,3 +45,22 @@ class Rounds:
         if any(replicas.unchecked(serving.catalog.variant(name)) for name in serving.trust):
             await readmit(serving, replicas)
         serving.latency.resize(*capacity(serving.catalog, replicas, usable_cores()))
+
+    async def ask_for_others(self) -> None:
+        """Tell the predictor what other gateways have in the servers: our work waits behind it."""
+        try:
+            others = await self._service.backend.others()
+        except BertierError:
+            others = {}  # who is not there has nothing to do
+        if self._service.serving is not None:
+            windows = {name: round(n) for name, n in others.items()}
+            self._service.serving.latency.set_others(windows, now_ms())
+
+
+async def _for_ever(do: Callable[[], Awaitable[None]], every_ms: float) -> None:
+    while True:
+        try:
+            await do()
+        except Exception:  # the gateway goes on with what it knows
+            log.exception("the rounds failed; they go on")
+        await asyncio.sleep(every_ms / 1e3)

@@ -102,6 +102,12 @@ class Settings(BaseSettings):
         8, gt=0, description="items of one list or stream in work at once"
     )
 
+    others_poll_ms: float = Field(
+        1_000,
+        ge=0,
+        description="how often Tritons of `triton_url` are asked what other gateways have there; 0: never"
+        " ([below](#several-gateways))",
+    )
     max_in_flight: int = Field(
         1_024,
         gt=0,

@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import logging
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ from gateway.errors import (
     VariantUnavailable,
 )
 from gateway.published import Variant
+from gateway.sharing import Counted
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +79,8 @@ class TritonBackend:
         stubs = [GRPCInferenceServiceStub(channel) for channel in self._channels]
         self._control = stubs[0]
         self._stubs = itertools.cycle(stubs)
+        self._answered: Counter[str] = Counter()  # requests, by model
+        self._counted: Counted | None = None
 
     @property
     def engine(self) -> str:
@@ -150,6 +154,18 @@ class TritonBackend:
     def capacity(self, variant: Variant) -> int:
         return 1
 
+    async def others(self) -> Mapping[str, float]:
+        """Return the mean number of requests of others since the last call; {} at the first."""
+        before, told = (
+            self._counted,
+            await self._call("ModelStatistics", pb.ModelStatisticsRequest()),
+        )
+        stats = [(m.name, m.inference_stats.success) for m in told.model_stats]
+        now = self._counted = Counted.of(
+            time.perf_counter(), [(n, s.ns / 1e9, s.count) for n, s in stats], self._answered
+        )
+        return {} if before is None else now.others_since(before)
+
     async def is_ready(self) -> bool:
         try:
             ready = await self._call("ServerReady", pb.ServerReadyRequest())
@@ -190,6 +206,7 @@ class TritonBackend:
             )
         except grpc.aio.AioRpcError as exc:
             raise _inference_error(exc, request.model_name) from exc
+        self._answered[request.model_name] += 1
         return read_logits(reply)
 
     async def _hash(self, name: str, version: str) -> str:

@@ -196,6 +196,9 @@ class FakeBackend:
     def capacity(self, variant: Variant) -> int:
         return 1
 
+    async def others(self) -> Mapping[str, float]:
+        return {}
+
     async def is_ready(self) -> bool:
         return self.error is None
 

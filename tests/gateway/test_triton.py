@@ -268,3 +268,20 @@ def test_every_status_of_triton_is_one_of_our_errors(
     empty = grpc.aio.Metadata()
     error = grpc.aio.AioRpcError(code, empty, empty, details=details)
     assert type(map_triton_error(error, "x")) is expected
+
+
+async def test_the_work_of_another_gateway_on_the_same_server_is_seen(
+    backend: TritonBackend, triton: RunningTriton
+) -> None:
+    """Who waits behind it must know of it; one's own work is not counted twice."""
+    other = TritonBackend(triton.options.grpc_url)
+    windows = make_windows(1)
+    assert await backend.others() == {}
+    await asyncio.gather(*(backend.infer(SLOW_VARIANT, windows, AMPLE_MS) for _ in range(4)))
+    assert await backend.others() == {}
+    await asyncio.gather(*(other.infer(SLOW_VARIANT, windows, AMPLE_MS) for _ in range(8)))
+    (name, mean), *more = (await backend.others()).items()
+    assert (name, more) == (SLOW, [])
+    assert 2.0 < mean < 8.1
+    assert await backend.others() == {}
+    await other.close()

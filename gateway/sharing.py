@@ -1,0 +1,47 @@
+"""How much of others is in a shared model server, from what it counts and from what it answered to us. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What a server says of itself, and what it answered to us, up to a time."""
+
+    at_s: float
+    spent_s: Mapping[
+        str, float
+    ]  # by model: the time of all requests it answered, its queue included
+    answered: Mapping[str, int]
+    ours: Mapping[str, int]
+
+    @classmethod
+    def of(
+        cls, at_s: float, told: Iterable[tuple[str, float, int]], ours: Mapping[str, int]
+    ) -> Counted:
+        """`told`: model, time and number of its requests, once for each version."""
+        spent_s: dict[str, float] = {}
+        answered: Counter[str] = Counter()
+        for name, s, n in told:
+            spent_s[name] = spent_s.get(name, 0.0) + s
+            answered[name] += n
+        return cls(at_s, spent_s, answered, dict(ours))
+
+    def others_since(self, before: Counted) -> dict[str, float]:
+        """Return the mean number of requests of others by model; a server that began anew has none.
+
+        The time that requests spent there, per second, is how many were there on average (Little 1961); of
+        it the share that was not answered to us.
+        """
+        found = {}
+        passed_s = max(1e-3, self.at_s - before.at_s)
+        for name, answered in self.answered.items():
+            n = answered - before.answered.get(name, 0)
+            ours = self.ours.get(name, 0) - before.ours.get(name, 0)
+            spent_s = self.spent_s[name] - before.spent_s.get(name, 0.0)
+            if n > ours and spent_s > 0:
+                found[name] = spent_s / passed_s * (n - ours) / n
+        return found
