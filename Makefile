@@ -36,7 +36,7 @@ INSTALL := $(PIP) install --quiet --no-compile --no-warn-conflicts --constraint 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup setup-all system-packages run test check format proto up down audit kubernetes-rules settings constraints clean docs-metrics dashboards \
-	prove prove-overhead prove-agreement prove-invariance prove-slo-table prove-evaluate \
+	prove prove-overhead prove-observing prove-agreement prove-invariance prove-slo-table prove-evaluate \
 	prove-coverage prove-lab prove-emulator prove-served prove-peers loadtest
 
 help: ## Show what can be made
@@ -89,7 +89,7 @@ docs-metrics: $(EVERYTHING) ## Write docs/metrics.md anew from gateway/metrics.p
 dashboards: $(EVERYTHING) ## Write deploy/grafana/dashboards anew from deploy/observability
 	$(BIN)/python -m deploy.observability.generate
 
-prove: prove-evaluate prove-agreement prove-invariance prove-overhead prove-slo-table prove-coverage prove-emulator prove-served prove-peers prove-lab ## Measure every number of the README (long)
+prove: prove-evaluate prove-agreement prove-invariance prove-overhead prove-observing prove-slo-table prove-coverage prove-emulator prove-served prove-peers prove-lab ## Measure every number of the README (long)
 
 prove-evaluate: $(EVERYTHING) ## EM and F1 of every variant, by the official SQuAD 2.0 rule
 	$(BIN)/bertier-optimize evaluate --data $(DATA)
@@ -102,6 +102,9 @@ prove-invariance: $(EVERYTHING) ## Answers do not depend on what else is being a
 
 prove-overhead: $(EVERYTHING) ## What the gateway adds to a direct call of Triton
 	$(BIN)/bertier-loadtest overhead
+
+prove-observing: $(EVERYTHING) ## What metrics, traces that are off, and scrapes cost
+	$(BIN)/bertier-loadtest observing
 
 prove-slo-table: $(EVERYTHING) ## Which variant answers which SLO
 	$(BIN)/bertier-loadtest slo-table
