@@ -89,7 +89,7 @@ docs-metrics: $(EVERYTHING) ## Write docs/metrics.md anew from gateway/metrics.p
 dashboards: $(EVERYTHING) ## Write deploy/grafana/dashboards anew from deploy/observability
 	$(BIN)/python -m deploy.observability.generate
 
-prove: prove-evaluate prove-agreement prove-invariance prove-overhead prove-observing prove-slo-table prove-coverage prove-emulator prove-served prove-peers prove-lab ## Measure every number of the README (long)
+prove: prove-evaluate prove-agreement prove-invariance prove-overhead prove-observing prove-slo-table prove-coverage prove-peers prove-lab prove-served prove-emulator ## Measure every number of the README (long)
 
 prove-evaluate: $(EVERYTHING) ## EM and F1 of every variant, by the official SQuAD 2.0 rule
 	$(BIN)/bertier-optimize evaluate --data $(DATA)

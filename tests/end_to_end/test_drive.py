@@ -1,0 +1,38 @@
+"""The driver against the whole system: promises, answers and a report of a run that was real."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from loadtest import cli
+from loadtest.stack import Stack
+
+pytestmark = pytest.mark.end_to_end
+# How late a busy machine sends is no matter of this test.
+FLAGS = ("--rate", "8", "--seconds", "3", "--questions", "30", "--max-send-lag-ms", "60000")
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_a_run_ends_with_figures_and_a_page(
+    stack: Stack, tmp_path: Path, protocol: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every request of the schedule is accounted for, and the last line is the summary."""
+    url = stack.http_url if protocol == "http" else f"grpc://{stack.grpc_target}"
+    folder = tmp_path / "run"
+    assert cli.main(["drive", "--url", url, "--folder", str(folder), *FLAGS]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    lines = (folder / "requests.jsonl").read_text().splitlines()
+    assert len(lines) == told["all"]["n"] == sum(told["outcomes"].values())
+    assert told == json.loads((folder / "summary.json").read_text())
+    assert "failed" not in told["outcomes"], told["failures"]
+    assert told["outcomes"]["answered"] == sum(told["plans"].values()) > 0
+    assert "<svg" in (folder / "report.html").read_text()
+
+
+def test_a_promise_that_was_not_kept_is_an_exit_status(stack: Stack, tmp_path: Path) -> None:
+    """A pipeline needs no eyes on a table."""
+    flags = ("--folder", str(tmp_path), "--min-attainment", "1.01")
+    assert cli.main(["drive", "--url", stack.http_url, *FLAGS, *flags]) == 1
