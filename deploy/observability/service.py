@@ -243,7 +243,17 @@ def _decisions() -> Parts:
                 f"sum by (slo_class, reason) (rate({refused}[$__rate_interval]))",
                 "{{slo_class}} {{reason}}",
             ),
-            span=12,
+            runbook=QUEUE,
+        ),
+        stacked(
+            "Refused unread",
+            "Requests refused from their headers alone: full (too many in flight), unreachable (the deadline"
+            " cannot be met any more).",
+            "reqps",
+            Query(
+                'sum by (front, reason) (rate(bertier_sheds_total{instance=~"$instance"}[$__rate_interval]))',
+                "{{front}} {{reason}}",
+            ),
             runbook=QUEUE,
         ),
         stacked(
@@ -254,7 +264,6 @@ def _decisions() -> Parts:
                 'sum by (outcome) (rate(bertier_retries_total{instance=~"$instance"}[$__rate_interval]))',
                 "{{outcome}}",
             ),
-            span=12,
             runbook="BertierBreakerOpen",
         ),
     )

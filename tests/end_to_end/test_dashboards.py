@@ -8,6 +8,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -35,6 +36,7 @@ OF_A_CATALOG = {
     "bertier_certificate_": "the same",
     "bertier_confidence_shift": "how confidences are spread, in the catalog",
 }
+MAX_IN_FLIGHT = 3
 PATIENCE_S = 120.0
 TEXT = {"question": "Who slept?", "context": "The old dog slept by the stove all winter."}
 ASKED: tuple[Mapping[str, str], ...] = (
@@ -59,9 +61,11 @@ class Observed:
     prometheus: Prometheus
 
     def ask(self) -> None:
-        """Ask one question of each kind."""
+        """Ask one question of each kind, then more at once than the gateway lets in."""
         for headers in ASKED:
             self.ask_one(headers)
+        with ThreadPoolExecutor(3 * MAX_IN_FLIGHT) as crowd:
+            list(crowd.map(self.ask_one, [{}] * 3 * MAX_IN_FLIGHT))
 
     def ask_one(self, headers: Mapping[str, str]) -> None:
         httpx2.post(f"{self.stack.http_url}/v1/answer", json=TEXT, headers=headers, timeout=30)
@@ -84,6 +88,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
     repository = shutil.copytree(REPOSITORY, folder / "model_repository")
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("BERTIER_SHADOW_SHARE", "1")
+        environment.setenv("BERTIER_MAX_IN_FLIGHT", str(MAX_IN_FLIGHT))
         with fresh_stack(repository) as stack:
             targets = {
                 "gateway": urlsplit(stack.http_url).netloc,
