@@ -19,6 +19,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from gateway import fronts, logs, slo, tracing
+from gateway.certificates import CertificateError
 from gateway.domain import SloRequest
 from gateway.errors import (
     BackendError,
@@ -33,6 +34,7 @@ from gateway.errors import (
     RepositoryError,
     Unauthenticated,
 )
+from gateway.keys import KeyFileError
 from gateway.oip import UnknownModel
 from gateway.problems import FIXED_TEXT, kind_of
 from gateway.service import AnswerService, now_ms
@@ -57,6 +59,8 @@ STATUS: Mapping[type[BertierError], grpc.StatusCode] = {
     BackendError: grpc.StatusCode.INTERNAL,
     RepositoryError: grpc.StatusCode.INTERNAL,
     SettingsError: grpc.StatusCode.INTERNAL,
+    KeyFileError: grpc.StatusCode.INTERNAL,
+    CertificateError: grpc.StatusCode.INTERNAL,
 }
 MAX_NEAREST = 8  # feasible points told in metadata, which is limited to 8 KiB
 
