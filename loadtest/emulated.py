@@ -61,13 +61,17 @@ def fate_of(result: Result) -> Fate:
     )
 
 
-def model_ms(recording: Recording, trace: Trace, fates: Sequence[Fate]) -> tuple[float, int]:
-    """Return the recorded CPU time, ms, and the windows of what was answered."""
+def model_ms(world: World, trace: Trace, fates: Sequence[Fate]) -> tuple[float, int]:
+    """Return the recorded CPU time, ms, and the windows of what was answered, by every stage."""
     total_ms, windows = 0.0, 0
+    recorded = world.recording
     for asked, fate in zip(trace, fates, strict=True):
-        if fate.end is End.ANSWERED:
-            total_ms += recording.said[fate.variant].cpu_ms[asked.question]
-            windows += recording.sizes[asked.question].n_windows
+        if fate.end is not End.ANSWERED:
+            continue
+        stages = world.plans[fate.plan].variants
+        for name in stages[: stages.index(fate.variant) + 1]:
+            total_ms += recorded.said[name].cpu_ms[asked.question]
+            windows += recorded.sizes[asked.question].n_windows
     return total_ms, windows
 
 

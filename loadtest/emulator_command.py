@@ -86,10 +86,9 @@ class _Runs:
         process, load, seconds, seed = CALIBRATION
         trace = self._trace(process, load, seconds, seed)
         fates, spent = self._play("calibration", trace)
-        recorded = self._world.recording
-        models_ms, windows = emulated.model_ms(recorded, trace, fates)
+        models_ms, windows = emulated.model_ms(self._world, trace, fates)
         spent = replace(spent, models=models_ms)
-        dearer = emulated.dearer(recorded, spent.triton_cpu_ms(windows))
+        dearer = emulated.dearer(self._world.recording, spent.triton_cpu_ms(windows))
         return replace(self._world, recording=dearer, gateway_cpu_ms=spent.gateway_cpu_ms)
 
     def compare(self, world: World, process: str, load: float) -> list[Difference]:

@@ -91,7 +91,7 @@ def test_what_triton_takes_beside_the_models_is_work_of_every_window() -> None:
     """The lab's windows run as long as Triton's do."""
     world, trace = lab_world.world(n_windows=2), lab_world.trace(ARRIVALS)
     fates = simulate(world, trace, make(OURS, world, {}, 1), 1)
-    models_ms, windows = emulated.model_ms(world.recording, trace, fates)
+    models_ms, windows = emulated.model_ms(world, trace, fates)
     assert (models_ms, windows) == (len(trace) * 1.0, len(trace) * 2)
     spent = Spent(len(trace), 300.0, 100.0, 500.0, models_ms)
     assert spent.gateway_cpu_ms == pytest.approx(2.0)
