@@ -11,6 +11,8 @@ import uvicorn
 
 from gateway import certificates, grpc_api, http_api, oip_http
 from gateway.access import Access
+from gateway.backend import Backend
+from gateway.catalog import Catalog
 from gateway.metrics import Metrics
 from gateway.readiness import Readiness
 from gateway.service import AnswerService
@@ -35,6 +37,21 @@ async def gateway(**settings: Any) -> AsyncIterator[Running]:
     backend = WatchedBackend()
     service = AnswerService(backend, Settings(grpc_port=0, **settings), Metrics())
     service.serving = serving_set(small_and_large())
+    async with _fronts(service, backend) as running:
+        yield running
+
+
+@asynccontextmanager
+async def gateway_before(real: Backend, catalog: Catalog) -> AsyncIterator[Running]:
+    """Run both fronts before a real model server that has the variants of the catalog."""
+    service = AnswerService(real, Settings(grpc_port=0), Metrics())
+    service.serving = serving_set(catalog)
+    async with _fronts(service, WatchedBackend()) as running:
+        yield running
+
+
+@asynccontextmanager
+async def _fronts(service: AnswerService, backend: WatchedBackend) -> AsyncIterator[Running]:
     access = Access(service.settings, service.metrics)
     tls = certificates.of(service.settings, service.metrics)
     front = await grpc_api.start(service, service.settings, access, tls)
