@@ -61,6 +61,18 @@ def test_the_largest_floor_gets_the_most_accurate_variant(stack: Stack, catalog:
     assert float(reply.headers["SLO-F1"]) == pytest.approx(best.certified_f1, abs=1e-3)
 
 
+def test_a_loss_is_kept_by_the_plan_that_answers(stack: Stack, catalog: Catalog) -> None:
+    """What is certified close enough to the largest variant answers, and says which variant did."""
+    losses = {p.name: p.certified_loss for p in catalog.plans if len(p.variants) > 1}
+    least = min(loss for loss in losses.values() if loss is not None)
+    reply = post(stack, {"SLO-Max-F1-Loss": f"{least:.4f}", "SLO-Latency-Ms": "5000"})
+    plan = next(p for p in catalog.plans if p.name == reply.headers["SLO-Plan"])
+    assert float(reply.headers["SLO-F1-Loss"]) == plan.certified_loss
+    assert plan.certified_loss is not None
+    assert plan.certified_loss <= least
+    assert reply.headers["SLO-Variant"] in plan.variants
+
+
 def test_a_strict_floor_nobody_certifies_is_refused_with_what_is_feasible(stack: Stack) -> None:
     """A refusal says what could be had instead, of what is certified on this host."""
     variants = httpx2.get(f"{stack.http_url}/v1/variants", timeout=30).json()["variants"]
