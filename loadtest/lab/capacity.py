@@ -21,7 +21,7 @@ SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """Variants, replicas, and the joint attainment of the feasible requests that they reach."""
+    """Variants, replicas, and the share of feasible requests in time by a plan certified as asked."""
 
     variants: tuple[str, ...]
     replicas: int
@@ -108,7 +108,9 @@ def _fewest(
 def _play(world: World, trace: Trace, names: tuple[str, ...]) -> Fleet:
     policy = contenders.make(contenders.OURS, world, {}, SEED)
     found = measure(world, trace, simulate(world, trace, policy, SEED))["all"]
-    return Fleet(names, world.replicas, found["joint_feasible"], found["compute_ms"])
+    feasible = sum(asked.feasible for asked in trace) or 1
+    kept = found["by_certificate"] * len(trace) / feasible
+    return Fleet(names, world.replicas, kept, found["compute_ms"])
 
 
 def _rank(fleet: Fleet) -> tuple[int, int, float]:
