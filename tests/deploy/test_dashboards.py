@@ -100,6 +100,16 @@ def test_every_name_in_dashboards_rules_and_tests_is_a_metric_or_a_rule() -> Non
     assert used - declared - histograms - recorded == set()
 
 
+def test_runbooks_name_dashboards_and_panels_that_exist() -> None:
+    """Who is sent to a graph that was renamed loses minutes."""
+    pages = "".join(page.read_text().replace("**", "") for page in RUNBOOKS.glob("*.md"))
+    titles = {made["title"].removeprefix("bertier / ") for made in dashboards().values()}
+    titles |= {panel["title"] for _, panel in panels()}
+    named = set(re.findall(r"\*([^*\n]+)\*", pages))
+    assert named
+    assert named - titles == set()
+
+
 def test_dashboards_and_provisioning_agree() -> None:
     """Else a fresh Grafana shows a page of errors, or rates over less than a scrape."""
     (source,) = _provisioned("datasources/prometheus.yml")["datasources"]
