@@ -1,5 +1,5 @@
 #!/bin/sh
-# Install the gateway alone into a new virtual environment: no engine, no PyTorch, nothing of the build.
+# Install the gateway alone into a new virtual environment: with traces; no engine, no PyTorch, nothing of the build.
 # What the image is made of, and what the tests run in a clean environment.
 #   deploy/gateway/install.sh TARGET [PYTHON]
 set -eu
@@ -17,6 +17,6 @@ trap 'rm -rf "$work"' EXIT
 
 "$python" -m venv --without-pip "$target"
 "$work/build/bin/python" -m pip --python "$target/bin/python" install --quiet --no-compile \
-    --only-binary :all: --constraint constraints.txt "$work"/bertier-*.whl
+    --only-binary :all: --constraint constraints.txt "$(echo "$work"/bertier-*.whl)[otel]"
 # By hash, not by the time of a file: the same sources give the same bytes.
 "$target/bin/python" -m compileall -q --invalidation-mode unchecked-hash "$target/lib"

@@ -51,6 +51,11 @@ def test_it_is_small_and_holds_nothing_of_training(image: Path, tmp_path: Path) 
     assert size_bytes < 300e6
 
 
+def test_it_can_send_traces(image: Path, tmp_path: Path) -> None:
+    """In a cluster it takes a variable to switch them on, not another image."""
+    assert run(image, "python", "-c", "import gateway.otel", folder=tmp_path).stderr == ""
+
+
 def test_it_needs_a_triton_and_says_so(image: Path, tmp_path: Path) -> None:
     """There is no engine inside, so a missing address must not end in a traceback."""
     command = ("bertier", "serve", "--backend", "triton", "--http-port", "0", "--grpc-port", "0")
