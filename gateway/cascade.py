@@ -25,8 +25,10 @@ from gateway.domain import (
     Windows,
 )
 from gateway.errors import BackendError, DeadlineExceeded
-from gateway.latency import Seen
+from gateway.hedging import Hedging
+from gateway.latency import Seen, Work
 from gateway.metrics import Metrics
+from gateway.published import Variant
 from gateway.serving import ServingSet
 
 log = logging.getLogger(__name__)
@@ -90,7 +92,14 @@ class _Stage:
 class Cascade:
     """Asks the variants of plans, and has what becomes of each seen by what predicts."""
 
-    def __init__(self, backend: Backend, metrics: Metrics, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        hedge_share: float = 0.0,
+    ) -> None:
+        self._hedging = Hedging(hedge_share, metrics)
         self._backend = backend
         self._metrics = metrics
         self._clock = clock
@@ -142,7 +151,7 @@ class Cascade:
         call = breaker.begin(asked)
         try:
             with tracing.stage("infer", variant):
-                windows, inference = await self._infer(job, variant, partial=partial)
+                windows, inference = await self._infer(job, variant, work, partial=partial)
                 tracing.queued(inference.queue_ms)
             inferred = self._clock()
             if call.worked(inferred):
@@ -168,12 +177,14 @@ class Cascade:
         left_out = windows.n_windows < job.windows.n_windows
         return _Stage(variant, answer, asked, inference.queue_ms, inferred, done, left_out)
 
-    async def _infer(self, job: Job, variant: str, *, partial: bool) -> tuple[Windows, Inference]:
+    async def _infer(
+        self, job: Job, variant: str, work: Work, *, partial: bool
+    ) -> tuple[Windows, Inference]:
         """Return the windows that were answered, and their logits."""
         left_ms = job.promise.timeout_ms - (self._clock() - job.arrived_ms)
         known, windows = job.serving.catalog.variant(variant), job.windows
         if job.order is None:
-            found = await self._backend.infer(known, windows, left_ms)
+            found = await self._infer_one(job, known, work, left_ms)
         else:
             windows, found = await long_context.infer(
                 self._backend, known, windows, job.order, left_ms, partial=partial
@@ -182,6 +193,18 @@ class Cascade:
         self._metrics.note_inference(variant, took_s, windows.n_windows / found.n_batches)
         self._metrics.note_tokens(variant, *windows.count_tokens())
         return windows, found
+
+    async def _infer_one(self, job: Job, variant: Variant, work: Work, left_ms: float) -> Inference:
+        """Ask once, or, where it is late and a strict promise is at stake, twice."""
+        strict, ends_ms = job.promise.policy is SloPolicy.STRICT, self._clock() + left_ms
+        in_time = work.p95_ms + work.compute_ms < left_ms
+        if not (self._hedging.on and strict and in_time):
+            return await self._backend.infer(variant, job.windows, left_ms)
+
+        async def ask() -> Inference:
+            return await self._backend.infer(variant, job.windows, ends_ms - self._clock())
+
+        return await self._hedging.infer(ask, work.p95_ms)
 
     async def _decode(
         self, job: Job, windows: Windows, inference: Inference, variant: str

@@ -132,6 +132,11 @@ class Metrics:
             "Answers from a part of a long context, as the time did not suffice for all of it.",
             "slo_class",
         )
+        self.hedges = self._counter(
+            "bertier_hedges",
+            "Strict requests whose answer was late, by what came of asking a second time.",
+            "outcome",
+        )
         self.sheds = self._counter(
             "bertier_sheds",
             "Requests refused from their headers alone, before they were read.",

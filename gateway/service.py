@@ -83,7 +83,7 @@ class AnswerService:
         self._turns = Turns()
         self._in_flight = 0
         self.door = Door(settings, self._turns, clock)
-        self._cascade = Cascade(backend, metrics, clock)
+        self._cascade = Cascade(backend, metrics, clock, settings.hedge_share)
         self.shadow = Shadow(backend, settings, metrics, clock, draw)
 
     async def answer(self, question: Question, request: SloRequest, arrived_ms: float) -> Answered:
