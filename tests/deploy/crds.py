@@ -79,11 +79,6 @@ class ScaleTarget(_Closed):
     name: str
 
 
-class Fallback(_Closed):
-    failure_threshold: int = Field(alias="failureThreshold", gt=0)
-    replicas: int = Field(gt=0)
-
-
 class Trigger(_Closed):
     type: Literal["prometheus", "cpu"]
     name: str | None = None
@@ -101,7 +96,6 @@ class ScaledObjectSpec(_Closed):
     max_replicas: int = Field(alias="maxReplicaCount")
     polling_s: int = Field(alias="pollingInterval")
     cooldown_s: int = Field(alias="cooldownPeriod")
-    fallback: Fallback
     advanced: Advanced
     triggers: list[Trigger] = Field(min_length=1)
 
