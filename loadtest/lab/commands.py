@@ -26,7 +26,16 @@ from loadtest.lab.verdicts import Verdict
 from loadtest.lab.world import GATEWAY_CPU_MS, GATEWAY_WEIGHT, REFUSAL_CPU_MS, Times, World
 
 Result = dict[str, Any]
-SHOWN = ("joint", "in_time", "served_f1", "compute_ms", "rejected", "covered_p95", "covered_p99")
+SHOWN = (
+    "joint",
+    "by_certificate",
+    "in_time",
+    "served_f1",
+    "compute_ms",
+    "rejected",
+    "covered_p95",
+    "covered_p99",
+)
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
