@@ -6,9 +6,9 @@ block is kept as a line; a contest that was stopped goes on after the last one.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
@@ -66,6 +66,7 @@ class Block:
     answered: float
     f1: float | None
     lag_p99_ms: float  # of the client
+    failure: str = ""  # what was said most often of what was not answered
 
     def held(self, bound_ms: float) -> bool:
         return self.p99_ms is not None and self.p99_ms <= bound_ms
@@ -134,7 +135,8 @@ def play(terms: Terms, ledger: Ledger, measure: Measure, say: Callable[[str], No
         block = measure(name, SEARCH, rate, seed)
         ledger.add(block)
         found[name].note(rate, held=block.held(terms.bound_ms))
-        say(f"{name}: {rate:g}/s, p99 {_told(block.p99_ms)}, {block.answered:.0%} answered")
+        told = f"{rate:g}/s, p99 {_told(block.p99_ms)}, {block.answered:.0%} answered"
+        say(f"{name}: {told}{block.failure and f' ({block.failure})'}")
     for rate, number, name in _equal(terms, ledger):
         block = measure(name, EQUAL, rate, EQUAL_SEED + number)
         ledger.add(block)
@@ -194,9 +196,18 @@ def block_of(target: str, phase: str, rate: float, run: Run) -> Block:
     answered = [r for r in run.results if r.answered]
     f1 = float(np.mean([r.f1 for r in answered])) if answered else None
     share = len(answered) / len(run.results)
-    lag = run.client.lag_p99_ms
+    said = Counter(r.reply.detail for r in run.results if not r.answered).most_common(1)
     return Block(
-        target, phase, rate, len(run.results), _known(p50), _known(p99), share, f1, round(lag, 3)
+        target=target,
+        phase=phase,
+        rate=rate,
+        n=len(run.results),
+        p50_ms=_known(p50),
+        p99_ms=_known(p99),
+        answered=share,
+        f1=f1,
+        lag_p99_ms=round(run.client.lag_p99_ms, 3),
+        failure=said[0][0] if said else "",
     )
 
 
@@ -220,7 +231,8 @@ def requests(
 
 async def ask(door: Door, planned: Sequence[Request]) -> Run:
     """Return a run after a few questions that do not count. Raises: TargetLost."""
-    await asyncio.gather(*(door.ask(request) for request in planned[:WARM_UP]))
+    for request in planned[:WARM_UP]:  # one by one: a burst would leave a queue to the block
+        await door.ask(request)
     return await open_loop.play(planned, door)
 
 
