@@ -11,10 +11,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from gateway import catalog as catalogs
 from gateway.catalog import Catalog
@@ -65,9 +67,14 @@ class Program:
             )
 
     def kill(self) -> None:
-        """End it as a failing host would: without a word to anybody."""
+        """End it and all it started as a failing host would: without a word, and with its ports free."""
+        family = psutil.Process(self.process.pid).children(recursive=True)
         self.process.kill()
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         self.process.wait()
+        psutil.wait_procs(family, PATIENCE_S)
 
     def stop(self) -> None:
         if self.process.poll() is None:
