@@ -70,8 +70,9 @@ def bound(world: World, trace: Trace, seed: int) -> Bound:
 def _choices(world: World, trace: Trace, seed: int) -> list[_Choice]:
     """Return the ways that could answer each request in time if it were alone."""
     window_ms, sizes = world.window_ms(trace, seed), world.sizes_of(trace)
-    found = []
+    found: list[_Choice] = []
     for i, asked in enumerate(trace):
+        own: list[_Choice] = []
         n, bucket = sizes[i].n_windows, sizes[i].bucket
         for plan in world.catalog.plans:
             stop, each_ms = world.stops[plan.name][asked.question], 0.0
@@ -81,8 +82,18 @@ def _choices(world: World, trace: Trace, seed: int) -> list[_Choice]:
                 if gateway_ms + each_ms * ceil(n / world.all_cores) > asked.slo.latency_ms:
                     break
                 f1 = world.worth[End(plan.name, stage, stage < stop)][bucket]
-                found.append(_Choice(i, gateway_ms, each_ms * n, f1))
+                own.append(_Choice(i, gateway_ms, each_ms * n, f1))
+        found += _undominated(own)
     return found
+
+
+def _undominated(choices: Sequence[_Choice]) -> list[_Choice]:
+    """Return those that no other is at least as accurate as for no more work: an optimum needs no other."""
+    kept: list[_Choice] = []
+    for c in sorted(choices, key=lambda c: (c.gateway_ms, c.models_ms, -c.f1)):
+        if not any(k.f1 >= c.f1 and k.models_ms <= c.models_ms for k in kept):
+            kept.append(c)
+    return kept
 
 
 def _solve(world: World, trace: Trace, choices: Sequence[_Choice]) -> np.ndarray:
