@@ -223,7 +223,7 @@ class Shadow:
         if self._share and len(plans) > 1 and unknown and unknown != self._unknown:
             log.warning(
                 "the catalog does not say how %s agree with the largest variant: shadow answers teach"
-                " nothing of them; publish again",
+                " nothing of them",
                 ", ".join(unknown),
             )
         self._unknown = unknown

@@ -23,6 +23,8 @@ from optimizer.strata import rounded_down
 
 DECILES = np.linspace(0.1, 0.9, 9)
 DECIMALS = 4
+# Means over contexts stand for the rates of requests only where nearly every context holds such questions.
+MIN_CONTEXTS = 0.75
 
 Answers = Mapping[str, Sequence[Answer]]  # by variant, (n,)
 
@@ -75,11 +77,12 @@ def agreement(
     theirs = np.array([a.text for a in answers[reference]], dtype=object)
     some = by_another & ((ours != "") | (theirs != ""))
     both = some & (ours != "") & (theirs != "")
-    if not both.any():
+    contexts = {examples[i].context for i in np.flatnonzero(some).tolist()}
+    every = {example.context for example in examples}
+    if not both.any() or len(contexts) < MIN_CONTEXTS * len(every):
         return None
     both_answer, both_floor = _rate(examples, some, both, bound, delta / 2)
     same_answer, same_floor = _rate(examples, both, ours == theirs, bound, delta / 2)
-    contexts = {examples[i].context for i in np.flatnonzero(some).tolist()}
     n = int(some.sum())
     return Agreement(
         reference, len(contexts), n, both_answer, both_floor, same_answer, same_floor, host
