@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -19,6 +20,8 @@ from gateway.serving import ServingSet
 from gateway.settings import Settings
 
 BEAT_MS = 20.0  # how often the event loop's own queue is felt
+MEMORY_MS = 200.0  # over which the loop's own share of a core is averaged
+BUSY = 0.6  # of a core: from there on the loop's lateness is its own doing
 TURNS = 2.0  # a request waits for the loop again when the model has answered
 SMALLEST = Size(64, 1)
 TYPICAL = Size(192, 1)
@@ -54,23 +57,45 @@ class Turns:
 
 
 class Beat:
-    """How late this event loop is: what is ready waits for that long before it runs."""
+    """How late this event loop is: what is ready waits for that long before it runs.
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    And whether that is its own doing: a loop that is late because others took its core refuses nobody for it,
+    as that would leave the core to them.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float], spent_s: Callable[[], float] = time.thread_time
+    ) -> None:
+        """`spent_s`: CPU time of the loop's thread."""
         self._clock = clock
+        self._spent_s = spent_s
         self._due_ms = math.inf
         self._last_ms = 0.0
+        self._share = 0.0  # of a core that the loop took of late
 
     @property
     def late_ms(self) -> float:
         return max(self._last_ms, self._clock() - self._due_ms, 0.0)
 
+    @property
+    def busy(self) -> bool:
+        """Is most of a core taken by this loop itself?"""
+        return self._share > BUSY
+
     async def run(self) -> None:
         """Feel for ever."""
         while True:
-            self._due_ms = self._clock() + BEAT_MS
+            began_ms, spent_s = self._clock(), self._spent_s()
+            self._due_ms = began_ms + BEAT_MS
             await asyncio.sleep(BEAT_MS / 1e3)
-            self._last_ms = max(0.0, self._clock() - self._due_ms)
+            now_ms = self._clock()
+            self._last_ms = max(0.0, now_ms - self._due_ms)
+            self._learn(1e3 * (self._spent_s() - spent_s), now_ms - began_ms)
+
+    def _learn(self, spent_ms: float, passed_ms: float) -> None:
+        """Remember the share of a core that was taken, over some tenths of a second."""
+        weight = passed_ms / (passed_ms + MEMORY_MS)
+        self._share += weight * (min(1.0, spent_ms / max(passed_ms, 1e-3)) - self._share)
 
 
 class Door:
@@ -101,7 +126,7 @@ class Door:
                 f"busy: {in_flight} requests are being answered, the most there may be", 1e3
             )
         late_ms = self.beat.late_ms
-        self._congestion.note(late_ms)
+        self._congestion.note(late_ms if self.beat.busy else 0.0)
         calm = late_ms < BEAT_MS and not self._congestion.lasts
         if serving is None or (calm and not serving.latency.crowded):
             return None
@@ -109,8 +134,12 @@ class Door:
             promise = self._promise(request, serving, told=told)
         except BadInput:
             return None  # whoever reads it says so
-        if promise.variant is None and self._congestion.refuses(
-            promise, late_ms, serving.options(TYPICAL, 0.5, self._clock())
+        if (
+            promise.variant is None
+            and self.beat.busy
+            and self._congestion.refuses(
+                promise, late_ms, serving.options(TYPICAL, 0.5, self._clock())
+            )
         ):
             self._turns.refused(request.priority)
             return "congested", Overloaded(

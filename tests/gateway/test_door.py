@@ -94,6 +94,7 @@ def test_a_loop_that_stays_late_refuses_long_before_the_deadline() -> None:
     """A queue for the loop makes everyone late and nobody faster; one stall is no queue."""
     house = House()
     house.door.beat._last_ms = 30.0
+    house.door.beat._share = 1.0
     told = [house.refused(BATCH) for _ in range(40)]
     assert told[0] is None
     assert set(told[-20:]) <= {"congested", None}
@@ -235,3 +236,22 @@ async def test_a_shed_request_is_answered_before_its_body_is_sent() -> None:
         )
         assert sheds == 2
         assert len(running.backend.asked) == 1
+
+
+def test_a_loop_that_others_keep_from_its_core_refuses_nobody_for_it() -> None:
+    """On a host that is busy with other things few requests still come through: refusing them frees nothing."""
+    house = House()
+    house.door.beat._last_ms = 30.0
+    for _ in range(40):
+        house.door.beat._learn(spent_ms=2.0, passed_ms=50.0)
+        assert house.refused(BATCH) is None
+
+
+def test_a_loop_is_busy_when_it_takes_a_core_for_a_while() -> None:
+    """One long turn is none; what lasts for half a second is."""
+    beat = Beat(lambda: 0.0)
+    beat._learn(spent_ms=40.0, passed_ms=40.0)
+    assert not beat.busy
+    for _ in range(25):
+        beat._learn(spent_ms=19.0, passed_ms=20.0)
+    assert beat.busy
