@@ -1,12 +1,11 @@
-"""Every Prometheus metric, declared once, with its unit; label values come from bounded sets only.
+"""Every Prometheus metric of the gateway, and what is counted in it; label values come from bounded sets only.
 
-What the labels' values are is told in metrics_doc; how a scrape is answered, in exposition.
+What each one is stands in metrics_declared; how a scrape is answered, in exposition.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 
 import prometheus_client
@@ -21,7 +20,9 @@ from prometheus_client import (
     ProcessCollector,
 )
 
+from gateway import metrics_declared as declared
 from gateway.domain import Gave, Timings
+from gateway.metrics_declared import Declared
 from gateway.slo import DEADLINE_FACTOR, STANDARD_CLASSES, SloClass
 
 # Sub-millisecond edges for the stages; `edges_s` adds the bounds of the classes.
@@ -49,16 +50,6 @@ def edges_s(classes: Mapping[str, SloClass]) -> tuple[float, ...]:
         (each.timeout_ms or DEADLINE_FACTOR * each.latency_ms) / 1e3 for each in classes.values()
     }
     return tuple(sorted({*SECONDS, *targets, *deadlines}))
-
-
-@dataclass(frozen=True, slots=True)
-class Declared:
-    """A metric as its documentation tells it."""
-
-    name: str  # as it is queried, without a histogram's endings
-    kind: str  # counter, gauge or histogram
-    told: str
-    labels: tuple[str, ...]
 
 
 class Metrics:
@@ -90,230 +81,68 @@ class Metrics:
 
     def _declare_requests(self, seconds: Sequence[float]) -> None:
         """What callers asked, and what they got."""
-        self.requests = self._counter(
-            "bertier_requests",
-            "Requests by front, SLO class and outcome (ok or the error's kind).",
-            *("front", "slo_class", "outcome"),
-        )
-        self.duration = self._histogram(
-            "bertier_request_duration_seconds",
-            "From the request read to the answer ready, failures included.",
-            *("front", "slo_class"),
-            edges=seconds,
-        )
-        self.stage = self._histogram(
-            "bertier_stage_duration_seconds",
-            "Time of one stage of a request that was answered.",
-            "stage",
-            edges=seconds,
-        )
-        self.in_flight = self._gauge("bertier_requests_in_flight", "Requests being answered.")
-        self.windows = self._histogram(
-            "bertier_windows", "Windows that the context of a request was read in.", edges=COUNTS
-        )
-        self.decisions = self._counter(
-            "bertier_decisions",
-            "Decisions by SLO class, plan (none: refused) and reason.",
-            *("slo_class", "plan", "reason"),
-        )
-        self.slo = self._counter(
-            "bertier_slo_outcomes",
-            "Answers by SLO class and what became of the promise (met, or what gave).",
-            *("slo_class", "outcome"),
-        )
-        self.slo_requests = self._counter(
-            "bertier_slo_requests",
-            "Requests that were not the caller's fault, by which promise was kept or broken;"
-            " one that is refused under load or fails breaks all.",
-            *("slo_class", "promise", "outcome"),
-        )
-        self.partial_answers = self._counter(
-            "bertier_partial_answers",
-            "Answers from a part of a long context, as the time did not suffice for all of it.",
-            "slo_class",
-        )
-        self.hedges = self._counter(
-            "bertier_hedges",
-            "Strict requests whose answer was late, by what came of asking a second time.",
-            "outcome",
-        )
-        self.sheds = self._counter(
-            "bertier_sheds",
-            "Requests refused from their headers alone, before they were read.",
-            *("front", "reason"),
-        )
-        self.escalations = self._counter(
-            "bertier_escalations",
-            "Stages of cascades that were left, by what became of the answer: kept, asked of the next"
-            " variant, or kept because the time left, or a failing variant, did not allow to ask.",
-            *("plan", "outcome"),
-        )
-        self.retries = self._counter(
-            "bertier_retries",
-            "Requests whose first variant failed, by what came of it.",
-            "outcome",
-        )
+        self.requests = self._counter(declared.REQUESTS)
+        self.duration = self._histogram(declared.DURATION, edges=seconds)
+        self.stage = self._histogram(declared.STAGE, edges=seconds)
+        self.in_flight = self._gauge(declared.IN_FLIGHT)
+        self.windows = self._histogram(declared.WINDOWS, edges=COUNTS)
+        self.decisions = self._counter(declared.DECISIONS)
+        self.slo = self._counter(declared.SLO)
+        self.slo_requests = self._counter(declared.SLO_REQUESTS)
+        self.partial_answers = self._counter(declared.PARTIAL_ANSWERS)
+        self.hedges = self._counter(declared.HEDGES)
+        self.sheds = self._counter(declared.SHEDS)
+        self.escalations = self._counter(declared.ESCALATIONS)
+        self.retries = self._counter(declared.RETRIES)
 
     def _declare_models(self, seconds: Sequence[float]) -> None:
         """How the variants and their server do."""
-        self.inference = self._histogram(
-            "bertier_inference_duration_seconds",
-            "From what is sent for one stage of a request to its logits, the server's queue included.",
-            "variant",
-            edges=seconds,
-        )
-        self.batch = self._histogram(
-            "bertier_batch_windows",
-            "Windows sent to the model server in one request; it may batch several of them.",
-            "variant",
-            edges=COUNTS,
-        )
-        self.tokens = self._counter(
-            "bertier_tokens",
-            "Tokens sent to the model server: of the text, or padding up to the length bucket.",
-            *("variant", "kind"),
-        )
-        self.predictions = self._counter(
-            "bertier_latency_predictions",
-            "Requests that ended within or beyond the latency quantile predicted for them.",
-            *("variant", "quantile", "outcome"),
-        )
-        self.prediction_ratio = self._histogram(
-            "bertier_latency_prediction_ratio",
-            "Time from the decision to the answer / its predicted P95.",
-            "variant",
-            edges=RATIOS,
-        )
-        self.backend_up = self._gauge(
-            "bertier_backend_up", "1 when the model server is ready, else 0.", "backend"
-        )
-        self.backend_restarts = self._counter(
-            "bertier_backend_restarts", "Restarts of the supervised Triton."
-        )
+        self.inference = self._histogram(declared.INFERENCE, edges=seconds)
+        self.batch = self._histogram(declared.BATCH, edges=COUNTS)
+        self.tokens = self._counter(declared.TOKENS)
+        self.predictions = self._counter(declared.PREDICTIONS)
+        self.prediction_ratio = self._histogram(declared.PREDICTION_RATIO, edges=RATIOS)
+        self.backend_up = self._gauge(declared.BACKEND_UP)
+        self.backend_restarts = self._counter(declared.BACKEND_RESTARTS)
         self._declare_replicas()
-        self.windows_pending = self._gauge(
-            "bertier_windows_pending",
-            "Windows at the variant in the model server, at work or waiting.",
-            "variant",
-        )
-        self.queue_wait = self._gauge(
-            "bertier_queue_wait_seconds",
-            "Predicted wait of a new typical request behind the work in flight.",
-            "variant",
-        )
-        self.breaker_open = self._gauge(
-            "bertier_breaker_open",
-            "1 while the variant is left alone because it fails, or is being probed, else 0.",
-            "variant",
-        )
-        self.breaker_changes = self._counter(
-            "bertier_breaker_changes",
-            "Breakers that came to a state.",
-            *("variant", "state"),
-        )
+        self.windows_pending = self._gauge(declared.WINDOWS_PENDING)
+        self.queue_wait = self._gauge(declared.QUEUE_WAIT)
+        self.breaker_open = self._gauge(declared.BREAKER_OPEN)
+        self.breaker_changes = self._counter(declared.BREAKER_CHANGES)
 
     def _declare_replicas(self) -> None:
         """How each of several model servers does."""
-        self.replica_up = self._gauge(
-            "bertier_replica_up",
-            "1 while the model server is ready and not left alone for failing, else 0.",
-            "replica",
-        )
-        self.replica_in_flight = self._gauge(
-            "bertier_replica_in_flight", "Requests at the model server.", "replica"
-        )
-        self.replica_ejections = self._counter(
-            "bertier_replica_ejections",
-            "How often a model server, or a variant on it, was left alone because it failed.",
-            "replica",
-        )
+        self.replica_up = self._gauge(declared.REPLICA_UP)
+        self.replica_in_flight = self._gauge(declared.REPLICA_IN_FLIGHT)
+        self.replica_ejections = self._counter(declared.REPLICA_EJECTIONS)
 
     def _declare_access(self) -> None:
         """Who asked, and who was turned away at the door."""
-        self.denied = self._counter(
-            "bertier_denied", "Requests turned away for their key.", *("front", "reason")
-        )
-        self.key_requests = self._counter(
-            "bertier_key_requests", "Questions by the API key that asked them.", *("key", "outcome")
-        )
-        self.reloads = self._counter(
-            "bertier_reloads",
-            "Files that serving depends on, read again because they changed.",
-            *("file", "result"),
-        )
-        self.certificate_ends = self._gauge(
-            "bertier_certificate_end_timestamp_seconds",
-            "When the gateway's TLS certificate ends, Unix time.",
-        )
-        self.reload_refused = self._gauge(
-            "bertier_reload_refused",
-            "1 while such a file cannot be used, and what it held before serves on, else 0.",
-            "file",
-        )
+        self.denied = self._counter(declared.DENIED)
+        self.key_requests = self._counter(declared.KEY_REQUESTS)
+        self.reloads = self._counter(declared.RELOADS)
+        self.certificate_ends = self._gauge(declared.CERTIFICATE_ENDS)
+        self.reload_refused = self._gauge(declared.RELOAD_REFUSED)
 
     def _declare_catalog(self) -> None:
         """What is served."""
-        self.variant_up = self._gauge(
-            "bertier_variant_up",
-            "1 when the variant is routed to, by how far its certificate holds here.",
-            *("variant", "trust"),
-        )
-        self.hash_matches = self._gauge(
-            "bertier_variant_hash_matches",
-            "1 when the variant's file in the model server is the catalog's by its sha256, else 0.",
-            "variant",
-        )
-        self.certified_f1 = self._gauge(
-            "bertier_plan_certified_f1", "Certified floor of the plan's F1, 0 to 1.", "plan"
-        )
-        self.catalog_switches = self._counter(
-            "bertier_catalog_switches", "New catalogs noticed, by result.", "result"
-        )
-        self.catalog_refused = self._gauge(
-            "bertier_catalog_refused",
-            "1 while the catalog on disk is not fit to be served, else 0.",
-        )
-        self.catalog = self._info(
-            "bertier_catalog",
-            "The catalog that is served, and the commit its study ran at.",
-            *("sha256", "commit"),
-        )
-        self.catalog_loaded = self._gauge(
-            "bertier_catalog_loaded_timestamp_seconds", "When it was switched to, Unix time."
-        )
-        self.log_lines_lost = self._counter(
-            "bertier_log_lines_lost",
-            "Lines of the log that could not be written: a full disk, a closed pipe.",
-        )
-        self.build = self._info("bertier_build", "Version of the gateway.", "version")
+        self.variant_up = self._gauge(declared.VARIANT_UP)
+        self.hash_matches = self._gauge(declared.HASH_MATCHES)
+        self.certified_f1 = self._gauge(declared.CERTIFIED_F1)
+        self.catalog_switches = self._counter(declared.CATALOG_SWITCHES)
+        self.catalog_refused = self._gauge(declared.CATALOG_REFUSED)
+        self.catalog = self._info(declared.CATALOG)
+        self.catalog_loaded = self._gauge(declared.CATALOG_LOADED)
+        self.log_lines_lost = self._counter(declared.LOG_LINES_LOST)
+        self.build = self._info(declared.BUILD)
 
     def _declare_evidence(self) -> None:
         """Whether certificates still hold for what is asked."""
-        self.shadows = self._counter(
-            "bertier_shadow",
-            "Sampled requests by what the largest variant said when it was asked, too.",
-            *("plan", "outcome"),
-        )
-        self.certificate_evidence = self._gauge(
-            "bertier_certificate_evidence",
-            "Evidence that a plan agrees less than certified with the largest variant: log10 of the e-value.",
-            "plan",
-        )
-        self.certificate_broken = self._gauge(
-            "bertier_certificate_broken",
-            "1 when that evidence is beyond doubt: the plan is not trusted until certified anew; else 0.",
-            "plan",
-        )
-        self.confidence_shift = self._gauge(
-            "bertier_confidence_shift",
-            "Evidence that a variant's confidence is spread otherwise than certified: log10 of the e-value.",
-            "variant",
-        )
-        self.confidence_shifted = self._gauge(
-            "bertier_confidence_shifted",
-            "1 when that evidence is beyond doubt, else 0; it reroutes nothing.",
-            "variant",
-        )
+        self.shadows = self._counter(declared.SHADOWS)
+        self.certificate_evidence = self._gauge(declared.CERTIFICATE_EVIDENCE)
+        self.certificate_broken = self._gauge(declared.CERTIFICATE_BROKEN)
+        self.confidence_shift = self._gauge(declared.CONFIDENCE_SHIFT)
+        self.confidence_shifted = self._gauge(declared.CONFIDENCE_SHIFTED)
 
     def note_decision(self, slo_class: str, plan: str, reason: str) -> None:
         """Count what was chosen, and why; no plan: `none`."""
@@ -431,21 +260,19 @@ class Metrics:
     def _find_tokens(self, variant: str) -> tuple[Counter, Counter]:
         return self.tokens.labels(variant, "text"), self.tokens.labels(variant, "padding")
 
-    def _counter(self, name: str, told: str, *labels: str) -> Counter:
-        self._declare(f"{name}_total", "counter", told, labels)
-        return Counter(name, told, labels, registry=self.registry)
+    def _counter(self, what: Declared) -> Counter:
+        return Counter(*self._declare(what), registry=self.registry)
 
-    def _gauge(self, name: str, told: str, *labels: str) -> Gauge:
-        self._declare(name, "gauge", told, labels)
-        return Gauge(name, told, labels, registry=self.registry)
+    def _gauge(self, what: Declared) -> Gauge:
+        return Gauge(*self._declare(what), registry=self.registry)
 
-    def _info(self, name: str, told: str, *labels: str) -> Info:
-        self._declare(f"{name}_info", "gauge", told, labels)
-        return Info(name, told, registry=self.registry)
+    def _info(self, what: Declared) -> Info:
+        name, told, _ = self._declare(what)  # its labels are its value
+        return Info(name.removesuffix("_info"), told, registry=self.registry)
 
-    def _histogram(self, name: str, told: str, *labels: str, edges: Sequence[float]) -> Histogram:
-        self._declare(name, "histogram", told, labels)
-        return Histogram(name, told, labels, buckets=edges, registry=self.registry)
+    def _histogram(self, what: Declared, edges: Sequence[float]) -> Histogram:
+        return Histogram(*self._declare(what), buckets=edges, registry=self.registry)
 
-    def _declare(self, name: str, kind: str, told: str, labels: tuple[str, ...]) -> None:
-        self.declared.append(Declared(name, kind, told, labels))
+    def _declare(self, what: Declared) -> tuple[str, str, tuple[str, ...]]:
+        self.declared.append(what)
+        return what.name, what.told, what.labels

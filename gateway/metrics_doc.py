@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gateway.domain import Reason, Trust
-from gateway.metrics import PROMISES, STAGES, Declared, Metrics
+from gateway.metrics import PROMISES, STAGES, Metrics
+from gateway.metrics_declared import Declared
 
 # Endings of a name, in this order, and what is counted in; no ending: a plain number.
 UNITS = (

@@ -1,9 +1,10 @@
-"""docs/metrics.md says what gateway/metrics.py declares."""
+"""docs/metrics.md says what gateway/metrics_declared.py declares and gateway/metrics.py makes."""
 
 from __future__ import annotations
 
-from gateway import metrics_doc
+from gateway import metrics_declared, metrics_doc
 from gateway.metrics import Metrics
+from gateway.metrics_declared import Declared
 from tests.fakes import ROOT
 
 OF_THE_PROCESS = ("python_", "process_")
@@ -15,12 +16,21 @@ def test_the_page_is_what_the_declarations_make() -> None:
 
 
 def test_every_registered_metric_is_on_the_page() -> None:
-    """None can be declared past the documentation."""
+    """None can be made past the documentation, nor be of another kind than it says."""
     metrics = Metrics()
     endings = {"counter": "_total", "info": "_info"}
-    registered = {m.name + endings.get(m.type, "") for m in metrics.registry.collect()}
-    ours = {name for name in registered if not name.startswith(OF_THE_PROCESS)}
-    assert ours == {each.name for each in metrics.declared}
+    ours = {
+        (m.name + endings.get(m.type, ""), "gauge" if m.type == "info" else m.type)
+        for m in metrics.registry.collect()
+        if not m.name.startswith(OF_THE_PROCESS)
+    }
+    assert ours == {(each.name, each.kind) for each in metrics.declared}
+
+
+def test_every_declaration_is_made() -> None:
+    """One that nothing exports would be missing on the page without a word."""
+    told = [each for each in vars(metrics_declared).values() if isinstance(each, Declared)]
+    assert set(told) == set(Metrics().declared)
 
 
 def test_names_follow_the_practice_of_prometheus() -> None:

@@ -1,0 +1,266 @@
+"""What each Prometheus metric is: name, kind, what it tells, labels; values only, and no metric itself.
+
+What the labels' values are is told in metrics_doc; the metrics are made of these in metrics.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """A metric as its documentation tells it."""
+
+    name: str  # as it is queried, without a histogram's endings
+    kind: str  # counter, gauge or histogram
+    told: str
+    labels: tuple[str, ...]
+
+
+def _counter(name: str, told: str, *labels: str) -> Declared:
+    return Declared(name, "counter", told, labels)
+
+
+def _gauge(name: str, told: str, *labels: str) -> Declared:
+    return Declared(name, "gauge", told, labels)
+
+
+def _histogram(name: str, told: str, *labels: str) -> Declared:
+    return Declared(name, "histogram", told, labels)
+
+
+_info = _gauge  # whose value is 1: its labels tell
+
+
+# What callers asked, and what they got.
+REQUESTS = _counter(
+    "bertier_requests_total",
+    "Requests by front, SLO class and outcome (ok or the error's kind).",
+    *("front", "slo_class", "outcome"),
+)
+DURATION = _histogram(
+    "bertier_request_duration_seconds",
+    "From the request read to the answer ready, failures included.",
+    *("front", "slo_class"),
+)
+STAGE = _histogram(
+    "bertier_stage_duration_seconds",
+    "Time of one stage of a request that was answered.",
+    "stage",
+)
+IN_FLIGHT = _gauge(
+    "bertier_requests_in_flight",
+    "Requests being answered.",
+)
+WINDOWS = _histogram(
+    "bertier_windows",
+    "Windows that the context of a request was read in.",
+)
+DECISIONS = _counter(
+    "bertier_decisions_total",
+    "Decisions by SLO class, plan (none: refused) and reason.",
+    *("slo_class", "plan", "reason"),
+)
+SLO = _counter(
+    "bertier_slo_outcomes_total",
+    "Answers by SLO class and what became of the promise (met, or what gave).",
+    *("slo_class", "outcome"),
+)
+SLO_REQUESTS = _counter(
+    "bertier_slo_requests_total",
+    "Requests that were not the caller's fault, by which promise was kept or broken;"
+    " one that is refused under load or fails breaks all.",
+    *("slo_class", "promise", "outcome"),
+)
+PARTIAL_ANSWERS = _counter(
+    "bertier_partial_answers_total",
+    "Answers from a part of a long context, as the time did not suffice for all of it.",
+    "slo_class",
+)
+HEDGES = _counter(
+    "bertier_hedges_total",
+    "Strict requests whose answer was late, by what came of asking a second time.",
+    "outcome",
+)
+SHEDS = _counter(
+    "bertier_sheds_total",
+    "Requests refused from their headers alone, before they were read.",
+    *("front", "reason"),
+)
+ESCALATIONS = _counter(
+    "bertier_escalations_total",
+    "Stages of cascades that were left, by what became of the answer: kept, asked of the next"
+    " variant, or kept because the time left, or a failing variant, did not allow to ask.",
+    *("plan", "outcome"),
+)
+RETRIES = _counter(
+    "bertier_retries_total",
+    "Requests whose first variant failed, by what came of it.",
+    "outcome",
+)
+# How the variants and their server do.
+INFERENCE = _histogram(
+    "bertier_inference_duration_seconds",
+    "From what is sent for one stage of a request to its logits, the server's queue included.",
+    "variant",
+)
+BATCH = _histogram(
+    "bertier_batch_windows",
+    "Windows sent to the model server in one request; it may batch several of them.",
+    "variant",
+)
+TOKENS = _counter(
+    "bertier_tokens_total",
+    "Tokens sent to the model server: of the text, or padding up to the length bucket.",
+    *("variant", "kind"),
+)
+PREDICTIONS = _counter(
+    "bertier_latency_predictions_total",
+    "Requests that ended within or beyond the latency quantile predicted for them.",
+    *("variant", "quantile", "outcome"),
+)
+PREDICTION_RATIO = _histogram(
+    "bertier_latency_prediction_ratio",
+    "Time from the decision to the answer / its predicted P95.",
+    "variant",
+)
+BACKEND_UP = _gauge(
+    "bertier_backend_up",
+    "1 when the model server is ready, else 0.",
+    "backend",
+)
+BACKEND_RESTARTS = _counter(
+    "bertier_backend_restarts_total",
+    "Restarts of the supervised Triton.",
+)
+WINDOWS_PENDING = _gauge(
+    "bertier_windows_pending",
+    "Windows at the variant in the model server, at work or waiting.",
+    "variant",
+)
+QUEUE_WAIT = _gauge(
+    "bertier_queue_wait_seconds",
+    "Predicted wait of a new typical request behind the work in flight.",
+    "variant",
+)
+BREAKER_OPEN = _gauge(
+    "bertier_breaker_open",
+    "1 while the variant is left alone because it fails, or is being probed, else 0.",
+    "variant",
+)
+BREAKER_CHANGES = _counter(
+    "bertier_breaker_changes_total",
+    "Breakers that came to a state.",
+    *("variant", "state"),
+)
+# How each of several model servers does.
+REPLICA_UP = _gauge(
+    "bertier_replica_up",
+    "1 while the model server is ready and not left alone for failing, else 0.",
+    "replica",
+)
+REPLICA_IN_FLIGHT = _gauge(
+    "bertier_replica_in_flight",
+    "Requests at the model server.",
+    "replica",
+)
+REPLICA_EJECTIONS = _counter(
+    "bertier_replica_ejections_total",
+    "How often a model server, or a variant on it, was left alone because it failed.",
+    "replica",
+)
+# Who asked, and who was turned away at the door.
+DENIED = _counter(
+    "bertier_denied_total",
+    "Requests turned away for their key.",
+    *("front", "reason"),
+)
+KEY_REQUESTS = _counter(
+    "bertier_key_requests_total",
+    "Questions by the API key that asked them.",
+    *("key", "outcome"),
+)
+RELOADS = _counter(
+    "bertier_reloads_total",
+    "Files that serving depends on, read again because they changed.",
+    *("file", "result"),
+)
+CERTIFICATE_ENDS = _gauge(
+    "bertier_certificate_end_timestamp_seconds",
+    "When the gateway's TLS certificate ends, Unix time.",
+)
+RELOAD_REFUSED = _gauge(
+    "bertier_reload_refused",
+    "1 while such a file cannot be used, and what it held before serves on, else 0.",
+    "file",
+)
+# What is served.
+VARIANT_UP = _gauge(
+    "bertier_variant_up",
+    "1 when the variant is routed to, by how far its certificate holds here.",
+    *("variant", "trust"),
+)
+HASH_MATCHES = _gauge(
+    "bertier_variant_hash_matches",
+    "1 when the variant's file in the model server is the catalog's by its sha256, else 0.",
+    "variant",
+)
+CERTIFIED_F1 = _gauge(
+    "bertier_plan_certified_f1",
+    "Certified floor of the plan's F1, 0 to 1.",
+    "plan",
+)
+CATALOG_SWITCHES = _counter(
+    "bertier_catalog_switches_total",
+    "New catalogs noticed, by result.",
+    "result",
+)
+CATALOG_REFUSED = _gauge(
+    "bertier_catalog_refused",
+    "1 while the catalog on disk is not fit to be served, else 0.",
+)
+CATALOG = _info(
+    "bertier_catalog_info",
+    "The catalog that is served, and the commit its study ran at.",
+    *("sha256", "commit"),
+)
+CATALOG_LOADED = _gauge(
+    "bertier_catalog_loaded_timestamp_seconds",
+    "When it was switched to, Unix time.",
+)
+LOG_LINES_LOST = _counter(
+    "bertier_log_lines_lost_total",
+    "Lines of the log that could not be written: a full disk, a closed pipe.",
+)
+BUILD = _info(
+    "bertier_build_info",
+    "Version of the gateway.",
+    "version",
+)
+# Whether certificates still hold for what is asked.
+SHADOWS = _counter(
+    "bertier_shadow_total",
+    "Sampled requests by what the largest variant said when it was asked, too.",
+    *("plan", "outcome"),
+)
+CERTIFICATE_EVIDENCE = _gauge(
+    "bertier_certificate_evidence",
+    "Evidence that a plan agrees less than certified with the largest variant: log10 of the e-value.",
+    "plan",
+)
+CERTIFICATE_BROKEN = _gauge(
+    "bertier_certificate_broken",
+    "1 when that evidence is beyond doubt: the plan is not trusted until certified anew; else 0.",
+    "plan",
+)
+CONFIDENCE_SHIFT = _gauge(
+    "bertier_confidence_shift",
+    "Evidence that a variant's confidence is spread otherwise than certified: log10 of the e-value.",
+    "variant",
+)
+CONFIDENCE_SHIFTED = _gauge(
+    "bertier_confidence_shifted",
+    "1 when that evidence is beyond doubt, else 0; it reroutes nothing.",
+    "variant",
+)
