@@ -5,7 +5,7 @@ What each one is stands in metrics_declared; how a scrape is answered, in exposi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 
 import prometheus_client
@@ -78,6 +78,7 @@ class Metrics:
         self._lasted = cache(self.duration.labels)
         self._gave = cache(self.slo.labels)
         self._stages = [(name, self.stage.labels(name)) for name in STAGES]
+        self._bear_attainment(classes)
 
     def _declare_requests(self, seconds: Sequence[float]) -> None:
         """What callers asked, and what they got."""
@@ -143,6 +144,12 @@ class Metrics:
         self.certificate_broken = self._gauge(declared.CERTIFICATE_BROKEN)
         self.confidence_shift = self._gauge(declared.CONFIDENCE_SHIFT)
         self.confidence_shifted = self._gauge(declared.CONFIDENCE_SHIFTED)
+
+    def _bear_attainment(self, classes: Iterable[str]) -> None:
+        """Show every class at 0: of a series that begins at 1 `rate` and `increase` miss the first request."""
+        for slo_class in classes:
+            for held in (True, False):
+                self._kept(slo_class, *[held] * len(PROMISES))
 
     def note_decision(self, slo_class: str, plan: str, reason: str) -> None:
         """Count what was chosen, and why; no plan: `none`."""

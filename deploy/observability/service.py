@@ -61,7 +61,8 @@ def _now() -> Parts:
             " kept, over the time shown.",
             "percentunit",
             Query(
-                f'sum(increase({joint}, outcome="kept"}}[$__range])) / sum(increase({joint}}}[$__range]))',
+                f"""sum(increase({joint}, outcome="kept"}}[$__range]))
+                  / (sum(increase({joint}}}[$__range])) > 0)""",
                 instant=True,
             ),
             steps=KEPT_WELL,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 
 import httpx2 as httpx
 import pytest
@@ -21,6 +22,7 @@ from gateway.watcher import Watcher
 from tests.fakes import CONTEXT, QUESTION, FakeBackend, serving_set, small_and_large
 
 ASKED = {"question": QUESTION, "context": CONTEXT}
+OUTCOMES = ("kept", "broken")
 CUSTOM = {"voice": {"latency_ms": 123.0, "policy": "prefer-latency"}}
 
 
@@ -115,6 +117,16 @@ async def test_what_the_caller_got_wrong_breaks_no_promise(headers: dict[str, st
     gateway = Gateway()
     assert (await gateway.ask(**headers)).status_code in (400, 422)
     assert sum(gateway.kept("broken")) == sum(gateway.kept("broken", "unknown")) == 0
+
+
+def test_every_promise_of_every_class_is_there_before_the_first_request() -> None:
+    """`rate` sees a request only as a step, so one that begins its series would be missed."""
+    classes = Settings(classes=CUSTOM).classes  # type: ignore[arg-type]
+    (found,) = (
+        each for each in Metrics(classes).registry.collect() if each.name == "bertier_slo_requests"
+    )
+    seen = {tuple(sample.labels.values()): sample.value for sample in found.samples}
+    assert seen == dict.fromkeys(product((*STANDARD_CLASSES, "voice"), PROMISES, OUTCOMES), 0.0)
 
 
 async def test_padding_is_counted_apart_from_the_text() -> None:
