@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from itertools import product
 
 import prometheus_client
 from prometheus_client import (
@@ -22,7 +23,7 @@ from prometheus_client import (
 
 from gateway import metrics_declared as declared
 from gateway.domain import Gave, Timings
-from gateway.metrics_declared import Declared
+from gateway.metrics_declared import DENIALS, FILES, FRONTS, HEDGED, PROMISES, STAGES, Declared
 from gateway.slo import DEADLINE_FACTOR, STANDARD_CLASSES, SloClass
 
 # Sub-millisecond edges for the stages; `edges_s` adds the bounds of the classes.
@@ -35,9 +36,6 @@ SECONDS = (
 RATIOS = (0.1, 0.25, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
 
 COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256)  # windows
-
-PROMISES = ("latency", "accuracy", "joint")
-STAGES = ("tokenize", "route", "queue", "infer", "decode")
 
 # The time each series was made would be half of all there is to send, and no query of ours asks for it.
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -78,7 +76,7 @@ class Metrics:
         self._lasted = cache(self.duration.labels)
         self._gave = cache(self.slo.labels)
         self._stages = [(name, self.stage.labels(name)) for name in STAGES]
-        self._bear_attainment(classes)
+        self._bear(classes)
 
     def _declare_requests(self, seconds: Sequence[float]) -> None:
         """What callers asked, and what they got."""
@@ -145,11 +143,22 @@ class Metrics:
         self.confidence_shift = self._gauge(declared.CONFIDENCE_SHIFT)
         self.confidence_shifted = self._gauge(declared.CONFIDENCE_SHIFTED)
 
-    def _bear_attainment(self, classes: Iterable[str]) -> None:
-        """Show every class at 0: of a series that begins at 1 `rate` and `increase` miss the first request."""
+    def _bear(self, classes: Iterable[str]) -> None:
+        """Show at 0 what may come: of a series that begins at 1 `rate` and `increase` miss the first event."""
         for slo_class in classes:
+            self.partial_answers.labels(slo_class)
             for held in (True, False):
                 self._kept(slo_class, *[held] * len(PROMISES))
+        rare = (
+            (self.hedges, product(HEDGED)),
+            (self.denied, product(FRONTS, DENIALS)),
+            (self.reloads, product(FILES, ("loaded", "refused"))),
+            (self.reload_refused, product(FILES)),
+            (self.catalog_switches, product(("switched", "refused"))),
+        )
+        for metric, values in rare:
+            for each in values:
+                metric.labels(*each)
 
     def note_decision(self, slo_class: str, plan: str, reason: str) -> None:
         """Count what was chosen, and why; no plan: `none`."""

@@ -1,11 +1,19 @@
 """What each Prometheus metric is: name, kind, what it tells, labels; values only, and no metric itself.
 
-What the labels' values are is told in metrics_doc; the metrics are made of these in metrics.
+All values of labels are told in metrics_doc; the metrics are made of these in metrics.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+# Values of labels that are the same in every gateway.
+PROMISES = ("latency", "accuracy", "joint")
+STAGES = ("tokenize", "route", "queue", "infer", "decode")
+FRONTS = ("http", "grpc")
+HEDGED = ("won", "lost", "no_budget")
+DENIALS = ("missing", "unknown", "scope")
+FILES = ("keys", "certificate")  # that serving depends on, and that are read again
 
 
 @dataclass(frozen=True, slots=True)

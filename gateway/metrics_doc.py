@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gateway.domain import Reason, Trust
-from gateway.metrics import PROMISES, STAGES, Metrics
-from gateway.metrics_declared import Declared
+from gateway.metrics import Metrics
+from gateway.metrics_declared import DENIALS, FILES, FRONTS, PROMISES, STAGES, Declared
 
 # Endings of a name, in this order, and what is counted in; no ending: a plain number.
 UNITS = (
@@ -36,7 +36,7 @@ def _words(*words: str) -> str:
 VALUES = {
     "backend": _words("triton", "embedded"),
     "commit": "of the study that made the catalog",
-    "front": _words("http", "grpc"),
+    "front": _words(*FRONTS),
     "kind": _words("text", "padding"),
     "plan": "a plan of the catalog",
     "promise": _words(*PROMISES) + " (both)",
@@ -52,9 +52,9 @@ VALUES = {
     + ", `none` (not served)",
     "variant": "a variant of the catalog",
     "version": "of the package",
-    "file": _words("keys", "certificate"),
+    "file": _words(*FILES),
     "key": "the name of an API key",
-    "bertier_denied_total.reason": _words("missing", "unknown", "scope"),
+    "bertier_denied_total.reason": _words(*DENIALS),
     "bertier_key_requests_total.outcome": _words("admitted", "quota"),
     "bertier_reloads_total.result": _words("loaded", "refused"),
     "bertier_decisions_total.plan": "a plan of the catalog, `none` (refused)",

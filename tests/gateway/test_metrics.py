@@ -14,7 +14,8 @@ from prometheus_client.utils import floatToGoString
 from gateway import http_api, problems
 from gateway.domain import Gave, Reason, Timings
 from gateway.errors import BackendUnavailable
-from gateway.metrics import COUNTS, PROMISES, RATIOS, STAGES, Metrics, edges_s
+from gateway.metrics import COUNTS, RATIOS, Metrics, edges_s
+from gateway.metrics_declared import DENIALS, FILES, FRONTS, HEDGED, PROMISES, STAGES
 from gateway.service import AnswerService
 from gateway.settings import Settings
 from gateway.slo import STANDARD_CLASSES
@@ -129,6 +130,21 @@ def test_every_promise_of_every_class_is_there_before_the_first_request() -> Non
     assert seen == dict.fromkeys(product((*STANDARD_CLASSES, "voice"), PROMISES, OUTCOMES), 0.0)
 
 
+def test_what_is_rare_is_there_before_it_happens() -> None:
+    """The first refused file, stranger or late answer is the one that somebody looks for."""
+    registry = Metrics().registry
+    for name, labels in (
+        ("bertier_partial_answers_total", {"slo_class": "batch"}),
+        ("bertier_hedges_total", {"outcome": "won"}),
+        ("bertier_denied_total", {"front": "grpc", "reason": "scope"}),
+        ("bertier_reloads_total", {"file": "keys", "result": "refused"}),
+        ("bertier_reload_refused", {"file": "certificate"}),
+        ("bertier_catalog_switches_total", {"result": "refused"}),
+        ("bertier_log_lines_lost_total", {}),
+    ):
+        assert registry.get_sample_value(name, labels) == 0, name
+
+
 async def test_padding_is_counted_apart_from_the_text() -> None:
     """Padding is work that nobody asked for."""
     gateway = Gateway()
@@ -161,15 +177,17 @@ def test_histograms_have_an_edge_at_every_target_and_deadline() -> None:
 
 KINDS = {kind.name for kind in (*problems.KINDS.values(), problems.INTERNAL)}
 BOUNDED: Mapping[str, frozenset[str]] = {
-    "front": frozenset({"http"}),
+    "front": frozenset(FRONTS),
     "slo_class": frozenset({*STANDARD_CLASSES, "voice", "unknown"}),
     "plan": frozenset({"small", "large", "none"}),
     "variant": frozenset({"small", "large"}),
-    "outcome": frozenset({*KINDS, *Gave, "ok", "met", "kept", "broken", "within", "beyond"}),
+    "outcome": frozenset({*KINDS, *Gave, "ok", "met", *OUTCOMES, "within", "beyond", *HEDGED}),
     "promise": frozenset(PROMISES),
     "stage": frozenset(STAGES),
     "kind": frozenset({"text", "padding"}),
-    "reason": frozenset(Reason),
+    "reason": frozenset({*Reason, *DENIALS}),
+    "file": frozenset(FILES),
+    "result": frozenset({"loaded", "refused", "switched"}),
     "quantile": frozenset({"0.95", "0.99"}),
     "le": frozenset(map(floatToGoString, (*edges_s(Gateway().settings.classes), *RATIOS, *COUNTS)))
     | {"+Inf"},
