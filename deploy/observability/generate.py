@@ -10,6 +10,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from deploy.observability.accuracy import accuracy
+from deploy.observability.gateway import gateway
 from deploy.observability.models import models
 from deploy.observability.service import service
 from deploy.observability.triton import triton
@@ -19,7 +20,13 @@ FOLDER = Path(__file__).parents[1] / "grafana" / "dashboards"
 
 def files() -> Mapping[str, str]:
     """Return the text of every dashboard by the name of its file."""
-    made = {"service": service(), "models": models(), "accuracy": accuracy(), "triton": triton()}
+    made = {
+        "service": service(),
+        "models": models(),
+        "accuracy": accuracy(),
+        "triton": triton(),
+        "gateway": gateway(),
+    }
     return {f"{name}.json": _text(dashboard) for name, dashboard in made.items()}
 
 

@@ -124,6 +124,29 @@ def _state() -> Parts:
             span=6,
             runbook=OPEN,
         ),
+        lines(
+            "Model servers ready",
+            "1: the gateway's model server answers, and can be asked.",
+            "short",
+            Query(
+                'min by (instance, backend) (bertier_backend_up{instance=~"$instance"})',
+                "{{instance}} {{backend}}",
+            ),
+            span=12,
+            bounds=(0, 1),
+            runbook="BertierBackendDown",
+        ),
+        lines(
+            "Catalogs noticed",
+            "Catalogs that gateways found published, per hour: switched to, or refused.",
+            "short",
+            Query(
+                'sum by (result) (increase(bertier_catalog_switches_total{instance=~"$instance"}[1h]))',
+                "{{result}}",
+            ),
+            span=12,
+            runbook=REFUSED,
+        ),
     )
 
 

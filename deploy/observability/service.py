@@ -42,7 +42,7 @@ def service() -> dashboard.Dashboard:
         variable("slo_class", "Class", "SLO class of the requests.", classes),
         variable("instance", "Gateway", "Which gateways; budgets are over all of them.", instances),
     )
-    panels = (*_now(), *_promises(), *_traffic(), *_decisions(), *_process())
+    panels = (*_now(), *_promises(), *_traffic(), *_decisions())
     return page("bertier-service", "bertier / Service", told, choices, panels)
 
 
@@ -267,37 +267,27 @@ def _decisions() -> Parts:
             ),
             runbook="BertierBreakerOpen",
         ),
-    )
-
-
-def _process() -> Parts:
-    here = 'job="bertier", instance=~"$instance"'
-    return (
-        row("Gateway processes"),
-        lines(
-            "CPU",
-            "Cores used by each gateway, without its Triton. One event loop cannot use more than about one.",
-            "short",
+        stacked(
+            "Asked twice",
+            "Strict requests whose answer was late: the second answer came first (won) or not (lost), or no"
+            " budget was left to ask again (hedge_share).",
+            "reqps",
             Query(
-                f"rate(process_cpu_seconds_total{{{here}}}[$__rate_interval])",
-                "{{instance}}",
+                'sum by (outcome) (rate(bertier_hedges_total{instance=~"$instance"}[$__rate_interval]))',
+                "{{outcome}}",
             ),
-            limits=((1, RED),),
+            span=12,
+            runbook=LATENCY,
         ),
-        lines(
-            "Memory",
-            "Resident memory of each gateway, without its Triton.",
-            "bytes",
-            Query(f"process_resident_memory_bytes{{{here}}}", "{{instance}}"),
-        ),
-        lines(
-            "Open files",
-            "Sockets and files of each gateway, as a share of what it may open.",
-            "percentunit",
+        stacked(
+            "Partial answers",
+            "Answers from a part of a long context, as the time did not suffice for all of it.",
+            "reqps",
             Query(
-                f"process_open_fds{{{here}}} / process_max_fds{{{here}}}",
-                "{{instance}}",
+                f"sum by (slo_class) (rate(bertier_partial_answers_total{{{HERE}}}[$__rate_interval]))",
+                "{{slo_class}}",
             ),
-            bounds=(0, 1),
+            span=12,
+            runbook=ACCURACY,
         ),
     )

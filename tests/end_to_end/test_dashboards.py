@@ -18,7 +18,9 @@ import pytest
 import tritonclient.grpc
 
 from gateway import catalog as catalogs
-from loadtest.stack import Stack, fresh_stack
+from gateway import keys
+from gateway.keys import ApiKey
+from loadtest.stack import Stack, free_ports, fresh_stack
 from tests.deploy.prometheus_files import RUNBOOKS, alerts, dashboards, panels, rules
 from tests.end_to_end.conftest import REPOSITORY
 from tests.local_prometheus import Prometheus, prometheus
@@ -29,6 +31,7 @@ pytestmark = pytest.mark.end_to_end
 NEEDS = {
     "bertier_replica_": "several Tritons",
     "nv_gpu_": "a GPU",
+    "bertier_certificate_end_timestamp_seconds": "TLS",
     "bertier_escalations_total": "a cascade in the catalog, and a request that gets it",
 }
 OF_A_CATALOG = {
@@ -37,6 +40,7 @@ OF_A_CATALOG = {
     "bertier_confidence_shift": "how confidences are spread, in the catalog",
 }
 MAX_IN_FLIGHT = 3
+KEY, KEY_WITH_QUOTA = "key-of-an-app", "key-of-a-batch"
 PATIENCE_S = 120.0
 TEXT = {"question": "Who slept?", "context": "The old dog slept by the stove all winter."}
 ASKED: tuple[Mapping[str, str], ...] = (
@@ -64,16 +68,24 @@ class Observed:
         """Ask one question of each kind, then more at once than the gateway lets in."""
         for headers in ASKED:
             self.ask_one(headers)
+        for key in ("of-nobody", KEY_WITH_QUOTA, KEY_WITH_QUOTA):
+            self.ask_one({}, key)
         with ThreadPoolExecutor(3 * MAX_IN_FLIGHT) as crowd:
             list(crowd.map(self.ask_one, [{}] * 3 * MAX_IN_FLIGHT))
 
-    def ask_one(self, headers: Mapping[str, str]) -> None:
-        httpx2.post(f"{self.stack.http_url}/v1/answer", json=TEXT, headers=headers, timeout=30)
+    def ask_one(self, headers: Mapping[str, str], key: str = KEY) -> None:
+        self._post("answer", headers, key)
 
     def planned(self) -> str:
         """Return the plan that would answer the request that is made to fail."""
-        url = f"{self.stack.http_url}/v1/plan"
-        return str(httpx2.post(url, json=TEXT, headers=FAILING, timeout=30).json()["plan"])
+        return str(self._post("plan", FAILING, KEY).json()["plan"])
+
+    def _post(self, what: str, headers: Mapping[str, str], key: str) -> httpx2.Response:
+        url, told = (
+            f"{self.stack.http_url}/v1/{what}",
+            {"Authorization": f"Bearer {key}", **headers},
+        )
+        return httpx2.post(url, json=TEXT, headers=told, timeout=30)
 
     def ask_until(self, fact: Callable[[], bool], told: Callable[[], object]) -> None:
         deadline = time.monotonic() + PATIENCE_S
@@ -89,13 +101,28 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("BERTIER_SHADOW_SHARE", "1")
         environment.setenv("BERTIER_MAX_IN_FLIGHT", str(MAX_IN_FLIGHT))
-        with fresh_stack(repository) as stack:
+        (port,) = free_ports(1)
+        secured = ("--api-keys-file", str(file_of_keys(folder)), "--metrics-port", str(port))
+        with fresh_stack(repository, *secured) as stack:
+            file_of_keys(folder, more=(entry("newcomer", "key-of-a-newcomer"),))  # read again
             targets = {
-                "gateway": urlsplit(stack.http_url).netloc,
+                "gateway": f"127.0.0.1:{port}",
                 "triton": urlsplit(stack.triton_metrics_url).netloc,
             }
             with prometheus(folder, targets) as watching:
                 yield Observed(stack, repository, watching)
+
+
+def file_of_keys(folder: Path, more: tuple[str, ...] = ()) -> Path:
+    """Write who may ask; return where."""
+    path = folder / "keys.toml"
+    known = (entry("app", KEY), entry("batch", KEY_WITH_QUOTA, requests_per_s=1))
+    path.write_text("\n".join((*known, *more)))
+    return path
+
+
+def entry(name: str, key: str, requests_per_s: float | None = None) -> str:
+    return keys.entry(name, ApiKey(sha256=keys.digest(key), requests_per_s=requests_per_s))
 
 
 def filled(expr: str, choice: str = ".*") -> str:
