@@ -45,12 +45,19 @@ async def test_answers_do_not_depend_on_concurrency(stack: Stack, examples: list
     assert {c.different for c in found} == {0}, found
 
 
-def test_a_low_floor_gets_the_cheapest_variant(stack: Stack, catalog: Catalog) -> None:
-    """The smallest sufficient model answers."""
-    cheapest = min(catalog.variants, key=lambda v: v.size_bytes)
-    reply = post(stack, {"SLO-Min-F1": "0.01", "SLO-Latency-Ms": "5000"})
-    assert reply.headers["SLO-Variant"] == cheapest.name
+def test_a_low_floor_gets_the_cheapest_plan(stack: Stack, catalog: Catalog) -> None:
+    """The smallest sufficient model answers: of those that differ by little, the cheapest on this host."""
+    promise = {"SLO-Min-F1": "0.01", "SLO-Latency-Ms": "5000"}
+    asked = httpx2.post(f"{stack.http_url}/v1/plan", json=BODY, headers=promise, timeout=60)
+    cost_ms = {o["plan"]: o["cost_ms"] for o in asked.json()["options"]}
+    reply = post(stack, promise)
+    assert reply.headers["SLO-Plan"] == min(cost_ms, key=lambda name: cost_ms[name])
+    assert cost_ms[reply.headers["SLO-Plan"]] < cost_ms[largest(catalog)] / 2
     assert reply.headers["SLO-Met"] == "true"
+
+
+def largest(catalog: Catalog) -> str:
+    return max(catalog.variants, key=lambda v: v.size_bytes).name
 
 
 def test_the_largest_floor_gets_the_most_accurate_variant(stack: Stack, catalog: Catalog) -> None:
