@@ -91,6 +91,7 @@ class Gateway:
         )
         serving = asyncio.create_task(self._serve_models(), name="models")
         beat = asyncio.create_task(self.service.door.beat.run(), name="beat")
+        recording = asyncio.create_task(self.service.decisions.run(), name="decisions")
         try:
             yield
         finally:
@@ -98,7 +99,9 @@ class Gateway:
             await grpc_api.stop(grpc_front, self.settings.drain_ms)
             await self.service.shadow.close()
             serving.cancel()
-            await asyncio.wait([serving])
+            recording.cancel()
+            await asyncio.wait([serving, recording])
+            await asyncio.to_thread(self.service.decisions.write)
             await self.models.backend.close()
             if self.models.supervisor is not None:
                 await self.models.supervisor.stop()

@@ -14,6 +14,8 @@ from gateway import long_context, policy, spans, tracing
 from gateway.backend import Backend
 from gateway.domain import (
     Answer,
+    Decision,
+    Gave,
     Inference,
     Ints,
     Option,
@@ -58,6 +60,11 @@ class Job:
         n_asked = self.windows.n_windows if self.order is None else len(self.order)
         return Size(self.windows.input_ids.shape[1], n_asked)
 
+    @property
+    def whole(self) -> Size:
+        """The size of all of the context, asked or not."""
+        return Size(self.windows.input_ids.shape[1], self.windows.n_windows)
+
     def shortened(self) -> Job:
         """Return the same with the better half of its windows."""
         assert self.order is not None
@@ -74,6 +81,14 @@ class Outcome:
     cut: bool  # it doubted the answer, and did not get to ask the next variant
     partial: bool  # not all of the context was read
     timings: Timings
+
+
+def gave_of(decision: Decision, outcome: Outcome, *, late: bool) -> tuple[Gave, ...]:
+    """Return which promises were not kept in the end: lateness as measured, not as predicted."""
+    told = [Gave.LATE] if late else []
+    told += [gave for gave in decision.gave if gave is not Gave.LATE]
+    told += [Gave.ESCALATION_CUT] if outcome.cut else []
+    return (*told, Gave.PARTIAL) if outcome.partial else tuple(told)
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,6 +167,7 @@ def _add_serve(commands: Any) -> None:
     command.add_argument("--tls-client-authority", type=Path, metavar="PEM", help="of callers")
     command.add_argument("--grpc-port", type=int)
     command.add_argument("--metrics-port", type=int, help="a port of its own for /metrics")
+    command.add_argument("--decisions-file", type=Path, metavar="FILE", help="record decisions")
     command.add_argument("--backend", choices=("auto", "triton", "embedded"))
     command.add_argument(
         "--triton-url",

@@ -133,6 +133,7 @@ class Metrics:
         self.catalog = self._info(declared.CATALOG)
         self.catalog_loaded = self._gauge(declared.CATALOG_LOADED)
         self.log_lines_lost = self._counter(declared.LOG_LINES_LOST)
+        self.decisions_lost = self._counter(declared.DECISIONS_LOST)
         self.build = self._info(declared.BUILD)
 
     def _declare_evidence(self) -> None:

@@ -241,6 +241,10 @@ LOG_LINES_LOST = _counter(
     "bertier_log_lines_lost_total",
     "Lines of the log that could not be written: a full disk, a closed pipe.",
 )
+DECISIONS_LOST = _counter(
+    "bertier_decisions_lost_total",
+    "Lines of `decisions_file` that could not be written or kept until they could: a full disk.",
+)
 BUILD = _info(
     "bertier_build_info",
     "Version of the gateway.",

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from gateway import explanation, long_context, policy, request_log, slo, spans, tracing
 from gateway.backend import Backend
 from gateway.breaker import RetryBudget
-from gateway.cascade import LONG_TEXT_CHARS, Cascade, Job, Outcome
+from gateway.cascade import LONG_TEXT_CHARS, Cascade, Job, Outcome, gave_of
 from gateway.deadline import Deadline
+from gateway.decision_log import DecisionLog
 from gateway.domain import (
     Answered,
     Decision,
-    Gave,
     Option,
     Question,
     Reason,
@@ -85,6 +85,8 @@ class AnswerService:
         self.door = Door(settings, self._turns, clock)
         self._cascade = Cascade(backend, metrics, clock, settings.hedge_share)
         self.shadow = Shadow(backend, settings, metrics, clock, draw)
+        lost = metrics.decisions_lost.inc
+        self.decisions = DecisionLog(settings.decisions_file, clock, lost)
 
     async def answer(self, question: Question, request: SloRequest, arrived_ms: float) -> Answered:
         """Answer one question under its SLO, from the smallest model that keeps it.
@@ -92,11 +94,12 @@ class AnswerService:
         Raises: BadInput, Infeasible, Overloaded, DeadlineExceeded, BackendError.
         """
         serving = self._serving()
-        promise = self._promise(request, serving)
-        promise = replace(promise, priority=self._turns.take(promise.priority))
+        asked = self._promise(request, serving)
+        promise = replace(asked, priority=self._turns.take(asked.priority))
         self._in_flight += 1
         try:
-            with self.metrics.in_flight.track_inprogress():
+            counted = self.metrics.in_flight.track_inprogress()
+            with counted, self.decisions.asked(asked, arrived_ms):
                 async with self._deadline(promise, arrived_ms):
                     return await self._answer(question, promise, serving, arrived_ms)
         finally:
@@ -112,6 +115,8 @@ class AnswerService:
             return None
         reason, error = found
         self.metrics.sheds.labels(front, reason).inc()
+        if (serving := self.serving) is not None:
+            self.decisions.refused_unread(lambda: self._promise(request, serving), reason)
         return error
 
     async def _answer(
@@ -126,6 +131,7 @@ class AnswerService:
         with tracing.stage("route"):
             job, options, decision, weighed = self._fit(job)
         tracing.decided(promise, decision, job.size)
+        self.decisions.decided(decision, job.whole)
         option = self._accept(decision, promise, options)
         self._budget.pay_in()
         try:
@@ -137,6 +143,7 @@ class AnswerService:
                 raise
             log.warning("%s; asking %s instead", failed, second[0].plan.name)
         option, decision, weighed = second
+        self.decisions.decided(decision, job.whole)
         outcome = await self._cascade.answer(job, option)
         return self._answered(job, outcome, decision, option, weighed)
 
@@ -278,14 +285,6 @@ class AnswerService:
             self.shadow.offer(
                 Sample(job.question, job.windows, job.serving, plan, variant, outcome.answer)
             )
-
-
-def gave_of(decision: Decision, outcome: Outcome, *, late: bool) -> tuple[Gave, ...]:
-    """Return which promises were not kept in the end: lateness as measured, not as predicted."""
-    told = [Gave.LATE] if late else []
-    told += [gave for gave in decision.gave if gave is not Gave.LATE]
-    told += [Gave.ESCALATION_CUT] if outcome.cut else []
-    return (*told, Gave.PARTIAL) if outcome.partial else tuple(told)
 
 
 def route(

@@ -181,6 +181,11 @@ class Settings(BaseSettings):
     log_texts: bool = Field(
         default=False, description="whether those lines hold question, context and answer"
     )
+    decisions_file: Path | None = Field(
+        None,
+        description="JSON lines of what was decided for each question, without texts"
+        " ([below](#a-record-of-decisions))",
+    )
 
     @field_validator("triton_url", mode="before")
     @classmethod
@@ -196,6 +201,13 @@ class Settings(BaseSettings):
             if urls.count(url) > 1:
                 raise ValueError(f"{url} is named more than once")
         return tuple(urls)
+
+    @field_validator("decisions_file")
+    @classmethod
+    def _has_a_folder(cls, file: Path | None) -> Path | None:
+        if file is not None and (file.is_dir() or not file.parent.is_dir()):
+            raise ValueError(f"{file}: name a file in a folder that exists")
+        return file
 
     @field_validator("classes")
     @classmethod

@@ -5,6 +5,7 @@ A record is a file of JSON lines, one a request, in any order, without texts or 
     v             1, the version of this form
     arrival_ms    when the request was read, on any monotonic clock
     bucket        tokens of a window, padded          n_windows     windows of the question
+                  both null: refused, or too late, before it was read
     latency_ms, min_f1, policy, timeout_ms, slo_class, priority     its SLO, every default filled in
     plan          the plan chosen, null: refused      reason        of the decision, as the metric's label
     predicted_ms  of the plan chosen, from the decision on; null: refused
@@ -12,7 +13,8 @@ A record is a file of JSON lines, one a request, in any order, without texts or 
     outcome       "answered", "refused", "expired" or "failed"
 
 Unknown fields are ignored, so that a gateway may write more. Texts are not kept, so each request is
-given a recorded question of its size (the nearest there is); F1 is then that of a typical question.
+given a recorded question of its size (the nearest there is), or any where its size is not known; F1 is
+then that of a typical question.
 """
 
 from __future__ import annotations
@@ -43,8 +45,8 @@ class Decided(BaseModel):
 
     v: Literal[1]
     arrival_ms: float
-    bucket: int = Field(gt=0)
-    n_windows: int = Field(gt=0)
+    bucket: int | None = Field(gt=0)
+    n_windows: int | None = Field(gt=0)
     latency_ms: float = Field(gt=0)
     min_f1: float = Field(ge=0, le=1)
     policy: SloPolicy
@@ -110,7 +112,7 @@ def trace_of(decisions: Sequence[Decided], recording: Recording, best_floor: flo
             i,
             d.arrival_ms - began,
             Slo(d.latency_ms, d.min_f1, d.policy, d.timeout_ms, d.slo_class, d.priority),
-            int(rng.choice(by_size[_nearest(Size(d.bucket, d.n_windows), by_size)])),
+            int(rng.choice(_like(d, by_size))),
             d.min_f1 <= best_floor,
         )
         for i, d in enumerate(decisions)
@@ -144,6 +146,13 @@ def _by_size(recording: Recording) -> dict[Size, list[int]]:
     for i, size in enumerate(recording.sizes):
         found.setdefault(size, []).append(i)
     return found
+
+
+def _like(d: Decided, by_size: Mapping[Size, list[int]]) -> list[int]:
+    """Return the recorded questions that may stand for it."""
+    if d.bucket is None or d.n_windows is None:
+        return [i for alike in by_size.values() for i in alike]
+    return by_size[_nearest(Size(d.bucket, d.n_windows), by_size)]
 
 
 def _nearest(size: Size, sizes: Mapping[Size, Any]) -> Size:

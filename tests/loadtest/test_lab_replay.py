@@ -80,6 +80,15 @@ def test_a_replayed_request_keeps_time_promise_and_size() -> None:
     assert 0 <= first.question < len(world().recording)
 
 
+def test_a_request_refused_unread_is_replayed_with_any_question() -> None:
+    """How long it was, nobody knows; left out, the load of a busy hour would look light."""
+    unread = {"bucket": None, "n_windows": None, "plan": None, "outcome": "refused"}
+    decided = [Decided.model_validate_json(json.dumps(LINE | unread)) for _ in range(40)]
+    asked = replay.trace_of(decided, world().recording, best_floor=0.7)
+    assert len({each.question for each in asked}) > 1
+    assert replay.happened(decided, world()).refused == 1.0
+
+
 def test_a_promise_that_one_host_keeps_needs_one() -> None:
     """And not the larger model, where the floor does not ask for it."""
     calm = trace([200.0 * i for i in range(40)], slo(100.0, 0.5))

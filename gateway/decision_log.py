@@ -1,0 +1,234 @@
+"""What was decided for each question, one JSON line each, for `bertier-loadtest replay`; no text is in it.
+
+Lines wait in memory and are written in chunks beside the event loop. What finds no room, in memory or on
+the disk, is lost and counted; no question waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import stat
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
+from contextvars import ContextVar, Token
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from gateway.domain import Decision, Reason, Size, Slo
+from gateway.errors import BadInput, BertierError, DeadlineExceeded, Infeasible, Overloaded
+
+log = logging.getLogger(__name__)
+
+VERSION = 1  # of the form of a line; loadtest/lab/replay.py tells its fields
+CAPACITY = 65_536  # lines that may wait
+PERIOD_S = 1.0  # from one chunk to the next
+LONGEST_BYTES = 4_096  # more than any line has
+
+
+@dataclass(slots=True)
+class Entry:
+    """What is known of a question; `size` None: refused, or too late, before it was read."""
+
+    promise: Slo
+    arrived_ms: float
+    size: Size | None = None
+    plan: str | None = None
+    reason: str = Reason.TOO_LATE
+    predicted_ms: float | None = None
+    took_ms: float = 0.0
+    outcome: str = "answered"
+    gone: bool = False
+
+    def line(self) -> bytes:
+        promise, size = self.promise, self.size
+        told = {
+            "v": VERSION,
+            "arrival_ms": round(self.arrived_ms, 3),
+            "bucket": size and size.bucket,
+            "n_windows": size and size.n_windows,
+            "latency_ms": promise.latency_ms,
+            "min_f1": promise.min_f1,
+            "max_f1_loss": promise.max_f1_loss,
+            "policy": promise.policy,
+            "timeout_ms": promise.timeout_ms,
+            "slo_class": promise.slo_class,
+            "priority": promise.priority,
+            "variant": promise.variant,
+            "plan": self.plan,
+            "reason": self.reason,
+            "predicted_ms": self.predicted_ms,
+            "took_ms": round(self.took_ms, 3),
+            "outcome": self.outcome,
+            "gone": self.gone,
+        }
+        return json.dumps(told, separators=(",", ":")).encode() + b"\n"
+
+
+_entry: ContextVar[Entry | None] = ContextVar("decided", default=None)
+
+
+class DecisionLog:
+    """Keeps what was decided, where a file is named; made for one event loop."""
+
+    def __init__(
+        self, path: Path | None, clock: Callable[[], float], on_lost: Callable[[int], None]
+    ) -> None:
+        self._path = path
+        self._clock = clock
+        self._on_lost = on_lost
+        self._waiting: deque[Entry] = deque()
+        self._file: _File | None = None
+        self._failing = False
+        self._writing = threading.Lock()
+
+    def asked(self, promise: Slo, arrived_ms: float) -> AbstractContextManager[object]:
+        """Return what keeps how its block, the answering of one question, ends."""
+        if self._path is None:
+            return _OFF
+        return _Asked(Entry(promise, arrived_ms), self._clock, self._add)
+
+    def decided(self, decision: Decision, size: Size) -> None:
+        """Note what was decided for the question at hand; `size`: of all of it."""
+        if (entry := _entry.get()) is None:
+            return
+        entry.size, entry.reason = size, decision.reason
+        if (option := decision.option) is not None:
+            entry.plan, entry.predicted_ms = option.plan.name, round(option.predicted_ms, 3)
+
+    def refused_unread(self, promise: Callable[[], Slo], reason: str) -> None:
+        """Keep that a request was refused from its headers alone; what is in it, nobody knows."""
+        if self._path is None:
+            return
+        with suppress(BertierError):  # it would have got no further
+            self._add(Entry(promise(), self._clock(), reason=reason, outcome="refused"))
+
+    async def run(self) -> None:
+        """Write for ever; at once over where nothing is kept."""
+        while self._path is not None:
+            await asyncio.sleep(PERIOD_S)
+            await asyncio.to_thread(self.write)
+
+    def write(self) -> None:
+        """Write what waits. Blocks as long as the disk does."""
+        with self._writing:
+            self._write()
+
+    def _write(self) -> None:
+        entries = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        if not entries or self._path is None:
+            return
+        try:
+            if self._file is None or self._file.moved:
+                self._close()
+                self._file = _File(self._path)
+            self._file.append(b"".join(entry.line() for entry in entries))
+            self._failing = False
+        except OSError as exc:
+            self._on_lost(len(entries))
+            self._close()
+            if not self._failing:
+                log.warning("%s: decisions are lost: %s", self._path, exc.strerror)
+            self._failing = True
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _add(self, entry: Entry) -> None:
+        if len(self._waiting) < CAPACITY:
+            self._waiting.append(entry)
+        else:
+            self._on_lost(1)
+
+
+class _Asked:
+    """The time that one question is being answered."""
+
+    def __init__(
+        self, entry: Entry, clock: Callable[[], float], add: Callable[[Entry], None]
+    ) -> None:
+        self._entry = entry
+        self._clock = clock
+        self._add = add
+        self._token: Token[Entry | None] | None = None
+
+    def __enter__(self) -> None:
+        self._token = _entry.set(self._entry)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._token is not None
+        _entry.reset(self._token)
+        if isinstance(error, BadInput):
+            return  # nothing was decided
+        entry = self._entry
+        entry.took_ms = max(0.0, self._clock() - entry.arrived_ms)
+        entry.outcome = _outcome(error)
+        entry.gone = isinstance(error, asyncio.CancelledError)
+        self._add(entry)
+
+
+_OFF: AbstractContextManager[object] = nullcontext()
+
+
+def _outcome(error: BaseException | None) -> str:
+    if error is None:
+        return "answered"
+    if isinstance(error, Overloaded | Infeasible):
+        return "refused"
+    return "expired" if isinstance(error, DeadlineExceeded) else "failed"
+
+
+class _File:
+    """A file of whole lines: half of one, which a full disk or a killed process left, is taken back."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises: OSError."""
+        self._path = path
+        self._number = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        found = os.fstat(self._number)
+        self._is = (found.st_dev, found.st_ino)
+        self._regular = stat.S_ISREG(found.st_mode)
+        if self._regular:
+            self._mend(found.st_size)
+
+    @property
+    def moved(self) -> bool:
+        """Is another file, or none, at the path by now?"""
+        try:
+            found = self._path.stat()
+        except OSError:
+            return True
+        return (found.st_dev, found.st_ino) != self._is
+
+    def append(self, chunk: bytes) -> None:
+        """Write all of it, or none. Raises: OSError."""
+        before, left = os.fstat(self._number).st_size, memoryview(chunk)
+        try:
+            while left:
+                left = left[os.write(self._number, left) :]
+        except OSError:
+            if self._regular:
+                os.ftruncate(self._number, before)
+            raise
+
+    def close(self) -> None:
+        with suppress(OSError):
+            os.close(self._number)
+
+    def _mend(self, size: int) -> None:
+        start = max(0, size - LONGEST_BYTES)
+        tail = os.pread(self._number, size - start, start)
+        if tail and not tail.endswith(b"\n"):
+            os.ftruncate(self._number, start + tail.rfind(b"\n") + 1)
