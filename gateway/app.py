@@ -101,10 +101,10 @@ class Gateway:
             serving.cancel()
             recording.cancel()
             await asyncio.wait([serving, recording])
-            await asyncio.to_thread(self.service.decisions.write)
             await self.models.backend.close()
             if self.models.supervisor is not None:
                 await self.models.supervisor.stop()
+            await asyncio.to_thread(self.service.decisions.write)  # last: a disk may hang
 
     async def _serve_models(self) -> None:
         try:

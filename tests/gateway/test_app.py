@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -10,9 +12,11 @@ import pytest
 from gateway import app
 from gateway import catalog as catalogs
 from gateway.app import Gateway, Models
+from gateway.domain import Question, SloRequest
 from gateway.metrics import Metrics
+from gateway.service import now_ms
 from gateway.settings import Settings, SettingsError
-from tests.fakes import ROOT, FakeBackend
+from tests.fakes import CONTEXT, QUESTION, ROOT, FakeBackend, serving_set, small_and_large
 
 
 def test_the_readme_shows_the_request_that_serve_prints() -> None:
@@ -65,3 +69,13 @@ async def test_a_port_that_is_taken_is_named() -> None:
         with pytest.raises(SettingsError, match=r"metrics_port.*--metrics-port"):
             async with app.watched(gateway_of(metrics_port=port)):
                 pass
+
+
+async def test_what_was_decided_last_is_written_at_the_stop(tmp_path: Path) -> None:
+    """Lines wait for up to a second; a gateway that is told to stop loses none."""
+    record = tmp_path / "decisions.jsonl"
+    gateway = gateway_of(decisions_file=record, grpc_port=0, model_repository=tmp_path)
+    async with gateway.lifespan(app.build(gateway)):
+        gateway.service.serving = serving_set(small_and_large())
+        await gateway.service.answer(Question(QUESTION, CONTEXT), SloRequest(), now_ms())
+    assert [json.loads(line)["outcome"] for line in record.read_text().splitlines()] == ["answered"]
