@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         ("agreement", _agreement, 200, "HTTP, gRPC and OIP answer as the offline evaluation does"),
         ("invariance", _invariance, 1000, "answers do not depend on what else is being asked"),
         ("overhead", _overhead, 200, "what the gateway adds to a direct call of Triton"),
-        ("slo-table", _slo_table, 0, "which variant answers which SLO"),
+        ("slo-table", _slo_table, 0, "which plan answers which SLO"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--data", help="SQuAD-format file; default: the shipped sample")
@@ -146,12 +146,15 @@ def _slo_table(args: argparse.Namespace) -> tuple[bool, Result]:
     catalog = catalogs.read(args.model_repository)
     with fresh_stack(args.model_repository) as stack:
         rows = [slo_table.ask(stack, asked) for asked in slo_table.slos(catalog)]
-    table = Table("asked", "status", "variant", "F1 >=", "predicted ms", "SLO-Met", "answer")
+    table = Table(
+        "asked", "status", "plan", "variant", "F1 >=", "predicted ms", "SLO-Met", "answer"
+    )
     for row in rows:
         asked = ", ".join(f"{k}: {v}" for k, v in row.asked.items()) or "(nothing)"
         table.add_row(
             asked,
             str(row.status),
+            row.plan,
             row.variant,
             row.certified_f1,
             row.predicted_ms,

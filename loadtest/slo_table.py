@@ -1,4 +1,4 @@
-"""Which variant answers which SLO: one real question under many promises, none pinned."""
+"""Which plan and variant answer which SLO: one real question under many promises, none pinned."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class Row:
 
     asked: dict[str, str]
     status: int
-    variant: str
+    plan: str
+    variant: str  # of the plan, that gave the answer
     certified_f1: str
     predicted_ms: str
     met: str
@@ -57,6 +58,7 @@ def ask(stack: Stack, asked: dict[str, str]) -> Row:
     return Row(
         asked=asked,
         status=reply.status_code,
+        plan=reply.headers.get("SLO-Plan", "-"),
         variant=reply.headers.get("SLO-Variant", "-"),
         certified_f1=reply.headers.get("SLO-F1", "-"),
         predicted_ms=reply.headers.get("SLO-Predicted-Ms", "-"),
