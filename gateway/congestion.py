@@ -1,35 +1,41 @@
-"""Whether requests come faster than this process can read them: then it refuses before it parses.
+"""Whether more is asked, for longer than a burst, than can be read or answered: then it is refused unread.
 
-A request waits for its turn on the event loop. That wait is as long for the urgent as for others, no
-smaller model shortens it, and a queue there makes everyone late and nobody faster: so it is kept short,
-whatever the deadline. Pure: waits are given, ms.
+A request waits for its turn on the event loop, and then for the models. A queue that lasts makes everyone late
+and nobody faster, and those with long deadlines would fill it before those with short ones: so it is kept
+short, whatever the deadline. Pure: waits are given, ms.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.domain import Option, Slo, SloPolicy
+from gateway.domain import Option, Size, Slo, SloPolicy
 from gateway.policy import MAY_WAIT, keeps_f1
 
-TURN_MS = 15.0  # that a request of urgency 0 may wait for its turn, others a share of it
-_PACE = 1 / 16  # weight of the last wait in the usual one: a single stall refuses nobody
+SMALLEST = Size(64, 1)  # the request whose wait for the models is judged by
+QUEUE_MS = 30.0  # that a request of urgency 0 may wait for the models, others a share of it
+QUEUE_PACE = 1 / 128  # of the models: a burst of some tenths of a second refuses nobody
+TURN_MS = 15.0  # the same for the event loop
+PACE = 1 / 16  # of the event loop: a single stall refuses nobody
 
 
 class Congestion:
     """Remembers how long requests waited for their turn."""
 
-    def __init__(self) -> None:
+    def __init__(self, turn_ms: float = TURN_MS, pace: float = PACE) -> None:
+        """`turn_ms`: that a request of urgency 0 may wait; `pace`: weight of the last wait in the usual one."""
         self.usual_ms = 0.0
+        self._turn_ms = turn_ms
+        self._pace = pace
 
     @property
     def lasts(self) -> bool:
         """Have requests waited so long of late that somebody may be refused for it?"""
-        return self.usual_ms > min(MAY_WAIT) * TURN_MS / 2
+        return self.usual_ms > min(MAY_WAIT) * self._turn_ms / 2
 
     def note(self, waited_ms: float) -> None:
         """Learn how long a request waited for its turn."""
-        self.usual_ms += _PACE * (min(waited_ms, 2 * TURN_MS) - self.usual_ms)
+        self.usual_ms += self._pace * (min(waited_ms, 2 * self._turn_ms) - self.usual_ms)
 
     def refuses(self, slo: Slo, waited_ms: float, typical: Sequence[Option]) -> bool:
         """Say whether this request is refused unread.
@@ -38,7 +44,7 @@ class Congestion:
         may wait less, in proportion: in its place several others are answered. `typical`: every plan for
         a request of usual size.
         """
-        limit_ms = MAY_WAIT[slo.priority] * TURN_MS
+        limit_ms = MAY_WAIT[slo.priority] * self._turn_ms
         if self.usual_ms <= limit_ms / 2:
             return False
         return waited_ms > limit_ms * thrift(slo, typical)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from gateway import policy, slo
-from gateway.congestion import Congestion
+from gateway.congestion import QUEUE_MS, QUEUE_PACE, SMALLEST, Congestion
 from gateway.domain import Option, Size, Slo, SloRequest
 from gateway.errors import BadInput, Overloaded
 from gateway.serving import ServingSet
@@ -23,7 +23,6 @@ BEAT_MS = 20.0  # how often the event loop's own queue is felt
 MEMORY_MS = 200.0  # over which the loop's own share of a core is averaged
 BUSY = 0.6  # of a core: from there on the loop's lateness is its own doing
 TURNS = 2.0  # a request waits for the loop again when the model has answered
-SMALLEST = Size(64, 1)
 TYPICAL = Size(192, 1)
 REFRESH_MS = 10.0  # how old a prediction at the door may be
 PATIENCE = 20  # refusals of one urgency, until one of its requests is judged as the most urgent
@@ -106,6 +105,7 @@ class Door:
         self._settings = settings
         self._turns = turns
         self._congestion = Congestion()
+        self._queueing = Congestion(QUEUE_MS, QUEUE_PACE)
         self._clock = clock
         known = settings.classes
         own = (slo.resolve(SloRequest(slo_class=c), known, c, 0.0).timeout_ms for c in known)
@@ -125,26 +125,19 @@ class Door:
             return "full", Overloaded(
                 f"busy: {in_flight} requests are being answered, the most there may be", 1e3
             )
-        late_ms = self.beat.late_ms
-        self._congestion.note(late_ms if self.beat.busy else 0.0)
-        calm = late_ms < BEAT_MS and not self._congestion.lasts
+        late_ms, queued_ms = self._waits(serving)
+        calm = late_ms < BEAT_MS and not self._congestion.lasts and not self._queueing.lasts
         if serving is None or (calm and not serving.latency.crowded):
             return None
         try:
             promise = self._promise(request, serving, told=told)
         except BadInput:
             return None  # whoever reads it says so
-        if (
-            promise.variant is None
-            and self.beat.busy
-            and self._congestion.refuses(
-                promise, late_ms, serving.options(TYPICAL, 0.5, self._clock())
-            )
-        ):
+        if self._is_congested(promise, serving, late_ms, queued_ms):
             self._turns.refused(request.priority)
             return "congested", Overloaded(
-                "busy: requests come faster than they can be read; try again later, or with a lower u",
-                late_ms,
+                "busy: more is asked than can be answered; try again later, or with a lower u",
+                late_ms + queued_ms,
             )
         excess_ms = self._excess_ms(promise, serving, late_ms)
         if excess_ms <= 0.0:
@@ -155,6 +148,25 @@ class Door:
             " time or a lower u",
             excess_ms,
         )
+
+    def _waits(self, serving: ServingSet | None) -> tuple[float, float]:
+        """Return how long a request waits for its turn here, and the smallest for the models; learn both."""
+        late_ms, queued_ms = self.beat.late_ms, 0.0
+        if serving is not None:
+            queued_ms = serving.latency.wait_ms(serving.plans(), SMALLEST, self._clock())
+        self._congestion.note(late_ms if self.beat.busy else 0.0)
+        self._queueing.note(queued_ms)
+        return late_ms, queued_ms
+
+    def _is_congested(
+        self, promise: Slo, serving: ServingSet, late_ms: float, queued_ms: float
+    ) -> bool:
+        if promise.variant is not None or not (self._congestion.lasts or self._queueing.lasts):
+            return False
+        typical = serving.options(TYPICAL, 0.5, self._clock())
+        if self.beat.busy and self._congestion.refuses(promise, late_ms, typical):
+            return True
+        return self._queueing.refuses(promise, queued_ms, typical)
 
     def _promise(self, request: SloRequest, serving: ServingSet, *, told: bool) -> Slo:
         promise = slo.resolve(

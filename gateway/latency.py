@@ -111,6 +111,12 @@ class LatencyModel:
         others = sum(line.others for line in self.queue.lines.values())
         return self.queue.in_flight + others > self.queue.cores
 
+    def wait_ms(self, plans: Sequence[Plan], size: Size, now_ms: float) -> float:
+        """Return how long the plan that waits least would wait for others, as expected; 0: a core is free."""
+        if not self.crowded:
+            return 0.0
+        return min(p.predicted_ms - p.idle_ms for p in self.predict(plans, size, 0.5, now_ms))
+
     def predict(
         self, plans: Sequence[Plan], size: Size, quantile: float, now_ms: float
     ) -> list[Prediction]:

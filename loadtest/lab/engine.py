@@ -41,8 +41,11 @@ class Policy(Protocol):
     def finished(self, asked: Asked, option: Option, latency_ms: float, now_ms: float) -> None:
         """Learn what became of a request; `latency_ms` is inf when its deadline ended it."""
 
-    def turns_away(self, asked: Asked, waited_ms: float, now_ms: float) -> bool:
-        """Say whether to refuse before the request is parsed, when its turn has come."""
+    def turns_away(self, asked: Asked, waited_ms: float, queued_ms: float) -> bool:
+        """Say whether to refuse before the request is parsed, when its turn has come.
+
+        It waited for that, and would have to wait for the models.
+        """
 
     def batch(self, variant: str) -> int:
         """Return how many windows an instance may take at once."""
@@ -124,7 +127,8 @@ class _Run:
         asked, fate = self._trace[job.request], self._fates[job.request]
         if fate.over or fate.option is not None:
             return
-        if self._policy.turns_away(asked, now_ms - asked.arrival_ms, now_ms):
+        queued_ms = self._prediction.wait_ms(now_ms)
+        if self._policy.turns_away(asked, now_ms - asked.arrival_ms, queued_ms):
             job.work_ms = self._world.refusal_cpu_ms
             fate.end, fate.over = End.REFUSED, True
 

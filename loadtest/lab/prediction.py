@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gateway.catalog import Catalog
+from gateway.congestion import SMALLEST
 from gateway.domain import Option, Size, Trust
 from gateway.latency import LatencyModel, Work
 
@@ -29,6 +30,10 @@ class Prediction:
             Option(plan, Trust.CERTIFIED, size_bytes, p.cost_ms, p.idle_ms, p.predicted_ms)
             for plan, size_bytes, p in zip(self._plans, self._size_bytes, found, strict=True)
         ]
+
+    def wait_ms(self, now_ms: float) -> float:
+        """Return how long the smallest request would wait for the models, as expected."""
+        return self._latency.wait_ms(self._plans, SMALLEST, now_ms)
 
     def stage_ms(self, variant: str, size: Size, quantile: float, now_ms: float) -> float:
         """Return this quantile of the latency of one variant that would be asked now."""

@@ -12,7 +12,7 @@ from math import floor
 import numpy as np
 
 from gateway import policy
-from gateway.congestion import Congestion
+from gateway.congestion import QUEUE_MS, QUEUE_PACE, Congestion
 from gateway.domain import Option, Slo
 from loadtest.lab.traces import Asked
 
@@ -39,7 +39,7 @@ class Plain(ABC):
     def finished(self, asked: Asked, option: Option, latency_ms: float, now_ms: float) -> None:
         return
 
-    def turns_away(self, asked: Asked, waited_ms: float, now_ms: float) -> bool:
+    def turns_away(self, asked: Asked, waited_ms: float, queued_ms: float) -> bool:
         return False
 
     def batch(self, variant: str) -> int:
@@ -54,11 +54,15 @@ class Bertier(Plain):
 
     def __init__(self, typical: Options) -> None:
         """`typical`: every plan for a request of usual size, on an idle system."""
-        self._congestion, self._typical = Congestion(), typical
+        self._congestion, self._queueing = Congestion(), Congestion(QUEUE_MS, QUEUE_PACE)
+        self._typical = typical
 
-    def turns_away(self, asked: Asked, waited_ms: float, now_ms: float) -> bool:
+    def turns_away(self, asked: Asked, waited_ms: float, queued_ms: float) -> bool:
         self._congestion.note(waited_ms)
-        return self._congestion.refuses(asked.slo, waited_ms, self._typical)
+        self._queueing.note(queued_ms)
+        return self._congestion.refuses(asked.slo, waited_ms, self._typical) or (
+            self._queueing.refuses(asked.slo, queued_ms, self._typical)
+        )
 
     def quantile(self, slo: Slo) -> float:
         return policy.quantile_for(slo.policy)

@@ -255,3 +255,18 @@ def test_a_loop_is_busy_when_it_takes_a_core_for_a_while() -> None:
     for _ in range(25):
         beat._learn(spent_ms=19.0, passed_ms=20.0)
     assert beat.busy
+
+
+def test_a_queue_that_lasts_refuses_who_needs_a_dear_plan_first() -> None:
+    """Long deadlines would fill the models' queue before short ones; a burst refuses nobody."""
+    house = House()
+    house.fill(5)  # some 45 ms of work in front of the smallest model
+    dear = SloRequest(slo_class="batch", min_f1=0.6)
+    cheap = SloRequest(slo_class="batch", min_f1=0.4)
+    told = [house.refused(dear) for _ in range(300)]
+    assert told[0] is None
+    assert told[-1] == "congested"
+    assert house.refused(SloRequest(slo_class="batch", min_f1=0.6, variant="large")) is None
+    calm = House()
+    calm.fill(1)
+    assert {calm.refused(each) for each in (dear, cheap) for _ in range(300)} == {None}
