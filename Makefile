@@ -82,14 +82,14 @@ kubernetes-rules: $(EVERYTHING) ## Write the PrometheusRule from deploy/promethe
 settings: $(EVERYTHING) ## Write the table of settings in docs/operations.md anew
 	$(BIN)/python -m gateway.reference docs/operations.md
 
-docs-metrics: $(EVERYTHING) ## Write docs/metrics.md anew from gateway/metrics.py
+docs-metrics: $(EVERYTHING) ## Write docs/metrics.md anew from gateway/metrics_declared.py
 	$(BIN)/python -m gateway.metrics_doc > docs/metrics.md.new
 	mv docs/metrics.md.new docs/metrics.md
 
 dashboards: $(EVERYTHING) ## Write deploy/grafana/dashboards anew from deploy/observability
 	$(BIN)/python -m deploy.observability.generate
 
-prove: prove-evaluate prove-agreement prove-invariance prove-overhead prove-observing prove-slo-table prove-coverage prove-peers prove-lab prove-served prove-emulator ## Measure every number of the README (long)
+prove: prove-evaluate prove-agreement prove-invariance prove-overhead prove-observing prove-slo-table prove-coverage prove-peers prove-lab prove-served prove-emulator ## Measure the serving numbers of the README (long)
 
 prove-evaluate: $(EVERYTHING) ## EM and F1 of every variant, by the official SQuAD 2.0 rule
 	$(BIN)/bertier-optimize evaluate --data $(DATA)
@@ -106,7 +106,7 @@ prove-overhead: $(EVERYTHING) ## What the gateway adds to a direct call of Trito
 prove-observing: $(EVERYTHING) ## What metrics, traces that are off, and scrapes cost
 	$(BIN)/bertier-loadtest observing
 
-prove-slo-table: $(EVERYTHING) ## Which variant answers which SLO
+prove-slo-table: $(EVERYTHING) ## Which plan answers which SLO
 	$(BIN)/bertier-loadtest slo-table
 
 prove-coverage: $(EVERYTHING) ## Predicted latencies hold, and are no wider than they must be
@@ -138,7 +138,7 @@ constraints: ## Write constraints.txt anew from pyproject.toml, newest versions
 
 clean: ## Remove .venv, caches and builds; models and runs stay
 	rm -rf $(VENV) .venv-audit .venv-peers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	find gateway optimizer loadtest tests deploy -name __pycache__ -type d -prune -exec rm -rf {} +
+	find bertier gateway optimizer loadtest tests deploy -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BASE): constraints.txt
 	@deploy/setup/check_python.sh $(PYTHON)

@@ -118,7 +118,7 @@ class Gateway:
 
 
 def create_app(settings: Settings, backend: Backend | None = None) -> FastAPI:
-    """Return the application; it is made in the event loop that runs it."""
+    """Return the application, for a server of your own; it is made in the event loop that runs it."""
     metrics = Metrics(settings.classes)
     models = choose_models(settings, metrics) if backend is None else Models(backend)
     return build(Gateway(settings, models, metrics))

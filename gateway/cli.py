@@ -211,8 +211,10 @@ def _add_plan(commands: Any) -> None:
 
 def _add_slo(command: argparse.ArgumentParser) -> None:
     command.add_argument("--latency-ms", metavar="MS", help="end to end, 1 to 60000")
-    command.add_argument("--min-f1", metavar="F1", help="floor on the expected F1, 0 to 1")
-    command.add_argument("--max-f1-loss", metavar="F1", help="below the largest variant, 0 to 1")
+    command.add_argument("--min-f1", metavar="F1", help="floor on the certified F1, 0 to 1")
+    command.add_argument(
+        "--max-f1-loss", metavar="F1", help="certified loss to the largest variant, at most"
+    )
     command.add_argument("--class", dest="slo_class", help="interactive, standard, batch, ...")
     command.add_argument("--policy", choices=tuple(SloPolicy))
 

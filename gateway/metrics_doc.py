@@ -69,14 +69,14 @@ VALUES = {
     "bertier_shadow_total.outcome": "`agreed`, `disagreed`, `both_silent` (neither gave an answer),"
     " `dropped` (no room to ask), `failed`",
     "bertier_hedges_total.outcome": "`won` (the second answered first), `lost`, `no_budget` (not asked again)",
-    "bertier_sheds_total.reason": "`full` (`max_in_flight`), `congested` (it would wait too long to be read), `unreachable` (its deadline)",
+    "bertier_sheds_total.reason": "`full` (`max_in_flight`), `congested` (more is asked than can be read or answered), `unreachable` (its deadline)",
     "bertier_slo_outcomes_total.outcome": "`met`, or a [word of `SLO-Met`](api.md#headers-of-an-answer)",
     "bertier_slo_requests_total.outcome": _words("kept", "broken"),
 }
 
 HEAD = """# Metrics
 
-Made from `gateway/metrics.py` by `make docs-metrics`; what they are for is in [operations.md](operations.md#metrics).
+Made from `gateway/metrics_declared.py` by `make docs-metrics`; what they are for is in [operations.md](operations.md#metrics).
 
 `/metrics` on the HTTP port answers in Prometheus' plain text, or in OpenMetrics to a scraper that takes it; there the buckets of
 `bertier_request_duration_seconds` carry a trace id as exemplar. Label values come from the settings, the catalog and fixed sets: no request
