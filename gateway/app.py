@@ -22,6 +22,7 @@ from fastapi import FastAPI
 
 from gateway import (
     certificates,
+    greeting,
     grpc_api,
     http_api,
     logs,
@@ -49,11 +50,6 @@ log = logging.getLogger(__name__)
 
 KEEP_ALIVE_S = 75  # longer than the idle time of common load balancers
 BACKLOG = 2048
-EXAMPLE_MIN_F1 = 0.35  # a test holds it against the shipped catalog, and the README against this
-EXAMPLE = (
-    '{"question": "Who gave their name to Normandy?", "context": "The Normans were the people who'
-    ' in the 10th and 11th centuries gave their name to Normandy, a region in France."}'
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,25 +230,7 @@ async def _say_when_ready(gateway: Gateway, settings: Settings, port: int) -> No
     tls, keys = gateway.certificates is not None, gateway.access.guarded
     with suppress(OSError):  # a full disk
         apart = settings.metrics_port is not None
-        print(ready_text(settings.host, port, tls=tls, keys=keys, apart=apart), flush=True)
-
-
-def ready_text(
-    host: str, port: int, *, tls: bool = False, keys: bool = False, apart: bool = False
-) -> str:
-    """Return what a newcomer needs once questions can be answered: the URL and a request.
-
-    `apart`: metrics have a port of their own.
-    """
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 (compared, not bound)
-    url = f"{'https' if tls else 'http'}://{host}:{port}"
-    key = ' -H "Authorization: Bearer $BERTIER_API_KEY"' if keys else ""
-    metrics = "" if apart else f", metrics: {url}/metrics"
-    return (
-        f"\nbertier answers on {url}  (state: {url}/readyz{metrics})\n\n"
-        f"curl -i {url}/v1/answer{key} -H 'SLO-Latency-Ms: 100' -H 'SLO-Min-F1: {EXAMPLE_MIN_F1:g}'"
-        f" -H 'Content-Type: application/json' \\\n  -d '{EXAMPLE}'\n"
-    )
+        print(greeting.ready_text(settings.host, port, tls=tls, keys=keys, apart=apart), flush=True)
 
 
 async def _stop_when_failed(gateway: Gateway, server: uvicorn.Server) -> None:
