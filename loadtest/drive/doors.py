@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from math import inf
 from types import TracebackType
@@ -41,7 +42,7 @@ class Door(Protocol):
     async def close(self) -> None: ...
 
 
-class _Closing:
+class _Closing(ABC):
     async def __aenter__(self) -> Self:
         return self
 
@@ -50,8 +51,8 @@ class _Closing:
     ) -> None:
         await self.close()
 
-    async def close(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def close(self) -> None: ...
 
 
 def _patience_s(request: Request) -> float:
