@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import httpx2
 
 from gateway import catalog as catalogs
-from gateway import http_models, slo
+from gateway import http_models, replies, slo
 from gateway.errors import BackendError, BackendUnavailable, InvalidField
 from gateway.metrics import Metrics
 from gateway.service import AnswerService, now_ms
@@ -80,7 +80,7 @@ class EmbeddedGateway:
         async def work(service: AnswerService) -> Json:
             question = sent.to_question(service.settings.max_top_k)
             answered = await service.answer(question, _slo(headers), now_ms())
-            return _parsed(http_models.answer_body(answered, question))
+            return _parsed(replies.answer_body(answered, question))
 
         return asyncio.run(self._with_service(work))
 
@@ -89,7 +89,7 @@ class EmbeddedGateway:
 
         async def work(service: AnswerService) -> Json:
             report = service.plan(_slo(headers), sent.to_question(), sent.n_tokens)
-            return _parsed(http_models.plan_body(report))
+            return _parsed(replies.plan_body(report))
 
         return asyncio.run(self._with_service(work))
 

@@ -26,6 +26,8 @@ from gateway.slo import Lookup
 T = TypeVar("T")
 R = TypeVar("R")
 
+MAX_ID_CHARS = 256  # of a question's id
+MAX_PLAN_TOKENS = 1_000_000
 OUR_FAULT = (429, *range(500, 600))  # HTTP statuses
 REQUEST_ID = re.compile(r"[!-~]{1,128}")
 ENVOY_TIMEOUT = "x-envoy-expected-rq-timeout-ms"
@@ -54,9 +56,14 @@ def slo_headers(answered: Answered) -> dict[str, str]:
         "slo-f1": f"{answered.option.certified_f1:.4f}",
         **({} if loss is None else {"slo-f1-loss": f"{loss:.4f}"}),
         "slo-predicted-ms": f"{answered.option.predicted_ms:.3f}",
-        "slo-met": ",".join(answered.gave) or "true",
+        "slo-met": met(answered),
         "server-timing": server_timing(answered.timings),
     }
+
+
+def met(answered: Answered) -> str:
+    """Return the words of SLO-Met."""
+    return ",".join(answered.gave) or "true"
 
 
 def server_timing(timings: Timings) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from gateway import fronts, http_models, oip, tensors
+from gateway import fronts, oip, replies, tensors
 from gateway.domain import Answered
 from gateway.errors import InvalidField, Malformed
 from gateway.grpc_call import Call, Calls, Context, begin, detail_of, log_failure, readable
@@ -134,7 +134,7 @@ def _response(request_id: str, asked: Inference, answers: list[Answered]) -> pb.
         response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
         response.raw_output_contents.append(tensors.pack(tensor))
     told = {n.replace("-", "_"): text for n, text in oip.slo_metadata(answers).items()}
-    for name, text in (told | http_models.explanations(answers)).items():
+    for name, text in (told | replies.explanations(answers)).items():
         response.parameters[name].string_param = text
     return response
 

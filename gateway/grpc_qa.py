@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from gateway import explanation, fronts, refusal
 from gateway.domain import Answered, Option, Question, Weighed
 from gateway.errors import InvalidField, Malformed, Overloaded, TextTooLong
+from gateway.fronts import MAX_ID_CHARS, MAX_PLAN_TOKENS
 from gateway.grpc_call import (
     Call,
     Calls,
@@ -22,7 +23,6 @@ from gateway.grpc_call import (
     readable,
     status_of,
 )
-from gateway.http_models import MAX_ID_CHARS, MAX_PLAN_TOKENS, met
 from gateway.policy import quantile_for
 from gateway.problems import kind_of
 from gateway.proto.bertier.v1 import qa_pb2 as pb
@@ -187,7 +187,7 @@ def _slo_result(answered: Answered) -> pb.SloResult:
         timeout_ms=slo.timeout_ms,
         certified_f1=answered.option.certified_f1,
         predicted_ms=answered.option.predicted_ms,
-        met=met(answered),
+        met=fronts.met(answered),
         max_f1_loss=slo.max_f1_loss,
         certified_f1_loss=answered.option.certified_loss,
     )

@@ -24,6 +24,7 @@ from gateway.problems import KINDS, MEDIA_TYPE
 MODELS: tuple[type[BaseModel], ...] = (
     *(QuestionBody, ItemBody, AnswerBody, PlanRequestBody, PlanBody, ProblemBody),
 )
+JSON = "application/json"
 NDJSON = "application/x-ndjson"
 
 _DECIMAL = {"type": "number"}
@@ -152,3 +153,40 @@ def _parameters(rows: Iterable[tuple[str, dict[str, Any], str]]) -> list[dict[st
         {"name": name, "in": "header", "required": False, "schema": schema, "description": text}
         for name, schema, text in rows
     ]
+
+
+_ANYTHING = {JSON: {"type": "object"}}
+_QUESTIONS: dict[str, dict[str, Any]] = {
+    JSON: {"type": "array", "items": ref(ItemBody)},
+    NDJSON: ref(ItemBody),
+}
+_ANSWER_LINES: dict[str, dict[str, Any]] = {
+    NDJSON: {"anyOf": [ref(AnswerBody), {"type": "object", "required": ["error"]}]}
+}
+ANSWER = operation(
+    "Answer one question",
+    {JSON: ref(QuestionBody)},
+    {JSON: ref(AnswerBody)},
+    slo=True,
+    answer_headers=True,
+    statuses=(400, 408, 413, 422, 429, 500, 503, 504),
+)
+ANSWERS = operation(
+    "Answer many, one line each, in order",
+    _QUESTIONS,
+    _ANSWER_LINES,
+    slo=True,
+    statuses=(400, 408, 413, 422),
+)
+PLAN = operation(
+    "What would happen to such a request now",
+    {JSON: ref(PlanRequestBody)},
+    {JSON: ref(PlanBody)},
+    slo=True,
+    optional=True,
+    statuses=(400, 408, 413, 422, 503),
+)
+VARIANTS = operation("The catalog as served", gives=_ANYTHING, statuses=(503,))
+HEALTHZ = operation("Is the process up?", gives=_ANYTHING)
+READYZ = operation("Can it answer? 503: no", gives=_ANYTHING)
+METRICS = operation("Prometheus metrics", gives={"text/plain": {"type": "string"}})

@@ -1,25 +1,17 @@
-"""What travels over HTTP: JSON bodies as strict models, and their way to and from our own values."""
+"""What travels over HTTP: JSON bodies as strict models, and their way to our own values."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 
-from gateway import explanation
-from gateway.domain import Answered, Option, Question, Slo, SloPolicy, SloRequest, Weighed
+from gateway.domain import Question, SloPolicy, SloRequest
 from gateway.errors import BadInput, InvalidField, Malformed
-from gateway.fronts import spent_before_routing_ms
-from gateway.policy import quantile_for
-from gateway.refusal import describe
-from gateway.service import PlanReport
+from gateway.fronts import MAX_ID_CHARS, MAX_PLAN_TOKENS
 from gateway.slo import MAX_LATENCY_MS
-
-MAX_ID_CHARS = 256
-MAX_PLAN_TOKENS = 1_000_000
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -225,87 +217,3 @@ def bad_input(exc: ValidationError) -> BadInput:
         return Malformed(f"body: {first['msg']}")
     where = ".".join(str(part)[:40] for part in first["loc"]) or "body"
     return InvalidField(f"{where}: {first['msg']}")
-
-
-def met(answered: Answered) -> str:
-    """Return the words of SLO-Met."""
-    return ",".join(answered.gave) or "true"
-
-
-def answer_body(answered: Answered, question: Question) -> bytes:
-    """Return an answer as JSON."""
-    answer, option = answered.answer, answered.option
-    loss = option.certified_loss
-    certified: dict[str, Any] = {} if loss is None else {"certified_f1_loss": loss}
-    optional: dict[str, Any] = {"id": question.id} if question.id else {}
-    if answered.slo.explain:
-        optional["explain"] = _explain(answered)
-    body = AnswerBody(
-        answer=answer.text,
-        start=answer.start,
-        end=answer.end,
-        score=answer.score,
-        no_answer_probability=answer.no_answer_probability,
-        alternatives=[
-            AlternativeBody(answer=s.text, start=s.start, end=s.end, probability=s.probability)
-            for s in answer.alternatives
-        ],
-        plan=option.plan.name,
-        variant=answered.variant,
-        slo=SloOutcomeBody(
-            **_promise(answered.slo),
-            met=met(answered),
-            certified_f1=option.certified_f1,
-            **certified,
-            predicted_ms=round(option.predicted_ms, 3),
-        ),
-        **optional,
-    )
-    return body.__pydantic_serializer__.to_json(body, exclude_unset=True, by_alias=True)
-
-
-def plan_body(report: PlanReport) -> bytes:
-    """Return a plan report as JSON."""
-    decision, size = report.decision, report.size
-    body = PlanBody(
-        feasible=decision.option is not None and not decision.gave,
-        plan=decision.option.plan.name if decision.option else None,
-        reason=decision.reason,
-        gave=list(decision.gave),
-        slo=SloBody(**_promise(report.slo)),
-        n_tokens=size.bucket,
-        n_windows=size.n_windows,
-        options=_options(report.weighed, decision.option),
-        nearest=[OptionBody.model_validate(describe(o)) for o in report.feasible],
-    )
-    return body.model_dump_json(by_alias=True).encode()
-
-
-def _promise(slo: Slo) -> dict[str, Any]:
-    return {
-        "slo_class": slo.slo_class,
-        "latency_ms": slo.latency_ms,
-        "min_f1": slo.min_f1,
-        **({} if slo.max_f1_loss is None else {"max_f1_loss": slo.max_f1_loss}),
-        "policy": slo.policy,
-        "timeout_ms": slo.timeout_ms,
-    }
-
-
-def _explain(answered: Answered) -> ExplainBody:
-    return ExplainBody(
-        reason=answered.decision.reason,
-        quantile=quantile_for(answered.slo.policy),
-        spent_ms=round(spent_before_routing_ms(answered.timings), 3),
-        options=_options(answered.weighed, answered.option),
-    )
-
-
-def explanations(answers: Sequence[Answered]) -> dict[str, str]:
-    """Return what Open Inference calls tell as a parameter: the decision of each item, as JSON."""
-    told = [_explain(answered).model_dump() for answered in answers if answered.slo.explain]
-    return {"slo_explanation": to_json(told).decode()} if told else {}
-
-
-def _options(weighed: tuple[Weighed, ...], chosen: Option | None) -> list[ExplainedOptionBody]:
-    return [ExplainedOptionBody.model_validate(explanation.describe(w, chosen)) for w in weighed]

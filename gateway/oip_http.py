@@ -14,7 +14,7 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from gateway import fronts, http_models, oip, tensors
+from gateway import fronts, http_models, oip, replies, tensors
 from gateway.errors import BadInput, Malformed
 from gateway.http_stream import disconnected, read_body, while_connected
 from gateway.oip import Inference
@@ -49,7 +49,7 @@ class OutputBody(_Part):
 class InferBody(_Part):
     """A request for inference."""
 
-    id: str = Field("", max_length=http_models.MAX_ID_CHARS)
+    id: str = Field("", max_length=fronts.MAX_ID_CHARS)
     inputs: list[InputBody]
     outputs: list[OutputBody] = Field(default_factory=list)
     parameters: dict[str, Any] = Field(default_factory=dict)
@@ -113,7 +113,7 @@ def _add_model_routes(routes: APIRouter, path: str, service: AnswerService) -> N
             promise = fronts.of_caller(oip.slo_request(asked, lookup))
             async with while_connected(partial(disconnected, request.receive)):
                 answers = await oip.answer(service, asked, promise, arrived_ms)
-        explained = http_models.explanations(answers)
+        explained = replies.explanations(answers)
         outputs = oip.output_tensors(asked, answers)
         return _response(body, outputs, oip.slo_metadata(answers), explained)
 
