@@ -125,15 +125,18 @@ class LatencyModel:
         A cascade's is the sum of its stages' quantiles: at least the quantile of the sum where stages are
         slow together, as they are on one host.
         """
-        level, stage = _level(quantile), self._stage
+        level = _level(quantile)
+        known: dict[str, tuple[float, float, float, float, int]] = {}
         found = []
         for plan in plans:
-            idle_ms, predicted_ms, cost_ms, _, _ = stage(plan.variants[0], size, level, now_ms)
-            for i in range(1, len(plan.variants)):
-                further = stage(plan.variants[i], size, level, now_ms)
-                idle_ms += further[0]
-                predicted_ms += further[1]
-                cost_ms += further[2] * (plan.reach[i] if plan.reach else 1.0)
+            idle_ms = predicted_ms = cost_ms = 0.0
+            for i, variant in enumerate(plan.variants):
+                stage = known.get(variant)
+                if stage is None:  # plans share variants: a front of cascades asks for each often
+                    stage = known[variant] = self._stage(variant, size, level, now_ms)
+                idle_ms += stage[0]
+                predicted_ms += stage[1]
+                cost_ms += stage[2] * (plan.reach[i] if i and plan.reach else 1.0)
             found.append(Prediction(idle_ms, predicted_ms, cost_ms))
         return found
 
