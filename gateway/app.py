@@ -47,9 +47,9 @@ from gateway.triton_process import TritonOptions
 from gateway.watcher import Watcher
 
 log = logging.getLogger(__name__)
-
 KEEP_ALIVE_S = 75  # longer than the idle time of common load balancers
 BACKLOG = 2048
+MakeService = Callable[[Backend, Settings, Metrics], AnswerService]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +64,19 @@ class Models:
 class Gateway:
     """The parts of a running gateway, and what ended it early."""
 
-    def __init__(self, settings: Settings, models: Models, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        models: Models,
+        metrics: Metrics,
+        make_service: MakeService = AnswerService,
+    ) -> None:
         supervisor = models.supervisor
         self.settings = settings
         self.models = models
         self.metrics = metrics
         self.metrics.build.info({"version": http_api.VERSION})
-        self.service = AnswerService(models.backend, settings, self.metrics)
+        self.service = make_service(models.backend, settings, self.metrics)
         self.access = Access(settings, self.metrics)
         self.certificates = certificates.of(settings, self.metrics)
         restarts: Callable[[], int] = (lambda: supervisor.restarts) if supervisor else (lambda: 0)
@@ -146,8 +152,8 @@ def choose_models(settings: Settings, metrics: Metrics) -> Models:
     return _embedded(settings)
 
 
-def serve(settings: Settings) -> int:
-    """Serve until told to stop; return the exit code."""
+def serve(settings: Settings, make_service: MakeService = AnswerService) -> int:
+    """Serve until told to stop; return the exit code. `make_service`: of another policy, to be measured."""
     written = logs.set_up(settings.log_level, settings.log_format)
     request_log.set_up(settings.access_log_share, texts=settings.log_texts)
     tracing.start(http_api.VERSION)
@@ -156,7 +162,7 @@ def serve(settings: Settings) -> int:
         signal.signal(number, lambda *_: None)
     try:
         with listen(settings) as door, asyncio.Runner(loop_factory=_new_loop) as runner:
-            return runner.run(_serve(settings, door, written))
+            return runner.run(_serve(settings, door, written, make_service))
     except BertierError as exc:
         log.error("%s", exc)
         return 1
@@ -190,13 +196,18 @@ async def watched(gateway: Gateway) -> AsyncIterator[int | None]:
             yield door.getsockname()[1]
 
 
-async def _serve(settings: Settings, door: socket.socket, written: logs.StderrHandler) -> int:
+async def _serve(
+    settings: Settings,
+    door: socket.socket,
+    written: logs.StderrHandler,
+    make_service: MakeService,
+) -> int:
     metrics = Metrics(settings.classes)
     written.on_lost = metrics.log_lines_lost.inc
     models = choose_models(settings, metrics)
     if models.triton is not None:
         check_ports(models.triton)
-    gateway = Gateway(settings, models, metrics)
+    gateway = Gateway(settings, models, metrics, make_service)
     tls = gateway.certificates
     server = uvicorn.Server(
         uvicorn.Config(

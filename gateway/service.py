@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from gateway import explanation, long_context, policy, request_log, slo, spans, tracing
@@ -37,6 +37,7 @@ from gateway.errors import (
 )
 from gateway.metrics import Metrics
 from gateway.refusal import refusal
+from gateway.routing import Chooser, route
 from gateway.serving import ServingSet
 from gateway.settings import Settings
 from gateway.shadow import Sample, Shadow
@@ -72,6 +73,7 @@ class AnswerService:
         metrics: Metrics,
         clock: Callable[[], float] = now_ms,
         draw: Callable[[], float] = random.random,
+        chooser: Chooser = policy,
     ) -> None:
         """`draw`: a number in [0, 1), uniform; for what is sampled."""
         self.serving: ServingSet | None = None
@@ -79,6 +81,7 @@ class AnswerService:
         self.settings = settings
         self.metrics = metrics
         self._clock = clock
+        self._chooser = chooser
         self._budget = RetryBudget(settings.retry_share)
         self._turns = Turns()
         self._in_flight = 0
@@ -177,7 +180,7 @@ class AnswerService:
         """Return the options, the choice, and where it was asked for what was known of each."""
         now, promise, serving, size = self._clock(), job.promise, job.serving, job.size
         spent_ms, failing = now - job.arrived_ms, tried | serving.breakers.failing(now)
-        options, decision = route(promise, serving, size, spent_ms, now, failing)
+        options, decision = route(self._chooser, promise, serving, size, spent_ms, now, failing)
         if not promise.explain:
             return options, decision, ()
         weighed = explanation.weigh(serving, promise, size, options, spent_ms, now, failing)
@@ -196,7 +199,7 @@ class AnswerService:
         size = self._size(serving, question, n_tokens)
         now = self._clock()
         failing = serving.breakers.failing(now)
-        options, decision = route(promise, serving, size, 0.0, now, failing)
+        options, decision = route(self._chooser, promise, serving, size, 0.0, now, failing)
         weighed = explanation.weigh(serving, promise, size, options, 0.0, now, failing)
         nearest = policy.nearest_feasible(promise, options)
         return PlanReport(promise, size, decision, weighed, nearest)
@@ -285,16 +288,3 @@ class AnswerService:
             self.shadow.offer(
                 Sample(job.question, job.windows, job.serving, plan, variant, outcome.answer)
             )
-
-
-def route(
-    promise: Slo,
-    serving: ServingSet,
-    size: Size,
-    spent_ms: float,
-    now_ms: float,
-    failing: Collection[str] = (),
-) -> tuple[tuple[Option, ...], Decision]:
-    """Return every option for a request of this size, and the one chosen, none of a `failing` variant."""
-    options = tuple(serving.options(size, policy.quantile_for(promise.policy), now_ms))
-    return options, policy.choose(promise, options, spent_ms, failing)

@@ -1,0 +1,35 @@
+"""Puts the question of which plan to whoever chooses: the policy, or in an experiment another."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Protocol
+
+from gateway.domain import Decision, Option, Size, Slo, SloPolicy
+from gateway.serving import ServingSet
+
+
+class Chooser(Protocol):
+    """What `gateway.policy` does, and whatever is to be measured in its place."""
+
+    def quantile_for(self, policy: SloPolicy, /) -> float:
+        """Return which latency quantile is to be predicted."""
+
+    def choose(
+        self, slo: Slo, options: Sequence[Option], spent_ms: float, failing: Collection[str], /
+    ) -> Decision:
+        """Return which option is taken, none with a `failing` variant, and why."""
+
+
+def route(
+    chooser: Chooser,
+    promise: Slo,
+    serving: ServingSet,
+    size: Size,
+    spent_ms: float,
+    now_ms: float,
+    failing: Collection[str] = (),
+) -> tuple[tuple[Option, ...], Decision]:
+    """Return every option for a request of this size, and the one chosen, none of a `failing` variant."""
+    options = tuple(serving.options(size, chooser.quantile_for(promise.policy), now_ms))
+    return options, chooser.choose(promise, options, spent_ms, failing)
