@@ -29,6 +29,7 @@ from gateway import (
     oip_http,
     request_log,
     side_door,
+    slo,
     tracing,
 )
 from gateway.access import Access
@@ -204,6 +205,10 @@ async def _serve(
 ) -> int:
     metrics = Metrics(settings.classes)
     written.on_lost = metrics.log_lines_lost.inc
+    for one, other in slo.alike(settings.classes):
+        log.warning(
+            "classes.%s and classes.%s promise the same; they are only counted apart", one, other
+        )
     models = choose_models(settings, metrics)
     if models.triton is not None:
         check_ports(models.triton)

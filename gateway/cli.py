@@ -21,6 +21,7 @@ from gateway.asking import EmbeddedGateway, HttpGateway, Json
 from gateway.catalog import Catalog
 from gateway.domain import SloPolicy
 from gateway.errors import BackendUnavailable, BertierError
+from gateway.misset import CLIENTS_KEY
 
 URL = "http://127.0.0.1:8080"
 
@@ -222,7 +223,7 @@ def _add_slo(command: argparse.ArgumentParser) -> None:
 def _add_source(command: argparse.ArgumentParser) -> None:
     command.add_argument("--url", default=URL, help=f"a gateway ({URL})")
     command.add_argument("--model-repository", type=Path, metavar="DIR")
-    command.add_argument("--api-key", metavar="KEY", help=f"for it; else {settings.CLIENTS_KEY}")
+    command.add_argument("--api-key", metavar="KEY", help=f"for it; else {CLIENTS_KEY}")
     command.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -238,7 +239,7 @@ def _gateway(flags: argparse.Namespace) -> HttpGateway | EmbeddedGateway:
 
 
 def _http(flags: argparse.Namespace) -> HttpGateway:
-    return HttpGateway(flags.url, flags.api_key or os.environ.get(settings.CLIENTS_KEY))
+    return HttpGateway(flags.url, flags.api_key or os.environ.get(CLIENTS_KEY))
 
 
 def _slo_headers(flags: argparse.Namespace, explain: str | None) -> dict[str, str]:

@@ -141,7 +141,7 @@ def _text(name: str, value: object) -> str:
 def class_label(name: str | None, settings: Settings) -> str:
     """Return the SLO class as a bounded metric label."""
     name = settings.default_class if name is None else name
-    return name if name in settings.classes else "unknown"
+    return name if name in settings.classes else slo.UNKNOWN_CLASS
 
 
 @contextmanager

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import tomllib
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
-from tomllib import TOMLDecodeError
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
@@ -20,20 +19,14 @@ from pydantic_settings import (
 )
 from pydantic_settings import SettingsError as UnreadableSettings
 
+from gateway import misset, slo
 from gateway.errors import BertierError
 from gateway.keys import ApiKey
+from gateway.misset import NESTED, PREFIX
 from gateway.slo import STANDARD_CLASSES, SloClass
 
 CONFIG_FILE = "bertier.toml"
-PREFIX, NESTED = "BERTIER_", "__"
-CLIENTS_KEY = f"{PREFIX}API_KEY"  # no setting: what `bertier ask` shows a gateway
-TABLES = (f"{PREFIX}CLASSES", f"{PREFIX}API_KEYS")  # settings that hold named ones
-# What Kubernetes and container links put beside a service that is called bertier or bertier-...
-_OF_A_SERVICE = re.compile(
-    r"_SERVICE_(HOST|PORT(_\w+)?)|(_PORT)?_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?"
-)
 _URL = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/,\[\]]+):\d{1,5}")
-_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 
 
 class SettingsError(BertierError):
@@ -48,6 +41,7 @@ class Settings(BaseSettings):
         env_nested_delimiter=NESTED,
         frozen=True,
         extra="forbid",
+        allow_inf_nan=False,
         toml_file=CONFIG_FILE,
     )
 
@@ -209,18 +203,22 @@ class Settings(BaseSettings):
             raise ValueError(f"{file}: name a file in a folder that exists")
         return file
 
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _classes_differ(cls, given: object) -> object:
+        """Refuse two names of one class: a variable's is in lower case, a caller's header in either."""
+        if isinstance(given, dict) and (same := slo.same_but_for_case(map(str, given))):
+            raise ValueError(
+                f"{same[0]} and {same[1]} differ in case only; give one of them another name"
+            )
+        return given
+
     @field_validator("classes")
     @classmethod
     def _classes_are_sane(cls, classes: dict[str, SloClass]) -> dict[str, SloClass]:
         for name, slo_class in classes.items():
-            if not 1 <= slo_class.latency_ms <= 60_000:
-                raise ValueError(f"{name}: latency_ms must be 1 to 60000")
-            if slo_class.min_f1 is not None and not 0 <= slo_class.min_f1 <= 1:
-                raise ValueError(f"{name}: min_f1 must be 0 to 1")
-            if slo_class.max_f1_loss is not None and not 0 <= slo_class.max_f1_loss <= 1:
-                raise ValueError(f"{name}: max_f1_loss must be 0 to 1")
-            if slo_class.timeout_ms is not None and not slo_class.timeout_ms > 0:
-                raise ValueError(f"{name}: timeout_ms must be more than 0")
+            if problem := slo.class_problem(name, slo_class):
+                raise ValueError(problem)
         return dict(STANDARD_CLASSES) | classes
 
     @classmethod
@@ -238,35 +236,51 @@ class Settings(BaseSettings):
 def read(**flags: Any) -> Settings:
     """Return the settings; flags that are None were not given. Raises: SettingsError."""
     check_names(os.environ)
+    given = {name: value for name, value in flags.items() if value is not None}
+    _check_file(Path(CONFIG_FILE))
     try:
-        settings = Settings(**{name: value for name, value in flags.items() if value is not None})
+        settings = Settings(**given)
     except ValidationError as exc:
-        first = exc.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "settings"
-        variable = PREFIX + where.upper().replace(".", NESTED)
-        raise SettingsError(f"{where}: {first['msg']} (flag, {variable} or {CONFIG_FILE})") from exc
-    except (UnreadableSettings, TOMLDecodeError, OSError) as exc:
-        raise SettingsError(f"{CONFIG_FILE} or a BERTIER_* variable cannot be read: {exc}") from exc
+        where, what = misset.told(exc.errors(), Settings.model_fields)
+        raise SettingsError(f"{where}: {what} ({_place(where, given)})") from exc
+    except UnreadableSettings as exc:
+        raise SettingsError(
+            f"{exc}: a table in a variable is JSON, or one variable a field"
+        ) from exc
     if settings.default_class not in settings.classes:
         known = ", ".join(sorted(settings.classes))
         raise SettingsError(f"default_class: {settings.default_class!r} is not one of {known}")
     return settings
 
 
+def _check_file(file: Path) -> None:
+    """Raise SettingsError for a file that is there and cannot be read as TOML."""
+    if not file.exists():
+        return
+    try:
+        tomllib.loads(file.read_text("utf-8"))
+    except OSError as exc:
+        raise SettingsError(f"{file.absolute()}: cannot be read ({exc.strerror})") from exc
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+        raise SettingsError(f"{file.absolute()}: not TOML: {exc}") from exc
+
+
+def _place(where: str, flags: Mapping[str, Any]) -> str:
+    """Return where a setting was set, by what wins over what; of a table all places."""
+    setting = where.partition(".")[0]
+    if setting in flags:
+        return f"flag --{setting.replace('_', '-')}"
+    variable = PREFIX + where.upper().replace(".", NESTED)
+    set_here = [
+        name for name in os.environ if f"{name.upper()}{NESTED}".startswith(variable + NESTED)
+    ]
+    file = Path(CONFIG_FILE)
+    if file.exists() and (not set_here or where == setting):
+        set_here.append(str(file.absolute()))
+    return ", ".join(sorted(set_here)) or variable
+
+
 def check_names(environ: Mapping[str, str]) -> None:
     """Raise SettingsError for a variable that looks like one of ours and is none."""
-    known = [(PREFIX + name).upper() for name in Settings.model_fields]
-    for name, value in environ.items():
-        variable, *inside = name.upper().split(NESTED, 1)
-        if not variable.startswith(PREFIX) or variable == CLIENTS_KEY:
-            continue
-        if _is_a_services(variable, value):
-            continue
-        # Of tables, names and fields are checked with the values.
-        if variable not in known or (inside and variable not in TABLES):
-            near = get_close_matches(variable, known, n=1, cutoff=0.0)[0]
-            raise SettingsError(f"{name}: no such setting; the nearest is {near}")
-
-
-def _is_a_services(variable: str, value: str) -> bool:
-    return bool(_OF_A_SERVICE.search(variable) or _ADDRESS.match(value))
+    if wrong := misset.misspelt(environ, Settings.model_fields):
+        raise SettingsError(wrong)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 
 from gateway.domain import Slo, SloPolicy, SloRequest
 from gateway.errors import Forbidden, InvalidHeader, UnknownClass
@@ -16,6 +17,9 @@ from gateway.errors import Forbidden, InvalidHeader, UnknownClass
 MAX_LATENCY_MS = 60_000.0
 DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?|\.[0-9]{1,9}")
 SPACE = " \t"  # what HTTP allows around a value
+LONGEST_TIMEOUT_MS = 1e9  # that can be asked for at all
+CLASS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+UNKNOWN_CLASS = "unknown"  # what a metric calls a class that does not exist
 DEADLINE_FACTOR = 4.0
 USUAL_URGENCY = 3
 PRIORITY = "a structured-field dictionary with u=0 to u=7, such as u=1 or u=5, i"
@@ -55,6 +59,45 @@ STANDARD_CLASSES: Mapping[str, SloClass] = {
     "standard": SloClass(250.0, SloPolicy.PREFER_LATENCY),
     "batch": SloClass(5000.0, SloPolicy.PREFER_ACCURACY),
 }
+
+
+def same_but_for_case(names: Iterable[str]) -> tuple[str, str] | None:
+    """Return two names that differ in case only, if there are such."""
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(name.lower(), name)
+        if other != name:
+            return other, name
+    return None
+
+
+def class_problem(name: str, defaults: SloClass) -> str | None:
+    """Return what is wrong with a class of the settings."""
+    if not CLASS_NAME.fullmatch(name) or name == UNKNOWN_CLASS:
+        return f"{name!r} is no name: 1 to 64 letters, digits and . _ - after a letter or digit, not {UNKNOWN_CLASS}"
+    limits = {
+        "latency_ms": (1.0, MAX_LATENCY_MS),
+        "min_f1": (0.0, 1.0),
+        "below_best": (0.0, 1.0),
+        "max_f1_loss": (0.0, 1.0),
+        "timeout_ms": (defaults.latency_ms, LONGEST_TIMEOUT_MS),
+    }
+    for field, (low, high) in limits.items():
+        value = getattr(defaults, field)
+        if value is not None and not low <= value <= high:
+            unit = " ms" if field.endswith("_ms") else ""
+            least = "latency_ms, " if field == "timeout_ms" else ""
+            return f"{name}.{field} is {value:g}, it must be from {least}{low:g} to {high:g}{unit}"
+    return None
+
+
+def alike(classes: Mapping[str, SloClass]) -> list[tuple[str, str]]:
+    """Return the names of classes that promise the same, in pairs."""
+    return [
+        (one, other)
+        for (one, promise), (other, same) in combinations(sorted(classes.items()), 2)
+        if promise == same
+    ]
 
 
 def parse(lookup: Lookup) -> SloRequest:
@@ -180,4 +223,4 @@ def _flag(name: str, value: str) -> bool:
 
 def _envoy_timeout(value: str | None) -> float | None:
     """Return Envoy's deadline; 0 means none there."""
-    return _decimal("x-envoy-expected-rq-timeout-ms", value, 0.0, 1e9) or None
+    return _decimal("x-envoy-expected-rq-timeout-ms", value, 0.0, LONGEST_TIMEOUT_MS) or None

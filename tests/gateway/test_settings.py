@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway import settings
+from gateway import settings, slo
 from gateway.settings import SettingsError
 
 
@@ -74,3 +74,93 @@ def test_a_misspelled_field_of_a_class_is_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("BERTIER_CLASSES__STANDARD__LATENCY", "120")
     with pytest.raises(SettingsError, match="BERTIER_CLASSES__STANDARD__LATENCY"):
         settings.read()
+
+
+STRICT = '\npolicy = "strict"\n'
+
+
+def written(text: str) -> None:
+    Path(settings.CONFIG_FILE).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            '[classes.a]\nlatency_ms = "100ms"' + STRICT,
+            r"a\.latency_ms: '100ms': give a number of ms",
+        ),
+        ("[classes.a]\nlatency_ms = 0.25" + STRICT, r"a\.latency_ms is 0\.25, .* 1 to 60000 ms"),
+        ("[classes.a]\nlatency_ms = -5" + STRICT, r"a\.latency_ms is -5, .* 1 to 60000 ms"),
+        ("[classes.a]\nlatency_ms = nan" + STRICT, r"a\.latency_ms: nan .*finite"),
+        (
+            "[classes.a]\nlatency_ms = 100\ntimeout_ms = inf" + STRICT,
+            r"a\.timeout_ms: inf .*finite",
+        ),
+        (
+            "[classes.a]\nlatency_ms = 100\ntimeout_ms = 50" + STRICT,
+            "timeout_ms is 50, .* from latency_ms",
+        ),
+        (
+            "[classes.a]\nlatency_ms = 100\nbelow_best = 2" + STRICT,
+            r"a\.below_best is 2, .* 0 to 1",
+        ),
+        ("[classes.a]\nlatency_s = 0.1" + STRICT, r"a\.latency_s: .* the nearest is latency_ms"),
+        ('[classes."a b"]\nlatency_ms = 100' + STRICT, "'a b' is no name"),
+        ("[classes.unknown]\nlatency_ms = 100" + STRICT, "'unknown' is no name"),
+        ("[api_keys.me]\nqouta = 1", r"api_keys\.me\.qouta: .* the nearest is"),
+        ("htp_port = 1", "htp_port: .* the nearest is http_port"),
+        ('drain_ms = "10s"', "drain_ms: '10s': give a number of ms"),
+        ("drain_ms = inf", "drain_ms: inf .*finite"),
+        ("http_port = 80800", "http_port: 80800 .*65535"),
+        ("http_port", "not TOML"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_with_what_is_allowed(text: str, said: str) -> None:
+    """The message names the place, what stands there, and what may."""
+    written(text)
+    with pytest.raises(SettingsError, match=said) as caught:
+        settings.read()
+    assert str(Path(settings.CONFIG_FILE).absolute()) in str(caught.value)
+
+
+def test_a_file_of_settings_that_is_a_folder_or_no_text_is_refused() -> None:
+    """It is not overlooked: the gateway would run with the defaults, in the open."""
+    file = Path(settings.CONFIG_FILE)
+    file.mkdir()
+    with pytest.raises(SettingsError, match="cannot be read"):
+        settings.read()
+    file.rmdir()
+    file.write_bytes(b"\xb3")
+    with pytest.raises(SettingsError, match="not TOML"):
+        settings.read()
+
+
+def test_classes_that_differ_in_case_only_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable's class is in lower case: it would stand beside the file's, and not change it."""
+    written("[classes.Search]\nlatency_ms = 100" + STRICT)
+    monkeypatch.setenv("BERTIER_CLASSES__SEARCH__LATENCY_MS", "120")
+    with pytest.raises(SettingsError, match="Search and search differ in case") as caught:
+        settings.read()
+    assert "bertier.toml, BERTIER_CLASSES__SEARCH__LATENCY_MS" in str(caught.value)
+
+
+def test_a_flag_is_named_as_one() -> None:
+    """Who mistyped on the command line does not look for a file."""
+    with pytest.raises(SettingsError, match=r"\(flag --http-port\)"):
+        settings.read(http_port=99999)
+
+
+def test_a_hash_of_a_key_is_not_repeated() -> None:
+    """What stands there by mistake may be the key itself."""
+    written('[api_keys.me]\nsha256 = "bt-a-secret"')
+    with pytest.raises(SettingsError, match="sha256") as caught:
+        settings.read()
+    assert "bt-a-secret" not in str(caught.value)
+
+
+def test_classes_that_promise_the_same_are_told() -> None:
+    """It may be meant: two teams, counted apart; or one of them was to be another."""
+    standard = slo.STANDARD_CLASSES["standard"]
+    assert slo.alike({**slo.STANDARD_CLASSES, "search": standard}) == [("search", "standard")]
+    assert slo.alike(slo.STANDARD_CLASSES) == []
