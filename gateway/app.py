@@ -25,6 +25,7 @@ from gateway import (
     greeting,
     grpc_api,
     http_api,
+    listening,
     logs,
     oip_http,
     request_log,
@@ -49,7 +50,6 @@ from gateway.watcher import Watcher
 
 log = logging.getLogger(__name__)
 KEEP_ALIVE_S = 75  # longer than the idle time of common load balancers
-BACKLOG = 2048
 MakeService = Callable[[Backend, Settings, Metrics], AnswerService]
 
 
@@ -162,22 +162,13 @@ def serve(settings: Settings, make_service: MakeService = AnswerService) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     try:
-        with listen(settings) as door, asyncio.Runner(loop_factory=_new_loop) as runner:
+        with listening.front(settings) as door, asyncio.Runner(loop_factory=_new_loop) as runner:
             return runner.run(_serve(settings, door, written, make_service))
     except BertierError as exc:
         log.error("%s", exc)
         return 1
     finally:
         tracing.stop()
-
-
-def listen(settings: Settings) -> socket.socket:
-    """Return the HTTP front's socket. Raises: SettingsError when an own port is taken."""
-    if settings.grpc_port:
-        _bind(settings.host, settings.grpc_port, "grpc_port").close()
-    door = _bind(settings.host, settings.http_port, "http_port")
-    door.listen(BACKLOG)
-    return door
 
 
 @asynccontextmanager
@@ -190,8 +181,7 @@ async def watched(gateway: Gateway) -> AsyncIterator[int | None]:
     if port is None:
         yield None
         return
-    with _bind(gateway.settings.host, port, "metrics_port") as door:
-        door.listen(BACKLOG)
+    with listening.bind(gateway.settings.host, port, "metrics_port") as door:
         log.info("metrics: http://%s:%d/metrics", *door.getsockname()[:2])
         async with side_door.opened(HttpApi(gateway.service, gateway.watcher.readiness), door):
             yield door.getsockname()[1]
@@ -257,7 +247,11 @@ async def _stop_when_failed(gateway: Gateway, server: uvicorn.Server) -> None:
 def _remote(settings: Settings, metrics: Metrics) -> Models:
     """Return the Tritons at the addresses of the settings."""
     log.info("models run in the Triton at %s", ", ".join(settings.triton_url))
-    tritons = {url: TritonBackend(url, engine=f"triton at {url}") for url in settings.triton_url}
+    after_ms = settings.unload_after_ms
+    tritons = {
+        url: TritonBackend(url, engine=f"triton at {url}", unload_after_ms=after_ms)
+        for url in settings.triton_url
+    }
     if len(tritons) == 1:
         return Models(tritons[settings.triton_url[0]])
     return Models(Replicas(tritons, metrics, settings.retry_share))
@@ -279,22 +273,6 @@ def _embedded(settings: Settings) -> Models:
     from gateway.embedded import EmbeddedBackend
 
     return Models(EmbeddedBackend(settings.model_repository))
-
-
-def _bind(host: str, port: int, setting: str) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    door = socket.socket(family)
-    door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        door.bind((host, port))
-    except OSError as exc:
-        door.close()
-        flag = f"--{setting.replace('_', '-')}"
-        raise SettingsError(
-            f"{setting}: cannot listen on port {port} of {host} ({exc.strerror}); stop the other"
-            f" program, or choose another port with {flag} or BERTIER_{setting.upper()}"
-        ) from exc
-    return door
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

@@ -37,10 +37,11 @@ class Backend(Protocol):
         """Make the variant's version ready; nothing to do when it is. Raises: BackendUnavailable."""
         ...
 
-    async def unload(self, variant: Variant, kept: Collection[Variant]) -> None:
+    async def unload(self, variant: Variant, kept: Collection[Variant]) -> bool:
         """Free what the variant's version holds; nothing to do when it is not loaded.
 
         `kept`: what is routed to; a server that unloads whole models leaves alone those named there.
+        Returns False while others may need it: ask again later.
         Raises: BackendError.
         """
         ...

@@ -125,9 +125,10 @@ class EmbeddedBackend:
         session = await asyncio.to_thread(open_session, path, 1, variant.precision)
         self._sessions[key], self._hashes[key] = session, sha256  # both, or neither
 
-    async def unload(self, variant: Variant, kept: Collection[Variant]) -> None:
+    async def unload(self, variant: Variant, kept: Collection[Variant]) -> bool:
         self._sessions.pop(_key(variant), None)
         self._hashes.pop(_key(variant), None)
+        return True
 
     async def checked(self, variant: Variant, check: Check) -> Trust:
         return await check(self)

@@ -108,11 +108,12 @@ class Replicas:
     async def load(self, variant: Variant) -> None:
         await self._each(lambda server: server.load(variant))
 
-    async def unload(self, variant: Variant, kept: Collection[Variant]) -> None:
+    async def unload(self, variant: Variant, kept: Collection[Variant]) -> bool:
         for replica in self.members:
             replica.admitted.pop(key_of(variant), None)
             replica.problems.pop(variant.name, None)
-        await self._each(lambda server: server.unload(variant, kept))
+        done = await self._each(lambda server: server.unload(variant, kept))
+        return all(done.values())
 
     async def checked(self, variant: Variant, check: Check) -> Trust:
         """Admit the servers on which the check holds best; return how well it does."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
+from gateway.domain import Question
 from gateway.errors import BertierError
 from gateway.host import usable_cores
 from gateway.preparation import capacity, readmit
@@ -18,6 +20,8 @@ from gateway.service import AnswerService, now_ms
 log = logging.getLogger(__name__)
 
 ROUND_MS = 1_000.0
+KEEP_BUDGET_MS = 30_000.0
+KEEPS = 3  # times that a variant is asked while another gateway would wait before it unloads it
 
 
 class Rounds:
@@ -35,6 +39,8 @@ class Rounds:
             rounds.append(_for_ever(self.look, ROUND_MS))
         if settings.triton_url and settings.others_poll_ms:
             rounds.append(_for_ever(self.ask_for_others, settings.others_poll_ms))
+        if settings.triton_url and settings.unload_after_ms:
+            rounds.append(_for_ever(self.keep, settings.unload_after_ms / KEEPS))
         await asyncio.gather(*rounds)
 
     async def look(self) -> None:
@@ -55,6 +61,17 @@ class Rounds:
         if self._service.serving is not None:
             windows = {name: round(n) for name, n in others.items()}
             self._service.serving.latency.set_others(windows, now_ms())
+
+    async def keep(self) -> None:
+        """Ask every variant that is routed to, as others unload what nobody asks."""
+        serving, backend = self._service.serving, self._service.backend
+        if serving is None:
+            return
+        golden = serving.catalog.golden_inputs[0]
+        windows = serving.encoder.encode(Question(golden.question, golden.context))
+        for name in serving.trust:
+            with suppress(BertierError):  # the watcher sees to it
+                await backend.infer(serving.catalog.variant(name), windows, KEEP_BUDGET_MS)
 
 
 async def _for_ever(do: Callable[[], Awaitable[None]], every_ms: float) -> None:

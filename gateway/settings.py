@@ -109,6 +109,12 @@ class Settings(BaseSettings):
         description="how often Tritons of `triton_url` are asked what other gateways have there; 0: never"
         " ([below](#several-gateways))",
     )
+    unload_after_ms: float = Field(
+        600_000,
+        ge=0,
+        description="of Tritons of `triton_url`: what this gateway routes to no more is unloaded when nobody, other"
+        " gateways included, has asked it for so long; 0: at once ([below](#several-gateways))",
+    )
     max_in_flight: int = Field(
         1_024,
         gt=0,

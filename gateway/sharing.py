@@ -1,9 +1,9 @@
-"""How much of others is in a shared model server, from what it counts and from what it answered to us. Pure."""
+"""What others do in a shared model server, from what it counts and from what it answered to us. Pure."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -45,3 +45,24 @@ class Counted:
             if n > ours and spent_s > 0:
                 found[name] = spent_s / passed_s * (n - ours) / n
         return found
+
+
+class Quiet:
+    """For how long nobody has asked a model, whoever it may be: its server says when it was asked last.
+
+    In our own time: the clock of another host may be wrong.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        """`clock` is in ms."""
+        self._clock = clock
+        self._seen: dict[str, tuple[int, float]] = {}  # asked last; seen so since
+
+    def for_ms(self, model: str, asked_last: int) -> float:
+        """Return it, as far as it was seen: 0 at the first look and after every change."""
+        now = self._clock()
+        last, since = self._seen.get(model, (None, now))
+        if last != asked_last:
+            since = now
+        self._seen[model] = asked_last, since
+        return now - since

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -31,7 +32,8 @@ from gateway.errors import (
     VariantUnavailable,
 )
 from gateway.published import Variant
-from gateway.sharing import Counted
+from gateway.sharing import Counted, Quiet
+from gateway.triton_errors import NO_EXPLICIT_LOAD, inference_error, map_triton_error
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +43,6 @@ MAX_CONCURRENT = 8  # requests of one long context under way at once
 CONTROL_TIMEOUT_MS = 5_000.0  # calls that answer at once: ready, index, config
 LOAD_TIMEOUT_MS = 120_000.0
 READY_POLL_MS = 50.0
-
-# Triton has no status of its own for a request that waited longer than its `timeout`.
-_QUEUE_TIMEOUT = "request timeout expired"
-_STACK = "\n\nAt:"  # begins the Python stack in the reason of a Python backend
-_NO_EXPLICIT_LOAD = "explicit model load"
-# Other than `unavailable`, these say that a model or version is not there (yet).
-_NOT_SERVED = ("is not ready", "unknown model", "is not found", "not at ready state", "healthy")
 
 _CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     # Without it, channels to one address share one connection.
@@ -69,8 +64,19 @@ class TritonBackend:
 
     name = "triton"
 
-    def __init__(self, url: str, *, engine: str = "", channels: int = 2) -> None:
-        """`url` is host:port of gRPC; `engine` names what runs inside, if the caller knows."""
+    def __init__(
+        self,
+        url: str,
+        *,
+        engine: str = "",
+        channels: int = 2,
+        unload_after_ms: float = 0.0,
+        clock: Callable[[], float] = lambda: time.perf_counter() * 1e3,
+    ) -> None:
+        """`url` is host:port of gRPC; `engine` names what runs inside, if the caller knows.
+
+        `unload_after_ms`: of a server that others may use, for so long nobody asks what is unloaded.
+        """
         self._url = url
         self._engine = engine
         self._channels = [
@@ -81,6 +87,8 @@ class TritonBackend:
         self._stubs = itertools.cycle(stubs)
         self._answered: Counter[str] = Counter()  # requests, by model
         self._counted: Counted | None = None
+        self._unload_after_ms = unload_after_ms
+        self._quiet = Quiet(clock)
 
     @property
     def engine(self) -> str:
@@ -124,7 +132,7 @@ class TritonBackend:
         try:
             await self._call("RepositoryModelLoad", request, LOAD_TIMEOUT_MS)
         except BackendError as exc:
-            if _NO_EXPLICIT_LOAD not in str(exc):
+            if NO_EXPLICIT_LOAD not in str(exc):
                 raise BackendUnavailable(f"{variant.name}: could not be loaded: {exc}") from exc
             await self._wait_loaded(variant)
         if not await self._is_loaded(variant):
@@ -133,20 +141,23 @@ class TritonBackend:
                 " check version_policy in its config.pbtxt"
             )
 
-    async def unload(self, variant: Variant, kept: Collection[Variant]) -> None:
+    async def unload(self, variant: Variant, kept: Collection[Variant]) -> bool:
         """Have an explicit server unload the model, all of its versions, unless `kept` names it.
 
         Of a model that is named on, the versions that go are its config.pbtxt's to leave out.
         Raises: BackendError.
         """
         if any(other.name == variant.name for other in kept):
-            return
+            return True
+        if self._unload_after_ms and await self._quiet_ms(variant.name) < self._unload_after_ms:
+            return False
         request = pb.RepositoryModelUnloadRequest(model_name=variant.name)
         try:
             await self._call("RepositoryModelUnload", request)
         except BackendError as exc:
-            if _NO_EXPLICIT_LOAD not in str(exc):
+            if NO_EXPLICIT_LOAD not in str(exc):
                 raise
+        return True
 
     async def checked(self, variant: Variant, check: Check) -> Trust:
         return await check(self)
@@ -156,10 +167,8 @@ class TritonBackend:
 
     async def others(self) -> Mapping[str, float]:
         """Return the mean number of requests of others since the last call; {} at the first."""
-        before, told = (
-            self._counted,
-            await self._call("ModelStatistics", pb.ModelStatisticsRequest()),
-        )
+        told = await self._call("ModelStatistics", pb.ModelStatisticsRequest())
+        before = self._counted
         stats = [(m.name, m.inference_stats.success) for m in told.model_stats]
         now = self._counted = Counted.of(
             time.perf_counter(), [(n, s.ns / 1e9, s.count) for n, s in stats], self._answered
@@ -205,9 +214,17 @@ class TritonBackend:
                 request, timeout=max(budget_ms, 0.0) / 1e3, metadata=tracing.outgoing()
             )
         except grpc.aio.AioRpcError as exc:
-            raise _inference_error(exc, request.model_name) from exc
+            raise inference_error(exc, request.model_name) from exc
         self._answered[request.model_name] += 1
         return read_logits(reply)
+
+    async def _quiet_ms(self, model: str) -> float:
+        """Return for how long nobody has asked the model; for ever, where it is not there."""
+        try:
+            told = await self._call("ModelStatistics", pb.ModelStatisticsRequest(name=model))
+        except VariantUnavailable:
+            return math.inf
+        return self._quiet.for_ms(model, max(m.last_inference for m in told.model_stats))
 
     async def _hash(self, name: str, version: str) -> str:
         request = pb.ModelConfigRequest(name=name, version=version)
@@ -274,25 +291,3 @@ def read_logits(reply: pb.ModelInferResponse) -> tuple[Floats, Floats]:
     except KeyError as exc:
         raise BackendError(f"{reply.model_name}: the model has no output {exc}") from exc
     return start, end
-
-
-def _inference_error(exc: grpc.aio.AioRpcError, model: str) -> BertierError:
-    """Return our error for a caller, who is not told Triton's own words: the log has them."""
-    error = map_triton_error(exc, model)
-    if not isinstance(error, BackendUnavailable):
-        return error
-    log.warning("%s", error)
-    return type(error)(f"{model}: the model server cannot answer now; see /readyz")
-
-
-def map_triton_error(exc: grpc.aio.AioRpcError, what: str) -> BertierError:
-    """Return our error for Triton's; `what` was asked: a model, or the server's address."""
-    details = (exc.details() or exc.code().name).split(_STACK)[0]
-    said = details.lower()
-    if exc.code() is grpc.StatusCode.DEADLINE_EXCEEDED or _QUEUE_TIMEOUT in said:
-        return DeadlineExceeded(f"{what}: the model server did not answer in time")
-    if any(words in said for words in _NOT_SERVED):
-        return VariantUnavailable(f"{what}: {details}")
-    if exc.code() is grpc.StatusCode.UNAVAILABLE:
-        return BackendUnavailable(f"{what}: {details}")
-    return BackendError(f"{what}: {details}")

@@ -233,7 +233,8 @@ class Watcher:
         for variant in self._retirement.unused(routed):
             kept = (*routed, *self._retirement.in_flight())
             try:
-                await self._backend.unload(variant, kept)
+                if not await self._backend.unload(variant, kept):
+                    continue
             except BertierError as exc:
                 log.warning("%s: not unloaded: %s", variant.name, exc)
             else:

@@ -187,8 +187,9 @@ class FakeBackend:
             raise self.error
         self.loaded[f"{variant.name}/{variant.version}"] = variant.sha256
 
-    async def unload(self, variant: Variant, kept: Collection[Variant]) -> None:
+    async def unload(self, variant: Variant, kept: Collection[Variant]) -> bool:
         self.loaded.pop(f"{variant.name}/{variant.version}", None)
+        return True
 
     async def checked(self, variant: Variant, check: Check) -> Trust:
         return await check(self)

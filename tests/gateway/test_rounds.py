@@ -13,7 +13,7 @@ from gateway.metrics import Metrics
 from gateway.rounds import Rounds
 from gateway.service import AnswerService, now_ms
 from gateway.settings import Settings
-from gateway.sharing import Counted
+from gateway.sharing import Counted, Quiet
 from tests.fakes import FakeBackend, serving_set, small_and_large
 
 
@@ -73,3 +73,27 @@ def test_a_server_that_began_anew_has_nothing_of_others() -> None:
     """Its counters are smaller than before; that is no negative load."""
     before = Counted.of(0.0, [("m", 70.0, 500)], {"m": 400})
     assert Counted.of(1.0, [("m", 0.1, 3)], {"m": 400}).others_since(before) == {}
+
+
+async def test_a_variant_that_nobody_asks_is_kept_where_others_could_unload_it() -> None:
+    """A gateway that unloads what is not used looks at when it was asked last, by whomever."""
+    backend = FakeBackend()
+    service = AnswerService(backend, Settings(triton_url=("a:1",)), Metrics())
+    rounds = Rounds(service)
+    await rounds.keep()
+    service.serving = serving_set(small_and_large())
+    backend.errors["small"] = BackendUnavailable("it is being loaded")
+    await rounds.keep()
+    assert backend.asked == ["small", "large"]
+
+
+def test_a_model_is_quiet_from_when_it_was_seen_to_be_asked_last() -> None:
+    """The server's clock is not ours; only whether it moved on is known."""
+    now = [0.0]
+    quiet = Quiet(lambda: now[0])
+    assert quiet.for_ms("a", 7_000_000) == 0.0
+    now[0] = 5.0
+    assert (quiet.for_ms("a", 7_000_000), quiet.for_ms("b", 1)) == (5.0, 0.0)
+    assert quiet.for_ms("a", 7_000_001) == 0.0
+    now[0] = 6.0
+    assert (quiet.for_ms("a", 7_000_001), quiet.for_ms("b", 1)) == (1.0, 1.0)

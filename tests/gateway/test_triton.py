@@ -18,7 +18,8 @@ from gateway.errors import (
     VariantUnavailable,
 )
 from gateway.published import Variant
-from gateway.triton import TritonBackend, map_triton_error
+from gateway.triton import TritonBackend
+from gateway.triton_errors import map_triton_error
 from tests import local_triton, tiny
 from tests.fakes import make_variant
 from tests.gateway.conftest import RunningTriton

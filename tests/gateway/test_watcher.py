@@ -395,7 +395,7 @@ async def test_a_server_that_does_not_unload_is_left_alone(tmp_path: Path) -> No
     class Stubborn(FakeBackend):
         unloads = 0
 
-        async def unload(self, variant: Variant, kept: Collection[Variant]) -> None:
+        async def unload(self, variant: Variant, kept: Collection[Variant]) -> bool:
             self.unloads += 1
             raise BackendUnavailable("no")
 
