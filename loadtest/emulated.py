@@ -7,57 +7,73 @@ told anything of the runs that it is compared with.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from math import inf, isfinite, nan
+from math import isfinite, nan
 from typing import Any
 
 import numpy as np
 
-from loadtest.drive.outcomes import Outcome, Result
 from loadtest.lab.contenders import OURS, make
 from loadtest.lab.engine import End, Fate, simulate
 from loadtest.lab.measures import measure
 from loadtest.lab.recording import Recording
 from loadtest.lab.traces import Trace
 from loadtest.lab.world import World
+from loadtest.served import Played
 
 POINTS, SHARE = 0.03, 0.15  # how far off the lab may be: attainment, latency
 ATTAINMENTS = ("in_time", "joint", "rejected")
 QUANTILES = ("p50_ms", "p95_ms", "p99_ms")
 
-_ENDS = {Outcome.ANSWERED: End.ANSWERED, Outcome.SHED: End.REFUSED, Outcome.REFUSED: End.REFUSED}
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What one run took, beside what the recording says its models take. Times in ms."""
+
+    played: Played
+    models_ms: float
+    windows: int
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
-    """CPU time of one run, ms; `models`: what the recording says its windows take."""
+class Costs:
+    """CPU time beside the models, ms: what the lab is told of this host."""
 
-    requests: int
-    gateway: float
-    client: float
-    triton: float
-    models: float
-
-    @property
-    def gateway_cpu_ms(self) -> float:
-        """Return what a request takes in the gateway's one thread, and in the client beside it."""
-        return (self.gateway + self.client) / self.requests
-
-    def triton_cpu_ms(self, windows: int) -> float:
-        """Return what Triton takes for a window beside the model; it is never less than nothing."""
-        return max(0.0, (self.triton - self.models) / max(1, windows))
+    answer: float  # of the gateway's thread, a request that is read
+    refusal: float  # the same, one that is refused
+    client: float  # of the client's thread, a request
+    window: float  # of Triton, a window
 
 
-def fate_of(result: Result) -> Fate:
-    """Return a real request as the lab tells one: compute is not known, so it is 0."""
-    reply = result.reply
-    return Fate(
-        end=_ENDS.get(reply.outcome, End.EXPIRED),
-        plan=reply.plan,
-        variant=reply.variant,
-        latency_ms=result.latency_ms,
-        predicted_ms=reply.predicted_ms,
+def costs(runs: Sequence[Calibration]) -> Costs:
+    """Return the costs that explain these runs best (least squares); none is less than nothing.
+
+    Runs differ in the share that is refused: else what answers and what refusals take is not told apart.
+    """
+    spent = [run.played.spent for run in runs]
+    refused = np.array([run.played.count(End.REFUSED) for run in runs], dtype=float)
+    asked = np.array([len(run.played.fates) for run in runs], dtype=float)
+    work = np.stack([asked - refused, refused], axis=1)
+    gateway = np.array([s.gateway for s in spent])
+    answer, refusal = np.linalg.lstsq(work / asked[:, None], gateway / asked, rcond=None)[0]
+    beside_ms = sum(s.triton for s in spent) - sum(run.models_ms for run in runs)
+    return Costs(
+        answer=max(0.0, float(answer)),
+        refusal=max(0.0, float(refusal)),
+        client=sum(s.client for s in spent) / float(asked.sum()),
+        window=max(0.0, beside_ms / max(1, sum(run.windows for run in runs))),
+    )
+
+
+def told(world: World, found: Costs) -> World:
+    """Return the world as it is with these costs."""
+    return replace(
+        world,
+        recording=dearer(world.recording, found.window),
+        gateway_cpu_ms=found.answer,
+        refusal_cpu_ms=found.refusal,
+        client_cpu_ms=found.client,
     )
 
 
@@ -123,32 +139,6 @@ def compare(world: World, trace: Trace, served: Sequence[Fate], seed: int) -> li
 
 def _number(value: float | None) -> float:
     return nan if value is None else value
-
-
-def as_json(fates: Sequence[Fate]) -> list[dict[str, Any]]:
-    """Return what `from_json` reads."""
-    kept = ("plan", "variant", "latency_ms", "predicted_ms")
-    return [
-        {"end": int(f.end)}
-        | {k: None if v == inf else v for k, v in ((k, getattr(f, k)) for k in kept)}
-        for f in fates
-    ]
-
-
-def from_json(lines: Sequence[Mapping[str, Any]]) -> list[Fate]:
-    def number(value: float | None) -> float:
-        return inf if value is None else value
-
-    return [
-        Fate(
-            End(x["end"]),
-            x["plan"],
-            x["variant"],
-            number(x["latency_ms"]),
-            number(x["predicted_ms"]),
-        )
-        for x in lines
-    ]
 
 
 def table_row(found: Difference) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from loadtest.lab.traces import Asked, Trace
 from loadtest.lab.world import World
 
 GATEWAY = "(gateway)"  # its event loop: one thread
+CLIENT = "(client)"  # where it shares the host: one thread, too
 
 
 class Policy(Protocol):
@@ -92,7 +93,7 @@ class _Run:
         self._all = policy.cascades or all(self._direct)
         self._host = Host(
             world.all_cores,
-            {**world.instances, GATEWAY: world.replicas},
+            {**world.instances, GATEWAY: world.replicas, CLIENT: 1},
             contention=world.contention,
             weights={GATEWAY: world.gateway_weight},
             begins=self._begins,
@@ -115,10 +116,18 @@ class _Run:
             elif ends <= arrives:
                 self._expire(heappop(timers)[1], ends)
             else:
-                work_ms = self._world.gateway_cpu_ms
-                heappush(timers, (arrives + self._trace[i].slo.timeout_ms, i))
-                host.submit(Job(i, GATEWAY, work_ms), arrives)
+                self._arrived(i, arrives)
                 i += 1
+
+    def _arrived(self, i: int, now_ms: float) -> None:
+        heappush(self._timers, (now_ms + self._trace[i].slo.timeout_ms, i))
+        if self._world.client_cpu_ms:
+            self._host.submit(Job(i, CLIENT, self._world.client_cpu_ms), now_ms)
+        else:
+            self._sent(i, now_ms)
+
+    def _sent(self, i: int, now_ms: float) -> None:
+        self._host.submit(Job(i, GATEWAY, self._world.gateway_cpu_ms), now_ms)
 
     def _begins(self, job: Job, now_ms: float) -> None:
         """When its turn in the gateway has come, a request may be refused for little."""
@@ -133,6 +142,9 @@ class _Run:
             fate.end, fate.over = End.REFUSED, True
 
     def _finished(self, job: Job, now_ms: float) -> None:
+        if job.place == CLIENT:
+            self._sent(job.request, now_ms)
+            return
         for part in (job, *job.with_it):
             fate = self._fates[part.request]
             fate.compute_ms += job.work_ms / (1 + len(job.with_it))

@@ -47,6 +47,7 @@ class World:
     escalation_cpu_ms: float = ESCALATION_CPU_MS
     refusal_cpu_ms: float = REFUSAL_CPU_MS
     gateway_weight: float = GATEWAY_WEIGHT
+    client_cpu_ms: float = 0.0  # of a request in the client, where that runs on the same host
     contention: float = 1.0
     replicas: int = 1  # hosts like this one, balanced perfectly: one pool of all their cores
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from math import inf, isnan
+from dataclasses import astuple, replace
+from math import isnan
 
 import pytest
 
 from loadtest import emulated
-from loadtest.drive.outcomes import Outcome
-from loadtest.emulated import Difference, Spent
+from loadtest.emulated import Calibration, Difference
 from loadtest.lab.contenders import OURS, make
 from loadtest.lab.engine import End, simulate
-from tests.loadtest import driving, lab_world
+from loadtest.served import Played, Spent
+from tests.loadtest import lab_world
 
 ARRIVALS = [10.0 * i for i in range(200)]
 
@@ -63,39 +63,41 @@ def test_nothing_answered_is_not_within_the_aim() -> None:
     assert emulated.plain(found)["served"] is None
 
 
-def test_real_outcomes_become_the_labs() -> None:
-    """Sheds and refusals are rejections there; whatever else gave no answer has expired."""
-    promise = driving.slo(50.0)
-    ends = {
-        outcome: emulated.fate_of(driving.result(0, 20, promise, outcome=outcome)).end
-        for outcome in Outcome
-    }
-    assert ends[Outcome.ANSWERED] is End.ANSWERED
-    assert ends[Outcome.SHED] is ends[Outcome.REFUSED] is End.REFUSED
-    assert ends[Outcome.EXPIRED] is ends[Outcome.LOST] is ends[Outcome.SILENT] is End.EXPIRED
-    assert emulated.fate_of(driving.result(0, 1, promise, outcome=Outcome.SHED)).latency_ms == inf
-
-
-def test_fates_survive_their_file() -> None:
-    """A killed comparison goes on with what it has."""
-    promise = driving.slo(50.0)
-    fates = [
-        emulated.fate_of(driving.result(0, 20, promise)),
-        emulated.fate_of(driving.result(1, 20, promise, outcome=Outcome.SHED)),
-    ]
-    kept = json.loads(json.dumps(emulated.as_json(fates), allow_nan=False))
-    assert emulated.from_json(kept) == fates
-
-
-def test_what_triton_takes_beside_the_models_is_work_of_every_window() -> None:
-    """The lab's windows run as long as Triton's do."""
+def test_the_same_costs_come_out_that_went_in() -> None:
+    """Answers and refusals are told apart by runs in which their shares differ."""
     world, trace = lab_world.world(n_windows=2), lab_world.trace(ARRIVALS)
+    runs = []
+    for refused in (0, 50, 150):
+        fates = simulate(world, trace, make(OURS, world, {}, 1), 1)
+        for fate in fates[:refused]:
+            fate.end = End.REFUSED
+        models_ms, windows = emulated.model_ms(world, trace, fates)
+        answered = len(fates) - refused
+        assert (models_ms, windows) == (answered * 1.0, answered * 2)
+        spent = Spent(2.0 * answered + 0.5 * refused, 0.4 * len(fates), models_ms + 0.75 * windows)
+        runs.append(Calibration(Played(fates, spent), models_ms, windows))
+    found = emulated.costs(runs)
+    assert astuple(found) == pytest.approx((2.0, 0.5, 0.4, 0.75))
+    told = emulated.told(world, found)
+    assert (told.gateway_cpu_ms, told.refusal_cpu_ms) == pytest.approx((2.0, 0.5))
+    assert [ms for said in told.recording.said.values() for ms in said.cpu_ms] == pytest.approx(
+        [1.0 + 2 * 0.75] * 40
+    )
+
+
+def test_no_cost_is_less_than_nothing() -> None:
+    """Triton's clock is coarse: a short run may seem to take less than its models."""
+    world, trace = lab_world.world(), lab_world.trace(ARRIVALS)
     fates = simulate(world, trace, make(OURS, world, {}, 1), 1)
-    models_ms, windows = emulated.model_ms(world, trace, fates)
-    assert (models_ms, windows) == (len(trace) * 1.0, len(trace) * 2)
-    spent = Spent(len(trace), 300.0, 100.0, 500.0, models_ms)
-    assert spent.gateway_cpu_ms == pytest.approx(2.0)
-    assert spent.triton_cpu_ms(windows) == pytest.approx(0.75)
-    dearer = emulated.dearer(world.recording, 0.75)
-    assert {ms for said in dearer.said.values() for ms in said.cpu_ms} == {1.0 + 2 * 0.75}
-    assert Spent(1, 1.0, 1.0, 0.5, 1.0).triton_cpu_ms(1) == 0.0
+    found = emulated.costs([Calibration(Played(fates, Spent(1.0, 1.0, 0.5)), 100.0, len(trace))])
+    assert found.window == 0.0
+
+
+def test_a_client_on_the_same_host_takes_its_share() -> None:
+    """Who sends for 5 ms before each request makes each of them later by at least that."""
+    world, trace = lab_world.world(), lab_world.trace(ARRIVALS)
+    beside = replace(world, client_cpu_ms=5.0)
+    alone, shared = (simulate(w, trace, make(OURS, w, {}, 1), 1) for w in (world, beside))
+    pairs = [p for p in zip(alone, shared, strict=True) if p[0].plan == p[1].plan == "small"]
+    assert pairs
+    assert all(b.latency_ms >= a.latency_ms + 4.9 for a, b in pairs)
