@@ -26,6 +26,7 @@ from loadtest import (
     observing,
     overhead,
     overload,
+    rivals_command,
     slo_table,
 )
 from loadtest.answers import Comparison
@@ -74,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     drive.register(commands)
     locust_command.register(commands)
     emulator_command.register(commands)
+    rivals_command.register(commands)
     peers.register(commands)
     coverage_cli.register(commands)
     observing.register(commands)

@@ -11,7 +11,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from gateway.guard import end_with_parent
 READY_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 30.0
 POLL_S = 0.1
+SERVE = ("gateway.cli", "serve")
 
 
 class StackError(BertierError):
@@ -51,14 +52,14 @@ class Stack:
 
 
 @contextmanager
-def fresh_stack(repository: Path, *flags: str) -> Iterator[Stack]:
+def fresh_stack(repository: Path, *flags: str, program: Sequence[str] = SERVE) -> Iterator[Stack]:
     """Start `bertier serve` on free ports, wait until it can answer, and stop it at the end.
 
-    Raises: StackError.
+    `program`: another that takes its flags. Raises: StackError.
     """
     http, grpc, triton_http, triton_grpc, triton_metrics = free_ports(5)
     command = [
-        *(sys.executable, "-m", "gateway.cli", "serve"),
+        *(sys.executable, "-m", *program),
         *("--model-repository", str(repository)),
         *("--http-port", str(http), "--grpc-port", str(grpc)),
         *("--triton-http-port", str(triton_http), "--triton-grpc-port", str(triton_grpc)),

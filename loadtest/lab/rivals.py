@@ -17,7 +17,7 @@ from gateway.domain import Option, Slo
 from loadtest.lab.traces import Asked
 
 RIVALS_QUANTILE = 0.95
-PERIOD_MS = 20_000.0  # Proteus plans anew
+PERIOD_MS = 1_000.0  # Proteus plans anew; seldom in its paper, where a plan loads models: here all are loaded
 Options = Sequence[Option]
 
 
@@ -150,7 +150,7 @@ class ClipperStyle(Plain):
 
 
 class ProteusStyle(Plain):
-    """Every 20 s the mix with the best mean accuracy that the cores can bear at the demand seen.
+    """Every second the mix with the best mean accuracy that the cores can bear at the demand seen.
 
     The optimum of that linear programme mixes at most two plans; requests are dealt out by their
     shares. Deaf to a request's floor; drops what is predicted to end after its deadline.
@@ -172,6 +172,7 @@ class ProteusStyle(Plain):
     ) -> Option | None:
         self._note(options)
         if not self._shares:
+            self._since_ms = now_ms
             self._shares = {max(options, key=_f1).plan.name: 1.0}
         if now_ms - self._since_ms >= PERIOD_MS:
             self._plan(options, now_ms)
