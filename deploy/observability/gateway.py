@@ -25,7 +25,7 @@ DAY_S = 86_400.0
 
 def gateway() -> dashboard.Dashboard:
     """Return the dashboard."""
-    told = "Keys and quotas, files that are read again, the TLS certificate, the log, and each process."
+    told = "Keys and quotas, files that are read again, the TLS certificate, the log, the file of decisions, and each process."
     instances = "label_values(bertier_build_info, instance)"
     choices = (variable("instance", "Gateway", "Which gateways.", instances),)
     return page(
@@ -56,7 +56,7 @@ def _files() -> Parts:
             "short",
             Query(f"sum(bertier_reload_refused{{{HERE}}})"),
             steps=bad,
-            span=6,
+            span=4,
             runbook=REFUSED,
         ),
         number(
@@ -67,7 +67,7 @@ def _files() -> Parts:
                 f'sum(increase(bertier_reloads_total{{{HERE}, result="loaded"}}[$__range]))',
                 instant=True,
             ),
-            span=6,
+            span=4,
             decimals=0,
         ),
         number(
@@ -76,8 +76,17 @@ def _files() -> Parts:
             "short",
             Query(f"sum(increase(bertier_log_lines_lost_total{{{HERE}}}[$__range]))", instant=True),
             steps=bad,
-            span=6,
+            span=5,
             runbook=LOST,
+            decimals=0,
+        ),
+        number(
+            "Decisions lost",
+            "Lines of the file of decisions that could not be written or kept, over the time shown: a full disk.",
+            "short",
+            Query(f"sum(increase(bertier_decisions_lost_total{{{HERE}}}[$__range]))", instant=True),
+            steps=bad,
+            span=5,
             decimals=0,
         ),
     )
