@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -65,14 +66,23 @@ class Shared:
         return Gateway(folder, service, Watcher(service))
 
 
-@pytest.fixture
-def shared(triton: RunningTriton) -> Shared:
+@pytest.fixture(scope="module")
+def shared(triton: RunningTriton) -> Iterator[Shared]:
+    """Put models of its own into the session's Triton, and take them out again."""
     folder = triton.options.model_repository
     variants = {
         name: make_variant(name, 1.0, sha256=tiny.write_model(folder, name), batch_invariant=True)
         for name in ("first", "common", "second")
     }
-    return Shared(variants, triton.options.grpc_url, Clock())
+    yield Shared(variants, triton.options.grpc_url, Clock())
+    asyncio.run(_unload(triton.options.grpc_url, list(variants.values())))
+
+
+async def _unload(url: str, variants: Sequence[Variant]) -> None:
+    backend = TritonBackend(url)
+    for variant in variants:
+        await backend.unload(variant, [])
+    await backend.close()
 
 
 async def test_a_gateway_unloads_nothing_that_another_one_needs(
