@@ -18,6 +18,7 @@ from tests.deploy.engine import MODEL_SERVER
 from tests.fakes import ROOT
 
 DEPLOY = ROOT / "deploy"
+DOCKERFILES = sorted(DEPLOY.glob("*/Dockerfile"))
 Json = dict[str, Any]
 _VARIABLE = re.compile(r"\$\{\w+:-([^}]*)\}")
 
@@ -179,12 +180,21 @@ def test_triton_is_the_one_that_the_repository_is_checked_for(name: str) -> None
 def test_the_dockerfiles_pass_the_linter() -> None:
     """Hadolint knows more traps than we do."""
     found = subprocess.run(
-        [Path(sys.executable).with_name("hadolint"), *DEPLOY.glob("*/Dockerfile")],
+        [Path(sys.executable).with_name("hadolint"), *DOCKERFILES],
         capture_output=True,
         text=True,
         check=False,
     )
     assert (found.returncode, found.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.parent.name)
+def test_every_builder_reads_the_dockerfiles_alike(path: Path) -> None:
+    """Docker 20.10 ignores a symbolic mode, Buildah stops at it; a frontend is an image more."""
+    lines = path.read_text().splitlines()
+    modes = [mode for line in lines for mode in re.findall(r"--chmod=(\S+)", line)]
+    assert all(re.fullmatch("[0-7]{3,4}", mode) for mode in modes)
+    assert not any(re.match(r"#\s*syntax\s*=", line) for line in lines)
 
 
 def test_the_dockerfile_copies_only_what_docker_is_sent() -> None:
