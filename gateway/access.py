@@ -6,22 +6,22 @@ Knows no protocol: the fronts bring the Authorization value and say what is want
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from gateway import keys
 from gateway.errors import Forbidden, QuotaExceeded, Unauthenticated
 from gateway.keys import ApiKey, KeyFileError, Keys, Scope
 from gateway.metrics import Metrics
 from gateway.quota import Quota
+from gateway.reloading import Reloading
 from gateway.settings import Settings
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY_MS = 1_000.0  # at the file of keys: a key that is taken out of it stops within this time
 SCHEME = "bearer "
 
 
@@ -51,8 +51,8 @@ class Caller:
             return {}
         now_ms, q = _now_ms(), self.quota
         return {
-            "ratelimit-policy": f'"{self.name}";q={int(q.burst)};w=1',
-            "ratelimit": f'"{self.name}";r={q.left(now_ms)};t={-(-int(q.reset_ms(now_ms)) // 1000)}',
+            "ratelimit-policy": f'"{self.name}";q={int(q.burst)};w={math.ceil(q.window_ms / 1e3)}',
+            "ratelimit": f'"{self.name}";r={q.left(now_ms)};t={math.ceil(q.reset_ms(now_ms) / 1e3)}',
         }
 
 
@@ -64,6 +64,12 @@ def take(n: int) -> None:
     caller = CALLER.get()
     if caller is not None:
         caller.take(n)
+
+
+def rate_limit() -> dict[str, str]:
+    """Return the headers that tell the quota of who asks; without one none."""
+    caller = CALLER.get()
+    return {} if caller is None else caller.rate_limit()
 
 
 def tightest_class() -> str | None:
@@ -84,15 +90,14 @@ class Access:
     metrics: Metrics
     clock: Callable[[], float] = _now_ms
     _by_hash: dict[str, Caller] = field(default_factory=dict)
-    _looked_ms: float = float("-inf")
-    _stamp: tuple[int, int] | None = None
+    _file: Reloading = field(init=False)
 
     def __post_init__(self) -> None:
         """Raises: KeyFileError."""
+        path = self.settings.api_keys_file
+        self._file = Reloading([] if path is None else [path], self.clock)
         if self.guarded:
-            self._stamp = _stamp_of(self.settings.api_keys_file)
             self._use(self._read())
-            self._looked_ms = self.clock()
 
     @property
     def guarded(self) -> bool:
@@ -119,22 +124,18 @@ class Access:
         return self._by_hash.get(keys.digest(given[len(SCHEME) :].strip()))
 
     def _look(self) -> None:
-        """Read the file again where it changed; what cannot be read leaves all as it was."""
-        now_ms, path = self.clock(), self.settings.api_keys_file
-        if path is None or now_ms - self._looked_ms < LOOK_EVERY_MS:
+        """Read the file again where it changed; what cannot be used leaves all as it was."""
+        if not self._file.is_due():
             return
-        self._looked_ms = now_ms
-        stamp = _stamp_of(path)
-        if stamp == self._stamp:
-            return
-        self._stamp = stamp
         try:
             self._use(self._read())
         except KeyFileError as exc:
-            log.error("%s; the keys of before stay valid until it is mended", exc)
+            if self._file.failed(str(exc)):
+                log.error("%s; the keys of before stay valid until it is mended", exc)
             self.metrics.note_reload("keys", loaded=False)
         else:
-            log.info("%s: %d keys", path, len(self._by_hash))
+            self._file.worked()
+            log.info("%s: %d keys", self.settings.api_keys_file, len(self._by_hash))
             self.metrics.note_reload("keys", loaded=True)
 
     def _read(self) -> Keys:
@@ -161,12 +162,3 @@ class Access:
             return before
         quota = None if key.requests_per_s is None else Quota(key.requests_per_s)
         return Caller(name, key, quota, self.metrics)
-
-
-def _stamp_of(path: Path | None) -> tuple[int, int] | None:
-    """Return what changes when a file does; None: it is not there."""
-    try:
-        found = path.stat() if path is not None else None
-    except OSError:
-        return None
-    return (found.st_mtime_ns, found.st_ino) if found else None

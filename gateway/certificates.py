@@ -16,14 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from gateway.errors import BertierError
 from gateway.metrics import Metrics
+from gateway.reloading import Reloading
 from gateway.settings import Settings
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY_MS = 1_000.0
 ENDS_SOON = timedelta(days=14)
 
 
@@ -50,16 +52,17 @@ class Certificates:
         key: Path,
         authority: Path | None,
         metrics: Metrics,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = lambda: time.monotonic() * 1e3,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """Raises: CertificateError."""
+        """`clock`: ms, `now`: what certificates are valid by. Raises: CertificateError."""
         self._paths = (certificate, key, *([authority] if authority else []))
         self._authority = authority
         self._metrics = metrics
-        self._clock = clock
+        self._now = now
         self._lock = threading.Lock()
-        self._looked_ms = clock() * 1e3
-        self._stamp = _stamp_of(self._paths)
+        self._files = Reloading(self._paths, clock)
+        self._warned: str | None = None
         self.version = 0
         self._use(self._read())
 
@@ -85,23 +88,19 @@ class Certificates:
 
     def _look(self) -> None:
         with self._lock:
-            now_ms = self._clock() * 1e3
-            if now_ms - self._looked_ms < LOOK_EVERY_MS:
-                return
-            self._looked_ms = now_ms
-            stamp = _stamp_of(self._paths)
-            if stamp == self._stamp:
-                return
-            self._stamp = stamp
-            self._reload()
+            if self._files.is_due():
+                self._reload()
+            self._warn()
 
     def _reload(self) -> None:
         try:
             self._use(self._read())
         except CertificateError as exc:
-            log.error("%s; the certificate of before serves on until it is mended", exc)
+            if self._files.failed(str(exc)):
+                log.error("%s; the certificate of before serves on until it is mended", exc)
             self._metrics.note_reload("certificate", loaded=False)
         else:
+            self._files.worked()
             log.info("%s: read again, valid until %s", self._paths[0], self._pem.ends)
             self._metrics.note_reload("certificate", loaded=True)
 
@@ -110,23 +109,55 @@ class Certificates:
         self._pem = pem
         self.version += 1
         self._metrics.certificate_ends.set(pem.ends.timestamp())
-        if pem.ends - datetime.now(UTC) < ENDS_SOON:
-            log.warning("%s: ends on %s; renew it", self._paths[0], pem.ends)
+        self._warn()
+
+    def _warn(self) -> None:
+        """Say once that the certificate in use ends soon, and once that it has ended."""
+        left, ends = self._pem.ends - self._now(), self._pem.ends
+        if left >= ENDS_SOON:
+            return
+        state = f"ended on {ends}: callers refuse it" if left <= timedelta() else f"ends on {ends}"
+        if state != self._warned:
+            self._warned = state
+            log.warning("%s: %s; renew it", self._paths[0], state)
 
     def _read(self) -> Pem:
         certificate, key, *authority = (_bytes_of(path) for path in self._paths)
-        try:
-            first = x509.load_pem_x509_certificate(certificate)
-        except ValueError as exc:
-            raise CertificateError(f"{self._paths[0]}: no certificate in PEM form") from exc
-        now = datetime.now(UTC)
-        if first.not_valid_after_utc <= now:
+        (first, *_) = _certificates(self._paths[0], certificate)
+        if self._now() >= first.not_valid_after_utc:
             raise CertificateError(
                 f"{self._paths[0]}: ended on {first.not_valid_after_utc}; renew it"
             )
-        if first.not_valid_before_utc > now:
-            raise CertificateError(f"{self._paths[0]}: begins only on {first.not_valid_before_utc}")
+        if self._now() < first.not_valid_before_utc:
+            raise CertificateError(
+                f"{self._paths[0]}: begins only on {first.not_valid_before_utc}; use one that is valid now"
+            )
+        self._check_key(first, key)
+        if authority:
+            self._check_authority(_certificates(self._paths[2], authority[0]))
         return Pem(certificate, key, authority[0] if authority else None, first.not_valid_after_utc)
+
+    def _check_key(self, certificate: x509.Certificate, key: bytes) -> None:
+        """Raises: CertificateError where it is no key without a password, or another one's."""
+        path = self._paths[1]
+        try:
+            own = load_pem_private_key(key, None)
+        except TypeError as exc:
+            raise CertificateError(f"{path}: the key has a password; store it without one") from exc
+        except (ValueError, UnsupportedAlgorithm) as exc:
+            raise CertificateError(f"{path}: no private key in PEM form") from exc
+        if own.public_key() != certificate.public_key():
+            raise CertificateError(f"{path}: is not the key of {self._paths[0]}; name its own")
+
+    def _check_authority(self, signers: list[x509.Certificate]) -> None:
+        """Raises: CertificateError where none is valid now: every caller would be refused."""
+        now = self._now()
+        if not any(s.not_valid_before_utc <= now < s.not_valid_after_utc for s in signers):
+            ends = max(signer.not_valid_after_utc for signer in signers)
+            raise CertificateError(
+                f"{self._authority}: no certificate in it is valid now (the last ends on {ends}),"
+                " so no caller's would be; name the authority's new one"
+            )
 
     def _context_of(self, pem: Pem) -> ssl.SSLContext:
         """Return a context of these files. Raises: CertificateError."""
@@ -141,10 +172,7 @@ class Certificates:
             ) from exc
         if pem.authority is not None:
             context.verify_mode = ssl.CERT_REQUIRED
-            try:
-                context.load_verify_locations(cadata=pem.authority.decode("ascii"))
-            except (ValueError, ssl.SSLError) as exc:
-                raise CertificateError(f"{self._authority}: no certificates in PEM form") from exc
+            context.load_verify_locations(cadata=pem.authority.decode("ascii", "ignore"))
         return context
 
 
@@ -165,17 +193,13 @@ def _bytes_of(path: Path) -> bytes:
         raise CertificateError(f"{path}: cannot be read ({exc.strerror})") from exc
 
 
-def _stamp_of(paths: tuple[Path, ...]) -> tuple[tuple[int, int], ...]:
-    """Return what changes when one of the files does; one that is not there counts as changed."""
-    stamps = []
-    for path in paths:
-        try:
-            found = path.stat()
-        except OSError:
-            stamps.append((0, 0))
-        else:
-            stamps.append((found.st_mtime_ns, found.st_ino))
-    return tuple(stamps)
+def _certificates(path: Path, pem: bytes) -> list[x509.Certificate]:
+    """Return the certificates of a PEM file. Raises: CertificateError."""
+    try:
+        return x509.load_pem_x509_certificates(pem)
+    except ValueError as exc:
+        other = "; it is in DER form: openssl x509 -inform der" if pem[:2] == b"\x30\x82" else ""
+        raise CertificateError(f"{path}: no certificate in PEM form{other}") from exc
 
 
 def _no_password() -> str:

@@ -18,7 +18,7 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import DecodeError, Message
 
-from gateway import fronts, logs, slo, tracing
+from gateway import access, fronts, logs, slo, tracing
 from gateway.certificates import CertificateError
 from gateway.domain import SloRequest
 from gateway.errors import (
@@ -171,7 +171,7 @@ class Calls:
                 reply, metadata = await body(readable(request), call)
         except Exception as exc:  # noqa: BLE001  # one table tells every error
             await abort(context, call, exc)
-        await context.send_initial_metadata((*metadata.items(), ("x-request-id", call.request_id)))
+        await context.send_initial_metadata((*metadata.items(), *told(call)))
         return reply
 
     def _raise_if_shed(self, call: Call, fields: Mapping[str, object]) -> None:
@@ -202,8 +202,13 @@ def readable(request: M | Malformed) -> M:
 async def abort(context: Context, call: Call, error: Exception) -> NoReturn:
     """End the call with the error's status; an internal one is logged with its cause."""
     log_failure(error, call.request_id)
-    trailing = (*help_of(error), ("x-request-id", call.request_id))
+    trailing = (*help_of(error), *told(call))
     await context.abort(status_of(error), detail_of(error, call.request_id), trailing)
+
+
+def told(call: Call) -> Metadata:
+    """Return what every answer and every failure says: the call's id, and the caller's quota if it has one."""
+    return (*access.rate_limit().items(), ("x-request-id", call.request_id))
 
 
 def log_failure(error: Exception, request_id: str) -> None:

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from gateway import fronts, oip, replies, tensors
 from gateway.domain import Answered
 from gateway.errors import InvalidField, Malformed
-from gateway.grpc_call import Call, Calls, Context, begin, detail_of, log_failure, readable
+from gateway.grpc_call import Call, Calls, Context, begin, detail_of, log_failure, readable, told
 from gateway.oip import Inference
 from gateway.proto.inference import service_pb2 as pb
 from gateway.tensors import Tensor
@@ -67,7 +67,7 @@ class GrpcInferenceService:
             return pb.ModelStreamInferResponse(infer_response=reply)
 
         limit = self._service.settings.max_concurrent_items
-        await context.send_initial_metadata((("x-request-id", call.request_id),))
+        await context.send_initial_metadata(told(call))
         await fronts.map_in_order(requests, work, context.write, limit)
 
     async def _ready(

@@ -22,6 +22,7 @@ from gateway.grpc_call import (
     log_failure,
     readable,
     status_of,
+    told,
 )
 from gateway.policy import quantile_for
 from gateway.problems import kind_of
@@ -54,7 +55,7 @@ class QuestionAnswering:
             return await self._item(request, call.again())
 
         limit = self._service.settings.max_concurrent_items
-        await context.send_initial_metadata((("x-request-id", call.request_id),))
+        await context.send_initial_metadata(told(call))
         await fronts.map_in_order(requests, work, context.write, limit)
 
     async def Plan(self, request: pb.PlanRequest | Malformed, context: Context) -> pb.PlanResponse:

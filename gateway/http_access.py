@@ -1,8 +1,8 @@
-"""The door of the HTTP front: a key before the body is read, a quota in the answer's headers."""
+"""The door of the HTTP front: a key before the body is read."""
 
 from __future__ import annotations
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.access import CALLER, Access
 from gateway.keys import Scope as KeyScope
@@ -23,16 +23,8 @@ class HttpDoor:
             await self._app(scope, receive, send)
             return
         wanted = KeyScope.METRICS if scope["path"] == METRICS else KeyScope.ANSWER
-        caller = self._access.admit("http", _authorization(scope), wanted)
-        CALLER.set(caller)
-
-        async def send_limited(message: Message) -> None:
-            if caller is not None and message["type"] == "http.response.start":
-                told = [(k.encode(), v.encode()) for k, v in caller.rate_limit().items()]
-                message["headers"] = [*message["headers"], *told]
-            await send(message)
-
-        await self._app(scope, receive, send_limited)
+        CALLER.set(self._access.admit("http", _authorization(scope), wanted))
+        await self._app(scope, receive, send)
 
 
 def _authorization(scope: Scope) -> str | None:

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway import fronts, logs, problems, tracing
+from gateway import access, fronts, logs, problems, tracing
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,9 @@ class RequestFrame:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", name.encode())]
+                told = {"x-request-id": name, **access.rate_limit()}  # of failures, too
+                own = [(key.encode(), value.encode()) for key, value in told.items()]
+                message["headers"] = [*message["headers"], *own]
             await send(message)
 
         try:

@@ -63,11 +63,17 @@ def digest(key: str) -> str:
 def read(path: Path, classes: Collection[str]) -> Keys:
     """Return the keys of a TOML file with a table for each name. Raises: KeyFileError."""
     try:
-        document = tomllib.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
+        document = tomllib.loads(text)
     except OSError as exc:
         raise KeyFileError(f"{path}: cannot be read ({exc.strerror}); see `bertier keys`") from exc
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
         raise KeyFileError(f"{path}: not TOML: {exc}") from exc
+    if not text.strip():  # cut short while it was written, or by mistake: not meant to lock all out
+        raise KeyFileError(
+            f"{path}: is empty; make a key with `bertier keys NAME --file {path}`,"
+            " or let nobody in with a line of comment: # no keys"
+        )
     return check(document, classes, str(path))
 
 

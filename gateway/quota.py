@@ -21,6 +21,11 @@ class Quota:
     def burst(self) -> float:
         return max(1.0, self.per_s * BURST_S)
 
+    @property
+    def window_ms(self) -> float:
+        """The time in which as many may come as may come at once."""
+        return self.burst / self.per_s * 1e3
+
     def take(self, n: int, now_ms: float) -> float:
         """Take n requests and return 0, or take none and return the ms until they could be taken.
 

@@ -12,12 +12,14 @@ import pytest
 
 import bertier
 from bertier import AsyncClient, Retries, Security
-from gateway import access, cli, keys
+from gateway import cli, keys
 from gateway.access import Access
 from gateway.errors import Forbidden, QuotaExceeded, Unauthenticated
 from gateway.keys import ApiKey, KeyFileError, Scope
 from gateway.metrics import Metrics
+from gateway.proto.bertier.v1 import qa_pb2 as pb
 from gateway.quota import Quota
+from gateway.reloading import LOOK_EVERY_MS, Reloading
 from gateway.settings import Settings
 from tests import live
 from tests.fakes import CONTEXT, QUESTION
@@ -79,27 +81,48 @@ def test_a_key_that_is_taken_out_stops_without_a_restart(tmp_path: Path) -> None
     guarded = Access(Settings(api_keys_file=path), Metrics(), clock)
     guarded.admit("http", bearer(KEY), Scope.ANSWER)
     file_of(tmp_path, web=OTHER)
-    clock.ms += access.LOOK_EVERY_MS
+    clock.ms += LOOK_EVERY_MS
     guarded.admit("http", bearer(OTHER), Scope.ANSWER)
     with pytest.raises(Unauthenticated):
         guarded.admit("http", bearer(KEY), Scope.ANSWER)
 
 
-@pytest.mark.parametrize("nonsense", ["[mobile", '[mobile]\nsha256 = "x"', "[mobile]\nsecret = 1"])
+SHA = f'sha256 = "{"0" * 64}"\n'
+NONSENSE = {
+    "cut short": "[mobile",
+    "no hash": '[mobile]\nsha256 = "x"',
+    "an unknown field": "[mobile]\nsecret = 1",
+    "a wrong scope": f"[mobile]\n{SHA}scopes = ['admin']",
+    "no scope": f"[mobile]\n{SHA}scopes = []",
+    "a quota of 0": f"[mobile]\n{SHA}requests_per_s = 0",
+    "a quota below 0": f"[mobile]\n{SHA}requests_per_s = -1",
+    "a quota in words": f"[mobile]\n{SHA}requests_per_s = 'many'",
+    "one hash under two names": f"[a]\n{SHA}[b]\n{SHA}",
+    "emptied": " \n",
+    "deleted": None,
+    "binary": "\x00\xff",
+}
+
+
+@pytest.mark.parametrize("nonsense", NONSENSE.values(), ids=NONSENSE)
 def test_a_file_edited_to_nonsense_changes_nothing(
-    tmp_path: Path, nonsense: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, nonsense: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nobody gets in and nobody is locked out; log and metric say that the file needs mending."""
+    """Nobody gets in and nobody is locked out; log and metric say that the file needs mending, once."""
     path, clock, metrics = file_of(tmp_path, mobile=KEY), Clock(), Metrics()
     guarded = Access(Settings(api_keys_file=path), metrics, clock)
-    path.write_text(nonsense)
-    clock.ms += access.LOOK_EVERY_MS
-    assert guarded.admit("http", bearer(KEY), Scope.ANSWER) is not None
+    path.unlink() if nonsense is None else path.write_text(nonsense, "latin-1")
+    for _ in range(3):
+        clock.ms += LOOK_EVERY_MS
+        assert guarded.admit("http", bearer(KEY), Scope.ANSWER) is not None
+        with pytest.raises(Unauthenticated):
+            guarded.admit("http", bearer(OTHER), Scope.ANSWER)
     refused = {"file": "keys"}
     assert metrics.registry.get_sample_value("bertier_reload_refused", refused) == 1
-    assert "stay valid" in caplog.text
+    assert caplog.text.count("stay valid") == 1
+    assert str(path) in caplog.text
     file_of(tmp_path, web=OTHER)
-    clock.ms += access.LOOK_EVERY_MS
+    clock.ms += LOOK_EVERY_MS
     assert guarded.admit("http", bearer(OTHER), Scope.ANSWER) is not None
     assert metrics.registry.get_sample_value("bertier_reload_refused", refused) == 0
 
@@ -116,6 +139,7 @@ def test_a_file_edited_to_nonsense_changes_nothing(
             "a and b are the same",
         ),
         ('[a]\nsha256 = "' + "0" * 64 + '"\nquota = 1', "quota"),
+        ("", "is empty; make a key"),
     ],
 )
 def test_a_file_of_keys_that_cannot_be_is_refused_by_name(
@@ -133,6 +157,42 @@ def test_a_missing_file_of_keys_is_no_open_door(tmp_path: Path) -> None:
     """A wrong path must not serve everybody."""
     with pytest.raises(KeyFileError, match="cannot be read"):
         Access(Settings(api_keys_file=tmp_path / "none.toml"), Metrics())
+
+
+def test_a_file_without_a_key_locks_all_out_when_it_says_so(tmp_path: Path) -> None:
+    """The last key is revoked like any other; only an empty file is taken for a mistake."""
+    path, clock = file_of(tmp_path, mobile=KEY), Clock()
+    guarded = Access(Settings(api_keys_file=path), Metrics(), clock)
+    path.write_text("# no keys\n")
+    clock.ms += LOOK_EVERY_MS
+    with pytest.raises(Unauthenticated):
+        guarded.admit("http", bearer(KEY), Scope.ANSWER)
+
+
+def test_rights_that_are_mended_are_seen(tmp_path: Path) -> None:
+    """Neither content nor time of a file change with its rights."""
+    path = file_of(tmp_path, mobile=KEY)
+    clock = Clock()
+    looked = Reloading([path], clock)
+    path.chmod(0o600)
+    path.chmod(0o644)
+    clock.ms += LOOK_EVERY_MS
+    assert looked.is_due()
+    clock.ms += LOOK_EVERY_MS
+    assert not looked.is_due()
+
+
+def test_what_could_not_be_used_is_tried_again_unchanged(tmp_path: Path) -> None:
+    """A certificate that begins tomorrow is good tomorrow."""
+    clock = Clock()
+    looked = Reloading([tmp_path / "a.pem"], clock)
+    assert looked.failed("begins tomorrow")
+    clock.ms += LOOK_EVERY_MS
+    assert looked.is_due()
+    assert not looked.failed("begins tomorrow")
+    looked.worked()
+    clock.ms += LOOK_EVERY_MS
+    assert not looked.is_due()
 
 
 def test_a_quota_fills_again() -> None:
@@ -224,9 +284,34 @@ async def test_a_quota_stands_in_the_headers() -> None:
         beyond = [r for r in replies if r.status_code == 429]
         assert beyond[0].json()["type"].endswith("quota-exceeded")
         assert int(beyond[0].headers["retry-after"]) >= 1
+        assert beyond[0].headers["ratelimit"] == '"mobile";r=0;t=1'
         labels = {"slo_class": "standard", "promise": "joint", "outcome": "broken"}
         registry = running.service.metrics.registry
         assert not registry.get_sample_value("bertier_slo_requests_total", labels)
+
+
+async def test_grpc_tells_the_quota_in_its_metadata() -> None:
+    """Whoever asks over gRPC paces itself by the same words, in answers and in refusals."""
+    async with (
+        live.gateway(api_keys=one(requests_per_s=0.1)) as running,
+        grpc.aio.insecure_channel(running.grpc_url) as channel,
+    ):
+        ask: Any = channel.unary_unary(
+            "/bertier.v1.QuestionAnswering/Answer",
+            pb.AnswerRequest.SerializeToString,
+            pb.AnswerResponse.FromString,
+        )
+        question = pb.AnswerRequest(question=QUESTION, context=CONTEXT)
+        told = (("authorization", bearer(KEY)),)
+        call = ask(question, metadata=told)
+        await call
+        first = dict(await call.initial_metadata())
+        assert first["ratelimit-policy"] == '"mobile";q=1;w=10'
+        assert first["ratelimit"] == '"mobile";r=0;t=10'
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await ask(question, metadata=told)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert dict(caught.value.trailing_metadata() or ())["ratelimit"] == '"mobile";r=0;t=10'
 
 
 async def test_probes_need_no_key_and_all_else_does() -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 import bertier
 from bertier import AsyncClient, Retries, Security
 from gateway import certificates
 from gateway.certificates import CertificateError, Certificates
 from gateway.metrics import Metrics
+from gateway.reloading import LOOK_EVERY_MS
 from gateway.settings import Settings
 from tests import live
 from tests.certificates import DAY, Authority, Pair
@@ -36,13 +38,13 @@ def root(authority: Authority, tmp_path: Path) -> Path:
 
 
 class Clock:
-    s = 0.0
+    ms = 0.0
 
     def __call__(self) -> float:
-        return self.s
+        return self.ms
 
     def pass_by(self) -> None:
-        self.s += certificates.LOOK_EVERY_MS / 1e3
+        self.ms += LOOK_EVERY_MS
 
 
 async def subject(host: str, port: int, root: Path, own: tuple[Path, Path] | None = None) -> str:
@@ -75,13 +77,14 @@ async def test_both_fronts_speak_tls(
 
 
 @pytest.mark.parametrize("scheme", ["https", "grpcs"])
-async def test_mutual_tls_wants_a_certificate_of_the_authority(
+async def test_mutual_tls_wants_a_valid_certificate_of_the_authority(
     scheme: str, authority: Authority, root: Path, tmp_path: Path
 ) -> None:
-    """One of another authority is as good as none."""
+    """One of another authority, or an ended one, is as good as none."""
     certificate, key = authority.sign("gateway").write(tmp_path, "gateway")
     known = authority.sign("caller").write(tmp_path, "known")
     foreign = Authority("another").sign("caller").write(tmp_path, "foreign")
+    ended = authority.sign("caller", -2 * DAY, -DAY).write(tmp_path, "ended")
     settings = {"tls_certificate": certificate, "tls_key": key, "tls_client_authority": root}
     async with live.gateway(**settings) as running:
         url = f"{scheme}://{running.http_url if scheme == 'https' else running.grpc_url}"
@@ -91,6 +94,7 @@ async def test_mutual_tls_wants_a_certificate_of_the_authority(
         for stranger in (
             Security(authority=root),
             Security(authority=root, certificate=foreign[0], key=foreign[1]),
+            Security(authority=root, certificate=ended[0], key=ended[1]),
         ):
             async with AsyncClient(url, security=stranger, retries=ONCE, timeout_s=20) as client:
                 with pytest.raises(bertier.Unreachable):
@@ -141,6 +145,42 @@ def test_a_file_that_cannot_be_used_changes_nothing(
     assert "serves on" in caplog.text
 
 
+def test_a_certificate_that_begins_later_is_used_when_it_does(
+    authority: Authority, tmp_path: Path
+) -> None:
+    """It is renewed ahead, or the clock was wrong: nobody edits the file a second time."""
+    first, clock, today = authority.sign("first"), Clock(), [datetime.now(UTC)]
+    certificate, key = first.write(tmp_path, "gateway")
+    served = Certificates(certificate, key, None, Metrics(), clock, lambda: today[0])
+    later = authority.sign("later", since=DAY)
+    later.write(tmp_path, "gateway")
+    clock.pass_by()
+    assert served.pem().certificate == first.certificate
+    today[0] += 2 * DAY
+    clock.pass_by()
+    assert served.pem().certificate == later.certificate
+
+
+def test_the_end_of_a_certificate_in_use_is_told_as_it_comes(
+    authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A gateway runs longer than a certificate: once two weeks ahead, and once when it is over."""
+    clock, today = Clock(), [datetime.now(UTC)]
+    pair = authority.sign("x", until=100 * DAY).write(tmp_path, "gateway")
+    served = Certificates(*pair, None, Metrics(), clock, lambda: today[0])
+    for days, said in (
+        (50, []),
+        (40, ["ends on"]),
+        (5, ["ends on"]),
+        (10, ["ends on", "ended on"]),
+    ):
+        today[0] += days * DAY
+        for _ in range(2):
+            clock.pass_by()
+            served.pem()
+        assert [word for word in ("ends on", "ended on") if caplog.text.count(word) == 1] == said
+
+
 @pytest.mark.parametrize(
     ("since", "until", "said"),
     [(-2 * DAY, -DAY, "ended on .* renew"), (DAY, 2 * DAY, "begins only on")],
@@ -174,12 +214,28 @@ def test_files_that_are_none_are_refused_by_name(authority: Authority, tmp_path:
     certificate, key = authority.sign("a").write(tmp_path, "a")
     _, other = authority.sign("b").write(tmp_path, "b")
     none, nonsense = tmp_path / "none.pem", tmp_path / "nonsense.pem"
-    nonsense.write_text("nonsense")
+    nonsense.write_bytes(b"nonsense\xff\x00")
+    der = tmp_path / "der.pem"
+    shown_one = x509.load_pem_x509_certificate(certificate.read_bytes())
+    der.write_bytes(shown_one.public_bytes(serialization.Encoding.DER))
+    locked = tmp_path / "locked.key"
+    own = serialization.load_pem_private_key(key.read_bytes(), None)
+    password = serialization.BestAvailableEncryption(b"secret")
+    formats = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8)
+    locked.write_bytes(own.private_bytes(*formats, password))
+    ended, _ = authority.sign("late", -2 * DAY, -DAY).write(tmp_path, "ended")
     for shown, its_key, signers, said in (
         (none, key, None, f"{none}: cannot be read"),
+        (tmp_path, key, None, f"{tmp_path}: cannot be read"),
         (nonsense, key, None, f"{nonsense}: no certificate"),
-        (certificate, other, None, "no pair of certificate and key"),
-        (certificate, key, nonsense, f"{nonsense}: no certificates"),
+        (der, key, None, f"{der}: no certificate in PEM form; it is in DER form"),
+        (certificate, none, None, f"{none}: cannot be read"),
+        (certificate, nonsense, None, f"{nonsense}: no private key"),
+        (certificate, certificate, None, f"{certificate}: no private key"),
+        (certificate, locked, None, f"{locked}: the key has a password"),
+        (certificate, other, None, f"{other}: is not the key of {certificate}"),
+        (certificate, key, nonsense, f"{nonsense}: no certificate"),
+        (certificate, key, ended, f"{ended}: no certificate in it is valid now"),
     ):
         with pytest.raises(CertificateError, match=said):
             Certificates(shown, its_key, signers, Metrics())
