@@ -101,7 +101,7 @@ def _distill(args: argparse.Namespace) -> dict[str, Any]:
     with workers.working():
         study.train_teacher()
         if study.config.elastic:
-            study.train_elastic(study.config.elastic)
+            study.elastic.train()
         found = {s.name: study.train_student(s) for s in study.config.students}
     return _show_training(found)
 

@@ -13,9 +13,9 @@ import torch
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 
 from optimizer.config import DistillConfig
-from optimizer.models.bert import Said
+from optimizer.models.bert import IGNORE, Said
 from optimizer.teacher_states import TeacherStates, Told
-from optimizer.training import IGNORE, Batch
+from optimizer.training import Batch
 
 Spans = tuple[torch.Tensor, torch.Tensor]  # start and end logits, (B, S) each
 

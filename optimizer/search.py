@@ -7,60 +7,46 @@ that the gate teaches the sampler its limits and nothing else.
 
 Kill it at any moment: a trial that ran is queued again, all others are kept. Optuna's own heartbeat
 is not used: it is made for `optimize`, and a worker that dies while Optuna still chooses for it leaves
-a trial that never counts as dead. Only this module and `space` know Optuna.
+a trial that never counts as dead. Only this module and `storage` know Optuna.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import optuna
-from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 from pydantic import TypeAdapter
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
-from gateway.errors import BertierError
 from optimizer import trials, workers
 from optimizer.config import Sampler, SearchConfig
 from optimizer.proposals import parameters_of, seeds, suggest
 from optimizer.space import Candidate, Space
+from optimizer.storage import STORAGE_ERRORS
 from optimizer.trials import Cost, Point
 from optimizer.workers import Pulse, Watch
 
 log = logging.getLogger(__name__)
 
-DIRECTIONS: list[Literal["minimize", "maximize"]] = [
-    "maximize",
-    "minimize",
-    "minimize",
-]  # F1, p95 in ms, bytes
 START_UP = 10  # candidates before a model of the space is fitted
 POPULATION = 20  # of NSGA-II: Optuna's 50 are a quarter of a usual search
 PATIENCE = 50  # suggestions in a row that are known already
 MAX_TRIES = 3  # of a trial whose workers die
 POLL_S = 1.0  # while the last trials run elsewhere
-OPENINGS = 5  # workers that start together may get into each other's way when tables are made
-CHOOSING_S = (
-    5.0  # a sampler's suggestion takes less; a dead worker's trial is not waited for longer
-)
+CHOOSING_S = 5.0  # a sampler's suggestion takes less; no dead worker's trial is waited for longer
 HOPELESS = 0.25  # a latency may be measured that much too high
 
 _POINT = TypeAdapter(Point)
-_STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError)
 
 SAMPLERS: Mapping[Sampler, Callable[[int], BaseSampler]] = {
     Sampler.GP: lambda seed: GPSampler(
@@ -72,103 +58,12 @@ SAMPLERS: Mapping[Sampler, Callable[[int], BaseSampler]] = {
 }
 
 
-class SearchError(BertierError):
-    """A search that cannot go on; what is finished is kept."""
-
-
 @dataclass(frozen=True, slots=True)
 class Evaluators:
     """What judges a candidate; slow, and the same for the same candidate."""
 
     cost: Callable[[Candidate], Cost]
     f1: Callable[[Candidate, int], float]  # on so many questions
-
-
-@contextmanager
-def opened(url: str | None, folder: Path, name: str) -> Iterator[optuna.Study]:
-    """Open or join a study: in a database that many workers share, or in a file of one.
-
-    Raises: SearchError, also when the database is lost later; Busy when the file is in use.
-    """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        if url:
-            with _joined(url, name) as study:
-                yield study
-        else:
-            busy = f"{folder}: another search runs there; with --storage many share one study"
-            with (
-                workers.alone(folder / "search.lock", busy),
-                _joined(_file(folder / "trials.db"), name) as study,
-            ):
-                yield study
-    except _STORAGE_ERRORS as exc:
-        raise SearchError(
-            f"{_shown(url, folder)}: the storage of trials failed ({_first_line(exc)}); finished"
-            " trials are kept, and the same command goes on"
-        ) from exc
-
-
-@contextmanager
-def _joined(url: str, name: str) -> Iterator[optuna.Study]:
-    storage = _connect(url)
-    try:
-        yield optuna.create_study(
-            storage=storage, study_name=name, directions=DIRECTIONS, load_if_exists=True
-        )
-    finally:
-        storage.engine.dispose()
-
-
-def _file(path: Path) -> str:
-    """Return the address of a database file to which a write is one append: half the time."""
-    with closing(sqlite3.connect(path)) as database:
-        database.execute("PRAGMA journal_mode = WAL")
-    return f"sqlite:///{path}"
-
-
-def _connect(url: str, tries: int = OPENINGS) -> RDBStorage:
-    try:
-        return RDBStorage(_with_driver(url), engine_kwargs={"pool_pre_ping": True})
-    except ImportError as exc:
-        raise SearchError(f"--storage: {exc} PostgreSQL: pip install 'bertier[postgres]'") from exc
-    except (IntegrityError, ProgrammingError):
-        if tries == 1:
-            raise
-        time.sleep(POLL_S)
-        return _connect(url, tries - 1)
-
-
-def _with_driver(url: str) -> str:
-    kind, separator, rest = url.partition("://")
-    known = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
-    return known.get(kind, kind) + separator + rest
-
-
-def _shown(url: str | None, folder: Path) -> str:
-    """Return where the trials are, without a password."""
-    try:
-        return make_url(url).render_as_string(hide_password=True) if url else str(folder)
-    except SQLAlchemyError:
-        return "--storage"
-
-
-def _first_line(exc: BaseException) -> str:
-    cause = getattr(exc.__cause__ or exc, "orig", None) or exc.__cause__ or exc
-    return str(cause).strip().split("\n")[0]
-
-
-def same_host(study: optuna.Study, host: str) -> None:
-    """Raises: SearchError where the study's latencies are those of another kind of host."""
-    first = study.user_attrs.get("host")
-    if first is None:
-        study.set_user_attr("host", host)
-    elif first != host:
-        raise SearchError(
-            f"{study.study_name}: its latencies are of {first}, this is {host}, and the two cannot"
-            " be compared; join from the same kind of host, or give the study another name"
-        )
 
 
 class Search:
@@ -309,7 +204,7 @@ class Search:
         except UpdateFinishedTrialError:
             log.warning("trial %d: was taken for dead, and given to another worker", trial.number)
         except BaseException as exc:
-            with suppress(*_STORAGE_ERRORS):
+            with suppress(*STORAGE_ERRORS):
                 blame = isinstance(exc, Exception)  # else somebody stopped the worker
                 self._retire(self._trials()[trial.number], blame=blame)
             raise

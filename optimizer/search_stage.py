@@ -27,8 +27,9 @@ from optimizer.config import ConfigError, SearchConfig
 from optimizer.costs import CostGate
 from optimizer.data import DataError, Example, Split
 from optimizer.scoring import SliceScorer
-from optimizer.search import Evaluators, Search, opened, same_host
+from optimizer.search import Evaluators, Search
 from optimizer.space import Candidate, Space
+from optimizer.storage import opened, same_host
 from optimizer.study import Study
 from optimizer.trials import MEGABYTE, Cost, Point
 
@@ -69,8 +70,8 @@ def run(study: Study, url: str | None) -> Findings:
     if not questions:
         raise DataError("the search split of the sources that certify is empty: add [[data]]")
     rungs = tuple(sorted({min(n, len(questions)) for n in how.questions}))
-    gate = CostGate(export.graph_shape_of(study.elastic.model), how.tokens, folder / "costs")
-    scorer = SliceScorer(study.slice, study.tokenizer, questions)
+    gate = CostGate(export.graph_shape_of(study.elastic.net.model), how.tokens, folder / "costs")
+    scorer = SliceScorer(study.elastic.slice, study.tokenizer, questions)
     inputs = inputs_of(study, how, space, questions[: rungs[-1]])
     said = Said(how, lambda: gate.cost(space.largest))
     with opened(url, folder, name_of(study, inputs)) as shared:
@@ -99,7 +100,7 @@ def how_of(study: Study) -> SearchConfig:
 
 def space_of(study: Study) -> Space:
     assert study.config.elastic is not None, "the search was checked"
-    return study.config.elastic.space.within(study.elastic.n_layers)
+    return study.config.elastic.space.within(study.elastic.net.n_layers)
 
 
 def seed_of(study: Study) -> int:

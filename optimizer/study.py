@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +13,16 @@ from transformers import PreTrainedModel
 from gateway.published import Precision
 from gateway.spans import SpanEncoder
 from optimizer import data, distill, finish, stages, teacher_states, training
-from optimizer.config import ELASTIC, ElasticConfig, StudentConfig, StudyConfig, TrainConfig
+from optimizer.config import ELASTIC, StudentConfig, StudyConfig, TrainConfig
 from optimizer.data import Feature
+from optimizer.elastic import Elastic
 from optimizer.exported import Exported
-from optimizer.models import bert, lowrank, student, supernet, tokenizer, widths
-from optimizer.models.supernet import Supernet
+from optimizer.models import bert, lowrank, student, tokenizer, widths
 from optimizer.questions import Questions
-from optimizer.space import Candidate
 from optimizer.teacher_states import TeacherStates
-
-log = logging.getLogger(__name__)
 
 TEACHER_BITS = 8
 PROBE_ROWS, PROBE_BATCH = 64, 16
-# Knobs of an elastic student's space that its training knows nothing of.
-_UNTRAINED = {"space": {"embedding_bits", "precision", "teacher_layers"}}
 
 
 @dataclass(frozen=True)
@@ -182,78 +176,11 @@ class Study:
         parts = [some[i : i + PROBE_BATCH] for i in range(0, len(some), PROBE_BATCH)]
         return [training.batch_of(part, range(len(part))).inputs() for part in parts]
 
-    def train_elastic(self, config: ElasticConfig) -> dict[str, Any]:
-        """Train the elastic student: every candidate of its space at once."""
-        inputs, folder = self.elastic_inputs(config), self.folder / "elastic"
-        return stages.run_stage(folder, inputs, lambda: self._train_elastic(config, folder))
-
-    def elastic_inputs(self, config: ElasticConfig) -> dict[str, Any]:
-        return {
-            "teacher": self.teacher_inputs(),
-            "elastic": config.model_dump(exclude=_UNTRAINED),
-            "distill": self.config.distill.model_dump(),
-        }
-
-    def _train_elastic(self, config: ElasticConfig, folder: Path) -> dict[str, Any]:
-        net, how = self._new_elastic(config, to_train=True), config.train
-        space = config.space.within(net.n_layers)
-        for layers in space.subsets:
-            net.check(replace(space.largest, layers=layers))
-        net.check(space.smallest)
-        loss = self.imitation(partial(supernet.ask_sandwich, space, config.random))
-        final = training.train(net, self.student_rows, loss, how, folder, self.config.seed)
-        torch.save(net.state_dict(), folder / "elastic.pt")
-        return {"final_loss": final, "parameters": student.parameters_of(net.model)}
-
-    def _new_elastic(self, config: ElasticConfig, *, to_train: bool = False) -> Supernet:
-        """`to_train`: ask the rows which words and neurons matter; else trained weights replace all."""
-        base, space = student.load(config.base or str(self.teacher_folder)), config.space
-        thin, bits = None, config.embedding_bits
-        if space.max_rank:
-            words = student.bert_of(base).embeddings.word_embeddings.weight
-            found = self.word_counts if to_train else None
-            thin = lowrank.ThinWords(lowrank.factors(words, space.max_rank, found), bits)
-        probe = self.probe if to_train else None
-        quantized = student.with_low_bit_embeddings(base, bits)
-        return Supernet(
-            quantized, thin, early=space.drops, narrow=space.narrows, probe=probe, measure=to_train
-        )
-
     @cached_property
-    def elastic(self) -> Supernet:
-        """The trained elastic student. Raises: ModelError when it is not, or no longer fits."""
+    def elastic(self) -> Elastic:
+        """The student that searched ones are cut from, where the study file has one."""
         assert self.config.elastic is not None, "the study file was checked"
-        path = self.folder / "elastic" / "elastic.pt"
-        weights = _trained(path)
-        net = self._new_elastic(self.config.elastic)
-        try:
-            net.load_state_dict(weights)
-        except RuntimeError as exc:
-            raise student.ModelError(
-                f"{path}: not the weights of this study's elastic student: an older version or other"
-                f" knobs made them; remove {path.parent} and train again"
-            ) from exc
-        return net
-
-    def slice(self, candidate: Candidate) -> PreTrainedModel:
-        """Return a candidate cut out of the trained elastic student, words rounded to its bits."""
-        assert self.config.elastic is not None, "the study file was checked"
-        self.elastic.check(candidate)
-        model, thin = self.elastic.cut(candidate), self.elastic.thin
-        narrow_words = bool(candidate.hidden and not candidate.rank)  # rounded from rounded ones
-        if narrow_words or candidate.embedding_bits != self.config.elastic.embedding_bits:
-            words = thin.exact(candidate.rank) if thin and candidate.rank else self._elastic_words
-            words = words[:, widths.columns_of(model)] if narrow_words else words
-            student.round_words(model, words, candidate.embedding_bits)
-        return model
-
-    @cached_property
-    def _elastic_words(self) -> torch.Tensor:
-        """The word embeddings (V, H) that the elastic student's were rounded from."""
-        assert self.config.elastic is not None, "the study file was checked"
-        base = student.load(self.config.elastic.base or str(self.teacher_folder))
-        words: torch.Tensor = student.bert_of(base).embeddings.word_embeddings.weight
-        return words.detach()
+        return Elastic(self, self.config.elastic)
 
     def train_student(self, config: StudentConfig) -> dict[str, Any]:
         """Distil one student, or take it as it was cut."""
@@ -275,7 +202,7 @@ class Study:
             "distill": self.config.distill.model_dump(),
         }
         if config.start == ELASTIC and self.config.elastic:
-            return inputs | {"start": self.elastic_inputs(self.config.elastic)}
+            return inputs | {"start": self.elastic.inputs()}
         start = self.student(config.start) if config.start else None
         return inputs | ({"start": self.student_inputs(start)} if start else {})
 
@@ -292,8 +219,8 @@ class Study:
     def _new_student(self, config: StudentConfig, *, to_train: bool = False) -> PreTrainedModel:
         """`to_train`: as for an elastic student."""
         if config.start == ELASTIC:
-            heads = config.heads or self.elastic.model.config.num_attention_heads
-            return self.slice(config.candidate(heads))
+            heads = config.heads or self.elastic.net.model.config.num_attention_heads
+            return self.elastic.slice(config.candidate(heads))
         base = self.model(config.start) if config.start else student.load(str(self.teacher_folder))
         probe = self.probe if to_train else None
         model = student.cut(base, config.layers, config.ffn, config.heads, probe)
@@ -332,14 +259,5 @@ class Study:
             )
         model = self._new_student(config, to_train=config.train is None)
         if config.train is not None:
-            model.load_state_dict(_trained(self.folder / "students" / name / "student.pt"))
+            model.load_state_dict(training.weights(self.folder / "students" / name / "student.pt"))
         return model
-
-
-def _trained(weights: Path) -> dict[str, torch.Tensor]:
-    if not weights.exists():
-        raise student.ModelError(
-            f"{weights}: not trained yet; 'bertier-optimize distill' or 'run' does that"
-        )
-    found: dict[str, torch.Tensor] = torch.load(weights, weights_only=True)
-    return found

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 from optimizer.data import Feature
+from optimizer.models.bert import IGNORE
 from optimizer.progress import Progress
 from optimizer.stages import CHECKPOINT, write_json
-from optimizer.training import IGNORE, Batch, autocast, batch_of, device
+from optimizer.training import Batch, autocast, batch_of, device
 
 HIDDEN, LOGITS = "hidden.f16", "logits.f16"
 BATCH = 32

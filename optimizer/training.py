@@ -20,6 +20,7 @@ import torch
 
 from optimizer.config import TrainConfig
 from optimizer.data import Feature
+from optimizer.models.student import ModelError
 from optimizer.stages import CHECKPOINT, LOSSES, write_json
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,6 @@ CHECKPOINT_EVERY_S = 240.0
 LOG_EVERY_S = 20.0
 CURVE_POINTS = 200  # of losses.json
 POOL_BATCHES = 64  # rows are sorted by length inside pools of this many batches
-IGNORE = -1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +142,14 @@ def train(
     _write_curve(folder, losses, len(plan))
     run.path.unlink(missing_ok=True)
     return float(np.mean(losses[-max(1, len(losses) // 10) :]))
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    """Return trained weights. Raises: ModelError when they are not there yet."""
+    if not path.exists():
+        raise ModelError(f"{path}: not trained yet; 'bertier-optimize distill' or 'run' does that")
+    found: dict[str, torch.Tensor] = torch.load(path, weights_only=True)
+    return found
 
 
 def _write_curve(folder: Path, losses: Sequence[float], n_steps: int) -> None:

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from optimizer.config import Sampler, SearchConfig
 from optimizer.proposals import seeds
-from optimizer.search import Evaluators, Search, opened
+from optimizer.search import Evaluators, Search
 from optimizer.space import Candidate, Space
+from optimizer.storage import opened
 from optimizer.trials import Cost, Point
 from optimizer.workers import Pulse
 

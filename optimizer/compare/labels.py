@@ -81,7 +81,7 @@ def layers_in_teacher(study: Study, config: StudentConfig) -> tuple[int, ...]:
         return config.layers
     if config.start == ELASTIC:
         n_teacher = student.load(str(study.teacher_folder)).config.num_hidden_layers
-        return teacher_layers(config.layers, study.elastic.n_layers, n_teacher)
+        return teacher_layers(config.layers, study.elastic.net.n_layers, n_teacher)
     start = study.student(config.start)
     assert start is not None, "the study file was checked"
     outer = layers_in_teacher(study, start)

@@ -30,8 +30,9 @@ from optimizer.config import Sampler, SearchConfig
 from optimizer.costs import CostGate
 from optimizer.data import DataError, Example, Split
 from optimizer.scoring import SliceScorer
-from optimizer.search import Evaluators, Search, opened, same_host
+from optimizer.search import Evaluators, Search
 from optimizer.space import Space
+from optimizer.storage import opened, same_host
 from optimizer.study import Study
 from optimizer.trials import Point
 
@@ -88,7 +89,9 @@ class Arena:
         return search_stage.name_of(self.study, self.inputs)
 
     def slices(self) -> Judge:
-        scorer = SliceScorer(self.study.slice, self.study.tokenizer, self.questions, self.lock)
+        scorer = SliceScorer(
+            self.study.elastic.slice, self.study.tokenizer, self.questions, self.lock
+        )
         return Judge(self.ledger, self.name, self.name, self.gate.cost, scorer.f1)
 
     def trained(self, trainer: Trainer) -> Judge:
@@ -142,7 +145,7 @@ def _arena(study: Study, plan: Plan, folder: Path, ledger: Ledger, lock: Path) -
         raise DataError("the search split of the sources that certify is empty: add [[data]]")
     space = search_stage.space_of(study)
     rungs = tuple(sorted({min(n, len(questions)) for n in how.questions}))
-    shape = export.graph_shape_of(study.elastic.model)
+    shape = export.graph_shape_of(study.elastic.net.model)
     costs = study.folder / results.FOLDER / "costs"
     gate = CostGate(shape, how.tokens, costs, lock)
     inputs = search_stage.inputs_of(study, how, space, questions[: rungs[-1]])
@@ -178,7 +181,7 @@ def _trained_entry(arena: Arena, plan: Plan, seed: int, minutes: float) -> Entry
     config = arena.study.config
     assert config.elastic is not None, "the search was checked"
     how = (config.finish or config.elastic).train.model_copy(update={"epochs": plan.epochs})
-    n_layers = arena.study.elastic.n_layers
+    n_layers = arena.study.elastic.net.n_layers
     own_seed = search_stage.seed_of(arena.study) + seed
     folder = arena.folder / f"{TRAININGS}-{seed}"
     trainer = Trainer(arena.study, n_layers, how, own_seed, folder)

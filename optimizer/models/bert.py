@@ -21,8 +21,9 @@ from torch import nn
 from transformers import BertConfig, BertForQuestionAnswering, PreTrainedModel
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
-from optimizer.training import IGNORE
 from optimizer.weights import FORCED, n_kept
+
+IGNORE = -1e9  # the score of what is not there: padding, dropped tokens
 
 Head = Callable[[torch.Tensor], torch.Tensor]  # states -> start and end logits
 Layer = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # states, what is added to the scores

@@ -17,8 +17,9 @@ import pytest
 from optuna.trial import TrialState
 
 from optimizer.config import Sampler, SearchConfig
-from optimizer.search import Evaluators, SearchError, opened
+from optimizer.search import Evaluators
 from optimizer.space import Candidate
+from optimizer.storage import SearchError, opened
 from tests import local_postgres
 from tests.searching import STUDY, Judge, search
 

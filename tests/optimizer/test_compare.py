@@ -47,8 +47,7 @@ def study(tiny_backbone: Path, tiny_data: Path, tmp_path_factory: pytest.TempPat
     found = study_of(tiny_backbone, tiny_data, tmp_path_factory.mktemp("run"))
     found = replace(found, config=found.config.model_copy(update={"search": SEARCH}))
     found.train_teacher()
-    assert found.config.elastic is not None
-    found.train_elastic(found.config.elastic)
+    found.elastic.train()
     for config in found.config.students:
         found.train_student(config)
     return found

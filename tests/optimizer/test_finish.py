@@ -103,11 +103,10 @@ def test_a_member_is_trained_from_its_slice(
     front_file(tmp_path, row(0.5, 5.0))
     (name,) = study.members
     study.train_teacher()
-    assert study.config.elastic is not None
-    study.train_elastic(study.config.elastic)
+    study.elastic.train()
     config = study.student(name)
     assert config is not None
-    before = study.slice(Candidate((1,), 1, 32, 4)).state_dict()
+    before = study.elastic.slice(Candidate((1,), 1, 32, 4)).state_dict()
     study.train_student(config)
     after = study.model(name).state_dict()
     assert study.variant_names[-1] == name

@@ -16,8 +16,9 @@ from optuna.trial import TrialState
 from optimizer import trials
 from optimizer.config import Sampler, SearchConfig
 from optimizer.proposals import seeds
-from optimizer.search import MAX_TRIES, START_UP, Evaluators, Search, SearchError, opened
+from optimizer.search import MAX_TRIES, START_UP, Evaluators, Search
 from optimizer.space import Candidate, Space
+from optimizer.storage import SearchError, opened
 from optimizer.trials import Cost
 from optimizer.workers import Busy, Pulse, Watch
 from tests import searching

@@ -55,14 +55,13 @@ def study(tiny_backbone: Path, tiny_data: Path, tmp_path_factory: pytest.TempPat
     )
     found = Study(config, tiny_data, tmp_path_factory.mktemp("run"))
     found.train_teacher()
-    assert config.elastic is not None
-    found.train_elastic(config.elastic)
+    found.elastic.train()
     return found
 
 
 @pytest.fixture
 def gate(study: Study, tmp_path: Path) -> CostGate:
-    shape = export.graph_shape_of(study.elastic.model)
+    shape = export.graph_shape_of(study.elastic.net.model)
     return CostGate(shape, 64, tmp_path / "costs", tmp_path / "lock")
 
 
@@ -160,7 +159,7 @@ def test_a_slice_costs_what_random_weights_say(study: Study, gate: CostGate) -> 
     """The gate knows the size to a few bytes before anything is trained."""
     for candidate in (SPACE.within(2).smallest, SPACE.within(2).largest):
         path = gate.folder.parent / "slice.onnx"
-        export.write(study.slice(candidate), path, candidate.precision)
+        export.write(study.elastic.slice(candidate), path, candidate.precision)
         assert gate.cost(candidate).size_bytes == pytest.approx(path.stat().st_size, rel=0.002)
 
 
@@ -176,7 +175,7 @@ def test_equal_shapes_are_measured_once(gate: CostGate) -> None:
 
 def test_a_shape_has_the_candidates_widths(study: Study) -> None:
     """And everything else of the teacher's."""
-    teacher = export.graph_shape_of(study.elastic.model)
+    teacher = export.graph_shape_of(study.elastic.net.model)
     shape = graph_shape(teacher, Candidate((0, 1), 1, 32, 8))
     assert (shape.heads, shape.ffn, shape.embedding_bits) == ((1, 1), (32, 32), 8)
     assert replace(shape, heads=teacher.heads, ffn=teacher.ffn, embedding_bits=4) == teacher
@@ -188,7 +187,7 @@ def test_a_higher_rung_asks_only_what_is_new(study: Study, tmp_path: Path) -> No
 
     def cut(candidate: Candidate) -> Any:
         asked.append(candidate)
-        return study.slice(candidate)
+        return study.elastic.slice(candidate)
 
     questions = scoring.sample(study.questions.certifying(Split.SEARCH))
     candidate = SPACE.within(2).smallest
@@ -202,7 +201,7 @@ def test_a_higher_rung_asks_only_what_is_new(study: Study, tmp_path: Path) -> No
 
 def test_words_are_rounded_to_the_bits_that_are_searched(study: Study) -> None:
     """Eight bits are made from the words themselves, not from their four-bit rounding."""
-    fine, coarse = (study.slice(Candidate((0, 1), 2, 96, bits)) for bits in (8, 4))
+    fine, coarse = (study.elastic.slice(Candidate((0, 1), 2, 96, bits)) for bits in (8, 4))
     ids = [[7, 8, 9]]
     words = bert_of(load(str(study.teacher_folder))).embeddings.word_embeddings(torch.tensor(ids))
     gaps = [

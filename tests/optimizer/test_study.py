@@ -65,8 +65,7 @@ def study_of(backbone: Path, data: Path, folder: Path) -> Study:
 def study(tiny_backbone: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
     found = study_of(tiny_backbone, tiny_data, tmp_path_factory.mktemp("run"))
     found.train_teacher()
-    assert found.config.elastic is not None
-    found.train_elastic(found.config.elastic)
+    found.elastic.train()
     for config in found.config.students:
         found.train_student(config)
     return found
@@ -259,7 +258,7 @@ def test_an_elastic_student_of_an_older_version_says_what_to_do(
     (tmp_path / "elastic").mkdir()
     torch.save(weights, tmp_path / "elastic" / "elastic.pt")
     with pytest.raises(student.ModelError, match="train again"):
-        _ = replace(study, folder=tmp_path).elastic
+        _ = replace(study, folder=tmp_path).elastic.net
 
 
 def test_floors_need_contexts_and_their_check_does_not(
@@ -351,8 +350,7 @@ def thin(tiny_backbone: Path, tiny_data: Path, tmp_path_factory: pytest.TempPath
     )
     found = Study(config, tiny_data, plain.folder)
     found.train_teacher()
-    assert config.elastic is not None
-    found.train_elastic(config.elastic)
+    found.elastic.train()
     for student_ in config.students:
         found.train_student(student_)
     return found
@@ -385,13 +383,16 @@ def test_labels_alone_need_no_teacher(thin: Study) -> None:
 
 def test_words_of_other_bits_are_rounded_from_the_same_table(thin: Study) -> None:
     """Eight bits of it are nearer to what four bits were made of."""
-    net = thin.elastic.thin
+    net = thin.elastic.net.thin
     assert net is not None
     shape = Candidate((0, 1), 1, 32, 4, **FEWER)
     ids = torch.arange(30522)
     gaps = [
         float(
-            (student.bert_of(thin.slice(c)).embeddings.word_embeddings(ids) - net.exact(64)).norm()
+            (
+                student.bert_of(thin.elastic.slice(c)).embeddings.word_embeddings(ids)
+                - net.exact(64)
+            ).norm()
         )
         for c in (shape, replace(shape, embedding_bits=8))
     ]
@@ -401,7 +402,7 @@ def test_words_of_other_bits_are_rounded_from_the_same_table(thin: Study) -> Non
 def test_a_slice_the_elastic_student_has_not_is_refused(study: Study) -> None:
     """It was trained for its space, and for nothing beside it."""
     with pytest.raises(student.ModelError, match="words of rank 0"):
-        study.slice(Candidate((0, 1), 1, 32, 4, rank=64))
+        study.elastic.slice(Candidate((0, 1), 1, 32, 4, rank=64))
 
 
 def test_a_trained_student_is_a_checkpoint_too(study: Study) -> None:

@@ -1,0 +1,112 @@
+"""The elastic student of a study: trained once, every candidate of its space is a slice of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import PreTrainedModel
+
+from optimizer import stages, training
+from optimizer.config import ElasticConfig
+from optimizer.models import lowrank, student, supernet, widths
+from optimizer.models.supernet import Supernet
+from optimizer.space import Candidate
+
+if TYPE_CHECKING:
+    from optimizer.study import Study
+
+# Knobs of its space that its training knows nothing of.
+_UNTRAINED = {"space": {"embedding_bits", "precision", "teacher_layers"}}
+
+
+@dataclass(frozen=True)
+class Elastic:
+    """One elastic student, trained or about to be."""
+
+    study: Study
+    config: ElasticConfig
+
+    @property
+    def folder(self) -> Path:
+        return self.study.folder / "elastic"
+
+    @property
+    def file(self) -> Path:
+        """Its trained weights."""
+        return self.folder / "elastic.pt"
+
+    def train(self) -> dict[str, Any]:
+        """Train every candidate of its space at once."""
+        return stages.run_stage(self.folder, self.inputs(), self._train)
+
+    def inputs(self) -> dict[str, Any]:
+        """Return what its training depends on."""
+        return {
+            "teacher": self.study.teacher_inputs(),
+            "elastic": self.config.model_dump(exclude=_UNTRAINED),
+            "distill": self.study.config.distill.model_dump(),
+        }
+
+    def _train(self) -> dict[str, Any]:
+        net, how = self._new(to_train=True), self.config.train
+        space = self.config.space.within(net.n_layers)
+        for layers in space.subsets:
+            net.check(replace(space.largest, layers=layers))
+        net.check(space.smallest)
+        loss = self.study.imitation(partial(supernet.ask_sandwich, space, self.config.random))
+        rows, seed = self.study.student_rows, self.study.config.seed
+        final = training.train(net, rows, loss, how, self.folder, seed)
+        torch.save(net.state_dict(), self.file)
+        return {"final_loss": final, "parameters": student.parameters_of(net.model)}
+
+    def _new(self, *, to_train: bool = False) -> Supernet:
+        """`to_train`: ask the rows which words and neurons matter; else trained weights replace all."""
+        base, space, bits = self._base(), self.config.space, self.config.embedding_bits
+        thin = None
+        if space.max_rank:
+            words = student.bert_of(base).embeddings.word_embeddings.weight
+            found = self.study.word_counts if to_train else None
+            thin = lowrank.ThinWords(lowrank.factors(words, space.max_rank, found), bits)
+        probe = self.study.probe if to_train else None
+        quantized = student.with_low_bit_embeddings(base, bits)
+        return Supernet(
+            quantized, thin, early=space.drops, narrow=space.narrows, probe=probe, measure=to_train
+        )
+
+    def _base(self) -> PreTrainedModel:
+        return student.load(self.config.base or str(self.study.teacher_folder))
+
+    @cached_property
+    def net(self) -> Supernet:
+        """The trained network. Raises: ModelError when it is not trained, or no longer fits."""
+        weights = training.weights(self.file)
+        net = self._new()
+        try:
+            net.load_state_dict(weights)
+        except RuntimeError as exc:
+            raise student.ModelError(
+                f"{self.file}: not the weights of this study's elastic student: an older version or"
+                f" other knobs made them; remove {self.folder} and train again"
+            ) from exc
+        return net
+
+    def slice(self, candidate: Candidate) -> PreTrainedModel:
+        """Return a candidate cut out of it, words rounded to its bits."""
+        self.net.check(candidate)
+        model, thin = self.net.cut(candidate), self.net.thin
+        narrow_words = bool(candidate.hidden and not candidate.rank)  # rounded from rounded ones
+        if narrow_words or candidate.embedding_bits != self.config.embedding_bits:
+            words = thin.exact(candidate.rank) if thin and candidate.rank else self._words
+            words = words[:, widths.columns_of(model)] if narrow_words else words
+            student.round_words(model, words, candidate.embedding_bits)
+        return model
+
+    @cached_property
+    def _words(self) -> torch.Tensor:
+        """The word embeddings (V, H) that its own were rounded from."""
+        words: torch.Tensor = student.bert_of(self._base()).embeddings.word_embeddings.weight
+        return words.detach()
