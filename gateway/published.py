@@ -9,10 +9,11 @@ MAX_BATCH = 8  # windows in one request; max_batch_size of every batch-invariant
 
 
 class Precision(StrEnum):
+    """How the products of a model are computed."""
+
     FP32 = "fp32"
-    FP16 = "fp16"
+    FP16 = "fp16"  # for a GPU
     INT8_DYNAMIC = "int8-dynamic"
-    INT8_STATIC = "int8-static"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from gateway.errors import BertierError
+from gateway.published import Precision
 from gateway.spans import LENGTH_BUCKETS
-from optimizer.space import RANK_STEP, Candidate, Precision, Space
+from optimizer.space import RANK_STEP, Candidate, Space
 from optimizer.trials import Limits
 
 DEFAULT_STUDY = Path(__file__).parent / "studies" / "default.toml"

@@ -16,10 +16,9 @@ from pathlib import Path
 
 import onnx
 
-from gateway import published
-from gateway.published import Cell
+from gateway.published import Cell, Precision
 from optimizer import graph, profiling, stages, workers
-from optimizer.space import Candidate, Precision
+from optimizer.space import Candidate
 from optimizer.trials import Cost
 from optimizer.weights import GraphShape, random_weights
 
@@ -91,10 +90,9 @@ class CostGate:
     def _p95_ms(self, path: Path, precision: Precision) -> float:
         """Return the p95 of the quietest round: other work can lengthen one, never shorten it."""
         cells: list[Cell] = []
-        served = published.Precision(precision)
         over_s = time.monotonic() + PATIENCE_S
         while not _quiet(cells) and (not cells or time.monotonic() < over_s):
-            found = profiling.profile(path, RUNS, (self.tokens,), served)
+            found = profiling.profile(path, RUNS, (self.tokens,), precision)
             cells.append(found.cell(self.tokens))
         return min(cell.p95_ms for cell in cells)
 

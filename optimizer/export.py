@@ -17,15 +17,14 @@ import onnxruntime as ort
 import torch
 from transformers import PreTrainedModel
 
-from gateway import published
 from gateway.domain import Floats, Windows
 from gateway.embedded import INPUTS, OUTPUTS, open_session, run
 from gateway.errors import BertierError
+from gateway.published import Precision
 from optimizer import graph
 from optimizer.models import dropping
 from optimizer.models.bert import width_of
 from optimizer.models.student import GROUP, LowBitEmbedding, bert_of, heads_of
-from optimizer.space import Precision
 from optimizer.weights import ACTIVATIONS, HALVES, Array, GraphShape, n_kept
 
 PARITY_TOLERANCE = 2e-3  # logits
@@ -178,7 +177,7 @@ def check_rounding(model: PreTrainedModel, path: Path, precision: Precision) -> 
     Raises: ExportError, also when no token is left.
     """
     windows = random_windows(4, 128, model.config.vocab_size)
-    session = open_session(path, precision=published.Precision(precision))
+    session = open_session(path, precision=precision)
     wanted, alone = _ask(model, windows), run(session, windows)
     spread, tolerance = float(np.std(wanted.logits)), ROUNDING_TOLERANCE[precision]
     sure = (wanted.from_cut > tolerance * wanted.early_spread) & (windows.attention_mask == 1)
@@ -221,7 +220,7 @@ def _feed(windows: Windows) -> dict[str, Array]:
 def batch_variance(
     path: Path,
     vocabulary: int,
-    precision: published.Precision = published.Precision.INT8_DYNAMIC,
+    precision: Precision = Precision.INT8_DYNAMIC,
 ) -> float:
     """Return the largest change of a window's logits when it is batched with others."""
     session = open_session(path, precision=precision)

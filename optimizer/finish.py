@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
+from gateway.published import Precision
 from optimizer import decoding, evaluate, pareto
 from optimizer.config import ELASTIC, ConfigError, FinishConfig, StudentConfig
 from optimizer.data import Example
-from optimizer.space import Precision
 from optimizer.trials import MEGABYTE
 
 SUFFIX = {Precision.INT8_DYNAMIC: "int8", Precision.FP16: "fp16"}

@@ -16,10 +16,10 @@ import onnx
 from onnx import TensorProto
 
 from gateway.embedded import INPUTS, OUTPUTS
+from gateway.published import Precision
 from optimizer.models import dropping
 from optimizer.models.dropping import POSITIONS
 from optimizer.nodes import Linear, Nodes
-from optimizer.space import Precision
 from optimizer.weights import EARLY, PROJECTION, TABLE, GraphShape, Weights, check, layer_name
 
 MASKED = -1e3  # score of a padded token

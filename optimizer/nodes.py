@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from optimizer.space import Precision
+from gateway.published import Precision
 from optimizer.weights import Array
 
 OPSET = 17

@@ -6,9 +6,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import product
+from math import log
 from typing import Any, Protocol
 
-from optimizer.space import Candidate, Precision, Space, layer_knob, layers_text, spaced
+from gateway.published import Precision
+from optimizer.space import (
+    ANY,
+    KNOBS,
+    Candidate,
+    Space,
+    layer_knob,
+    layers_text,
+    spaced,
+    zero_last,
+)
 
 
 class Asking(Protocol):
@@ -34,14 +45,9 @@ def _suggest(trial: Asking, name: str, values: Sequence[Any]) -> Any:
 def parameters_of(candidate: Candidate, space: Space) -> dict[str, Any]:
     """Return what `suggest` must be told to return this candidate, which is one of the space."""
     chosen: dict[str, Any] = {
-        "layers": layers_text(candidate.layers),
+        **{name: getattr(candidate, name) for name in KNOBS},
         **{layer_knob(i): i in candidate.layers for i in range(space.n_layers)},
-        "heads": candidate.heads,
-        "ffn": candidate.ffn,
-        "embedding_bits": candidate.embedding_bits,
-        "precision": candidate.precision.value,
-        "rank": candidate.rank,
-        "hidden": candidate.hidden,
+        "layers": layers_text(candidate.layers),
         **_dropping(candidate, space),
     }
     return {
@@ -89,6 +95,52 @@ def seeds(space: Space) -> dict[str, Candidate]:
         "albert": replace(whole, rank=128),
         "power-bert": replace(whole, keep=0.5, drop_after=-(-n // 3)),
     }
-    found = {name: space.nearest(candidate) for name, candidate in wanted.items()}
+    found = {name: nearest(space, candidate) for name, candidate in wanted.items()}
     first = {candidate: name for name, candidate in reversed(found.items())}
     return {name: candidate for name, candidate in found.items() if first[candidate] == name}
+
+
+def nearest(space: Space, wanted: Candidate) -> Candidate:
+    """Return the point of the space that is most like `wanted`, knob by knob."""
+    layers = _nearest_layers(space, wanted.layers)
+    keep, drop_after = _nearest_dropping(space, wanted, len(layers))
+    return Candidate(
+        layers=layers,
+        heads=_nearest(space.heads, wanted.heads),
+        ffn=_nearest(space.ffn, wanted.ffn),
+        embedding_bits=_nearest(space.embedding_bits, wanted.embedding_bits),
+        precision=wanted.precision if wanted.precision in space.precision else space.precision[0],
+        rank=min(space.rank, key=partial(_apart, wanted.rank)),
+        keep=keep,
+        drop_after=drop_after,
+        hidden=min(space.hidden, key=partial(_apart, wanted.hidden)),
+    )
+
+
+def _nearest_dropping(space: Space, wanted: Candidate, layers: int) -> tuple[float, int]:
+    """Return the share kept, and after how many layers; what drops tokens stays so if it can."""
+
+    def unlike(pair: tuple[float, int]) -> tuple[bool, float, float]:
+        keep, after = pair
+        drops = keep < 1 and 0 < after < layers
+        return drops != wanted.drops, abs(keep - wanted.keep), _apart(wanted.drop_after, after)
+
+    return min(product(space.keep, space.drop_after), key=unlike)
+
+
+def _nearest_layers(space: Space, wanted: tuple[int, ...]) -> tuple[int, ...]:
+    if space.layers == ANY:
+        return space.completed(i for i in wanted if i < space.n_layers)
+
+    def unlike(layers: tuple[int, ...]) -> tuple[int, int]:
+        return abs(len(layers) - len(wanted)), len(set(layers) ^ set(wanted))
+
+    return min(space.layers, key=unlike)
+
+
+def _apart(a: int, b: int) -> float:
+    return abs(1 / zero_last(a) - 1 / zero_last(b))
+
+
+def _nearest(values: Sequence[int], wanted: int) -> int:
+    return min(values, key=lambda value: abs(log(value / wanted)))

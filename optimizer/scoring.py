@@ -9,7 +9,6 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from gateway.published import Precision
 from gateway.spans import Reading
 from optimizer import decoding, evaluate, export, workers
 from optimizer.data import Example
@@ -57,5 +56,4 @@ class SliceScorer:
             path = Path(folder) / "slice" / "export" / "model.onnx"
             path.parent.mkdir(parents=True)
             export.write(self._cut(candidate), path, candidate.precision)
-            served = Precision(candidate.precision)
-            return evaluate.read_all(path, self._tokenizer, questions, served)
+            return evaluate.read_all(path, self._tokenizer, questions, candidate.precision)

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
-from functools import partial
-from itertools import product
-from math import comb, inf, log, prod
+from dataclasses import dataclass, fields
+from math import comb, inf, prod
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
@@ -24,19 +21,13 @@ from pydantic import (
     model_validator,
 )
 
+from gateway.published import Precision
+
 Choose = Callable[[str, Sequence[Any]], Any]  # a knob's name and its values -> one of them
 
 ANY: Final = "any"  # as the layers of a space: every subset of the teacher's but the smallest ones
 RANK_STEP: Final = 64  # values of a low-bit row that share a scale
 TEACHERS: Final = (0,)  # as the widths of a space: the teacher's alone
-
-
-class Precision(StrEnum):
-    """How the products of a model are computed."""
-
-    INT8_DYNAMIC = "int8-dynamic"
-    FP32 = "fp32"
-    FP16 = "fp16"  # for a GPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +70,12 @@ class Candidate:
         return f"{self.keep:.0%} of tokens after {self.drop_after}" if self.drops else "all tokens"
 
 
+KNOBS: Final = tuple(knob.name for knob in fields(Candidate) if knob.name != "layers")
+NUMBERS: Final = tuple(name for name in KNOBS if name != "precision")
+DROPPING: Final = ("keep", "drop_after")
+UNLIMITED: Final = ("rank", "drop_after", "hidden")  # knobs of which 0 stands for no limit
+
+
 class Space(BaseModel):
     """The values of each knob; widths are cut from the teacher's, by importance."""
 
@@ -110,8 +107,8 @@ class Space(BaseModel):
                 raise ValueError(f"{name} {min(widths)}: at least 1")
         if self.min_layers > 1 and self.layers != ANY:
             raise ValueError(f"min_layers {self.min_layers}: only where layers are {ANY!r}")
-        narrowest = min(self.hidden, key=_zero_last)
-        if self.max_rank > _zero_last(narrowest):
+        narrowest = min(self.hidden, key=zero_last)
+        if self.max_rank > zero_last(narrowest):
             raise ValueError(f"rank {self.max_rank}: wider than states of {narrowest}")
         return self
 
@@ -172,14 +169,8 @@ class Space(BaseModel):
     def _extreme(self, best: Callable[..., Any], precision: Precision) -> Candidate:
         return Candidate(
             layers=best(self.subsets, key=len),
-            heads=best(self.heads),
-            ffn=best(self.ffn),
-            embedding_bits=best(self.embedding_bits),
             precision=precision if precision in self.precision else self.precision[0],
-            rank=best(self.rank, key=_zero_last),
-            keep=best(self.keep),
-            drop_after=best(self.drop_after, key=_zero_last),
-            hidden=best(self.hidden, key=_zero_last),
+            **{name: best(getattr(self, name), key=_order(name)) for name in NUMBERS},
         )
 
     @property
@@ -190,17 +181,14 @@ class Space(BaseModel):
     @property
     def knobs(self) -> dict[str, tuple[Any, ...]]:
         """Return the values of each knob by its name; numbers by what they leave, the least first."""
-        return {
-            **self._layer_knobs,
-            "heads": tuple(sorted(set(self.heads))),
-            "ffn": tuple(sorted(set(self.ffn))),
-            "embedding_bits": tuple(sorted(set(self.embedding_bits))),
-            "precision": tuple(dict.fromkeys(p.value for p in self.precision)),
-            "rank": tuple(sorted(set(self.rank), key=_zero_last)),
-            "keep": tuple(sorted(set(self.keep))),
-            "drop_after": tuple(sorted(set(self.drop_after), key=_zero_last)),
-            **({"hidden": tuple(sorted(set(self.hidden), key=_zero_last))} if self.narrows else {}),
-        }
+        told = (name for name in KNOBS if name != "hidden" or self.narrows)
+        return self._layer_knobs | {name: self._values(name) for name in told}
+
+    def _values(self, name: str) -> tuple[Any, ...]:
+        values = dict.fromkeys(getattr(self, name))
+        if name == "precision":
+            return tuple(str(value) for value in values)
+        return tuple(sorted(values, key=_order(name)))
 
     @property
     def _layer_knobs(self) -> dict[str, tuple[Any, ...]]:
@@ -211,9 +199,8 @@ class Space(BaseModel):
     @property
     def size(self) -> int:
         """Return the number of different candidates."""
-        knobs = self.knobs
-        widths = ("heads", "ffn", "embedding_bits", "precision", "rank", "hidden")
-        others = prod(len(knobs[name]) for name in widths if name in knobs)
+        knobs = self.knobs.items()
+        others = prod(len(vs) for name, vs in knobs if name in KNOBS and name not in DROPPING)
         return others * sum(n * self._n_droppings(layers) for layers, n in self._by_depth.items())
 
     @property
@@ -238,60 +225,17 @@ class Space(BaseModel):
 
     def _of(self, chosen: Mapping[str, Any]) -> Candidate:
         if self.layers == ANY:
-            layers = self._completed(i for i in range(self.n_layers) if chosen[layer_knob(i)])
+            layers = self.completed(i for i in range(self.n_layers) if chosen[layer_knob(i)])
         else:
             layers = tuple(int(layer) for layer in chosen["layers"].split(","))
-        return Candidate(
-            layers=layers,
-            heads=chosen["heads"],
-            ffn=chosen["ffn"],
-            embedding_bits=chosen["embedding_bits"],
-            precision=Precision(chosen["precision"]),
-            rank=chosen["rank"],
-            keep=chosen["keep"],
-            drop_after=chosen["drop_after"],
-            hidden=chosen.get("hidden", 0),
-        )
+        others = {name: chosen[name] for name in KNOBS if name in chosen}
+        return Candidate(layers, **others | {"precision": Precision(chosen["precision"])})
 
-    def _completed(self, layers: Iterable[int]) -> tuple[int, ...]:
+    def completed(self, layers: Iterable[int]) -> tuple[int, ...]:
+        """Return these layers, and of those they lack the lowest up to `min_layers`."""
         found = set(layers)
         lacking = [i for i in range(self.n_layers) if i not in found]
         return tuple(sorted(found | set(lacking[: max(0, self.min_layers - len(found))])))
-
-    def nearest(self, wanted: Candidate) -> Candidate:
-        """Return the point of the space that is most like `wanted`, knob by knob."""
-        layers = self._nearest_layers(wanted.layers)
-        keep, drop_after = self._nearest_dropping(wanted, len(layers))
-        return Candidate(
-            layers=layers,
-            heads=_nearest(self.heads, wanted.heads),
-            ffn=_nearest(self.ffn, wanted.ffn),
-            embedding_bits=_nearest(self.embedding_bits, wanted.embedding_bits),
-            precision=wanted.precision if wanted.precision in self.precision else self.precision[0],
-            rank=min(self.rank, key=partial(_apart, wanted.rank)),
-            keep=keep,
-            drop_after=drop_after,
-            hidden=min(self.hidden, key=partial(_apart, wanted.hidden)),
-        )
-
-    def _nearest_dropping(self, wanted: Candidate, layers: int) -> tuple[float, int]:
-        """Return the share kept, and after how many layers; what drops tokens stays so if it can."""
-
-        def unlike(pair: tuple[float, int]) -> tuple[bool, float, float]:
-            keep, after = pair
-            drops = keep < 1 and 0 < after < layers
-            return drops != wanted.drops, abs(keep - wanted.keep), _apart(wanted.drop_after, after)
-
-        return min(product(self.keep, self.drop_after), key=unlike)
-
-    def _nearest_layers(self, wanted: tuple[int, ...]) -> tuple[int, ...]:
-        if self.layers == ANY:
-            return self._completed(i for i in wanted if i < self.n_layers)
-
-        def unlike(layers: tuple[int, ...]) -> tuple[int, int]:
-            return abs(len(layers) - len(wanted)), len(set(layers) ^ set(wanted))
-
-        return min(self.layers, key=unlike)
 
 
 def layer_knob(i: int) -> str:
@@ -304,17 +248,14 @@ def layers_text(layers: Sequence[int]) -> str:
     return ",".join(map(str, layers))
 
 
-def _zero_last(value: int) -> float:
+def _order(name: str) -> Callable[[Any], float] | None:
+    """Return what sorts a knob's values by what they leave, the least first."""
+    return zero_last if name in UNLIMITED else None
+
+
+def zero_last(value: int) -> float:
     """Order numbers of which 0 stands for no limit."""
     return value or inf
-
-
-def _apart(a: int, b: int) -> float:
-    return abs(1 / _zero_last(a) - 1 / _zero_last(b))
-
-
-def _nearest(values: Sequence[int], wanted: int) -> int:
-    return min(values, key=lambda value: abs(log(value / wanted)))
 
 
 def spaced(n: int, of: int) -> tuple[int, ...]:

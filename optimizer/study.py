@@ -248,7 +248,7 @@ class Study:
     def precision(self, name: str) -> Precision:
         """Return what a variant is published in."""
         config = self.student(name)
-        return Precision(config.precision) if config else Precision.INT8_DYNAMIC
+        return config.precision if config else Precision.INT8_DYNAMIC
 
     def model(self, name: str) -> PreTrainedModel:
         """Return the trained PyTorch model of a variant, embeddings quantized."""

@@ -21,8 +21,8 @@ from transformers import PreTrainedModel
 from gateway.domain import Floats
 from gateway.embedded import INPUTS, OUTPUTS, open_session
 from gateway.errors import BertierError
+from gateway.published import Precision
 from optimizer import export, static_int8
-from optimizer.space import Precision
 from optimizer.weights import Array
 
 EXTRA = "pip install 'bertier[openvino]'"

@@ -15,7 +15,7 @@ from gateway.embedded import open_session, run
 from gateway.published import Precision, Variant
 from gateway.supervisor import Supervisor
 from gateway.triton import TritonBackend
-from optimizer import export, graph, repository, space
+from optimizer import export, graph, repository
 from optimizer.weights import GraphShape, random_weights
 from tests import local_triton
 from tests.fakes import make_variant
@@ -25,14 +25,14 @@ WINDOWS = export.random_windows(4, 128, 100)
 AMPLE_MS = 120_000.0
 
 
-def published(folder: Path, precision: space.Precision) -> Variant:
+def published(folder: Path, precision: Precision) -> Variant:
     """Write a model that drops tokens, with the configuration that the optimizer gives it."""
     model = folder / precision / "1" / "model.onnx"
     model.parent.mkdir(parents=True)
     model.write_bytes(graph.build(random_weights(SHAPE), SHAPE, precision).SerializeToString())
     found = make_variant(precision, 5, sha256=sha256_of(model))
-    alone = precision is space.Precision.INT8_DYNAMIC
-    found = replace(found, precision=Precision(precision), batch_invariant=not alone)
+    alone = precision is Precision.INT8_DYNAMIC
+    found = replace(found, precision=precision, batch_invariant=not alone)
     config = repository.config_pbtxt(found, {1: found.sha256})
     (folder / precision / "config.pbtxt").write_text(config)
     return found
@@ -52,7 +52,7 @@ async def _answers(folder: Path, variants: list[Variant]) -> list[Logits]:
 
 def test_every_precision_is_served_as_it_was_measured(tmp_path: Path) -> None:
     """FP16 asks for a GPU where there is one, and here there may be none; what may be batched is."""
-    variants = [published(tmp_path, precision) for precision in space.Precision]
+    variants = [published(tmp_path, precision) for precision in Precision]
     found = asyncio.run(_answers(tmp_path, variants))
     seen = WINDOWS.attention_mask == 1
     for variant, logits in zip(variants, found, strict=True):

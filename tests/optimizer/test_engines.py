@@ -12,13 +12,13 @@ import pytest
 from transformers import PreTrainedModel
 
 from gateway.embedded import OUTPUTS, open_session
+from gateway.published import Precision
 from optimizer import cli, data, export, static_int8
 from optimizer.data import DataError, Split
 from optimizer.engines import contest, openers
 from optimizer.engines.contest import batch_variance, feeds
 from optimizer.engines.openers import ENGINES, SHIPPED, Engine, Job, Opened, Unavailable
 from optimizer.models import student
-from optimizer.space import Precision
 from tests.optimizer.conftest import question_set
 from tests.optimizer.test_export import louder
 

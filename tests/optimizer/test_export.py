@@ -12,10 +12,10 @@ from onnx import numpy_helper
 from transformers import BertConfig, PreTrainedModel
 
 from gateway.embedded import open_session, run
+from gateway.published import Precision
 from optimizer import export
 from optimizer.export import ExportError
 from optimizer.models import bert, lowrank, student
-from optimizer.space import Precision
 from optimizer.weights import ACTIVATIONS, FORCED, TABLE
 from tests.optimizer import checkpoints
 from tests.optimizer.checkpoints import SIZE

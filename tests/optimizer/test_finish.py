@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from gateway.published import Precision
 from optimizer import finish
 from optimizer.config import ConfigError, FinishConfig, TrainConfig
 from optimizer.finish import Finished
-from optimizer.space import Candidate, Precision
+from optimizer.space import Candidate
 from optimizer.study import Study
 from tests.optimizer.test_study import study_of
 

@@ -13,9 +13,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
+from gateway.published import Precision
 from optimizer import graph, nodes
 from optimizer.models import dropping
-from optimizer.space import Precision
 from optimizer.weights import (
     FORCED,
     MIN_KEPT,

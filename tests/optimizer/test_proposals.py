@@ -9,9 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizer.proposals import parameters_of, seeds, suggest
-from optimizer.space import Candidate, Precision, Space
-from tests.optimizer.test_space import ANY_LAYERS, DROPPING_ANY, LISTED, SPACES, every
+from gateway.published import Precision
+from optimizer.proposals import nearest, parameters_of, seeds, suggest
+from optimizer.space import Candidate, Space
+from tests.optimizer.test_space import (
+    ANY_LAYERS,
+    DROPPING_ANY,
+    DROPPING_LISTED,
+    LISTED,
+    SPACES,
+    every,
+)
 
 
 class Sampler:
@@ -67,9 +75,10 @@ def test_the_nearest_point_is_in_the_space(
 ) -> None:
     """Whatever a known shape asks for."""
     for space in SPACES.values():
-        nearest = space.nearest(Candidate(layers, heads, ffn, rank=100, keep=keep, drop_after=2))
-        assert suggest(Sampler(parameters_of(nearest, space)), space) == nearest
-        assert space.nearest(nearest) == nearest
+        wanted = Candidate(layers, heads, ffn, rank=100, keep=keep, drop_after=2)
+        found = nearest(space, wanted)
+        assert suggest(Sampler(parameters_of(found, space)), space) == found
+        assert nearest(space, found) == found
 
 
 def test_ranks_and_tokens_of_others_are_tried_where_there_are_such() -> None:
@@ -80,3 +89,12 @@ def test_ranks_and_tokens_of_others_are_tried_where_there_are_such() -> None:
     few = Candidate(whole.layers, whole.heads, whole.ffn, keep=0.5, drop_after=2)
     assert found["power-bert"] == few
     assert not {"albert", "power-bert"} & set(seeds(ANY_LAYERS))
+
+
+def test_the_nearest_to_full_words_is_the_highest_rank() -> None:
+    """0 stands for no limit, so it is near to the most and far from the least."""
+    space = DROPPING_LISTED.model_copy(update={"rank": (64, 192, 128), "drop_after": (1, 3)})
+    whole = Candidate((0, 1, 2, 3, 4, 5), 12, 1536)
+    assert nearest(space, whole).rank == 192
+    late = Candidate((0, 1, 2, 3, 4, 5), 12, 1536, keep=0.5, drop_after=5)
+    assert nearest(space, late).drop_after == 3

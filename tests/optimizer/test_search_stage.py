@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from gateway.published import Precision
 from optimizer import cli, export, report, scoring
 from optimizer.config import (
     DataConfig,
@@ -28,7 +29,7 @@ from optimizer.data import Split
 from optimizer.findings import Trial
 from optimizer.models.student import bert_of, load
 from optimizer.scoring import SliceScorer
-from optimizer.space import Candidate, Precision, Space
+from optimizer.space import Candidate, Space
 from optimizer.study import Study
 
 SPACE = Space(

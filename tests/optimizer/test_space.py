@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from optimizer.space import Candidate, Precision, Space
+from gateway.published import Precision
+from optimizer.proposals import nearest
+from optimizer.space import Candidate, Space
 
 LISTED = Space(
     layers=((0, 1, 2, 3, 4, 5), (0, 2, 4), (5,)),
@@ -97,7 +99,7 @@ def test_a_candidate_has_as_many_layers_as_are_asked_for() -> None:
     one = off | {"layer_4": True}
     assert DROPPING_ANY.candidate(lambda name, _: off[name]).layers == (0, 1)
     assert DROPPING_ANY.candidate(lambda name, _: one[name]).layers == (0, 4)
-    assert DROPPING_ANY.nearest(Candidate((5,), 4, 256)).layers == (0, 5)
+    assert nearest(DROPPING_ANY, Candidate((5,), 4, 256)).layers == (0, 5)
 
 
 def test_a_file_without_the_new_knobs_means_what_it_meant() -> None:
@@ -108,15 +110,6 @@ def test_a_file_without_the_new_knobs_means_what_it_meant() -> None:
     assert shapes == {(h, f, 0, 1.0, 0) for h in (6, 12) for f in (512, 1536)}
     assert not space.drops
     assert space.max_rank == 0
-
-
-def test_the_nearest_to_full_words_is_the_highest_rank() -> None:
-    """0 stands for no limit, so it is near to the most and far from the least."""
-    space = DROPPING_LISTED.model_copy(update={"rank": (64, 192, 128), "drop_after": (1, 3)})
-    whole = Candidate((0, 1, 2, 3, 4, 5), 12, 1536)
-    assert space.nearest(whole).rank == 192
-    late = Candidate((0, 1, 2, 3, 4, 5), 12, 1536, keep=0.5, drop_after=5)
-    assert space.nearest(late).drop_after == 3
 
 
 def test_what_is_dropped_is_in_the_label() -> None:

@@ -14,6 +14,7 @@ from gateway import catalog as catalogs
 from gateway import published
 from gateway.catalog import Catalog
 from gateway.errors import RepositoryError
+from gateway.published import Precision
 from gateway.validation import validate
 from optimizer import certification, plans, publication, recertify, strata, training
 from optimizer.config import (
@@ -28,7 +29,7 @@ from optimizer.config import (
 )
 from optimizer.data import DataError
 from optimizer.models import student
-from optimizer.space import Candidate, Precision, Space
+from optimizer.space import Candidate, Space
 from optimizer.study import Study
 
 

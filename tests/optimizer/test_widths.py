@@ -19,6 +19,7 @@ from optimizer.distill import Imitation, outputs_of
 from optimizer.models import bert, neurons, student, supernet, widths
 from optimizer.models.lowrank import ThinWords, factors, with_rank
 from optimizer.models.supernet import Supernet
+from optimizer.proposals import nearest
 from optimizer.space import Candidate, Space
 from optimizer.teacher_states import TeacherStates
 from optimizer.training import batch_of
@@ -203,8 +204,8 @@ def test_a_space_says_its_widths() -> None:
     """A knob like the others, and silent where nobody turns it: older results stay valid."""
     assert SPACE.knobs["hidden"] == (64, 0)
     assert (SPACE.smallest.hidden, SPACE.largest.hidden) == (64, 0)
-    assert SPACE.nearest(replace(NARROW, hidden=80)).hidden == 64
-    assert SPACE.nearest(replace(NARROW, hidden=0)).hidden == 0
+    assert nearest(SPACE, replace(NARROW, hidden=80)).hidden == 64
+    assert nearest(SPACE, replace(NARROW, hidden=0)).hidden == 0
     assert "of width 64" in NARROW.label
     silent = SPACE.model_copy(update={"hidden": (0,)})
     assert "hidden" not in silent.knobs
