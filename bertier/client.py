@@ -20,7 +20,7 @@ from bertier.over_grpc import AsyncGrpcTransport, GrpcTransport
 from bertier.over_http import AsyncHttpTransport, HttpTransport
 from bertier.promise import SloArguments, headers_of
 from bertier.questions import Ask, Operation
-from bertier.retrying import Retries, draw
+from bertier.retrying import Attempts, Retries
 from bertier.security import Security
 
 T = TypeVar("T")
@@ -97,17 +97,13 @@ class Client:
         self.close()
 
     def _call(self, operation: Operation[T], slo: SloArguments) -> T:
-        headers, began, attempt = headers_of(slo), time.monotonic(), 1
+        headers, attempts = headers_of(slo), Attempts(self._retries)
         while True:
             try:
                 return self._transport.call(operation, headers)
             except ApiError as exc:
-                spent_ms = 1e3 * (time.monotonic() - began)
-                wait_ms = self._retries.wait_ms(exc, attempt, spent_ms, draw())
-                if wait_ms is None:
-                    raise
-            time.sleep(wait_ms / 1e3)
-            attempt += 1
+                wait_s = attempts.wait_s(exc)
+            time.sleep(wait_s)
 
 
 class AsyncClient:
@@ -177,17 +173,13 @@ class AsyncClient:
         await self.close()
 
     async def _call(self, operation: Operation[T], slo: SloArguments) -> T:
-        headers, began, attempt = headers_of(slo), time.monotonic(), 1
+        headers, attempts = headers_of(slo), Attempts(self._retries)
         while True:
             try:
                 return await self._transport.call(operation, headers)
             except ApiError as exc:
-                spent_ms = 1e3 * (time.monotonic() - began)
-                wait_ms = self._retries.wait_ms(exc, attempt, spent_ms, draw())
-                if wait_ms is None:
-                    raise
-            await asyncio.sleep(wait_ms / 1e3)
-            attempt += 1
+                wait_s = attempts.wait_s(exc)
+            await asyncio.sleep(wait_s)
 
 
 def _speaks_grpc(url: str) -> bool:

@@ -1,8 +1,9 @@
-"""When to ask again. Pure: an error and how long it has been in, a wait out."""
+"""When to ask again: an error and how long it has been in, a wait out."""
 
 from __future__ import annotations
 
 import random
+import time
 from dataclasses import dataclass
 
 from bertier.errors import ApiError, Overloaded, Unavailable, Unreachable
@@ -34,6 +35,19 @@ class Retries:
         return wait_ms if spent_ms + wait_ms <= self.patience_ms else None
 
 
-def draw() -> float:
-    """Return a jitter."""
-    return random.random()
+class Attempts:
+    """The attempts at one call, counted from its first; says how long to wait, and waits nowhere."""
+
+    def __init__(self, retries: Retries) -> None:
+        self._retries = retries
+        self._began_s = time.monotonic()
+        self._made = 0
+
+    def wait_s(self, error: ApiError) -> float:
+        """Return how long to wait before the next one. Raises: the error where none is to follow."""
+        self._made += 1
+        spent_ms = 1e3 * (time.monotonic() - self._began_s)
+        wait_ms = self._retries.wait_ms(error, self._made, spent_ms, jitter=random.random())
+        if wait_ms is None:
+            raise error
+        return wait_ms / 1e3

@@ -6,7 +6,7 @@ Legend: n independent values (context means), m a candidate for the true mean.
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import ceil, e, exp, log, sqrt
+from math import ceil, e, exp, log
 
 import numpy as np
 from scipy.special import bdtr
@@ -81,11 +81,6 @@ def _relative_entropy(p: float, q: float) -> float:
     if q == 1:
         return float("inf")
     return of_one + (1 - p) * log((1 - p) / (1 - q))
-
-
-def hoeffding_floor(values: np.ndarray, delta: float) -> float:
-    """Return Hoeffding's lower bound: the plain one to compare with. Source: Hoeffding 1963."""
-    return max(0.0, float(np.mean(values)) - sqrt(log(1 / delta) / (2 * len(values))))
 
 
 Bound = Callable[[np.ndarray, float], float]  # values, delta -> the floor

@@ -10,7 +10,7 @@ import re
 import string
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -160,16 +160,6 @@ def answers_of(readings: Iterable[Reading], how: Decoding) -> list[str]:
 def forced_answers(readings: Iterable[Reading]) -> list[str]:
     """Return the best span of each question, answerable or not."""
     return [reading.spans[0].text if reading.spans else "" for reading in readings]
-
-
-def context_means(
-    examples: Sequence[Example],
-    answers: Sequence[str],
-    metric: Callable[[str, Sequence[str]], float] = f1,
-) -> np.ndarray:
-    """Return the mean F1 of each context, in an order that has nothing to do with the scores."""
-    scores = [metric(a, e.answers) for a, e in zip(answers, examples, strict=True)]
-    return means_by_context(examples, scores)
 
 
 def means_by_context(examples: Sequence[Example], scores: Iterable[float]) -> np.ndarray:

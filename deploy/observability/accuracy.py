@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models import dashboard
 
+from deploy.observability import choices
 from deploy.observability.panels import (
     GREEN,
     RED,
@@ -29,31 +30,19 @@ BEYOND_DOUBT = ((None, GREEN), (1, RED))
 def accuracy() -> dashboard.Dashboard:
     """Return the dashboard."""
     told = "Certified floors, answers below them, cascades, shadow answers, and evidence against certificates."
-    choices = (
-        variable(
-            "slo_class",
-            "Class",
-            "SLO class of the requests.",
-            "label_values(bertier_requests_total, slo_class)",
-        ),
+    chosen = (
+        choices.slo_class(),
         variable(
             "plan",
             "Plan",
             "Plans of the catalog.",
             "label_values(bertier_plan_certified_f1, plan)",
         ),
-        variable(
-            "variant",
-            "Variant",
-            "Models of the catalog.",
-            "label_values(bertier_variant_up, variant)",
-        ),
-        variable(
-            "instance", "Gateway", "Which gateways.", "label_values(bertier_build_info, instance)"
-        ),
+        choices.variant(),
+        choices.instance(),
     )
     panels = (*_floors(), *_cascades(), *_shadows(), *_confidence())
-    return page("bertier-accuracy", "bertier / Accuracy", told, choices, panels)
+    return page("bertier-accuracy", "bertier / Accuracy", told, chosen, panels)
 
 
 def _floors() -> Parts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models import dashboard
 
+from deploy.observability import choices
 from deploy.observability.panels import (
     GREEN,
     ORANGE,
@@ -15,7 +16,6 @@ from deploy.observability.panels import (
     page,
     row,
     stacked,
-    variable,
 )
 
 HERE = 'instance=~"$instance"'
@@ -26,13 +26,11 @@ DAY_S = 86_400.0
 def gateway() -> dashboard.Dashboard:
     """Return the dashboard."""
     told = "Keys and quotas, files that are read again, the TLS certificate, the log, the file of decisions, and each process."
-    instances = "label_values(bertier_build_info, instance)"
-    choices = (variable("instance", "Gateway", "Which gateways.", instances),)
     return page(
         "bertier-gateway",
         "bertier / Gateway",
         told,
-        choices,
+        (choices.instance(),),
         (*_files(), *_access(), *_process()),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models import dashboard
 
+from deploy.observability import choices
 from deploy.observability.panels import (
     GREEN,
     ORANGE,
@@ -18,7 +19,6 @@ from deploy.observability.panels import (
     page,
     row,
     stacked,
-    variable,
 )
 
 HERE = 'variant=~"$variant", instance=~"$instance"'
@@ -28,19 +28,9 @@ OFF, OPEN, REFUSED = "BertierPredictionCoverageOff", "BertierBreakerOpen", "Bert
 def models() -> dashboard.Dashboard:
     """Return the dashboard."""
     told = "Each variant: throughput, windows, queue, padding, state, and latency predicted against actual."
-    choices = (
-        variable(
-            "variant",
-            "Variant",
-            "Models of the catalog.",
-            "label_values(bertier_variant_up, variant)",
-        ),
-        variable(
-            "instance", "Gateway", "Which gateways.", "label_values(bertier_build_info, instance)"
-        ),
-    )
+    chosen = (choices.variant(), choices.instance())
     panels = (*_state(), *_work(), *_predictions())
-    return page("bertier-models", "bertier / Models", told, choices, panels)
+    return page("bertier-models", "bertier / Models", told, chosen, panels)
 
 
 def _state() -> Parts:

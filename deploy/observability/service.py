@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models import dashboard
 
+from deploy.observability import choices
 from deploy.observability.panels import (
     GREEN,
     ORANGE,
@@ -18,7 +19,6 @@ from deploy.observability.panels import (
     page,
     row,
     stacked,
-    variable,
 )
 
 LATENCY, ACCURACY, QUEUE = (
@@ -36,14 +36,10 @@ PROMISED = 'promise=~"latency|accuracy"'
 def service() -> dashboard.Dashboard:
     """Return the dashboard."""
     told = "Traffic, attainment and error budgets by SLO class, latency, decisions and refusals."
-    classes = "label_values(bertier_requests_total, slo_class)"
-    instances = "label_values(bertier_build_info, instance)"
-    choices = (
-        variable("slo_class", "Class", "SLO class of the requests.", classes),
-        variable("instance", "Gateway", "Which gateways; budgets are over all of them.", instances),
-    )
+    instance = choices.instance("Which gateways; budgets are over all of them.")
+    chosen = (choices.slo_class(), instance)
     panels = (*_now(), *_promises(), *_traffic(), *_decisions())
-    return page("bertier-service", "bertier / Service", told, choices, panels)
+    return page("bertier-service", "bertier / Service", told, chosen, panels)
 
 
 def _now() -> Parts:

@@ -13,9 +13,9 @@ from optimizer.data import Example
 from optimizer.evaluate import (
     as_dict,
     bootstrap_interval,
-    context_means,
     exact,
     f1,
+    means_by_context,
     quality,
     score,
 )
@@ -64,7 +64,7 @@ def test_a_part_without_questions_has_no_score() -> None:
 def test_contexts_weigh_the_same_however_many_questions_they_have() -> None:
     """Questions on one context are dependent: a context is the unit of evidence."""
     examples = [example(("x",), "a"), example(("x",), "a"), example(("x",), "b")]
-    assert sorted(context_means(examples, ["x", "y", "x"])) == [0.5, 1.0]
+    assert sorted(means_by_context(examples, [1.0, 0.0, 1.0])) == [0.5, 1.0]
 
 
 def test_the_interval_holds_the_mean() -> None:
