@@ -25,6 +25,8 @@ BASE := $(VENV)/.base
 RUNTIME := $(VENV)/.runtime-$(ENGINE)
 EVERYTHING := $(VENV)/.everything-$(ENGINE)
 PEERS := .venv-peers/.peers
+AUDIT := .venv-audit/.audit
+SCAN := .venv-audit/.scan
 OTHER_ENGINE := $(if $(filter gpu,$(ENGINE)),onnxruntime,onnxruntime-gpu)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -35,7 +37,7 @@ INSTALL := $(PIP) install --quiet --no-compile --no-warn-conflicts --constraint 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-all system-packages run test check format proto up down audit kubernetes-rules settings constraints clean docs-metrics dashboards \
+.PHONY: help setup setup-all system-packages run test check format proto up down audit scan kubernetes-rules settings constraints clean docs-metrics dashboards \
 	prove prove-overhead prove-observing prove-agreement prove-invariance prove-slo-table prove-evaluate \
 	prove-coverage prove-lab prove-emulator prove-served prove-rivals prove-peers loadtest
 
@@ -71,10 +73,11 @@ up: ## Start the whole system in containers: Triton, gateway, Prometheus, Alertm
 down: ## Stop it and remove its containers; its data stays in volumes
 	$(COMPOSE) down
 
-audit: ## Look for known vulnerabilities of what constraints.txt names (asks PyPI's advisories)
-	@$(PYTHON) -m venv .venv-audit
-	@.venv-audit/bin/python -m pip install --quiet pip-audit
-	.venv-audit/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
+audit: $(AUDIT) ## Look for known vulnerabilities and yanked versions among constraints.txt
+	.venv-audit/bin/python -m deploy.audit.packages constraints.txt .venv-audit/offline
+
+scan: $(SCAN) $(EVERYTHING) ## Scan manifests and Dockerfiles with Checkov
+	PATH="$(CURDIR)/$(BIN):$$PATH" .venv-audit/bin/python -m deploy.audit.manifests
 
 kubernetes-rules: $(EVERYTHING) ## Write the PrometheusRule from deploy/prometheus/rules anew
 	$(BIN)/python deploy/kubernetes/prometheus_rule.py
@@ -155,6 +158,19 @@ $(RUNTIME): $(BASE) $(INPUTS)
 	@$(PIP) uninstall --quiet --yes $(OTHER_ENGINE) 2>/dev/null
 	@$(INSTALL) --editable '.[$(ENGINE)]'
 	@TRITON=$(TRITON) deploy/setup/triton.sh $(INSTALL)
+	@touch $@
+
+# Scanners, in an environment of their own: Checkov wants older packages than we do.
+$(AUDIT): deploy/audit/audit.txt deploy/audit/offline.txt
+	@$(PYTHON) -m venv .venv-audit
+	@.venv-audit/bin/python -m pip install --quiet --upgrade pip --requirement deploy/audit/audit.txt
+	@rm -rf .venv-audit/offline
+	@.venv-audit/bin/python -m pip download --quiet --no-deps --require-hashes --dest .venv-audit/offline --requirement deploy/audit/offline.txt
+	@touch $@
+
+$(SCAN): $(AUDIT) deploy/audit/scan.txt
+	@echo "Installing Checkov into .venv-audit: about a minute"
+	@.venv-audit/bin/python -m pip install --quiet --requirement deploy/audit/scan.txt
 	@touch $@
 
 # Other servers, in an environment of their own: they want what they want, and no test sees them.
