@@ -28,6 +28,7 @@ from loadtest import (
     overload,
     rivals_command,
     slo_table,
+    strangers,
 )
 from loadtest.answers import Comparison
 from loadtest.drive import command as drive
@@ -82,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     drift_cli.register(commands)
     lab.register(commands)
     overload.register(commands)
+    strangers.register(commands)
     return parser
 
 

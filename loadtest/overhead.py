@@ -106,9 +106,10 @@ async def run_block(
     gateway: psutil.Process,
     rate: float,
     block: int,
+    block_s: float = BLOCK_S,
 ) -> None:
     """Send on schedule for one block; lateness of the sender counts as latency."""
-    n = round(BLOCK_S * rate)
+    n = round(block_s * rate)
     before = _cpu_ms(gateway)
     began = time.perf_counter()
 
