@@ -29,6 +29,14 @@ class Told:
     nearest: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
 
 
+def unreachable(url: str, why: str) -> str:
+    """Return what is told where a connection failed; a gateway gives no reason to refuse a certificate."""
+    told = f"no gateway answers at {url}: {why}"
+    if url.startswith(("https:", "grpcs:")) and "refused" not in why.lower():
+        told += " (where it asks for certificates: is yours given, valid now, and signed by its authority?)"
+    return told
+
+
 class ApiError(Exception):
     """A request that got no answer."""
 

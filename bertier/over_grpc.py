@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bertier import answers
 from bertier.answers import Answer
-from bertier.errors import UNREACHABLE, ApiError, Told, error_of
+from bertier.errors import UNREACHABLE, ApiError, Told, error_of, unreachable
 from bertier.questions import Ask, Operation
 from bertier.security import Security
 from gateway.proto.bertier.v1 import qa_pb2 as pb
@@ -134,7 +134,7 @@ def _error(url: str, exc: Any) -> ApiError:
     trailing = {str(k): str(v) for k, v in exc.trailing_metadata() or ()}
     kind = trailing.get("error-type", status.lower())
     if status == "UNAVAILABLE" and "error-type" not in trailing:
-        kind, detail = UNREACHABLE, f"no gateway answers at {url}: {detail}"
+        kind, detail = UNREACHABLE, unreachable(url, detail)
     pushback = trailing.get("grpc-retry-pushback-ms")
     told = Told(
         kind=kind,

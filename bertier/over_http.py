@@ -11,7 +11,7 @@ import httpx2
 
 from bertier import answers
 from bertier.answers import Answer
-from bertier.errors import UNREACHABLE, ApiError, Told, error_of
+from bertier.errors import UNREACHABLE, ApiError, Told, error_of, unreachable
 from bertier.questions import Ask, Operation
 from bertier.security import Security
 
@@ -149,4 +149,4 @@ def _unreachable(url: str, exc: Exception) -> ApiError:
         return error_of(
             504, Told("timeout", f"{url}: no answer within the client's timeout ({why})")
         )
-    return error_of(0, Told(UNREACHABLE, f"no gateway answers at {url}: {why}"))
+    return error_of(0, Told(UNREACHABLE, unreachable(url, why)))

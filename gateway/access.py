@@ -57,6 +57,9 @@ class Caller:
 
 
 CALLER: ContextVar[Caller | None] = ContextVar("caller", default=None)
+STRANGER: ContextVar[bool] = ContextVar(
+    "stranger", default=False
+)  # asks without a key where others have one
 
 
 def take(n: int) -> None:
@@ -70,6 +73,11 @@ def rate_limit() -> dict[str, str]:
     """Return the headers that tell the quota of who asks; without one none."""
     caller = CALLER.get()
     return {} if caller is None else caller.rate_limit()
+
+
+def is_stranger() -> bool:
+    """Say whether keys are asked for, and who asks now has none."""
+    return STRANGER.get()
 
 
 def tightest_class() -> str | None:
@@ -116,6 +124,12 @@ class Access:
             self.metrics.denied.labels(front, "scope").inc()
             raise Forbidden(f"the key {caller.name} has no scope {scope!r}")
         return caller
+
+    def meet(self, authorization: str | None) -> None:
+        """Note who asks for what is open to all, as not all of it need be told to a stranger."""
+        if self.guarded:
+            self._look()
+            STRANGER.set(self._find(authorization) is None)
 
     def _find(self, authorization: str | None) -> Caller | None:
         given = authorization or ""

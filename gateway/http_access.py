@@ -19,7 +19,11 @@ class HttpDoor:
         self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if scope["path"] in OPEN:
+            self._access.meet(_authorization(scope))
             await self._app(scope, receive, send)
             return
         wanted = KeyScope.METRICS if scope["path"] == METRICS else KeyScope.ANSWER

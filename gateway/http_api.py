@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
-from gateway import fronts, http_docs, replies, slo
+from gateway import access, fronts, http_docs, replies, slo
 from gateway import http_models as models
 from gateway.access import Access
 from gateway.domain import SloRequest
@@ -105,7 +105,8 @@ class HttpApi:
     async def readyz(self, _: Request) -> Response:
         readiness = await self._readiness()
         status = 200 if readiness.ready else 503
-        return Response(to_json(readiness), status_code=status, media_type=JSON)
+        told = {"ready": readiness.ready} if access.is_stranger() else readiness
+        return Response(to_json(told), status_code=status, media_type=JSON)
 
     async def metrics(self, request: Request) -> Response:
         names = request.query_params.getlist("name[]")

@@ -332,6 +332,24 @@ async def test_probes_need_no_key_and_all_else_does() -> None:
         assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
+async def test_a_stranger_is_told_only_whether_it_is_ready() -> None:
+    """Probes need no more; addresses, paths, models and hashes are for those with a key."""
+    async with (
+        live.gateway(api_keys=one()) as running,
+        httpx2.AsyncClient(base_url=f"http://{running.http_url}") as http,
+    ):
+        assert (await http.get("/readyz")).json() == {"ready": True}
+        wrong = await http.get("/readyz", headers={"authorization": bearer(OTHER)})
+        assert wrong.json() == {"ready": True}
+        whole = await http.get("/readyz", headers={"authorization": bearer(KEY)})
+        assert whole.json()["backend"] == "fake"
+    async with (
+        live.gateway() as running,
+        httpx2.AsyncClient(base_url=f"http://{running.http_url}") as http,
+    ):
+        assert (await http.get("/readyz")).json()["backend"] == "fake"
+
+
 async def test_a_stranger_is_denied_before_the_body_is_read() -> None:
     """A wrong key costs us neither parsing nor memory."""
     async with live.gateway(api_keys=one()) as running:

@@ -97,7 +97,7 @@ async def test_mutual_tls_wants_a_valid_certificate_of_the_authority(
             Security(authority=root, certificate=ended[0], key=ended[1]),
         ):
             async with AsyncClient(url, security=stranger, retries=ONCE, timeout_s=20) as client:
-                with pytest.raises(bertier.Unreachable):
+                with pytest.raises(bertier.Unreachable, match="is yours given, valid now"):
                     await client.answer(QUESTION, CONTEXT)
         assert running.backend.asked == ["large"]
 
