@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from gateway.domain import Trust
 from gateway.evidence import AgreementTest, Comparison
 from gateway.published import Plan, Variant
 from gateway.replica import ReplicaState
@@ -22,6 +23,7 @@ class VariantState:
     failing: bool  # left alone, or probed, because it failed when it was asked
     measured_under_load: bool  # its latency, beside requests in flight: it is measured again
     confidence_shifted: bool = False  # it is not as sure, or as unsure, as on the certified data
+    host_differs: str | None = None  # from the one it was certified on: in what
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,22 @@ def state_of(name: str, serving: ServingSet) -> VariantState:
         failing=not serving.breakers.of(name).closed,
         measured_under_load=name in serving.under_load,
         confidence_shifted=serving.evidence.is_shifted(name),
+        host_differs=_host_differs(name, serving),
     )
+
+
+def _host_differs(name: str, serving: ServingSet) -> str | None:
+    """Return what is other here than where a variant was certified, for one that is not `certified`."""
+    if serving.trust.get(name) in (None, Trust.CERTIFIED):
+        return None
+    here = asdict(serving.profiles[name].host)
+    there = asdict(serving.catalog.direct(name).certificate.host)
+    found = [
+        f"{part} {here[part] or 'none'} here, {there[part] or 'none'} where it was certified"
+        for part in here
+        if here[part] != there[part]
+    ]
+    return "; ".join(found) or None
 
 
 def states_of(serving: ServingSet | None) -> dict[str, VariantState]:
@@ -64,8 +81,10 @@ def states_of(serving: ServingSet | None) -> dict[str, VariantState]:
 
 def summary(serving: ServingSet) -> str:
     """Return the states in one line, for a log."""
-    states = states_of(serving).items()
-    return ", ".join(f"{name} ({state.trust or 'not served'})" for name, state in states)
+    states = states_of(serving)
+    told = [f"{name} ({state.trust or 'not served'})" for name, state in states.items()]
+    differs = dict.fromkeys(s.host_differs for s in states.values() if s.host_differs)
+    return "; ".join([", ".join(told), *differs])
 
 
 def catalog_report(serving: ServingSet) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def inference_error(exc: grpc.aio.AioRpcError, model: str) -> BertierError:
 
 def map_triton_error(exc: grpc.aio.AioRpcError, what: str) -> BertierError:
     """Return our error for Triton's; `what` was asked: a model, or the server's address."""
-    details = (exc.details() or exc.code().name).split(_STACK)[0]
+    details = (exc.details() or exc.code().name).split(_STACK)[0].rstrip(";\n ")
     said = details.lower()
     if exc.code() is grpc.StatusCode.DEADLINE_EXCEEDED or _QUEUE_TIMEOUT in said:
         return DeadlineExceeded(f"{what}: the model server did not answer in time")

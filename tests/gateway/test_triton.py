@@ -159,6 +159,20 @@ async def test_a_corrupt_model_says_so_and_the_others_are_served(backend: Triton
     assert await backend.is_ready()
 
 
+async def test_a_model_for_a_gpu_that_is_not_here_says_so(
+    backend: TritonBackend, triton: RunningTriton
+) -> None:
+    """What Triton says of it is what `/readyz` tells; other models are not harmed."""
+    repository, name = triton.options.model_repository, "for-a-gpu"
+    tiny.write_model(repository, name)
+    config = repository / name / "config.pbtxt"
+    config.write_text(config.read_text().replace("KIND_CPU", "KIND_GPU"))
+    with pytest.raises(BackendUnavailable, match=f"{name}: could not be loaded: .*GPU"):
+        await backend.load(make_variant(name, 1.0))
+    windows = make_windows(1)
+    assert_right(windows, await backend.infer(FAST_VARIANT, windows, AMPLE_MS))
+
+
 async def test_a_version_that_is_not_served_is_unavailable(backend: TritonBackend) -> None:
     """The catalog names exact versions; another version is another model."""
     other = replace(FAST_VARIANT, version=7)

@@ -16,6 +16,7 @@ from gateway import exposition
 from gateway.catalog import CATALOG, Catalog
 from gateway.domain import Inference, Logits, Question, Size, SloRequest, Trust, Windows
 from gateway.errors import BackendUnavailable
+from gateway.host import describe
 from gateway.metrics import Metrics
 from gateway.preparation import prepare
 from gateway.published import GoldenLogits, Variant
@@ -24,6 +25,7 @@ from gateway.settings import Settings
 from gateway.watcher import Watcher
 from tests.fakes import (
     CONTEXT,
+    HOST,
     QUESTION,
     TOKENIZER,
     FakeBackend,
@@ -84,6 +86,25 @@ async def test_another_host_transfers_the_certificate_and_is_profiled(house: Hou
     assert serving is not None
     assert set(serving.trust.values()) == {Trust.TRANSFERRED}
     assert serving.profiles["small"].host.cpu != "test cpu"
+    differs = (await house.watcher.readiness()).variants["small"].host_differs
+    assert "test cpu where it was certified" in str(differs)
+
+
+async def test_a_catalog_of_another_gpu_says_so(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is served, with latencies of this host, and nobody has to guess why it is not `certified`."""
+    catalog = small_and_large()
+    gpu = replace(describe(HOST.engine), gpu="a GPU that nobody has")
+    plans = tuple(replace(p, certificate=replace(p.certificate, host=gpu)) for p in catalog.plans)
+    house.publish(replace(catalog, plans=plans))
+    with caplog.at_level("INFO"):
+        await house.watcher.check()
+    state = (await house.watcher.readiness()).variants["small"]
+    assert (state.served, state.trust) == (True, "transferred")
+    said = f"gpu {describe('').gpu or 'none'} here, a GPU that nobody has where it was certified"
+    assert state.host_differs == said
+    assert caplog.text.count(said) == 1
 
 
 async def test_what_was_measured_here_is_not_measured_again(house: House) -> None:
