@@ -181,7 +181,7 @@ async def watched(gateway: Gateway) -> AsyncIterator[int | None]:
     if port is None:
         yield None
         return
-    with listening.bind(gateway.settings.host, port, "metrics_port") as door:
+    with listening.bind(gateway.settings.metrics_host, port, "metrics_port") as door:
         log.info("metrics: http://%s:%d/metrics", *door.getsockname()[:2])
         async with side_door.opened(HttpApi(gateway.service, gateway.watcher.readiness), door):
             yield door.getsockname()[1]

@@ -60,6 +60,10 @@ class Settings(BaseSettings):
         " keys; then no `/metrics` on `http_port`",
     )
 
+    metrics_host: str = Field(
+        "127.0.0.1", description="address that `metrics_port` listens on, whatever `host` is"
+    )
+
     backend: Literal["auto", "triton", "embedded"] = Field(
         "auto", description="where the models run ([below](#where-the-models-run))"
     )

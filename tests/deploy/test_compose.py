@@ -130,6 +130,7 @@ def test_the_open_gateway_asks_for_keys_over_tls() -> None:
 def test_the_open_gateway_is_watched_at_its_other_port() -> None:
     """Prometheus and the health check have no key."""
     port = secure()["gateway"]["environment"]["BERTIER_METRICS_PORT"]
+    assert secure()["gateway"]["environment"]["BERTIER_METRICS_HOST"] == "0.0.0.0"
     assert f":{port}/readyz" in secure()["gateway"]["healthcheck"]["test"][-1]
     (mount,) = secure()["prometheus"]["volumes"]
     folder = DEPLOY / mount.split(":")[0]

@@ -197,6 +197,7 @@ def test_the_secure_gateway_asks_for_keys_over_tls_and_is_watched_elsewhere() ->
         assert setting(gateway, f"BERTIER_{setting_of_file}").rpartition("/")[0] in mounts
     probes = [pod["containers"][0][f"{kind}Probe"]["httpGet"]["port"] for kind in PROBES]
     assert probes == ["metrics"] * 3
+    assert setting(gateway, "BERTIER_METRICS_HOST") == "0.0.0.0"
     assert of_kind(name, "ServiceMonitor")["gateway"]["spec"]["endpoints"][0]["port"] == "metrics"
     for rule in of_kind(name, "NetworkPolicy")["gateway"]["spec"]["ingress"]:
         ports = {port["port"] for port in rule["ports"]}

@@ -7,6 +7,7 @@ import textwrap
 from pathlib import Path
 
 import httpx2
+import psutil
 import pytest
 
 from gateway import app, greeting
@@ -42,7 +43,7 @@ def gateway_of(**settings: object) -> Gateway:
 
 async def test_who_watches_has_a_port_of_its_own() -> None:
     """Metrics stay inside while questions come from outside, and no question is answered there."""
-    gateway = gateway_of(metrics_port=0, api_keys={"a": {"sha256": "0" * 64}})
+    gateway = gateway_of(host="::", metrics_port=0, api_keys={"a": {"sha256": "0" * 64}})
     async with (
         app.watched(gateway) as port,
         httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http,
@@ -53,6 +54,8 @@ async def test_who_watches_has_a_port_of_its_own() -> None:
         assert (await http.get("/healthz")).status_code == 200
         assert (await http.get("/readyz")).status_code == 503
         assert (await http.get("/v1/variants")).status_code == 404
+        listening = [c.laddr.ip for c in psutil.Process().net_connections() if c.laddr.port == port]
+        assert set(listening) == {"127.0.0.1"}
 
 
 async def test_metrics_that_moved_are_no_longer_at_the_front() -> None:
