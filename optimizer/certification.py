@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,11 +16,10 @@ from gateway.spans import Reading, SpanEncoder
 from optimizer import certify, data, evaluate, profiling, provenance, strata
 from optimizer.config import CertifyConfig, StudyConfig
 from optimizer.data import DataError, Example, Split
+from optimizer.exported import Exported
+from optimizer.questions import Questions as StudyQuestions
 from optimizer.strata import ALL, Scored
-
-if TYPE_CHECKING:
-    from optimizer.questions import Questions as StudyQuestions
-    from optimizer.study import Study
+from optimizer.study import Study
 
 SEARCH, CALIBRATE = "search", "calibrate"
 METHOD = (
@@ -63,7 +61,7 @@ def evidence_of(study: Study) -> Evidence:
     """Return the evidence of a study's own variants. Raises: DataError."""
 
     def ask(name: str, questions: Questions) -> tuple[list[Reading], list[float]]:
-        return study.exported(name).timed_readings(questions.name, questions.examples)
+        return Exported(study, name).timed_readings(questions.name, questions.examples)
 
     return gather(study.config, study.questions, study.tokenizer, ask)
 

@@ -92,14 +92,14 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
 def _teacher(args: argparse.Namespace) -> dict[str, Any]:
     study = study_of(args)
     with workers.working():
-        found = study.train_teacher()
+        found = study.teacher.train()
     return _show_training({study.config.teacher_name: found})
 
 
 def _distill(args: argparse.Namespace) -> dict[str, Any]:
     study = study_of(args)
     with workers.working():
-        study.train_teacher()
+        study.teacher.train()
         if study.config.elastic:
             study.elastic.train()
         found = {s.name: study.train_student(s) for s in study.config.students}
@@ -123,6 +123,7 @@ def _search(args: argparse.Namespace) -> dict[str, Any]:
 def _finish(args: argparse.Namespace) -> dict[str, Any]:
     from optimizer import finish
     from optimizer.data import Split
+    from optimizer.exported import Exported
 
     study = study_of(args)
     finish.check(study.members, study.front_file)
@@ -131,7 +132,7 @@ def _finish(args: argparse.Namespace) -> dict[str, Any]:
     with workers.working():
         for name, (config, slice_f1) in study.members.items():
             study.train_student(config)
-            f1 = finish.f1_of(examples, study.exported(name).readings("search", examples))
+            f1 = finish.f1_of(examples, Exported(study, name).readings("search", examples))
             found.append(finish.Finished(name, slice_f1, f1))
     table = Table("finished", "F1 as a slice", "F1 finished", title="on the search split")
     for member in found:
@@ -151,8 +152,10 @@ def _show_training(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def _export(args: argparse.Namespace) -> dict[str, Any]:
+    from optimizer.exported import Exported
+
     study = study_of(args)
-    results = {name: study.exported(name).export() for name in study.variant_names}
+    results = {name: Exported(study, name).export() for name in study.variant_names}
     table = Table("variant", "MB", "parameters", "batch variance", "operators")
     for name, found in results.items():
         operators = ", ".join(f"{n} {op}" for op, n in sorted(found["operators"].items()))

@@ -100,9 +100,7 @@ class ElasticConfig(_Frozen):
     """One elastic student, of which others are slices."""
 
     space: Space
-    base: str | None = (
-        None  # checkpoint its weights come from, shorter than the teacher; none: the teacher
-    )
+    base: str | None = None  # checkpoint of its weights, maybe shorter; none: the teacher
     random: int = Field(1, ge=0)  # candidates a step beside the largest and the smallest
     embedding_bits: int = 4  # 4 or 8
     train: TrainConfig = TrainConfig()

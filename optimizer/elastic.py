@@ -5,19 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from optimizer import stages, training
 from optimizer.config import ElasticConfig
+from optimizer.lessons import Lessons
 from optimizer.models import lowrank, student, supernet, widths
 from optimizer.models.supernet import Supernet
 from optimizer.space import Candidate
-
-if TYPE_CHECKING:
-    from optimizer.study import Study
 
 # Knobs of its space that its training knows nothing of.
 _UNTRAINED = {"space": {"embedding_bits", "precision", "teacher_layers"}}
@@ -27,12 +25,9 @@ _UNTRAINED = {"space": {"embedding_bits", "precision", "teacher_layers"}}
 class Elastic:
     """One elastic student, trained or about to be."""
 
-    study: Study
+    lessons: Lessons
     config: ElasticConfig
-
-    @property
-    def folder(self) -> Path:
-        return self.study.folder / "elastic"
+    folder: Path
 
     @property
     def file(self) -> Path:
@@ -46,9 +41,9 @@ class Elastic:
     def inputs(self) -> dict[str, Any]:
         """Return what its training depends on."""
         return {
-            "teacher": self.study.teacher_inputs(),
+            "teacher": self.lessons.teacher.inputs(),
             "elastic": self.config.model_dump(exclude=_UNTRAINED),
-            "distill": self.study.config.distill.model_dump(),
+            "distill": self.lessons.config.distill.model_dump(),
         }
 
     def _train(self) -> dict[str, Any]:
@@ -57,8 +52,8 @@ class Elastic:
         for layers in space.subsets:
             net.check(replace(space.largest, layers=layers))
         net.check(space.smallest)
-        loss = self.study.imitation(partial(supernet.ask_sandwich, space, self.config.random))
-        rows, seed = self.study.student_rows, self.study.config.seed
+        loss = self.lessons.imitation(partial(supernet.ask_sandwich, space, self.config.random))
+        rows, seed = self.lessons.rows, self.lessons.config.seed
         final = training.train(net, rows, loss, how, self.folder, seed)
         torch.save(net.state_dict(), self.file)
         return {"final_loss": final, "parameters": student.parameters_of(net.model)}
@@ -69,16 +64,16 @@ class Elastic:
         thin = None
         if space.max_rank:
             words = student.bert_of(base).embeddings.word_embeddings.weight
-            found = self.study.word_counts if to_train else None
+            found = self.lessons.word_counts if to_train else None
             thin = lowrank.ThinWords(lowrank.factors(words, space.max_rank, found), bits)
-        probe = self.study.probe if to_train else None
+        probe = self.lessons.probe if to_train else None
         quantized = student.with_low_bit_embeddings(base, bits)
         return Supernet(
             quantized, thin, early=space.drops, narrow=space.narrows, probe=probe, measure=to_train
         )
 
     def _base(self) -> PreTrainedModel:
-        return student.load(self.config.base or str(self.study.teacher_folder))
+        return student.load(self.config.base) if self.config.base else self.lessons.teacher.load()
 
     @cached_property
     def net(self) -> Supernet:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -16,9 +16,7 @@ from gateway.spans import Reading
 from optimizer import asked, export, profiling, stages
 from optimizer.data import Example
 from optimizer.models import readback, student
-
-if TYPE_CHECKING:
-    from optimizer.study import Study
+from optimizer.study import Study
 
 _PROFILE = TypeAdapter(Profile)
 

@@ -72,9 +72,8 @@ def plans_of(variants: Sequence[Variant], evidence: Evidence) -> list[Rated]:
 
 def shares(n_variants: int, n_cascades: int, delta: float) -> tuple[float, float]:
     """Return delta's share of each variant's floor, and of each cascade's floor and each loss."""
-    n_others = (
-        n_cascades + n_variants + n_cascades - 1
-    )  # the largest variant loses nothing to itself
+    n_losses = n_variants + n_cascades - 1  # the largest variant loses nothing to itself
+    n_others = n_cascades + n_losses
     if not n_others:
         return delta / n_variants, 0.0
     return delta / 2 / n_variants, delta / 2 / n_others

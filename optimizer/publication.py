@@ -28,6 +28,7 @@ from optimizer import (
 from optimizer.certification import Evidence
 from optimizer.data import Split
 from optimizer.expecting import expected
+from optimizer.exported import Exported
 from optimizer.models import student
 from optimizer.plans import plans_of
 from optimizer.study import Study
@@ -101,7 +102,7 @@ def publish(study: Study, target: Path, *, allow_dominated: bool = False) -> Cat
     publications = [
         repository.Publication(
             variant,
-            study.exported(variant.name).file,
+            Exported(study, variant.name).file,
             cards.card(variant, catalog.direct(variant.name), sources),
         )
         for variant in catalog.variants
@@ -158,7 +159,7 @@ def check_gates(catalog: Catalog, min_floor: float | None, *, allow_dominated: b
 
 def variant_of(study: Study, name: str, target: Path, evidence: Evidence) -> Variant:
     """Return the catalog's entry of a finished variant."""
-    exported = study.exported(name).export()
+    exported = Exported(study, name).export()
     how = decoding_of(study, name)
     bits = study.embedding_bits(name)
     precision = study.precision(name)
@@ -175,7 +176,7 @@ def variant_of(study: Study, name: str, target: Path, evidence: Evidence) -> Var
         instances=repository.INSTANCES,
         decoding=how,
         quality=(),
-        profile=study.exported(name).profile(),
+        profile=Exported(study, name).profile(),
         golden=golden_logits(study, name),
         golden_tolerance=study.config.certify.golden_tolerance,
     )
@@ -191,12 +192,12 @@ def is_batch_invariant(precision: Precision, gap: float) -> bool:
 def decoding_of(study: Study, name: str) -> Decoding:
     """Return the variant's decoding, fitted on the search split."""
     examples = study.questions.certifying(Split.SEARCH)
-    return decoding.fit(examples, study.exported(name).readings("search", examples))
+    return decoding.fit(examples, Exported(study, name).readings("search", examples))
 
 
 def golden_logits(study: Study, name: str) -> tuple[GoldenLogits, ...]:
     """Return what the model says here to the golden inputs, padding left out."""
-    session = open_session(study.exported(name).file, precision=study.precision(name))
+    session = open_session(Exported(study, name).file, precision=study.precision(name))
     encoder = SpanEncoder.from_file(study.tokenizer)
     found = []
     for golden in GOLDEN_INPUTS:

@@ -24,7 +24,7 @@ from optimizer.compare.results import LABELS, LABELS_FROM_TEACHER, ComparisonErr
 from optimizer.compare.trainings import teacher_layers
 from optimizer.config import ELASTIC, StudentConfig
 from optimizer.data import Example, Split
-from optimizer.models import student
+from optimizer.exported import Exported
 from optimizer.study import Study
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def layers_in_teacher(study: Study, config: StudentConfig) -> tuple[int, ...]:
     if config.start is None:
         return config.layers
     if config.start == ELASTIC:
-        n_teacher = student.load(str(study.teacher_folder)).config.num_hidden_layers
+        n_teacher = study.teacher.load().config.num_hidden_layers
         return teacher_layers(config.layers, study.elastic.net.n_layers, n_teacher)
     start = study.student(config.start)
     assert start is not None, "the study file was checked"
@@ -101,7 +101,7 @@ def pairs_of(
     """Return two variants' scores on each data set, as served: INT8, each threshold its own."""
     known = {
         part: tuple(
-            study.exported(name).readings(part, examples)
+            Exported(study, name).readings(part, examples)
             for study, name in zip(studies, names, strict=True)
         )
         for part, examples in questions.items()

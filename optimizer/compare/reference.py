@@ -29,6 +29,7 @@ from optimizer.certification import Evidence, Questions
 from optimizer.compare import latency, pairs, results
 from optimizer.compare.results import REFERENCE, Headline, Pair, Reference, Timing
 from optimizer.data import Example, Split
+from optimizer.exported import Exported
 from optimizer.models import student
 from optimizer.study import Study
 
@@ -73,10 +74,10 @@ def _exported(study: Study) -> Path:
     folder = _folder(study) / "export"
 
     def work() -> dict[str, Any]:
-        export.to_onnx(student.load(str(study.teacher_folder), answers=True), folder / MODEL)
+        export.to_onnx(student.load(str(study.teacher.folder), answers=True), folder / MODEL)
         return {"size_bytes": (folder / MODEL).stat().st_size}
 
-    stages.run_stage(folder, {"teacher": study.teacher_inputs()}, work)
+    stages.run_stage(folder, {"teacher": study.teacher.inputs()}, work)
     return folder / MODEL
 
 
@@ -134,7 +135,7 @@ def _int8(study: Study, model: Path, questions: Questions, how: Decoding) -> Pai
     """Return the teacher as it is published beside fp32, each with its own threshold."""
     teacher, examples = study.config.teacher_name, questions.examples
     readings = (
-        study.exported(teacher).readings(questions.name, examples),
+        Exported(study, teacher).readings(questions.name, examples),
         _readings(study, model, questions.name, examples),
     )
     hows = (publication.decoding_of(study, teacher), how)

@@ -51,7 +51,7 @@ class Trainer:
     def inputs(self) -> dict[str, Any]:
         """Return what decides on a trained candidate, beside its shape."""
         return {
-            "teacher": self.study.teacher_inputs(),
+            "teacher": self.study.teacher.inputs(),
             "train": self.how.model_dump(),
             "distill": self.study.config.distill.model_dump(),
             "layers": self.n_layers,
@@ -65,8 +65,8 @@ class Trainer:
 
         def work() -> dict[str, Any]:
             if self._loss is None:
-                self._loss = self.study.imitation()
-            rows = self.study.student_rows
+                self._loss = self.study.lessons.imitation()
+            rows = self.study.lessons.rows
             loss = training.train(model, rows, self._loss, self.how, folder, self.seed)
             torch.save(model.state_dict(), weights)
             return {"final_loss": loss}
@@ -92,11 +92,13 @@ class Trainer:
 
     def _cut(self, candidate: Candidate) -> PreTrainedModel:
         torch.manual_seed(self.seed)
-        teacher = student.load(str(self.study.teacher_folder))
+        teacher = self.study.teacher.load()
         layers = teacher_layers(candidate.layers, self.n_layers, teacher.config.num_hidden_layers)
-        model = student.cut(teacher, layers, candidate.ffn, candidate.heads, self.study.probe)
-        model = widths.narrowed(model, candidate.hidden or None, self.study.probe)
-        counts = self.study.word_counts if candidate.rank else None
+        model = student.cut(
+            teacher, layers, candidate.ffn, candidate.heads, self.study.lessons.probe
+        )
+        model = widths.narrowed(model, candidate.hidden or None, self.study.lessons.probe)
+        counts = self.study.lessons.word_counts if candidate.rank else None
         model = lowrank.with_rank(model, candidate.rank, candidate.embedding_bits, counts)
         dropping = bert.dropping_of(model, candidate.keep, candidate.drop_after)
         return bert.with_dropping(model, dropping)

@@ -46,7 +46,7 @@ def _latency_by_size() -> Iterator[None]:
 def study(tiny_backbone: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
     found = study_of(tiny_backbone, tiny_data, tmp_path_factory.mktemp("run"))
     found = replace(found, config=found.config.model_copy(update={"search": SEARCH}))
-    found.train_teacher()
+    found.teacher.train()
     found.elastic.train()
     for config in found.config.students:
         found.train_student(config)

@@ -27,7 +27,7 @@ from optimizer.config import (
 from optimizer.costs import CostGate, graph_shape
 from optimizer.data import Split
 from optimizer.findings import Trial
-from optimizer.models.student import bert_of, load
+from optimizer.models.student import bert_of
 from optimizer.scoring import SliceScorer
 from optimizer.space import Candidate, Space
 from optimizer.study import Study
@@ -55,7 +55,7 @@ def study(tiny_backbone: Path, tiny_data: Path, tmp_path_factory: pytest.TempPat
         search=SearchConfig(sampler=Sampler.RANDOM, trials=7, tokens=64, questions=(6, 12)),
     )
     found = Study(config, tiny_data, tmp_path_factory.mktemp("run"))
-    found.train_teacher()
+    found.teacher.train()
     found.elastic.train()
     return found
 
@@ -204,7 +204,7 @@ def test_words_are_rounded_to_the_bits_that_are_searched(study: Study) -> None:
     """Eight bits are made from the words themselves, not from their four-bit rounding."""
     fine, coarse = (study.elastic.slice(Candidate((0, 1), 2, 96, bits)) for bits in (8, 4))
     ids = [[7, 8, 9]]
-    words = bert_of(load(str(study.teacher_folder))).embeddings.word_embeddings(torch.tensor(ids))
+    words = bert_of(study.teacher.load()).embeddings.word_embeddings(torch.tensor(ids))
     gaps = [
         (bert_of(model).embeddings.word_embeddings(torch.tensor(ids)) - words).abs().max().item()
         for model in (fine, coarse)

@@ -28,6 +28,7 @@ from optimizer.config import (
     TrainConfig,
 )
 from optimizer.data import DataError
+from optimizer.exported import Exported
 from optimizer.models import student
 from optimizer.space import Candidate, Space
 from optimizer.study import Study
@@ -65,7 +66,7 @@ def study_of(backbone: Path, data: Path, folder: Path) -> Study:
 @pytest.fixture(scope="module")
 def study(tiny_backbone: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
     found = study_of(tiny_backbone, tiny_data, tmp_path_factory.mktemp("run"))
-    found.train_teacher()
+    found.teacher.train()
     found.elastic.train()
     for config in found.config.students:
         found.train_student(config)
@@ -205,10 +206,10 @@ def test_the_gates_stand_before_a_publication(study: Study, tmp_path: Path) -> N
 
 def test_a_second_run_trains_nothing(study: Study, tiny_backbone: Path, tiny_data: Path) -> None:
     """A finished stage is skipped, so a killed study goes on where it was."""
-    weights = study.teacher_folder / "model.safetensors"
+    weights = study.teacher.folder / "model.safetensors"
     before = weights.stat().st_mtime_ns
     again = study_of(tiny_backbone, tiny_data, study.folder)
-    again.train_teacher()
+    again.teacher.train()
     assert weights.stat().st_mtime_ns == before
 
 
@@ -227,9 +228,9 @@ def test_a_teacher_that_was_published_stays_the_file_it_is(
     name = study.config.teacher_name
     told = study.config.model_copy(update={"teacher": str(repository / name), "students": ()})
     again = replace(study, config=told, folder=tmp_path / "run")
-    again.train_teacher()
+    again.teacher.train()
     before = catalogs.read(repository).variant(name)
-    exported = again.exported(name)
+    exported = Exported(again, name)
     assert exported.export()["sha256"] == before.sha256
     assert exported.file.read_bytes() == (repository / name / "1" / "model.onnx").read_bytes()
 
@@ -255,7 +256,7 @@ def test_an_elastic_student_of_an_older_version_says_what_to_do(
     """Its run folder may be older than the code."""
     weights = torch.load(study.folder / "elastic" / "elastic.pt", weights_only=True)
     del weights["neuron_mean_0"]
-    shutil.copytree(study.teacher_folder, tmp_path / "teacher")
+    shutil.copytree(study.teacher.folder, tmp_path / "teacher")
     (tmp_path / "elastic").mkdir()
     torch.save(weights, tmp_path / "elastic" / "elastic.pt")
     with pytest.raises(student.ModelError, match="train again"):
@@ -283,7 +284,7 @@ def test_a_teacher_is_trained_phase_by_phase(
     first = study.config.train[0]
     second = PhaseConfig(epochs=0.5, batch_size=8, learning_rate=1e-3, seed=5)
     halfway = replace(study, folder=tmp_path)
-    halfway.train_teacher()
+    halfway.teacher.train()
     config = study.config.model_copy(update={"train": (first, second)})
     trained: list[int] = []
     real = training.train
@@ -294,7 +295,7 @@ def test_a_teacher_is_trained_phase_by_phase(
 
     monkeypatch.setattr(training, "train", watched)
     whole = Study(config, study.data_dir, tmp_path)
-    whole.train_teacher()
+    whole.teacher.train()
     assert trained == [5]
 
     one = student.load(str(tmp_path / "teacher" / "phase-1")).state_dict()
@@ -309,10 +310,10 @@ def test_a_phase_may_keep_a_share_of_its_start(study: Study, tmp_path: Path) -> 
     kept = study.config.model_copy(
         update={"train": (config.model_copy(update={"keep_start": 0.75}),)}
     )
-    Study(kept, study.data_dir, tmp_path).train_teacher()
+    Study(kept, study.data_dir, tmp_path).teacher.train()
     start = student.load(study.config.backbone).state_dict()
     near = student.load(str(tmp_path / "teacher")).state_dict()
-    far = student.load(str(study.teacher_folder)).state_dict()
+    far = study.teacher.load().state_dict()
     name = "bert.encoder.layer.0.output.dense.weight"
     assert torch.allclose(near[name] - start[name], 0.25 * (far[name] - start[name]), atol=1e-6)
 
@@ -350,7 +351,7 @@ def thin(tiny_backbone: Path, tiny_data: Path, tmp_path_factory: pytest.TempPath
         }
     )
     found = Study(config, tiny_data, plain.folder)
-    found.train_teacher()
+    found.teacher.train()
     found.elastic.train()
     for student_ in config.students:
         found.train_student(student_)
@@ -365,7 +366,7 @@ def test_a_student_of_low_rank_and_few_tokens_is_trained_and_exported(
     model = thin.model(name)
     shape = student.shape_of(model, 4)
     assert (shape.rank, shape.keep, shape.drop_after) == (64, 0.5, 1)
-    assert thin.exported(name).export()["size_bytes"] < 2.5e6
+    assert Exported(thin, name).export()["size_bytes"] < 2.5e6
     assert not (thin.folder / "students" / name / "checkpoint").exists()
 
 
@@ -379,7 +380,7 @@ def test_a_student_may_start_from_one_that_drops_tokens(thin: Study) -> None:
 
 def test_labels_alone_need_no_teacher(thin: Study) -> None:
     """Asking it about every row takes minutes to hours."""
-    assert not thin.states_folder.exists()
+    assert not thin.lessons.folder.exists()
 
 
 def test_words_of_other_bits_are_rounded_from_the_same_table(thin: Study) -> None:

@@ -1,0 +1,101 @@
+"""The teacher of a study: its backbone fine-tuned phase by phase, or a given model as it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from gateway.spans import SpanEncoder
+from optimizer import data, distill, stages, training
+from optimizer.config import StudyConfig
+from optimizer.data import Feature
+from optimizer.models import student, tokenizer
+from optimizer.questions import Questions
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The teacher, trained or about to be."""
+
+    questions: Questions
+    folder: Path
+
+    @property
+    def config(self) -> StudyConfig:
+        return self.questions.config
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.folder / "tokenizer.json"
+
+    def inputs(self) -> dict[str, Any]:
+        """Return what its training depends on."""
+        config = self.config
+        return {
+            "backbone": config.backbone,
+            "teacher": config.teacher,
+            "max_tokens": config.max_tokens,
+            "train": [phase.model_dump() for phase in config.train],
+            "data": [d.model_dump() for d in config.data],
+            "seed": config.seed,
+        }
+
+    def load(self) -> PreTrainedModel:
+        """Return the trained model."""
+        return student.load(str(self.folder))
+
+    def features(self, fraction: float = 1.0) -> list[Feature]:
+        """Return the training windows of this share of the contexts."""
+        encoder = SpanEncoder.from_file(self.tokenizer).resized(self.config.max_tokens)
+        return data.features(self.questions.train(fraction), encoder, self.config.seed)
+
+    def train(self) -> dict[str, Any]:
+        """Fine-tune the backbone phase by phase, or take the given teacher as it is."""
+        return stages.run_stage(self.folder, self.inputs(), self._train)
+
+    def _train(self) -> dict[str, Any]:
+        config, folder = self.config, self.folder
+        start = config.teacher or config.backbone
+        model = student.load(start, answers=config.teacher is not None)  # refused at once or never
+        tokenizer.save(start, folder)
+        phases = [] if config.teacher else [self._train_phase(i) for i in range(len(config.train))]
+        if phases:
+            model = student.load(str(self._phase_folder(len(phases))), answers=True)
+        model.save_pretrained(folder)
+        loss = phases[-1]["final_loss"] if phases else None
+        return {"final_loss": loss, "parameters": model.num_parameters()}
+
+    def _train_phase(self, i: int) -> dict[str, Any]:
+        """Train from where the phase before ended."""
+        inputs = self.inputs()
+        inputs["train"] = inputs["train"][: i + 1]
+        folder = self._phase_folder(i + 1)
+
+        def work() -> dict[str, Any]:
+            how = self.config.train[i]
+            start = str(self._phase_folder(i)) if i else self.config.backbone
+            seed = self.config.seed if how.seed is None else how.seed
+            torch.manual_seed(seed)
+            model = student.load(start)
+            rows = self._seeded(seed).features()
+            loss = training.train(model, rows, distill.label_loss, how, folder, seed)
+            if how.keep_start:
+                student.average(model, student.load(start), how.keep_start)
+            model.save_pretrained(folder)
+            return {"final_loss": loss}
+
+        return stages.run_stage(folder, inputs, work)
+
+    def _phase_folder(self, number: int) -> Path:
+        return self.folder / f"phase-{number}"
+
+    def _seeded(self, seed: int) -> Teacher:
+        """Return this teacher with another sample of its data."""
+        if seed == self.config.seed:
+            return self
+        config = self.config.model_copy(update={"seed": seed})
+        return replace(self, questions=replace(self.questions, config=config))
