@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from gateway import keys
+from gateway.clock import now_ms
 from gateway.errors import Forbidden, QuotaExceeded, Unauthenticated
 from gateway.keys import ApiKey, KeyFileError, Keys, Scope
 from gateway.metrics import Metrics
@@ -36,7 +36,7 @@ class Caller:
 
     def take(self, n: int) -> None:
         """Take n questions off the quota. Raises: QuotaExceeded."""
-        wait_ms = 0.0 if self.quota is None else self.quota.take(n, _now_ms())
+        wait_ms = 0.0 if self.quota is None else self.quota.take(n, now_ms())
         outcome = "quota" if wait_ms else "admitted"
         self.metrics.key_requests.labels(self.name, outcome).inc(n)
         if wait_ms:
@@ -49,10 +49,10 @@ class Caller:
         """
         if self.quota is None:
             return {}
-        now_ms, q = _now_ms(), self.quota
+        now, q = now_ms(), self.quota
         return {
             "ratelimit-policy": f'"{self.name}";q={int(q.burst)};w={math.ceil(q.window_ms / 1e3)}',
-            "ratelimit": f'"{self.name}";r={q.left(now_ms)};t={math.ceil(q.reset_ms(now_ms) / 1e3)}',
+            "ratelimit": f'"{self.name}";r={q.left(now)};t={math.ceil(q.reset_ms(now) / 1e3)}',
         }
 
 
@@ -86,17 +86,13 @@ def tightest_class() -> str | None:
     return None if caller is None else caller.key.tightest_class
 
 
-def _now_ms() -> float:
-    return time.monotonic() * 1e3
-
-
 @dataclass
 class Access:
     """All callers, by the hash of their key. Without any key everybody may ask everything."""
 
     settings: Settings
     metrics: Metrics
-    clock: Callable[[], float] = _now_ms
+    clock: Callable[[], float] = now_ms
     _by_hash: dict[str, Caller] = field(default_factory=dict)
     _file: Reloading = field(init=False)
 

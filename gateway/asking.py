@@ -15,9 +15,10 @@ import httpx2
 
 from gateway import catalog as catalogs
 from gateway import http_models, replies, slo
+from gateway.clock import now_ms
 from gateway.errors import BackendError, BackendUnavailable, InvalidField
 from gateway.metrics import Metrics
-from gateway.service import AnswerService, now_ms
+from gateway.service import AnswerService
 from gateway.settings import Settings
 
 T = TypeVar("T")

@@ -51,9 +51,7 @@ class Job:
     began_ms: float
     encoded_ms: float
     sampled: bool  # drawn at its arrival to be asked of the largest variant, too
-    order: Ints | None = (
-        None  # the windows to ask, the most promising first; None: there is but one
-    )
+    order: Ints | None = None  # windows to ask, the most promising first; None: there is but one
 
     @property
     def size(self) -> Size:
@@ -183,12 +181,8 @@ class Cascade:
                 self._metrics.note_breaker(variant, breaker.state(now))
                 log.warning("%s: %s", variant, breaker.describe(now))
             raise
-        end = (
-            serving.latency.finish
-            if windows.n_windows == job.size.n_windows
-            else serving.latency.give_up
-        )
-        self._note(end(work, done))
+        latency, whole = serving.latency, windows.n_windows == job.size.n_windows
+        self._note(latency.finish(work, done) if whole else latency.give_up(work, done))
         left_out = windows.n_windows < job.windows.n_windows
         return _Stage(variant, answer, asked, inference.queue_ms, inferred, done, left_out)
 

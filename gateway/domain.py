@@ -134,9 +134,7 @@ class SloRequest:
     explain: bool = False
     timeout_ms: float | None = None
     max_f1_loss: float | None = None
-    tightest_class: str | None = (
-        None  # the caller's key may promise no less latency than this class
-    )
+    tightest_class: str | None = None  # the caller's key allows no latency below this one's
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from gateway import policy, slo
+from gateway import policy, slo, spans
 from gateway.congestion import QUEUE_MS, QUEUE_PACE, SMALLEST, Congestion
 from gateway.domain import Option, Size, Slo, SloRequest
 from gateway.errors import BadInput, Overloaded
@@ -23,7 +23,7 @@ BEAT_MS = 20.0  # how often the event loop's own queue is felt
 MEMORY_MS = 200.0  # over which the loop's own share of a core is averaged
 BUSY = 0.6  # of a core: from there on the loop's lateness is its own doing
 TURNS = 2.0  # a request waits for the loop again when the model has answered
-TYPICAL = Size(192, 1)
+TYPICAL = Size(spans.TYPICAL_TOKENS, 1)
 REFRESH_MS = 10.0  # how old a prediction at the door may be
 PATIENCE = 20  # refusals of one urgency, until one of its requests is judged as the most urgent
 URGENCIES = 8

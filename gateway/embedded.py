@@ -20,8 +20,6 @@ from gateway.published import Precision, Variant
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 OUTPUTS = ("start_logits", "end_logits")
-
-
 GPU, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
 

@@ -14,10 +14,12 @@ from prometheus_client import Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 
+from gateway.clock import now_ms
 from gateway.domain import Size
 from gateway.metrics import Metrics
-from gateway.service import TYPICAL_TOKENS, AnswerService, now_ms
+from gateway.service import AnswerService
 from gateway.serving import ServingSet
+from gateway.spans import TYPICAL_TOKENS
 
 PLAIN_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 OPENMETRICS_TYPE = openmetrics.CONTENT_TYPE_LATEST

@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError, Message
 
 from gateway import access, fronts, logs, slo, tracing
 from gateway.certificates import CertificateError
+from gateway.clock import now_ms
 from gateway.domain import SloRequest
 from gateway.errors import (
     BackendError,
@@ -37,7 +38,7 @@ from gateway.errors import (
 from gateway.keys import KeyFileError
 from gateway.oip import UnknownModel
 from gateway.problems import FIXED_TEXT, kind_of
-from gateway.service import AnswerService, now_ms
+from gateway.service import AnswerService
 from gateway.settings import SettingsError
 
 log = logging.getLogger(__name__)

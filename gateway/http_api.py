@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 from gateway import access, fronts, http_docs, replies, slo
 from gateway import http_models as models
 from gateway.access import Access
+from gateway.clock import now_ms
 from gateway.domain import SloRequest
 from gateway.errors import BackendUnavailable, BertierError, InvalidField
 from gateway.exposition import Exposition
@@ -33,7 +34,7 @@ from gateway.http_frame import RequestFrame, on_error, problem_response
 from gateway.http_stream import disconnected, read_body, while_connected
 from gateway.problems import ClientGone
 from gateway.readiness import Readiness, catalog_report
-from gateway.service import AnswerService, now_ms
+from gateway.service import AnswerService
 
 ANSWER = "/v1/answer"
 VERSION = version("bertier")

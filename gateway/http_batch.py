@@ -16,13 +16,14 @@ from starlette.types import Receive, Scope, Send
 
 from gateway import fronts, replies
 from gateway import http_models as models
+from gateway.clock import now_ms
 from gateway.domain import SloRequest
 from gateway.errors import InvalidField, TextTooLong
 from gateway.http_docs import NDJSON
 from gateway.http_frame import problem_response
 from gateway.http_stream import Inbox, disconnected, read_body, while_connected
 from gateway.problems import ClientGone
-from gateway.service import AnswerService, now_ms
+from gateway.service import AnswerService
 
 NDJSON_TYPES = (NDJSON, "application/ndjson", "application/jsonl", "application/x-jsonlines")
 

@@ -18,11 +18,9 @@ from gateway.errors import DeadlineExceeded
 from gateway.published import Variant
 
 AT_ONCE = 8  # pieces of one context under way at once
-RESERVE_SHARE, RESERVE_MS, RESERVE_WINDOW_MS = (
-    0.1,
-    5.0,
-    0.5,
-)  # of the time left: kept to decode and answer
+# Of the time left: kept to decode and answer.
+RESERVE_SHARE = 0.1
+RESERVE_MS, RESERVE_WINDOW_MS = 5.0, 0.5
 
 
 def rank(windows: Windows) -> Ints:  # (W,)

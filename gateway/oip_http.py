@@ -15,10 +15,11 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway import fronts, http_models, oip, replies, tensors
+from gateway.clock import now_ms
 from gateway.errors import BadInput, Malformed
 from gateway.http_stream import disconnected, read_body, while_connected
 from gateway.oip import Inference
-from gateway.service import AnswerService, now_ms
+from gateway.service import AnswerService
 from gateway.tensors import Tensor
 
 HEADER_LENGTH = "inference-header-content-length"
@@ -95,27 +96,38 @@ def _add_model_routes(routes: APIRouter, path: str, service: AnswerService) -> N
     @routes.post(f"{path}/infer")
     async def infer(request: Request, model: str, version: str = "") -> Response:
         _check_model(model, version)
-        if shed := fronts.shed(service, "http", request.headers.items()):
-            label = fronts.class_label(shed[0], service.settings)
-            with fronts.observed(service.metrics, "http", label):
-                raise shed[1]
+        _raise_if_shed(request, service)
         limits = service.settings
         raw = await read_body(request, limits.max_batch_bytes, limits.body_timeout_ms)
-        arrived_ms = now_ms()
-        read = _try_read(raw, request.headers.get(HEADER_LENGTH))
-        label = _class_label(request, read, service)
-        n_asked = 1 if isinstance(read, BadInput) else len(read[1].questions)
-        with fronts.observed(service.metrics, "http", label, n_asked):
-            if isinstance(read, BadInput):
-                raise read
-            body, asked = read
-            lookup = fronts.slo_lookup(request.headers.items())
-            promise = fronts.of_caller(oip.slo_request(asked, lookup))
-            async with while_connected(partial(disconnected, request.receive)):
-                answers = await oip.answer(service, asked, promise, arrived_ms)
-        explained = replies.explanations(answers)
-        outputs = oip.output_tensors(asked, answers)
-        return _response(body, outputs, oip.slo_metadata(answers), explained)
+        return await _infer(request, raw, service, arrived_ms=now_ms())
+
+
+def _raise_if_shed(request: Request, service: AnswerService) -> None:
+    """Raise Overloaded before the body is read, counted as a request of its class."""
+    if shed := fronts.shed(service, "http", request.headers.items()):
+        label = fronts.class_label(shed[0], service.settings)
+        with fronts.observed(service.metrics, "http", label):
+            raise shed[1]
+
+
+async def _infer(
+    request: Request, raw: bytes, service: AnswerService, *, arrived_ms: float
+) -> Response:
+    """Answer a request whose body was read."""
+    read = _try_read(raw, request.headers.get(HEADER_LENGTH))
+    label = _class_label(request, read, service)
+    n_asked = 1 if isinstance(read, BadInput) else len(read[1].questions)
+    with fronts.observed(service.metrics, "http", label, n_asked):
+        if isinstance(read, BadInput):
+            raise read
+        body, asked = read
+        lookup = fronts.slo_lookup(request.headers.items())
+        promise = fronts.of_caller(oip.slo_request(asked, lookup))
+        async with while_connected(partial(disconnected, request.receive)):
+            answers = await oip.answer(service, asked, promise, arrived_ms)
+    explained = replies.explanations(answers)
+    outputs = oip.output_tensors(asked, answers)
+    return _response(body, outputs, oip.slo_metadata(answers), explained)
 
 
 def _check_model(model: str, version: str) -> None:

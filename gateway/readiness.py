@@ -39,9 +39,7 @@ class Readiness:
     refused: str | None  # why the catalog on disk is not the one that is served
     variants: Mapping[str, VariantState]
     retry_in_ms: float | None = None  # until what failed is tried again; None: nothing is
-    replicas: Mapping[str, ReplicaState] = field(
-        default_factory=dict
-    )  # where there are several servers
+    replicas: Mapping[str, ReplicaState] = field(default_factory=dict)  # of several servers
     broken_plans: tuple[str, ...] = ()  # shadow answers say so: not trusted any more
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from typing import Any, TypeVar
 
 from gateway.backend import Backend, Check
 from gateway.breaker import Call, RetryBudget
+from gateway.clock import now_ms
 from gateway.domain import Inference, Trust, Windows
 from gateway.errors import (
     BackendError,
@@ -36,10 +36,6 @@ T = TypeVar("T")
 _TRUST = (Trust.UNCERTIFIED, Trust.TRANSFERRED, Trust.CERTIFIED)  # the least first
 
 
-def monotonic_ms() -> float:
-    return time.monotonic() * 1e3
-
-
 class Replicas:
     """A Backend over several servers of one repository."""
 
@@ -50,7 +46,7 @@ class Replicas:
         servers: Mapping[str, Backend],
         metrics: Metrics,
         retry_share: float,
-        clock: Callable[[], float] = monotonic_ms,
+        clock: Callable[[], float] = now_ms,
     ) -> None:
         """`servers`: by what names them in logs and metrics; `retry_share`: of all requests, so many may go on
         to another server when the first fails.

@@ -10,12 +10,13 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+from gateway.clock import now_ms
 from gateway.domain import Question
 from gateway.errors import BertierError
 from gateway.host import usable_cores
 from gateway.preparation import capacity, readmit
 from gateway.replicas import Replicas
-from gateway.service import AnswerService, now_ms
+from gateway.service import AnswerService
 
 log = logging.getLogger(__name__)
 

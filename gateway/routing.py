@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from gateway.domain import Decision, Option, Size, Slo, SloPolicy
+from gateway.domain import Decision, Option, Size, Slo, SloPolicy, Weighed
 from gateway.serving import ServingSet
 
 
@@ -21,6 +21,14 @@ class Chooser(Protocol):
         """Return which option is taken, none with a `failing` variant, and why."""
 
 
+class Routed(NamedTuple):
+    """Every option for a request, the choice, and, where it was asked for, what was known of each."""
+
+    options: tuple[Option, ...]
+    decision: Decision
+    weighed: tuple[Weighed, ...] = ()
+
+
 def route(
     chooser: Chooser,
     promise: Slo,
@@ -29,7 +37,7 @@ def route(
     spent_ms: float,
     now_ms: float,
     failing: Collection[str] = (),
-) -> tuple[tuple[Option, ...], Decision]:
+) -> Routed:
     """Return every option for a request of this size, and the one chosen, none of a `failing` variant."""
     options = tuple(serving.options(size, chooser.quantile_for(promise.policy), now_ms))
-    return options, chooser.choose(promise, options, spent_ms, failing)
+    return Routed(options, chooser.choose(promise, options, spent_ms, failing))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -13,6 +12,7 @@ from gateway import explanation, long_context, policy, request_log, slo, spans, 
 from gateway.backend import Backend
 from gateway.breaker import RetryBudget
 from gateway.cascade import LONG_TEXT_CHARS, Cascade, Job, Outcome, gave_of
+from gateway.clock import now_ms
 from gateway.deadline import Deadline
 from gateway.decision_log import DecisionLog
 from gateway.domain import (
@@ -37,19 +37,12 @@ from gateway.errors import (
 )
 from gateway.metrics import Metrics
 from gateway.refusal import refusal
-from gateway.routing import Chooser, route
+from gateway.routing import Chooser, Routed, route
 from gateway.serving import ServingSet
 from gateway.settings import Settings
 from gateway.shadow import Sample, Shadow
 
 log = logging.getLogger(__name__)
-
-TYPICAL_TOKENS = 192
-
-
-def now_ms() -> float:
-    """Return the monotonic time, ms: the clock of arrivals and deadlines."""
-    return time.monotonic() * 1e3
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,59 +125,53 @@ class AnswerService:
         now = self._clock()
         job = Job(question, promise, serving, windows, arrived_ms, began, now, sampled, order)
         with tracing.stage("route"):
-            job, options, decision, weighed = self._fit(job)
-        tracing.decided(promise, decision, job.size)
-        self.decisions.decided(decision, job.whole)
-        option = self._accept(decision, promise, options)
+            job, routed = self._fit(job)
+        tracing.decided(promise, routed.decision, job.size)
+        self.decisions.decided(routed.decision, job.whole)
+        option = self._accept(routed, promise)
         self._budget.pay_in()
         try:
             outcome = await self._cascade.answer(job, option)
-            return self._answered(job, outcome, decision, option, weighed)
+            return self._answered(job, outcome, option, routed)
         except BackendError as failed:
             second = self._another(job, frozenset(option.plan.variants[:1]))
             if second is None:
                 raise
             log.warning("%s; asking %s instead", failed, second[0].plan.name)
-        option, decision, weighed = second
-        self.decisions.decided(decision, job.whole)
+        option, routed = second
+        self.decisions.decided(routed.decision, job.whole)
         outcome = await self._cascade.answer(job, option)
-        return self._answered(job, outcome, decision, option, weighed)
+        return self._answered(job, outcome, option, routed)
 
-    def _fit(self, job: Job) -> tuple[Job, tuple[Option, ...], Decision, tuple[Weighed, ...]]:
+    def _fit(self, job: Job) -> tuple[Job, Routed]:
         """Route the request; where its context cannot be read whole in time, the better part of it."""
-        options, decision, weighed = self._route(job)
-        while decision.reason is Reason.SHED and job.size.n_windows > 1:
+        routed = self._route(job)
+        while routed.decision.reason is Reason.SHED and job.size.n_windows > 1:
             job = job.shortened()
-            options, decision, weighed = self._route(job)
-        return job, options, decision, weighed
+            routed = self._route(job)
+        return job, routed
 
-    def _another(
-        self, job: Job, tried: frozenset[str]
-    ) -> tuple[Option, Decision, tuple[Weighed, ...]] | None:
+    def _another(self, job: Job, tried: frozenset[str]) -> tuple[Option, Routed] | None:
         """Return what to ask instead of what failed; None: no time, no such plan, or no budget."""
-        _, decision, weighed = self._route(job, tried)
-        if decision.option is None:
+        routed = self._route(job, tried)
+        option = routed.decision.option
+        if option is None:
             outcome = "no_plan"
         elif not self._budget.take():
             outcome = "no_budget"
         else:
             outcome = "retried"
         self.metrics.retries.labels(outcome).inc()
-        if decision.option is None or outcome != "retried":
-            return None
-        return decision.option, decision, weighed
+        return (option, routed) if option is not None and outcome == "retried" else None
 
-    def _route(
-        self, job: Job, tried: frozenset[str] = frozenset()
-    ) -> tuple[tuple[Option, ...], Decision, tuple[Weighed, ...]]:
-        """Return the options, the choice, and where it was asked for what was known of each."""
+    def _route(self, job: Job, tried: frozenset[str] = frozenset()) -> Routed:
         now, promise, serving, size = self._clock(), job.promise, job.serving, job.size
         spent_ms, failing = now - job.arrived_ms, tried | serving.breakers.failing(now)
-        options, decision = route(self._chooser, promise, serving, size, spent_ms, now, failing)
+        routed = route(self._chooser, promise, serving, size, spent_ms, now, failing)
         if not promise.explain:
-            return options, decision, ()
-        weighed = explanation.weigh(serving, promise, size, options, spent_ms, now, failing)
-        return options, decision, weighed
+            return routed
+        weighed = explanation.weigh(serving, promise, size, routed.options, spent_ms, now, failing)
+        return routed._replace(weighed=weighed)
 
     def plan(
         self, request: SloRequest, question: Question | None = None, n_tokens: int | None = None
@@ -199,7 +186,7 @@ class AnswerService:
         size = self._size(serving, question, n_tokens)
         now = self._clock()
         failing = serving.breakers.failing(now)
-        options, decision = route(self._chooser, promise, serving, size, 0.0, now, failing)
+        options, decision, _ = route(self._chooser, promise, serving, size, 0.0, now, failing)
         weighed = explanation.weigh(serving, promise, size, options, 0.0, now, failing)
         nearest = policy.nearest_feasible(promise, options)
         return PlanReport(promise, size, decision, weighed, nearest)
@@ -208,7 +195,7 @@ class AnswerService:
         if question is not None:
             windows = serving.encoder.encode(self._checked(question))
             return Size(windows.input_ids.shape[1], windows.n_windows)
-        tokens = n_tokens or TYPICAL_TOKENS
+        tokens = n_tokens or spans.TYPICAL_TOKENS
         if tokens <= spans.MAX_TOKENS:
             return Size(spans.bucket_of(tokens), 1)
         return Size(spans.MAX_TOKENS, -(-tokens // (spans.MAX_TOKENS - spans.OVERLAP_TOKENS)))
@@ -245,25 +232,19 @@ class AnswerService:
             return serving.encoder.encode(question)
         return await asyncio.to_thread(serving.encoder.encode, question)
 
-    def _accept(self, decision: Decision, promise: Slo, options: tuple[Option, ...]) -> Option:
+    def _accept(self, routed: Routed, promise: Slo) -> Option:
         """Count the decision and return its option, or raise the refusal it stands for."""
+        decision = routed.decision
         plan = decision.option.plan.name if decision.option else "none"
         self.metrics.note_decision(promise.slo_class, plan, decision.reason)
         if decision.option is not None:
             return decision.option
         if decision.reason is not Reason.INFEASIBLE:
             self._turns.refused(promise.priority)
-        raise refusal(decision, promise, options)
+        raise refusal(decision, promise, routed.options)
 
-    def _answered(
-        self,
-        job: Job,
-        outcome: Outcome,
-        decision: Decision,
-        option: Option,
-        weighed: tuple[Weighed, ...],
-    ) -> Answered:
-        promise = job.promise
+    def _answered(self, job: Job, outcome: Outcome, option: Option, routed: Routed) -> Answered:
+        promise, decision, weighed = job.promise, routed.decision, routed.weighed
         self._watch(job, outcome, option)
         timings = replace(outcome.timings, total=self._clock() - job.arrived_ms)
         gave = gave_of(decision, outcome, late=timings.total > promise.latency_ms)

@@ -20,6 +20,7 @@ from gateway.published import Decoding
 from gateway.words import Tokens, WordMemory
 
 MAX_TOKENS = 384
+TYPICAL_TOKENS = 192  # of a request that nobody described; one of the buckets
 OVERLAP_TOKENS = 128
 MAX_QUESTION_TOKENS = 128
 MAX_ANSWER_TOKENS = 30

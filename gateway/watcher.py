@@ -15,6 +15,7 @@ from collections.abc import Callable
 from gateway import catalog as catalogs
 from gateway import slo
 from gateway.catalog import CATALOG
+from gateway.clock import now_ms
 from gateway.errors import (
     BackendError,
     BertierError,
@@ -27,7 +28,7 @@ from gateway.readiness import Readiness, states_of, summary
 from gateway.replicas import Replicas
 from gateway.retirement import Retirement
 from gateway.retry import Retry
-from gateway.service import AnswerService, now_ms
+from gateway.service import AnswerService
 from gateway.serving import ServingSet
 
 log = logging.getLogger(__name__)

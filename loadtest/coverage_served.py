@@ -10,13 +10,13 @@ from collections.abc import Sequence
 import aiohttp
 
 from gateway.catalog import Catalog
+from gateway.spans import TYPICAL_TOKENS
 from loadtest.clients import PATIENT_MS
 from loadtest.coverage import Outcome
 from loadtest.stack import Stack
 from optimizer.data import Example
 
 AFTER_ROUTING = ("route", "queue", "infer", "decode")
-TYPICAL_BUCKET = 192
 
 
 async def ask(
@@ -32,7 +32,7 @@ async def ask(
     A request that does not pin a policy is told its P95; the P99 is asked of every fifth, by `strict`.
     """
     variants = list(catalog.variants)
-    mean_ms = sum(v.profile.cell(TYPICAL_BUCKET).p50_ms for v in variants) / len(variants)
+    mean_ms = sum(v.profile.cell(TYPICAL_TOKENS).p50_ms for v in variants) / len(variants)
     rng, began = random.Random(0), time.perf_counter()
     found: list[Outcome] = []
     timeout = aiohttp.ClientTimeout(PATIENT_MS / 1e3)

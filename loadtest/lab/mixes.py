@@ -14,8 +14,8 @@ from gateway.catalog import Catalog
 from gateway.domain import Slo, SloPolicy
 from gateway.published import Variant
 from gateway.slo import DEADLINE_FACTOR
+from gateway.spans import TYPICAL_TOKENS
 
-TYPICAL_TOKENS = 192
 IMPOSSIBLE_F1 = 0.999
 
 

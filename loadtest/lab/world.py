@@ -12,6 +12,7 @@ import numpy as np
 from gateway.catalog import Catalog
 from gateway.domain import Option, Size
 from gateway.published import Plan
+from gateway.spans import TYPICAL_TOKENS
 from loadtest.lab import mixes, paths, recording
 from loadtest.lab.paths import End
 from loadtest.lab.prediction import Prediction
@@ -97,7 +98,7 @@ class World:
     @cached_property
     def typical(self) -> Sequence[Option]:
         """Return every plan for a request of usual size, on an idle system."""
-        return self.prediction().options(Size(mixes.TYPICAL_TOKENS, 1), 0.5, 0.0)
+        return self.prediction().options(Size(TYPICAL_TOKENS, 1), 0.5, 0.0)
 
     @cached_property
     def stops(self) -> Mapping[str, Sequence[int]]:

@@ -13,9 +13,9 @@ import pytest
 from gateway import app, greeting
 from gateway import catalog as catalogs
 from gateway.app import Gateway, Models
+from gateway.clock import now_ms
 from gateway.domain import Question, SloRequest
 from gateway.metrics import Metrics
-from gateway.service import now_ms
 from gateway.settings import Settings, SettingsError
 from tests.fakes import CONTEXT, QUESTION, ROOT, FakeBackend, serving_set, small_and_large
 

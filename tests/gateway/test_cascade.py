@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import pytest
 
+from gateway.clock import now_ms
 from gateway.domain import Gave, Question, SloPolicy, SloRequest
 from gateway.errors import BackendError
 from gateway.metrics import Metrics
 from gateway.published import Decoding
-from gateway.service import AnswerService, now_ms
+from gateway.service import AnswerService
 from gateway.settings import Settings
 from tests.fakes import (
     CONTEXT,

@@ -12,11 +12,12 @@ import httpx2 as httpx
 import pytest
 
 from gateway import decision_log, http_api, settings
+from gateway.clock import now_ms
 from gateway.decision_log import DecisionLog
 from gateway.domain import Question, Slo, SloPolicy, SloRequest
 from gateway.errors import BackendError, BertierError, TextTooLong
 from gateway.metrics import Metrics
-from gateway.service import AnswerService, now_ms
+from gateway.service import AnswerService
 from gateway.settings import Settings, SettingsError
 from gateway.watcher import Watcher
 from loadtest.lab import replay

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import policy
+from gateway.clock import now_ms
 from gateway.domain import Size, SloPolicy, SloRequest
 from gateway.door import BEAT_MS, PATIENCE, TURNS, URGENCIES, Beat, Door, Turns
 from gateway.errors import Overloaded
-from gateway.service import now_ms
 from gateway.serving import ServingSet
 from gateway.settings import Settings
 from tests import live

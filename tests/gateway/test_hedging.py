@@ -6,11 +6,12 @@ import asyncio
 
 import pytest
 
+from gateway.clock import now_ms
 from gateway.domain import Inference, Question, SloPolicy, SloRequest, Windows
 from gateway.errors import BackendError
 from gateway.metrics import Metrics
 from gateway.published import Variant
-from gateway.service import AnswerService, now_ms
+from gateway.service import AnswerService
 from gateway.settings import Settings
 from tests.fakes import CONTEXT, QUESTION, FakeBackend, serving_set, small_and_large
 

@@ -12,9 +12,10 @@ import pytest
 from fastapi import FastAPI
 
 from gateway import breaker, errors, http_api, oip_http, problems
+from gateway.clock import now_ms
 from gateway.domain import Size
 from gateway.metrics import Metrics
-from gateway.service import AnswerService, now_ms
+from gateway.service import AnswerService
 from gateway.settings import Settings
 from gateway.watcher import Watcher
 from tests.fakes import (

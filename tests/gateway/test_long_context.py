@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from gateway import long_context
+from gateway.clock import now_ms
 from gateway.domain import Gave, Inference, Question, SloPolicy, SloRequest, Windows
 from gateway.errors import BackendError, DeadlineExceeded, Overloaded
 from gateway.metrics import Metrics
 from gateway.published import Variant
-from gateway.service import AnswerService, now_ms
+from gateway.service import AnswerService
 from gateway.settings import Settings
 from tests.fakes import (
     CONTEXT,

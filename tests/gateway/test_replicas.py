@@ -10,6 +10,7 @@ import pytest
 
 from gateway import breaker, settings
 from gateway.backend import Backend
+from gateway.clock import now_ms
 from gateway.domain import Inference, Question, Size, Trust, Windows
 from gateway.errors import (
     BackendError,
@@ -22,7 +23,7 @@ from gateway.preparation import prepare
 from gateway.published import Variant
 from gateway.replicas import Replicas
 from gateway.rounds import Rounds
-from gateway.service import AnswerService, now_ms
+from gateway.service import AnswerService
 from gateway.settings import Settings, SettingsError
 from gateway.watcher import Watcher
 from tests.fakes import (

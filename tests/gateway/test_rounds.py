@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.clock import now_ms
 from gateway.domain import Size
 from gateway.errors import BackendUnavailable
 from gateway.metrics import Metrics
 from gateway.rounds import Rounds
-from gateway.service import AnswerService, now_ms
+from gateway.service import AnswerService
 from gateway.settings import Settings
 from gateway.sharing import Counted, Quiet
 from tests.fakes import FakeBackend, serving_set, small_and_large

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gateway import breaker
+from gateway.clock import now_ms
 from gateway.domain import Gave, Question, Reason, SloPolicy, SloRequest, Trust
 from gateway.errors import (
     BackendError,
@@ -19,7 +20,7 @@ from gateway.errors import (
     UnknownVariant,
 )
 from gateway.metrics import Metrics
-from gateway.service import AnswerService, now_ms
+from gateway.service import AnswerService
 from gateway.settings import Settings
 from tests.fakes import CONTEXT, QUESTION, FakeBackend, serving_set, small_and_large
 

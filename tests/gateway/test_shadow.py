@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from gateway.catalog import Catalog
+from gateway.clock import now_ms
 from gateway.domain import (
     Answer,
     Inference,
@@ -27,7 +28,7 @@ from gateway.errors import BackendError, Infeasible
 from gateway.metrics import Metrics
 from gateway.published import Agreement, Confidence, Variant
 from gateway.readiness import catalog_report
-from gateway.service import AnswerService, now_ms
+from gateway.service import AnswerService
 from gateway.settings import Settings
 from gateway.shadow import DEADLINE_MS, MOST_WAITING
 from tests.fakes import CONTEXT, HOST, QUESTION, FakeBackend, serving_set, small_and_large

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from gateway import catalog as catalogs
+from gateway.clock import now_ms
 from gateway.domain import Question, SloPolicy, SloRequest
 from gateway.metrics import Metrics
 from gateway.published import Variant
-from gateway.service import AnswerService, now_ms
+from gateway.service import AnswerService
 from gateway.settings import Settings
 from gateway.triton import TritonBackend
 from gateway.watcher import Watcher

@@ -14,13 +14,14 @@ import pytest
 from gateway import catalog as catalogs
 from gateway import exposition
 from gateway.catalog import CATALOG, Catalog
+from gateway.clock import now_ms
 from gateway.domain import Inference, Logits, Question, Size, SloRequest, Trust, Windows
 from gateway.errors import BackendUnavailable
 from gateway.host import describe
 from gateway.metrics import Metrics
 from gateway.preparation import prepare
 from gateway.published import GoldenLogits, Variant
-from gateway.service import AnswerService, now_ms
+from gateway.service import AnswerService
 from gateway.settings import Settings
 from gateway.watcher import Watcher
 from tests.fakes import (

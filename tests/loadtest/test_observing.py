@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from gateway import fronts
+from gateway.clock import now_ms
 from gateway.domain import Question, SloRequest
 from gateway.metrics import Metrics
-from gateway.service import AnswerService, now_ms
+from gateway.service import AnswerService
 from gateway.settings import Settings
 from loadtest import observing
 from tests.fakes import CONTEXT, QUESTION, FakeBackend, serving_set, small_and_large
