@@ -265,7 +265,11 @@ def _own_triton(installation: TritonInstallation, settings: Settings) -> Models:
         settings.triton_metrics_port,
     )
     log.info("models run in a Triton of our own: %s", installation.binary)
-    backend = TritonBackend(options.grpc_url, engine=installation.engine)
+    backend = TritonBackend(
+        options.grpc_url,
+        engine=installation.engine,
+        unload_after_ms=settings.unload_after_ms,  # a second gateway may use it, too
+    )
     return Models(backend, Supervisor(installation, options), options)
 
 

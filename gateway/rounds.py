@@ -40,7 +40,7 @@ class Rounds:
             rounds.append(_for_ever(self.look, ROUND_MS))
         if settings.triton_url and settings.others_poll_ms:
             rounds.append(_for_ever(self.ask_for_others, settings.others_poll_ms))
-        if settings.triton_url and settings.unload_after_ms:
+        if self._service.backend.name != "embedded" and settings.unload_after_ms:
             rounds.append(_for_ever(self.keep, settings.unload_after_ms / KEEPS))
         await asyncio.gather(*rounds)
 

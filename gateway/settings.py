@@ -116,8 +116,8 @@ class Settings(BaseSettings):
     unload_after_ms: float = Field(
         600_000,
         ge=0,
-        description="of Tritons of `triton_url`: what this gateway routes to no more is unloaded when nobody, other"
-        " gateways included, has asked it for so long; 0: at once ([below](#several-gateways))",
+        description="what this gateway routes to no more is unloaded from Triton when nobody, other gateways"
+        " included, has asked it for so long; 0: at once ([below](#several-gateways))",
     )
     max_in_flight: int = Field(
         1_024,
