@@ -1,0 +1,132 @@
+"""Many questions in one HTTP request: lists and lines, each item for itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+
+from gateway.service import AnswerService
+from tests.asgi import ASKED, Caller, make_app, make_service, post
+from tests.fakes import FakeBackend
+
+NDJSON = {"content-type": "application/x-ndjson"}
+
+
+def lines(response: httpx.Response) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in response.text.splitlines()]
+
+
+MIXED = [
+    ASKED | {"id": "a"},
+    ASKED | {"id": "b", "slo": {"min_f1": 0.1}},
+    {"id": "c", "question": "", "context": "x"},
+    7,
+    ASKED | {"id": "e", "slo": {"class": "gold"}},
+    ASKED | {"id": "f", "slo": {"min_f1": 7}},
+    ASKED | {"id": "g", "slo": {"variant": "small", "explain": True}},
+]
+
+
+def as_lines(items: list[Any]) -> bytes:
+    return b"\n".join(json.dumps(item).encode() for item in items)
+
+
+@pytest.mark.parametrize(
+    "request_", [{"json": MIXED}, {"content": as_lines(MIXED), "headers": NDJSON}]
+)
+async def test_items_are_answered_in_order_and_fail_alone(request_: dict[str, Any]) -> None:
+    """One bad item must not cost the others their answers."""
+    response = await post(make_service(), "/v1/answers", **request_)
+    a, b, c, d, e, f, g = lines(response)
+    assert response.headers["content-type"] == "application/x-ndjson"
+    assert (a["id"], a["variant"]) == ("a", "large")
+    assert (b["id"], b["variant"]) == ("b", "small")
+    assert (c["id"], c["error"]["type"]) == ("c", "urn:bertier:problem:empty-text")
+    assert (d["id"], d["error"]["status"]) == (None, 422)
+    assert (e["id"], e["error"]["type"]) == ("e", "urn:bertier:problem:unknown-class")
+    assert (f["id"], f["error"]["type"]) == ("f", "urn:bertier:problem:invalid-field")
+    assert (g["variant"], g["explain"]["reason"]) == ("small", "pinned")
+
+
+async def test_the_headers_slo_holds_for_each_item() -> None:
+    """A list has one promise unless an item has its own."""
+    headers = {"SLO-Min-F1": "0.1"}
+    response = await post(make_service(), "/v1/answers", json=[ASKED, ASKED], headers=headers)
+    assert [line["variant"] for line in lines(response)] == ["small", "small"]
+
+
+async def test_a_bad_or_long_line_fails_alone() -> None:
+    """A stream goes on after a line that cannot be read."""
+    good = json.dumps(ASKED).encode()
+    body = b"\n".join([b"{", good, b"", b'"' + b"x" * 500 + b'"', b'{"id": "\xff"}', good])
+    service = make_service(max_body_bytes=300)
+    response = await post(service, "/v1/answers", content=body, headers=NDJSON)
+    told = [
+        line["error"]["type"].rsplit(":")[-1] if "error" in line else "ok"
+        for line in lines(response)
+    ]
+    assert told == ["malformed", "ok", "text-too-long", "malformed", "ok"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"), [(b"{}", 422), (b"[", 400), (b"[" + b" " * 2000 + b"]", 413)]
+)
+async def test_a_bad_list_is_refused_whole(body: bytes, status: int) -> None:
+    """There is nothing to answer item by item."""
+    response = await post(make_service(max_batch_bytes=1000), "/v1/answers", content=body)
+    assert response.status_code == status
+
+
+async def test_items_run_side_by_side_but_not_too_many() -> None:
+    """One list must not take the whole gateway."""
+    gate = asyncio.Event()
+    backend = FakeBackend(gate)
+    service = make_service(backend, max_concurrent_items=2)
+    asking = asyncio.create_task(post(service, "/v1/answers", json=[ASKED] * 5))
+    await backend.until_asked(2)
+    for _ in range(20):  # turns of the loop in which a third could begin
+        await asyncio.sleep(0)
+    assert len(backend.asked) == 2
+    gate.set()
+    assert len(lines(await asking)) == 5
+
+
+@pytest.fixture
+def held() -> tuple[FakeBackend, AnswerService]:
+    """A service whose inferences do not end."""
+    backend = FakeBackend(asyncio.Event())
+    return backend, make_service(backend)
+
+
+@pytest.mark.parametrize("headers", [{}, {"content-type": "application/x-ndjson"}])
+async def test_who_leaves_a_list_cancels_its_items(
+    held: tuple[FakeBackend, AnswerService], headers: dict[str, str]
+) -> None:
+    """A long list is the costliest work to go on with for nobody."""
+    backend, service = held
+    caller = Caller("/v1/answers", headers)
+    items = [ASKED, ASKED]
+    caller.send(as_lines(items) if headers else json.dumps(items).encode())
+    task = caller.start(make_app(service))
+    await backend.until_asked(2)
+    caller.leave()
+    await task
+    assert backend.cancelled == 2
+
+
+async def test_a_line_is_answered_before_the_next_is_sent() -> None:
+    """A stream may be a conversation."""
+    caller = Caller("/v1/answers", {"content-type": "application/x-ndjson"})
+    task = caller.start(make_app(make_service()))
+    await caller.sent.get()
+    for _ in range(3):
+        caller.send(json.dumps(ASKED).encode() + b"\n", more=True)
+        answered = await caller.sent.get()
+        assert json.loads(answered["body"])["variant"] == "large"
+    caller.send(b"")
+    assert not (await caller.sent.get())["more_body"]
+    task.cancel()
