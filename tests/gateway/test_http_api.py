@@ -237,6 +237,7 @@ async def test_readyz_shows_backend_and_trust() -> None:
         "failing": False,
         "measured_under_load": False,
         "confidence_shifted": False,
+        "host_differs": None,
     }
     assert told["variants"]["large"] == large
     assert told["retry_in_ms"] is None
