@@ -162,8 +162,8 @@ def serve(settings: Settings, make_service: MakeService = AnswerService) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     try:
-        with listening.front(settings) as door, asyncio.Runner(loop_factory=_new_loop) as runner:
-            return runner.run(_serve(settings, door, written, make_service))
+        with asyncio.Runner(loop_factory=_new_loop) as runner:
+            return runner.run(_serve(settings, written, make_service))
     except BertierError as exc:
         log.error("%s", exc)
         return 1
@@ -187,12 +187,8 @@ async def watched(gateway: Gateway) -> AsyncIterator[int | None]:
             yield door.getsockname()[1]
 
 
-async def _serve(
-    settings: Settings,
-    door: socket.socket,
-    written: logs.StderrHandler,
-    make_service: MakeService,
-) -> int:
+async def _serve(settings: Settings, written: logs.StderrHandler, make_service: MakeService) -> int:
+    """Build the gateway from its settings and files, then listen: what is wrong with them ends it before."""
     metrics = Metrics(settings.classes)
     written.on_lost = metrics.log_lines_lost.inc
     for one, other in slo.alike(settings.classes):
@@ -203,7 +199,13 @@ async def _serve(
     if models.triton is not None:
         check_ports(models.triton)
     gateway = Gateway(settings, models, metrics, make_service)
-    tls = gateway.certificates
+    with listening.front(settings) as door:
+        return await _answer_at(door, gateway)
+
+
+async def _answer_at(door: socket.socket, gateway: Gateway) -> int:
+    """Run all parts until told to stop, or until one fails; return the exit code."""
+    settings, tls = gateway.settings, gateway.certificates
     server = uvicorn.Server(
         uvicorn.Config(
             build(gateway),
