@@ -18,9 +18,9 @@ from optimizer.config import Sampler, SearchConfig
 from optimizer.proposals import seeds
 from optimizer.search import MAX_TRIES, START_UP, Evaluators, Search
 from optimizer.space import Candidate, Space
-from optimizer.storage import SearchError, opened
+from optimizer.storage import opened
 from optimizer.trials import Cost
-from optimizer.workers import Busy, Pulse, Watch
+from optimizer.workers import Pulse, Watch
 from tests import searching
 from tests.searching import PULSE, RUNGS, SPACE, STUDY, Judge, search
 
@@ -230,31 +230,6 @@ def test_a_silent_trial_counts_as_stopped_after_the_grace() -> None:
     assert watch.stopped({1: 6, 2: 0}, 111.0) == [2]
     assert watch.stopped({1: 6}, 120.0) == [1]
     assert watch.stopped({}, 130.0) == []
-
-
-def test_one_file_has_one_worker(tmp_path: Path) -> None:
-    """Two would take each other's trials for dead."""
-    with opened(None, tmp_path, STUDY), pytest.raises(Busy, match="another search runs there"):
-        search(tmp_path, how(), Judge().evaluators)
-
-
-@pytest.mark.parametrize(
-    ("url", "said"),
-    [
-        ("postgresql://me:secret@127.0.0.1:9/none", "me:\\*\\*\\*@127.0.0.1:9/none"),
-        ("nonsense", "--storage"),
-        ("sqlite:////nowhere/at/all.db", "unable to open database file"),
-        ("oracle://host/x", "--storage"),
-    ],
-)
-def test_a_storage_that_is_not_there_is_said_in_one_line(
-    tmp_path: Path, url: str, said: str
-) -> None:
-    """Without a traceback, and without the password."""
-    with pytest.raises(SearchError, match=said) as raised:
-        search(tmp_path, how(), Judge().evaluators, url=url)
-    assert "secret" not in str(raised.value)
-    assert "\n" not in str(raised.value)
 
 
 def _wait_for(path: Path, process: subprocess.Popen[bytes], patience_s: float = 120.0) -> int:
