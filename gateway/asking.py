@@ -16,6 +16,7 @@ import httpx2
 from gateway import catalog as catalogs
 from gateway import http_models, replies, slo
 from gateway.clock import now_ms
+from gateway.domain import SloRequest
 from gateway.errors import BackendError, BackendUnavailable, InvalidField
 from gateway.metrics import Metrics
 from gateway.service import AnswerService
@@ -136,7 +137,7 @@ def headers_of(**given: object) -> dict[str, str]:
     return {names[name]: str(value) for name, value in given.items() if value is not None}
 
 
-def _slo(headers: Mapping[str, str]) -> Any:
+def _slo(headers: Mapping[str, str]) -> SloRequest:
     return slo.parse({name.lower(): value for name, value in headers.items()}.get)
 
 

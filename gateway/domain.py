@@ -248,6 +248,9 @@ class Timings:
     total: float = 0.0
 
 
+STAGES = ("tokenize", "route", "queue", "infer", "decode")  # of a request, as in Timings
+
+
 @dataclass(frozen=True, slots=True)
 class Answered:
     """An answer with the promise it was given under, and what became of it."""
@@ -260,3 +263,8 @@ class Answered:
     gave: tuple[Gave, ...]
     timings: Timings
     weighed: tuple[Weighed, ...]  # where the whole decision was asked for
+
+    @property
+    def met(self) -> str:
+        """The words of SLO-Met."""
+        return ",".join(self.gave) or "true"

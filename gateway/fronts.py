@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from gateway import access, logs, request_log, slo, tracing
-from gateway.domain import Answered, SloRequest, Timings
+from gateway.domain import STAGES, Answered, SloRequest, Timings
 from gateway.errors import BertierError, InvalidHeader, QuotaExceeded
 from gateway.metrics import Metrics
 from gateway.problems import kind_of
@@ -56,19 +56,14 @@ def slo_headers(answered: Answered) -> dict[str, str]:
         "slo-f1": f"{answered.option.certified_f1:.4f}",
         **({} if loss is None else {"slo-f1-loss": f"{loss:.4f}"}),
         "slo-predicted-ms": f"{answered.option.predicted_ms:.3f}",
-        "slo-met": met(answered),
+        "slo-met": answered.met,
         "server-timing": server_timing(answered.timings),
     }
 
 
-def met(answered: Answered) -> str:
-    """Return the words of SLO-Met."""
-    return ",".join(answered.gave) or "true"
-
-
 def server_timing(timings: Timings) -> str:
     """Return the stages as a Server-Timing value, ms."""
-    stages = ("tokenize", "route", "queue", "infer", "decode", "total")
+    stages = (*STAGES, "total")
     return ", ".join(f"{stage};dur={getattr(timings, stage):.3f}" for stage in stages)
 
 

@@ -188,7 +188,7 @@ def _slo_result(answered: Answered) -> pb.SloResult:
         timeout_ms=slo.timeout_ms,
         certified_f1=answered.option.certified_f1,
         predicted_ms=answered.option.predicted_ms,
-        met=fronts.met(answered),
+        met=answered.met,
         max_f1_loss=slo.max_f1_loss,
         certified_f1_loss=answered.option.certified_loss,
     )

@@ -22,8 +22,8 @@ from prometheus_client import (
 )
 
 from gateway import metrics_declared as declared
-from gateway.domain import Gave, Timings
-from gateway.metrics_declared import DENIALS, FILES, FRONTS, HEDGED, PROMISES, STAGES, Declared
+from gateway.domain import STAGES, Gave, Timings
+from gateway.metrics_declared import DENIALS, FILES, FRONTS, HEDGED, PROMISES, Declared
 from gateway.slo import DEADLINE_FACTOR, STANDARD_CLASSES, SloClass
 
 # Sub-millisecond edges for the stages; `edges_s` adds the bounds of the classes.

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 # Values of labels that are the same in every gateway.
 PROMISES = ("latency", "accuracy", "joint")
-STAGES = ("tokenize", "route", "queue", "infer", "decode")
 FRONTS = ("http", "grpc")
 HEDGED = ("won", "lost", "no_budget")
 DENIALS = ("missing", "unknown", "scope")

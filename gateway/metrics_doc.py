@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gateway.domain import Reason, Trust
+from gateway.domain import STAGES, Reason, Trust
 from gateway.metrics import Metrics
-from gateway.metrics_declared import DENIALS, FILES, FRONTS, PROMISES, STAGES, Declared
+from gateway.metrics_declared import DENIALS, FILES, FRONTS, PROMISES, Declared
 
 # Endings of a name, in this order, and what is counted in; no ending: a plain number.
 UNITS = (

@@ -20,9 +20,7 @@ class ReplicaState:
     up: bool
     left_alone: bool  # it failed, and is being probed or waited for
     in_flight: int
-    variants: Mapping[
-        str, str
-    ]  # by variant that is looked after: `serving`, `failing`, or why it is not asked
+    variants: Mapping[str, str]  # by name: `serving`, `failing`, or why it is not asked
 
 
 class Replica:

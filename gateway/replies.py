@@ -76,7 +76,7 @@ def _outcome(answered: Answered) -> SloOutcomeBody:
     certified: dict[str, Any] = {} if loss is None else {"certified_f1_loss": loss}
     return SloOutcomeBody(
         **_promise(answered.slo),
-        met=fronts.met(answered),
+        met=answered.met,
         certified_f1=option.certified_f1,
         **certified,
         predicted_ms=round(option.predicted_ms, 3),

@@ -11,12 +11,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.domain import Answered, Question
+from gateway.domain import STAGES, Answered, Question
 from gateway.logs import FIELDS
 
 log = logging.getLogger(__name__)
-
-STAGES = ("tokenize", "route", "queue", "infer", "decode", "total")
 
 
 @dataclass(slots=True)
@@ -61,8 +59,8 @@ def answered(question: Question, what: Answered) -> None:
         "plan": what.option.plan.name,
         "variant": what.variant,
         "reason": what.decision.reason.value,
-        "met": ",".join(what.gave) or "true",
-        **{f"{stage}_ms": round(getattr(what.timings, stage), 3) for stage in STAGES},
+        "met": what.met,
+        **{f"{stage}_ms": round(getattr(what.timings, stage), 3) for stage in (*STAGES, "total")},
     }
     if _what.texts:
         texts = {"question": question.question, "context": question.context}

@@ -12,9 +12,7 @@ class Counted:
     """What a server says of itself, and what it answered to us, up to a time."""
 
     at_s: float
-    spent_s: Mapping[
-        str, float
-    ]  # by model: the time of all requests it answered, its queue included
+    spent_s: Mapping[str, float]  # by model: on requests it answered, their queue included
     answered: Mapping[str, int]
     ours: Mapping[str, int]
 

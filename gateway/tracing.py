@@ -121,7 +121,7 @@ def answered(what: Answered) -> None:
         _active.annotate(
             {
                 "bertier.variant": what.variant,
-                "bertier.slo.met": ",".join(what.gave) or "true",
+                "bertier.slo.met": what.met,
                 "bertier.predicted_ms": what.option.predicted_ms,
                 "bertier.certified_f1": what.option.certified_f1,
             }

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from prometheus_client.utils import floatToGoString
 
 from gateway import http_api, problems
-from gateway.domain import Gave, Reason, Timings
+from gateway.domain import STAGES, Gave, Reason, Timings
 from gateway.errors import BackendUnavailable
 from gateway.metrics import COUNTS, RATIOS, Metrics, edges_s
-from gateway.metrics_declared import DENIALS, FILES, FRONTS, HEDGED, PROMISES, STAGES
+from gateway.metrics_declared import DENIALS, FILES, FRONTS, HEDGED, PROMISES
 from gateway.service import AnswerService
 from gateway.settings import Settings
 from gateway.slo import STANDARD_CLASSES
