@@ -1,4 +1,4 @@
-"""The seam to a model server: one Protocol, two real implementations (triton.py, embedded.py)."""
+"""The seam to model servers: one Protocol, met by Triton, by several of them (replicas.py), and in-process."""
 
 from __future__ import annotations
 
@@ -70,3 +70,8 @@ class Backend(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+def key_of(variant: Variant) -> str:
+    """Return by what `hashes` tells of the variant's file: `name/version`."""
+    return f"{variant.name}/{variant.version}"

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime as ort
 
 from gateway import catalog as catalogs
-from gateway.backend import Check
+from gateway.backend import Check, key_of
 from gateway.domain import Floats, Inference, Logits, Trust, Windows
 from gateway.errors import BackendError, BackendUnavailable, DeadlineExceeded
 from gateway.host import usable_cores
@@ -78,7 +78,7 @@ class EmbeddedBackend:
         return f"onnxruntime {ort.__version__}"
 
     async def infer(self, variant: Variant, windows: Windows, budget_ms: float) -> Inference:
-        session = self._sessions.get(_key(variant))
+        session = self._sessions.get(key_of(variant))
         if session is None:
             raise BackendUnavailable(f"{variant.name}: version {variant.version} is not loaded")
         names = [i.name for i in session.get_inputs()]
@@ -113,7 +113,7 @@ class EmbeddedBackend:
         return dict(self._hashes)
 
     async def load(self, variant: Variant) -> None:
-        key = _key(variant)
+        key = key_of(variant)
         if self._hashes.get(key) == variant.sha256:
             return
         path = catalogs.model_path(self._repository, variant)
@@ -124,8 +124,8 @@ class EmbeddedBackend:
         self._sessions[key], self._hashes[key] = session, sha256  # both, or neither
 
     async def unload(self, variant: Variant, kept: Collection[Variant]) -> bool:
-        self._sessions.pop(_key(variant), None)
-        self._hashes.pop(_key(variant), None)
+        self._sessions.pop(key_of(variant), None)
+        self._hashes.pop(key_of(variant), None)
         return True
 
     async def checked(self, variant: Variant, check: Check) -> Trust:
@@ -142,7 +142,3 @@ class EmbeddedBackend:
 
     async def close(self) -> None:
         self._workers.shutdown(wait=False, cancel_futures=True)
-
-
-def _key(variant: Variant) -> str:
-    return f"{variant.name}/{variant.version}"

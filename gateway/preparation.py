@@ -15,7 +15,7 @@ import numpy as np
 
 from gateway import catalog as catalogs
 from gateway import host, measuring
-from gateway.backend import Backend, Check
+from gateway.backend import Backend, Check, key_of
 from gateway.catalog import Catalog
 from gateway.domain import Question, Trust
 from gateway.errors import BackendError, DeadlineExceeded, RepositoryError, VariantsUnserved
@@ -190,7 +190,7 @@ def _check_profiles(catalog: Catalog) -> None:
 
 def hash_problem(variant: Variant, hashes: Mapping[str, str]) -> str | None:
     """Return what is wrong when the model server holds another file than the catalog names."""
-    found = hashes.get(f"{variant.name}/{variant.version}")
+    found = hashes.get(key_of(variant))
     if found == variant.sha256:
         return None
     if found is None:

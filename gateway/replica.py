@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from gateway.backend import Backend
+from gateway.backend import Backend, key_of
 from gateway.breaker import Breaker, Breakers
 from gateway.published import Variant
 from gateway.retry import Retry
@@ -71,7 +71,3 @@ class Replica:
         return ReplicaState(
             self.up, not self.breaker.closed, self.in_flight, self.problems | served
         )
-
-
-def key_of(variant: Variant) -> str:
-    return f"{variant.name}/{variant.version}"

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, 
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from gateway.backend import Backend, Check
+from gateway.backend import Backend, Check, key_of
 from gateway.breaker import Call, RetryBudget
 from gateway.clock import now_ms
 from gateway.domain import Inference, Trust, Windows
@@ -28,7 +28,7 @@ from gateway.errors import (
 )
 from gateway.metrics import Metrics
 from gateway.published import Variant
-from gateway.replica import Replica, ReplicaState, key_of
+from gateway.replica import Replica, ReplicaState
 
 log = logging.getLogger(__name__)
 
