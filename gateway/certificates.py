@@ -6,6 +6,7 @@ Knows no protocol: the fronts make of it what theirs needs.
 from __future__ import annotations
 
 import logging
+import math
 import ssl
 import threading
 import time
@@ -27,6 +28,13 @@ from gateway.settings import Settings
 log = logging.getLogger(__name__)
 
 ENDS_SOON = timedelta(days=14)
+SAID_EVERY_MS = 60_000.0  # why a caller's handshake failed: each reason at most so often
+# Reasons of OpenSSL that an operator can do something about.
+TOLD = {
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "it showed no certificate",
+    "HTTP_REQUEST": "it spoke plain HTTP",
+    "UNSUPPORTED_PROTOCOL": "it speaks no TLS 1.2 or newer",
+}
 
 
 class CertificateError(BertierError):
@@ -63,6 +71,8 @@ class Certificates:
         self._lock = threading.Lock()
         self._files = Reloading(self._paths, clock)
         self._warned: str | None = None
+        self._clock = clock
+        self._said_ms: dict[str, float] = {}
         self.version = 0
         self._use(self._read())
 
@@ -84,7 +94,15 @@ class Certificates:
             connection.context = self._context
 
         outer.sni_callback = choose
+        outer.sslobject_class = _telling(self._tell)
         return outer
+
+    def _tell(self, why: str) -> None:
+        """Log why a caller could not connect, as the protocol tells neither side."""
+        now_ms = self._clock()
+        if now_ms - self._said_ms.get(why, -math.inf) >= SAID_EVERY_MS:
+            self._said_ms[why] = now_ms
+            log.warning("a caller could not connect over TLS: %s", why)
 
     def _look(self) -> None:
         with self._lock:
@@ -184,6 +202,24 @@ def of(settings: Settings, metrics: Metrics) -> Certificates | None:
     if certificate is None or key is None:
         raise CertificateError("tls_certificate, tls_key: TLS needs both; give both, or neither")
     return Certificates(certificate, key, settings.tls_client_authority, metrics)
+
+
+def _telling(tell: Callable[[str], None]) -> type[ssl.SSLObject]:
+    """Return connections that tell why a handshake failed: asyncio drops it in silence."""
+
+    class Telling(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            try:
+                super().do_handshake()
+            except ssl.SSLCertVerificationError as exc:
+                tell(f"{exc.verify_message} (its certificate)")
+                raise
+            except ssl.SSLError as exc:
+                if exc.reason in TOLD:
+                    tell(TOLD[exc.reason])
+                raise
+
+    return Telling
 
 
 def _bytes_of(path: Path) -> bytes:

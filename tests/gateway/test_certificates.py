@@ -78,7 +78,11 @@ async def test_both_fronts_speak_tls(
 
 @pytest.mark.parametrize("scheme", ["https", "grpcs"])
 async def test_mutual_tls_wants_a_valid_certificate_of_the_authority(
-    scheme: str, authority: Authority, root: Path, tmp_path: Path
+    scheme: str,
+    authority: Authority,
+    root: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """One of another authority, or an ended one, is as good as none."""
     certificate, key = authority.sign("gateway").write(tmp_path, "gateway")
@@ -100,6 +104,9 @@ async def test_mutual_tls_wants_a_valid_certificate_of_the_authority(
                 with pytest.raises(bertier.Unreachable, match="is yours given, valid now"):
                     await client.answer(QUESTION, CONTEXT)
         assert running.backend.asked == ["large"]
+    if scheme == "https":  # gRPC's own library writes its reasons to stderr
+        for why in ("showed no certificate", "certificate has expired", "local issuer"):
+            assert caplog.text.count(why) == 1
 
 
 async def test_a_renewed_certificate_is_used_for_new_connections(
