@@ -22,6 +22,7 @@ from deploy.observability.panels import (
 )
 
 HERE = 'variant=~"$variant", instance=~"$instance"'
+ONE_IS_GOOD, ONE_IS_BAD = ((None, RED), (1, GREEN)), ((None, GREEN), (1, RED))
 OFF, OPEN, REFUSED = "BertierPredictionCoverageOff", "BertierBreakerOpen", "BertierCatalogRefused"
 
 
@@ -29,12 +30,11 @@ def models() -> dashboard.Dashboard:
     """Return the dashboard."""
     told = "Each variant: throughput, windows, queue, padding, state, and latency predicted against actual."
     chosen = (choices.variant(), choices.instance())
-    panels = (*_state(), *_work(), *_predictions())
+    panels = (*_state(), *_checks(), *_servers(), *_work(), *_predictions())
     return page("bertier-models", "bertier / Models", told, chosen, panels)
 
 
 def _state() -> Parts:
-    good, bad = ((None, RED), (1, GREEN)), ((None, GREEN), (1, RED))
     return (
         row("State"),
         number(
@@ -44,7 +44,7 @@ def _state() -> Parts:
             Query(
                 f"count(min by (variant) (sum by (instance, variant) (bertier_variant_up{{{HERE}}})) == 1) or vector(0)"
             ),
-            steps=good,
+            steps=ONE_IS_GOOD,
             span=6,
             runbook=REFUSED,
         ),
@@ -53,7 +53,7 @@ def _state() -> Parts:
             "Variants whose circuit breaker is open or being probed at some gateway.",
             "short",
             Query(f"count(max by (variant) (bertier_breaker_open{{{HERE}}}) == 1) or vector(0)"),
-            steps=bad,
+            steps=ONE_IS_BAD,
             span=6,
             runbook=OPEN,
         ),
@@ -62,7 +62,7 @@ def _state() -> Parts:
             "Gateways that do not serve what was published last; /readyz says why.",
             "short",
             Query('sum(bertier_catalog_refused{instance=~"$instance"})'),
-            steps=bad,
+            steps=ONE_IS_BAD,
             span=6,
             runbook=REFUSED,
         ),
@@ -74,11 +74,16 @@ def _state() -> Parts:
                 'sum(increase(bertier_backend_restarts_total{instance=~"$instance"}[$__range]))',
                 instant=True,
             ),
-            steps=bad,
+            steps=ONE_IS_BAD,
             span=6,
             runbook="BertierBackendDown",
             decimals=0,
         ),
+    )
+
+
+def _checks() -> Parts:
+    return (
         stacked(
             "Trust",
             "Gateways that route to each variant, by how far its certificate holds there: certified,"
@@ -99,7 +104,7 @@ def _state() -> Parts:
                 "{{variant}}",
                 instant=True,
             ),
-            steps=good,
+            steps=ONE_IS_GOOD,
             span=6,
             runbook=REFUSED,
         ),
@@ -114,6 +119,11 @@ def _state() -> Parts:
             span=6,
             runbook=OPEN,
         ),
+    )
+
+
+def _servers() -> Parts:
+    return (
         lines(
             "Model servers ready",
             "1: the gateway's model server answers, and can be asked.",

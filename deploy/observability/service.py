@@ -38,7 +38,7 @@ def service() -> dashboard.Dashboard:
     told = "Traffic, attainment and error budgets by SLO class, latency, decisions and refusals."
     instance = choices.instance("Which gateways; budgets are over all of them.")
     chosen = (choices.slo_class(), instance)
-    panels = (*_now(), *_promises(), *_traffic(), *_decisions())
+    panels = (*_now(), *_promises(), *_traffic(), *_decisions(), *_refusals(), *_second_tries())
     return page("bertier-service", "bertier / Service", told, chosen, panels)
 
 
@@ -203,7 +203,6 @@ def _traffic() -> Parts:
 def _decisions() -> Parts:
     decided = f"bertier_decisions_total{{{HERE}}}"
     chosen = f'bertier_decisions_total{{{HERE}, plan!="none"}}'
-    refused = f'bertier_decisions_total{{{HERE}, plan="none"}}'
     return (
         row("Decisions"),
         stacked(
@@ -231,6 +230,12 @@ def _decisions() -> Parts:
             ),
             runbook=ACCURACY,
         ),
+    )
+
+
+def _refusals() -> Parts:
+    refused = f'bertier_decisions_total{{{HERE}, plan="none"}}'
+    return (
         stacked(
             "Sheds",
             "Requests refused by the policy: shed and busy under load, infeasible when no idle system could"
@@ -253,6 +258,11 @@ def _decisions() -> Parts:
             ),
             runbook=QUEUE,
         ),
+    )
+
+
+def _second_tries() -> Parts:
+    return (
         stacked(
             "Retries",
             "Requests whose first variant failed: asked of another, or not, for want of time or budget.",

@@ -177,7 +177,7 @@ def check_parity(model: PreTrainedModel, bert: PreTrainedModel) -> None:
             raise NotBert(
                 f"rewritten as a BERT its logits differ by {gap:.4f} at {n_tokens} tokens; its"
                 f" configuration asks for more than a {model.config.model_type} does: see"
-                " optimizer/adapt.py"
+                " optimizer/models/adapt.py"
             )
 
 
