@@ -118,24 +118,13 @@ def train(
     optimizer, schedule = _optimizer(model, config, len(plan))
     run = _Run(folder / CHECKPOINT, model, optimizer, schedule)
     step, losses = run.resume()
-    saved = logged = started = time.monotonic()
-    first = step
+    saved = time.monotonic()
+    tell = _Progress(folder.name, step, len(plan))
     while step < len(plan):
         losses.append(_step(model, batch_of(features, plan[step]), loss_of, optimizer, schedule))
         step += 1
-        now = time.monotonic()
-        if now - logged > LOG_EVERY_S or step == len(plan):
-            logged = now
-            eta_min = (now - started) / (step - first) * (len(plan) - step) / 60
-            log.info(
-                "%s: step %d/%d loss %.3f, %.0f min left",
-                folder.name,
-                step,
-                len(plan),
-                float(np.mean(losses[-100:])),
-                eta_min,
-            )
-        if now - saved >= checkpoint_every_s:
+        tell.step(step, losses)
+        if time.monotonic() - saved >= checkpoint_every_s:
             run.save(step, losses)
             _write_curve(folder, losses, len(plan))
             saved = time.monotonic()
@@ -215,6 +204,23 @@ def _has_bf16() -> bool:
 def _cpu_flag(flag: str) -> bool:
     cpuinfo = Path("/proc/cpuinfo")
     return cpuinfo.exists() and f" {flag} " in cpuinfo.read_text()
+
+
+class _Progress:
+    """Says now and then how far a run has come, from the step at which it went on."""
+
+    def __init__(self, name: str, first: int, total: int) -> None:
+        self._name, self._first, self._total = name, first, total
+        self._began = self._said = time.monotonic()
+
+    def step(self, step: int, losses: Sequence[float]) -> None:
+        now = time.monotonic()
+        if now - self._said <= LOG_EVERY_S and step < self._total:
+            return
+        self._said = now
+        left_min = (now - self._began) / (step - self._first) * (self._total - step) / 60
+        told = (self._name, step, self._total, float(np.mean(losses[-100:])), left_min)
+        log.info("%s: step %d/%d loss %.3f, %.0f min left", *told)
 
 
 @dataclass(frozen=True, slots=True)
