@@ -38,15 +38,16 @@ class Tokens:
 class WordMemory:
     """Tokenizes as the library does, and remembers words. Safe to use from several threads."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, max_chars: int = MAX_REMEMBERED_CHARS) -> None:
         self._tokenizer = tokenizer
+        self._max_chars = max_chars
         self._by_word = splits_at_white_space(tokenizer)
         self._known: dict[str, Pieces] = {}
         self._chars = 0
 
     def tokens_of(self, text: str) -> Tokens:
         """Return what the library makes of the text, without special tokens."""
-        if not self._by_word or len(text) > MAX_REMEMBERED_CHARS:
+        if not self._by_word or len(text) > self._max_chars:
             encoding = self._tokenizer.encode(text, add_special_tokens=False)
             offsets = [_trimmed(text, begin, end) for begin, end in encoding.offsets]
             return Tokens(encoding.ids, [b for b, _ in offsets], [e for _, e in offsets])
@@ -70,7 +71,7 @@ class WordMemory:
         if not new:
             return known
         n_chars = sum(map(len, new))
-        if self._chars + n_chars > MAX_REMEMBERED_CHARS:
+        if self._chars + n_chars > self._max_chars:
             known = self._known = {}  # whoever reads the old one keeps it
             new, self._chars = set(words), 0
             n_chars = sum(map(len, new))

@@ -79,7 +79,13 @@ class TeacherStates:
 
 
 @torch.no_grad()
-def write(teacher: torch.nn.Module, features: Sequence[Feature], folder: Path, width: int) -> None:
+def write(
+    teacher: torch.nn.Module,
+    features: Sequence[Feature],
+    folder: Path,
+    width: int,
+    flush_every: int = FLUSH_EVERY,
+) -> None:
     """Ask the teacher about every row; goes on where a killed run stopped."""
     ordered = sorted(range(len(features)), key=lambda row: len(features[row].input_ids))
     plan = [ordered[i : i + BATCH] for i in range(0, len(ordered), BATCH)]
@@ -95,7 +101,7 @@ def write(teacher: torch.nn.Module, features: Sequence[Feature], folder: Path, w
         logits = torch.stack([out.start_logits, out.end_logits], dim=-1)
         states.put(batch, out.hidden_states[-1], logits)
         progress.step()
-        if step % FLUSH_EVERY == FLUSH_EVERY - 1 or step == len(plan) - 1:
+        if step % flush_every == flush_every - 1 or step == len(plan) - 1:
             for array in (states.hidden, states.logits):
                 array.flush()  # type: ignore[attr-defined]
             write_json(checkpoint, step + 1)

@@ -166,7 +166,7 @@ def _arena(study: Study, plan: Plan, folder: Path, ledger: Ledger, lock: Path) -
 
 def _elastic_minutes(study: Study) -> float:
     """Return what the manifest says: after a kill only the last run's."""
-    manifest = stages.read_manifest(study.folder / "elastic") or {}
+    manifest = stages.read_manifest(study.elastic.folder) or {}
     return float(manifest.get("seconds", 0.0)) / 60
 
 

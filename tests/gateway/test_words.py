@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from gateway import words
 from gateway.words import WordMemory, splits_at_white_space
 from tests.fakes import TOKENIZER
 
@@ -64,10 +62,9 @@ def test_the_tokens_are_those_of_the_library(parts: list[str], glue: str) -> Non
     assert said(memory(), text) == expected(text)
 
 
-def test_a_full_memory_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_memory_begins_anew() -> None:
     """Callers choose the words: their number must not decide how much memory is held."""
-    monkeypatch.setattr(words, "MAX_REMEMBERED_CHARS", 60)
-    small = WordMemory(tokenizer())
+    small = WordMemory(tokenizer(), max_chars=60)
     for i in range(40):
         text = f"word{i} and another{i} of many, word{i}"
         assert said(small, text) == expected(text)

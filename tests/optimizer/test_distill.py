@@ -62,14 +62,11 @@ def test_what_was_kept_is_what_was_said(teacher: PreTrainedModel, tmp_path: Path
     assert torch.allclose(told.hidden[real], said.hidden[real], atol=1e-2)
 
 
-def test_a_killed_teacher_goes_on(
-    teacher: PreTrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_teacher_goes_on(teacher: PreTrainedModel, tmp_path: Path) -> None:
     """Asking about all rows takes minutes to hours: what was said is not asked again."""
     features = rows(70)
-    monkeypatch.setattr(teacher_states, "FLUSH_EVERY", 1)
     with pytest.raises(Killed):
-        teacher_states.write(Dying(teacher, 2), features, tmp_path, WIDTH)
+        teacher_states.write(Dying(teacher, 2), features, tmp_path, WIDTH, flush_every=1)
     assert (tmp_path / CHECKPOINT).exists()
     teacher_states.write(Dying(teacher, 1), features, tmp_path, WIDTH)
     whole = tmp_path / "whole"
