@@ -107,10 +107,10 @@ class Call:
         self._breaker = breaker
 
     def worked(self, now_ms: float) -> bool:
-        return self._breaker._worked(self, now_ms)  # noqa: SLF001
+        return self._breaker._worked(self, now_ms)  # noqa: SLF001 (a call is a part of its breaker)
 
     def failed(self, now_ms: float) -> bool:
-        return self._breaker._failed(self, now_ms)  # noqa: SLF001
+        return self._breaker._failed(self, now_ms)  # noqa: SLF001 (the same)
 
     def gave_up(self, now_ms: float, work_ms: float) -> bool:
         """Tell that nobody waits for it any more, be it cancelled or out of time.
@@ -118,7 +118,7 @@ class Call:
         A failure only where the variant hangs: it took a multiple of its work, `work_ms` when idle, and in
         all that time answered no other request. A busy variant answers others.
         """
-        return self._breaker._gave_up(self, now_ms, work_ms)  # noqa: SLF001
+        return self._breaker._gave_up(self, now_ms, work_ms)  # noqa: SLF001 (the same)
 
 
 class Breakers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import TracebackType
 
 from gateway.errors import DeadlineExceeded
 
@@ -21,8 +22,13 @@ class Deadline:
             raise DeadlineExceeded(self._message)
         await self._timer.__aenter__()
 
-    async def __aexit__(self, *exc_info: object) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         try:
-            await self._timer.__aexit__(*exc_info)  # type: ignore[arg-type]
+            await self._timer.__aexit__(kind, error, trace)
         except TimeoutError as exc:
             raise DeadlineExceeded(self._message) from exc

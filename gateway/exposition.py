@@ -98,7 +98,7 @@ def names_of(metric: Metric) -> frozenset[str]:
 def render(metric: Metric, content_type: str) -> bytes:
     """Return one metric as text, without what ends a text."""
     if content_type == OPENMETRICS_TYPE:
-        text: bytes = openmetrics.generate_latest(_One(metric))  # type: ignore[no-untyped-call]
+        text: bytes = openmetrics.generate_latest(_One(metric))  # type: ignore[no-untyped-call]  # the library's
         return text.removesuffix(EOF)
     return generate_latest(_One(metric))
 
