@@ -12,7 +12,10 @@ from typing import Any, Protocol
 from gateway.published import Precision
 from optimizer.space import (
     ANY,
+    DROPPING,
     KNOBS,
+    NUMBERS,
+    UNLIMITED,
     Candidate,
     Space,
     layer_knob,
@@ -104,16 +107,17 @@ def nearest(space: Space, wanted: Candidate) -> Candidate:
     """Return the point of the space that is most like `wanted`, knob by knob."""
     layers = _nearest_layers(space, wanted.layers)
     keep, drop_after = _nearest_dropping(space, wanted, len(layers))
+    widths = {
+        name: _nearest(name, getattr(space, name), getattr(wanted, name))
+        for name in NUMBERS
+        if name not in DROPPING
+    }
     return Candidate(
         layers=layers,
-        heads=_nearest(space.heads, wanted.heads),
-        ffn=_nearest(space.ffn, wanted.ffn),
-        embedding_bits=_nearest(space.embedding_bits, wanted.embedding_bits),
         precision=wanted.precision if wanted.precision in space.precision else space.precision[0],
-        rank=min(space.rank, key=partial(_apart, wanted.rank)),
         keep=keep,
         drop_after=drop_after,
-        hidden=min(space.hidden, key=partial(_apart, wanted.hidden)),
+        **widths,
     )
 
 
@@ -138,9 +142,13 @@ def _nearest_layers(space: Space, wanted: tuple[int, ...]) -> tuple[int, ...]:
     return min(space.layers, key=unlike)
 
 
+def _nearest(name: str, values: Sequence[int], wanted: int) -> int:
+    return min(values, key=partial(_apart if name in UNLIMITED else _ratio, wanted))
+
+
 def _apart(a: int, b: int) -> float:
     return abs(1 / zero_last(a) - 1 / zero_last(b))
 
 
-def _nearest(values: Sequence[int], wanted: int) -> int:
-    return min(values, key=lambda value: abs(log(value / wanted)))
+def _ratio(a: int, b: int) -> float:
+    return abs(log(b / a))
