@@ -115,6 +115,9 @@ class Trust(StrEnum):
     BROKEN = "broken"
 
 
+BY_TRUST = (Trust.UNCERTIFIED, Trust.TRANSFERRED, Trust.CERTIFIED)  # on a host, the least first
+
+
 class SloPolicy(StrEnum):
     STRICT = "strict"
     PREFER_LATENCY = "prefer-latency"

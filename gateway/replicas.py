@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from gateway.backend import Backend, Check, key_of
 from gateway.breaker import Call, RetryBudget
 from gateway.clock import now_ms
-from gateway.domain import Inference, Trust, Windows
+from gateway.domain import BY_TRUST, Inference, Trust, Windows
 from gateway.errors import (
     BackendError,
     BackendUnavailable,
@@ -33,7 +33,6 @@ from gateway.replica import Replica, ReplicaState
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_TRUST = (Trust.UNCERTIFIED, Trust.TRANSFERRED, Trust.CERTIFIED)  # the least first
 
 
 class Replicas:
@@ -123,7 +122,7 @@ class Replicas:
         held = [trust for trust in found.values() if isinstance(trust, Trust)]
         if not held:
             raise next(exc for exc in found.values() if isinstance(exc, BertierError))
-        best = max(held, key=_TRUST.index)
+        best = max(held, key=BY_TRUST.index)
         for replica, outcome in found.items():
             self._settle(replica, variant, outcome, best)
         return best
@@ -256,7 +255,7 @@ class Replicas:
         self, replica: Replica, variant: Variant, outcome: Trust | BertierError, trust: Trust
     ) -> None:
         """Admit the server for the variant if it holds there as well as elsewhere."""
-        if isinstance(outcome, Trust) and _TRUST.index(outcome) >= _TRUST.index(trust):
+        if isinstance(outcome, Trust) and BY_TRUST.index(outcome) >= BY_TRUST.index(trust):
             replica.admit(variant)
             replica.recheck.worked()
             log.info("%s: asked for %s (%s)", replica.name, variant.name, outcome)

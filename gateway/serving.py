@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from gateway.breaker import Breakers
 from gateway.catalog import Catalog
-from gateway.domain import Option, Size, Trust
+from gateway.domain import BY_TRUST, Option, Size, Trust
 from gateway.evidence import Evidence
 from gateway.latency import LatencyModel
 from gateway.published import Plan, Profile
@@ -18,7 +18,7 @@ from gateway.spans import SpanEncoder
 
 
 @dataclass(frozen=True, slots=True)
-class Routed:
+class ServedPlan:
     """A plan whose variants are all served, and what is the same for all requests."""
 
     plan: Plan
@@ -39,12 +39,12 @@ class ServingSet:
     under_load: frozenset[str] = frozenset()  # variants measured beside requests in flight
     breakers: Breakers = field(default_factory=Breakers)  # closed: the set was just checked
     evidence: Evidence = field(default_factory=Evidence)  # that the certificates hold no longer
-    routed: tuple[Routed, ...] = field(init=False)
+    served: tuple[ServedPlan, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        served = [p for p in self.catalog.plans if all(v in self.trust for v in p.variants)]
-        routed = tuple(Routed(p, self.trust_of(p), self._size_bytes(p)) for p in served)
-        object.__setattr__(self, "routed", routed)
+        plans = [p for p in self.catalog.plans if all(v in self.trust for v in p.variants)]
+        served = tuple(ServedPlan(p, self.trust_of(p), self._size_bytes(p)) for p in plans)
+        object.__setattr__(self, "served", served)
 
     def without(self, problems: Mapping[str, str]) -> ServingSet:
         """Return the set that no longer routes to the variants with a problem."""
@@ -53,14 +53,13 @@ class ServingSet:
 
     def plans(self) -> list[Plan]:
         """Return the plans whose variants are all served."""
-        return [each.plan for each in self.routed]
+        return [each.plan for each in self.served]
 
     def trust_of(self, plan: Plan) -> Trust:
         """Return the least trust of the plan's variants, or that its certificate is broken."""
         if plan.name in self.evidence.broken:
             return Trust.BROKEN
-        order = (Trust.UNCERTIFIED, Trust.TRANSFERRED, Trust.CERTIFIED)
-        return min((self.trust[v] for v in plan.variants), key=order.index)
+        return min((self.trust[v] for v in plan.variants), key=BY_TRUST.index)
 
     def _size_bytes(self, plan: Plan) -> int:
         return sum(self.catalog.variant(v).size_bytes for v in plan.variants)
@@ -78,5 +77,5 @@ class ServingSet:
                 p.idle_ms,
                 p.predicted_ms,
             )
-            for each, p in zip(self.routed, predictions, strict=True)
+            for each, p in zip(self.served, predictions, strict=True)
         ]

@@ -101,11 +101,10 @@ def alike(classes: Mapping[str, SloClass]) -> list[tuple[str, str]]:
 
 
 def parse(lookup: Lookup) -> SloRequest:
-    """Return what the headers ask for; an `X-` prefix is accepted. Raises: InvalidHeader."""
+    """Return what the headers ask for. Raises: InvalidHeader."""
 
     def value(name: str) -> str | None:
-        plain = lookup(name.lower())
-        found = plain if plain is not None else lookup(f"x-{name.lower()}")
+        found = lookup(name.lower())
         return None if found is None else found.strip(SPACE)
 
     policy, explain = value("SLO-Policy"), value("SLO-Explain")

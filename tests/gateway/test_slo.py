@@ -31,9 +31,8 @@ def resolve(request: SloRequest) -> Slo:
         ("slo-latency-ms", "60000", "latency_ms", 60_000.0),
         ("slo-min-f1", "0", "min_f1", 0.0),
         ("slo-min-f1", ".75", "min_f1", 0.75),
-        ("x-slo-min-f1", "1", "min_f1", 1.0),
         ("slo-max-f1-loss", "0.02", "max_f1_loss", 0.02),
-        ("x-slo-max-f1-loss", "1", "max_f1_loss", 1.0),
+        ("slo-max-f1-loss", "1", "max_f1_loss", 1.0),
         ("slo-class", "batch", "slo_class", "batch"),
         ("slo-policy", "strict", "policy", SloPolicy.STRICT),
         ("priority", "u=0", "priority", 0),
@@ -52,7 +51,7 @@ def resolve(request: SloRequest) -> Slo:
     ],
 )
 def test_a_header_means_its_field(name: str, value: str, field: str, meant: object) -> None:
-    """The contract of DESIGN.md, header by header."""
+    """The contract of docs/api.md, header by header."""
     assert getattr(parse({name: value}), field) == meant
 
 
