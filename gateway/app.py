@@ -120,13 +120,6 @@ class Gateway:
             self.failed.set()
 
 
-def create_app(settings: Settings, backend: Backend | None = None) -> FastAPI:
-    """Return the application, for a server of your own; it is made in the event loop that runs it."""
-    metrics = Metrics(settings.classes)
-    models = choose_models(settings, metrics) if backend is None else Models(backend)
-    return build(Gateway(settings, models, metrics))
-
-
 def build(gateway: Gateway) -> FastAPI:
     app = http_api.create(
         gateway.service, gateway.watcher.readiness, gateway.lifespan, gateway.access

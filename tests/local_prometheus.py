@@ -54,11 +54,6 @@ class Prometheus:
         """Return every rule with its state and health."""
         return [rule for group in self.get("rules")["groups"] for rule in group["rules"]]
 
-    def targets_up(self) -> bool:
-        """Say whether every target was scraped, and last time well."""
-        found = self.get("targets")["activeTargets"]
-        return bool(found) and all(target["health"] == "up" for target in found)
-
     def received(self) -> list[dict[str, Any]]:
         """Return the alerts that Alertmanager was told of."""
         with urllib.request.urlopen(f"{self.alertmanager_url}/api/v2/alerts", timeout=10) as reply:
