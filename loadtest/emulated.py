@@ -32,6 +32,7 @@ class Calibration:
     """What one run took, beside what the recording says its models take. Times in ms."""
 
     played: Played
+    seconds: float
     models_ms: float
     windows: int
 
@@ -42,6 +43,7 @@ class Costs:
 
     answer: float  # of the gateway's thread, a request that is read
     refusal: float  # the same, one that is refused
+    background: float  # the same, a second, whatever comes
     client: float  # of the client's thread, a request
     window: float  # of Triton, a window
 
@@ -49,29 +51,33 @@ class Costs:
 def costs(runs: Sequence[Calibration]) -> Costs:
     """Return the costs that explain these runs best (least squares); none is less than nothing.
 
-    Runs differ in the share that is refused: else what answers and what refusals take is not told apart.
+    Runs differ in rate and in the share that is refused: else the three of the gateway are not told apart.
     """
     spent = [run.played.spent for run in runs]
     refused = np.array([run.played.count(End.REFUSED) for run in runs], dtype=float)
     asked = np.array([len(run.played.fates) for run in runs], dtype=float)
-    work = np.stack([asked - refused, refused], axis=1)
-    gateway = np.array([s.gateway for s in spent])
-    answer, refusal = np.linalg.lstsq(work / asked[:, None], gateway / asked, rcond=None)[0]
+    seconds = np.array([run.seconds for run in runs])
+    work = np.stack([asked - refused, refused, seconds], axis=1)
+    gateway_ms = np.array([s.gateway for s in spent])
+    answer, refusal, background = np.linalg.lstsq(
+        work / asked[:, None], gateway_ms / asked, rcond=None
+    )[0]
     beside_ms = sum(s.triton for s in spent) - sum(run.models_ms for run in runs)
     return Costs(
         answer=max(0.0, float(answer)),
         refusal=max(0.0, float(refusal)),
+        background=max(0.0, float(background)),
         client=sum(s.client for s in spent) / float(asked.sum()),
         window=max(0.0, beside_ms / max(1, sum(run.windows for run in runs))),
     )
 
 
-def told(world: World, found: Costs) -> World:
-    """Return the world as it is with these costs."""
+def told(world: World, found: Costs, rate: float) -> World:
+    """Return the world with these costs, when `rate` requests come a second."""
     return replace(
         world,
         recording=dearer(world.recording, found.window),
-        gateway_cpu_ms=found.answer,
+        gateway_cpu_ms=found.answer + found.background / rate,
         refusal_cpu_ms=found.refusal,
         client_cpu_ms=found.client,
     )

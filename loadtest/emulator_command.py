@@ -57,9 +57,8 @@ def _emulator(args: argparse.Namespace) -> tuple[bool, Result]:
     with fresh_stack(args.model_repository) as stack:
         runs = _Runs(args, stack, examples, world)
         costs = runs.costs()
-        world = emulated.told(world, costs)
         found = {
-            f"{process}, load {load:g}": runs.compare(world, process, load)
+            f"{process}, load {load:g}": runs.compare(costs, process, load)
             for process in args.arrivals
             for load in args.loads
         }
@@ -82,16 +81,19 @@ class _Runs:
             [self._calibrated(load, SEED + i) for i, load in enumerate(CALIBRATION_LOADS)]
         )
 
-    def compare(self, world: World, process: str, load: float) -> list[Difference]:
+    def compare(self, costs: Costs, process: str, load: float) -> list[Difference]:
         args = self._args
         trace = self._trace(process, load, args.seconds, args.seed)
-        found = self._play(f"{process}-{load:g}", trace)
+        found = self._play(f"{process}-{load:g}-{args.seed}", trace)
+        world = emulated.told(self._world, costs, len(trace) / args.seconds)
         return emulated.compare(world, trace, found.fates, args.seed)
 
     def _calibrated(self, load: float, seed: int) -> Calibration:
         trace = self._trace("poisson", load, CALIBRATION_SECONDS, seed)
         found = self._play(f"calibration-{load:g}", trace)
-        return Calibration(found, *emulated.model_ms(self._world, trace, found.fates))
+        return Calibration(
+            found, CALIBRATION_SECONDS, *emulated.model_ms(self._world, trace, found.fates)
+        )
 
     def _trace(self, process: str, load: float, seconds: float, seed: int) -> Trace:
         world = self._world
@@ -118,8 +120,8 @@ def _show(
             table.add_row(name, *emulated.table_row(difference))
     Console(width=120).print(table)
     print(
-        f"ms of CPU: gateway {costs.answer:.2f} an answer, {costs.refusal:.2f} a refusal; client"
-        f" {costs.client:.2f} a request; Triton {costs.window:.2f} a window beside its model"
+        f"ms of CPU: gateway {costs.answer:.2f} an answer, {costs.refusal:.2f} a refusal,"
+        f" {costs.background:.0f} a second beside; client {costs.client:.2f} a request; Triton {costs.window:.2f} a window beside its model"
     )
     print(f"load 1: {world.capacity_per_s:.1f} requests/s; {hardware()}")
     for name, complaint in complaints.items():

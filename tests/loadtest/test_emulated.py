@@ -67,19 +67,20 @@ def test_the_same_costs_come_out_that_went_in() -> None:
     """Answers and refusals are told apart by runs in which their shares differ."""
     world, trace = lab_world.world(n_windows=2), lab_world.trace(ARRIVALS)
     runs = []
-    for refused in (0, 50, 150):
+    for refused, seconds in ((0, 4.0), (50, 1.0), (150, 2.0)):
         fates = simulate(world, trace, make(OURS, world, {}, 1), 1)
         for fate in fates[:refused]:
             fate.end = End.REFUSED
         models_ms, windows = emulated.model_ms(world, trace, fates)
         answered = len(fates) - refused
         assert (models_ms, windows) == (answered * 1.0, answered * 2)
-        spent = Spent(2.0 * answered + 0.5 * refused, 0.4 * len(fates), models_ms + 0.75 * windows)
-        runs.append(Calibration(Played(fates, spent), models_ms, windows))
+        gateway_ms = 2.0 * answered + 0.5 * refused + 20.0 * seconds
+        spent = Spent(gateway_ms, 0.4 * len(fates), models_ms + 0.75 * windows)
+        runs.append(Calibration(Played(fates, spent), seconds, models_ms, windows))
     found = emulated.costs(runs)
-    assert astuple(found) == pytest.approx((2.0, 0.5, 0.4, 0.75))
-    told = emulated.told(world, found)
-    assert (told.gateway_cpu_ms, told.refusal_cpu_ms) == pytest.approx((2.0, 0.5))
+    assert astuple(found) == pytest.approx((2.0, 0.5, 20.0, 0.4, 0.75))
+    told = emulated.told(world, found, rate=100.0)
+    assert (told.gateway_cpu_ms, told.refusal_cpu_ms) == pytest.approx((2.2, 0.5))
     assert [ms for said in told.recording.said.values() for ms in said.cpu_ms] == pytest.approx(
         [1.0 + 2 * 0.75] * 40
     )
@@ -89,7 +90,8 @@ def test_no_cost_is_less_than_nothing() -> None:
     """Triton's clock is coarse: a short run may seem to take less than its models."""
     world, trace = lab_world.world(), lab_world.trace(ARRIVALS)
     fates = simulate(world, trace, make(OURS, world, {}, 1), 1)
-    found = emulated.costs([Calibration(Played(fates, Spent(1.0, 1.0, 0.5)), 100.0, len(trace))])
+    spent = Spent(1.0, 1.0, 0.5)
+    found = emulated.costs([Calibration(Played(fates, spent), 2.0, 100.0, len(trace))])
     assert found.window == 0.0
 
 
