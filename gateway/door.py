@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from gateway import policy, slo, spans
-from gateway.congestion import QUEUE_MS, QUEUE_PACE, SMALLEST, Congestion
+from gateway.congestion import QUEUE_PACE, SMALLEST, Congestion, queue_ms
 from gateway.domain import Option, Size, Slo, SloRequest
 from gateway.errors import BadInput, Overloaded
 from gateway.serving import ServingSet
@@ -105,13 +105,14 @@ class Door:
         self._settings = settings
         self._turns = turns
         self._congestion = Congestion()
-        self._queueing = Congestion(QUEUE_MS, QUEUE_PACE)
+        self._queueing = Congestion(pace=QUEUE_PACE)
         self._clock = clock
         known = settings.classes
         own = (slo.resolve(SloRequest(slo_class=c), known, c, 0.0).timeout_ms for c in known)
         self._longest_ms = max(own)
         self._options: list[Option] = []
         self._of: ServingSet | None = None
+        self._limit_of: ServingSet | None = None
         self._looked_ms = -math.inf
 
     def reason_to_refuse(
@@ -154,6 +155,9 @@ class Door:
         late_ms, queued_ms = self.beat.late_ms, 0.0
         if serving is not None:
             queued_ms = serving.latency.wait_ms(serving.plans(), SMALLEST, self._clock())
+            if serving is not self._limit_of and serving.plans():
+                self._queueing.limit_ms = queue_ms(serving.options(TYPICAL, 0.5, self._clock()))
+                self._limit_of = serving
         self._congestion.note(late_ms if self.beat.busy else 0.0)
         self._queueing.note(queued_ms)
         return late_ms, queued_ms

@@ -115,7 +115,8 @@ class LatencyModel:
         """Return how long the plan that waits least would wait for others, as expected; 0: a core is free."""
         if not self.crowded:
             return 0.0
-        return min(p.predicted_ms - p.idle_ms for p in self.predict(plans, size, 0.5, now_ms))
+        found = self.predict(plans, size, 0.5, now_ms)
+        return min((p.predicted_ms - p.idle_ms for p in found), default=0.0)
 
     def predict(
         self, plans: Sequence[Plan], size: Size, quantile: float, now_ms: float

@@ -12,7 +12,7 @@ from math import floor
 import numpy as np
 
 from gateway import policy
-from gateway.congestion import QUEUE_MS, QUEUE_PACE, Congestion
+from gateway.congestion import QUEUE_PACE, Congestion, queue_ms
 from gateway.domain import Option, Slo
 from loadtest.lab.traces import Asked
 
@@ -54,7 +54,7 @@ class Bertier(Plain):
 
     def __init__(self, typical: Options) -> None:
         """`typical`: every plan for a request of usual size, on an idle system."""
-        self._congestion, self._queueing = Congestion(), Congestion(QUEUE_MS, QUEUE_PACE)
+        self._congestion, self._queueing = Congestion(), Congestion(queue_ms(typical), QUEUE_PACE)
         self._typical = typical
 
     def turns_away(self, asked: Asked, waited_ms: float, queued_ms: float) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.congestion import TURN_MS, Congestion, thrift
+from gateway.congestion import TURN_MS, Congestion, queue_ms, thrift
 from gateway.domain import Option, Slo, SloPolicy, Trust
 from tests.fakes import make_plan, make_variant
 
@@ -77,3 +77,10 @@ def test_thrift_is_the_share_of_a_dear_answer_that_a_cheap_one_costs() -> None:
     assert thrift(slo(DEAR), TYPICAL) == 0.25
     assert thrift(slo(0.99), TYPICAL) == 0.25
     assert thrift(slo(0.99, SloPolicy.STRICT), TYPICAL) == 0.0
+
+
+def test_a_queue_for_the_models_is_short_in_their_own_measure() -> None:
+    """Half of the dearest answer: a host half as fast lets requests wait twice as long."""
+    assert queue_ms(TYPICAL) == 10.0
+    slower = [option("small", 0.5, 10.0), option("large", 0.7, 40.0)]
+    assert queue_ms(slower) == 20.0
