@@ -39,7 +39,7 @@ INSTALL := $(PIP) install --quiet --no-compile --no-warn-conflicts --constraint 
 .DELETE_ON_ERROR:
 .PHONY: help setup setup-all system-packages run test check format proto up down audit scan kubernetes-rules settings constraints clean docs-metrics dashboards \
 	prove prove-overhead prove-observing prove-agreement prove-invariance prove-slo-table prove-evaluate \
-	prove-coverage prove-lab prove-emulator prove-served prove-rivals prove-peers loadtest
+	prove-coverage prove-lab prove-emulator prove-served prove-rivals prove-scale-out prove-peers loadtest
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -92,7 +92,7 @@ docs-metrics: $(EVERYTHING) ## Write docs/metrics.md anew from gateway/metrics_d
 dashboards: $(EVERYTHING) ## Write deploy/grafana/dashboards anew from deploy/observability
 	$(BIN)/python -m deploy.observability.generate
 
-prove: prove-evaluate prove-agreement prove-invariance prove-overhead prove-observing prove-slo-table prove-coverage prove-peers prove-lab prove-served prove-emulator prove-rivals ## Measure the serving numbers of the README (long)
+prove: prove-evaluate prove-agreement prove-invariance prove-overhead prove-observing prove-slo-table prove-coverage prove-peers prove-lab prove-served prove-emulator prove-rivals prove-scale-out ## Measure the serving numbers of the README (long)
 
 prove-evaluate: $(EVERYTHING) ## EM and F1 of every variant, by the official SQuAD 2.0 rule
 	$(BIN)/bertier-optimize evaluate --data $(DATA)
@@ -126,6 +126,9 @@ prove-served: $(EVERYTHING) ## Promises kept by a real gateway with Triton, open
 
 prove-rivals: $(EVERYTHING) ## Other policies in a real gateway with Triton, the same traces in turns (half an hour)
 	$(BIN)/bertier-loadtest rivals
+
+prove-scale-out: $(EVERYTHING) system-packages ## What callers notice when a gateway or a Triton dies, models change, gateways restart
+	$(BIN)/bertier-loadtest scale-out
 
 prove-peers: $(EVERYTHING) $(PEERS) ## Our gateway, Triton alone, FastAPI, LitServe and mosec, measured in turns
 	$(BIN)/bertier-loadtest peers --python .venv-peers/bin/python

@@ -21,6 +21,7 @@ from gateway.proto.bertier.v1 import qa_pb2 as pb
 from gateway.proto.bertier.v1 import qa_pb2_grpc
 
 T = TypeVar("T")
+NOBODY = ("UNAVAILABLE", "CANCELLED")
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
@@ -129,11 +130,14 @@ async def _foreign_async(url: str) -> AsyncIterator[None]:
 
 
 def _error(url: str, exc: Any) -> ApiError:
-    """Return the error of a failed call; one that no gateway ended has no `error-type`."""
+    """Return the error of a failed call; one that no gateway ended has no `error-type`.
+
+    A gateway that stops cancels what reaches it just then, unread.
+    """
     status, detail = exc.code().name, exc.details() or ""
     trailing = {str(k): str(v) for k, v in exc.trailing_metadata() or ()}
     kind = trailing.get("error-type", status.lower())
-    if status == "UNAVAILABLE" and "error-type" not in trailing:
+    if status in NOBODY and "error-type" not in trailing:
         kind, detail = UNREACHABLE, unreachable(url, detail)
     pushback = trailing.get("grpc-retry-pushback-ms")
     told = Told(

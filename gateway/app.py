@@ -1,6 +1,6 @@
 """The composition root: picks the backend, wires service, fronts and watcher, and runs them.
 
-The HTTP front is up at once; models are loaded beside it. uvicorn owns the signals: at SIGTERM it
+The HTTP front is up at once; models are loaded beside it. uvicorn owns the signals: some time after SIGTERM it
 drains HTTP, then the lifespan's end drains gRPC and stops Triton.
 """
 
@@ -31,6 +31,7 @@ from gateway import (
     request_log,
     side_door,
     slo,
+    stopping,
     tracing,
 )
 from gateway.access import Access
@@ -108,6 +109,10 @@ class Gateway:
             if self.models.supervisor is not None:
                 await self.models.supervisor.stop()
             await asyncio.to_thread(self.service.decisions.write)  # last: a disk may hang
+
+    def leave(self) -> None:
+        """Say from now on that this gateway is about to stop; answer on."""
+        self.service.leaving = True
 
     async def _serve_models(self) -> None:
         try:
@@ -199,7 +204,7 @@ async def _serve(settings: Settings, written: logs.StderrHandler, make_service: 
 async def _answer_at(door: socket.socket, gateway: Gateway) -> int:
     """Run all parts until told to stop, or until one fails; return the exit code."""
     settings, tls = gateway.settings, gateway.certificates
-    server = uvicorn.Server(
+    server = stopping.Server(
         uvicorn.Config(
             build(gateway),
             log_config=None,
@@ -211,7 +216,9 @@ async def _answer_at(door: socket.socket, gateway: Gateway) -> int:
             ssl_context_factory=None if tls is None else lambda *_: tls.context(),
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=math.ceil(settings.drain_ms / 1e3),
-        )
+        ),
+        settings.stop_delay_ms,
+        gateway.leave,
     )
     watching = [
         asyncio.create_task(_say_when_ready(gateway, settings, door.getsockname()[1])),

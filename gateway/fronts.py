@@ -178,6 +178,8 @@ def is_our_fault(error: Exception) -> bool:
 async def is_ready(service: AnswerService) -> bool:
     """Can a question be answered now?"""
     serving = service.serving
+    if service.leaving:
+        return False
     return serving is not None and bool(serving.plans()) and await service.backend.is_ready()
 
 

@@ -8,6 +8,7 @@ Same shape as the HTTP front; the table of errors and statuses is in grpc_call.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -97,6 +98,8 @@ async def start(
         interceptors=doors,
         options=(
             ("grpc.so_reuseport", 0),  # else a second gateway would share the port unnoticed
+            # The only way to part with a caller and lose nothing: what comes while a server stops is cancelled.
+            ("grpc.max_connection_age_ms", math.ceil(settings.grpc_connection_age_ms)),
             ("grpc.max_receive_message_length", settings.max_batch_bytes),
             ("grpc.max_send_message_length", settings.max_batch_bytes),
         ),

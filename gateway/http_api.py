@@ -174,7 +174,7 @@ def create(
     inside: ASGIApp = DirectAnswer(app.build_middleware_stack(), api)
     if access is not None and access.guarded:
         inside = HttpDoor(inside, access)
-    app.middleware_stack = RequestFrame(inside)
+    app.middleware_stack = RequestFrame(inside, lambda: service.leaving)
     return app
 
 

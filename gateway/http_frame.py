@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Callable
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -40,8 +41,10 @@ async def on_error(request: Request, error: Exception) -> Response:
 class RequestFrame:
     """Pure ASGI, around everything else."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, leaving: Callable[[], bool]) -> None:
+        """`leaving`: is this gateway about to stop? Then callers are told to come on another connection."""
         self.app = app
+        self._leaving = leaving
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -61,6 +64,8 @@ class RequestFrame:
                 told = {"x-request-id": name, **access.rate_limit()}  # of failures, too
                 own = [(key.encode(), value.encode()) for key, value in told.items()]
                 message["headers"] = [*message["headers"], *own]
+                if self._leaving():
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         try:

@@ -70,6 +70,7 @@ class AnswerService:
     ) -> None:
         """`draw`: a number in [0, 1), uniform; for what is sampled."""
         self.serving: ServingSet | None = None
+        self.leaving = False  # soon no question is answered any more
         self.backend = backend
         self.settings = settings
         self.metrics = metrics

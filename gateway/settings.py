@@ -161,6 +161,7 @@ class Settings(BaseSettings):
         default_factory=dict, description="the same by name, for an environment without files"
     )
 
+    grpc_connection_age_ms: float = Field(10_000, gt=0, description="then its caller makes another")
     tls_certificate: Path | None = Field(
         None, description="PEM file, with `tls_key`: both fronts speak [TLS](security.md#tls) alone"
     )
@@ -171,6 +172,9 @@ class Settings(BaseSettings):
 
     catalog_poll_ms: float = Field(
         2_000, gt=0, description="how often catalog and model server are looked at"
+    )
+    stop_delay_ms: float = Field(
+        0, ge=0, description="answering on, at a stop ([below](#stopping))"
     )
     drain_ms: float = Field(
         10_000, gt=0, description="how long requests in flight may take at a stop, each front"

@@ -32,7 +32,7 @@ async def opened(api: HttpApi, door: socket.socket) -> AsyncIterator[None]:
         Route("/readyz", api.readyz),
     ]
     config = uvicorn.Config(
-        RequestFrame(Starlette(routes=routes)),
+        RequestFrame(Starlette(routes=routes), lambda: False),
         log_config=None,
         access_log=False,
         server_header=False,

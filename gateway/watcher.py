@@ -95,6 +95,8 @@ class Watcher:
             reasons.append(f"{self._backend.name}: the model server is not ready")
         if serving is None or not serving.plans():
             reasons.append(self._refused or "models are being loaded")
+        if self._service.leaving:
+            reasons.append("the gateway is about to stop")
         return Readiness(
             ready=not reasons,
             reasons=tuple(reasons),

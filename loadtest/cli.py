@@ -36,6 +36,7 @@ from loadtest.lab import commands as lab
 from loadtest.overhead import Overhead
 from loadtest.peers import command as peers
 from loadtest.sample import questions
+from loadtest.scale_out import command as scale_out
 from loadtest.stack import fresh_stack, hardware
 
 Result = dict[str, Any]
@@ -84,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     lab.register(commands)
     overload.register(commands)
     strangers.register(commands)
+    scale_out.register(commands)
     return parser
 
 

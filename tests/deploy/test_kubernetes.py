@@ -155,14 +155,18 @@ def test_nothing_is_reachable_unless_a_policy_says_so(name: str) -> None:
 
 @each_overlay
 def test_the_gateway_is_given_the_time_it_needs_to_stop(name: str) -> None:
-    """The pause of preStop, both fronts draining one after the other, and what Triton's end takes."""
+    """The time it still answers in, both fronts draining one after the other, and what Triton's end takes."""
     gateway = workloads(name)["gateway"]
-    pod = pod_of(gateway)
-    (container,) = pod["containers"]
-    pause = re.search(r"sleep\((\d+)\)", container["lifecycle"]["preStop"]["exec"]["command"][-1])
-    assert pause
+    delay_s = float(setting(gateway, "BERTIER_STOP_DELAY_MS")) / 1e3
     drain_s = float(setting(gateway, "BERTIER_DRAIN_MS")) / 1e3
-    assert pod["terminationGracePeriodSeconds"] >= int(pause[1]) + 2 * drain_s + 20
+    assert pod_of(gateway)["terminationGracePeriodSeconds"] >= delay_s + 2 * drain_s + 20
+
+
+@each_overlay
+def test_no_grpc_connection_outlives_the_time_in_which_a_gateway_leaves(name: str) -> None:
+    """They end a tenth earlier or later than told; what is left at the stop would be cut."""
+    delay_ms = float(setting(workloads(name)["gateway"], "BERTIER_STOP_DELAY_MS"))
+    assert delay_ms > 1.1 * Settings.model_fields["grpc_connection_age_ms"].default
 
 
 @each_overlay
