@@ -45,14 +45,17 @@ class Bets:
     (a bet that begins at every moment; the weights here sum to 1, for a bound that holds for ever).
     """
 
-    def __init__(self, floors: Sequence[float], streams: tuple[int, ...] = ()) -> None:
-        """`streams`: of how many streams at once; none: of one, `capital` is a single number."""
-        at = np.clip(np.asarray(floors, dtype=float), 0.0, HIGHEST_FLOOR)[:, None]  # (F, 1)
+    def __init__(self, floors: npt.ArrayLike, streams: tuple[int, ...] = ()) -> None:
+        """`streams`: of how many streams at once; none: of one, `capital` is a single number.
+
+        floors: (F,), or (S, F) where each stream has its own.
+        """
+        at = np.clip(np.asarray(floors, dtype=float), 0.0, HIGHEST_FLOOR)[..., None]  # (..., F, 1)
         short = np.array(SHORTFALLS)
         self._hit = np.log1p(-short)  # (Q,)
-        self._miss = np.log1p(short * at / (1 - at))  # (F, Q)
-        self._n = np.zeros((*streams, len(at)))
-        self._staked = np.zeros((*streams, len(at), len(short)))
+        self._miss = np.log1p(short * at / (1 - at))  # (..., F, Q)
+        self._n = np.zeros((*streams, *at.shape[:-1]))
+        self._staked = np.zeros((*self._n.shape, len(short)))
 
     def add(self, hits: npt.ArrayLike, misses: npt.ArrayLike) -> None:
         """Take some observations at once; both (..., F), numbers of them."""

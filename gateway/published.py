@@ -115,7 +115,7 @@ class GoldenLogits:
 class Confidence:
     """How a variant's calibrated confidence (`Answer.score`) is distributed on the certified data.
 
-    `shares`: of answers whose confidence is at most each of `edges`; true shares lie between `low` and
+    `shares`: of answers whose confidence is at most each of `edges`, every question asked alike; true shares lie between `low` and
     `high`, those of all edges and variants of the catalog jointly at the certificates' 1 - delta.
     """
 
@@ -262,7 +262,7 @@ class Agreement:
 
     Counted are questions that a smaller variant answered in the end, and of which not both said that
     there is no answer: two silences agree. `both_answer`: the share where both give an answer;
-    `same_answer`: of those, where it is the same text. The floors under both rates, of all plans of the
+    `same_answer`: of those, where it is the same text; every question asked alike. The floors under both rates, of all plans of the
     catalog, hold jointly at the certificate's 1 - delta.
     """
 

@@ -1,95 +1,90 @@
-"""Do certificates break where they should, and nowhere else? Recorded questions, through the gateway's tests.
+"""Do certificates break where they should, and nowhere else? Recorded questions, through the gateway's tests. Pure.
 
-A recording holds derived numbers alone, no texts: of each question which context it is from, how each
-variant's answer stands to the largest variant's, and how sure each variant is. Streams are drawn from it: a
-context, then one of its questions, as certificates count.
+Streams are drawn as a gateway sees requests: each question alike, from contexts that are as many and as large
+as recorded. Then a sample says nothing of the next, which the tests assume; where a context is asked for
+many times in a row it does, and bursts show what that does to them.
 
-Legend: n questions, T requests of a stream, S streams.
+Legend: n questions, T samples of a stream, S streams, F rates that are tested.
 """
 
 from __future__ import annotations
 
-import json
-import lzma
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from math import ceil
 
 import numpy as np
 
-from gateway import catalog as catalogs
-from gateway import spans
-from gateway.catalog import Catalog
-from gateway.domain import Answer
-from gateway.embedded import open_session, run
-from gateway.errors import BertierError
-from gateway.evidence import (
-    BLOCK,
-    COUNTS,
-    Bets,
-    Comparison,
-    agreement_floors,
-    compare,
-    confidence_floors,
-)
+from gateway.evidence import BLOCK, Bets, agreement_floors, confidence_floors
 from gateway.published import Agreement, Confidence, Plan
-from gateway.spans import SpanEncoder
-from optimizer.data import Example
-from optimizer.expectations import largest
-from optimizer.progress import Progress
+from loadtest.recording import RELATIONS, SILENT, Relation, Series
+from optimizer import expectations
 
-RECORDED = Path(__file__).parent / "data" / "drift.json.xz"
-FORMAT = 1
-UNSHIFTED, SHIFTED = "unshifted", "shifted"
-CODES = {Comparison.SAME: "s", Comparison.DIFFERENT: "d", Comparison.ONE_SILENT: "o"}
-CODES[Comparison.BOTH_SILENT] = "b"
-COMPARED = {code: comparison for comparison, code in CODES.items()}
-DECIMALS = 4  # of a confidence
-
-
-class DriftError(BertierError):
-    """A recording that cannot be used; the message says what to do."""
+FRESH_SHARE = (
+    5  # a trial's stream is one context in so many; of the others its expectations are made
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Series:
-    """What was recorded of one set of questions."""
+class Statistic:
+    """What is counted of a comparison."""
 
-    contexts: np.ndarray  # (n,) int, from 0
-    compared: Mapping[str, np.ndarray]  # by variant: (n,) indices into list(Comparison)
-    confidence: Mapping[str, np.ndarray]  # by variant: (n,)
+    name: str
+    hits: np.ndarray  # (relations, F) 0 or 1
+    misses: np.ndarray  # (relations, F)
 
-    def draw(self, requests: int, streams: int, seed: int) -> np.ndarray:  # (T, S) int
-        """Return which questions are asked: a context at random, then one of its questions."""
-        rng = np.random.default_rng(seed)
-        order = np.argsort(self.contexts, kind="stable")
-        counts = np.bincount(self.contexts)
-        first = np.concatenate([[0], np.cumsum(counts)[:-1]])
-        context = rng.integers(0, len(counts), (requests, streams))
-        within = (rng.random((requests, streams)) * counts[context]).astype(int)
-        return np.asarray(order[first[context] + within])
+    def rates(self, found: np.ndarray) -> list[float]:
+        """Return the rates that are tested, of all questions; found: (n,)."""
+        hits, misses = self.hits[found].sum(axis=0), self.misses[found].sum(axis=0)
+        return list((hits / np.maximum(1, hits + misses)).tolist())
 
-    def of_plan(self, plan: Plan, reference: str) -> np.ndarray:  # (n,)
-        """Return how the plan's answers compare; where the reference gave them, as a silence: no evidence."""
-        silent = list(Comparison).index(Comparison.BOTH_SILENT)
-        found = self.compared[plan.variants[0]].copy()
-        doubted = np.ones(len(found), dtype=bool)
-        for i, threshold in enumerate(plan.thresholds):
-            doubted &= self.confidence[plan.variants[i]] < threshold
-            further = plan.variants[i + 1]
-            found[doubted] = silent if further == reference else self.compared[further][doubted]
-        return found
+    def floors(self, contexts: np.ndarray, found: np.ndarray, delta: float) -> list[float]:
+        """Return a floor under each rate; contexts, found: (n,). None counted: 0, which nothing breaks."""
+        floors = []
+        for hits, misses in zip(self.hits[found].T, self.misses[found].T, strict=True):
+            among, hit = (hits + misses) > 0, hits > 0
+            each = delta / self.hits.shape[1]
+            floors.append(expectations.rate(contexts, among, hit, each)[1] if among.any() else 0.0)
+        return floors
+
+
+def _statistic(name: str, alike: Sequence[Relation], *, two_rates: bool) -> Statistic:
+    same = np.array([r in alike for r in RELATIONS], dtype=float)
+    one = np.array([r is Relation.ONE_SILENT for r in RELATIONS], dtype=float)
+    both = 1 - one - np.array([r is Relation.BOTH_SILENT for r in RELATIONS], dtype=float)
+    if two_rates:
+        return Statistic(name, np.stack([both, same], 1), np.stack([one, both - same], 1))
+    return Statistic(name, same[:, None], (one + both - same)[:, None])
+
+
+_EQUAL, _OVERLAP = (Relation.SAME,), (Relation.SAME, Relation.OVERLAPPING)
+WATCHED = _statistic("equal, two rates", _EQUAL, two_rates=True)  # what gateways watch
+STATISTICS = (
+    WATCHED,
+    _statistic("equal, one rate", _EQUAL, two_rates=False),
+    _statistic("overlap, two rates", _OVERLAP, two_rates=True),
+    _statistic("overlap, one rate", _OVERLAP, two_rates=False),
+)
+
+
+def draw(series: Series, samples: int, streams: int, seed: int, burst: int = 1) -> np.ndarray:
+    """Return which questions are asked, (T, S): each alike; `burst` in a row are of one context."""
+    rng = np.random.default_rng(seed)
+    order = np.argsort(series.contexts, kind="stable")
+    counts = np.bincount(series.contexts)
+    first = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    chosen = rng.integers(0, len(order), (ceil(samples / burst), streams))
+    context = np.repeat(series.contexts[chosen], burst, axis=0)[:samples]
+    within = (rng.random(context.shape) * counts[context]).astype(int)
+    return np.asarray(order[first[context] + within])
 
 
 def first_alarms(
     expected: Agreement, compared: np.ndarray, delta: float, tolerance: float
 ) -> np.ndarray:  # compared: (T, S) -> (S,)
-    """Return at which request of each stream the alarm rises; -1: never."""
-    counts = np.array([COUNTS[each] for each in Comparison])  # (4, 2, F)
-    bets = Bets(agreement_floors(expected, tolerance), (compared.shape[1],))
-    return _rises(bets, np.moveaxis(counts[compared], 2, 0), delta)
+    """Return at which sample of each stream the alarm rises; -1: never."""
+    floors = np.array(agreement_floors(expected, tolerance))
+    return _alarms(WATCHED, floors, compared, delta)
 
 
 def first_shifts(expected: Confidence, confidence: np.ndarray, delta: float) -> np.ndarray:
@@ -98,106 +93,77 @@ def first_shifts(expected: Confidence, confidence: np.ndarray, delta: float) -> 
     blocks = under[: len(under) // BLOCK * BLOCK].reshape(-1, BLOCK, *under.shape[1:]).sum(axis=1)
     hits = np.concatenate([blocks, BLOCK - blocks], axis=-1)  # (T / BLOCK, S, F)
     bets = Bets(confidence_floors(expected), (confidence.shape[1],))
-    found = _rises(bets, np.stack([hits, BLOCK - hits]), delta)
+    found = _rises(bets, hits, BLOCK - hits, delta)
     return np.where(found < 0, -1, (found + 1) * BLOCK - 1)
 
 
-def _rises(bets: Bets, counts: np.ndarray, delta: float) -> np.ndarray:  # (2, T, S, F) -> (S,)
-    found = np.full(counts.shape[2], -1)
-    for t in range(counts.shape[1]):
-        bets.add(counts[0, t], counts[1, t])
+def _alarms(
+    statistic: Statistic, floors: np.ndarray, compared: np.ndarray, delta: float
+) -> np.ndarray:  # floors: (F,) or (S, F); compared: (T, S) -> (S,)
+    streams = () if floors.ndim > 1 else (compared.shape[1],)
+    bets = Bets(floors, streams)
+    return _rises(bets, statistic.hits[compared], statistic.misses[compared], delta)
+
+
+def _rises(bets: Bets, hits: np.ndarray, misses: np.ndarray, delta: float) -> np.ndarray:
+    """Return when 1/delta is reached; hits, misses: (T, S, F) -> (S,)."""
+    found = np.full(hits.shape[1], -1)
+    for t in range(len(hits)):
+        bets.add(hits[t], misses[t])
         found[(found < 0) & (bets.capital >= 1 / delta)] = t
     return found
 
 
-def record(repository: Path, sets: Mapping[str, Sequence[Example]], path: Path = RECORDED) -> None:
-    """Ask every variant everything, and keep what is derived from the answers."""
-    catalog = catalogs.read(repository)
-    encoder = SpanEncoder.from_file(repository / catalogs.TOKENIZER)
-    answers = {
-        name: {
-            v.name: _ask(repository, catalog, v.name, examples, encoder) for v in catalog.variants
-        }
-        for name, examples in sets.items()
-    }
-    write(path, catalog, sets, answers)
+@dataclass(frozen=True, slots=True)
+class Chances:
+    """Chances of error for one plan: of what is expected of it, and of an alarm; and what is tolerated."""
+
+    expected: float
+    alarm: float
+    tolerance: float
 
 
-def write(
-    path: Path,
-    catalog: Catalog,
-    sets: Mapping[str, Sequence[Example]],
-    answers: Mapping[str, Mapping[str, Sequence[Answer]]],  # by set and variant
-) -> None:
-    """Write a recording by one rename."""
-    reference = largest(catalog.variants).name
-    kept = {
-        "format": FORMAT,
-        "reference": reference,
-        "sha256": {v.name: v.sha256 for v in catalog.variants},
-        "sets": {name: _derived(sets[name], found, reference) for name, found in answers.items()},
-    }
-    part = path.with_suffix(".part")
-    with lzma.open(part, "wt") as file:
-        json.dump(kept, file)
-    os.replace(part, path)
+def trials(
+    own: Series,
+    other: Series,
+    plans: Sequence[Plan],
+    reference: str,
+    statistic: Statistic,
+    chances: Chances,
+    n: int,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:  # each (plans, n)
+    """Return when alarms rise in streams of contexts that expectations are not made of, and of another set.
+
+    Each trial splits the contexts of `own` anew, and asks every question of a stream once, in random order.
+    """
+    splits = [_split(own.contexts, np.random.default_rng((seed, i))) for i in range(n)]
+    streams = _padded([fresh for _, fresh in splits])
+    rng = np.random.default_rng(seed)
+    others = np.stack([rng.permutation(len(other.contexts)) for _ in range(n)], axis=1)
+    own_alarms: list[np.ndarray] = []
+    other_alarms: list[np.ndarray] = []
+    for plan in plans:
+        ours, theirs = (s.of_plan(plan, reference) for s in (own, other))
+        floors = np.array(
+            [statistic.floors(own.contexts[k], ours[k], chances.expected) for k, _ in splits]
+        )
+        asked = np.where(streams < 0, SILENT, ours[streams])
+        for alarms, stream in ((own_alarms, asked), (other_alarms, theirs[others])):
+            below = floors - chances.tolerance
+            alarms.append(_alarms(statistic, below, stream, chances.alarm))
+    return np.stack(own_alarms), np.stack(other_alarms)
 
 
-def read(path: Path, catalog: Catalog) -> tuple[dict[str, Series], str]:
-    """Return the recorded sets, and which variant the others were compared with. Raises: DriftError."""
-    try:
-        with lzma.open(path, "rt") as file:
-            kept: dict[str, Any] = json.load(file)
-    except (OSError, EOFError, lzma.LZMAError, ValueError) as exc:
-        raise DriftError(f"{path}: not readable ({exc}); record it again with --record") from exc
-    if kept.get("format") != FORMAT or kept["sha256"] != {
-        v.name: v.sha256 for v in catalog.variants
-    }:
-        raise DriftError(f"{path}: not of the variants of this repository; give --record")
-    return {name: _series(found) for name, found in kept["sets"].items()}, kept["reference"]
+def _split(contexts: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return the questions of four fifths of the contexts, and those of the fifth in random order."""
+    n_contexts = int(contexts.max()) + 1
+    fresh = np.isin(contexts, rng.permutation(n_contexts)[: n_contexts // FRESH_SHARE])
+    return np.flatnonzero(~fresh), rng.permutation(np.flatnonzero(fresh))
 
 
-def _derived(
-    examples: Sequence[Example], answers: Mapping[str, Sequence[Answer]], reference: str
-) -> dict[str, Any]:
-    contexts: dict[str, int] = {}
-    return {
-        "contexts": [contexts.setdefault(e.context, len(contexts)) for e in examples],
-        "compared": {
-            name: "".join(
-                CODES[compare(ours.text, theirs.text)]
-                for ours, theirs in zip(found, answers[reference], strict=True)
-            )
-            for name, found in answers.items()
-        },
-        "confidence": {
-            name: [round(a.score * 10**DECIMALS) for a in found] for name, found in answers.items()
-        },
-    }
-
-
-def _series(kept: Mapping[str, Any]) -> Series:
-    index = {code: list(Comparison).index(each) for code, each in COMPARED.items()}
-    return Series(
-        np.array(kept["contexts"]),
-        {name: np.array([index[c] for c in found]) for name, found in kept["compared"].items()},
-        {name: np.array(found) / 10**DECIMALS for name, found in kept["confidence"].items()},
-    )
-
-
-def _ask(
-    repository: Path,
-    catalog: Catalog,
-    name: str,
-    examples: Sequence[Example],
-    encoder: SpanEncoder,
-) -> list[Answer]:
-    variant = catalog.variant(name)
-    session = open_session(catalogs.model_path(repository, variant), precision=variant.precision)
-    progress, found = Progress(f"record {name}", len(examples)), []
-    for example in examples:
-        question = example.as_question()
-        windows = encoder.encode(question)
-        found.append(spans.decode(windows, run(session, windows), question, variant.decoding))
-        progress.step()
+def _padded(streams: Sequence[np.ndarray]) -> np.ndarray:  # -> (T, S), -1 where a stream is over
+    found = np.full((max(map(len, streams)), len(streams)), -1)
+    for i, stream in enumerate(streams):
+        found[: len(stream), i] = stream
     return found

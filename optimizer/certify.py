@@ -1,6 +1,6 @@
-"""Floors that hold with confidence: one-sided bounds on a mean of values in [0, 1]. Pure.
+"""Floors that hold with confidence: one-sided bounds on a mean of values in [0, 1], or on a ratio. Pure.
 
-Legend: n independent values (context means), m a candidate for the true mean.
+Legend: n independent values (one a context), m a candidate for the true mean or ratio.
 """
 
 from __future__ import annotations
@@ -26,30 +26,51 @@ def betting_floor(values: np.ndarray, delta: float) -> float:  # values: (n,) in
     Source: Waudby-Smith & Ramdas 2024, theorem 3 and section 4.2 (predictable plug-in); a mean of
     e-values is one: Vovk & Wang 2021, section 3.
     """
-    _check(values)
+    return ratio_floor(values, np.ones(len(values)), 1.0, delta)
+
+
+def ratio_floor(
+    hits: np.ndarray,  # (n,) of each context, 0 <= hits <= counts
+    counts: np.ndarray,  # (n,) questions of each context, at most `most`
+    most: float,
+    delta: float,
+) -> float:
+    """Return a lower bound on E[hits] / E[counts] that is wrong with probability at most `delta`.
+
+    That is the rate of hits where every question is asked alike, and not the mean over contexts of their
+    rates, which tells nothing of it where rates and numbers of questions go together. A ratio of at most m
+    says E[hits - m counts] <= 0: a gambler bets against that, each value being at least -m `most`. Bets do
+    not depend on m but through their cap, so the capital falls with m, and the floor is the least m that
+    survives. Contexts are independent; questions of one need not be. Contexts without any say nothing.
+    Raises: ValueError for counts above `most` or hits outside [0, counts].
+    """
+    _check(hits, counts, most)
     rng = np.random.default_rng(0)  # orders must not depend on the values
-    orders = np.stack([values[rng.permutation(len(values))] for _ in range(ORDERS)])
-    bets = _bets(orders, delta)
-    floor = _highest(lambda m: _outbet(orders, bets, m, delta))
-    return min(floor, float(np.mean(values)))
+    orders = np.stack([rng.permutation(len(hits)) for _ in range(ORDERS)])
+    hit, count = hits[orders], counts[orders]
+    bets = _bets(hit, count, delta)
+    floor = _highest(lambda m: _outbet(hit, count, bets, m, most, delta))
+    return min(floor, float(hits.sum() / counts.sum()))
 
 
-def _bets(orders: np.ndarray, delta: float) -> np.ndarray:  # (ORDERS, n) -> (ORDERS, n)
-    """Return each step's bet, which may depend only on the values before it."""
-    n = orders.shape[1]
-    counts = np.arange(1, n + 1)
-    means = (0.5 + np.cumsum(orders, axis=1)) / (counts + 1)
-    variances = (0.25 + np.cumsum((orders - means) ** 2, axis=1)) / (counts + 1)
-    before = np.concatenate([np.full((len(orders), 1), 0.25), variances[:, :-1]], axis=1)
+def _bets(hits: np.ndarray, counts: np.ndarray, delta: float) -> np.ndarray:
+    """Return each step's bet, which may depend only on the values before it; all (ORDERS, n)."""
+    n = hits.shape[1]
+    seen = np.arange(1, n + 1)
+    rates = (0.5 + np.cumsum(hits, axis=1)) / (1 + np.cumsum(counts, axis=1))
+    spread = (0.25 + np.cumsum((hits - rates * counts) ** 2, axis=1)) / (seen + 1)
+    before = np.concatenate([np.full((len(hits), 1), 0.25), spread[:, :-1]], axis=1)
     return np.asarray(np.sqrt(2 * log(1 / delta) / (n * before)))
 
 
-def _outbet(orders: np.ndarray, bets: np.ndarray, m: float, delta: float) -> bool:
-    """Did the bets on values above m win more than chance allows?"""
+def _outbet(
+    hits: np.ndarray, counts: np.ndarray, bets: np.ndarray, m: float, most: float, delta: float
+) -> bool:
+    """Did the bets on a ratio above m win more than chance allows?"""
     if m <= 0:
         return True
-    capped = np.minimum(bets, 0.75 / m)
-    capitals = np.log1p(capped * (orders - m)).sum(axis=1)
+    capped = np.minimum(bets, 0.75 / (m * most))
+    capitals = np.log1p(capped * (hits - m * counts)).sum(axis=1)
     mean = np.logaddexp.reduce(capitals) - log(len(capitals))
     return bool(mean >= log(1 / delta))
 
@@ -65,7 +86,7 @@ def hoeffding_bentkus_floor(values: np.ndarray, delta: float) -> float:  # value
     Source: Bates et al. 2021 (arXiv 2101.02703), section 3; Angelopoulos et al. 2021 (arXiv
     2110.01052), the Hoeffding-Bentkus p-value.
     """
-    _check(values)
+    _check(values, np.ones(len(values)), 1.0)
     n, risk = len(values), min(1.0, max(0.0, 1 - float(np.mean(values))))
     return _highest(lambda m: risk < 1 - m and _p_value(n, risk, 1 - m) <= delta)
 
@@ -96,11 +117,13 @@ def ceiling(bound: Bound, values: np.ndarray, delta: float) -> float:
     return 1 - bound(1 - values, delta)
 
 
-def _check(values: np.ndarray) -> None:
-    if not len(values):
+def _check(hits: np.ndarray, counts: np.ndarray, most: float) -> None:
+    if not counts.any():
         raise ValueError("no values: there is nothing to bound")
-    if np.min(values) < 0 or np.max(values) > 1:
-        raise ValueError("values must lie in [0, 1]")
+    if np.any(counts > most):
+        raise ValueError(f"counts must be at most {most:g}")
+    if np.min(hits) < 0 or np.any(hits > counts):
+        raise ValueError("values must lie in [0, 1], hits between 0 and their counts")
 
 
 def _highest(rejects: Callable[[float], bool]) -> float:

@@ -170,8 +170,18 @@ def means_by_context(examples: Sequence[Example], scores: Iterable[float]) -> np
     by_context: dict[str, list[float]] = defaultdict(list)
     for example, value in zip(examples, scores, strict=True):
         by_context[example.context].append(value)
-    shuffled = sorted(by_context, key=lambda text: hashlib.sha256(text.encode()).digest())
-    return np.array([np.mean(by_context[context]) for context in shuffled])
+    return np.array([np.mean(by_context[context]) for context in _shuffled(by_context)])
+
+
+def numbered_contexts(examples: Sequence[Example]) -> np.ndarray:  # (n,) int
+    """Return a number from 0 for each question's context, in the order of `means_by_context`."""
+    texts = {example.context for example in examples}
+    number = {context: i for i, context in enumerate(_shuffled(texts))}
+    return np.array([number[example.context] for example in examples])
+
+
+def _shuffled(contexts: Iterable[str]) -> list[str]:
+    return sorted(contexts, key=lambda text: hashlib.sha256(text.encode()).digest())
 
 
 def context_weights(examples: Sequence[Example]) -> np.ndarray:  # (n,) sum 1

@@ -1,7 +1,7 @@
 """What a catalog says of itself so that a gateway can see whether it still holds. Pure.
 
 How each plan agrees with the largest variant, and how each variant's confidence is spread, on the questions
-that floors are made from.
+that floors are made from. All are rates of requests, every question asked alike: that is what a gateway sees.
 
 Legend: n questions.
 """
@@ -16,15 +16,15 @@ import numpy as np
 from gateway.catalog import Catalog
 from gateway.domain import Answer
 from gateway.published import Agreement, Confidence, Host, Plan, Variant
-from optimizer.certify import Bound, ceiling
+from optimizer.certify import ratio_floor
 from optimizer.data import Example
-from optimizer.evaluate import means_by_context
+from optimizer.evaluate import numbered_contexts
 from optimizer.strata import rounded_down
 
 DECILES = np.linspace(0.1, 0.9, 9)
 DECIMALS = 4
-# Means over contexts stand for the rates of requests only where nearly every context holds such questions.
-MIN_CONTEXTS = 0.75
+# A context with more questions counts for as many: a bound must know the most beforehand.
+MOST_QUESTIONS = 16
 
 Answers = Mapping[str, Sequence[Answer]]  # by variant, (n,)
 
@@ -34,7 +34,6 @@ def with_expectations(
     examples: Sequence[Example],  # (n,)
     answers: Answers,
     host: Host,
-    bound: Bound,
     delta: float,
 ) -> Catalog:
     """Return the catalog with what to expect of plans and variants; `host`: that answered.
@@ -44,15 +43,11 @@ def with_expectations(
     reference = largest(catalog.variants).name
     shares = delta / len(catalog.plans), delta / len(catalog.variants)
     plans = tuple(
-        replace(
-            plan, agreement=agreement(plan, examples, answers, reference, host, bound, shares[0])
-        )
+        replace(plan, agreement=agreement(plan, examples, answers, reference, host, shares[0]))
         for plan in catalog.plans
     )
     variants = tuple(
-        replace(
-            v, confidence=confidence(examples, _scores(answers[v.name]), host, bound, shares[1])
-        )
+        replace(v, confidence=confidence(examples, _scores(answers[v.name]), host, shares[1]))
         for v in catalog.variants
     )
     return replace(catalog, plans=plans, variants=variants)
@@ -69,7 +64,6 @@ def agreement(
     answers: Answers,
     reference: str,
     host: Host,
-    bound: Bound,
     delta: float,
 ) -> Agreement | None:
     """Return how a plan agrees with the reference; None where too little is answered by others to tell."""
@@ -77,15 +71,22 @@ def agreement(
     theirs = np.array([a.text for a in answers[reference]], dtype=object)
     some = by_another & ((ours != "") | (theirs != ""))
     both = some & (ours != "") & (theirs != "")
-    contexts = {examples[i].context for i in np.flatnonzero(some).tolist()}
-    every = {example.context for example in examples}
-    if not both.any() or len(contexts) < MIN_CONTEXTS * len(every):
+    if not both.any():
         return None
-    both_answer, both_floor = _rate(examples, some, both, bound, delta / 2)
-    same_answer, same_floor = _rate(examples, both, ours == theirs, bound, delta / 2)
-    n = int(some.sum())
+    contexts = numbered_contexts(examples)
+    both_answer, both_floor = rate(contexts, some, both, delta / 2)
+    same_answer, same_floor = rate(contexts, both, ours == theirs, delta / 2)
+    if not both_floor and not same_floor:
+        return None
     return Agreement(
-        reference, len(contexts), n, both_answer, both_floor, same_answer, same_floor, host
+        reference=reference,
+        n_contexts=len(np.unique(contexts[some])),
+        n_questions=int(some.sum()),
+        both_answer=both_answer,
+        both_answer_floor=both_floor,
+        same_answer=same_answer,
+        same_answer_floor=same_floor,
+        host=host,
     )
 
 
@@ -105,33 +106,41 @@ def confidence(
     examples: Sequence[Example],  # (n,)
     scores: np.ndarray,  # (n,)
     host: Host,
-    bound: Bound,
     delta: float,
 ) -> Confidence:
     """Return how scores are spread between their deciles, with bounds that hold jointly at 1 - delta."""
     edges = np.unique(np.round(np.quantile(scores, DECILES), DECIMALS))
-    means = [means_by_context(examples, scores <= edge) for edge in edges]
+    contexts, every = numbered_contexts(examples), np.ones(len(scores), dtype=bool)
     each = delta / (2 * len(edges))
-    low = [rounded_down(bound(m, each)) for m in means]
-    high = [1 - rounded_down(1 - ceiling(bound, m, each)) for m in means]
+    low = [rate(contexts, every, scores <= edge, each) for edge in edges]
+    above = [rate(contexts, every, scores > edge, each) for edge in edges]
     return Confidence(
         edges=tuple(edges.tolist()),
-        shares=tuple(float(m.mean()) for m in means),
-        low=tuple(low),
-        high=tuple(high),
-        n_contexts=len(means[0]),
+        shares=tuple(share for share, _ in low),
+        low=tuple(floor for _, floor in low),
+        high=tuple(1 - floor for _, floor in above),
+        n_contexts=len(np.unique(contexts)),
         n_questions=len(examples),
         host=host,
     )
 
 
-def _rate(
-    examples: Sequence[Example], among: np.ndarray, hits: np.ndarray, bound: Bound, delta: float
+def rate(
+    contexts: np.ndarray,  # (n,) int
+    among: np.ndarray,  # (n,) bool
+    hits: np.ndarray,  # (n,) bool, of any questions
+    delta: float,
 ) -> tuple[float, float]:
-    """Return the mean over contexts of a rate among some of their questions, and a floor under it."""
-    rows = np.flatnonzero(among).tolist()
-    means = means_by_context([examples[i] for i in rows], hits[rows].astype(float))
-    return float(means.mean()), rounded_down(bound(means, delta))
+    """Return the rate of hits among some questions, each asked alike, and a floor under it.
+
+    Of a context with more than MOST_QUESTIONS, each of its questions weighs accordingly less.
+    """
+    weights = np.minimum(1.0, MOST_QUESTIONS / np.maximum(1, np.bincount(contexts)))
+    counts, hit = (weights * np.bincount(contexts, kept) for kept in (among, among & hits))
+    some = counts > 0
+    hit, counts = np.minimum(hit, counts)[some], np.minimum(counts, MOST_QUESTIONS)[some]
+    floor = ratio_floor(hit, counts, MOST_QUESTIONS, delta)
+    return float(hit.sum() / counts.sum()), rounded_down(floor)
 
 
 def _scores(answers: Sequence[Answer]) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway import spans
 from gateway.catalog import Catalog
-from optimizer import certify, expectations, profiling, strata
+from optimizer import expectations, profiling, strata
 from optimizer.certification import Evidence
 
 
@@ -18,7 +18,6 @@ def expected(catalog: Catalog, evidence: Evidence) -> Catalog:
         kept = (r for r, keep in zip(readings, certified, strict=True) if keep)
         answers[variant.name] = [spans.answer_of(reading, variant.decoding) for reading in kept]
     examples = [e for e, keep in zip(asked.examples, certified, strict=True) if keep]
-    bound, here = certify.METHODS[evidence.how.method], profiling.here()
     return expectations.with_expectations(
-        catalog, examples, answers, here, bound, evidence.how.delta
+        catalog, examples, answers, profiling.here(), evidence.how.delta
     )

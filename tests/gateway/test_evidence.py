@@ -48,6 +48,22 @@ def test_a_rate_at_its_floor_raises_no_more_alarms_than_allowed(seed: int) -> No
     assert ever_reached(bets, np.array([0.6, 0.9]), 3000, seed).mean() <= DELTA
 
 
+@pytest.mark.parametrize(("burst", "alarms"), [(1, (0, DELTA)), (25, (0.5, 1))])
+def test_samples_of_one_context_in_a_row_void_the_bound(
+    burst: int, alarms: tuple[float, float]
+) -> None:
+    """A limit, not a promise: contexts differ, and 25 samples in a row of one are not 25 pieces of evidence."""
+    rng, bets = np.random.default_rng(6), Bets((0.6,), streams=(200,))
+    reached = np.zeros(200, bool)
+    for _ in range(1500 // burst):
+        rate = rng.beta(3.6, 2.4, 200)  # 0.6 on average
+        for _ in range(burst):
+            hits = (rng.random(200) < rate)[:, None]
+            bets.add(hits, ~hits)
+            reached |= bets.capital >= 1 / DELTA
+    assert alarms[0] <= reached.mean() <= alarms[1]
+
+
 def expected_capital(floor: float, rate: float, steps: int = 10) -> float:
     """Return the exact mean of the capital, over all sequences of hits and misses at this rate."""
     bets, chance = Bets((floor,), streams=(2**steps,)), np.ones(2**steps)

@@ -9,9 +9,16 @@ import pytest
 
 from gateway.domain import Answer
 from gateway.published import Agreement
-from optimizer.certify import betting_floor
 from optimizer.data import Example
-from optimizer.expectations import agreement, confidence, largest, played, with_expectations
+from optimizer.expectations import (
+    MOST_QUESTIONS,
+    agreement,
+    confidence,
+    largest,
+    played,
+    rate,
+    with_expectations,
+)
 from tests.fakes import HOST, make_plan, make_variant, small_and_large
 
 EXAMPLES = [
@@ -27,17 +34,21 @@ def said(texts: list[str], score: float = 0.5) -> list[Answer]:
 
 def small_agreement(small: list[str], large: list[str]) -> Agreement | None:
     answers = {"small": said(small), "large": said(large)}
-    return agreement(PLAN, EXAMPLES, answers, "large", HOST, betting_floor, 0.02)
+    return agreement(PLAN, EXAMPLES, answers, "large", HOST, 0.02)
 
 
 def test_two_silences_are_not_counted_as_agreement() -> None:
-    """Both are silent on 100 of 400; in every second context both answer, in half of its questions alike."""
+    """Both are silent on 100 of 400; of the other 300 both answer 200, and 100 alike: rates of questions.
+
+    The mean over contexts of the first would be a half.
+    """
     small = ["a", "a", "", ""] * 100
     large = ["a", "b", "c", ""] * 100
     found = small_agreement(small, large)
     assert found is not None
     assert found.n_questions == 300
-    assert found.both_answer == pytest.approx(0.5)
+    assert found.n_contexts == 200
+    assert found.both_answer == pytest.approx(2 / 3)
     assert found.same_answer == pytest.approx(0.5)
     assert 0 < found.both_answer_floor < found.both_answer
     assert 0 < found.same_answer_floor < found.same_answer
@@ -55,13 +66,32 @@ def test_what_the_largest_answered_itself_says_nothing() -> None:
     texts, by_another = played(cascade, answers, "large")
     assert texts.tolist() == ["a"] * 200 + ["b"] * 200
     assert by_another.tolist() == [False] * 200 + [True] * 200
-    assert agreement(cascade, EXAMPLES, answers, "large", HOST, betting_floor, 0.02) is None
+    found = agreement(cascade, EXAMPLES, answers, "large", HOST, 0.02)
+    assert found is not None
+    assert (found.n_questions, found.n_contexts) == (200, 100)
+    assert (found.both_answer, found.same_answer) == (1, 0)
+
+
+def test_nothing_is_expected_of_a_plan_whose_rates_too_few_questions_bound() -> None:
+    """A floor of 0 under both rates would watch nothing, and take delta's share from those that are."""
+    cascade = replace(PLAN, name="both", variants=("small", "large"), thresholds=(0.4,))
+    answers = {"small": said(["a"] * 398, 0.3) + said(["a"] * 2, 0.6), "large": said(["a"] * 400)}
+    assert agreement(cascade, EXAMPLES, answers, "large", HOST, 0.02) is None
+
+
+def test_a_context_counts_for_so_many_questions_at_most() -> None:
+    """Each of its questions then weighs less: a bound must know the most that one context can bring."""
+    contexts = np.array([0] * (4 * MOST_QUESTIONS) + list(range(1, MOST_QUESTIONS + 1)))
+    every, hits = np.ones(len(contexts), dtype=bool), contexts == 0
+    found, floor = rate(contexts, every, hits, 0.02)
+    assert found == pytest.approx(0.5)
+    assert floor <= found
 
 
 def test_confidence_is_bounded_on_both_sides_of_every_decile() -> None:
     """Nine shares near a tenth, two tenths and so on, each with room for the sample's luck."""
     scores = np.random.default_rng(1).random(400)
-    found = confidence(EXAMPLES, scores, HOST, betting_floor, 0.02)
+    found = confidence(EXAMPLES, scores, HOST, 0.02)
     assert found.shares == pytest.approx(np.linspace(0.1, 0.9, 9), abs=0.01)
     assert all(a < b < c for a, b, c in zip(found.low, found.shares, found.high, strict=True))
 
@@ -71,7 +101,7 @@ def test_every_plan_but_the_largest_variants_own_is_told_what_to_expect() -> Non
     catalog = small_and_large()
     assert largest(catalog.variants).name == "large"
     answers = {"small": said(["a"] * 400), "large": said(["a", "b"] * 200)}
-    found = with_expectations(catalog, EXAMPLES, answers, HOST, betting_floor, 0.02)
+    found = with_expectations(catalog, EXAMPLES, answers, HOST, 0.02)
     small, large = found.plans
     assert small.agreement is not None
     assert small.agreement.reference == "large"

@@ -1,0 +1,78 @@
+"""Asks every variant of a repository the questions of a recording; answers are kept, so a killed run goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway import catalog as catalogs
+from gateway import spans
+from gateway.domain import Answer
+from gateway.published import Variant
+from loadtest import recording
+from loadtest.recording import CERTIFIED, REPORT, SEARCH, SHIFTED, UNSHIFTED
+from optimizer import asked, data, strata
+from optimizer.data import Example, Split
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Question sets: one that certifies, one that is unlike it, and test data; names or files."""
+
+    certifying: str
+    other: str
+    report: str
+
+
+def record(repository: Path, sources: Sources, folder: Path, path: Path) -> None:
+    """Write a recording of the sources.
+
+    `folder`: of a study; answers are kept there as `bertier-optimize expect` keeps them. Raises: DataError.
+    """
+    catalog = catalogs.read(repository)
+    sets: dict[str, Sequence[Example]] = {}
+    answers: dict[str, Mapping[str, Sequence[Answer]]] = {}
+    for part, names, examples in _parts(sources):
+        given = {v.name: _ask(repository, v, part, examples, folder) for v in catalog.variants}
+        for name, rows in names.items():
+            sets[name] = [examples[i] for i in rows]
+            answers[name] = {v: [found[i] for i in rows] for v, found in given.items()}
+    recording.write(path, catalog, sets, answers)
+
+
+def _parts(
+    sources: Sources,
+) -> Iterator[tuple[str, dict[str, Sequence[int]], Sequence[Example]]]:
+    """Yield what is asked at once: its name in the folder, which of it are which sets, and the questions."""
+    search = _split(sources.certifying, Split.SEARCH, certifies=True)
+    yield "search", {SEARCH: range(len(search))}, search
+    calibrate = _split(sources.certifying, Split.CALIBRATE, certifies=True)
+    fresh = [i for i, e in enumerate(calibrate) if strata.is_fresh(e.context)]
+    certified = sorted(set(range(len(calibrate))).difference(fresh))
+    yield "calibrate", {CERTIFIED: certified, UNSHIFTED: fresh}, calibrate
+    other = _split(sources.other, Split.SEARCH, certifies=False)
+    yield f"{_stem(sources.other)}-search", {SHIFTED: range(len(other))}, other
+    report = data.load(sources.report)
+    yield _stem(sources.report), {REPORT: range(len(report))}, report
+
+
+def _split(source: str, split: Split, *, certifies: bool) -> list[Example]:
+    return [
+        e
+        for e in data.load(source)
+        if data.split_of(e, by_article=certifies, certifies=certifies) is split
+    ]
+
+
+def _stem(source: str) -> str:
+    return Path(source).name.split(".")[0]
+
+
+def _ask(
+    repository: Path, variant: Variant, part: str, examples: Sequence[Example], folder: Path
+) -> list[Answer]:
+    file, tokenizer = catalogs.model_path(repository, variant), repository / catalogs.TOKENIZER
+    model = asked.Model(file, variant.sha256, tokenizer, variant.precision)
+    readings, _ = asked.readings(model, folder / "published" / variant.name, part, examples)
+    return [spans.answer_of(reading, variant.decoding) for reading in readings]
