@@ -18,5 +18,8 @@ trap 'rm -rf "$work"' EXIT
 "$python" -m venv --without-pip "$target"
 "$work/build/bin/python" -m pip --python "$target/bin/python" install --quiet --no-compile \
     --only-binary :all: --constraint constraints.txt "$(echo "$work"/bertier-*.whl)[otel]"
+# Once more by name: a package that is installed from a file notes in which folder that lay, another one in every build.
+"$work/build/bin/python" -m pip --python "$target/bin/python" install --quiet --no-compile \
+    --no-index --no-deps --force-reinstall --find-links "$work" bertier
 # By hash, not by the time of a file: the same sources give the same bytes.
 "$target/bin/python" -m compileall -q --invalidation-mode unchecked-hash "$target/lib"

@@ -51,6 +51,13 @@ def test_it_is_small_and_holds_nothing_of_training(image: Path, tmp_path: Path) 
     assert size_bytes < 300e6
 
 
+def test_its_files_do_not_know_where_they_were_built(image: Path) -> None:
+    """Two builds of the same sources are the same, byte by byte."""
+    (told,) = image.glob("lib/python*/site-packages/bertier-*.dist-info")
+    assert not (told / "direct_url.json").exists()
+    assert "direct_url.json" not in (told / "RECORD").read_text()
+
+
 def test_it_can_send_traces(image: Path, tmp_path: Path) -> None:
     """In a cluster it takes a variable to switch them on, not another image."""
     assert run(image, "python", "-c", "import gateway.otel", folder=tmp_path).stderr == ""
