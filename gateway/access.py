@@ -118,7 +118,7 @@ class Access:
             raise Unauthenticated("unknown key" if authorization else "no key")
         if scope not in caller.key.scopes:
             self.metrics.denied.labels(front, "scope").inc()
-            raise Forbidden(f"the key {caller.name} has no scope {scope!r}")
+            raise Forbidden(f"the key {caller.name} has no scope {scope.value}")
         return caller
 
     def meet(self, authorization: str | None) -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +27,7 @@ from gateway.settings import Settings
 T = TypeVar("T")
 Json = dict[str, Any]
 PATIENCE_S = 120.0
+FILE_NAME = re.compile(r"\S*/\S*|\S+\.(txt|md|json|html?|csv|rst)")  # what looks like one
 
 
 class AskFailed(BackendError):
@@ -34,8 +37,12 @@ class AskFailed(BackendError):
 class HttpGateway:
     """A gateway at a URL."""
 
-    def __init__(self, url: str, api_key: str | None = None) -> None:
+    def __init__(self, url: str, api_key: str | None = None, authority: Path | None = None) -> None:
+        """`authority`: PEM file that its certificate is signed by; None: the system's. Raises: InvalidField."""
         self._url = url.rstrip("/")
+        if not self._url.startswith(("http://", "https://")):
+            raise InvalidField(f"--url {url}: give it with http:// or https://")
+        self._trusted = True if authority is None else _trusting(authority)
         self._own = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
 
     def answer(self, body: Json, headers: Mapping[str, str]) -> Json:
@@ -56,18 +63,32 @@ class HttpGateway:
                 headers={**self._own, **headers},
                 timeout=PATIENCE_S,
                 trust_env=False,
+                verify=self._trusted,
             )
             told = reply.json()
-        except (httpx2.TransportError, httpx2.InvalidURL, httpx2.UnsupportedProtocol) as exc:
+        except httpx2.ConnectError as exc:
+            if "CERTIFICATE_VERIFY_FAILED" not in str(exc):
+                raise self._nobody(exc) from exc
             raise BackendUnavailable(
-                f"no gateway answers at {self._url} ({exc}); start one with 'make run' or"
-                " 'bertier serve', or ask in this process with --embedded"
+                f"{self._url}: its certificate is not trusted here; name who signed it with --authority PEM"
             ) from exc
+        except httpx2.RemoteProtocolError as exc:
+            raise BackendUnavailable(
+                f"{self._url}: what answers there speaks no HTTP ({exc}); if it speaks TLS, ask https://"
+            ) from exc
+        except (httpx2.TransportError, httpx2.InvalidURL, httpx2.UnsupportedProtocol) as exc:
+            raise self._nobody(exc) from exc
         except ValueError as exc:
             raise AskFailed(f"{self._url}: not a bertier gateway (no JSON at {path})") from exc
         if not isinstance(told, dict) or not reply.is_success:
             raise AskFailed(_failure(self._url, reply.status_code, told))
         return told
+
+    def _nobody(self, exc: Exception) -> BackendUnavailable:
+        return BackendUnavailable(
+            f"no gateway answers at {self._url} ({exc}); start one with 'make run' or"
+            " 'bertier serve', or ask in this process with --embedded"
+        )
 
 
 class EmbeddedGateway:
@@ -109,6 +130,13 @@ class EmbeddedGateway:
             await backend.close()
 
 
+def _trusting(authority: Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=authority)
+    except OSError as exc:  # ssl.SSLError is one
+        raise InvalidField(f"--authority {authority}: no PEM file of certificates ({exc})") from exc
+
+
 def read_context(given: str, stdin: Callable[[], str]) -> str:
     """Return the context: standard input for `-`, a file's text, else the argument itself.
 
@@ -118,9 +146,15 @@ def read_context(given: str, stdin: Callable[[], str]) -> str:
         return stdin()
     path = Path(given)
     try:
-        return path.read_text("utf-8") if len(given) < 4096 and path.is_file() else given
+        if len(given) < 4096 and path.is_file():
+            return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         raise InvalidField(f"--context {given}: cannot be read as UTF-8 text: {exc}") from exc
+    if FILE_NAME.fullmatch(given):
+        raise InvalidField(
+            f"--context {given}: no such file; a text that looks like one goes in by '-'"
+        )
+    return given
 
 
 def headers_of(**given: object) -> dict[str, str]:

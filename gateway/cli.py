@@ -100,8 +100,10 @@ def variants(flags: argparse.Namespace) -> int:
     try:
         if flags.model_repository is not None:
             raise BackendUnavailable("a repository was asked for, not a gateway")
-        told, source = _http(flags).variants(), flags.url
+        told, source = _http(flags).variants(), flags.url or URL
     except BackendUnavailable:
+        if flags.url is not None and flags.model_repository is None:
+            raise
         repository = _settings(flags).model_repository
         told, source = _catalog_as_told(catalogs.read(repository)), str(repository)
     if flags.json:
@@ -221,7 +223,10 @@ def _add_slo(command: argparse.ArgumentParser) -> None:
 
 
 def _add_source(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--url", default=URL, help=f"a gateway ({URL})")
+    command.add_argument("--url", help=f"a gateway ({URL})")
+    command.add_argument(
+        "--authority", type=Path, metavar="PEM", help="that signed its certificate"
+    )
     command.add_argument("--model-repository", type=Path, metavar="DIR")
     command.add_argument("--api-key", metavar="KEY", help=f"for it; else {CLIENTS_KEY}")
     command.add_argument("--json", action="store_true", help="print JSON")
@@ -239,7 +244,8 @@ def _gateway(flags: argparse.Namespace) -> HttpGateway | EmbeddedGateway:
 
 
 def _http(flags: argparse.Namespace) -> HttpGateway:
-    return HttpGateway(flags.url, flags.api_key or os.environ.get(CLIENTS_KEY))
+    key = flags.api_key or os.environ.get(CLIENTS_KEY)
+    return HttpGateway(flags.url or URL, key, flags.authority)
 
 
 def _slo_headers(flags: argparse.Namespace, explain: str | None) -> dict[str, str]:

@@ -35,6 +35,7 @@ SLO_NAMES = (
     *("slo-latency-ms", "slo-min-f1", "slo-max-f1-loss", "slo-class", "slo-policy"),
     *("slo-variant", "slo-explain", "priority"),
 )
+SLO_PREFIXES = ("slo-", "x-slo-")  # none of them may be of a header that is not there
 # Every header of the SLO as it may come, to its own name.
 SLO_HEADERS = {
     **{name: name for name in (*SLO_NAMES, ENVOY_TIMEOUT)},
@@ -75,12 +76,14 @@ def spent_before_routing_ms(timings: Timings) -> float:
 def slo_lookup(pairs: Iterable[tuple[str, str]]) -> Lookup:
     """Return the headers or metadata that say something of the SLO, by lower-case name.
 
-    Raises: InvalidHeader when one comes twice, be it under its `x-` alias: it has no meaning.
+    Raises: InvalidHeader when one comes twice, be it under its `x-` alias, or is misspelt: it has no meaning.
     """
     found: dict[str, str] = {}
     for given, value in pairs:
         name = SLO_HEADERS.get(given)
         if name is None:
+            if given.startswith(SLO_PREFIXES):
+                raise InvalidHeader(given, value, f"the headers {', '.join(SLO_NAMES)}")
             continue
         if name in found:
             raise InvalidHeader(name, value, "one value; it was sent twice")

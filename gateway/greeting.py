@@ -20,8 +20,10 @@ def ready_text(
     url = f"{'https' if tls else 'http'}://{host}:{port}"
     key = ' -H "Authorization: Bearer $BERTIER_API_KEY"' if keys else ""
     metrics = "" if apart else f", metrics: {url}/metrics"
+    trust = "(add --cacert PEM if an authority of your own signed its certificate)\n" if tls else ""
     return (
         f"\nbertier answers on {url}  (state: {url}/readyz{metrics})\n\n"
         f"curl -i {url}/v1/answer{key} -H 'SLO-Latency-Ms: 100' -H 'SLO-Min-F1: {EXAMPLE_MIN_F1:g}'"
         f" -H 'Content-Type: application/json' \\\n  -d '{EXAMPLE}'\n"
+        f"{trust}"
     )

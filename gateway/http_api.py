@@ -39,6 +39,7 @@ from gateway.service import AnswerService
 ANSWER = "/v1/answer"
 VERSION = version("bertier")
 SLO_HEADERS = {given.encode() for given in fronts.SLO_HEADERS}
+SLO_PREFIXES = tuple(prefix.encode() for prefix in fronts.SLO_PREFIXES)  # misspelt ones, too
 
 
 class DirectRoute(APIRoute):
@@ -128,7 +129,11 @@ class HttpApi:
 
 def read_slo(raw: Iterable[tuple[bytes, bytes]]) -> SloRequest:
     """Return what the headers ask for. Raises: InvalidHeader."""
-    pairs = ((k.decode(), v.decode("latin-1")) for k, v in raw if k in SLO_HEADERS)
+    pairs = (
+        (k.decode("latin-1"), v.decode("latin-1"))
+        for k, v in raw
+        if k in SLO_HEADERS or k.startswith(SLO_PREFIXES)
+    )
     return fronts.of_caller(slo.parse(fronts.slo_lookup(pairs)))
 
 

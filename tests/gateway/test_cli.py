@@ -140,6 +140,34 @@ def test_variants_come_from_the_repository_where_no_gateway_runs(
     assert f"from {repository}" in out
 
 
+def test_a_gateway_that_was_named_is_not_replaced_by_a_folder(capsys: Capture) -> None:
+    """Who asks for one wants to know that it is gone."""
+    assert cli.main(["variants", "--url", NOWHERE]) == 1
+    assert NOWHERE in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--url", "localhost:8080"], "http:// or https://"),
+        (["--url", "https://localhost:1", "--authority", "/nowhere.pem"], "/nowhere.pem"),
+    ],
+)
+def test_an_address_that_cannot_be_asked_says_why(
+    arguments: list[str], said: str, capsys: Capture
+) -> None:
+    """Before anybody is asked."""
+    assert cli.main(["plan", *arguments]) == 1
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["/nowhere/text.txt", "text.md", "a/b"])
+def test_a_file_that_is_not_there_is_no_context(name: str, capsys: Capture) -> None:
+    """Its name is not what was asked about."""
+    assert cli.main(["ask", QUESTION, "--context", name, "--url", NOWHERE]) == 1
+    assert "no such file" in capsys.readouterr().err
+
+
 def test_cascades_are_shown_below_the_variants(tmp_path: Path, capsys: Capture) -> None:
     """What they ask, how often, and both certificates."""
     variants = [make_variant("small", 5), make_variant("large", 20)]

@@ -172,6 +172,13 @@ async def test_a_header_and_its_alias_are_one(gateway: Running) -> None:
     assert "sent twice" in str(error.details())
 
 
+async def test_a_misspelt_promise_is_no_promise(gateway: Running) -> None:
+    """Answered under a default, the caller would believe it was kept."""
+    error = await failure(gateway.stub.Answer(ask(), metadata=(("slo-latency", "50"),)))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "slo-latency-ms" in str(error.details())
+
+
 async def test_only_answers_are_counted(gateway: Running) -> None:
     """Plans and health checks are fast, and would hide slow answers in the histogram."""
     await gateway.stub.Plan(qa_pb2.PlanRequest())

@@ -58,6 +58,8 @@ async def test_a_bad_body_is_a_problem_with_its_own_type(name: str) -> None:
 @pytest.mark.parametrize(
     ("header", "value", "status", "says"),
     [
+        ("SLO-Latency", "50", 400, "slo-latency-ms"),
+        ("X-SLO-Min-F", "0.5", 400, "slo-min-f1"),
         ("SLO-Latency-Ms", "NaN", 400, "1 to 60000"),
         ("SLO-Latency-Ms", "-5", 400, "1 to 60000"),
         ("SLO-Latency-Ms", "1e3", 400, "1 to 60000"),

@@ -1,0 +1,9 @@
+"""`bertier-loadtest`: begins where its packages are."""
+
+from __future__ import annotations
+
+from optimizer import entry
+
+
+def main() -> int:
+    return entry.run("loadtest.cli", "bertier-loadtest")
