@@ -18,6 +18,7 @@ from gateway.decision_log import DecisionLog
 from gateway.domain import (
     Answered,
     Decision,
+    Gave,
     Option,
     Question,
     Reason,
@@ -184,10 +185,15 @@ class AnswerService:
         """
         serving = self._serving()
         promise = self._promise(request, serving)
-        size = self._size(serving, question, n_tokens)
+        size = whole = self._size(serving, question, n_tokens)
         now = self._clock()
         failing = serving.breakers.failing(now)
         options, decision, _ = route(self._chooser, promise, serving, size, 0.0, now, failing)
+        while decision.reason is Reason.SHED and size.n_windows > 1:  # as `_fit` does
+            size = replace(size, n_windows=(size.n_windows + 1) // 2)
+            options, decision, _ = route(self._chooser, promise, serving, size, 0.0, now, failing)
+        if decision.option is not None and size != whole:
+            decision = replace(decision, gave=(*decision.gave, Gave.PARTIAL))
         weighed = explanation.weigh(serving, promise, size, options, 0.0, now, failing)
         nearest = policy.nearest_feasible(promise, options)
         return PlanReport(promise, size, decision, weighed, nearest)

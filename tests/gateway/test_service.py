@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway import breaker
+from gateway import breaker, spans
 from gateway.clock import now_ms
 from gateway.domain import Gave, Question, Reason, SloPolicy, SloRequest, Trust
 from gateway.errors import (
@@ -186,6 +186,17 @@ async def test_a_text_over_its_limit_is_refused(question: Question) -> None:
     """Characters for both, tokens for the question."""
     with pytest.raises(TextTooLong):
         await make_service().answer(question, SloRequest(), now_ms())
+
+
+def test_a_plan_of_a_context_that_is_too_long_is_a_plan_of_a_part() -> None:
+    """What would be answered from a part is not told to be refused."""
+    report = make_service(clock=lambda: 0.0).plan(SloRequest(latency_ms=30), n_tokens=40_000)
+    assert report.decision.option is not None
+    assert Gave.PARTIAL in report.decision.gave
+    assert report.size.n_windows < 40_000 / spans.MAX_TOKENS
+    strict = SloRequest(latency_ms=30, policy=STRICT)
+    refused = make_service(clock=lambda: 0.0).plan(strict, n_tokens=40_000)
+    assert refused.decision.option is None
 
 
 async def test_a_long_context_is_answered_from_windows() -> None:
