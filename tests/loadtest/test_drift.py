@@ -40,14 +40,14 @@ def series(contexts: np.ndarray, alike: np.ndarray, answerable: np.ndarray | Non
 
 
 def test_reviews_break_every_certificate_and_wikipedia_breaks_none() -> None:
-    """Recorded answers of the shipped models: streams of each kind, 1,000 sampled requests in each.
+    """Recorded answers of the shipped models: streams of each kind, 3,000 sampled requests in each.
 
     Of unshifted streams, drawn from contexts that no expectation was made from, no more than delta may.
     """
     delta = Settings().shadow_delta
     recorded, reference = recording.read(recording.RECORDED, SHIPPED)
     sets = {name: recorded[name] for name in (UNSHIFTED, SHIFTED)}
-    rows = judged(SHIPPED, sets, reference, STREAMS, 1000, seed=3)
+    rows = judged(SHIPPED, sets, reference, STREAMS, 3000, seed=3)
     unshifted, shifted = ([r for r in rows if r["stream"] == name] for name in sets)
     assert sum(row["test"] == "agreement" for row in shifted) == len(SHIPPED.plans) - 1
     assert all(row["alarms"] <= delta for row in unshifted), unshifted
