@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
 from gateway.asking import Json
 
+PIPED_WIDTH = 160  # characters, where no terminal says how many there are
 TYPICAL_BUCKETS = (128, 384)  # the lengths whose latency is shown
 
 
@@ -125,9 +126,12 @@ def _p95(variant: Json, bucket: int) -> str:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in columns:
-        table.add_column(column, justify="right" if " ms" in column or "F1" in column else "left")
+        side: JustifyMethod = "right" if " ms" in column or "F1" in column else "left"
+        # Names that begin alike must be readable to their end.
+        table.add_column(column, justify=side, overflow="fold")
     return table
 
 
 def _console() -> Console:
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    piped = not sys.stdout.isatty()
+    return Console(highlight=False, soft_wrap=piped, width=PIPED_WIDTH if piped else None)
