@@ -66,9 +66,10 @@ class Episode:
 
     def complaint(self) -> str:
         """Return what is not as promised; empty: nothing."""
-        lost = self.lost if self.in_flight is None else self.in_flight.lost_beside
+        calm = self.rows[0].lost
+        lost = self.lost if self.in_flight is None else calm + self.in_flight.lost_beside
         if lost:
-            return f"{self.event}: {lost} lost that were not in flight at a gateway that died"
+            return f"{self.event}: {lost} lost that were not on their way when a gateway died"
         if refused := sum(r.refused for r in self.rows):
             return f"{self.event}: {refused} refused, though there was capacity for all"
         if failed := sum(r.client_failed for r in self.rows):

@@ -69,5 +69,8 @@ def test_every_kind_of_failure_is_a_complaint() -> None:
         (replace(calm, client_failed=1), "failed"),
     ):
         assert word in replace(good, rows=(before, wrong, after)).complaint()
+    killed = replace(good, in_flight=phases.InFlight(1, 1, 0))
+    assert killed.complaint() == ""
+    assert "lost" in replace(killed, rows=(replace(before, lost=1), calm, after)).complaint()
     assert "recovered" in replace(good, recovered_s=5.1).complaint()
     assert phases.markdown([good]).count("\n") == 4
