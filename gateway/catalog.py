@@ -41,6 +41,7 @@ class Origin:
     date: str  # ISO 8601, UTC
     seed: int
     data_sha256: dict[str, str]
+    split_version: int = 1  # how questions were set aside from training; absent from early catalogs
 
 
 @dataclass(frozen=True, slots=True)

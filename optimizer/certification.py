@@ -13,7 +13,7 @@ import numpy as np
 from gateway.catalog import sha256_of
 from gateway.published import Bound, Certificate, LossCheck, Paired, Quality, Variant
 from gateway.spans import Reading, SpanEncoder
-from optimizer import certify, data, evaluate, profiling, provenance, strata
+from optimizer import certify, data, evaluate, lineage, profiling, provenance, strata
 from optimizer.config import CertifyConfig, StudyConfig
 from optimizer.data import DataError, Example, Split
 from optimizer.exported import Exported
@@ -59,6 +59,7 @@ class Evidence:
 
 def evidence_of(study: Study) -> Evidence:
     """Return the evidence of a study's own variants. Raises: DataError."""
+    lineage.check_study(study.config)
 
     def ask(name: str, questions: Questions) -> tuple[list[Reading], list[float]]:
         return Exported(study, name).timed_readings(questions.name, questions.examples)

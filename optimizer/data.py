@@ -1,7 +1,8 @@
 """SQuAD-format question sets: where they come from, how they are split, what a training row is.
 
-Splits are by article or by context, never by question: h = sha1(key) % 20; 0-1 search,
-2-4 calibrate (files that certify), the rest train. Nothing trains on search or calibrate.
+Splits are by article or by context, never by question: h = sha1(key) % 20. Search is h 0-1. In files that
+certify, calibrate is h 2-9 of whole articles and h 2-4 of contexts whose article is not known. The rest
+trains. Nothing trains on search or calibrate.
 """
 
 from __future__ import annotations
@@ -52,6 +53,10 @@ ARTICLES = {
     )
 }
 MIXED_ARTICLES = "squad-train"  # a title that holds contexts of many articles
+# Of `split_of`. Models trained under another version may have seen what this one certifies with.
+SPLIT_VERSION = 2
+BUCKETS = 20
+SEARCH_END, CONTEXTS_END, ARTICLES_END = 2, 5, 10  # first bucket after search, and after calibrate
 DOWNLOADS = Path("runs/downloads")
 MISPLACED = 0.01  # share of the answers that may not stand where they are said to
 OPENERS: dict[str, Any] = {".json": open, ".gz": gzip.open, ".xz": lzma.open}
@@ -194,13 +199,19 @@ def _misplaced(example: Example) -> tuple[str, int] | None:
 
 
 def split_of(example: Example, *, by_article: bool, certifies: bool) -> Split:
-    """Return the split an example belongs to, for ever, whatever else is in the file."""
-    by_context = not by_article or example.title in ("", MIXED_ARTICLES)
-    key = example.context if by_context else example.title
-    bucket = int(hashlib.sha1(key.encode(), usedforsecurity=False).hexdigest(), 16) % 20
-    if bucket < 2:
+    """Return the split an example belongs to, whatever else is in the file; see SPLIT_VERSION."""
+    article = article_of(example) if by_article else None
+    key = example.context if article is None else article
+    bucket = int(hashlib.sha1(key.encode(), usedforsecurity=False).hexdigest(), 16) % BUCKETS
+    if bucket < SEARCH_END:
         return Split.SEARCH
-    return Split.CALIBRATE if certifies and bucket < 5 else Split.TRAIN
+    end = CONTEXTS_END if article is None else ARTICLES_END
+    return Split.CALIBRATE if certifies and bucket < end else Split.TRAIN
+
+
+def article_of(example: Example) -> str | None:
+    """Return the title of its article; None where it is not known."""
+    return None if example.title in ("", MIXED_ARTICLES) else example.title
 
 
 def sample_contexts(examples: Sequence[Example], fraction: float, seed: int) -> list[Example]:

@@ -19,6 +19,7 @@ from gateway.spans import SpanEncoder
 from optimizer import (
     cards,
     certification,
+    data,
     decoding,
     gates,
     profiling,
@@ -77,6 +78,7 @@ def catalog_of(study: Study, target: Path) -> Catalog:
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         seed=study.config.seed,
         data_sha256=study.questions.hashes(),
+        split_version=data.SPLIT_VERSION,
     )
     catalog = Catalog(
         schema_version=catalogs.SCHEMA_VERSION,

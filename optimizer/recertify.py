@@ -12,7 +12,7 @@ from gateway import catalog as catalogs
 from gateway.catalog import Catalog
 from gateway.errors import RepositoryError
 from gateway.spans import Reading
-from optimizer import asked, cards, certification, plans, repository
+from optimizer import asked, cards, certification, lineage, plans, repository
 from optimizer.certification import Evidence, Questions
 from optimizer.config import StudyConfig
 from optimizer.expecting import expected
@@ -41,6 +41,10 @@ def evidence_of(
     published: Path, catalog: Catalog, config: StudyConfig, data_dir: Path, folder: Path
 ) -> Evidence:
     """Return the study's questions, answered by the published files."""
+    questions = StudyQuestions(config, data_dir)
+    hashes = questions.hashes()
+    sources = [Path(d.source).name for d in config.data if d.certifies]
+    lineage.check_catalog(catalog.origin, {s: hashes[s] for s in sources if s in hashes})
     tokenizer = published / catalogs.TOKENIZER
 
     def ask(name: str, questions: Questions) -> tuple[list[Reading], list[float]]:
@@ -51,7 +55,7 @@ def evidence_of(
             model, folder / "published" / name, questions.name, questions.examples
         )
 
-    return certification.gather(config, StudyQuestions(config, data_dir), tokenizer, ask)
+    return certification.gather(config, questions, tokenizer, ask)
 
 
 def write(published: Path, catalog: Catalog, config: StudyConfig) -> None:

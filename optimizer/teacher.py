@@ -42,6 +42,7 @@ class Teacher:
             "train": [phase.model_dump() for phase in config.train],
             "data": [d.model_dump() for d in config.data],
             "seed": config.seed,
+            "split_version": data.SPLIT_VERSION,
         }
 
     def load(self) -> PreTrainedModel:

@@ -132,6 +132,32 @@ def test_contexts_of_mixed_articles_are_split_by_context() -> None:
     assert shares[Split.CALIBRATE] == pytest.approx(0.15, abs=0.05)
 
 
+def test_more_of_the_whole_articles_certify() -> None:
+    """A floor counts articles: nine of them, as in split version 1, are too few to be a sample."""
+    found = [
+        data.split_of(example("c", f"Article {i}"), by_article=True, certifies=True)
+        for i in range(400)
+    ]
+    shares = {split: found.count(split) / len(found) for split in Split}
+    assert shares[Split.SEARCH] == pytest.approx(0.10, abs=0.05)
+    assert shares[Split.CALIBRATE] == pytest.approx(0.40, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("title", "context", "split"),
+    [
+        ("A", "", Split.CALIBRATE),
+        ("Normans", "", Split.CALIBRATE),
+        (data.MIXED_ARTICLES, "A", Split.TRAIN),
+        (data.MIXED_ARTICLES, "1", Split.CALIBRATE),
+    ],
+)
+def test_a_split_never_changes_within_a_version(title: str, context: str, split: Split) -> None:
+    """What trained a model once must never certify it."""
+    assert data.SPLIT_VERSION == 2
+    assert data.split_of(example(context, title), by_article=True, certifies=True) is split
+
+
 def test_a_source_that_does_not_certify_has_no_calibrate_split() -> None:
     """Its contexts are worth more as training data."""
     found = {data.split_of(example(f"c{i}"), by_article=False, certifies=False) for i in range(99)}
