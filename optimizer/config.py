@@ -35,6 +35,18 @@ class DataConfig(_Frozen):
     fraction: float = Field(1.0, gt=0, le=1)  # share of the contexts trained on
     by_article: bool = False  # split by article title instead of by context
     certifies: bool = False  # set aside a calibrate split
+    unanswerable: float = Field(0.0, ge=0, lt=1)  # share wanted; what is missing is made
+
+
+class AugmentConfig(_Frozen):
+    """How unanswerable questions are made where a source has too few."""
+
+    seed: int = 17
+    judge: str | None = None  # a published variant's folder: drops those it finds an answer to
+
+    @property
+    def judge_folder(self) -> Path | None:
+        return None if self.judge is None else Path(self.judge)
 
 
 class TrainConfig(_Frozen):
@@ -45,6 +57,7 @@ class TrainConfig(_Frozen):
     batch_size: int = Field(16, gt=0)
     warmup: float = Field(0.06, ge=0, lt=1)  # share of the steps
     weight_decay: float = Field(0.01, ge=0)
+    average: float = Field(0.0, ge=0, lt=1)  # decay of a moving average of the weights; 0: none
 
 
 class PhaseConfig(TrainConfig):
@@ -52,6 +65,11 @@ class PhaseConfig(TrainConfig):
 
     seed: int | None = None  # of its sample of the data and its order; none: the study's
     keep_start: float = Field(0.0, ge=0, lt=1)  # share of the weights it starts from that stays
+    dropout: float = Field(
+        0.0, ge=0, lt=1
+    )  # of hidden states; attention has none, it costs too much
+    answerability_weight: float = Field(0.0, ge=0)  # of the loss of whether there is an answer
+    sources: tuple[str, ...] = ()  # of [[data]] that it trains on; none: all
 
 
 class DistillConfig(_Frozen):
@@ -189,6 +207,7 @@ class StudyConfig(_Frozen):
     certify: CertifyConfig = CertifyConfig()
     publish: PublishConfig = PublishConfig()
     data: tuple[DataConfig, ...] = Field(min_length=1)
+    augment: AugmentConfig = AugmentConfig()
     elastic: ElasticConfig | None = None
     search: SearchConfig | None = None
     finish: FinishConfig | None = None

@@ -93,12 +93,11 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """One window with its gold span in tokens; (0, 0) where the window holds no answer."""
+    """One window with its gold spans in tokens; (0, 0) where the window holds no answer."""
 
     input_ids: np.ndarray  # (S,) int32
     token_type_ids: np.ndarray  # (S,) int8
-    start: int
-    end: int
+    spans: tuple[tuple[int, int], ...]  # (first, last) token of each distinct gold answer
 
 
 def load(source: str, cache: Path = DOWNLOADS) -> list[Example]:
@@ -230,22 +229,21 @@ def features(examples: Iterable[Example], encoder: SpanEncoder, seed: int) -> li
 
 def _feature(example: Example, windows: Windows, rng: random.Random) -> Feature:
     spans = [_gold_tokens(example, windows, row) for row in range(windows.n_windows)]
-    holding = [row for row, span in enumerate(spans) if span != (0, 0)]
+    holding = [row for row, found in enumerate(spans) if found]
     row = rng.choice(holding or range(windows.n_windows))
     n = int(windows.attention_mask[row].sum())
-    start, end = spans[row]
     return Feature(
         windows.input_ids[row, :n].astype(np.int32),
         windows.token_type_ids[row, :n].astype(np.int8),
-        start,
-        end,
+        spans[row] or ((0, 0),),
     )
 
 
-def _gold_tokens(example: Example, windows: Windows, row: int) -> tuple[int, int]:
-    """Return the (first, last) token of the first gold answer that lies whole in this window."""
+def _gold_tokens(example: Example, windows: Windows, row: int) -> tuple[tuple[int, int], ...]:
+    """Return the (first, last) token of each gold answer that lies whole in this window."""
     inside = np.flatnonzero(windows.is_context[row])
     begins, stops = windows.offsets[row, inside, 0], windows.offsets[row, inside, 1]
+    found: dict[tuple[int, int], None] = {}  # in the file's order, each once
     for text, first in zip(example.answers, example.starts, strict=True):
         last = first + len(text)
         if not len(inside) or first < begins[0] or last > stops[-1]:
@@ -253,5 +251,5 @@ def _gold_tokens(example: Example, windows: Windows, row: int) -> tuple[int, int
         start = int(np.searchsorted(stops, first, side="right"))
         end = int(np.searchsorted(begins, last, side="left")) - 1
         if start <= end:
-            return int(inside[start]), int(inside[end])
-    return 0, 0
+            found[int(inside[start]), int(inside[end])] = None
+    return tuple(found)

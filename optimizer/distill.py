@@ -10,7 +10,12 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
+from torch.nn.functional import (
+    binary_cross_entropy_with_logits,
+    kl_div,
+    log_softmax,
+    softmax,
+)
 
 from optimizer.config import DistillConfig
 from optimizer.models.bert import IGNORE, Said
@@ -54,17 +59,49 @@ def as_outputs(said: Said, batch: Batch, columns: torch.Tensor | None = None) ->
     return Outputs(*spans(said.logits), said.hidden, early, said.kept, columns)
 
 
-def label_loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    """Return the mean cross-entropy of the gold start and end. Source: Devlin et al. 2019.
+def label_loss(
+    model: torch.nn.Module, batch: Batch, *, answerability_weight: float = 0.0
+) -> torch.Tensor:
+    """Return the loss of the gold answers, and as said of whether there is one.
 
     An early head learns the same, by the default weight.
     """
-    return _weighted(outputs_of(model, batch), DistillConfig(), partial(_hard_loss, batch))
+
+    def loss_of(said: Spans) -> torch.Tensor:
+        loss = _hard_loss(batch, said)
+        if answerability_weight:
+            loss = loss + answerability_weight * answerability_loss(batch, said)
+        return loss
+
+    return _weighted(outputs_of(model, batch), DistillConfig(), loss_of)
 
 
 def _hard_loss(batch: Batch, said: Spans) -> torch.Tensor:
     start, end = said
-    return (cross_entropy(start, batch.start) + cross_entropy(end, batch.end)) / 2
+    return (any_of(start, batch.starts) + any_of(end, batch.ends)) / 2
+
+
+def any_of(logits: torch.Tensor, gold: torch.Tensor) -> torch.Tensor:  # (B, S), (B, S) bool
+    """Return the mean of -log of the probability that all gold positions have together.
+
+    Source: Clark & Gardner 2018, section 2.2 (summed objective); with one gold, cross-entropy.
+    """
+    found = logits.masked_fill(~gold, IGNORE).logsumexp(-1)
+    return (logits.logsumexp(-1) - found).mean()
+
+
+def answerability_loss(batch: Batch, said: Spans) -> torch.Tensor:
+    """Return the cross-entropy of the decision to abstain, by the difference that decoding uses.
+
+    The no-answer score at position 0 against all that the context offers: a verifier without
+    weights of its own, so that a served model looks like any other.
+    Source: Zhang et al. 2021 (Retro-Reader), section 3.2, for a loss of answerability beside the spans.
+    """
+    start, end = said
+    elsewhere = batch.token_type_ids != 1
+    spans = sum(x.masked_fill(elsewhere, IGNORE).logsumexp(-1) for x in (start, end))  # (B,)
+    null = start[:, 0] + end[:, 0]
+    return binary_cross_entropy_with_logits(null - spans, batch.starts[:, 0].float())
 
 
 def _weighted(

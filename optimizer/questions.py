@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from gateway.catalog import sha256_of
-from optimizer import data
+from optimizer import augmented, data
 from optimizer.config import DataConfig, StudyConfig
 from optimizer.data import DataError, Example, Split
 
@@ -18,6 +19,7 @@ class Questions:
 
     config: StudyConfig
     data_dir: Path
+    folder: Path | None = None  # of the made questions; None: those that the files have alone
 
     def path(self, source: str) -> str:
         """Return where a source is read from: a name that is known, or a file."""
@@ -28,14 +30,25 @@ class Questions:
         """Every question of the study, by source and split."""
         return {source.source: self._split(source) for source in self.config.data}
 
-    def train(self, fraction: float = 1.0) -> list[Example]:
+    @cached_property
+    def made(self) -> dict[Split, list[Example]]:
+        """Return the unanswerable questions made for training and for search."""
+        if self.folder is None:
+            return {split: [] for split in Split}
+        return augmented.made(self.config, self.by_source, self.hashes(), self.folder)
+
+    def train(self, fraction: float = 1.0, only: Collection[str] = ()) -> list[Example]:
         """Return what may be trained on, of this share of the contexts: none that any source holds out.
 
-        Raises: DataError where nothing of it has an answer.
+        `only`: sources; none: all. Raises: DataError where nothing of it has an answer.
         """
         sources = self.by_source.values()
         held_out = {e.context for s in sources for e in s[Split.SEARCH] + s[Split.CALIBRATE]}
-        allowed = [e for s in sources for e in s[Split.TRAIN] if e.context not in held_out]
+        picked = [s for name, s in self.by_source.items() if not only or name in only]
+        given = [e for s in picked for e in s[Split.TRAIN]]
+        contexts = {e.context for e in given}
+        made = [e for e in self.made[Split.TRAIN] if e.context in contexts]
+        allowed = [e for e in given + made if e.context not in held_out]
         found = data.sample_contexts(allowed, fraction, self.config.seed)
         if not any(e.answerable for e in found):
             raise DataError(
@@ -43,6 +56,15 @@ class Questions:
                 " so there are no spans to learn; look for `is_impossible` and empty `answers`, or"
                 " raise `fraction`"
             )
+        return found
+
+    def asked(self, split: Split = Split.SEARCH) -> dict[str, list[Example]]:
+        """Return a split of every source, what was made for it included."""
+        found = {}
+        for source, splits in self.by_source.items():
+            contexts = {e.context for e in splits[split]}
+            made = [e for e in self.made.get(split, ()) if e.context in contexts]
+            found[source] = [*splits[split], *made]
         return found
 
     def certifying(self, split: Split) -> list[Example]:

@@ -32,7 +32,7 @@ class Study:
 
     @cached_property
     def questions(self) -> Questions:
-        return Questions(self.config, self.data_dir)
+        return Questions(self.config, self.data_dir, self.folder / "questions")
 
     @cached_property
     def teacher(self) -> Teacher:

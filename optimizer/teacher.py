@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ class Teacher:
             "max_tokens": config.max_tokens,
             "train": [phase.model_dump() for phase in config.train],
             "data": [d.model_dump() for d in config.data],
+            "augment": config.augment.model_dump(),
             "seed": config.seed,
             "split_version": data.SPLIT_VERSION,
         }
@@ -49,10 +52,10 @@ class Teacher:
         """Return the trained model."""
         return student.load(str(self.folder))
 
-    def features(self, fraction: float = 1.0) -> list[Feature]:
-        """Return the training windows of this share of the contexts."""
+    def features(self, fraction: float = 1.0, only: Collection[str] = ()) -> list[Feature]:
+        """Return the training windows of this share of the contexts; `only`: sources, none: all."""
         encoder = SpanEncoder.from_file(self.tokenizer).resized(self.config.max_tokens)
-        return data.features(self.questions.train(fraction), encoder, self.config.seed)
+        return data.features(self.questions.train(fraction, only), encoder, self.config.seed)
 
     def train(self) -> dict[str, Any]:
         """Fine-tune the backbone phase by phase, or take the given teacher as it is."""
@@ -81,9 +84,11 @@ class Teacher:
             start = str(self._phase_folder(i)) if i else self.config.backbone
             seed = self.config.seed if how.seed is None else how.seed
             torch.manual_seed(seed)
-            model = student.load(start)
-            rows = self._seeded(seed).features()
-            loss = training.train(model, rows, distill.label_loss, how, folder, seed)
+            model = student.load(start, dropout=how.dropout)
+            rows = self._seeded(seed).features(only=how.sources)
+            weight = how.answerability_weight
+            loss_of = partial(distill.label_loss, answerability_weight=weight)
+            loss = training.train(model, rows, loss_of, how, folder, seed)
             if how.keep_start:
                 student.average(model, student.load(start), how.keep_start)
             model.save_pretrained(folder)

@@ -10,7 +10,9 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 CHECKPOINT_EVERY_S = 240.0
 LOG_EVERY_S = 20.0
 CURVE_POINTS = 200  # of losses.json
+PREFETCHED = 4  # batches made ahead
 POOL_BATCHES = 64  # rows are sorted by length inside pools of this many batches
 
 
@@ -38,8 +41,8 @@ class Batch:
     input_ids: torch.Tensor  # (B, S) int64
     attention_mask: torch.Tensor  # (B, S) int64
     token_type_ids: torch.Tensor  # (B, S) int64
-    start: torch.Tensor  # (B,) int64
-    end: torch.Tensor  # (B,) int64
+    starts: torch.Tensor  # (B, S) bool, first tokens of gold answers; position 0: unanswerable
+    ends: torch.Tensor  # (B, S) bool, last tokens
     rows: tuple[int, ...]
 
     def inputs(self) -> dict[str, torch.Tensor]:
@@ -62,21 +65,22 @@ def batch_of(features: Sequence[Feature], rows: Sequence[int]) -> Batch:
     picked = [features[row] for row in rows]
     n_tokens = max(len(f.input_ids) for f in picked)
     ids, mask, types = (np.zeros((len(picked), n_tokens), np.int64) for _ in range(3))
+    starts, ends = (np.zeros((len(picked), n_tokens), np.bool_) for _ in range(2))
     for i, feature in enumerate(picked):
         n = len(feature.input_ids)
         ids[i, :n], mask[i, :n], types[i, :n] = feature.input_ids, 1, feature.token_type_ids
-    start = np.array([f.start for f in picked])
-    end = np.array([f.end for f in picked])
+        for first, last in feature.spans:
+            starts[i, first] = ends[i, last] = True
 
     def on_device(array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array).to(device())
+        return torch.from_numpy(array).to(device(), non_blocking=True)
 
     return Batch(
         input_ids=on_device(ids),
         attention_mask=on_device(mask),
         token_type_ids=on_device(types),
-        start=on_device(start),
-        end=on_device(end),
+        starts=on_device(starts),
+        ends=on_device(ends),
         rows=tuple(rows),
     )
 
@@ -116,21 +120,36 @@ def train(
     plan = batches([len(f.input_ids) for f in features], config.batch_size, config.epochs, seed)
     model.to(device()).train()
     optimizer, schedule = _optimizer(model, config, len(plan))
-    run = _Run(folder / CHECKPOINT, model, optimizer, schedule)
-    step, losses = run.resume()
+    average = _Average.of(model, config.average)
+    run = _Run(folder / CHECKPOINT, model, optimizer, schedule, average)
+    losses = _Losses(run.resume())
     saved = time.monotonic()
-    tell = _Progress(folder.name, step, len(plan))
-    while step < len(plan):
-        losses.append(_step(model, batch_of(features, plan[step]), loss_of, optimizer, schedule))
-        step += 1
-        tell.step(step, losses)
+    progress = _Progress(folder.name, len(losses), len(plan))
+    for batch in _prefetched(features, plan[len(losses) :]):
+        losses.add(_step(model, batch, loss_of, optimizer, schedule))
+        average.update(model)
+        progress.step(losses)
         if time.monotonic() - saved >= checkpoint_every_s:
-            run.save(step, losses)
-            _write_curve(folder, losses, len(plan))
+            run.save(losses.all())
+            _write_curve(folder, losses.all(), len(plan))
             saved = time.monotonic()
-    _write_curve(folder, losses, len(plan))
+    average.copy_to(model)
+    found = losses.all()
+    _write_curve(folder, found, len(plan))
     run.path.unlink(missing_ok=True)
-    return float(np.mean(losses[-max(1, len(losses) // 10) :]))
+    return float(np.mean(found[-max(1, len(found) // 10) :]))
+
+
+def _prefetched(features: Sequence[Feature], plan: Sequence[Sequence[int]]) -> Iterator[Batch]:
+    """Yield the batches, each made while the one before is trained on."""
+    with ThreadPoolExecutor(1) as pool:
+        coming: deque[Future[Batch]] = deque()
+        for rows in plan:
+            coming.append(pool.submit(batch_of, features, rows))
+            if len(coming) > PREFETCHED:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -178,7 +197,7 @@ def _step(
     loss_of: Loss,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
-) -> float:
+) -> torch.Tensor:
     with autocast():
         loss = loss_of(model, batch)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -186,7 +205,7 @@ def _step(
     optimizer.step()
     schedule.step()
     optimizer.zero_grad(set_to_none=True)
-    return float(loss.detach())
+    return loss.detach()
 
 
 def autocast() -> torch.autocast:
@@ -206,6 +225,59 @@ def _cpu_flag(flag: str) -> bool:
     return cpuinfo.exists() and f" {flag} " in cpuinfo.read_text()
 
 
+class _Losses:
+    """The losses of all steps; those of the last ones stay on the device until somebody asks."""
+
+    def __init__(self, before: Sequence[float]) -> None:
+        self._known = list(before)
+        self._recent: list[torch.Tensor] = []
+
+    def __len__(self) -> int:
+        return len(self._known) + len(self._recent)
+
+    def add(self, loss: torch.Tensor) -> None:
+        self._recent.append(loss)
+
+    def all(self) -> list[float]:
+        if self._recent:
+            self._known += torch.stack(self._recent).tolist()
+            self._recent = []
+        return self._known
+
+
+class _Average:
+    """An exponential moving average of the trained weights; a decay of 0 keeps none.
+
+    Source: Tarvainen & Valpola 2017, "Mean teachers", section 2; the first steps weigh less, as in Adam.
+    """
+
+    def __init__(self, decay: float, weights: list[torch.Tensor]) -> None:
+        self._decay = decay
+        self.weights = weights
+        self.steps = 0
+
+    @classmethod
+    def of(cls, model: torch.nn.Module, decay: float) -> _Average:
+        return cls(decay, [p.detach().clone() for p in _trained(model)] if decay else [])
+
+    @torch.no_grad()
+    def update(self, model: torch.nn.Module) -> None:
+        if not self.weights:
+            return
+        self.steps += 1
+        decay = min(self._decay, (1 + self.steps) / (10 + self.steps))
+        torch._foreach_lerp_(self.weights, [p.detach() for p in _trained(model)], 1 - decay)
+
+    @torch.no_grad()
+    def copy_to(self, model: torch.nn.Module) -> None:
+        for mean, weight in zip(self.weights, _trained(model) if self.weights else (), strict=True):
+            weight.copy_(mean)
+
+
+def _trained(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    return [p for p in model.parameters() if p.requires_grad]
+
+
 class _Progress:
     """Says now and then how far a run has come, from the step at which it went on."""
 
@@ -213,14 +285,17 @@ class _Progress:
         self._name, self._first, self._total = name, first, total
         self._began = self._said = time.monotonic()
 
-    def step(self, step: int, losses: Sequence[float]) -> None:
-        now = time.monotonic()
+    def step(self, losses: _Losses) -> None:
+        now, step = time.monotonic(), len(losses)
         if now - self._said <= LOG_EVERY_S and step < self._total:
             return
         self._said = now
         left_min = (now - self._began) / (step - self._first) * (self._total - step) / 60
-        told = (self._name, step, self._total, float(np.mean(losses[-100:])), left_min)
-        log.info("%s: step %d/%d loss %.3f, %.0f min left", *told)
+        recent = float(np.mean(losses.all()[-100:]))
+        log.info(
+            "%s: step %d/%d loss %.3f, %.0f min left",
+            *(self._name, step, self._total, recent, left_min),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,14 +306,15 @@ class _Run:
     model: torch.nn.Module
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
+    average: _Average
 
-    def save(self, step: int, losses: list[float]) -> None:
+    def save(self, losses: list[float]) -> None:
         state: dict[str, Any] = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "torch_rng": torch.get_rng_state(),
-            "step": step,
+            "average": self.average.weights,
             "losses": losses,
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -246,13 +322,17 @@ class _Run:
         torch.save(state, part)
         os.replace(part, self.path)
 
-    def resume(self) -> tuple[int, list[float]]:
+    def resume(self) -> list[float]:
+        """Return the losses of the steps that were made before."""
         if not self.path.exists():
-            return 0, []
+            return []
         state = torch.load(self.path, map_location=device(), weights_only=True)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+        self.average.weights = state["average"]
+        self.average.steps = len(state["losses"])
         torch.set_rng_state(state["torch_rng"].cpu())
-        log.info("%s: going on from step %d", self.path.parent.name, state["step"])
-        return state["step"], state["losses"]
+        log.info("%s: going on from step %d", self.path.parent.name, len(state["losses"]))
+        losses: list[float] = state["losses"]
+        return losses

@@ -64,7 +64,7 @@ def load(name: str, *, dropout: float = 0.0, answers: bool = False) -> PreTraine
     try:
         config = AutoConfig.from_pretrained(source)
         adapt.check(config)
-        config.hidden_dropout_prob = config.attention_probs_dropout_prob = dropout
+        config.hidden_dropout_prob, config.attention_probs_dropout_prob = dropout, 0.0
         config.num_labels = 2  # start and end, whatever the checkpoint was made for
         model, found = AutoModelForQuestionAnswering.from_pretrained(
             source,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.functional import one_hot
 from transformers import BertForQuestionAnswering, PreTrainedModel
 
 from optimizer.distill import label_loss, outputs_of
@@ -24,9 +25,11 @@ def batch(lengths: tuple[int, ...] = LENGTHS, n_tokens: int = S, question: int =
     rows = [torch.randint(1000, 30000, (n_tokens,), generator=_draw(n)) for n in lengths]
     at = torch.arange(n_tokens)[None]
     mask = (at < torch.tensor(lengths)[:, None]).long()
-    gold = torch.tensor([40 + 3 * i for i in range(len(lengths))])
+    gold = one_hot(torch.tensor([40 + 3 * i for i in range(len(lengths))]), n_tokens).bool()
     types = (at >= question).long() * mask
-    return Batch(torch.stack(rows) * mask, mask, types, gold, gold + 2, tuple(range(len(lengths))))
+    return Batch(
+        torch.stack(rows) * mask, mask, types, gold, gold.roll(2, 1), tuple(range(len(lengths)))
+    )
 
 
 def _draw(seed: int) -> torch.Generator:

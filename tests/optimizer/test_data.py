@@ -173,7 +173,8 @@ def test_a_training_window_holds_its_answer(max_tokens: int) -> None:
     asked = Example("1", "Who bought the boat?", context, ("Ida Møller",), (start,), "t")
     encoder = SpanEncoder.from_file(TOKENIZER).resized(max_tokens)
     (feature,) = data.features([asked], encoder, seed=1)
-    words = encoder.decode(feature.input_ids[feature.start : feature.end + 1])
+    ((first, last),) = feature.spans
+    words = encoder.decode(feature.input_ids[first : last + 1])
     assert words == "ida møller"
 
 
@@ -181,4 +182,4 @@ def test_an_unanswerable_question_points_nowhere() -> None:
     """The label of no answer is the first token."""
     asked = Example("1", "Who?", "Nobody came.", (), (), "t")
     (feature,) = data.features([asked], SpanEncoder.from_file(TOKENIZER), seed=1)
-    assert (feature.start, feature.end) == (0, 0)
+    assert feature.spans == ((0, 0),)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from optimizer import teacher_states, training
+from optimizer import distill, teacher_states, training
 from optimizer.config import DistillConfig
 from optimizer.data import Feature
 from optimizer.distill import Imitation, label_loss, outputs_of
@@ -113,7 +113,7 @@ def answering(teacher: PreTrainedModel, tmp_path: Path) -> tuple[TeacherStates, 
     lengths = (120, 111, 97, 90)
     types = [(np.arange(n) > 8).astype(np.int8) for n in lengths]
     ids = [rng.integers(5, 500, n).astype(np.int32) for n in lengths]
-    features = [Feature(row, kind, 30, 33) for row, kind in zip(ids, types, strict=True)]
+    features = [Feature(row, kind, ((30, 33),)) for row, kind in zip(ids, types, strict=True)]
     teacher_states.write(teacher, features, tmp_path, WIDTH)
     states = TeacherStates.open(tmp_path, features, WIDTH)
     return states, training.batch_of(features, range(4))
@@ -172,3 +172,30 @@ def test_with_labels_only_the_teacher_has_no_say(teacher: PreTrainedModel, tmp_p
         assert found == pytest.approx(float(label_loss(model, batch)), abs=1e-6)
         assert found == float(Imitation(states, alone)(model, batch))
         assert found != pytest.approx(float(Imitation(states, DistillConfig())(model, batch)))
+
+
+def test_any_gold_answer_will_do() -> None:
+    """With one gold position the loss is cross-entropy; with more, their probabilities add up."""
+    logits = torch.tensor([[0.0, 2.0, 1.0, -1.0]])
+    one, two = (
+        torch.tensor([[False, True, False, False]]),
+        torch.tensor([[False, True, True, False]]),
+    )
+    share = torch.softmax(logits, -1)[0]
+    assert float(distill.any_of(logits, one)) == pytest.approx(-float(share[1].log()))
+    assert float(distill.any_of(logits, two)) == pytest.approx(-float((share[1] + share[2]).log()))
+
+
+def test_abstaining_is_learnt_from_the_difference_that_decoding_uses() -> None:
+    """The loss falls when position 0 gains on the context for an unanswerable question, and rises for others."""
+    types = np.array([0, 0, 1, 1], np.int8)
+    ids = np.array([5, 6, 7, 8], np.int32)
+    features = [Feature(ids, types, ((0, 0),)), Feature(ids, types, ((2, 3),))]
+    unanswerable, answerable = (training.batch_of(features, [i]) for i in range(2))
+
+    def loss(batch: Batch, null: float) -> float:
+        logits = torch.tensor([[null, 0.0, 1.0, 1.0]])
+        return float(distill.answerability_loss(batch, (logits, logits)))
+
+    assert loss(unanswerable, 4.0) < loss(unanswerable, 0.0)
+    assert loss(answerable, 4.0) > loss(answerable, 0.0)

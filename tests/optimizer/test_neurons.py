@@ -107,7 +107,8 @@ def test_a_slice_without_neurons_says_what_they_said_on_average(model: PreTraine
         up.weight.data[::2], up.bias.data[::2] = 0.0, 2.0
     net = Supernet(model, probe=[probe()])
     ids = probe()
-    batch = Batch(**ids, start=torch.zeros(2).long(), end=torch.zeros(2).long(), rows=(0, 1))
+    gold = torch.zeros_like(ids["input_ids"], dtype=torch.bool)
+    batch = Batch(**ids, starts=gold, ends=gold, rows=(0, 1))
     with torch.no_grad():
         whole = net(batch, Candidate((0, 1), 2, WIDTH))
         half = net(batch, Candidate((0, 1), 2, WIDTH // 2))

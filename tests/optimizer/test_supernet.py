@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch.nn.functional import one_hot
 from transformers import PreTrainedModel
 
 from optimizer.config import DistillConfig
@@ -62,8 +63,8 @@ def batch() -> Batch:
     ids = torch.randint(900, (3, S), generator=draw)
     mask = (torch.arange(S)[None] < torch.tensor([S, 97, 60])[:, None]).long()
     types = (torch.arange(S)[None] > 6).long() * mask
-    gold = torch.tensor([30, 50, 20])
-    return Batch(ids * mask, mask, types, gold, gold + 2, (0, 1, 2))
+    gold = one_hot(torch.tensor([30, 50, 20]), S).bool()
+    return Batch(ids * mask, mask, types, gold, gold.roll(2, 1), (0, 1, 2))
 
 
 @pytest.mark.parametrize("candidate", EVERY, ids=str)

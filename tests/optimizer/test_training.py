@@ -26,7 +26,7 @@ def rows(n: int = 48) -> list[Feature]:
     for _ in range(n):
         length = int(rng.integers(8, 20))
         ids = rng.integers(5, 500, length).astype(np.int32)
-        found.append(Feature(ids, np.zeros(length, np.int8), 2, 3))
+        found.append(Feature(ids, np.zeros(length, np.int8), ((2, 3),)))
     return found
 
 
@@ -57,6 +57,21 @@ def test_a_killed_run_ends_like_one_that_was_not(tiny_backbone: Path, tmp_path: 
     training.train(again, rows(), label_loss, CONFIG, folder, 1)
     for name, weight in whole.state_dict().items():
         assert torch.allclose(weight, again.state_dict()[name], atol=1e-6), name
+
+
+def test_an_average_of_the_weights_survives_a_kill(tiny_backbone: Path, tmp_path: Path) -> None:
+    """What ends is the average, not the last step, and a checkpoint holds it."""
+    config = CONFIG.model_copy(update={"average": 0.9})
+    plain, whole, killed, again = (student.load(str(tiny_backbone)) for _ in range(4))
+    training.train(plain, rows(), label_loss, CONFIG, tmp_path / "plain", 1)
+    training.train(whole, rows(), label_loss, config, tmp_path / "whole", 1)
+    folder = tmp_path / "killed"
+    with pytest.raises(Killed):
+        training.train(killed, rows(), dying_after(7), config, folder, 1, checkpoint_every_s=0)
+    training.train(again, rows(), label_loss, config, folder, 1)
+    name = "qa_outputs.weight"
+    assert torch.allclose(whole.get_parameter(name), again.get_parameter(name), atol=1e-6)
+    assert not torch.allclose(whole.get_parameter(name), plain.get_parameter(name), atol=1e-5)
 
 
 def test_a_run_leaves_its_learning_curve(tiny_backbone: Path, tmp_path: Path) -> None:
