@@ -69,7 +69,7 @@ class Teacher:
         phases = [] if config.teacher else [self._train_phase(i) for i in range(len(config.train))]
         if phases:
             model = student.load(str(self._phase_folder(len(phases))), answers=True)
-        model.save_pretrained(folder)
+        student.save_plain(model, folder)
         loss = phases[-1]["final_loss"] if phases else None
         return {"final_loss": loss, "parameters": model.num_parameters()}
 
@@ -91,7 +91,7 @@ class Teacher:
             loss = training.train(model, rows, loss_of, how, folder, seed)
             if how.keep_start:
                 student.average(model, student.load(start), how.keep_start)
-            model.save_pretrained(folder)
+            student.save_plain(model, folder)
             return {"final_loss": loss}
 
         return stages.run_stage(folder, inputs, work)

@@ -1,6 +1,7 @@
 """Other encoders rewritten as the BERT that computes the same, so that one code cuts and exports all.
 
-Only weights move. A family with a part that BERT has not is refused by name, before its weights
+Only weights move. MPNet becomes a `StudentBert` with a bias of relative positions; it has no token
+types, so that theirs are zeros and stay it. A family with a part that BERT has not is refused by name, before its weights
 are read; what was rewritten is held against the original (`check_parity`).
 
 Legend: B batch, S tokens, H hidden width.
@@ -13,16 +14,22 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import (
     AutoModelForQuestionAnswering,
     BertConfig,
     BertForQuestionAnswering,
+    MPNetConfig,
+    MPNetForQuestionAnswering,
     PretrainedConfig,
     PreTrainedModel,
 )
 
 from gateway.errors import BertierError
 from gateway.spans import MAX_TOKENS
+from optimizer.models import position_bias
+from optimizer.models.bert import as_student
+from optimizer.relative_position import BUCKETS
 from optimizer.weights import ACTIVATIONS
 
 PARITY_TOLERANCE = 1e-4  # logits
@@ -30,7 +37,7 @@ PARITY_SHAPES = ((3, 64), (2, MAX_TOKENS))  # (B, S)
 SEED = 17
 
 # Their positions are counted from the padding's id + 1.
-COUNTED_FROM_PADDING = ("camembert", "data2vec-text", "roberta", "xlm-roberta")
+COUNTED_FROM_PADDING = ("camembert", "data2vec-text", "mpnet", "roberta", "xlm-roberta")
 FAMILIES = ("bert", "distilbert", "electra", "ernie", *COUNTED_FROM_PADDING)  # by model_type
 REFUSED = {
     "albert": "projects its embeddings after their norm",
@@ -43,7 +50,6 @@ REFUSED = {
     "megatron-bert": "norms before its layers",
     "mobilebert": "has bottlenecks",
     "modernbert": "attends by rotated positions",
-    "mpnet": "attends by relative position",
     "rembert": "projects its embeddings after their norm",
     "roberta-prelayernorm": "norms before its layers",
     "roformer": "attends by rotated positions",
@@ -62,6 +68,15 @@ DISTILBERT_NAMES = {
     r"\.ffn\.lin2\.": ".output.dense.",
     r"\.output_layer_norm\.": ".output.LayerNorm.",
 }
+MPNET_NAMES = {
+    r"\.attention\.attn\.q\.": ".attention.self.query.",
+    r"\.attention\.attn\.k\.": ".attention.self.key.",
+    r"\.attention\.attn\.v\.": ".attention.self.value.",
+    r"\.attention\.attn\.o\.": ".attention.output.dense.",
+    r"\.attention\.LayerNorm\.": ".attention.output.LayerNorm.",
+}
+MPNET_PADDING = 1  # its code fixes the id, whatever its configuration says
+BIAS = "encoder.relative_attention_bias.weight"
 POSITIONS = "embeddings.position_embeddings.weight"
 TYPES = "embeddings.token_type_embeddings.weight"
 TASKS = "embeddings.task_type_embeddings.weight"  # ernie's; the task is always 0
@@ -92,6 +107,9 @@ def check(config: PretrainedConfig) -> None:
             f"its embeddings ({width} wide) are projected to {config.hidden_size} after their norm,"
             " which BERT cannot do; give one with embedding_size = hidden_size"
         )
+    buckets = getattr(config, "relative_attention_num_buckets", BUCKETS)
+    if buckets != BUCKETS:
+        raise NotBert(f"has {buckets} buckets of relative positions, and its code {BUCKETS}")
     _check_positions(config)
 
 
@@ -110,7 +128,12 @@ def activation_of(config: PretrainedConfig) -> str:
 
 def first_position(config: PretrainedConfig) -> int:
     """Return the row of the position table that a window's first token gets."""
-    return config.pad_token_id + 1 if config.model_type in COUNTED_FROM_PADDING else 0
+    return _padding_id(config) + 1 if config.model_type in COUNTED_FROM_PADDING else 0
+
+
+def _padding_id(config: PretrainedConfig) -> int:
+    """Return the token that the model itself takes for padding."""
+    return MPNET_PADDING if config.model_type == "mpnet" else config.pad_token_id or 0
 
 
 def as_bert(model: PreTrainedModel) -> BertForQuestionAnswering:
@@ -120,9 +143,15 @@ def as_bert(model: PreTrainedModel) -> BertForQuestionAnswering:
         return model
     config = bert_config(model.config)
     bert: BertForQuestionAnswering = AutoModelForQuestionAnswering.from_config(  # type: ignore[no-untyped-call]
-        config, attn_implementation="eager"
+        config, attn_implementation=model.config._attn_implementation
     )
-    bert.load_state_dict(_bert_weights(model))
+    weights = _bert_weights(model)
+    table = weights.get(f"bert.{BIAS}")
+    if table is not None:
+        bert = as_student(bert)
+        position_bias.attach(bert.bert.encoder, table)
+        bert.bert.embeddings.token_type_embeddings.weight.requires_grad = False
+    bert.load_state_dict(weights)
     bert.train(model.training)
     return bert
 
@@ -163,9 +192,39 @@ def _bert_weights(model: PreTrainedModel) -> Tensors:
 
 
 def _bert_name(name: str) -> str:
-    for theirs, ours in DISTILBERT_NAMES.items():
+    for theirs, ours in (DISTILBERT_NAMES | MPNET_NAMES).items():
         name = re.sub(theirs, ours, name)
     return name
+
+
+@torch.no_grad()
+def as_mpnet(bert: BertForQuestionAnswering) -> MPNetForQuestionAnswering:
+    """Return a model with relative positions, all its heads and equal token types as an MPNet.
+
+    Its words are a plain table. What the first token type adds goes into the positions.
+    """
+    config = bert.config
+    made = MPNetForQuestionAnswering(
+        MPNetConfig(
+            vocab_size=config.vocab_size,
+            hidden_size=config.hidden_size,
+            num_hidden_layers=config.num_hidden_layers,
+            num_attention_heads=config.num_attention_heads,
+            intermediate_size=config.intermediate_size,
+            hidden_act=config.hidden_act,
+            hidden_dropout_prob=config.hidden_dropout_prob,
+            attention_probs_dropout_prob=config.attention_probs_dropout_prob,
+            max_position_embeddings=config.max_position_embeddings + MPNET_PADDING + 1,
+            layer_norm_eps=config.layer_norm_eps,
+            relative_attention_num_buckets=BUCKETS,
+        )
+    )
+    state = {name.removeprefix("bert."): weight for name, weight in bert.state_dict().items()}
+    state[POSITIONS] = state[POSITIONS] + state.pop(TYPES)[0]
+    state[POSITIONS] = nn.functional.pad(state[POSITIONS], (0, 0, MPNET_PADDING + 1, 0))
+    names = {_bert_name(name.removeprefix("mpnet.")): name for name in made.state_dict()}
+    made.load_state_dict({names[name]: weight for name, weight in state.items()})
+    return made
 
 
 @torch.no_grad()
@@ -185,7 +244,7 @@ def _gap(model: PreTrainedModel, bert: PreTrainedModel, n_rows: int, n_tokens: i
     """Return the largest difference; padding is the model's own for it, 0 for BERT, as served."""
     config = model.config
     draw = torch.Generator().manual_seed(SEED)
-    padding_id = config.pad_token_id or 0
+    padding_id = _padding_id(config)
     ids = torch.randint(config.vocab_size - 1, (n_rows, n_tokens), generator=draw)
     ids += ids >= padding_id
     lengths = n_tokens - torch.arange(n_rows)[:, None] * (n_tokens // 4)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -21,12 +22,14 @@ from torch import nn
 from transformers import BertConfig, BertForQuestionAnswering, PreTrainedModel
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
+from optimizer.models import position_bias
+from optimizer.models.position_bias import Added
 from optimizer.weights import FORCED, n_kept
 
-IGNORE = -1e9  # the score of what is not there: padding, dropped tokens
+IGNORE = position_bias.HIDDEN
 
 Head = Callable[[torch.Tensor], torch.Tensor]  # states -> start and end logits
-Layer = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # states, what is added to the scores
+Layer = Callable[[torch.Tensor, Added], torch.Tensor]  # states, what is added to the scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +60,13 @@ class StudentOutput(QuestionAnsweringModelOutput):
 
 
 class StudentBert(BertForQuestionAnswering):  # type: ignore[no-untyped-call]
-    """BERT for question answering that knows words of low rank, dropped tokens and narrower states.
+    """BERT for question answering that knows words of low rank, dropped tokens, narrower states and
+    relative positions.
 
     `bert.embeddings.projection` (r to H, no bias) and `early_outputs` (H to 2) are there or None;
     `config.keep` and `config.drop_after` say how many tokens are dropped and when; `columns`, which
-    of the teacher's states are left, or None.
+    of the teacher's states are left, or None; `optimizer.models.position_bias`, what the encoder
+    has of relative positions.
     """
 
     columns: torch.Tensor | None
@@ -89,7 +94,10 @@ class StudentBert(BertForQuestionAnswering):  # type: ignore[no-untyped-call]
         types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         parts = self.bert.embeddings
         x = parts(inputs_embeds=words_of(parts, input_ids), token_type_ids=types)
-        said = run(x, list(self.bert.encoder.layer), self.qa_outputs, mask, types, self.dropping)
+        encoder = self.bert.encoder
+        layers = [partial(_layer, layer) for layer in encoder.layer]
+        bias = position_bias.bias_of(encoder)
+        said = run(x, layers, self.qa_outputs, mask, types, self.dropping, bias)
         start, end = said.logits.unbind(-1)
         return StudentOutput(
             start_logits=start,
@@ -99,6 +107,11 @@ class StudentBert(BertForQuestionAnswering):  # type: ignore[no-untyped-call]
             kept=said.kept,
             columns=self.columns,
         )
+
+
+def _layer(layer: Any, x: torch.Tensor, added: Added) -> torch.Tensor:
+    states: torch.Tensor = layer(x, added.to(position_bias.heads_of(layer.attention.self)))
+    return states
 
 
 def words_of(embeddings: Any, input_ids: torch.Tensor) -> torch.Tensor:  # (..) -> (.., H)
@@ -118,7 +131,10 @@ def as_student(model: PreTrainedModel) -> StudentBert:
 
 
 def as_plain(model: PreTrainedModel) -> BertForQuestionAnswering:
-    """Return the model that shares the weights of one without a projection and an early head."""
+    """Return the model that shares the weights of one without a projection and an early head.
+
+    Relative positions are lost: `optimizer.models.adapt.as_mpnet` keeps them.
+    """
     made: BertForQuestionAnswering = _rebuilt(BertForQuestionAnswering, model)
     return made
 
@@ -197,27 +213,31 @@ def run(
     attention_mask: torch.Tensor,  # (B, S)
     token_type_ids: torch.Tensor,  # (B, S)
     dropping: Dropping | None,
+    bias: nn.Embedding | None = None,
 ) -> Said:
-    """Run the layers, on fewer tokens from where it is said."""
+    """Run the layers, on fewer tokens from where it is said; `bias`: of relative positions."""
     first = len(layers) if dropping is None else dropping.after
-    hidden_from = _hidden_from(attention_mask, x.dtype)
-    for layer in layers[:first]:
-        x = layer(x, hidden_from)
-    if dropping is None:
-        return Said(head(x), x)
-    early = dropping.head(x)
-    kept = kept_positions(early, attention_mask, token_type_ids, dropping.keep)
-    few = kept[..., None].expand(-1, -1, x.shape[-1])  # (B, K, H)
-    late = x.gather(1, few)
-    hidden_from = _hidden_from(attention_mask.gather(1, kept), x.dtype)
-    for layer in layers[first:]:
-        late = layer(late, hidden_from)
+    with position_bias.kernels(bias, x):
+        x = _through(x, layers[:first], Added(attention_mask, x, bias))
+        if dropping is None:
+            return Said(head(x), x)
+        early = dropping.head(x)
+        kept = kept_positions(early, attention_mask, token_type_ids, dropping.keep)
+        few = kept[..., None].expand(-1, -1, x.shape[-1])  # (B, K, H)
+        added = Added(attention_mask.gather(1, kept), x, bias, kept)
+        late = _through(x.gather(1, few), layers[first:], added)
     return Said(
         early.scatter(1, kept[..., None].expand(-1, -1, 2), head(late).to(early.dtype)),
         x.scatter(1, few, late.to(x.dtype)),
         early,
         torch.zeros_like(attention_mask, dtype=torch.bool).scatter(1, kept, value=True),
     )
+
+
+def _through(x: torch.Tensor, layers: Sequence[Layer], added: Added) -> torch.Tensor:
+    for layer in layers:
+        x = layer(x, added)
+    return x
 
 
 @torch.no_grad()
@@ -235,8 +255,3 @@ def kept_positions(
     importance = importance.masked_fill(attention_mask == 0, IGNORE)
     order = importance.argsort(dim=-1, descending=True, stable=True)  # of equals the lower first
     return order[:, : n_kept(keep, n_tokens)].sort(dim=-1).values
-
-
-def _hidden_from(attention_mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return what is added to the scores, (B, 1, 1, S): padding is not attended to."""
-    return (1.0 - attention_mask[:, None, None, :].to(dtype)) * IGNORE

@@ -18,6 +18,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from optimizer.models import position_bias
+
 PROBE = (4, 128)  # (B, S)
 SEED = 17
 
@@ -110,3 +112,4 @@ def keep(attention: Any, kept: torch.Tensor, mean: torch.Tensor) -> None:  # (N'
         part.out_features = len(rows)
     out.in_features = block.all_head_size = len(rows)
     block.num_attention_heads = len(kept)
+    position_bias.keep_heads(block, kept)

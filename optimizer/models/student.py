@@ -22,7 +22,7 @@ from transformers import (
 
 from gateway.errors import BertierError
 from gateway.published import Shape
-from optimizer.models import adapt, neurons, readback
+from optimizer.models import adapt, neurons, position_bias, readback
 from optimizer.models.bert import as_plain, rank_of, width_of, with_dropping, words_of
 from optimizer.models.heads import behead, measure
 from optimizer.models.neurons import Inputs
@@ -56,7 +56,7 @@ def load(name: str, *, dropout: float = 0.0, answers: bool = False) -> PreTraine
     A folder may also be a variant's in a model repository: its weights as they are served.
 
     `answers`: it must have a span head; else a missing one is made, untrained.
-    Attention is `eager`: the fastest to train on CPU (docs/decisions/0004).
+    Attention is `eager`, the fastest to train on CPU (docs/decisions/0004), or a GPU's fused one.
     """
     source = resolve(name)
     if published := readback.model_of(source):
@@ -69,7 +69,7 @@ def load(name: str, *, dropout: float = 0.0, answers: bool = False) -> PreTraine
         model, found = AutoModelForQuestionAnswering.from_pretrained(
             source,
             config=config,
-            attn_implementation="eager",
+            attn_implementation="sdpa" if torch.cuda.is_available() else "eager",
             dtype=torch.float32,
             output_loading_info=True,
         )
@@ -253,19 +253,27 @@ def has_plain_form(model: PreTrainedModel) -> bool:
     """Say whether any program can load the model: nothing but layers and neurons was cut."""
     whole = set(heads_of(model)) == {model.config.num_attention_heads}
     whole &= width_of(model) == model.config.hidden_size
+    if position_bias.bias_of(bert_of(model).encoder) is not None:
+        types = bert_of(model).embeddings.token_type_embeddings.weight
+        whole &= bool((types == types[0]).all())  # an MPNet has none
     return whole and getattr(model, "early_outputs", None) is None
 
 
 @torch.no_grad()
 def save_plain(model: PreTrainedModel, folder: Path) -> None:
-    """Write a model as a Hugging Face checkpoint, its word embeddings as floats in full again."""
-    plain = as_plain(copy.deepcopy(model))
+    """Write a model as a Hugging Face checkpoint, its word embeddings as floats in full again.
+
+    It is a BERT, or with relative positions an MPNet.
+    """
+    plain: PreTrainedModel = as_plain(copy.deepcopy(model))
     embeddings = bert_of(plain).embeddings
     rows = words_of(embeddings, torch.arange(plain.config.vocab_size))  # (V, H)
     floats = nn.Embedding(rows.shape[0], rows.shape[1])
     floats.weight = nn.Parameter(rows)
     embeddings.word_embeddings = floats
     embeddings.projection = None
+    if position_bias.bias_of(bert_of(plain).encoder) is not None:
+        plain = adapt.as_mpnet(plain)
     plain.save_pretrained(folder)
 
 

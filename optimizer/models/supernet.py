@@ -19,14 +19,15 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from torch.nn.functional import embedding, linear, softmax
+from torch.nn.functional import embedding, linear
 from transformers import PreTrainedModel
 
 from optimizer.distill import Outputs, as_outputs
-from optimizer.models import bert, heads, neurons, widths
+from optimizer.models import bert, heads, neurons, position_bias, widths
 from optimizer.models.bert import Dropping
 from optimizer.models.lowrank import ThinWords
 from optimizer.models.neurons import Inputs
+from optimizer.models.position_bias import Added
 from optimizer.models.student import ModelError, bert_of
 from optimizer.models.widths import Means, Width
 from optimizer.space import Candidate, Space
@@ -60,6 +61,7 @@ class Supernet(nn.Module):
         for i, layer in enumerate(bert_of(self.model).encoder.layer):
             self.register_buffer(f"mean_{i}", torch.zeros(layer.attention.self.all_head_size))
             self.register_buffer(f"neuron_mean_{i}", torch.zeros(layer.output.dense.in_features))
+            position_bias.number_heads(layer.attention.self)
         self.narrow = narrow
         if narrow:
             n, wide = self.n_layers, self.model.config.hidden_size
@@ -99,6 +101,7 @@ class Supernet(nn.Module):
             batch.attention_mask,
             batch.token_type_ids,
             self._dropping(candidate, width),
+            position_bias.bias_of(bert_of(self.model).encoder),
         )
         return as_outputs(said, batch, None if width is None else width.kept)
 
@@ -130,7 +133,7 @@ class Supernet(nn.Module):
         encoder = bert_of(student).encoder
         encoder.layer = nn.ModuleList([encoder.layer[i] for i in candidate.layers])
         for i, layer in zip(candidate.layers, encoder.layer, strict=True):
-            first = torch.arange(candidate.heads)
+            first = position_bias.first_heads(layer.attention.self, candidate.heads)
             heads.keep(layer.attention, first, self._mean(i))
             up, first = layer.intermediate.dense, torch.arange(candidate.ffn)
             neurons.keep(up, layer.output.dense, first, self._neuron_mean(i))
@@ -189,10 +192,10 @@ class Supernet(nn.Module):
         candidate: Candidate,
         width: Width | None,
         x: torch.Tensor,
-        hidden_from: torch.Tensor,
+        added: Added,
     ) -> torch.Tensor:
         layer = bert_of(self.model).encoder.layer[i]
-        mixed = self._attend(i, x, hidden_from, candidate, width)
+        mixed = self._attend(i, x, added, candidate, width)
         x = widths.normalized(x + mixed, layer.attention.output.LayerNorm, width)
         up, down, f = layer.intermediate.dense, layer.output.dense, candidate.ffn
         mean = self._means.between[i] if width else None
@@ -206,7 +209,7 @@ class Supernet(nn.Module):
         self,
         i: int,
         x: torch.Tensor,
-        hidden_from: torch.Tensor,
+        added: Added,
         candidate: Candidate,
         width: Width | None,
     ) -> torch.Tensor:
@@ -221,8 +224,10 @@ class Supernet(nn.Module):
             return projected.view(*x.shape[:2], candidate.heads, size).transpose(1, 2)
 
         query, key, value = split(block.query), split(block.key), split(block.value)
-        shares = softmax(query @ key.transpose(-1, -2) * size**-0.5 + hidden_from, dim=-1)
-        mixed = (shares @ value).transpose(1, 2).flatten(-2)  # (B, S, A)
+        order = position_bias.heads_of(block)
+        order = None if order is None else order[: candidate.heads]
+        mixed = position_bias.attend(query, key, value, added.to(order))
+        mixed = mixed.transpose(1, 2).flatten(-2)  # (B, S, A)
         silent = out.weight[:, a:] @ self._mean(i)[a:]  # what the heads left out give on average
         return linear(mixed, *widths.writing(out.weight[:, :a], out.bias + silent, width))
 
@@ -263,6 +268,9 @@ def _sort_heads(attention: Any, importance: torch.Tensor) -> torch.Tensor:  # (N
         part.weight.copy_(part.weight[columns].clone())
         part.bias.copy_(part.bias[columns].clone())
     out.weight.copy_(out.weight[:, columns].clone())
+    numbers = position_bias.heads_of(block)
+    if numbers is not None:
+        numbers.copy_(numbers[order].clone())
     return columns
 
 

@@ -185,7 +185,8 @@ def _narrow_embeddings(parts: Any, width: Width) -> None:
 
 
 def _narrow_table(table: nn.Embedding, kept: torch.Tensor) -> None:
-    table.weight = nn.Parameter(table.weight[:, kept].clone())
+    learns = table.weight.requires_grad
+    table.weight = nn.Parameter(table.weight[:, kept].clone(), requires_grad=learns)
     table.embedding_dim = len(kept)
 
 

@@ -19,12 +19,12 @@ from tokenizers import (
 from transformers import (
     AutoModelForQuestionAnswering,
     BertConfig,
-    BertForQuestionAnswering,
     CamembertConfig,
     Data2VecTextConfig,
     DistilBertConfig,
     ElectraConfig,
     ErnieConfig,
+    MPNetConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -48,7 +48,9 @@ SIZE: dict[str, Any] = {
     "intermediate_size": 96,
 }
 ROBERTA = {**SIZE, "max_position_embeddings": 514, "type_vocab_size": 1}
+MPNET = {**SIZE, "max_position_embeddings": 514}
 DISTILBERT: dict[str, Any] = {"dim": 64, "n_layers": 2, "n_heads": 2, "hidden_dim": 96}
+WIDE: dict[str, Any] = {**SIZE, "hidden_size": 128}
 CONFIGS: dict[str, Callable[[int], PretrainedConfig]] = {
     "roberta": lambda n: RobertaConfig(vocab_size=n, **ROBERTA),
     "xlm-roberta": lambda n: XLMRobertaConfig(vocab_size=n, layer_norm_eps=1e-5, **ROBERTA),
@@ -57,6 +59,7 @@ CONFIGS: dict[str, Callable[[int], PretrainedConfig]] = {
     "distilbert": lambda n: DistilBertConfig(vocab_size=n, **DISTILBERT),
     "electra": lambda n: ElectraConfig(vocab_size=n, embedding_size=64, **SIZE),
     "ernie": lambda n: ErnieConfig(vocab_size=n, use_task_id=True, **SIZE),
+    "mpnet": lambda n: MPNetConfig(vocab_size=n, **MPNET),
 }
 
 
@@ -122,15 +125,20 @@ def word_piece() -> Tokenizer:
 
 def loud_bert(folder: Path) -> PreTrainedModel:
     """Return a BERT wide enough for two ranks and widths, and so loud that every part matters."""
+    return _loud(BertConfig(vocab_size=900, **WIDE), folder)
+
+
+def loud_mpnet(folder: Path) -> PreTrainedModel:
+    """Return the same of MPNet, whose scores hang on relative positions, too."""
+    made = _loud(MPNetConfig(vocab_size=900, max_position_embeddings=514, **WIDE), folder)
+    torch.nn.init.normal_(student.bert_of(made).encoder.relative_attention_bias.weight, std=2.0)
+    torch.nn.init.zeros_(student.bert_of(made).embeddings.token_type_embeddings.weight)
+    return made
+
+
+def _loud(config: PretrainedConfig, folder: Path) -> PreTrainedModel:
     torch.manual_seed(3)
-    config = BertConfig(
-        vocab_size=900,
-        hidden_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=96,
-    )
-    BertForQuestionAnswering(config).save_pretrained(folder)
+    AutoModelForQuestionAnswering.from_config(config).save_pretrained(folder)  # type: ignore[no-untyped-call]
     model: PreTrainedModel = student.load(str(folder))
     model.eval()  # type: ignore[no-untyped-call]
     for name, parameter in model.named_parameters():

@@ -33,7 +33,7 @@ from optimizer import export
 from optimizer.models import adapt, student, tokenizer
 from optimizer.models.student import ModelError
 from tests.optimizer import checkpoints
-from tests.optimizer.checkpoints import CONFIGS, ROBERTA, SIZE
+from tests.optimizer.checkpoints import CONFIGS, MPNET, ROBERTA, SIZE
 
 CONTEXT = "  The bridge was designed by Ada  Brunner,\tand São Tomé opened in 1931. " * 30
 
@@ -57,6 +57,14 @@ def test_a_bert_of_one_token_type_gets_a_second(tmp_path: Path) -> None:
     assert torch.equal(rows[0], rows[1])
 
 
+def test_an_mpnet_whose_padding_was_renumbered_is_the_same_bert(tmp_path: Path) -> None:
+    """Its positions are counted from padding 1 by its code, not by its configuration."""
+    config = MPNetConfig(vocab_size=300, **(MPNET | {"pad_token_id": 0}))
+    folder = checkpoints.save(config, tmp_path)
+    found = student.load(str(folder), answers=True)
+    adapt.check_parity(AutoModelForQuestionAnswering.from_pretrained(folder), found)
+
+
 def test_a_rewrite_that_says_something_else_is_found() -> None:
     """A configuration may ask for more than this module knows of."""
     torch.manual_seed(5)
@@ -70,8 +78,11 @@ def test_a_rewrite_that_says_something_else_is_found() -> None:
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        (DebertaV2Config(vocab_size=50, **SIZE), "deberta-v2 attends by relative position"),
-        (MPNetConfig(vocab_size=50, **SIZE), "mpnet attends by relative .*: bert, camembert,"),
+        (DebertaV2Config(vocab_size=50, **SIZE), "deberta-v2 attends by relative .*: bert, camembert,"),
+        (
+            MPNetConfig(vocab_size=50, relative_attention_num_buckets=64, **MPNET),
+            "has 64 buckets of relative positions, and its code 32",
+        ),
         (AlbertConfig(vocab_size=50, embedding_size=64, **SIZE), "albert projects its embeddings"),
         (ElectraConfig(vocab_size=50, embedding_size=32, **SIZE), r"embeddings \(32 wide\)"),
         (BertConfig(vocab_size=50, hidden_act="silu", **SIZE), "silu cannot be exported"),

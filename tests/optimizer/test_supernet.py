@@ -18,7 +18,7 @@ from optimizer.models.lowrank import ThinWords, factors
 from optimizer.models.supernet import Supernet
 from optimizer.space import Candidate, Space
 from optimizer.training import Batch
-from tests.optimizer.checkpoints import loud_bert
+from tests.optimizer.checkpoints import loud_bert, loud_mpnet
 
 SPACE = Space(
     layers=((0, 1), (1,)),
@@ -41,9 +41,12 @@ EVERY = list(
 S = 120
 
 
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedModel:
-    return loud_bert(tmp_path_factory.mktemp("teacher"))
+@pytest.fixture(scope="module", params=[loud_bert, loud_mpnet])
+def teacher(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> PreTrainedModel:
+    made: PreTrainedModel = request.param(tmp_path_factory.mktemp("teacher"))
+    return made
 
 
 @pytest.fixture
