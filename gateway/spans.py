@@ -7,13 +7,14 @@ Legend: W windows of one question, S tokens of a window, K candidate spans.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
 
+from gateway.characters import has_visible, long_clusters
 from gateway.domain import Answer, Bools, Floats, Ints, Logits, Question, Span, Windows
 from gateway.errors import EmptyText, MalformedText, RepositoryError, TextTooLong
 from gateway.published import Decoding
@@ -63,17 +64,26 @@ class SpanEncoder:
     def encode(self, question: Question) -> Windows:
         """Return the windows of one question, padded to the bucket of the longest of them.
 
-        Raises: EmptyText, TextTooLong (question over MAX_QUESTION_TOKENS), MalformedText (lone
+        Offsets lie between the characters that a reader sees (grapheme clusters): so does every answer.
+        Raises: EmptyText (nothing to read), TextTooLong (question over MAX_QUESTION_TOKENS), MalformedText (lone
         surrogates).
         """
-        _check_text("question", question.question)
-        _check_text("context", question.context)
-        asked = self._words.tokens_of(question.question)
+        asked = self._tokens_of("question", question.question)
         if len(asked.ids) > self._max_question_tokens:
             raise TextTooLong("question", len(asked.ids), self._max_question_tokens, "tokens")
         room = self._max_tokens - len(asked.ids) - self._frame.n_tokens
-        context = self._words.tokens_of(question.context)
+        context = _between_clusters(
+            self._tokens_of("context", question.context), long_clusters(question.context)
+        )
         return _to_windows(self._frame, asked, context, room, room - self._overlap)
+
+    def _tokens_of(self, name: str, text: str) -> Tokens:
+        """Return the tokens of a text. Raises: EmptyText, MalformedText."""
+        _check_text(name, text)
+        tokens = self._words.tokens_of(text)
+        if tokens.begins == tokens.ends:  # none, or white space alone: the rest was dropped
+            raise EmptyText(name)
+        return tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +125,31 @@ class _Frame:
 
 
 def _check_text(name: str, text: str) -> None:
-    if not text.strip():
+    if not has_visible(text):
         raise EmptyText(name)
     try:
         text.encode()
     except UnicodeEncodeError as exc:
         raise MalformedText(name, exc.start) from exc
+
+
+def _between_clusters(tokens: Tokens, clusters: Sequence[tuple[int, int]]) -> Tokens:
+    """Return the tokens with offsets that cut no cluster; `clusters`: (begin, end), in order."""
+    if not clusters:
+        return tokens
+    first, last = np.array(clusters).T  # (C,), (C,)
+    begins, ends = np.array(tokens.begins), np.array(tokens.ends)
+    # The last cluster that begins before, and the first that ends behind.
+    before = np.maximum(np.searchsorted(first, begins) - 1, 0)
+    behind = np.minimum(np.searchsorted(last, ends), len(last) - 1)
+    some = begins < ends
+    cut_begin = some & (first[before] < begins) & (begins < last[before])
+    cut_end = some & (first[behind] < ends) & (ends < last[behind])
+    return Tokens(
+        tokens.ids,
+        np.where(cut_begin, first[before], begins).tolist(),
+        np.where(cut_end, last[behind], ends).tolist(),
+    )
 
 
 def _to_windows(frame: _Frame, asked: Tokens, context: Tokens, room: int, step: int) -> Windows:

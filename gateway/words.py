@@ -2,6 +2,7 @@
 
 The library does all the tokenizing. Most words of a running text were seen before, and looking
 them up takes a fraction of the time of a fresh look at every character.
+Text is data: the name of a special token (`[SEP]`) written in a text is read as its characters.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tokenizers import Tokenizer
+
+from gateway.errors import RepositoryError
 
 MAX_REMEMBERED_CHARS = 400_000  # of all words together, some 60,000; then the memory begins anew
 
@@ -39,7 +42,13 @@ class WordMemory:
     """Tokenizes as the library does, and remembers words. Safe to use from several threads."""
 
     def __init__(self, tokenizer: Tokenizer, max_chars: int = MAX_REMEMBERED_CHARS) -> None:
+        """Has the tokenizer read special tokens' names as plain text from now on.
+
+        Raises: RepositoryError when it cannot.
+        """
+        tokenizer.encode_special_tokens = True
         self._tokenizer = tokenizer
+        self._unknown_for = _unknown_for_special(tokenizer)
         self._max_chars = max_chars
         self._by_word = splits_at_white_space(tokenizer)
         self._known: dict[str, Pieces] = {}
@@ -50,7 +59,8 @@ class WordMemory:
         if not self._by_word or len(text) > self._max_chars:
             encoding = self._tokenizer.encode(text, add_special_tokens=False)
             offsets = [_trimmed(text, begin, end) for begin, end in encoding.offsets]
-            return Tokens(encoding.ids, [b for b, _ in offsets], [e for _, e in offsets])
+            ids = [self._unknown_for.get(i, i) for i in encoding.ids]
+            return Tokens(ids, [b for b, _ in offsets], [e for _, e in offsets])
         words = _WORD.findall(text)
         known = self._knowing(words)
         tokens = Tokens([], [], [])
@@ -87,7 +97,7 @@ class WordMemory:
         ):
             assert word is not None, "only special tokens belong to no word"
             ids, begins, ends = found[words[word]]
-            ids.append(token)
+            ids.append(self._unknown_for.get(token, token))
             begins.append(begin)
             ends.append(end)
         return {
@@ -107,9 +117,31 @@ def splits_at_white_space(tokenizer: Tokenizer) -> bool:
     """Is a text's tokenization that of its words, one after the other?"""
     how = json.loads(tokenizer.to_str())
     splitting, normalizer = how.get("pre_tokenizer") or {}, how.get("normalizer")
-    added = how.get("added_tokens") or []
+    added = [t for t in how.get("added_tokens") or [] if not t["special"]]
     return (
         splitting.get("type") in _SPLITTING
         and (normalizer is None or normalizer.get("type") in _LOCAL)
         and not any(t["lstrip"] or t["rstrip"] or _WORD.sub("", t["content"]) for t in added)
     )
+
+
+def _unknown_for_special(tokenizer: Tokenizer) -> dict[int, int]:
+    """Return the id of the unknown token for every special one that a vocabulary may spell out.
+
+    A model without an unknown token builds all text from bytes or characters; it is asked.
+    Raises: RepositoryError when its own vocabulary finds a special token in plain text.
+    """
+    model = json.loads(tokenizer.to_str())["model"]
+    special = {i: t.content for i, t in tokenizer.get_added_tokens_decoder().items() if t.special}
+    unknown = model.get("unk_id")
+    if unknown is None and model.get("unk_token"):
+        unknown = tokenizer.token_to_id(model["unk_token"])
+    if unknown is not None:
+        return dict.fromkeys(special.keys() - {unknown}, unknown)
+    for i, name in special.items():
+        if i in tokenizer.encode(name, add_special_tokens=False).ids:
+            raise RepositoryError(
+                f"tokenizer.json: its model reads {name!r} in a text as a special token; give it an"
+                " unknown token (unk_token), or a pre_tokenizer that splits the name"
+            )
+    return {}

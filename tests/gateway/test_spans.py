@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
+import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway import spans
+from gateway.characters import has_visible
 from gateway.domain import Logits, Question, Windows
 from gateway.errors import EmptyText, MalformedText, TextTooLong
 from gateway.published import Decoding
 from gateway.spans import SpanEncoder
 from tests.fakes import TOKENIZER
+from tests.texts import TEXT, UNREADABLE
 
-# Text as it comes: words, any script, accents of their own, emoji, controls, and much white space.
-WORDS = st.sampled_from(
-    [
-        "Normandy",
-        "é",
-        "e\u0301",
-        "한국",
-        "日本",
-        "🏛️",
-        "İ",
-        "ﬁ",
-        "\u200b",
-        "\u0000",
-        "\t\n",
-        "a" * 120,
-    ]
-)
-TEXT = st.lists(WORDS | st.text(max_size=20), min_size=1, max_size=40).map(" ".join)
-VISIBLE = TEXT.filter(str.strip)
 SEEDS = st.integers(0, 2**32 - 1)
 ALWAYS = Decoding(null_threshold=float("inf"))  # never abstains
 
@@ -44,6 +29,19 @@ ALWAYS = Decoding(null_threshold=float("inf"))  # never abstains
 def encoder(max_tokens: int = spans.MAX_TOKENS, overlap: int = spans.OVERLAP_TOKENS) -> SpanEncoder:
     whole = SpanEncoder.from_file(TOKENIZER)
     return SpanEncoder(whole.tokenizer, max_tokens=max_tokens, overlap=overlap)
+
+
+def has_token(text: str) -> bool:
+    offsets = encoder().tokenizer.encode(text, add_special_tokens=False).offsets
+    return any(begin < end for begin, end in offsets)
+
+
+VISIBLE = TEXT.filter(lambda text: has_visible(text) and has_token(text))
+
+
+def boundaries(text: str) -> list[int]:
+    """Return where a reader's characters begin, and the end of the text."""
+    return [*(cluster.start() for cluster in regex.finditer(r"\X", text)), len(text)]
 
 
 def random_logits(windows: Windows, seed: int) -> Logits:
@@ -65,9 +63,12 @@ def test_every_answer_is_a_piece_of_the_context(context: str, seed: int) -> None
         assert answer.text == context[answer.start : answer.end] != ""
     else:
         assert (answer.text, answer.end) == ("", None)
+    ends = boundaries(context)
     for span in answer.alternatives:
-        assert 0 <= span.start < span.end <= len(context)
+        assert span.start < span.end
         assert span.text == context[span.start : span.end]
+        assert span.start in ends, "a reader's character is cut in two"
+        assert span.end in ends, "a reader's character is cut in two"
     assert 0 <= answer.score <= 1
     assert 0 <= answer.no_answer_probability <= 1
 
@@ -79,7 +80,12 @@ def test_the_windows_together_hold_every_token_of_the_context(context: str) -> N
     whole = encoder().tokenizer.encode(context, add_special_tokens=False)
     windows = encoder(48, 16).encode(Question("What is it?", context))
     held = {(int(a), int(b)) for a, b in windows.offsets[windows.is_context]}
-    assert held == set(whole.offsets)
+    ends = boundaries(context)
+    assert held == {
+        (ends[bisect_right(ends, a) - 1], ends[bisect_left(ends, b)])
+        for a, b in whole.offsets
+        if a < b
+    }
 
 
 @settings(max_examples=60, deadline=None)
@@ -123,20 +129,66 @@ def test_a_lone_surrogate_is_refused(before: str, after: str, code: int) -> None
         assert str(len(before) + 1) in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", " ", "\t\n", "\u3000"])
-def test_text_without_a_visible_character_is_refused(text: str) -> None:
-    """There is nothing to ask, or nothing to answer from."""
+@settings(max_examples=200, deadline=None)
+@given(text=UNREADABLE)
+def test_text_with_nothing_to_read_is_refused(text: str) -> None:
+    """There is nothing to ask, or nothing to answer from: "no answer" would be a lie."""
     for question in (Question(text, "a context"), Question("a question", text)):
         with pytest.raises(EmptyText):
             encoder().encode(question)
 
 
-def test_a_context_without_a_token_has_no_answer() -> None:
-    """The tokenizer drops what it takes for control characters, and no more is left."""
-    question = Question("What is it?", "\u200b\u200b")
+@pytest.mark.parametrize("text", ["\u0301", "\u0301 \u0302"])
+def test_text_that_leaves_no_token_is_refused(text: str) -> None:
+    """Accents alone can be seen, but the tokenizer drops them, and no more is left."""
+    with pytest.raises(EmptyText):
+        encoder().encode(Question("What is it?", text))
+
+
+@settings(max_examples=150, deadline=None)
+@given(question=VISIBLE, context=VISIBLE)
+def test_no_text_holds_a_special_token(question: str, context: str) -> None:
+    """A context that says [SEP] must not begin another context: text is data."""
+    try:
+        windows = encoder(64, 16).encode(Question(question, context))
+    except TextTooLong:
+        return
+    special = set(encoder().tokenizer.get_added_tokens_decoder()) - {unknown_id()}
+    framing = [101, 102, 102]  # [CLS] question [SEP] context [SEP]
+    for row, mask in zip(windows.input_ids, windows.attention_mask, strict=True):
+        assert [i for i in row[mask == 1].tolist() if i in special] == framing
+
+
+def unknown_id() -> int | None:
+    return encoder().tokenizer.token_to_id("[UNK]")
+
+
+@pytest.mark.parametrize(
+    ("context", "piece"),
+    [
+        ("The cafe\u0301 opened", "cafe\u0301"),
+        ("I \u2764\ufe0f you", "\u2764\ufe0f"),
+        (
+            "It was \u1112\u1161\u11ab\u1100\u1173\u11af there",
+            "\u1112\u1161\u11ab\u1100\u1173\u11af",
+        ),
+        ("She, \U0001f469\u200d\U0001f680, flew", "\U0001f469\u200d\U0001f680"),
+        ("From \U0001f1e9\U0001f1ea to \U0001f1eb\U0001f1f7", "\U0001f1eb\U0001f1f7"),
+    ],
+)
+def test_an_answer_cuts_no_character_of_a_reader(context: str, piece: str) -> None:
+    """What is dropped or split by the tokenizer still belongs to what stands around it."""
+    question = Question("What is it?", context)
     windows = encoder().encode(question)
-    answer = spans.decode(windows, random_logits(windows, 1), question, ALWAYS)
-    assert (answer.text, answer.start, answer.no_answer_probability) == ("", None, 1.0)
+    at = context.index(piece)
+    inside = windows.is_context & (windows.offsets[..., 0] >= at)
+    inside &= windows.offsets[..., 1] <= at + len(piece)
+    logits = np.where(inside, np.float32(9), np.float32(0))
+    first, last = logits.copy(), logits.copy()
+    first[0, np.flatnonzero(inside)[0]] += 1
+    last[0, np.flatnonzero(inside)[-1]] += 1
+    answer = spans.decode(windows, Logits(first, last), question, ALWAYS)
+    assert (answer.text, answer.start, answer.end) == (piece, at, at + len(piece))
 
 
 @settings(max_examples=100, deadline=None)

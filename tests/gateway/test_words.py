@@ -2,40 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 
+import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from gateway.errors import RepositoryError
 from gateway.words import WordMemory, splits_at_white_space
 from tests.fakes import TOKENIZER
-
-TRAPS = st.sampled_from(
-    [
-        *("Normandy", "normandy,", "[SEP]", "x[MASK]y", "don't", "a" * 120, "U.S.A.", "1,000"),
-        *(
-            "\u0301",
-            "e\u0301",
-            "각",
-            "日本",
-            "🏛️",
-            "İ",
-            "ΑΣ",
-            "\u00a0",
-            "\u2028",
-            "\x0b",
-            "\x1c",
-            "\ufffd",
-        ),
-    ]
-)
-TEXT = st.lists(TRAPS | st.text(max_size=12) | st.sampled_from(" \t\n\r"), max_size=40)
+from tests.texts import TEXT
 
 
 @cache
 def tokenizer() -> Tokenizer:
     return Tokenizer.from_file(str(TOKENIZER))
+
+
+@cache
+def plain() -> Tokenizer:
+    """Return the library's tokenizer without any special token: it can take nothing for one."""
+    how = json.loads(TOKENIZER.read_text())
+    return Tokenizer.from_str(json.dumps(how | {"added_tokens": [], "post_processor": None}))
 
 
 @cache
@@ -49,15 +38,14 @@ def said(memory: WordMemory, text: str) -> list[tuple[int, tuple[int, int]]]:
 
 
 def expected(text: str) -> list[tuple[int, tuple[int, int]]]:
-    encoding = tokenizer().encode(text, add_special_tokens=False)
+    encoding = plain().encode(text, add_special_tokens=False)
     return list(zip(encoding.ids, encoding.offsets, strict=True))
 
 
 @settings(max_examples=400, deadline=None)
-@given(parts=TEXT, glue=st.sampled_from(["", " ", "\n"]))
-def test_the_tokens_are_those_of_the_library(parts: list[str], glue: str) -> None:
+@given(text=TEXT)
+def test_the_tokens_are_those_of_the_library(text: str) -> None:
     """Models were trained on the library's tokens: nothing may differ, seen before or not."""
-    text = glue.join(parts)
     assert said(memory(), text) == expected(text)
     assert said(memory(), text) == expected(text)
 
@@ -80,3 +68,25 @@ def test_a_tokenizer_that_sees_white_space_is_asked_for_the_whole_text() -> None
     assert not splits_at_white_space(byte_level)
     assert splits_at_white_space(tokenizer())
     assert list(WordMemory(byte_level).tokens_of("a a").ids) == [0, 2]
+
+
+def test_a_vocabulary_that_spells_special_tokens_finds_none_in_a_text() -> None:
+    """Pieces of a unigram model, and whole words, can be a special token's name."""
+    pieces = [("<unk>", 0.0), ("<s>", 0.0), ("\u2581", -1.0), ("a", -2.0)]
+    unigram = Tokenizer(models.Unigram(pieces, unk_id=0))
+    unigram.pre_tokenizer = pre_tokenizers.Metaspace()
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "[SEP]": 1, "a": 2}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    for made, special in ((unigram, "<s>"), (words, "[SEP]")):
+        made.add_special_tokens([special])
+        memory = WordMemory(made)
+        for text in (special, f"a {special} a", f"a{special}a"):
+            assert 1 not in memory.tokens_of(text).ids
+
+
+def test_a_tokenizer_that_cannot_read_plain_text_is_refused() -> None:
+    """It is told of when it is loaded, not when a caller finds out."""
+    made = Tokenizer(models.BPE({"<": 0, "s": 1, "<s": 2}, [("<", "s")]))
+    made.add_special_tokens(["<s"])
+    with pytest.raises(RepositoryError, match="'<s'"):
+        WordMemory(made)
