@@ -64,6 +64,8 @@ def batch_of(features: Sequence[Feature], rows: Sequence[int]) -> Batch:
     """Return the rows as one padded batch on the training device."""
     picked = [features[row] for row in rows]
     n_tokens = max(len(f.input_ids) for f in picked)
+    if device().type == "cuda":  # its matrix products and fused attention want multiples of 8
+        n_tokens += -n_tokens % 8
     ids, mask, types = (np.zeros((len(picked), n_tokens), np.int64) for _ in range(3))
     starts, ends = (np.zeros((len(picked), n_tokens), np.bool_) for _ in range(2))
     for i, feature in enumerate(picked):

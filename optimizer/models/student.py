@@ -265,7 +265,7 @@ def save_plain(model: PreTrainedModel, folder: Path) -> None:
 
     It is a BERT, or with relative positions an MPNet.
     """
-    plain: PreTrainedModel = as_plain(copy.deepcopy(model))
+    plain: PreTrainedModel = as_plain(copy.deepcopy(model).cpu())
     embeddings = bert_of(plain).embeddings
     rows = words_of(embeddings, torch.arange(plain.config.vocab_size))  # (V, H)
     floats = nn.Embedding(rows.shape[0], rows.shape[1])
