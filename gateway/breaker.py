@@ -9,6 +9,7 @@ Sources: Nygard 2018, "Release It!", ch. 5 (circuit breaker); Finagle's RetryBud
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from enum import StrEnum
 
 from gateway.retry import backoff_ms
@@ -92,9 +93,12 @@ class Breaker:
     def _gave_up(self, call: Call, now_ms: float, work_ms: float) -> bool:
         if self._worked_ms < call.began_ms and now_ms - call.began_ms > PATIENCE * work_ms:
             return self._failed(call, now_ms)
+        self._release(call)
+        return False
+
+    def _release(self, call: Call) -> None:
         if call is self._probe:
             self._probe = None  # nothing was learnt: the next one is the probe
-        return False
 
 
 class Call:
@@ -120,6 +124,10 @@ class Call:
         """
         return self._breaker._gave_up(self, now_ms, work_ms)  # noqa: SLF001 (the same)
 
+    def told_nothing(self) -> None:
+        """Say that its end says nothing about what was asked; the next call may be the probe."""
+        self._breaker._release(self)  # noqa: SLF001 (the same)
+
 
 class Breakers:
     """A breaker for each variant of one serving set."""
@@ -130,6 +138,12 @@ class Breakers:
     def of(self, variant: str) -> Breaker:
         """Return the variant's breaker, closed at first."""
         return self._of.setdefault(variant, Breaker())
+
+    def keeping(self, variants: Collection[str]) -> Breakers:
+        """Return breakers that are the same for these variants, and closed for all others."""
+        kept = Breakers()
+        kept._of = {name: b for name, b in self._of.items() if name in variants}  # noqa: SLF001 (of its own class)
+        return kept
 
     def failing(self, now_ms: float) -> frozenset[str]:
         """Return the variants that are left alone now."""

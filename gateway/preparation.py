@@ -64,7 +64,8 @@ async def mend(repository: Path, serving: ServingSet, backend: Backend) -> Servi
     missing = [v for v in serving.catalog.variants if v.name not in serving.trust]
     found, problems = await look.at(missing)
     kept = {name: _Found(t, _measured_in(serving, name)) for name, t in serving.trust.items()}
-    return _build(serving.catalog, serving.encoder, kept | found, problems, look)
+    mended = _build(serving.catalog, serving.encoder, kept | found, problems, look)
+    return replace(mended, breakers=serving.breakers.keeping(kept.keys()))
 
 
 async def measure_again(serving: ServingSet, backend: Backend) -> ServingSet:
@@ -77,7 +78,8 @@ async def measure_again(serving: ServingSet, backend: Backend) -> ServingSet:
     for name in serving.under_load & found.keys():
         measured = await look.measure(serving.catalog.variant(name))
         found[name] = replace(found[name], measured=measured)
-    return _build(serving.catalog, serving.encoder, found, serving.problems, look)
+    measured_anew = _build(serving.catalog, serving.encoder, found, serving.problems, look)
+    return replace(measured_anew, breakers=serving.breakers)
 
 
 async def readmit(serving: ServingSet, replicas: Replicas) -> None:

@@ -35,6 +35,7 @@ class Replica:
         self.work_ms = 0.0  # in flight, as the profiles have it
         self.in_flight = 0
         self.held: list[int] = []  # identities of the windows in flight
+        self.away = False  # it was not there when it was asked; it is checked before it is asked again
         self.breaker = Breaker()
         self.breakers = Breakers()
         self.recheck = Retry(FIRST_RECHECK_MS, LONGEST_RECHECK_MS, clock)
@@ -47,7 +48,13 @@ class Replica:
             sound and self.breaker.allows(now_ms) and self.breakers.of(variant.name).allows(now_ms)
         )
 
+    @property
+    def sound(self) -> bool:
+        """Is the server as a whole ready, and not left alone for failing?"""
+        return self.up and not self.away and self.breaker.closed
+
     def admit(self, variant: Variant) -> None:
+        self.away = False
         self.admitted[key_of(variant)] = variant
         self.problems.pop(variant.name, None)
 
@@ -61,6 +68,7 @@ class Replica:
         for variant in list(self.admitted.values()):
             self.dismiss(variant, "the server was away: it is checked again when it is back")
         self.breaker, self.breakers = Breaker(), Breakers()
+        self.away = True
         self.recheck.worked()
 
     def state(self) -> ReplicaState:
@@ -69,5 +77,8 @@ class Replica:
             v.name: "serving" if of(v.name).closed else "failing" for v in self.admitted.values()
         }
         return ReplicaState(
-            self.up, not self.breaker.closed, self.in_flight, self.problems | served
+            self.up,
+            self.away or not self.breaker.closed,
+            self.in_flight,
+            self.problems | served,
         )

@@ -185,20 +185,32 @@ class Replicas:
     async def _ask(
         self, replica: Replica, variant: Variant, windows: Windows, left_ms: float
     ) -> Inference:
-        now, work_ms = self._clock(), _work_ms(variant, windows)
+        work_ms = _work_ms(variant, windows)
+        with (
+            self._settled(replica, variant, work_ms),
+            self._counted(replica, windows, work_ms),
+        ):
+            return await replica.backend.infer(variant, windows, left_ms)
+
+    @contextmanager
+    def _settled(self, replica: Replica, variant: Variant, work_ms: float) -> Iterator[None]:
+        """Begin a call at the breakers of the server and of the variant there, and settle both.
+
+        A half-open breaker whose probe is never settled would let nobody through again.
+        """
+        now = self._clock()
         server = replica.breaker.begin(now)
         own = replica.breakers.of(variant.name).begin(now)
-        with self._counted(replica, windows, work_ms):
-            try:
-                inference = await replica.backend.infer(variant, windows, left_ms)
-            except BaseException as exc:
-                self._blame(exc, replica, variant, (server, own), work_ms)
-                raise
+        try:
+            yield
+        except BaseException as exc:
+            self._blame(exc, replica, variant, (server, own), work_ms)
+            raise
         now = self._clock()
-        if server.worked(now) or own.worked(now):
+        changed = (server.worked(now), own.worked(now))
+        if any(changed):
             log.info("%s: answers again for %s", replica.name, variant.name)
             self._show(replica)
-        return inference
 
     def _blame(
         self,
@@ -208,14 +220,16 @@ class Replicas:
         calls: tuple[Call, Call],
         work_ms: float,
     ) -> None:
-        """Take the failure to the account of the server, or of the variant there."""
+        """Settle both calls: take the failure to the account of the server, or of the variant there."""
         now = self._clock()
         server, own = calls
         if isinstance(exc, VariantUnavailable):  # reloading, or gone
             server.worked(now)
+            own.told_nothing()
             replica.dismiss(variant, str(exc))
             self._ejected(replica, variant.name)
         elif isinstance(exc, BackendUnavailable):
+            own.told_nothing()
             if server.failed(now):
                 replica.dismiss_all()
                 self._ejected(replica, "everything")
@@ -234,7 +248,7 @@ class Replicas:
         self._show(replica)
 
     def _show(self, replica: Replica) -> None:
-        self._metrics.replica_up.labels(replica.name).set(replica.up and replica.breaker.closed)
+        self._metrics.replica_up.labels(replica.name).set(replica.sound)
 
     @contextmanager
     def _counted(self, replica: Replica, windows: Windows, work_ms: float) -> Iterator[None]:
@@ -258,6 +272,7 @@ class Replicas:
         if isinstance(outcome, Trust) and BY_TRUST.index(outcome) >= BY_TRUST.index(trust):
             replica.admit(variant)
             replica.recheck.worked()
+            self._show(replica)
             log.info("%s: asked for %s (%s)", replica.name, variant.name, outcome)
             return
         why = f"{outcome} here, {trust} elsewhere" if isinstance(outcome, Trust) else str(outcome)

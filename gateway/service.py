@@ -141,6 +141,9 @@ class AnswerService:
                 raise
             log.warning("%s; asking %s instead", failed, second[0].plan.name)
         option, routed = second
+        self.metrics.note_decision(
+            promise.slo_class, option.plan.name, routed.decision.reason
+        )
         self.decisions.decided(routed.decision, job.whole)
         outcome = await self._cascade.answer(job, option)
         return self._answered(job, outcome, option, routed)

@@ -168,6 +168,76 @@ async def test_a_server_that_hangs_is_left_alone(fleet: Fleet) -> None:
     assert fleet.replicas.states()["a"].left_alone
 
 
+async def test_a_server_that_hung_is_asked_again_once_it_answers(fleet: Fleet) -> None:
+    """Its own breaker and that of the variant there are both open, and one probe settles both."""
+
+    class Hanging(FakeBackend):
+        """Lets 100 ms pass, then gives up; until it is told to answer."""
+
+        hangs = True
+
+        async def infer(self, variant: Variant, windows: Windows, budget_ms: float) -> Inference:
+            if not self.hangs:
+                return await super().infer(variant, windows, budget_ms)
+            fleet.now_ms += 100.0
+            raise DeadlineExceeded("too long")
+
+    fleet.replicas.members[0].backend = hanging = Hanging()
+    for _ in range(20):
+        await asyncio.wait([asyncio.ensure_future(fleet.ask())])
+    assert fleet.replicas.states()["a"].left_alone
+    assert fleet.sample("bertier_replica_up", "a") == 0
+    hanging.hangs = False
+    fleet.asked()
+    fleet.now_ms += breaker.LONGEST_OPEN_MS
+    await fleet.ask(10)
+    assert len(hanging.asked) == 5
+    assert not fleet.replicas.states()["a"].left_alone
+    assert fleet.replicas.states()["a"].variants == {"small": "serving"}
+    assert fleet.sample("bertier_replica_up", "a") == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BackendError("broken"),
+        BackendUnavailable("gone"),
+        VariantUnavailable("small: is not ready"),
+        asyncio.CancelledError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_whatever_ends_a_probe_leaves_the_place_to_the_next(
+    fleet: Fleet, error: BaseException
+) -> None:
+    """A probe that is settled at one breaker alone would shut the other for good."""
+    replica = fleet.replicas.members[0]
+    for each in (replica.breaker, replica.breakers.of("small")):
+        for _ in range(breaker.IN_A_ROW):
+            each.begin(fleet.now_ms).failed(fleet.now_ms)
+    fleet.servers["b"].error = fleet.servers["a"].error = error  # type: ignore[assignment]
+    fleet.now_ms += breaker.FIRST_OPEN_MS
+    await asyncio.wait([asyncio.ensure_future(fleet.ask()) for _ in range(2)])
+    fleet.now_ms += breaker.LONGEST_OPEN_MS
+    replica.admit(VARIANT)
+    assert replica.serves(VARIANT, fleet.now_ms)
+
+
+async def test_a_server_that_went_away_is_not_up_until_it_is_checked(fleet: Fleet) -> None:
+    """Whoever watches must not wait for the next poll to see that nothing goes there."""
+    fleet.servers["a"].error = BackendUnavailable("gone")
+    await fleet.ask(12)
+    assert fleet.sample("bertier_replica_up", "a") == 0
+    assert fleet.replicas.states()["a"].left_alone
+    fleet.servers["a"].error = None
+
+    async def check(server: Backend) -> Trust:
+        return Trust.CERTIFIED
+
+    await fleet.replicas.readmit(VARIANT, check, Trust.CERTIFIED)
+    assert fleet.sample("bertier_replica_up", "a") == 1
+
+
 async def test_retries_on_another_server_have_a_budget() -> None:
     """An outage is not answered with twice the load."""
     fleet = Fleet(retry_share=0)
