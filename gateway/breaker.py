@@ -142,7 +142,7 @@ class Breakers:
     def keeping(self, variants: Collection[str]) -> Breakers:
         """Return breakers that are the same for these variants, and closed for all others."""
         kept = Breakers()
-        kept._of = {name: b for name, b in self._of.items() if name in variants}  # noqa: SLF001 (of its own class)
+        kept._of = {name: b for name, b in self._of.items() if name in variants}
         return kept
 
     def failing(self, now_ms: float) -> frozenset[str]:

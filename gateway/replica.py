@@ -35,7 +35,9 @@ class Replica:
         self.work_ms = 0.0  # in flight, as the profiles have it
         self.in_flight = 0
         self.held: list[int] = []  # identities of the windows in flight
-        self.away = False  # it was not there when it was asked; it is checked before it is asked again
+        self.away = (
+            False  # it was not there when it was asked; it is checked before it is asked again
+        )
         self.breaker = Breaker()
         self.breakers = Breakers()
         self.recheck = Retry(FIRST_RECHECK_MS, LONGEST_RECHECK_MS, clock)

@@ -99,7 +99,7 @@ class AnswerService:
             counted = self.metrics.in_flight.track_inprogress()
             with counted, self.decisions.asked(asked, arrived_ms):
                 async with self._deadline(promise, arrived_ms):
-                    return await self._answer(question, promise, serving, arrived_ms)
+                    return await self._answer(question, asked, promise, serving, arrived_ms)
         finally:
             self._in_flight -= 1
 
@@ -118,8 +118,14 @@ class AnswerService:
         return error
 
     async def _answer(
-        self, question: Question, promise: Slo, serving: ServingSet, arrived_ms: float
+        self,
+        question: Question,
+        asked: Slo,
+        promise: Slo,
+        serving: ServingSet,
+        arrived_ms: float,
     ) -> Answered:
+        """`promise`: what was asked, at the urgency it has come to by aging."""
         began, sampled = self._clock(), self.shadow.drawn()
         with tracing.stage("tokenize"):
             windows = await self._encode(question, serving)
@@ -130,7 +136,7 @@ class AnswerService:
             job, routed = self._fit(job)
         tracing.decided(promise, routed.decision, job.size)
         self.decisions.decided(routed.decision, job.whole)
-        option = self._accept(routed, promise)
+        option = self._accept(routed, asked)
         self._budget.pay_in()
         try:
             outcome = await self._cascade.answer(job, option)
@@ -141,9 +147,7 @@ class AnswerService:
                 raise
             log.warning("%s; asking %s instead", failed, second[0].plan.name)
         option, routed = second
-        self.metrics.note_decision(
-            promise.slo_class, option.plan.name, routed.decision.reason
-        )
+        self.metrics.note_decision(promise.slo_class, option.plan.name, routed.decision.reason)
         self.decisions.decided(routed.decision, job.whole)
         outcome = await self._cascade.answer(job, option)
         return self._answered(job, outcome, option, routed)
@@ -243,7 +247,10 @@ class AnswerService:
         return await asyncio.to_thread(serving.encoder.encode, question)
 
     def _accept(self, routed: Routed, promise: Slo) -> Option:
-        """Count the decision and return its option, or raise the refusal it stands for."""
+        """Count the decision and return its option, or raise the refusal it stands for.
+
+        `promise`: as the caller asked for it; a refusal names and ages that urgency.
+        """
         decision = routed.decision
         plan = decision.option.plan.name if decision.option else "none"
         self.metrics.note_decision(promise.slo_class, plan, decision.reason)

@@ -10,6 +10,7 @@ import pytest
 from gateway import breaker, spans
 from gateway.clock import now_ms
 from gateway.domain import Gave, Question, Reason, SloPolicy, SloRequest, Trust
+from gateway.door import PATIENCE
 from gateway.errors import (
     BackendError,
     BackendUnavailable,
@@ -234,6 +235,21 @@ async def test_predictions_are_counted_by_whether_they_held() -> None:
     assert (count("within"), count("beyond")) == (1, 1)
 
 
+async def test_a_refusal_after_aging_names_and_ages_the_urgency_that_was_asked() -> None:
+    """The caller asked with u=5; that it was once judged like u=0 is not what they can change."""
+    backend = FakeBackend(asyncio.Event())
+    service = make_service(backend, clock=lambda: 0.0)
+    pinned = [SloRequest(variant=name, latency_ms=9_000) for name in ("small", "large")] * 40
+    held = [asyncio.create_task(service.answer(ASKED, each, 0.0)) for each in pinned]
+    await backend.until_asked(len(pinned))
+    asked = SloRequest(latency_ms=50, priority=5, timeout_ms=100)
+    for _ in range(PATIENCE + 2):
+        with pytest.raises(Overloaded, match="u=5"):
+            await service.answer(ASKED, asked, 0.0)
+    for task in held:
+        task.cancel()
+
+
 FAILED = BackendError("small: broken")
 SMALL_WOULD_DO = SloRequest(min_f1=0.4)
 
@@ -251,6 +267,9 @@ async def test_what_fails_is_asked_of_another_variant() -> None:
     assert (answered.variant, answered.decision.reason) == ("large", Reason.MEETS_SLO)
     assert backend.asked == ["small", "large"]
     assert count(service, "bertier_retries_total", outcome="retried") == 1
+    decided = {"slo_class": "standard", "reason": "meets-slo"}
+    assert count(service, "bertier_decisions_total", plan="small", **decided) == 1
+    assert count(service, "bertier_decisions_total", plan="large", **decided) == 1
 
 
 async def test_a_variant_that_keeps_failing_is_routed_around_and_comes_back() -> None:

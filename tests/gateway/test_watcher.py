@@ -11,19 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gateway import breaker, exposition
 from gateway import catalog as catalogs
-from gateway import exposition
 from gateway.catalog import CATALOG, Catalog
 from gateway.clock import now_ms
 from gateway.domain import Inference, Logits, Question, Size, SloRequest, Trust, Windows
-from gateway.errors import BackendUnavailable
+from gateway.errors import BackendError, BackendUnavailable
 from gateway.host import describe
 from gateway.metrics import Metrics
 from gateway.preparation import prepare
 from gateway.published import GoldenLogits, Variant
 from gateway.service import AnswerService
 from gateway.settings import Settings
-from gateway.watcher import Watcher
+from gateway.watcher import LONGEST_RETRY_MS, Watcher
 from tests.fakes import (
     CONTEXT,
     HOST,
@@ -153,6 +153,27 @@ async def test_a_mended_catalog_is_served_after_a_refusal(house: House) -> None:
     await house.watcher.check()
     readiness = await house.watcher.readiness()
     assert (readiness.ready, readiness.refused) == (True, None)
+
+
+async def test_looking_again_leaves_the_breakers_of_others_open(house: House) -> None:
+    """What was not checked is as broken as before; what was checked starts anew."""
+    house.backend.errors["small"] = BackendError("small: broken")
+    house.publish(small_and_large())
+    await house.watcher.check()
+    assert house.served() == ["large"]
+    serving = house.service.serving
+    assert serving is not None
+    for name in ("small", "large"):
+        for _ in range(breaker.IN_A_ROW):
+            serving.breakers.of(name).begin(house.now_ms).failed(house.now_ms)
+    house.backend.errors.clear()
+    house.now_ms += LONGEST_RETRY_MS
+    await house.watcher.check()
+    assert house.served() == ["large", "small"]
+    mended = house.service.serving
+    assert mended is not None
+    assert not mended.breakers.of("large").closed
+    assert mended.breakers.of("small").closed
 
 
 async def test_a_missing_catalog_says_what_to_do(house: House) -> None:
