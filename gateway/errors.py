@@ -19,6 +19,7 @@
     │   └── QuotaExceeded    of this key: more requests a second than it may send
     ├── DeadlineExceeded     the time is up
     ├── BackendError         the model server failed
+    │   ├── ModelCrashed         it ended at this input, twice: nobody else is asked the same
     │   └── BackendUnavailable   nobody there, or not ready
     │       └── VariantUnavailable   the server is there, the model is not ready
     └── RepositoryError      a model repository or catalog that cannot be served
@@ -131,6 +132,10 @@ class DeadlineExceeded(BertierError):
 
 class BackendError(BertierError):
     """The model server failed on this request."""
+
+
+class ModelCrashed(BackendError):
+    """Two instances of a model ended while they had this request: a third would, too."""
 
 
 class BackendUnavailable(BackendError):

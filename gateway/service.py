@@ -32,6 +32,7 @@ from gateway.door import Door, Turns
 from gateway.errors import (
     BackendError,
     BackendUnavailable,
+    ModelCrashed,
     Overloaded,
     TextTooLong,
     UnknownVariant,
@@ -141,6 +142,8 @@ class AnswerService:
         try:
             outcome = await self._cascade.answer(job, option)
             return self._answered(job, outcome, option, routed)
+        except ModelCrashed:
+            raise
         except BackendError as failed:
             second = self._another(job, frozenset(option.plan.variants[:1]))
             if second is None:

@@ -18,6 +18,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import numpy as np
+from google.protobuf import json_format
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
@@ -32,8 +33,14 @@ from gateway.errors import (
     VariantUnavailable,
 )
 from gateway.published import Variant
+from gateway.second_asking import Asked, SecondAsking
 from gateway.sharing import Counted, Quiet
-from gateway.triton_errors import NO_EXPLICIT_LOAD, inference_error, map_triton_error
+from gateway.triton_errors import (
+    NO_EXPLICIT_LOAD,
+    inference_error,
+    map_triton_error,
+    says_instance_lost,
+)
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +50,7 @@ MAX_CONCURRENT = 8  # requests of one long context under way at once
 CONTROL_TIMEOUT_MS = 5_000.0  # calls that answer at once: ready, index, config
 LOAD_TIMEOUT_MS = 120_000.0
 READY_POLL_MS = 50.0
+RELOADED = "bertier_reloaded"  # parameter of a model's configuration: only a changed one is loaded again
 
 _CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     # Without it, channels to one address share one connection.
@@ -89,6 +97,7 @@ class TritonBackend:
         self._counted: Counted | None = None
         self._unload_after_ms = unload_after_ms
         self._quiet = Quiet(clock)
+        self._asking = SecondAsking(says_instance_lost)
 
     @property
     def engine(self) -> str:
@@ -109,7 +118,7 @@ class TritonBackend:
             for first in range(0, windows.n_windows, size)
         ]
         sent = time.perf_counter()
-        parts = await self._infer_all(requests, budget_ms - (sent - began) * 1e3)
+        parts = await self._infer_all(variant, requests, budget_ms - (sent - began) * 1e3)
         logits = Logits(*(np.concatenate(part) for part in zip(*parts, strict=True)))
         done = time.perf_counter()
         return Inference(logits, (sent - began) * 1e3, (done - sent) * 1e3, len(requests))
@@ -159,6 +168,31 @@ class TritonBackend:
                 raise
         return True
 
+    @property
+    def lost(self) -> Mapping[str, str]:
+        """The models that seem to have lost an instance, and why; until they are loaded anew."""
+        return self._asking.lost
+
+    @property
+    def asked_again(self) -> Mapping[str, int]:
+        """How many requests an instance left unanswered and another was asked, by model."""
+        return self._asking.asked_again
+
+    async def reload(self, variant: Variant) -> None:
+        """Have an explicit server start all instances of the model anew; the old ones answer until then.
+
+        Only a model whose configuration changed is loaded again: so a parameter of it is.
+        Raises: BackendError, DeadlineExceeded.
+        """
+        asked = pb.ModelConfigRequest(name=variant.name, version=str(variant.version))
+        config = (await self._call("ModelConfig", asked)).config
+        config.parameters[RELOADED].string_value = str(time.time_ns())
+        request = pb.RepositoryModelLoadRequest(model_name=variant.name)
+        text = json_format.MessageToJson(config, preserving_proto_field_name=True)
+        request.parameters["config"].string_param = text
+        await self._call("RepositoryModelLoad", request, LOAD_TIMEOUT_MS)
+        self._asking.forget(variant.name)
+
     async def checked(self, variant: Variant, check: Check) -> Trust:
         return await check(self)
 
@@ -185,19 +219,21 @@ class TritonBackend:
         return bool(ready.ready)
 
     async def close(self) -> None:
+        await self._asking.close()
         await asyncio.gather(*(channel.close() for channel in self._channels))
 
     async def _infer_all(
-        self, requests: Sequence[pb.ModelInferRequest], budget_ms: float
+        self, variant: Variant, requests: Sequence[pb.ModelInferRequest], budget_ms: float
     ) -> list[tuple[Floats, Floats]]:
         if len(requests) == 1:
-            return [await self._infer_one(requests[0], budget_ms)]
+            return [await self._infer_one(variant, requests[0], budget_ms)]
         deadline = time.perf_counter() + budget_ms / 1e3
         places = asyncio.Semaphore(MAX_CONCURRENT)
 
         async def in_turn(request: pb.ModelInferRequest) -> tuple[Floats, Floats]:
             async with places:
-                return await self._infer_one(request, (deadline - time.perf_counter()) * 1e3)
+                left_ms = (deadline - time.perf_counter()) * 1e3
+                return await self._infer_one(variant, request, left_ms)
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -207,11 +243,18 @@ class TritonBackend:
         return [task.result() for task in tasks]
 
     async def _infer_one(
-        self, request: pb.ModelInferRequest, budget_ms: float
+        self, variant: Variant, request: pb.ModelInferRequest, budget_ms: float
     ) -> tuple[Floats, Floats]:
+        def send(left_ms: float) -> Any:
+            return next(self._stubs).ModelInfer(
+                request, timeout=max(left_ms, 0.0) / 1e3, metadata=tracing.outgoing()
+            )
+
+        rows, tokens = request.inputs[0].shape
+        work_ms = rows * variant.profile.cell(tokens).p50_ms
         try:
-            reply = await next(self._stubs).ModelInfer(
-                request, timeout=max(budget_ms, 0.0) / 1e3, metadata=tracing.outgoing()
+            reply = await self._asking.ask(
+                Asked(variant.name, variant.instances, work_ms, send), budget_ms
             )
         except grpc.aio.AioRpcError as exc:
             raise inference_error(exc, request.model_name) from exc

@@ -25,6 +25,17 @@ NO_EXPLICIT_LOAD = "explicit model load"
 _NOT_SERVED = ("is not ready", "unknown model", "is not found", "not at ready state", "healthy")
 
 
+_INSTANCE_LOST = ("stub process", "health mutex")  # of a Python backend, which never starts it again
+
+
+def says_instance_lost(exc: BaseException) -> bool:
+    """Say whether Triton answered that the process of the instance is gone, or silent."""
+    if not isinstance(exc, grpc.aio.AioRpcError):
+        return False
+    said = (exc.details() or "").lower()
+    return any(words in said for words in _INSTANCE_LOST)
+
+
 def inference_error(exc: grpc.aio.AioRpcError, model: str) -> BertierError:
     """Return our error for a caller, who is not told Triton's own words: the log has them."""
     error = map_triton_error(exc, model)

@@ -267,7 +267,7 @@ async def test_what_fails_is_asked_of_another_variant() -> None:
     assert (answered.variant, answered.decision.reason) == ("large", Reason.MEETS_SLO)
     assert backend.asked == ["small", "large"]
     assert count(service, "bertier_retries_total", outcome="retried") == 1
-    decided = {"slo_class": "standard", "reason": "meets-slo"}
+    decided = {"slo_class": "standard", "reason": "meets_slo"}
     assert count(service, "bertier_decisions_total", plan="small", **decided) == 1
     assert count(service, "bertier_decisions_total", plan="large", **decided) == 1
 
