@@ -12,9 +12,9 @@ import logging
 import math
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import uvicorn
@@ -37,6 +37,7 @@ from gateway import (
 from gateway.access import Access
 from gateway.backend import Backend
 from gateway.errors import BertierError
+from gateway.healing import Healing
 from gateway.http_api import HttpApi
 from gateway.installation import TritonInstallation, find_installation
 from gateway.metrics import Metrics
@@ -61,6 +62,7 @@ class Models:
     backend: Backend
     supervisor: Supervisor | None = None
     triton: TritonOptions | None = None
+    servers: Mapping[str, TritonBackend] = field(default_factory=dict)  # every Triton, by its name
 
 
 class Gateway:
@@ -82,7 +84,8 @@ class Gateway:
         self.access = Access(settings, self.metrics)
         self.certificates = certificates.of(settings, self.metrics)
         restarts: Callable[[], int] = (lambda: supervisor.restarts) if supervisor else (lambda: 0)
-        self.watcher = Watcher(self.service, restarts)
+        self.healing = Healing(self.service, models.servers, supervisor)
+        self.watcher = Watcher(self.service, restarts, healing=self.healing.states)
         self.rounds = Rounds(self.service)
         self.failure: BertierError | None = None
         self.failed = asyncio.Event()
@@ -118,7 +121,7 @@ class Gateway:
         try:
             if self.models.supervisor is not None:
                 await self.models.supervisor.start(self.settings.triton_start_timeout_ms)
-            await asyncio.gather(self.watcher.run(), self.rounds.run())
+            await asyncio.gather(self.watcher.run(), self.rounds.run(), self.healing.run())
         except BertierError as exc:
             log.error("%s", exc)
             self.failure = exc
@@ -255,8 +258,8 @@ def _remote(settings: Settings, metrics: Metrics) -> Models:
         for url in settings.triton_url
     }
     if len(tritons) == 1:
-        return Models(tritons[settings.triton_url[0]])
-    return Models(Replicas(tritons, metrics, settings.retry_share))
+        return Models(tritons[settings.triton_url[0]], servers=tritons)
+    return Models(Replicas(tritons, metrics, settings.retry_share), servers=tritons)
 
 
 def _own_triton(installation: TritonInstallation, settings: Settings) -> Models:
@@ -272,7 +275,8 @@ def _own_triton(installation: TritonInstallation, settings: Settings) -> Models:
         engine=installation.engine,
         unload_after_ms=settings.unload_after_ms,  # a second gateway may use it, too
     )
-    return Models(backend, Supervisor(installation, options), options)
+    servers = {"triton": backend}
+    return Models(backend, Supervisor(installation, options), options, servers)
 
 
 def _embedded(settings: Settings) -> Models:

@@ -58,6 +58,15 @@ class Breaker:
             self._probe = call
         return call
 
+    def trip(self, now_ms: float) -> bool:
+        """Open it for a while: who watches the variant knows that it cannot answer.
+
+        Returns whether it was closed.
+        """
+        was_closed = self.closed
+        self._until_ms, self._probe = now_ms + FIRST_OPEN_MS, None
+        return was_closed
+
     def describe(self, now_ms: float) -> str:
         """Return the state as a log says it."""
         if self._until_ms is None or now_ms >= self._until_ms:

@@ -3,9 +3,9 @@
     python guard.py NAME COMMAND...
 
 It starts COMMAND in a process group of its own and prints its pid. It ends when COMMAND ends, when
-standard input closes (the gateway is gone: kill -9 closes it too), or on SIGTERM; then it kills the
-whole group and removes NAME's working folder and shared memory. It exits with the code of COMMAND
-(128 + n after signal n). Standard library only: it is started by its path, without site-packages,
+standard input closes (the gateway is gone: kill -9 closes it too), or on SIGTERM; then it sends COMMAND a
+SIGTERM, waits for its end at most GRACE_S or until a second SIGTERM, kills the whole group, and removes
+NAME's working folder and shared memory. It exits with the code of COMMAND (128 + n after signal n). Standard library only: it is started by its path, without site-packages,
 so that it is there in milliseconds.
 """
 
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
             print(child.pid, flush=True)
             _wait_for_an_end(child.pid, wakeup)
         finally:
-            code = _end(child.pid)
+            code = _end(child.pid, wakeup)
             clean(name)
     return code
 
@@ -116,13 +116,15 @@ def _has_ended(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, options) is not None
 
 
-def _end(pid: int) -> int:
-    """End the child, politely first, then its whole group; return its exit code."""
+def _end(pid: int, wakeup: int) -> int:
+    """End the child, politely until told again, then its whole group; return its exit code."""
     if not _has_ended(pid):
         os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + GRACE_S
-    while not _has_ended(pid) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    while not _has_ended(pid) and (left_s := deadline - time.monotonic()) > 0:
+        ready, _, _ = select.select([wakeup], [], [], left_s)
+        if ready and signal.SIGTERM in os.read(wakeup, 64):
+            break
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)

@@ -13,7 +13,8 @@ from itertools import islice
 
 SILENT_MS = 200.0  # at least so long at an instance, before it may be one that answers nothing
 PATIENCE = 8.0  # times what calls took of late: all instances of all models may share the cores
-PACE = 1 / 8  # weight of the last call in that
+PACE = 1 / 8  # weight of the last call in that,
+MOST = 4.0  # which counts as at most so many times what was known: one stall is no trend
 HASTE = 0.35  # of the time a call has: who is in a hurry does not wait SILENT_MS
 HUNG_MS = 800.0  # silent for so long,
 OVERTAKEN = 3  # while so many younger calls were answered: the instance hangs
@@ -23,7 +24,7 @@ SUSPICIONS, SUSPICION_MS = 5, 10_000.0  # so do so many silent calls in that tim
 class Call:
     """One call in flight."""
 
-    __slots__ = ("budget_ms", "running_ms", "work_ms", "overtaken")
+    __slots__ = ("budget_ms", "overtaken", "running_ms", "work_ms")
 
     def __init__(self, work_ms: float, budget_ms: float) -> None:
         self.work_ms = work_ms
@@ -73,8 +74,9 @@ class Instances:
 
     def _learn(self, call: Call, now_ms: float) -> None:
         if call.running_ms is not None:
-            seen = (now_ms - call.running_ms) / max(call.work_ms, 1e-3)
-            self._slowness = max(1.0, self._slowness + PACE * (seen - self._slowness))
+            known = self._slowness
+            seen = min((now_ms - call.running_ms) / max(call.work_ms, 1e-3), MOST * known)
+            self._slowness = max(1.0, known + PACE * (seen - known))
 
     def _overtake(self, call: Call) -> None:
         for older in self._calls:

@@ -161,6 +161,26 @@ BREAKER_CHANGES = _counter(
     "Breakers that came to a state.",
     *("variant", "state"),
 )
+ASKED_AGAIN = _counter(
+    "bertier_asked_again_total",
+    "Requests to the model server that one instance left unanswered, so that another was asked.",
+    "variant",
+)
+INSTANCES_LOST = _counter(
+    "bertier_instances_lost_total",
+    "Model instances that ended, were stopped, or answered nothing while another did.",
+    "variant",
+)
+MODEL_RELOADS = _counter(
+    "bertier_model_reloads_total",
+    "Variants that were loaded again because an instance was lost, by result.",
+    *("variant", "result"),
+)
+HEALING = _gauge(
+    "bertier_variant_healing",
+    "1 from when an instance of the variant was found lost until it is loaded again, else 0.",
+    "variant",
+)
 # How each of several model servers does.
 REPLICA_UP = _gauge(
     "bertier_replica_up",

@@ -41,6 +41,7 @@ class Readiness:
     retry_in_ms: float | None = None  # until what failed is tried again; None: nothing is
     replicas: Mapping[str, ReplicaState] = field(default_factory=dict)  # of several servers
     broken_plans: tuple[str, ...] = ()  # shadow answers say so: not trusted any more
+    healing: Mapping[str, str] = field(default_factory=dict)  # variants that lost an instance: why
 
 
 def state_of(name: str, serving: ServingSet) -> VariantState:

@@ -59,7 +59,7 @@ class _Flight(Generic[T]):
     news: asyncio.Future[None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
-    over: bool = False
+    found_lost: bool = False  # it was the first to fail at an instance that is lost
 
     def tell(self) -> None:
         """Wake whoever waits: it ended, or is silent."""
@@ -72,13 +72,15 @@ class SecondAsking:
 
     def __init__(
         self,
-        is_lost: Callable[[BaseException], bool],
+        lost_instance: Callable[[BaseException], str | None],
         clock: Callable[[], float] = lambda: time.perf_counter() * 1e3,
     ) -> None:
-        """`is_lost`: does a call's failure say that the instance which had it is no more?"""
+        """`lost_instance`: the name of the instance that a call failed at because it is lost; None: it is not."""
         self.lost: dict[str, str] = {}  # by model: why one of its instances is taken for lost
         self.asked_again: Counter[str] = Counter()  # calls, by model
-        self._is_lost = is_lost
+        self.answered: Counter[str] = Counter()  # calls, by model: every one that the server did
+        self._lost_instance = lost_instance
+        self._known_lost: dict[str, set[str]] = {}  # instances, by model
         self._clock = clock
         self._models: dict[str, Instances] = {}
         self._followed: dict[Call, _Flight[Any]] = {}
@@ -107,6 +109,7 @@ class SecondAsking:
         """Take the model's instances for sound: they were started anew."""
         self.lost.pop(model, None)
         self._models.pop(model, None)
+        self._known_lost.pop(model, None)
 
     async def close(self) -> None:
         """Wait for nothing any more."""
@@ -132,7 +135,7 @@ class SecondAsking:
             for task in both:
                 if task.done() and task.exception() is None:
                     return task.result()
-            raise self._why_neither(model, both)
+            raise self._why_neither((first, second), both)
         except asyncio.CancelledError:
             both[0].cancel()
             raise
@@ -140,12 +143,14 @@ class SecondAsking:
             both[1].cancel()
             self._let_go_on(both)
 
-    def _why_neither(self, model: str, both: Sequence[asyncio.Task[T]]) -> BaseException:
-        failed = [exc for task in both if (exc := task.exception()) is not None]
-        if all(self._is_lost(exc) for exc in failed):
+    def _why_neither(
+        self, flights: Sequence[_Flight[T]], both: Sequence[asyncio.Task[T]]
+    ) -> BaseException:
+        model = flights[0].asked.model
+        if all(flight.found_lost for flight in flights):
             log.error("%s: two instances ended at one input; it is not asked again", model)
             return ModelCrashed(f"{model}: the model ended when it was asked this; see the log")
-        return failed[-1]
+        return next(exc for task in reversed(both) if (exc := task.exception()) is not None)
 
     def _let_go_on(self, calls: Sequence[asyncio.Task[Any]]) -> None:
         for call in calls:
@@ -167,23 +172,28 @@ class SecondAsking:
             answer = await flight.sent
         except BaseException as exc:
             flight.sent.cancel()
-            self._end(flight, answered=False)
-            if self._is_lost(exc):
-                self._lose(flight.asked.model, "an instance has ended, or hangs")
+            lost = self._lost_instance(exc)
+            if lost:
+                known = self._known_lost.setdefault(flight.asked.model, set())
+                flight.found_lost = lost not in known
+                known.add(lost)
+            self._end(flight, answered=False, lost=lost is not None)
             raise
+        self.answered[flight.asked.model] += 1
         self._end(flight, answered=True)
         return answer
 
-    def _end(self, flight: _Flight[T], *, answered: bool) -> None:
+    def _end(self, flight: _Flight[T], *, answered: bool, lost: bool = False) -> None:
         self._followed.pop(flight.call, None)
-        instances = self._models.get(flight.asked.model)
+        model = flight.asked.model
+        instances = self._models.get(model)
         if instances is None or flight.call not in instances:
             return  # the instances are others now
-        if instances.end(flight.call, self._clock(), answered=answered):
-            self._lose(flight.asked.model, "an instance answers nothing while another does")
-
-    def _lose(self, model: str, why: str) -> None:
-        self.lost.setdefault(model, why)
+        hangs = instances.end(flight.call, self._clock(), answered=answered)
+        if lost:
+            self.lost.setdefault(model, "an instance has ended, or hangs")
+        elif hangs:
+            self.lost.setdefault(model, "an instance answers nothing while another does")
 
     def _look_soon(self) -> None:
         if not self._looking:

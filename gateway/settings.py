@@ -72,7 +72,12 @@ class Settings(BaseSettings):
         description="`host:port` of a running Triton's gRPC; several: separated by commas, a list in the file, or"
         " the flag again ([below](#several-model-servers))",
     )
-    triton_http_port: int = Field(8000, ge=1, le=65535, description="of the Triton started here")
+    triton_http_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="of the Triton started here; none: it listens to no HTTP, which the gateway does not need",
+    )
     triton_grpc_port: int = Field(8001, ge=1, le=65535, description="of the Triton started here")
     triton_metrics_port: int = Field(8002, ge=1, le=65535, description="of the Triton started here")
     triton_start_timeout_ms: float = Field(

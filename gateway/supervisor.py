@@ -10,12 +10,14 @@ import asyncio
 import logging
 import signal
 import socket
+import tempfile
 import time
 from pathlib import Path
 
 from gateway import guard
 from gateway.errors import BackendUnavailable, RepositoryError
 from gateway.installation import TritonInstallation
+from gateway.model_processes import LOOK_MS, ModelProcesses
 from gateway.retry import backoff_ms
 from gateway.triton_process import TritonOptions, TritonProcess
 
@@ -37,6 +39,8 @@ class Supervisor:
         self._watching: asyncio.Task[None] | None = None
         self._ready_timeout_ms = START_TIMEOUT_MS
         self._restarts = 0
+        self.models = ModelProcesses()
+        self._looking: asyncio.Task[None] | None = None
 
     @property
     def grpc_url(self) -> str:
@@ -63,18 +67,26 @@ class Supervisor:
         """
         check_repository(self._options.model_repository)
         check_ports(self._options)
+        check_shared_memory()
         guard.sweep()
         self._ready_timeout_ms = ready_timeout_ms
         await self._launch()
         self._watching = asyncio.create_task(self._watch(), name="triton supervisor")
+        self._looking = asyncio.create_task(self._look(), name="model processes")
 
     async def stop(self) -> None:
         """End Triton; nothing of it is left when this returns."""
-        if self._watching:
-            self._watching.cancel()
-            await asyncio.wait([self._watching])
-            self._watching = None
+        for task in (self._watching, self._looking):
+            if task:
+                task.cancel()
+                await asyncio.wait([task])
+        self._watching = self._looking = None
         await self._end_run()
+
+    def restart(self, why: str) -> None:
+        """Have Triton ended and started again, soon."""
+        if self._run:
+            self._run.condemn(why)
 
     async def _launch(self) -> None:
         try:
@@ -98,6 +110,11 @@ class Supervisor:
         if self._run:  # forgotten only once it has ended: this may be cancelled and called again
             await self._run.end()
             self._run = None
+
+    async def _look(self) -> None:
+        while True:
+            self.models.look(self.pid)
+            await asyncio.sleep(LOOK_MS / 1e3)
 
     async def _watch(self) -> None:
         failures = 0
@@ -157,6 +174,18 @@ def check_repository(path: Path) -> None:
         raise RepositoryError(
             f"{path}: no such folder; point --model-repository at one that holds models"
         )
+
+
+def check_shared_memory(folder: Path = guard.SHARED_MEMORY) -> None:
+    """Raise BackendUnavailable when nothing can be written there: Triton and its models talk through it."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as exc:
+        raise BackendUnavailable(
+            f"{folder} cannot be written ({exc.strerror}), and Triton passes data to its models there:"
+            " mount it writable (a container: --shm-size, or a tmpfs), or serve with --backend embedded"
+        ) from exc
 
 
 def check_ports(options: TritonOptions) -> None:

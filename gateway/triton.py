@@ -11,7 +11,6 @@ import itertools
 import logging
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -38,8 +37,8 @@ from gateway.sharing import Counted, Quiet
 from gateway.triton_errors import (
     NO_EXPLICIT_LOAD,
     inference_error,
+    lost_instance,
     map_triton_error,
-    says_instance_lost,
 )
 
 log = logging.getLogger(__name__)
@@ -50,7 +49,9 @@ MAX_CONCURRENT = 8  # requests of one long context under way at once
 CONTROL_TIMEOUT_MS = 5_000.0  # calls that answer at once: ready, index, config
 LOAD_TIMEOUT_MS = 120_000.0
 READY_POLL_MS = 50.0
-RELOADED = "bertier_reloaded"  # parameter of a model's configuration: only a changed one is loaded again
+RELOADED = (
+    "bertier_reloaded"  # parameter of a model's configuration: only a changed one is loaded again
+)
 
 _CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     # Without it, channels to one address share one connection.
@@ -93,11 +94,10 @@ class TritonBackend:
         stubs = [GRPCInferenceServiceStub(channel) for channel in self._channels]
         self._control = stubs[0]
         self._stubs = itertools.cycle(stubs)
-        self._answered: Counter[str] = Counter()  # requests, by model
         self._counted: Counted | None = None
         self._unload_after_ms = unload_after_ms
         self._quiet = Quiet(clock)
-        self._asking = SecondAsking(says_instance_lost)
+        self._asking = SecondAsking(lost_instance)
 
     @property
     def engine(self) -> str:
@@ -205,7 +205,7 @@ class TritonBackend:
         before = self._counted
         stats = [(m.name, m.inference_stats.success) for m in told.model_stats]
         now = self._counted = Counted.of(
-            time.perf_counter(), [(n, s.ns / 1e9, s.count) for n, s in stats], self._answered
+            time.perf_counter(), [(n, s.ns / 1e9, s.count) for n, s in stats], self._asking.answered
         )
         return {} if before is None else now.others_since(before)
 
@@ -258,7 +258,6 @@ class TritonBackend:
             )
         except grpc.aio.AioRpcError as exc:
             raise inference_error(exc, request.model_name) from exc
-        self._answered[request.model_name] += 1
         return read_logits(reply)
 
     async def _quiet_ms(self, model: str) -> float:

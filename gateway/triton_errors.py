@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import grpc
 import grpc.aio
@@ -25,15 +26,16 @@ NO_EXPLICIT_LOAD = "explicit model load"
 _NOT_SERVED = ("is not ready", "unknown model", "is not found", "not at ready state", "healthy")
 
 
-_INSTANCE_LOST = ("stub process", "health mutex")  # of a Python backend, which never starts it again
+# Of a Python backend, whose process of an instance is gone or silent; it never starts it again.
+_INSTANCE_LOST = re.compile(r"Stub process '([^']*)' is not healthy|obtain the health mutex")
 
 
-def says_instance_lost(exc: BaseException) -> bool:
-    """Say whether Triton answered that the process of the instance is gone, or silent."""
+def lost_instance(exc: BaseException) -> str | None:
+    """Return which instance a call failed at because it is lost; "": Triton does not say; None: it is not lost."""
     if not isinstance(exc, grpc.aio.AioRpcError):
-        return False
-    said = (exc.details() or "").lower()
-    return any(words in said for words in _INSTANCE_LOST)
+        return None
+    found = _INSTANCE_LOST.search(exc.details() or "")
+    return None if found is None else found[1] or ""
 
 
 def inference_error(exc: grpc.aio.AioRpcError, model: str) -> BertierError:

@@ -1,6 +1,6 @@
 """One life of tritonserver: its command line, its health, its log, and the guard that ends it.
 
-It never speaks Triton's protocol beyond the HTTP health check, and starts nothing again.
+It never speaks Triton's protocol beyond the standard gRPC health check, and starts nothing again.
 """
 
 from __future__ import annotations
@@ -10,9 +10,16 @@ import contextlib
 import logging
 import re
 import sys
+from asyncio import FIRST_COMPLETED
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2
 
 from gateway import guard
 from gateway.errors import BackendUnavailable
@@ -26,10 +33,20 @@ PROBES = 3  # failed ones in a row, and it is taken for hung
 EXIT_TIMEOUT_S = 8  # for inferences in flight when Triton is told to stop
 STUB_TIMEOUT_S = 300  # for the process of one model instance to start
 _READY_POLL_MS = 50.0
+# While Triton starts nobody listens; gRPC's own back-off would find it seconds later.
+_CHANNEL_OPTIONS = (
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 200),
+)
+READY = frozenset({"SERVING"})
+LIVE = frozenset({"SERVING", "NOT_SERVING"})
 _LINE_BYTES = 1 << 20
 
 _LINE = re.compile(r"([IWEF])\d{4} [\d:.]+ \d+ (\S+:\d+)\] (.*)")
 _LEVELS = {"I": logging.INFO, "W": logging.WARNING, "E": logging.ERROR, "F": logging.CRITICAL}
+# Said at a stop once no inference is in flight. What follows, unloading, is of no use to anyone, takes a second
+# for each model, and never ends where a model's process was lost before.
+_IDLE = "All models are stopped"
 # Said at every start on a host without a GPU.
 _NO_GPU = ("CudaDriverHelper", "CUDA driver version is insufficient", "CUDA memory pool disabled")
 
@@ -39,7 +56,7 @@ class TritonOptions:
     """What a local Triton serves, and where it listens."""
 
     model_repository: Path
-    http_port: int = 8000
+    http_port: int | None = None  # None: no HTTP, which the gateway does not need
     grpc_port: int = 8001
     metrics_port: int = 8002
     host: str = "127.0.0.1"
@@ -50,8 +67,8 @@ class TritonOptions:
 
     def ports(self) -> dict[str, int]:
         """Return each port by the flag that sets it."""
-        return {
-            "--triton-http-port": self.http_port,
+        http = {} if self.http_port is None else {"--triton-http-port": self.http_port}
+        return http | {
             "--triton-grpc-port": self.grpc_port,
             "--triton-metrics-port": self.metrics_port,
         }
@@ -65,6 +82,9 @@ class TritonProcess:
         self._options = options
         self._guard = process
         self._errors: deque[str] = deque(maxlen=3)
+        self._idle = asyncio.Event()
+        self._condemned: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._channel = grpc.aio.insecure_channel(options.grpc_url, options=_CHANNEL_OPTIONS)
         self._logging = asyncio.create_task(self._forward_log(), name="triton log")
         self._ended = asyncio.create_task(process.wait(), name="triton guard")
         self.pid: int | None = None
@@ -92,7 +112,7 @@ class TritonProcess:
         """Return when it answers; raise BackendUnavailable when it ends instead."""
         assert self._guard.stdout
         self.pid = int(await self._guard.stdout.readline() or 0) or None
-        while not await _answers(self._options, "ready"):
+        while not await self._is(READY):
             if self._ended.done():
                 await self._logging
                 said = "; ".join(self._errors) or "it gave no reason"
@@ -105,22 +125,55 @@ class TritonProcess:
         """Return why it must be started again, once it must."""
         failed = 0
         while failed < PROBES:
-            await asyncio.wait([self._ended], timeout=PROBE_MS / 1e3)
+            await self._wait(self._condemned, timeout_s=PROBE_MS / 1e3)
             if self._ended.done():
                 return f"(pid {self.pid}) ended with code {self._ended.result()}"
-            failed = 0 if await _answers(self._options, "live") else failed + 1
+            if self._condemned.done():
+                return f"(pid {self.pid}) {self._condemned.result()}"
+            failed = 0 if await self._is(LIVE) else failed + 1
         return f"(pid {self.pid}) did not answer {PROBES} health checks"
 
+    def condemn(self, why: str) -> None:
+        """Have `until_sick` say so."""
+        if not self._condemned.done():
+            self._condemned.set_result(why)
+
     async def end(self) -> None:
-        """Have the guard end everything, and end the guard if it does not."""
-        with contextlib.suppress(ProcessLookupError):
-            self._guard.terminate()
-        _, late = await asyncio.wait([self._ended], timeout=guard.GRACE_S + 5)
-        if late:
+        """Have the guard end everything once nothing is in flight, and end the guard if it does not."""
+        idle = asyncio.create_task(self._idle.wait())
+        self._tell_guard()
+        await self._wait(idle, timeout_s=guard.GRACE_S)
+        idle.cancel()
+        self._tell_guard()  # told twice, it waits for nothing
+        await self._wait(timeout_s=5)
+        if not self._ended.done():
             self._guard.kill()
             await self._ended
         await self._logging
+        await self._channel.close()
         guard.clean(self._name)  # what a killed guard could not
+
+    def _tell_guard(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._guard.terminate()
+
+    async def _wait(self, *others: asyncio.Future[Any], timeout_s: float) -> None:
+        """Return when the guard has ended, or one of the others is done, or the time is over."""
+        either = (self._ended, *others)
+        await asyncio.wait(either, timeout=timeout_s, return_when=FIRST_COMPLETED)
+
+    async def _is(self, states: Collection[str]) -> bool:
+        """Say whether it answers that it is in one of these states."""
+        check = self._channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
+        try:
+            reply = await check(health_pb2.HealthCheckRequest(), timeout=PROBE_TIMEOUT_MS / 1e3)
+        except grpc.aio.AioRpcError:
+            return False
+        return health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status) in states
 
     async def _forward_log(self) -> None:
         assert self._guard.stderr
@@ -128,6 +181,8 @@ class TritonProcess:
             level, message = parse_log_line(line.decode(errors="replace").rstrip())
             if level >= logging.ERROR:
                 self._errors.append(message)
+            if message.startswith(_IDLE):
+                self._idle.set()
             triton_log.log(level, "%s", message)
 
 
@@ -147,8 +202,6 @@ def _arguments(installation: TritonInstallation, options: TritonOptions, name: s
     settings = {
         "model-repository": options.model_repository.resolve(),
         "backend-directory": backends,
-        "http-address": options.host,
-        "http-port": options.http_port,
         "grpc-address": options.host,
         "grpc-port": options.grpc_port,
         "metrics-address": options.host,
@@ -162,6 +215,10 @@ def _arguments(installation: TritonInstallation, options: TritonOptions, name: s
         "allow-gpu-metrics": "false",
         "backend-config": f"python,shm-region-prefix-name={name}-",
     }
+    if options.http_port is None:
+        settings["allow-http"] = "false"
+    else:
+        settings |= {"http-address": options.host, "http-port": options.http_port}
     flags = [f"--{key}={value}" for key, value in settings.items()]
     # Our configurations are complete; completing them would start every model's process twice.
     flags.append("--disable-auto-complete-config")
@@ -169,21 +226,3 @@ def _arguments(installation: TritonInstallation, options: TritonOptions, name: s
     # and then Triton aborts as a whole.
     flags.append(f"--backend-config=python,stub-timeout-seconds={STUB_TIMEOUT_S}")
     return [str(installation.binary), *flags]
-
-
-async def _answers(options: TritonOptions, state: str) -> bool:
-    """Is `/v2/health/<state>` 200?"""
-    try:
-        async with asyncio.timeout(PROBE_TIMEOUT_MS / 1e3):
-            return await _status(options, f"/v2/health/{state}") == 200
-    except (OSError, TimeoutError, ValueError, IndexError):
-        return False
-
-
-async def _status(options: TritonOptions, path: str) -> int:
-    reader, writer = await asyncio.open_connection(options.host, options.http_port)
-    try:
-        writer.write(f"GET {path} HTTP/1.0\r\nHost: {options.host}\r\n\r\n".encode())
-        return int((await reader.readline()).split()[1])
-    finally:
-        writer.close()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from gateway import catalog as catalogs
 from gateway import slo
@@ -46,14 +46,18 @@ class Watcher:
         service: AnswerService,
         restarts: Callable[[], int] = lambda: 0,
         clock: Callable[[], float] = now_ms,
+        healing: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
-        """`restarts`: how often a model server of our own was started again."""
+        """`restarts`: how often a model server of our own was started again; `healing`: what is being healed, by
+        variant, and why.
+        """
         self.ready = asyncio.Event()  # set once, by the first catalog that can be served
         self._service = service
         self._backend = service.backend
         self._metrics = service.metrics
         self._repository = service.settings.model_repository
         self._restarts = restarts
+        self._healing = healing
         self._restarts_seen = 0
         self._up = False
         self._seen = ""  # sha256 of the catalog last tried
@@ -109,6 +113,7 @@ class Watcher:
             retry_in_ms=self._retry.left_ms,
             replicas=self._backend.states() if isinstance(self._backend, Replicas) else {},
             broken_plans=tuple(sorted(self._service.shadow.evidence.broken)),
+            healing=dict(self._healing()),
         )
 
     async def _follow(self, raw: bytes, came_back: bool) -> None:

@@ -1,6 +1,6 @@
 """The real Triton for tests: free ports, a repository of tiny models, processes and their files.
 
-`python -m tests.local_triton REPOSITORY PORT...` is a gateway as far as its Triton is concerned: it
+`python -m tests.local_triton REPOSITORY GRPC_PORT METRICS_PORT` is a gateway as far as its Triton is concerned: it
 starts one, prints its pid, and waits to be killed.
 """
 
@@ -61,8 +61,8 @@ def write_repository(folder: Path) -> dict[str, str]:
 
 
 def options(repository: Path) -> TritonOptions:
-    http_port, grpc_port, metrics_port = free_ports()
-    return TritonOptions(repository, http_port, grpc_port, metrics_port)
+    grpc_port, metrics_port = free_ports(2)
+    return TritonOptions(repository, grpc_port=grpc_port, metrics_port=metrics_port)
 
 
 async def wait_until(
@@ -113,7 +113,9 @@ def counter(metrics_port: int, metric: str, model: str) -> int:
 
 
 async def _serve(repository: Path, ports: list[int]) -> None:
-    supervisor = Supervisor(installation(), TritonOptions(repository, ports[0], ports[1], ports[2]))
+    grpc_port, metrics_port = ports
+    options = TritonOptions(repository, grpc_port=grpc_port, metrics_port=metrics_port)
+    supervisor = Supervisor(installation(), options)
     await supervisor.start(START_TIMEOUT_MS)
     print(supervisor.pid, flush=True)
     await asyncio.Event().wait()

@@ -31,7 +31,7 @@ output [
   {{ name: "start_logits" data_type: TYPE_FP32 dims: [ -1 ] }},
   {{ name: "end_logits" data_type: TYPE_FP32 dims: [ -1 ] }}
 ]
-instance_group [ {{ count: 1 kind: KIND_CPU }} ]
+instance_group [ {{ count: {instances} kind: KIND_CPU }} ]
 parameters {{ key: "intra_op_thread_count" value: {{ string_value: "1" }} }}
 parameters {{ key: "sha256.{version}" value: {{ string_value: "{sha256}" }} }}
 version_policy: {{ specific: {{ versions: [ {version} ] }} }}
@@ -134,6 +134,7 @@ def write_model(
     max_batch_size: int = 8,
     slow_rounds: int = 0,
     sha256: str | None = None,
+    instances: int = 1,
 ) -> str:
     """Write `<name>/config.pbtxt` and `<name>/<version>/model.onnx`; return the file's sha256.
 
@@ -150,9 +151,39 @@ def write_model(
             version=version,
             max_batch_size=max_batch_size,
             sha256=sha256 or truth,
+            instances=instances,
         )
     )
     return truth
+
+
+# A model that ends its own process when it meets a token.
+CRASHING = """\
+import os, signal
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request):
+        ids = np.from_dlpack(pb_utils.get_input_tensor_by_name(request, "input_ids"))
+        if (ids == {token}).any():
+            os.kill(os.getpid(), signal.SIGKILL)
+        logits = ids.astype(np.float32)
+        names = ("start_logits", "end_logits")
+        return pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack(n, logits) for n in names])
+"""
+
+
+def write_crashing_model(repository: Path, name: str, token: int, *, instances: int) -> str:
+    """Write a model whose process ends at one token; return the sha256 that its config.pbtxt claims."""
+    sha256 = write_model(repository, name, max_batch_size=1, instances=instances)
+    config = repository / name / "config.pbtxt"
+    config.write_text(config.read_text().replace("onnxruntime", "python"))
+    (repository / name / "1" / "model.py").write_text(CRASHING.format(token=token))
+    return sha256
 
 
 def write_corrupt_model(repository: Path, name: str) -> None:
