@@ -130,7 +130,9 @@ class Healing:
     def _route_around(self, model: str) -> None:
         """Leave a variant alone that has no instance any more."""
         serving = self._service.serving
-        if serving is None or self._supervisor is None or self._supervisor.models.of(model):
+        if serving is None or self._supervisor is None:
+            return
+        if not self._supervisor.models.is_gone(model):
             return
         breaker = serving.breakers.of(model)
         if breaker.trip(self._clock()):

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 LOOK_MS = 250.0
+FIND_MS = 1_000.0  # between two searches for new processes: Triton has many threads to look through
+MOST_FOUND = 64  # losses that are remembered until somebody takes them
 CERTAIN_MS = 400.0  # ended or stopped for so long: it is no unloading, and no pause
 STUB = "triton_python_backend_stub"
 
@@ -48,7 +51,8 @@ class ModelProcesses:
         self._models: dict[int, str] = {}  # by pid
         self._since: dict[int, tuple[str, float]] = {}  # in which sick state, and since when
         self._lost: set[int] = set()
-        self._found: list[Lost] = []
+        self._found: deque[Lost] = deque(maxlen=MOST_FOUND)
+        self._searched_ms = float("-inf")
 
     def look(self, server: int | None) -> None:
         """Look once; `server`: the pid of Triton, None while there is none."""
@@ -56,19 +60,29 @@ class ModelProcesses:
             self._server = server
             for known in (self._models, self._since, self._lost, self._found):
                 known.clear()
+            self._searched_ms = float("-inf")
         if server is None:
             return
-        for pid in self._children(server):
+        if self._clock() - self._searched_ms >= FIND_MS:
+            self._searched_ms = self._clock()
+            self._search(server)
+        for pid in self._models:
             self._look_at(pid)
 
     def take_lost(self) -> list[Lost]:
         """Return what was lost since the last call."""
-        found, self._found = self._found, []
+        found = list(self._found)
+        self._found.clear()
         return found
 
     def of(self, model: str) -> set[int]:
         """Return the processes of a model that are not lost."""
         return {pid for pid, name in self._models.items() if name == model} - self._lost
+
+    def is_gone(self, model: str) -> bool:
+        """Say whether all processes of a model are lost; one without any may only be unknown."""
+        known = {pid for pid, name in self._models.items() if name == model}
+        return bool(known) and known <= self._lost
 
     def end(self, pids: Collection[int]) -> None:
         """End what is left of instances that were replaced: Triton waits for ever for the lost one first."""
@@ -77,7 +91,7 @@ class ModelProcesses:
                 self._kill(pid)
                 self._lost.add(pid)
 
-    def _children(self, server: int) -> set[int]:
+    def _search(self, server: int) -> None:
         found: set[int] = set()
         with suppress(OSError):  # it has just ended
             for task in (self._proc / str(server) / "task").iterdir():
@@ -87,14 +101,11 @@ class ModelProcesses:
             del self._models[pid]
             self._since.pop(pid, None)
             self._lost.discard(pid)
-        return found
+        for pid in found - self._models.keys():
+            if (model := self._model_of(pid)) is not None:
+                self._models[pid] = model
 
     def _look_at(self, pid: int) -> None:
-        if pid not in self._models:
-            model = self._model_of(pid)
-            if model is None:
-                return
-            self._models[pid] = model
         state = self._state_of(pid)
         if pid in self._lost or state not in (_ENDED, _STOPPED):
             self._since.pop(pid, None)
@@ -133,4 +144,4 @@ class ModelProcesses:
             text = (self._proc / str(pid) / "stat").read_text()
         except OSError:
             return ""
-        return text.rpartition(")")[2].split()[0]
+        return text.rpartition(")")[2].strip()[:1]

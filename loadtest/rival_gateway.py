@@ -29,7 +29,7 @@ from loadtest.lab.rivals import RIVALS_QUANTILE
 from loadtest.lab.traces import Asked
 from loadtest.lab.world import Times, World
 
-PORTS = ("http_port", "grpc_port", "triton_http_port", "triton_grpc_port", "triton_metrics_port")
+PORTS = ("http_port", "grpc_port", "triton_grpc_port", "triton_metrics_port")
 
 
 class Rival:

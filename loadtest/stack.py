@@ -57,13 +57,12 @@ def fresh_stack(repository: Path, *flags: str, program: Sequence[str] = SERVE) -
 
     `program`: another that takes its flags. Raises: StackError.
     """
-    http, grpc, triton_http, triton_grpc, triton_metrics = free_ports(5)
+    http, grpc, triton_grpc, triton_metrics = free_ports(4)
     command = [
         *(sys.executable, "-m", *program),
         *("--model-repository", str(repository)),
         *("--http-port", str(http), "--grpc-port", str(grpc)),
-        *("--triton-http-port", str(triton_http), "--triton-grpc-port", str(triton_grpc)),
-        *("--triton-metrics-port", str(triton_metrics)),
+        *("--triton-grpc-port", str(triton_grpc), "--triton-metrics-port", str(triton_metrics)),
         *flags,
     ]
     with tempfile.TemporaryDirectory(prefix="bertier-") as folder:

@@ -150,12 +150,12 @@ def running(folder: Path, source: Path, variants: int = 2) -> Iterator[Fleet]:
 
 def _laid_out(folder: Path, source: Path) -> tuple[Fleet, Sequence[Program]]:
     """Return a fleet, and its processes in the order of their start."""
-    ports, repository = iter(free_ports(13)), folder / "model_repository"
-    triton_ports = [[next(ports) for _ in range(3)] for _ in (0, 1)]
+    ports, repository = iter(free_ports(11)), folder / "model_repository"
+    triton_ports = [[next(ports) for _ in range(2)] for _ in (0, 1)]
     tritons = [
         _triton(repository, p, folder / f"triton-{n}.log") for n, p in enumerate(triton_ports)
     ]
-    urls = ",".join(f"127.0.0.1:{grpc}" for _, grpc, _ in triton_ports)
+    urls = ",".join(f"127.0.0.1:{grpc}" for grpc, _ in triton_ports)
     places = [Ports(next(ports), next(ports)) for _ in (0, 1)]
     gateways = [
         Gateway(_gateway(repository, urls, p, folder / f"gateway-{n}.log"), _http(p))
@@ -180,10 +180,10 @@ def _http(ports: Ports) -> str:
 
 
 def _triton(repository: Path, ports: Sequence[int], log: Path) -> Program:
-    http, grpc, metrics = map(str, ports)
+    grpc, metrics = map(str, ports)
     command = [
         *(sys.executable, "-m", "gateway.cli", "triton", "--model-repository", str(repository)),
-        *("--triton-http-port", http, "--triton-grpc-port", grpc, "--triton-metrics-port", metrics),
+        *("--triton-grpc-port", grpc, "--triton-metrics-port", metrics),
     ]
     return Program(command, log)
 

@@ -12,13 +12,20 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from gateway import guard
 from gateway.errors import BackendUnavailable, RepositoryError
 from gateway.installation import TritonInstallation
 from gateway.retry import backoff_ms
-from gateway.supervisor import FIRST_BACKOFF_MS, LONGEST_BACKOFF_MS, Supervisor, check_ports
+from gateway.supervisor import (
+    FIRST_BACKOFF_MS,
+    LONGEST_BACKOFF_MS,
+    Supervisor,
+    check_ports,
+    check_shared_memory,
+)
 from gateway.triton_process import TritonOptions, parse_log_line
 from tests import local_triton, tiny
 from tests.fakes import ROOT
@@ -107,6 +114,53 @@ async def test_stop_leaves_nothing(options: TritonOptions) -> None:
     assert not any(map(local_triton.is_running, pids))
     assert not local_triton.leftovers(name)
     check_ports(options)
+
+
+async def test_a_lost_model_process_does_not_hold_up_a_stop(
+    options: TritonOptions, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Triton would wait for it until its own limit, with nothing in flight."""
+    supervisor = Supervisor(local_triton.installation(), options)
+    await supervisor.start(START_TIMEOUT_MS)
+    await wait_until(lambda: supervisor.models.of(local_triton.FAST))
+    for pid in supervisor.models.of(local_triton.FAST):
+        os.kill(pid, signal.SIGKILL)
+    await wait_until(lambda: not supervisor.models.of(local_triton.FAST))
+    with caplog.at_level(logging.INFO):
+        await supervisor.stop()
+    assert "All models are stopped" in caplog.text
+    assert "Exit timeout expired" not in caplog.text
+
+
+async def test_a_condemned_triton_is_started_anew(supervisor: Supervisor) -> None:
+    """Whoever finds that it cannot be healed says so."""
+    first = supervisor.pid
+    supervisor.restart("cannot load a model again")
+    await wait_until(lambda: supervisor.restarts == 1, PATIENCE_S)
+    assert supervisor.pid not in (None, first)
+
+
+async def test_triton_listens_to_http_only_where_it_is_asked_to(options: TritonOptions) -> None:
+    """The gateway needs gRPC alone, and a port less is a way in less."""
+    (port,) = local_triton.free_ports(1)
+    for http_port in (None, port):
+        supervisor = Supervisor(local_triton.installation(), replace(options, http_port=http_port))
+        await supervisor.start(START_TIMEOUT_MS)
+        assert supervisor.pid
+        listening = {
+            c.laddr.port
+            for c in psutil.Process(supervisor.pid).net_connections("tcp")
+            if c.status == psutil.CONN_LISTEN
+        }
+        await supervisor.stop()
+        asked_for = {options.grpc_port, options.metrics_port, http_port} - {None}
+        assert listening == asked_for
+
+
+def test_shared_memory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """A container with a read-only file system has no other word of it."""
+    with pytest.raises(BackendUnavailable, match=r"shm cannot be written \(.+\).*--shm-size"):
+        check_shared_memory(tmp_path / "shm")
 
 
 async def test_a_port_in_use_is_named_with_its_flag(options: TritonOptions) -> None:
