@@ -78,7 +78,7 @@ class SecondAsking:
         """`lost_instance`: the name of the instance that a call failed at because it is lost; None: it is not."""
         self.lost: dict[str, str] = {}  # by model: why one of its instances is taken for lost
         self.asked_again: Counter[str] = Counter()  # calls, by model
-        self.answered: Counter[str] = Counter()  # calls, by model: every one that the server did
+        self.answered: Counter[str] = Counter()  # calls that the server has run for us, by model
         self._lost_instance = lost_instance
         self._known_lost: dict[str, set[str]] = {}  # instances, by model
         self._clock = clock
@@ -140,7 +140,8 @@ class SecondAsking:
             both[0].cancel()
             raise
         finally:
-            both[1].cancel()
+            if both[1].cancel():
+                self.answered[model] += 1  # the server may run it all the same
             self._let_go_on(both)
 
     def _why_neither(

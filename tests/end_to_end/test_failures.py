@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import psutil
 import pytest
 
 from gateway import catalog as catalogs
+from loadtest.scale_out import fleet
 from loadtest.stack import Stack, fresh_stack
 from tests.end_to_end.conftest import REPOSITORY
 from tests.fakes import ROOT
@@ -28,8 +28,20 @@ BODY = {"question": "Who slept?", "context": "The old dog slept by the stove all
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy that may be changed."""
-    return shutil.copytree(REPOSITORY, tmp_path_factory.mktemp("served") / "model_repository")
+    """A copy of the two smallest variants that may be changed."""
+    return published(tmp_path_factory.mktemp("served"), 2)
+
+
+@pytest.fixture(scope="module")
+def smallest_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smallest variant alone: enough for whoever looks at processes."""
+    return published(tmp_path_factory.mktemp("smallest"), 1)
+
+
+def published(folder: Path, n_variants: int) -> Path:
+    repository = folder / "model_repository"
+    fleet.publish(REPOSITORY, repository, fleet.smallest(REPOSITORY, n_variants))
+    return repository
 
 
 @pytest.fixture(scope="module")
@@ -129,20 +141,22 @@ def test_a_new_catalog_is_switched_to_and_a_bad_one_refused(
     assert served_study() == "switched"
 
 
-def test_sigterm_ends_the_gateway_and_every_process_it_started() -> None:
+def test_sigterm_ends_the_gateway_and_every_process_it_started(smallest_repository: Path) -> None:
     """Nothing is left behind: each model instance is a process of its own."""
-    with fresh_stack(REPOSITORY) as running:
+    with fresh_stack(smallest_repository) as running:
         gateway = psutil.Process(running.pid)
         family = gateway.children(recursive=True)
         assert any(p.name() == "tritonserver" for p in family)
         gateway.send_signal(signal.SIGTERM)
         assert gateway.wait(60) == 0
+        log = running.log.read_text()
+        assert "Exit timeout expired" not in log
         until(lambda: not any(alive(p) for p in family))
 
 
-def test_a_killed_gateway_leaves_no_process() -> None:
+def test_a_killed_gateway_leaves_no_process(smallest_repository: Path) -> None:
     """kill -9 gives nobody a chance to clean up, so a guard does."""
-    with fresh_stack(REPOSITORY) as running:
+    with fresh_stack(smallest_repository) as running:
         gateway = psutil.Process(running.pid)
         family = gateway.children(recursive=True)
         gateway.kill()
@@ -150,17 +164,18 @@ def test_a_killed_gateway_leaves_no_process() -> None:
 
 
 MEASUREMENT = """
+import sys
 from pathlib import Path
 from loadtest.stack import fresh_stack
-with fresh_stack(Path("model_repository")) as running:
+with fresh_stack(Path(sys.argv[1])) as running:
     print(running.pid, flush=True)
     input()
 """
 
 
-def test_a_killed_measurement_leaves_no_stack() -> None:
+def test_a_killed_measurement_leaves_no_stack(smallest_repository: Path) -> None:
     """Who breaks off a load test does not look for its gateway."""
-    command = [sys.executable, "-c", MEASUREMENT]
+    command = [sys.executable, "-c", MEASUREMENT, str(smallest_repository)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT) as measurement:
         assert measurement.stdout is not None
