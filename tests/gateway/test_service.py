@@ -63,9 +63,9 @@ async def test_the_slo_chooses_the_variant(
 async def test_work_in_flight_moves_a_request_to_a_smaller_model() -> None:
     """Queueing counts against the target."""
     backend = FakeBackend(asyncio.Event())
-    service = make_service(backend)
-    slow = SloRequest(latency_ms=1000, min_f1=0.6)
-    first = [asyncio.create_task(service.answer(ASKED, slow, now_ms())) for _ in range(2)]
+    service = make_service(backend, clock=lambda: 0.0)  # a stall of the host moves nothing on
+    slow = SloRequest(latency_ms=9_000, min_f1=0.6)
+    first = [asyncio.create_task(service.answer(ASKED, slow, 0.0)) for _ in range(2)]
     await backend.until_asked(2)
     report = service.plan(SloRequest(latency_ms=40, min_f1=0.6))
     assert report.decision.option is not None
@@ -120,7 +120,7 @@ async def test_the_deadline_ends_the_work() -> None:
     """It runs through everything, the model server included."""
     backend = FakeBackend(asyncio.Event())
     with pytest.raises(DeadlineExceeded):
-        await make_service(backend).answer(ASKED, SloRequest(timeout_ms=300), now_ms())
+        await make_service(backend).answer(ASKED, SloRequest(timeout_ms=1_000), now_ms())
     assert backend.cancelled == 1
 
 
