@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Protocol
 
-from gateway.domain import Inference, Trust, Windows
+import numpy as np
+
+from gateway.domain import Floats, Inference, Logits, Trust, Windows
+from gateway.errors import InvalidLogits
 from gateway.published import Variant
+
+LARGEST_LOGIT = 1e6  # far beyond any model's, far below what decoding takes for "not here"
 
 # Looks at one variant on one server. Raises: BackendError, DeadlineExceeded: it cannot be served there.
 Check = Callable[["Backend"], Awaitable[Trust]]
@@ -70,6 +75,17 @@ class Backend(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+def logits_of(model: str, windows: Windows, start: Floats, end: Floats) -> Logits:  # (W, S) each
+    """Return what a model server sent as logits of these windows. Raises: InvalidLogits."""
+    shape = windows.input_ids.shape
+    for sent in (start, end):
+        if sent.shape != shape:
+            raise InvalidLogits(model, f"of shape {sent.shape} for windows of shape {shape}")
+        if not (np.abs(sent) < LARGEST_LOGIT).all():  # NaN is not, either
+            raise InvalidLogits(model, "not finite")
+    return Logits(start, end)
 
 
 def key_of(variant: Variant) -> str:

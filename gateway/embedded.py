@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime as ort
 
 from gateway import catalog as catalogs
-from gateway.backend import Check, key_of
+from gateway.backend import Check, key_of, logits_of
 from gateway.domain import Floats, Inference, Logits, Trust, Windows
 from gateway.errors import BackendError, BackendUnavailable, DeadlineExceeded
 from gateway.host import usable_cores
@@ -46,11 +46,14 @@ def open_session(
 
 
 def run(session: ort.InferenceSession, windows: Windows) -> Logits:
-    """Return the logits of all windows, each run alone: what a batch of one gives."""
+    """Return the logits of all windows, each run alone: what a batch of one gives.
+
+    Raises: InvalidLogits.
+    """
     names = [i.name for i in session.get_inputs()]
     rows = [_run_row(session, names, windows, row) for row in range(windows.n_windows)]
-    start, end = zip(*rows, strict=True)
-    return Logits(np.concatenate(start), np.concatenate(end))
+    start, end = (np.concatenate(part) for part in zip(*rows, strict=True))
+    return logits_of("the model", windows, start, end)
 
 
 def _run_row(
@@ -101,12 +104,13 @@ class EmbeddedBackend:
 
         tasks = [asyncio.ensure_future(in_turn(row)) for row in range(windows.n_windows)]
         try:
-            start, end = zip(*await asyncio.gather(*tasks), strict=True)
+            rows = await asyncio.gather(*tasks)
         finally:
             for task in tasks:  # after a failure, or when the caller left
                 task.cancel()
         done, began = time.perf_counter(), min(begins)
-        logits = Logits(np.concatenate(start), np.concatenate(end))
+        start, end = (np.concatenate(part) for part in zip(*rows, strict=True))
+        logits = logits_of(variant.name, windows, start, end)
         return Inference(logits, (began - asked) * 1e3, (done - began) * 1e3, len(tasks))
 
     async def hashes(self) -> Mapping[str, str]:

@@ -20,6 +20,7 @@
     ├── DeadlineExceeded     the time is up
     ├── BackendError         the model server failed
     │   ├── ModelCrashed         it ended at this input, twice: nobody else is asked the same
+    │   ├── InvalidLogits        it answered, but with nothing that an answer can be read from
     │   └── BackendUnavailable   nobody there, or not ready
     │       └── VariantUnavailable   the server is there, the model is not ready
     └── RepositoryError      a model repository or catalog that cannot be served
@@ -136,6 +137,11 @@ class BackendError(BertierError):
 
 class ModelCrashed(BackendError):
     """Two instances of a model ended while they had this request: a third would, too."""
+
+
+class InvalidLogits(BackendError):
+    def __init__(self, model: str, why: str) -> None:
+        super().__init__(f"{model}: the model server returned logits that are {why}; try again")
 
 
 class BackendUnavailable(BackendError):

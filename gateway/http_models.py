@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -187,17 +188,17 @@ class ProblemBody(BaseModel):
 
 
 def read(model: type[M], body: bytes) -> M:
-    """Return a body as its model. Raises: Malformed, InvalidField."""
+    """Return a body as its model; a byte-order mark before it is skipped. Raises: Malformed, InvalidField."""
     try:
-        return model.model_validate_json(body)
+        return model.model_validate_json(body.removeprefix(BOM_UTF8))
     except ValidationError as exc:
         raise bad_input(exc) from exc
 
 
 def read_json(body: bytes | bytearray) -> Any:
-    """Return any JSON value. Raises: Malformed."""
+    """Return any JSON value; a byte-order mark before it is skipped. Raises: Malformed."""
     try:
-        return from_json(body, allow_inf_nan=False)
+        return from_json(body.removeprefix(BOM_UTF8), allow_inf_nan=False)
     except ValueError as exc:
         raise Malformed(f"body: invalid JSON: {exc}") from exc
 

@@ -6,6 +6,7 @@ While a request is answered nothing else may read its `receive`: `while_connecte
 from __future__ import annotations
 
 import asyncio
+from codecs import BOM_UTF8
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -15,6 +16,7 @@ from starlette.types import Receive
 from gateway.errors import BodyTooSlow, TextTooLong
 from gateway.problems import ClientGone
 
+BLANK = BOM_UTF8 + b" \t\r\n"  # bytes of which a blank line is made
 LINE_OVERHEAD_BYTES = 64  # of a line held: millions of empty ones must not fill the memory
 
 
@@ -128,7 +130,7 @@ class Inbox:
         if dropped:
             size = dropped + len(line)
             self._lines.put_nowait(TextTooLong("line", size, self._line_bytes, "bytes"))
-        elif line.strip():
+        elif line.strip(BLANK):
             self._held_bytes += len(line) + LINE_OVERHEAD_BYTES
             self._lines.put_nowait(line)
 

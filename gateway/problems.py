@@ -25,6 +25,7 @@ from gateway.errors import (
     Infeasible,
     InvalidField,
     InvalidHeader,
+    InvalidLogits,
     Malformed,
     Overloaded,
     QuotaExceeded,
@@ -75,6 +76,7 @@ KINDS: Mapping[type[Exception], Kind] = {
     Overloaded: Kind(429, "overloaded", "Too busy to keep this SLO now"),
     DeadlineExceeded: Kind(504, "deadline-exceeded", "The deadline has passed"),
     BackendUnavailable: Kind(503, "backend-unavailable", "No model server can answer"),
+    InvalidLogits: Kind(503, "invalid-logits", "The model server's answer cannot be read"),
     BackendError: Kind(500, "backend-error", "The model server failed"),
     RepositoryError: INTERNAL,
 }
@@ -111,7 +113,7 @@ def headers(error: BaseException) -> dict[str, str]:
         return {"WWW-Authenticate": "Bearer"}
     if isinstance(error, Overloaded):
         return {"Retry-After": str(max(1, math.ceil(error.retry_after_ms / 1e3)))}
-    if isinstance(error, BackendUnavailable):
+    if isinstance(error, BackendUnavailable | InvalidLogits):
         return {"Retry-After": "1"}  # it is looked for all the time
     if isinstance(error, BodyTooSlow):
         return {"Connection": "close"}  # what is still to come would be read as the next request

@@ -22,13 +22,14 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from gateway import tracing
-from gateway.backend import Check
-from gateway.domain import Floats, Inference, Logits, Trust, Windows
+from gateway.backend import Check, logits_of
+from gateway.domain import Floats, Inference, Trust, Windows
 from gateway.errors import (
     BackendError,
     BackendUnavailable,
     BertierError,
     DeadlineExceeded,
+    InvalidLogits,
     VariantUnavailable,
 )
 from gateway.published import Variant
@@ -119,7 +120,8 @@ class TritonBackend:
         ]
         sent = time.perf_counter()
         parts = await self._infer_all(variant, requests, budget_ms - (sent - began) * 1e3)
-        logits = Logits(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        start, end = (np.concatenate(part) for part in zip(*parts, strict=True))
+        logits = logits_of(variant.name, windows, start, end)
         done = time.perf_counter()
         return Inference(logits, (sent - began) * 1e3, (done - sent) * 1e3, len(requests))
 
@@ -323,13 +325,13 @@ def infer_request(
 
 
 def read_logits(reply: pb.ModelInferResponse) -> tuple[Floats, Floats]:
-    """Return start and end logits, (B, S) each. Raises: BackendError when they are not there."""
-    found = {
-        output.name: np.frombuffer(raw, np.float32).reshape(tuple(output.shape))
-        for output, raw in zip(reply.outputs, reply.raw_output_contents, strict=True)
-    }
+    """Return start and end logits, (B, S) each. Raises: InvalidLogits when they are not there."""
     try:
+        found = {
+            output.name: np.frombuffer(raw, np.float32).reshape(tuple(output.shape))
+            for output, raw in zip(reply.outputs, reply.raw_output_contents, strict=True)
+        }
         start, end = (found[name] for name in OUTPUTS)
-    except KeyError as exc:
-        raise BackendError(f"{reply.model_name}: the model has no output {exc}") from exc
+    except (KeyError, ValueError) as exc:
+        raise InvalidLogits(reply.model_name, f"not two outputs of FP32 ({exc})") from exc
     return start, end

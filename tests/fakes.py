@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from gateway import catalog as catalogs
-from gateway.backend import Check
+from gateway.backend import Check, logits_of
 from gateway.catalog import Catalog, GoldenInput, Origin
-from gateway.domain import Inference, Logits, Trust, Windows
+from gateway.domain import Inference, Trust, Windows
 from gateway.errors import BackendUnavailable
 from gateway.latency import LatencyModel
 from gateway.published import (
@@ -146,6 +146,7 @@ class FakeBackend:
 
     def __init__(self, gate: asyncio.Event | None = None) -> None:
         self.gate = gate
+        self.logits: dict[str, float] = {}  # of that token, by variant; else 6
         self.error: Exception | None = None
         self.errors: dict[str, Exception] = {}
         self.gates: dict[str, asyncio.Event] = {}
@@ -169,8 +170,8 @@ class FakeBackend:
                 raise
         logits = np.zeros(windows.input_ids.shape, np.float32)
         at = int(np.flatnonzero(windows.is_context[0])[0])
-        logits[0, at] = 6.0
-        return Inference(Logits(logits, logits), 0.0, 1.0)
+        logits[0, at] = self.logits.get(variant.name, 6.0)
+        return Inference(logits_of(variant.name, windows, logits, logits), 0.0, 1.0)
 
     async def until_asked(self, n: int = 1) -> None:
         """Return when `n` inferences were asked for in all."""

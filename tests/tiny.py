@@ -50,8 +50,11 @@ def expected_logits(
     return start, start + token_type_ids.astype(np.float32)
 
 
-def model_bytes(slow_rounds: int = 0) -> bytes:
-    """Return the ONNX file; `slow_rounds` matrix products are done first, for no use but time."""
+def model_bytes(slow_rounds: int = 0, penalty: float = MASKED) -> bytes:
+    """Return the ONNX file; `slow_rounds` matrix products are done first, for no use but time.
+
+    `penalty`: added to the logits of padding; infinity makes all others NaN.
+    """
     nodes = [
         helper.make_node("Cast", ["input_ids"], ["ids"], to=TensorProto.FLOAT),
         helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
@@ -76,7 +79,7 @@ def model_bytes(slow_rounds: int = 0) -> bytes:
         ],
         [
             helper.make_tensor("one", TensorProto.FLOAT, [], [1.0]),
-            helper.make_tensor("penalty", TensorProto.FLOAT, [], [MASKED]),
+            helper.make_tensor("penalty", TensorProto.FLOAT, [], [penalty]),
             *(_slow_constants(slow_rounds) if slow_rounds else []),
         ],
     )
@@ -135,12 +138,13 @@ def write_model(
     slow_rounds: int = 0,
     sha256: str | None = None,
     instances: int = 1,
+    penalty: float = MASKED,
 ) -> str:
     """Write `<name>/config.pbtxt` and `<name>/<version>/model.onnx`; return the file's sha256.
 
     `sha256`: what config.pbtxt claims instead of the truth.
     """
-    content = model_bytes(slow_rounds)
+    content = model_bytes(slow_rounds, penalty)
     truth = hashlib.sha256(content).hexdigest()
     folder = repository / name / str(version)
     folder.mkdir(parents=True)

@@ -10,8 +10,8 @@ import pytest
 
 from gateway.catalog import sha256_of
 from gateway.domain import Question, Windows
-from gateway.embedded import CPU, GPU, EmbeddedBackend, providers_of
-from gateway.errors import BackendUnavailable, DeadlineExceeded
+from gateway.embedded import CPU, GPU, EmbeddedBackend, open_session, providers_of, run
+from gateway.errors import BackendUnavailable, DeadlineExceeded, InvalidLogits
 from gateway.published import Precision, Variant
 from tests import tiny
 from tests.fakes import CONTEXT, QUESTION, encoder, make_variant
@@ -67,6 +67,21 @@ async def test_a_variant_that_is_not_loaded_is_unavailable(
     """The message names the version."""
     with pytest.raises(BackendUnavailable, match="version 1 is not loaded"):
         await backend.infer(variant, long_windows(), 60_000)
+
+
+@pytest.mark.parametrize("penalty", [np.nan, np.inf])
+async def test_logits_that_are_not_finite_are_the_model_s_error(
+    backend: EmbeddedBackend, tmp_path: Path, penalty: float
+) -> None:
+    """An answer read from them would be "no answer", and sure of it."""
+    sha256 = tiny.write_model(tmp_path, "broken", penalty=penalty)
+    broken = make_variant("broken", 5, sha256=sha256)
+    await backend.load(broken)
+    with pytest.raises(InvalidLogits, match=r"broken: .* not finite"):
+        await backend.infer(broken, long_windows(), 60_000)
+    session = open_session(tmp_path / "broken" / "1" / "model.onnx")
+    with pytest.raises(InvalidLogits, match="not finite"):
+        run(session, long_windows())
 
 
 async def test_the_hash_is_of_the_loaded_file(backend: EmbeddedBackend, variant: Variant) -> None:

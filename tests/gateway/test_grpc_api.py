@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from gateway import grpc_api, grpc_call, grpc_oip, grpc_qa
 from gateway.domain import Trust
-from gateway.errors import BackendError, BackendUnavailable, BertierError, EmptyText
+from gateway.errors import BackendError, BackendUnavailable, BertierError, EmptyText, InvalidLogits
 from gateway.metrics import Metrics
 from gateway.proto import generate
 from gateway.proto.bertier.v1 import qa_pb2, qa_pb2_grpc
@@ -245,6 +245,7 @@ async def test_a_client_that_leaves_cancels_its_work(gateway: Running) -> None:
     ("error", "code"),
     [
         (BackendUnavailable("nobody there"), grpc.StatusCode.UNAVAILABLE),
+        (InvalidLogits("small", "not finite"), grpc.StatusCode.UNAVAILABLE),
         (BackendError("secret"), grpc.StatusCode.INTERNAL),
         (RuntimeError("secret"), grpc.StatusCode.INTERNAL),
     ],

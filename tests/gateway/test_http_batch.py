@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import httpx2 as httpx
 import pytest
+from fastapi import FastAPI
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gateway.service import AnswerService
 from tests.asgi import ASKED, Caller, make_app, make_service, post
-from tests.fakes import FakeBackend
+from tests.fakes import QUESTION, FakeBackend
+from tests.texts import PIECES
 
 NDJSON = {"content-type": "application/x-ndjson"}
 
@@ -70,6 +76,56 @@ async def test_a_bad_or_long_line_fails_alone() -> None:
         for line in lines(response)
     ]
     assert told == ["malformed", "ok", "text-too-long", "malformed", "ok"]
+
+
+@cache
+def shared_app() -> FastAPI:
+    return make_app(make_service())
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> tuple[list[str], list[bytes]]:
+    """Return contexts, and NDJSON that asks of each, in the pieces in which it comes."""
+    contexts = draw(st.lists(st.lists(PIECES, max_size=4).map(" ".join), max_size=6))
+    ascii_ = draw(st.booleans())
+    items = [
+        json.dumps({"id": str(i), "question": QUESTION, "context": c}, ensure_ascii=ascii_)
+        for i, c in enumerate(f"Normandy {c}" for c in contexts)
+    ]
+    ends = st.sampled_from(["\n", "\r\n", "\n\n", "\r\n \r\n"])
+    body = "".join(item + draw(ends) for item in items)
+    body = draw(st.sampled_from(["", "\ufeff", "\ufeff\r\n", "\n"])) + body
+    if draw(st.booleans()):
+        body = body.rstrip("\r\n ")
+    raw = body.encode()
+    cuts = sorted(draw(st.sets(st.integers(0, len(raw)), max_size=30)))
+    return contexts, [raw[a:b] for a, b in pairwise([0, *cuts, len(raw)])]
+
+
+@settings(max_examples=80, deadline=None)
+@given(stream=streams())
+def test_every_line_of_a_stream_is_answered(stream: tuple[list[str], list[bytes]]) -> None:
+    """Byte-order marks, CRLF cut in two, U+2028 in a string, a last line without an end: all are sent."""
+    contexts, pieces = stream
+
+    async def ask() -> bytes:
+        caller = Caller("/v1/answers", NDJSON)
+        for piece in pieces:
+            caller.send(piece, more=True)
+        caller.send(b"")
+        task = caller.start(shared_app())
+        sent = [await caller.sent.get()]
+        while sent[-1].get("more_body", True):
+            sent.append(await caller.sent.get())
+        task.cancel()
+        return b"".join(message.get("body", b"") for message in sent)
+
+    told = asyncio.run(ask()).decode()
+    assert told.splitlines() == told.split("\n")[:-1], "a reader of lines sees more of them"
+    answered = [json.loads(line) for line in told.splitlines()]
+    assert [line["id"] for line in answered] == [str(i) for i in range(len(contexts))]
+    for line, context in zip(answered, contexts, strict=True):
+        assert line["answer"] == f"Normandy {context}"[line["start"] : line["end"]] != ""
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ BAD_BODIES: dict[str, tuple[bytes, int, str]] = {
     "top_k zero": (b'{"question": "x", "context": "x", "top_k": 0}', 422, "invalid-field"),
     "top_k huge": (b'{"question": "x", "context": "x", "top_k": 999}', 422, "invalid-field"),
     "empty question": (b'{"question": "", "context": "x"}', 422, "empty-text"),
+    "invisible context": (rb'{"question": "x", "context": "\u00ad\u200b"}', 422, "empty-text"),
     "blank context": (b'{"question": "x", "context": " \\n"}', 422, "empty-text"),
     "long question": (
         json.dumps({"question": "x" * 3000, "context": "x"}).encode(),
@@ -129,6 +130,26 @@ async def test_a_failure_inside_has_its_status(error: Exception, status: int) ->
     response = await post(make_service(backend), json=ASKED)
     assert response.status_code == status
     assert response.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("logit", [float("nan"), float("inf"), float("-inf"), 1e30])
+async def test_logits_that_are_not_finite_are_a_failure_that_may_pass(logit: float) -> None:
+    """Another model, or the same one later, may answer: 503, and never "no answer"."""
+    backend = FakeBackend()
+    backend.logits = {"small": logit, "large": logit}
+    response = await post(make_service(backend), json=ASKED)
+    assert response.status_code == 503
+    assert response.json()["type"] == "urn:bertier:problem:invalid-logits"
+    assert "not finite" in response.json()["detail"]
+    assert response.headers["retry-after"] == "1"
+    assert backend.asked == ["large", "small"]
+
+
+async def test_a_byte_order_mark_before_a_body_is_skipped() -> None:
+    """Editors and PowerShell write one; it says nothing."""
+    for path, body in (("/v1/answer", ASKED), ("/v1/answers", [ASKED]), ("/v1/plan", ASKED)):
+        marked = "\ufeff".encode() + json.dumps(body).encode()
+        assert (await post(make_service(), path, content=marked)).status_code == 200
 
 
 @pytest.mark.parametrize("error", [errors.BackendError("secret"), ZeroDivisionError("secret")])

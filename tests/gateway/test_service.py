@@ -303,6 +303,19 @@ async def test_a_variant_that_keeps_failing_is_routed_around_and_comes_back() ->
     assert count(service, "bertier_breaker_changes_total", variant="small", state="closed") == 1
 
 
+async def test_a_variant_whose_logits_are_not_finite_is_routed_around() -> None:
+    """NaN would read as "no answer", and be sure of it: the next plan answers, and the breaker counts."""
+    backend = FakeBackend()
+    backend.logits["small"] = float("nan")
+    service = make_service(backend)
+    for _ in range(breaker.IN_A_ROW):
+        assert (await service.answer(ASKED, SMALL_WOULD_DO, now_ms())).variant == "large"
+    assert count(service, "bertier_breaker_open", variant="small") == 1
+    backend.asked.clear()
+    assert (await service.answer(ASKED, SMALL_WOULD_DO, now_ms())).variant == "large"
+    assert backend.asked == ["large"]
+
+
 async def test_without_another_plan_the_failure_is_told() -> None:
     """A pinned variant has none; neither has a strict floor that only one plan keeps."""
     backend = FakeBackend()

@@ -16,10 +16,11 @@ from gateway.errors import (
     BackendError,
     BackendUnavailable,
     DeadlineExceeded,
+    InvalidLogits,
     VariantUnavailable,
 )
 from gateway.published import Variant
-from gateway.triton import TritonBackend
+from gateway.triton import TritonBackend, read_logits
 from gateway.triton_errors import map_triton_error
 from tests import local_triton, tiny
 from tests.fakes import make_variant
@@ -216,6 +217,38 @@ async def test_what_is_unloaded_is_gone_unless_its_name_is_kept(
     with pytest.raises(BackendUnavailable):
         await backend.infer(variant, make_windows(1), AMPLE_MS)
     assert "passing/1" not in await backend.hashes()
+
+
+async def test_logits_that_are_not_finite_are_the_model_server_s_error(
+    backend: TritonBackend, triton: RunningTriton
+) -> None:
+    """An answer read from them would be "no answer", and sure of it."""
+    sha256 = tiny.write_model(triton.options.model_repository, "nan", penalty=np.inf)
+    variant = make_variant("nan", 1.0, sha256=sha256)
+    await backend.load(variant)
+    with pytest.raises(InvalidLogits, match=r"nan: .* not finite"):
+        await backend.infer(variant, make_windows(3), AMPLE_MS)
+    await backend.unload(variant, kept=[])
+
+
+@pytest.mark.parametrize(
+    ("shape", "datatype", "outputs"),
+    [
+        ((1, 4), np.float16, ("start_logits", "end_logits")),
+        ((2, 3), np.float32, ("start_logits", "end_logits")),
+        ((1, 4), np.float32, ("start_logits", "logits")),
+    ],
+)
+def test_a_reply_of_another_form_is_the_model_server_s_error(
+    shape: tuple[int, int], datatype: type[np.generic], outputs: tuple[str, str]
+) -> None:
+    """It must be counted as a failure of the model, not of the gateway."""
+    reply = pb.ModelInferResponse(model_name="odd")
+    for name in outputs:
+        reply.outputs.add(name=name, datatype="FP32", shape=(1, 4))
+        reply.raw_output_contents.append(np.zeros(shape, datatype).tobytes())
+    with pytest.raises(InvalidLogits, match=r"odd: .*FP32"):
+        read_logits(reply)
 
 
 async def test_a_bad_request_leaves_the_next_one_unharmed(backend: TritonBackend) -> None:
