@@ -65,7 +65,7 @@ STRANGER: ContextVar[bool] = ContextVar(
 def take(n: int) -> None:
     """Take n questions off the quota of who asks, if that is limited. Raises: QuotaExceeded."""
     caller = CALLER.get()
-    if caller is not None:
+    if caller is not None and n:
         caller.take(n)
 
 

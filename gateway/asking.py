@@ -111,7 +111,7 @@ class EmbeddedGateway:
         sent = http_models.check(http_models.PlanRequestBody, body)
 
         async def work(service: AnswerService) -> Json:
-            report = service.plan(_slo(headers), sent.to_question(), sent.n_tokens)
+            report = await service.plan(_slo(headers), sent.to_question(), sent.n_tokens)
             return _parsed(replies.plan_body(report))
 
         return asyncio.run(self._with_service(work))

@@ -128,7 +128,9 @@ class Door:
             )
         late_ms, queued_ms = self._waits(serving)
         calm = late_ms < BEAT_MS and not self._congestion.lasts and not self._queueing.lasts
-        if serving is None or (calm and not serving.latency.crowded):
+        if serving is None or not serving.served:
+            return None  # nothing answers: whoever reads it says so
+        if calm and not serving.latency.crowded:
             return None
         try:
             promise = self._promise(request, serving, told=told)

@@ -142,13 +142,30 @@ def class_label(name: str | None, settings: Settings) -> str:
     return name if name in settings.classes else slo.UNKNOWN_CLASS
 
 
+class Clocked:
+    """When a request was read: from then on it takes the gateway's time, before that its caller's."""
+
+    def __init__(self, read_s: float | None) -> None:
+        self._read_s = read_s
+
+    def read(self) -> None:
+        """Note that the request is there whole."""
+        self._read_s = time.perf_counter()
+
+    def took_s(self) -> float:
+        return 0.0 if self._read_s is None else time.perf_counter() - self._read_s
+
+
 @contextmanager
-def observed(metrics: Metrics, front: str, slo_class: str, n: int = 1) -> Iterator[None]:
+def observed(
+    metrics: Metrics, front: str, slo_class: str, n: int = 1, *, unread: bool = False
+) -> Iterator[Clocked]:
     """Take n questions off the caller's quota, and count the request by how it ended.
 
-    Raises: QuotaExceeded.
+    `unread`: its body is still to come; the block says when it is there. Raises: QuotaExceeded.
     """
     began = time.perf_counter()
+    clocked = Clocked(None if unread else began)
     outcome, failed = "ok", False
     entry = request_log.begin(front, slo_class)
     with tracing.request(front, logs.request_id.get()) as span:
@@ -156,7 +173,7 @@ def observed(metrics: Metrics, front: str, slo_class: str, n: int = 1) -> Iterat
             logs.trace_id.set(span.trace_id)
         try:
             access.take(n)
-            yield
+            yield clocked
         except asyncio.CancelledError:
             outcome = "gone"
             raise
@@ -164,13 +181,26 @@ def observed(metrics: Metrics, front: str, slo_class: str, n: int = 1) -> Iterat
             outcome, failed = kind_of(exc).name, is_our_fault(exc)
             raise
         finally:
-            took_s = time.perf_counter() - began
+            took_s = clocked.took_s()
             metrics.note_request(front, slo_class, outcome, took_s, logs.trace_id.get())
             if failed:
                 metrics.note_broken(slo_class)
             if span is not None:
                 span.end(outcome, failed=failed)
-            request_log.end(entry, outcome, took_s)
+            request_log.end(entry, outcome, time.perf_counter() - began)
+
+
+@contextmanager
+def refused_whole(metrics: Metrics, front: str, slo_class: str) -> Iterator[None]:
+    """Count a request of many questions that is refused before any of them is looked at.
+
+    Where it is not, each question is counted for itself.
+    """
+    try:
+        yield
+    except Exception as exc:
+        with observed(metrics, front, slo_class, n=0, unread=True):
+            raise exc  # noqa: TRY201 (to be seen by the block around it)
 
 
 def is_our_fault(error: Exception) -> bool:

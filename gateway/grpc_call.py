@@ -186,7 +186,7 @@ class Calls:
         if shed := self.service.shed(request, "grpc"):
             raise shed
 
-    def observed(self, call: Call, fields: Mapping[str, object]) -> AbstractContextManager[None]:
+    def observed(self, call: Call, fields: Mapping[str, object]) -> AbstractContextManager[object]:
         label = fronts.class_label(call.slo_class(fields), self.service.settings)
         return fronts.observed(self.service.metrics, "grpc", label)
 

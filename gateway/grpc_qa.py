@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterable, Mapping, Sequence
 
 from google.protobuf.message import Message
@@ -73,7 +72,7 @@ class QuestionAnswering:
         self, request: pb.PlanRequest, call: Call
     ) -> tuple[pb.PlanResponse, Mapping[str, str]]:
         promise = call.slo_request(slo_fields(request), None)
-        report = await asyncio.to_thread(self._service.plan, promise, *_plan_size(request))
+        report = await self._service.plan(promise, *_plan_size(request))
         return to_plan(report), {}
 
     async def _answer(self, request: pb.AnswerRequest, call: Call) -> Answered:

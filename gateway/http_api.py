@@ -5,7 +5,6 @@ Routes read their own bodies and headers (`DirectRoute`): FastAPI's way costs mo
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
 from importlib.metadata import version
@@ -65,11 +64,13 @@ class HttpApi:
         return self._settings.metrics_port is not None
 
     async def answer(self, request: Request) -> Response:
-        with fronts.observed(self._service.metrics, "http", self._class_label(request)):
+        label = self._class_label(request)
+        with fronts.observed(self._service.metrics, "http", label, unread=True) as clocked:
             promise = read_slo(request.headers.raw)
             if shed := self._service.shed(promise, "http"):
                 raise shed
             raw = await self._body(request)
+            clocked.read()
             arrived_ms = now_ms()  # the promise counts from the request read
             body = models.read(models.QuestionBody, raw)
             question = body.to_question(self._settings.max_top_k)
@@ -83,17 +84,18 @@ class HttpApi:
 
     async def answers(self, request: Request) -> Response:
         """Answer a list or lines; the SLO of an item counts from when its turn has come."""
-        promise = read_slo(request.headers.raw)
-        if shed := self._service.shed(promise, "http", told=False):
-            raise shed
-        return await Batch(self._service, promise).answer(request)
+        with fronts.refused_whole(self._service.metrics, "http", self._class_label(request)):
+            promise = read_slo(request.headers.raw)
+            if shed := self._service.shed(promise, "http", told=False):
+                raise shed
+            return await Batch(self._service, promise).answer(request)
 
     async def plan(self, request: Request) -> Response:
         promise = read_slo(request.headers.raw)
         raw = await self._body(request)
         body = models.read(models.PlanRequestBody, raw or b"{}")
         question = body.to_question()
-        report = await asyncio.to_thread(self._service.plan, promise, question, body.n_tokens)
+        report = await self._service.plan(promise, question, body.n_tokens)
         return Response(replies.plan_body(report), media_type=JSON)
 
     async def variants(self, _: Request) -> Response:

@@ -97,8 +97,9 @@ def _add_model_routes(routes: APIRouter, path: str, service: AnswerService) -> N
     async def infer(request: Request, model: str, version: str = "") -> Response:
         _check_model(model, version)
         _raise_if_shed(request, service)
-        limits = service.settings
-        raw = await read_body(request, limits.max_batch_bytes, limits.body_timeout_ms)
+        limits, label = service.settings, _class_label(request, None, service)
+        with fronts.refused_whole(service.metrics, "http", label):
+            raw = await read_body(request, limits.max_batch_bytes, limits.body_timeout_ms)
         return await _infer(request, raw, service, arrived_ms=now_ms())
 
 
@@ -138,9 +139,9 @@ def _check_model(model: str, version: str) -> None:
 
 
 def _class_label(
-    request: Request, read: tuple[InferBody, Inference] | BadInput, service: AnswerService
+    request: Request, read: tuple[InferBody, Inference] | BadInput | None, service: AnswerService
 ) -> str:
-    own = None if isinstance(read, BadInput) else read[0].parameters.get("slo_class")
+    own = read[0].parameters.get("slo_class") if isinstance(read, tuple) else None
     headers = request.headers
     said = (own, headers.get("slo-class"), headers.get("x-slo-class"))
     name = next((str(name) for name in said if name is not None), None)

@@ -185,7 +185,7 @@ class AnswerService:
         weighed = explanation.weigh(serving, promise, size, routed.options, spent_ms, now, failing)
         return routed._replace(weighed=weighed)
 
-    def plan(
+    async def plan(
         self, request: SloRequest, question: Question | None = None, n_tokens: int | None = None
     ) -> PlanReport:
         """Return what would happen to such a request now, without answering it.
@@ -195,7 +195,7 @@ class AnswerService:
         """
         serving = self._serving()
         promise = self._promise(request, serving)
-        size = whole = self._size(serving, question, n_tokens)
+        size = whole = await self._size(serving, question, n_tokens)
         now = self._clock()
         failing = serving.breakers.failing(now)
         options, decision, _ = route(self._chooser, promise, serving, size, 0.0, now, failing)
@@ -208,9 +208,11 @@ class AnswerService:
         nearest = policy.nearest_feasible(promise, options)
         return PlanReport(promise, size, decision, weighed, nearest)
 
-    def _size(self, serving: ServingSet, question: Question | None, n_tokens: int | None) -> Size:
+    async def _size(
+        self, serving: ServingSet, question: Question | None, n_tokens: int | None
+    ) -> Size:
         if question is not None:
-            windows = serving.encoder.encode(self._checked(question))
+            windows = await self._encode(question, serving)
             return Size(windows.input_ids.shape[1], windows.n_windows)
         tokens = n_tokens or spans.TYPICAL_TOKENS
         if tokens <= spans.MAX_TOKENS:

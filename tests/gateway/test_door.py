@@ -102,6 +102,17 @@ def test_a_loop_that_stays_late_refuses_long_before_the_deadline() -> None:
     assert house.refused(SloRequest(slo_class="batch", variant="small")) is None
 
 
+def test_a_set_without_plans_refuses_nobody_at_the_door() -> None:
+    """After a catalog of which nothing can be served: whoever reads the request says 503."""
+    house = House()
+    house.door.beat._last_ms = 30.0
+    house.door.beat._share = 1.0
+    for _ in range(40):
+        house.refused(BATCH)
+    house.serving = house.serving.without({"small": "gone", "large": "gone"})
+    assert [house.refused(BATCH) for _ in range(40)] == [None] * 40
+
+
 def test_more_than_may_be_in_flight_are_refused_whatever_they_ask() -> None:
     """Memory is bounded, too."""
     house = House(max_in_flight=3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.service import AnswerService
-from tests.asgi import ASKED, Caller, make_app, make_service, post
+from tests.asgi import ASKED, Caller, make_app, make_service, outcome, post
 from tests.fakes import QUESTION, FakeBackend
 from tests.texts import PIECES
 
@@ -135,6 +136,46 @@ async def test_a_bad_list_is_refused_whole(body: bytes, status: int) -> None:
     """There is nothing to answer item by item."""
     response = await post(make_service(max_batch_bytes=1000), "/v1/answers", content=body)
     assert response.status_code == status
+
+
+async def trickle() -> AsyncIterator[bytes]:
+    yield b"["
+    await asyncio.Event().wait()
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str, bool]] = {
+    "too many in flight": ({"json": [ASKED]}, "overloaded", True),
+    "a body that is no list": ({"json": {}}, "invalid-field", False),
+    "no JSON": ({"content": b"["}, "malformed", False),
+    "too long": ({"content": b" " * 2000}, "text-too-long", False),
+    "too slow": ({"content": trickle()}, "body-too-slow", False),
+    "a bad header": ({"json": [], "headers": {"SLO-Min-F1": "7"}}, "invalid-header", False),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+async def test_a_batch_that_is_refused_as_a_whole_is_counted(why: str) -> None:
+    """Else nobody who watches the gateway sees it; what is our fault burns the class's budget."""
+    request, kind, ours = REFUSED[why]
+    service = make_service(max_batch_bytes=1000, body_timeout_ms=20, max_in_flight=1)
+    service._in_flight = int(ours)
+    assert (await post(service, "/v1/answers", **request)).status_code >= 400
+    assert outcome(service, "standard", kind) == 1
+    assert broken(service) == ours
+
+
+def broken(service: AnswerService) -> float:
+    labels = {"slo_class": "standard", "promise": "latency", "outcome": "broken"}
+    return service.metrics.registry.get_sample_value("bertier_slo_requests_total", labels) or 0.0
+
+
+async def test_a_list_is_counted_by_its_items_alone() -> None:
+    """A request that is not refused is as many as the questions in it."""
+    service = make_service()
+    await post(service, "/v1/answers", json=[ASKED, ASKED])
+    assert outcome(service, "standard", "ok") == 2
+    await post(service, "/v1/answers", json=[])
+    assert outcome(service, "standard", "ok") == 2
 
 
 async def test_items_run_side_by_side_but_not_too_many() -> None:

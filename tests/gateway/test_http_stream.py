@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -74,3 +75,37 @@ async def test_a_body_without_length_is_refused_at_the_limit() -> None:
     await caller.start(make_app(make_service(max_body_bytes=1000)))
     assert caller.sent.get_nowait()["status"] == 413
     assert caller.inbox.qsize() == 7
+
+
+async def test_the_upload_of_a_body_is_no_part_of_a_request_s_duration() -> None:
+    """A caller's slow line must not look like a slow gateway."""
+    service = make_service()
+    caller = Caller("/v1/answer")
+    body = json.dumps(ASKED).encode()
+    caller.send(body[:9], more=True)
+    task = caller.start(make_app(service))
+    await asyncio.sleep(0.05)  # the caller's slow line
+    sent = time.perf_counter()
+    caller.send(body[9:])
+    await task
+    told = service.metrics.registry.get_sample_value(
+        "bertier_request_duration_seconds_sum", {"front": "http", "slo_class": "standard"}
+    )
+    assert told is not None
+    assert 0 < told <= time.perf_counter() - sent
+
+
+@pytest.mark.parametrize("path", ["/v1/answer", "/v1/answers"])
+async def test_a_body_that_never_came_took_no_time_here(path: str) -> None:
+    """The time that it was waited for is its caller's."""
+
+    async def trickle() -> AsyncIterator[bytes]:
+        yield b"["
+        await asyncio.Event().wait()
+
+    service = make_service(body_timeout_ms=50)
+    await post(service, path, content=trickle())
+    labels = {"front": "http", "slo_class": "standard"}
+    sample = service.metrics.registry.get_sample_value
+    assert sample("bertier_request_duration_seconds_count", labels) == 1
+    assert sample("bertier_request_duration_seconds_sum", labels) == 0

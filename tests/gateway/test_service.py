@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pytest
 
 from gateway import breaker, spans
+from gateway import policy as routing_policy
 from gateway.clock import now_ms
-from gateway.domain import Gave, Question, Reason, SloPolicy, SloRequest, Trust
+from gateway.domain import (
+    Decision,
+    Gave,
+    Option,
+    Question,
+    Reason,
+    Slo,
+    SloPolicy,
+    SloRequest,
+    Trust,
+)
 from gateway.door import PATIENCE
 from gateway.errors import (
     BackendError,
@@ -24,6 +37,7 @@ from gateway.errors import (
 from gateway.metrics import Metrics
 from gateway.service import AnswerService
 from gateway.settings import Settings
+from tests.asgi import client
 from tests.fakes import CONTEXT, QUESTION, FakeBackend, serving_set, small_and_large
 
 ASKED = Question(QUESTION, CONTEXT)
@@ -67,13 +81,13 @@ async def test_work_in_flight_moves_a_request_to_a_smaller_model() -> None:
     slow = SloRequest(latency_ms=9_000, min_f1=0.6)
     first = [asyncio.create_task(service.answer(ASKED, slow, 0.0)) for _ in range(2)]
     await backend.until_asked(2)
-    report = service.plan(SloRequest(latency_ms=40, min_f1=0.6))
+    report = await service.plan(SloRequest(latency_ms=40, min_f1=0.6))
     assert report.decision.option is not None
     assert report.decision.option.plan.name == "small"
     assert backend.gate is not None
     backend.gate.set()
     await asyncio.gather(*first)
-    again = service.plan(SloRequest(latency_ms=40, min_f1=0.6))
+    again = await service.plan(SloRequest(latency_ms=40, min_f1=0.6))
     assert again.decision.reason is Reason.MEETS_SLO
 
 
@@ -190,14 +204,41 @@ async def test_a_text_over_its_limit_is_refused(question: Question) -> None:
         await make_service().answer(question, SloRequest(), now_ms())
 
 
-def test_a_plan_of_a_context_that_is_too_long_is_a_plan_of_a_part() -> None:
+class Watched:
+    """The policy, which remembers the threads that it was asked in."""
+
+    def __init__(self) -> None:
+        self.threads: set[int] = set()
+
+    def quantile_for(self, policy: SloPolicy, /) -> float:
+        self.threads.add(threading.get_ident())
+        return routing_policy.quantile_for(policy)
+
+    def choose(
+        self, slo: Slo, options: Sequence[Option], spent_ms: float, failing: Collection[str], /
+    ) -> Decision:
+        return routing_policy.choose(slo, options, spent_ms, failing)
+
+
+@pytest.mark.parametrize("context", [CONTEXT, CONTEXT * 200])
+async def test_a_plan_is_made_in_the_thread_of_all_decisions(context: str) -> None:
+    """The latency model belongs to one thread: another one would see it half changed."""
+    chooser = Watched()
+    service = make_service(chooser=chooser)
+    body = {"question": QUESTION, "context": context}
+    async with client(service) as http:
+        assert (await http.post("/v1/plan", json=body)).status_code == 200
+    assert chooser.threads == {threading.get_ident()}
+
+
+async def test_a_plan_of_a_context_that_is_too_long_is_a_plan_of_a_part() -> None:
     """What would be answered from a part is not told to be refused."""
-    report = make_service(clock=lambda: 0.0).plan(SloRequest(latency_ms=30), n_tokens=40_000)
+    report = await make_service(clock=lambda: 0.0).plan(SloRequest(latency_ms=30), n_tokens=40_000)
     assert report.decision.option is not None
     assert Gave.PARTIAL in report.decision.gave
     assert report.size.n_windows < 40_000 / spans.MAX_TOKENS
     strict = SloRequest(latency_ms=30, policy=STRICT)
-    refused = make_service(clock=lambda: 0.0).plan(strict, n_tokens=40_000)
+    refused = await make_service(clock=lambda: 0.0).plan(strict, n_tokens=40_000)
     assert refused.decision.option is None
 
 
