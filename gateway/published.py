@@ -30,6 +30,7 @@ class Shape:
     rank: int = 0  # of the word embeddings, which a projection widens to `hidden`; 0: full
     keep: float = 1.0  # share of the tokens that the layers after `drop_after` see
     drop_after: int = 0  # layers that see all tokens; 0: all layers do
+    relative_positions: bool = False  # attention scores have a bias by distance, as in MPNet
 
 
 @dataclass(frozen=True, slots=True)

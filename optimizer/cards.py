@@ -83,7 +83,8 @@ def card(variant: Variant, plan: Plan, sources: list[str]) -> str:
 
 def _words(shape: Shape) -> str:
     rank = f" of rank {shape.rank}" if shape.rank else ""
-    return f"{shape.embedding_bits}-bit embeddings{rank}"
+    relative = ", relative positions" if shape.relative_positions else ""
+    return f"{shape.embedding_bits}-bit embeddings{rank}{relative}"
 
 
 def _tokens(shape: Shape) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +22,9 @@ from gateway.embedded import INPUTS, OUTPUTS, open_session, run
 from gateway.errors import BertierError
 from gateway.published import Precision
 from optimizer import graph
-from optimizer.models import dropping
+from optimizer.models import dropping, position_bias, ranges
 from optimizer.models.bert import width_of
+from optimizer.models.neurons import Inputs
 from optimizer.models.student import GROUP, LowBitEmbedding, bert_of, heads_of
 from optimizer.weights import ACTIVATIONS, HALVES, Array, GraphShape, n_kept
 
@@ -43,14 +44,15 @@ def to_onnx(model: PreTrainedModel, path: Path) -> None:
     check_parity(model, path)
 
 
-def to_int8(model: PreTrainedModel, path: Path) -> None:
-    """Write the model in dynamic INT8.
+def to_int8(model: PreTrainedModel, path: Path, probe: Iterable[Inputs] | None = None) -> None:
+    """Write the model in dynamic INT8; `probe`: what outliers of activations are looked for in.
 
+    Without a probe they are left where they are.
     Raises: ExportError when a session runs other matrix products than it should, or when the logits
     differ from PyTorch's by more than rounding.
     """
-    write(model, path, Precision.INT8_DYNAMIC)
-    check_products(path, graph_shape_of(model))
+    write(model, path, Precision.INT8_DYNAMIC, probe)
+    check_products(path, graph_shape_of(model), smoothed=probe is not None)
     check_rounding(model, path, Precision.INT8_DYNAMIC)
 
 
@@ -70,11 +72,17 @@ TO: Mapping[str, Callable[[PreTrainedModel, Path], None]] = {
 }
 
 
-def write(model: PreTrainedModel, path: Path, precision: Precision) -> None:
+def write(
+    model: PreTrainedModel,
+    path: Path,
+    precision: Precision,
+    probe: Iterable[Inputs] | None = None,
+) -> None:
     """Write the model's graph, unchecked. Raises: ExportError for a kind of BERT not known here."""
     model.float().cpu().eval()  # type: ignore[no-untyped-call]
+    found = None if probe is None else ranges.measure(model, probe)
     try:
-        built = graph.build(weights_of(model), graph_shape_of(model), precision)
+        built = graph.build(weights_of(model), graph_shape_of(model), precision, found)
     except ValueError as exc:
         raise ExportError(f"{path}: {exc}") from exc
     onnx.save(built, path)
@@ -97,7 +105,7 @@ def graph_shape_of(model: PreTrainedModel) -> GraphShape:
         getattr(bert.embeddings, "projection", None),
     )
     drops = getattr(model, "early_outputs", None) is not None
-    layers = bert.encoder.layer
+    layers, bias = bert.encoder.layer, position_bias.bias_of(bert.encoder)
     return GraphShape(
         hidden=width_of(model),
         heads=heads_of(model),
@@ -113,6 +121,7 @@ def graph_shape_of(model: PreTrainedModel) -> GraphShape:
         rank=projection.in_features if projection is not None else 0,
         keep=config.keep if drops else 1.0,
         drop_after=config.drop_after if drops else 0,
+        bias_columns=bias.embedding_dim if bias is not None else 0,
     )
 
 
@@ -127,9 +136,10 @@ def operators_run(path: Path) -> Counter[str]:
     return Counter(node.op_type for node in optimized.graph.node)
 
 
-def check_products(path: Path, shape: GraphShape) -> None:
+def check_products(path: Path, shape: GraphShape, *, smoothed: bool = False) -> None:
     """Raises: ExportError unless all products are INT8 but attention's own and the small ones.
 
+    `smoothed`: each layer has two small ones more, of neurons computed in float.
     Residuals count too: fused with their normalization they take five times as long.
     """
     layers = shape.layers
@@ -137,7 +147,8 @@ def check_products(path: Path, shape: GraphShape) -> None:
         "DynamicQuantizeMatMul": 3 * layers,  # out of attention, in and out of the feed-forward
         "MatMulIntegerToFloat": 3 * layers,  # query, key, value
         "FusedMatMul": 2 * layers,  # fp32: scores, and values by scores
-        "MatMul": 1 + bool(shape.rank) + shape.drops,  # fp32: span heads, words of low rank
+        # fp32: span heads, words of low rank, neurons
+        "MatMul": 1 + bool(shape.rank) + shape.drops + 2 * layers * smoothed,
         "LayerNormalization": 2 * layers + 1,
         "TopK": int(shape.drops),
     }

@@ -10,38 +10,50 @@ Activations are (S, B, ...): then both attention products read their heads in pl
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
 from onnx import TensorProto
 
+from gateway.domain import Bools
 from gateway.embedded import INPUTS, OUTPUTS
 from gateway.published import Precision
+from optimizer import outliers
+from optimizer.graph_bias import PositionBias
 from optimizer.models import dropping
 from optimizer.models.dropping import POSITIONS
 from optimizer.nodes import Linear, Nodes
+from optimizer.outliers import Ranges
 from optimizer.weights import EARLY, PROJECTION, TABLE, GraphShape, Weights, check, layer_name
 
 MASKED = -1e3  # score of a padded token
 
 
-def build(weights: Weights, shape: GraphShape, precision: Precision) -> onnx.ModelProto:
+def build(
+    weights: Weights, shape: GraphShape, precision: Precision, ranges: Ranges | None = None
+) -> onnx.ModelProto:
     """Return the model: FP32; INT8, dynamic, with attention scores and span heads in fp32; or FP16.
 
     FP16 is for a GPU: embeddings and span heads are computed in fp32, what lies between in fp16.
     It takes no longer windows than the gateway's longest length bucket.
+    `ranges`: of activations, by which INT8 treats their outliers (`optimizer.outliers`); None: not.
     The same weights give the same bytes. Raises: ValueError for weights that are not of this shape.
     """
     check(weights, shape)
-    return _Bert(weights, shape, precision).model()
+    return _Bert(weights, shape, precision, ranges).model()
 
 
 class _Bert:
     """Writes the parts of BERT, each from the values before it."""
 
-    def __init__(self, weights: Weights, shape: GraphShape, precision: Precision) -> None:
+    def __init__(
+        self, weights: Weights, shape: GraphShape, precision: Precision, ranges: Ranges | None
+    ) -> None:
         self._weights, self._shape = weights, shape
+        self._ranges = ranges if precision == Precision.INT8_DYNAMIC else None
         self._nodes = Nodes(precision)
+        self._bias = PositionBias(self._nodes, weights, shape) if shape.bias_columns else None
 
     def model(self) -> onnx.ModelProto:
         nodes, shape = self._nodes, self._shape
@@ -50,7 +62,8 @@ class _Bert:
         places, padding = self._places(types), self._padding()
         x = self._embeddings(ids, places)
         if not shape.drops:
-            x = self._layers(range(shape.layers), x, padding)
+            bias = self._bias.of_all("n_tokens") if self._bias else None
+            x = self._layers(range(shape.layers), x, padding, bias)
             logits = self._span_head(x, "qa_outputs")
         else:
             logits = self._with_dropping(x, padding, places)
@@ -59,20 +72,23 @@ class _Bert:
 
     def _with_dropping(self, x: str, padding: str, places: str) -> str:  # -> (S, B, 2)
         nodes, shape = self._nodes, self._shape
-        x = self._layers(range(shape.drop_after), x, padding)
+        bias = self._bias.of_all("n_tokens") if self._bias else None
+        x = self._layers(range(shape.drop_after), x, padding, bias)
         early = self._span_head(x, EARLY)
         forced = dropping.forced(nodes, places, shape.types, self._positions)
-        rows = dropping.choose(nodes, shape.keep, early, padding, forced)
+        kept, rows = dropping.choose(nodes, shape.keep, early, padding, forced)
         x = dropping.gather(nodes, x, shape.hidden, rows)
         padding = dropping.gather(nodes, padding, 1, rows)
-        x = self._layers(range(shape.drop_after, shape.layers), x, padding)
+        bias = self._bias.of_kept(kept) if self._bias else None
+        x = self._layers(range(shape.drop_after, shape.layers), x, padding, bias)
         return dropping.restore(nodes, early, self._span_head(x, "qa_outputs"), rows)
 
-    def _layers(self, layers: Sequence[int], x: str, padding: str) -> str:
+    def _layers(self, layers: Sequence[int], x: str, padding: str, bias: str | None) -> str:
         padding, heads = self._nodes.from_float(padding), {self._shape.heads[i] for i in layers}
         masks = {n: self._mask(padding, n) for n in sorted(heads)}
         for i in layers:
-            x = self._feed_forward(i, self._attention(i, x, masks[self._shape.heads[i]]))
+            own = None if self._bias is None or bias is None else self._bias.of_layer(i, bias)
+            x = self._feed_forward(i, self._attention(i, x, masks[self._shape.heads[i]], own))
         return x
 
     def _embeddings(self, ids: str, places: str) -> str:  # (S, B) -> (S, B, H)
@@ -152,8 +168,8 @@ class _Bert:
         rest = nodes.add("Sub", [codes, rest], "words/rest")
         return nodes.add("Concat", [high, rest], "words/unpacked", axis=-1)
 
-    def _attention(self, i: int, x: str, mask: str) -> str:
-        """Return the block's output (S, B, H).
+    def _attention(self, i: int, x: str, mask: str, bias: str | None) -> str:
+        """Return the block's output (S, B, H); `bias`: of its heads, (.., N, S, S).
 
         The mask costs no pass over the (S x S) scores: every head has one more column, in which a
         query is 1 and a padded key the score it gets. A key's bias adds the same to all scores of
@@ -163,19 +179,25 @@ class _Bert:
         out = f"{name}.attention"
         query = _with_column(self._linear(f"{out}.self.query"), heads, bias=1.0)
         key = _with_column(self._linear(f"{out}.self.key"), heads, bias=None)
-        parts = self._nodes.products(x, [query, key, self._linear(f"{out}.self.value")])
+        reading, linears = self._smoothed(
+            x, f"{out}.self", [query, key, self._linear(f"{out}.self.value")]
+        )
+        parts = self._nodes.products(reading, linears)
         parts[1] = self._nodes.add("Add", [parts[1], mask], f"{out}/masked_key")
         q, k, v = (self._split_heads(part, heads) for part in parts)
         strides = {"transBatchA": 1, "transBatchB": 1, "transB": 1}
         scores = self._nodes.add(
             "FusedMatMul", [q, k], f"{out}/scores", alpha=size**-0.5, **strides
         )
+        if bias is not None:
+            scores = self._nodes.add("Add", [scores, bias], f"{out}/biased")
         shares = self._nodes.add("Softmax", [scores], f"{out}/shares", axis=-1)  # (B, N, S, S)
         mixed = self._nodes.add("FusedMatMul", [shares, v], f"{out}/mixed", transBatchB=1)
         mixed = self._nodes.add("Transpose", [mixed], f"{out}/by_token", perm=[2, 0, 1, 3])
         joined = self._nodes.ints(f"join/{heads}", 0, 0, heads * size)
         mixed = self._nodes.add("Reshape", [mixed, joined], f"{out}/joined")
-        return self._add_and_norm(mixed, x, f"{out}.output")
+        dense = self._linear(f"{out}.output.dense")
+        return self._add_and_norm(mixed, dense, [x], f"{out}.output")
 
     def _split_heads(self, x: str, heads: int) -> str:  # (S, B, ...) -> (S, B, N, ...)
         return self._nodes.add(
@@ -197,20 +219,45 @@ class _Bert:
         padding = nodes.add("Sub", [nodes.number("one/float", 1), kept], "mask/padding")
         return nodes.add("Unsqueeze", [padding, nodes.ints("minus_one", -1)], "padding")
 
+    def _smoothed(
+        self, x: str, name: str, linears: Sequence[Linear]
+    ) -> tuple[str, Sequence[Linear]]:
+        """Return what products read, and the products, outliers moved from the one to the others."""
+        if self._ranges is None:
+            return x, linears
+        scale = outliers.smoothing(self._ranges[name], [linear.weight for linear in linears])
+        even = self._nodes.constant(f"{name}.smooth", 1 / scale)
+        larger = [replace(part, weight=part.weight * scale[:, None]) for part in linears]
+        return self._nodes.add("Mul", [x, even], f"{name}/even"), larger
+
     def _feed_forward(self, i: int, x: str) -> str:
         name = layer_name(i)
-        (wide,) = self._nodes.products(x, [self._linear(f"{name}.intermediate.dense")])
+        up, down = self._linear(f"{name}.intermediate.dense"), self._linear(f"{name}.output.dense")
+        beside = []
+        if self._ranges is not None:
+            exact = outliers.exact_neurons(self._ranges[f"{name}.output"])
+            beside = [self._exact_neurons(name, x, up, down, exact)]
+            up, down = _columns(up, ~exact, up.name), _rows(down, ~exact, down.name)
+        reading, (up,) = self._smoothed(x, f"{name}.intermediate", [up])
+        (wide,) = self._nodes.products(reading, [up])
         active = self._nodes.add(self._shape.activation, [wide], f"{name}.intermediate/gelu")
-        return self._add_and_norm(active, x, f"{name}.output")
+        return self._add_and_norm(active, down, [x, *beside], f"{name}.output")
 
-    def _add_and_norm(self, x: str, residual: str, name: str) -> str:
-        """Return LayerNorm(dense(x) + residual).
+    def _exact_neurons(self, name: str, x: str, up: Linear, down: Linear, exact: Bools) -> str:
+        """Return what some neurons write, computed in float."""
+        wide = self._nodes.float_product(x, _columns(up, exact, f"{name}.intermediate.exact"))
+        active = self._nodes.add(self._shape.activation, [wide], f"{name}.intermediate/exact/gelu")
+        out = replace(_rows(down, exact, f"{name}.output.exact"), bias=None)
+        return self._nodes.float_product(active, out)
+
+    def _add_and_norm(self, x: str, linear: Linear, others: Sequence[str], name: str) -> str:
+        """Return LayerNorm(linear(x) + others).
 
         Sum, not Add: ONNX Runtime fuses Add with LayerNormalization into SkipLayerNormalization,
         which takes five times as long as the two.
         """
-        (dense,) = self._nodes.products(x, [self._linear(f"{name}.dense")])
-        total = self._nodes.add("Sum", [dense, residual], f"{name}/residual")
+        (dense,) = self._nodes.products(x, [linear])
+        total = self._nodes.add("Sum", [dense, *others], f"{name}/residual")
         return self._norm_of(total, f"{name}.LayerNorm")
 
     def _norm_of(self, x: str, name: str) -> str:
@@ -249,3 +296,14 @@ def _with_column(linear: Linear, heads: int, *, bias: float | None) -> Linear:
         return Linear(linear.name, wider, None)
     biases = np.pad(linear.bias.reshape(heads, -1), ((0, 0), (0, 1)), constant_values=bias)
     return Linear(linear.name, wider, biases.reshape(-1))
+
+
+def _columns(linear: Linear, which: Bools, name: str) -> Linear:
+    """Return the part of a product that gives these columns."""
+    bias = None if linear.bias is None else linear.bias[which]
+    return Linear(name, linear.weight[:, which], bias)
+
+
+def _rows(linear: Linear, which: Bools, name: str) -> Linear:
+    """Return the part of a product that reads these columns."""
+    return Linear(name, linear.weight[which], linear.bias)

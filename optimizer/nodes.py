@@ -25,11 +25,35 @@ CONTRIB = {"DynamicQuantizeMatMul", "MatMulIntegerToFloat", "FusedMatMul", "Gelu
 Floats = npt.NDArray[np.float32]
 
 
-def quantize(weight: Floats) -> tuple[npt.NDArray[np.int8], Floats]:  # (in, out)
-    """Return symmetric 8-bit codes (in, out) and the scale of each column (out,)."""
-    largest = np.abs(weight).max(axis=0)
-    scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
-    return np.clip(np.rint(weight / scale), -127, 127).astype(np.int8), scale
+PAIR = 127  # largest sum of two neighbouring codes: 127 * 255 is less than 2**15
+
+
+def quantize(
+    weight: Floats,  # (in, out)
+    bits: int = 8,
+) -> tuple[npt.NDArray[np.int8], Floats]:
+    """Return symmetric codes (in, out) of at most so many bits and the scale of each column (out,).
+
+    A processor without VNNI multiplies activations 0..255 by codes two rows at a time and adds both
+    products in 16 bits, which saturates. So scales are as large as it takes for no two codes of one
+    sign in rows 2 i and 2 i + 1 to sum to more than PAIR: then every processor gives the same. With
+    plain 8 bits MPNet's states are noise there; 7 bits are as safe and twice as coarse (docs/log.md).
+    What was quantized is quantized to the same codes again.
+    """
+    largest = np.abs(weight).max(axis=0) / (2 ** (bits - 1) - 1)
+    step = np.maximum(largest, _like_pairs(weight).max(axis=0) / PAIR)
+    scale = np.where(step > 0, step, 1).astype(np.float32)
+    codes = np.rint(weight / scale)
+    over = _like_pairs(codes) > PAIR  # by rounding
+    codes[: 2 * len(over) : 2] -= over * np.sign(codes[: 2 * len(over) : 2])
+    return codes.astype(np.int8), scale
+
+
+def _like_pairs(values: Floats) -> Floats:  # (in, out) -> (in / 2, out)
+    """Return |a + b| of rows 2 i and 2 i + 1 where both have the same sign, else 0."""
+    even = len(values) // 2 * 2
+    a, b = values[0:even:2], values[1:even:2]
+    return np.where(a * b > 0, np.abs(a + b), 0)
 
 
 @dataclass(frozen=True, slots=True)

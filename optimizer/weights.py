@@ -12,8 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from optimizer.relative_position import BUCKETS
+
 TABLE = "bert.embeddings.word_embeddings"
 PROJECTION = "bert.embeddings.projection"  # of words of low rank to the hidden width
+BIAS = "bert.encoder.relative_attention_bias.weight"
+BIAS_HEADS = ".attention.self.bias_heads"  # of a layer: which columns of it are its heads'
 EARLY = "early_outputs"  # the span head that chooses the tokens that go on
 FORCED = 32  # positions from the front whose tokens of type 0 are always kept
 MIN_KEPT = 48  # tokens that are never too many to keep
@@ -49,6 +53,7 @@ class GraphShape:
     rank: int = 0  # of the word table, which a projection widens to `hidden`; 0: as wide as that
     keep: float = 1.0  # share of tokens that the layers after `drop_after` see
     drop_after: int = 0  # layers that see all tokens; 0: all layers do
+    bias_columns: int = 0  # heads that the bias of relative positions knows; 0: there is none
 
     @property
     def layers(self) -> int:
@@ -89,6 +94,8 @@ def weight_shapes(shape: GraphShape) -> dict[str, tuple[int, ...]]:
         found[f"{PROJECTION}.weight"] = (h, shape.rank)
     if shape.drops:
         found |= _linear_shapes(EARLY, h, 2)
+    if shape.bias_columns:
+        found[BIAS] = (BUCKETS, shape.bias_columns)
     for i, (heads, ffn) in enumerate(zip(shape.heads, shape.ffn, strict=True)):
         layer, attention = layer_name(i), heads * shape.head_size
         for part in ("query", "key", "value"):
@@ -98,6 +105,8 @@ def weight_shapes(shape: GraphShape) -> dict[str, tuple[int, ...]]:
         found |= _linear_shapes(f"{layer}.output.dense", ffn, h)
         found |= _norm_shapes(f"{layer}.attention.output.LayerNorm", h)
         found |= _norm_shapes(f"{layer}.output.LayerNorm", h)
+        if heads < shape.bias_columns:
+            found[f"{layer}{BIAS_HEADS}"] = (heads,)
     return found
 
 
@@ -128,7 +137,12 @@ def _norm_shapes(name: str, width: int) -> dict[str, tuple[int, ...]]:
 def random_weights(shape: GraphShape, seed: int = 0) -> dict[str, Array]:
     """Return weights of no use but for measuring how long a shape takes."""
     rng = np.random.default_rng(seed)
-    return {name: _random(rng, name, size) for name, size in weight_shapes(shape).items()}
+    found = {name: _random(rng, name, size) for name, size in weight_shapes(shape).items()}
+    for name, random in found.items():
+        if name.endswith(BIAS_HEADS):
+            heads = rng.choice(shape.bias_columns, len(random), replace=False)
+            found[name] = np.sort(heads)
+    return found
 
 
 def _random(rng: np.random.Generator, name: str, size: tuple[int, ...]) -> Array:

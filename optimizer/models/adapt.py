@@ -136,6 +136,11 @@ def _padding_id(config: PretrainedConfig) -> int:
     return MPNET_PADDING if config.model_type == "mpnet" else config.pad_token_id or 0
 
 
+def attention() -> str:
+    """Return the attention to train with: on a GPU fused, on a CPU plain (docs/decisions/0004)."""
+    return "sdpa" if torch.cuda.is_available() else "eager"
+
+
 def as_bert(model: PreTrainedModel) -> BertForQuestionAnswering:
     """Return the same question-answering model as a BERT; a BERT as it is. Raises: NotBert."""
     check(model.config)
@@ -143,7 +148,7 @@ def as_bert(model: PreTrainedModel) -> BertForQuestionAnswering:
         return model
     config = bert_config(model.config)
     bert: BertForQuestionAnswering = AutoModelForQuestionAnswering.from_config(  # type: ignore[no-untyped-call]
-        config, attn_implementation=model.config._attn_implementation
+        config, attn_implementation=attention()
     )
     weights = _bert_weights(model)
     table = weights.get(f"bert.{BIAS}")

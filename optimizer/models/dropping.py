@@ -48,11 +48,11 @@ def forced(nodes: Nodes, places: str, types: int, positions: int) -> str:  # (S,
     return nodes.add("Gather", [nodes.constant("early/first", bonus), places], "early/forced")
 
 
-def choose(nodes: Nodes, keep: float, early: str, padding: str, forced: str) -> str:
-    """Return which rows (K, B) of what is reshaped to (S * B, ...) go on.
+def choose(nodes: Nodes, keep: float, early: str, padding: str, forced: str) -> tuple[str, str]:
+    """Return which tokens (K, B) go on, and which rows (K, B) of what is reshaped to (S * B, ...).
 
     Takes early logits (S, B, 2), padding (S, B, 1), what is `forced` (S, B). Of equal tokens TopK
-    takes the first. Kept tokens are in no order: position is in them, and attention sees none.
+    takes the first. Kept tokens are in no order: position is in them, or goes beside them.
     """
     n_tokens = nodes.add("Shape", [forced], "early/n_tokens", start=0, end=1)
     batch = nodes.add("Shape", [forced], "batch", start=1, end=2)
@@ -61,7 +61,7 @@ def choose(nodes: Nodes, keep: float, early: str, padding: str, forced: str) -> 
     importance = _importance(nodes, early, padding, forced)
     outputs = ["early/kept/importance", "early/kept"]
     nodes.add_many("TopK", [importance, k], outputs, axis=0, largest=1, sorted=0)
-    return _rows(nodes, outputs[1], batch)
+    return outputs[1], _rows(nodes, outputs[1], batch)
 
 
 def _importance(nodes: Nodes, early: str, padding: str, forced: str) -> str:

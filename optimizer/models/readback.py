@@ -14,7 +14,9 @@ import torch
 from onnx import numpy_helper
 from transformers import BertConfig, BertForQuestionAnswering
 
-from optimizer.weights import ACTIVATIONS, EARLY, PROJECTION, TABLE, Array, layer_name
+from optimizer.models import position_bias
+from optimizer.models.bert import as_student
+from optimizer.weights import ACTIVATIONS, BIAS, EARLY, PROJECTION, TABLE, Array, layer_name
 
 MODEL = "model.onnx"
 EMBEDDINGS = "bert.embeddings"
@@ -52,6 +54,10 @@ def load(path: Path) -> BertForQuestionAnswering:
     bert = BertForQuestionAnswering(_config(path, model, constants))
     bert.set_attn_implementation("eager")
     weights = {name: torch.tensor(values) for name, values in _weights(constants).items()}
+    if BIAS in constants:
+        bert = as_student(bert)
+        position_bias.attach(bert.bert.encoder, weights[BIAS])
+        bert.bert.embeddings.token_type_embeddings.weight.requires_grad = False
     bert.load_state_dict(weights)
     return bert
 
@@ -60,7 +66,7 @@ def _config(path: Path, model: onnx.ModelProto, constants: Mapping[str, Array]) 
     layers = sum(name.endswith(".intermediate.dense.codes") for name in constants)
     positions, hidden = constants[f"{EMBEDDINGS}.position_embeddings.weight"].shape
     heads = {_heads(constants, i) for i in range(layers)}
-    widths = {constants[f"{layer_name(i)}.intermediate.dense.bias"].size for i in range(layers)}
+    widths = {_neurons(constants, i) for i in range(layers)}
     if len(heads) > 1 or len(widths) > 1 or hidden != constants[_value(0)].shape[1]:
         raise NotReadable(f"{path}: lacks heads or differs between layers; give a whole variant")
     activations = {node.op_type for node in model.graph.node} & set(ACTIVATIONS.values())
@@ -81,6 +87,11 @@ def _config(path: Path, model: onnx.ModelProto, constants: Mapping[str, Array]) 
     )
 
 
+def _neurons(constants: Mapping[str, Array], layer: int) -> int:
+    parts = (f"{layer_name(layer)}.intermediate.{part}.bias" for part in ("dense", "exact"))
+    return sum(constants[part].size for part in parts if part in constants)
+
+
 def _value(layer: int) -> str:
     return f"{layer_name(layer)}.attention.self.value.codes"
 
@@ -96,7 +107,7 @@ def _weights(constants: Mapping[str, Array]) -> dict[str, Array]:  # named as in
     for name, values in constants.items():
         if name.endswith(".codes") and name != f"{TABLE}.codes":
             found |= _linear(constants, name.removesuffix(".codes"))
-        elif ".LayerNorm." in name or name in PLACES:
+        elif ".LayerNorm." in name or name in PLACES or name == BIAS:
             found[name] = values.astype(np.float32)
     found[f"{HEAD}.weight"] = constants[f"{HEAD}.weight"].T
     found[f"{HEAD}.bias"] = constants[f"{HEAD}.bias"]
@@ -106,6 +117,14 @@ def _weights(constants: Mapping[str, Array]) -> dict[str, Array]:  # named as in
 def _linear(constants: Mapping[str, Array], name: str) -> dict[str, Array]:
     weight = (constants[f"{name}.codes"] * constants[f"{name}.scale"]).T  # (out, in)
     bias = constants.get(f"{name}.bias", np.zeros(len(weight), np.float32))  # a key has none
+    block = name.rpartition(".")[0]
+    weight = weight * constants.get(f"{block}.smooth", np.float32(1))
+    exact = constants.get(f"{block}.exact.weight")  # neurons beside the others: they go last
+    if exact is not None and block.endswith(".intermediate"):
+        weight = np.concatenate([weight, exact.T])
+        bias = np.concatenate([bias, constants[f"{block}.exact.bias"]])
+    elif exact is not None:
+        weight = np.concatenate([weight, exact.T], axis=1)
     if name.endswith((".query", ".key")):
         value = constants[f"{name.rpartition('.')[0]}.value.codes"]
         heads = len(weight) - value.shape[1]

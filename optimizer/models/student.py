@@ -56,7 +56,6 @@ def load(name: str, *, dropout: float = 0.0, answers: bool = False) -> PreTraine
     A folder may also be a variant's in a model repository: its weights as they are served.
 
     `answers`: it must have a span head; else a missing one is made, untrained.
-    Attention is `eager`, the fastest to train on CPU (docs/decisions/0004), or a GPU's fused one.
     """
     source = resolve(name)
     if published := readback.model_of(source):
@@ -69,7 +68,7 @@ def load(name: str, *, dropout: float = 0.0, answers: bool = False) -> PreTraine
         model, found = AutoModelForQuestionAnswering.from_pretrained(
             source,
             config=config,
-            attn_implementation="sdpa" if torch.cuda.is_available() else "eager",
+            attn_implementation=adapt.attention(),
             dtype=torch.float32,
             output_loading_info=True,
         )
@@ -290,6 +289,7 @@ def shape_of(model: PreTrainedModel, embedding_bits: int) -> Shape:
         rank=rank_of(model),
         keep=config.keep if drops else 1.0,
         drop_after=config.drop_after if drops else 0,
+        relative_positions=position_bias.bias_of(bert_of(model).encoder) is not None,
     )
 
 

@@ -6,7 +6,7 @@ after the other, all in float64.
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, floor, log2
 from typing import Any
 
 import numpy as np
@@ -30,19 +30,20 @@ def kept_of(weights: Weights, shape: GraphShape, ids: Array, mask: Array, types:
 
 
 def _row(bert: _Bert, ids: Array, mask: Array, types: Array) -> Array:  # (S,) -> (2, S)
-    shape = bert.shape
+    shape, every = bert.shape, np.arange(len(ids))
     if not shape.drops:
-        x = bert.layers(range(shape.layers), bert.embeddings(ids, types), mask)
+        x = bert.layers(range(shape.layers), bert.embeddings(ids, types), mask, every)
         return bert.linear("qa_outputs", x).T
     x, said = _early(bert, ids, mask, types)
     kept = _kept(shape, said, mask, types)
-    last = bert.layers(range(shape.drop_after, shape.layers), x[kept], mask[kept])
+    last = bert.layers(range(shape.drop_after, shape.layers), x[kept], mask[kept], kept)
     said[kept] = bert.linear("qa_outputs", last)
     return said.T
 
 
 def _early(bert: _Bert, ids: Array, mask: Array, types: Array) -> tuple[Array, Array]:
-    x = bert.layers(range(bert.shape.drop_after), bert.embeddings(ids, types), mask)
+    first, every = range(bert.shape.drop_after), np.arange(len(ids))
+    x = bert.layers(first, bert.embeddings(ids, types), mask, every)
     return x, bert.linear("early_outputs", x)
 
 
@@ -59,7 +60,7 @@ class _Bert:
     def __init__(self, weights: Weights, shape: GraphShape) -> None:
         self.shape = shape
         self.weights: dict[str, Array] = {
-            n: w if n.endswith("codes") else w.astype(np.float64) for n, w in weights.items()
+            n: w if w.dtype.kind in "iu" else w.astype(np.float64) for n, w in weights.items()
         }
 
     def linear(self, name: str, x: Array) -> Array:
@@ -90,10 +91,11 @@ class _Bert:
             rows = codes * scale + low
         return rows @ self.weights["bert.embeddings.projection.weight"].T if shape.rank else rows
 
-    def layers(self, which: range, x: Array, mask: Array) -> Array:
+    def layers(self, which: range, x: Array, mask: Array, places: Array) -> Array:
         for i in which:
             name = f"bert.encoder.layer.{i}"
-            mixed = self.attention(f"{name}.attention.self", self.shape.heads[i], x, mask)
+            bias = self.bias(f"{name}.attention.self", places)
+            mixed = self.attention(f"{name}.attention.self", self.shape.heads[i], x, mask, bias)
             mixed = self.linear(f"{name}.attention.output.dense", mixed)
             x = self.norm(f"{name}.attention.output.LayerNorm", mixed + x)
             wide = self.linear(f"{name}.intermediate.dense", x)
@@ -102,11 +104,28 @@ class _Bert:
             x = self.norm(f"{name}.output.LayerNorm", out + x)
         return x
 
-    def attention(self, name: str, heads: int, x: Array, mask: Array) -> Array:
+    def bias(self, name: str, places: Array) -> Array:  # (S,) -> (N, S, S)
+        """Return what each distance adds to the scores, one pair of tokens after the other."""
+        if not self.shape.bias_columns:
+            return np.zeros((1, 1, 1))
+        table = self.weights["bert.encoder.relative_attention_bias.weight"]  # (32, columns)
+        rows = [[table[_bucket(int(key - query))] for key in places] for query in places]
+        heads = self.weights.get(f"{name}.bias_heads", np.arange(self.shape.bias_columns))
+        return np.array(rows).transpose(2, 0, 1)[heads]
+
+    def attention(self, name: str, heads: int, x: Array, mask: Array, bias: Array) -> Array:
         parts = (self.linear(f"{name}.{part}", x) for part in ("query", "key", "value"))
         q, k, v = (part.reshape(len(x), heads, -1).transpose(1, 0, 2) for part in parts)
-        scores = q @ k.transpose(0, 2, 1) / np.sqrt(self.shape.head_size)
+        scores = q @ k.transpose(0, 2, 1) / np.sqrt(self.shape.head_size) + bias
         scores = np.where(mask[None, None, :] == 1, scores, -np.inf)
         shares = np.exp(scores - scores.max(-1, keepdims=True))
         mixed: Array = shares / shares.sum(-1, keepdims=True) @ v
         return mixed.transpose(1, 0, 2).reshape(len(x), -1)
+
+
+def _bucket(distance: int) -> int:
+    """Raffel et al. 2020: 8 distances of their own on each side, then 8 half octaves up to 128."""
+    side, far = (16 if distance > 0 else 0), abs(distance)
+    if far < 8:
+        return side + far
+    return side + min(15, 8 + floor(2 * log2(far / 8)))

@@ -78,7 +78,10 @@ def test_a_rewrite_that_says_something_else_is_found() -> None:
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        (DebertaV2Config(vocab_size=50, **SIZE), "deberta-v2 attends by relative .*: bert, camembert,"),
+        (
+            DebertaV2Config(vocab_size=50, **SIZE),
+            "deberta-v2 attends by relative .*: bert, camembert,",
+        ),
         (
             MPNetConfig(vocab_size=50, relative_attention_num_buckets=64, **MPNET),
             "has 64 buckets of relative positions, and its code 32",

@@ -8,15 +8,17 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 from transformers import PreTrainedModel
 
 from gateway.spans import SpanEncoder
 from optimizer import export
-from optimizer.models import bert, lowrank, readback, student, tokenizer
+from optimizer.models import bert, lowrank, neurons, readback, student, tokenizer
 from optimizer.models.student import ModelError
-from optimizer.weights import TABLE, Array
+from optimizer.weights import BIAS, TABLE, Array
 from tests.fakes import TOKENIZER
+from tests.optimizer import checkpoints
 
 
 @pytest.fixture
@@ -66,6 +68,23 @@ def test_exported_again_it_is_the_same_model(
             np.testing.assert_array_equal(values, second[name], err_msg=name)
         else:
             np.testing.assert_allclose(values, second[name], rtol=1e-5, atol=1e-7, err_msg=name)
+
+
+def test_relative_positions_and_outliers_come_back(variant: Path, tmp_path: Path) -> None:
+    """A whole MPNet, whose largest neurons lie beside the others and whose columns were smoothed."""
+    model = student.with_low_bit_embeddings(checkpoints.loud_mpnet(tmp_path / "mpnet"), 8)
+    export.to_int8(model, variant / "1" / "model.onnx", neurons.random_probe(model))
+    found = student.load(str(variant), answers=True)
+    table = found.state_dict()[BIAS]
+    assert torch.equal(table, model.state_dict()[BIAS])
+    windows = export.random_windows(3, 64, 900)
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    asked = {name: torch.from_numpy(getattr(windows, name)) for name in names}
+    with torch.no_grad():
+        gap = (found(**asked).start_logits - model(**asked).start_logits)[
+            asked["attention_mask"] == 1
+        ]
+    assert gap.square().mean().sqrt() < 0.1 * model(**asked).start_logits.std()
 
 
 def test_scales_and_offsets_may_lie_apart(tiny: PreTrainedModel, variant: Path) -> None:
