@@ -22,6 +22,7 @@ from transformers import (
 
 from gateway.errors import BertierError
 from gateway.published import Shape
+from optimizer.backbones import names
 from optimizer.models import adapt, neurons, position_bias, readback
 from optimizer.models.bert import as_plain, rank_of, width_of, with_dropping, words_of
 from optimizer.models.heads import behead, measure
@@ -37,7 +38,11 @@ class ModelError(BertierError):
 
 
 def resolve(name: str) -> str:
-    """Return a folder or hub id; `package:NAME` is the `model` folder of an installed package."""
+    """Return a folder or hub id; `package:NAME` is the `model` folder of an installed package.
+
+    Raises: ModelError, BackboneError.
+    """
+    name = names.located(name)
     if not name.startswith("package:"):
         return name
     package = name.removeprefix("package:")
