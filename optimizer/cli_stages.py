@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from rich.table import Table
 
 from optimizer import cli_tables, gates, workers
 from optimizer import config as configs
+
+log = logging.getLogger(__name__)
 
 WRITE = "put the plans into the catalog of --model-repository; no model file changes"
 ALLOW_DOMINATED = "publish variants, too, that another beats in latency, size and floor"
@@ -25,8 +28,18 @@ def study_options() -> argparse.ArgumentParser:
     )
     options.add_argument("--data-dir", type=Path, default=Path("data"), help="of the question sets")
     options.add_argument("--run-dir", type=Path, help="default: runs/<name of the study>")
-    options.add_argument("--teacher", help="finished QA checkpoint: folder or Hugging Face id")
-    options.add_argument("--backbone", help="encoder to start from: folder or Hugging Face id")
+    options.add_argument(
+        "--teacher",
+        action="append",
+        help="QA checkpoint of any family: folder or Hugging Face id; several are averaged",
+    )
+    options.add_argument(
+        "--weights", help="what the study's models start from, where the teacher only teaches"
+    )
+    options.add_argument(
+        "--backbone",
+        help="encoder to train a teacher from: folder, Hugging Face id, minilm or mpnet-base",
+    )
     options.add_argument(
         "--model-repository", type=Path, help="to publish to; default: the study's"
     )
@@ -71,10 +84,15 @@ def study_of(args: argparse.Namespace) -> Any:  # a Study
     from optimizer.study import Study  # torch takes seconds to import: only where it is needed
 
     config = configs.read(args.study)
-    given = {k: v for k in ("teacher", "backbone") if (v := getattr(args, k)) is not None}
+    given = {k: v for k in ("weights", "backbone") if (v := getattr(args, k)) is not None}
+    if args.teacher is not None:
+        given["teacher"] = args.teacher[0] if len(args.teacher) == 1 else tuple(args.teacher)
     if args.model_repository is not None:
         given["publish"] = config.publish.model_copy(update={"repository": args.model_repository})
-    config = config.model_copy(update=given)
+    config = configs.with_roles(config, given)
+    if config.ignored:
+        log.warning("%s", config.ignored)
+    log.info("%s", config.roles)
     return Study(config, args.data_dir, args.run_dir or Path("runs") / config.name)
 
 
@@ -93,7 +111,7 @@ def _teacher(args: argparse.Namespace) -> dict[str, Any]:
     study = study_of(args)
     with workers.working():
         found = study.teacher.train()
-    return _show_training({study.config.teacher_name: found})
+    return _show_training({study.config.largest_name: found})
 
 
 def _distill(args: argparse.Namespace) -> dict[str, Any]:

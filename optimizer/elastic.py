@@ -41,7 +41,7 @@ class Elastic:
     def inputs(self) -> dict[str, Any]:
         """Return what its training depends on."""
         return {
-            "teacher": self.lessons.teacher.inputs(),
+            **self.lessons.inputs(),
             "elastic": self.config.model_dump(exclude=_UNTRAINED),
             "distill": self.lessons.config.distill.model_dump(),
         }
@@ -73,7 +73,7 @@ class Elastic:
         )
 
     def _base(self) -> PreTrainedModel:
-        return student.load(self.config.base) if self.config.base else self.lessons.teacher.load()
+        return student.load(self.config.base) if self.config.base else self.lessons.start()
 
     @cached_property
     def net(self) -> Supernet:

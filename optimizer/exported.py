@@ -44,7 +44,7 @@ class Exported:
     def export(self) -> dict[str, Any]:
         """Export and quantize the trained variant, through every gate.
 
-        A teacher that was read back from a published variant is that file, and stays it.
+        A largest model that was read back from a published variant is that file, and stays it.
         """
         inputs = self.study.inputs_of(self.name)
         if self.precision is not Precision.INT8_DYNAMIC:
@@ -56,11 +56,11 @@ class Exported:
         return stages.run_stage(folder, inputs, lambda: self._export(published))
 
     def _published(self) -> Path | None:
-        """Return the file that the study's teacher was read back from, if this is that teacher."""
-        teacher = self.study.config.teacher
-        if teacher is None or self.study.student(self.name) is not None:
+        """Return the file that the largest model was read back from, if this is that model."""
+        largest = self.study.config.finished
+        if largest is None or self.study.student(self.name) is not None:
             return None
-        return readback.model_of(teacher)
+        return readback.model_of(student.resolve(largest))
 
     def _export(self, published: Path | None) -> dict[str, Any]:
         model, fp32 = self.study.model(self.name), self.file.with_name("model.fp32.onnx")

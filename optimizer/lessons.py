@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
+from transformers import PreTrainedModel
 
 from optimizer import distill, stages, teacher_states, training
 from optimizer.config import StudyConfig
 from optimizer.data import Feature
-from optimizer.models import lowrank
+from optimizer.models import lowrank, student, tokenizer
 from optimizer.teacher import Teacher
 from optimizer.teacher_states import TeacherStates
+from optimizer.teachers.rows import MappedAnswers
 
 PROBE_ROWS, PROBE_BATCH = 64, 16
 
@@ -23,20 +26,56 @@ PROBE_ROWS, PROBE_BATCH = 64, 16
 class Lessons:
     """The same for all students of a study."""
 
-    teacher: Teacher
+    teacher: Teacher  # the largest model
     folder: Path  # what the teacher said
 
     @property
     def config(self) -> StudyConfig:
         return self.teacher.config
 
+    @property
+    def maps(self) -> bool:
+        """Say whether a teacher's answers are mapped: it is not what students are cut from.
+
+        Else its logits and last hidden states are kept token by token.
+        """
+        return bool(self.config.outside_teachers or self.config.student_weights)
+
+    def inputs(self) -> dict[str, Any]:
+        """Return what the teacher's answers and the students' first weights depend on."""
+        found: dict[str, Any] = {"teacher": self.teacher.inputs()}
+        if self.config.student_weights:
+            found["weights"] = self.config.student_weights
+        if self.config.outside_teachers and not self.config.distill.labels_only:
+            found["taught"] = self.teacher.outside.inputs()
+        return found
+
+    def start(self) -> PreTrainedModel:
+        """Return what students are cut from. Raises: ModelError where its words are others."""
+        weights = self.config.student_weights
+        if weights is None:
+            return self.teacher.load()
+        self._check_words(weights)
+        return student.load(weights)
+
+    def _check_words(self, weights: str) -> None:
+        known = Tokenizer.from_file(str(self.teacher.tokenizer)).get_vocab()
+        if tokenizer.fast(weights).get_vocab() != known:
+            raise student.ModelError(
+                f"weights {weights}: its vocabulary is not that of the largest model, and all that is"
+                " published together shares one tokenizer.json; give largest one with the same"
+            )
+
     def teach(self) -> dict[str, Any]:
         """Ask the teacher about every training row, once."""
-        fraction = self.config.distill.fraction
-        inputs = {"teacher": self.teacher.inputs(), "fraction": fraction}
+        if self.config.student_weights:
+            self._check_words(self.config.student_weights)
+        inputs = self.inputs() | {"fraction": self.config.distill.fraction}
         return stages.run_stage(self.folder, inputs, self._teach)
 
     def _teach(self) -> dict[str, Any]:
+        if self.maps:
+            return {"rows": len(self.rows), "mapped": self._answers[1]}
         teacher = self.teacher.load()
         teacher_states.write(teacher, self.rows, self.folder, teacher.config.hidden_size)
         return {"rows": len(self.rows), "width": teacher.config.hidden_size}
@@ -44,11 +83,22 @@ class Lessons:
     def imitation(self, ask: distill.Ask | None = None) -> distill.Imitation:
         """Return the loss of a student, or of what `ask` asks it."""
         how = self.config.distill
-        states = None if how.labels_only else self._states()
+        states = None if how.labels_only else self._targets()
         return distill.Imitation(states, how, ask) if ask else distill.Imitation(states, how)
 
-    def _states(self) -> TeacherStates:
+    def _targets(self) -> distill.Targets:
+        if self.maps:
+            return self._answers[0]
         return TeacherStates.open(self.folder, self.rows, self.teach()["width"])
+
+    @cached_property
+    def _answers(self) -> tuple[MappedAnswers, dict[str, Any]]:
+        """The teachers' answers for these rows; asks for what is missing."""
+        teachers = self.teacher.outside
+        if not teachers.names:  # the largest model teaches students that start from others
+            teachers = replace(teachers, names=(str(self.teacher.folder),))
+        examples = self.teacher.questions.train(self.config.distill.fraction)
+        return teachers.answers(examples, self.rows, self.teacher.span_encoder)
 
     @cached_property
     def rows(self) -> list[Feature]:
@@ -58,7 +108,7 @@ class Lessons:
     @cached_property
     def word_counts(self) -> torch.Tensor:
         """How often each word occurs in them, (V,)."""
-        vocabulary = self.teacher.load().config.vocab_size
+        vocabulary = self.start().config.vocab_size
         return lowrank.word_counts((row.input_ids for row in self.rows), vocabulary)
 
     @cached_property

@@ -25,7 +25,8 @@ class TrainedOnIt(DataError):
 def check_study(config: StudyConfig) -> None:
     """Raises: TrainedOnIt where what the study starts from was trained under another split version."""
     base = config.elastic.base if config.elastic else None
-    for start in filter(None, (config.teacher, config.backbone, base)):
+    named = (*config.teachers, config.weights, config.largest, config.backbone, base)
+    for start in filter(None, named):
         version = split_version_of(Path(start))
         if version not in (None, SPLIT_VERSION):
             raise TrainedOnIt(f"not certified: {_other_split(start, version)}")

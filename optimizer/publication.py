@@ -217,13 +217,14 @@ def _rounded(values: Any) -> tuple[float, ...]:
 def _recipe(study: Study, name: str) -> str:
     config, written = study.student(name), WRITTEN[study.precision(name)]
     if config is None:
-        return f"Fine-tuned, then {written}: the teacher of its study."
+        taught = study.config.outside_teachers
+        if study.config.finished or not taught:
+            return f"Fine-tuned, then {written}: the largest model of its study."
+        return f"Fine-tuned on the answers of {', '.join(taught)}, then {written}."
     layers = ", ".join(str(layer) for layer in config.layers)
-    base = config.start or study.config.teacher_name
-    return (
-        f"Distilled from {study.config.teacher_name}; cut from {base}: its layers {layers};"
-        f" then {written}."
-    )
+    base = config.start or study.config.student_weights or study.config.largest_name
+    teachers = ", ".join(study.config.outside_teachers) or study.config.largest_name
+    return f"Distilled from {teachers}; cut from {base}: its layers {layers}; then {written}."
 
 
 def reprofiled(published: Path) -> Catalog:

@@ -54,7 +54,7 @@ class Study:
 
     @property
     def variant_names(self) -> tuple[str, ...]:
-        return (self.config.teacher_name, *(s.name for s in self.students))
+        return (self.config.largest_name, *(s.name for s in self.students))
 
     @property
     def front_file(self) -> Path:
@@ -89,7 +89,7 @@ class Study:
 
     def student_inputs(self, config: StudentConfig) -> dict[str, Any]:
         inputs = {
-            "teacher": self.teacher.inputs(),
+            **self.lessons.inputs(),
             "student": config.model_dump(exclude_none=True, exclude={"precision"}),
             "distill": self.config.distill.model_dump(),
         }
@@ -113,7 +113,7 @@ class Study:
         if config.start == ELASTIC:
             heads = config.heads or self.elastic.net.model.config.num_attention_heads
             return self.elastic.slice(config.candidate(heads))
-        base = self.model(config.start) if config.start else self.teacher.load()
+        base = self.model(config.start) if config.start else self.lessons.start()
         probe = self.lessons.probe if to_train else None
         model = student.cut(base, config.layers, config.ffn, config.heads, probe)
         model = widths.narrowed(model, config.hidden, probe)

@@ -1,4 +1,7 @@
-"""The teacher of a study: its backbone fine-tuned phase by phase, or a given model as it is."""
+"""The largest model of a study: an encoder fine-tuned phase by phase, or a given model as it is.
+
+It is the study's teacher, too, unless the study names others: then it learns from their answers.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,18 @@ from transformers import PreTrainedModel
 
 from gateway.spans import SpanEncoder
 from optimizer import data, distill, stages, training
-from optimizer.config import StudyConfig
+from optimizer.config import PhaseConfig, StudyConfig
 from optimizer.data import Feature
-from optimizer.models import student, tokenizer
+from optimizer.models import adapt, student, tokenizer
 from optimizer.questions import Questions
+from optimizer.teachers.teaching import Teachers
+
+ANSWERS = "teacher-answers"  # folder beside the model's
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """The teacher, trained or about to be."""
+    """The largest model, trained or about to be."""
 
     questions: Questions
     folder: Path
@@ -37,9 +43,9 @@ class Teacher:
     def inputs(self) -> dict[str, Any]:
         """Return what its training depends on."""
         config = self.config
-        return {
-            "backbone": config.backbone,
-            "teacher": config.teacher,
+        found = {
+            "backbone": config.encoder,
+            "teacher": config.finished,
             "max_tokens": config.max_tokens,
             "train": [phase.model_dump() for phase in config.train],
             "data": [d.model_dump() for d in config.data],
@@ -47,6 +53,16 @@ class Teacher:
             "seed": config.seed,
             "split_version": data.SPLIT_VERSION,
         }
+        if config.finished or not config.outside_teachers:
+            return found
+        return found | {"taught": self.outside.inputs(), "distill": config.distill.model_dump()}
+
+    @property
+    def outside(self) -> Teachers:
+        """The study's teachers that only teach."""
+        config = self.config
+        folder = self.folder.parent / ANSWERS
+        return Teachers(config.outside_teachers, config.teacher_tokens, folder)
 
     def load(self) -> PreTrainedModel:
         """Return the trained model."""
@@ -54,8 +70,23 @@ class Teacher:
 
     def features(self, fraction: float = 1.0, only: Collection[str] = ()) -> list[Feature]:
         """Return the training windows of this share of the contexts; `only`: sources, none: all."""
-        encoder = SpanEncoder.from_file(self.tokenizer).resized(self.config.max_tokens)
-        return data.features(self.questions.train(fraction, only), encoder, self.config.seed)
+        examples = self.questions.train(fraction, only)
+        return data.features(examples, self.span_encoder, self.config.seed)
+
+    @property
+    def span_encoder(self) -> SpanEncoder:
+        """What cuts questions into training windows."""
+        return SpanEncoder.from_file(self.tokenizer).resized(self.config.max_tokens)
+
+    def lessons(self, how: PhaseConfig) -> tuple[list[Feature], training.Loss]:
+        """Return the rows that it learns from itself, and how: from labels, or from its teachers."""
+        found, config = self.features(only=how.sources), self.config
+        if not config.outside_teachers or config.distill.labels_only:
+            weight = how.answerability_weight
+            return found, partial(distill.label_loss, answerability_weight=weight)
+        examples = self.questions.train(only=how.sources)
+        answers, _ = self.outside.answers(examples, found, self.span_encoder)
+        return found, distill.Imitation(answers, config.distill)
 
     def train(self) -> dict[str, Any]:
         """Fine-tune the backbone phase by phase, or take the given teacher as it is."""
@@ -63,15 +94,28 @@ class Teacher:
 
     def _train(self) -> dict[str, Any]:
         config, folder = self.config, self.folder
-        start = config.teacher or config.backbone
-        model = student.load(start, answers=config.teacher is not None)  # refused at once or never
+        start = config.finished or config.encoder
+        model = self._loaded(start)  # refused at once or never
         tokenizer.save(start, folder)
-        phases = [] if config.teacher else [self._train_phase(i) for i in range(len(config.train))]
+        phases = [] if config.finished else [self._train_phase(i) for i in range(len(config.train))]
         if phases:
             model = student.load(str(self._phase_folder(len(phases))), answers=True)
         student.save_plain(model, folder)
         loss = phases[-1]["final_loss"] if phases else None
         return {"final_loss": loss, "parameters": model.num_parameters()}
+
+    def _loaded(self, start: str) -> PreTrainedModel:
+        finished = self.config.finished
+        try:
+            return student.load(start, answers=finished is not None)
+        except student.ModelError as exc:
+            only_teaches = isinstance(exc.__cause__, adapt.NotBert)
+            if not only_teaches or finished is None or self.config.largest:
+                raise
+            raise student.ModelError(
+                f"{exc}; it can teach all the same: name with --weights what the study's models start"
+                " from, such as minilm"
+            ) from exc
 
     def _train_phase(self, i: int) -> dict[str, Any]:
         """Train from where the phase before ended."""
@@ -81,13 +125,11 @@ class Teacher:
 
         def work() -> dict[str, Any]:
             how = self.config.train[i]
-            start = str(self._phase_folder(i)) if i else self.config.backbone
+            start = str(self._phase_folder(i)) if i else self.config.encoder
             seed = self.config.seed if how.seed is None else how.seed
             torch.manual_seed(seed)
             model = student.load(start, dropout=how.dropout)
-            rows = self._seeded(seed).features(only=how.sources)
-            weight = how.answerability_weight
-            loss_of = partial(distill.label_loss, answerability_weight=weight)
+            rows, loss_of = self._seeded(seed).lessons(how)
             loss = training.train(model, rows, loss_of, how, folder, seed)
             if how.keep_start:
                 student.average(model, student.load(start), how.keep_start)

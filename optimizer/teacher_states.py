@@ -30,7 +30,7 @@ class Told:
 
     start: torch.Tensor  # (B, S)
     end: torch.Tensor  # (B, S)
-    hidden: torch.Tensor  # (B, S, H)
+    hidden: torch.Tensor | None  # (B, S, H); None: its states are not the student's to be like
 
 
 @dataclass(frozen=True, slots=True)

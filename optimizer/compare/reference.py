@@ -43,7 +43,7 @@ _PROFILE = TypeAdapter(Profile)
 def run(study: Study, repository: Path, rounds: int = ROUNDS) -> Reference:
     """Read and profile the fp32 teacher, time it among the published. Raises: BertierError."""
     catalog = catalogs.read(repository)
-    teacher = study.config.teacher_name
+    teacher = study.config.largest_name
     with workers.working():
         model = _exported(study)
         evidence = certification.evidence_of(study)
@@ -70,14 +70,16 @@ def run(study: Study, repository: Path, rounds: int = ROUNDS) -> Reference:
 
 
 def _exported(study: Study) -> Path:
-    """Return the teacher as one fp32 file, its word embeddings too: 8 bits are part of publishing it."""
+    """Return the reference as one fp32 file, its word embeddings too: 8 bits are part of publishing it."""
+    source = study.config.reference or str(study.teacher.folder)
     folder = _folder(study) / "export"
 
     def work() -> dict[str, Any]:
-        export.to_onnx(student.load(str(study.teacher.folder), answers=True), folder / MODEL)
+        export.to_onnx(student.load(source, answers=True), folder / MODEL)
         return {"size_bytes": (folder / MODEL).stat().st_size}
 
-    stages.run_stage(folder, {"teacher": study.teacher.inputs()}, work)
+    named = {"reference": study.config.reference} if study.config.reference else {}
+    stages.run_stage(folder, {"teacher": study.teacher.inputs()} | named, work)
     return folder / MODEL
 
 
@@ -133,7 +135,7 @@ def _quality(study: Study, model: Path, evidence: Evidence, how: Decoding) -> tu
 
 def _int8(study: Study, model: Path, questions: Questions, how: Decoding) -> Pair:
     """Return the teacher as it is published beside fp32, each with its own threshold."""
-    teacher, examples = study.config.teacher_name, questions.examples
+    teacher, examples = study.config.largest_name, questions.examples
     readings = (
         Exported(study, teacher).readings(questions.name, examples),
         _readings(study, model, questions.name, examples),

@@ -51,7 +51,7 @@ class Trainer:
     def inputs(self) -> dict[str, Any]:
         """Return what decides on a trained candidate, beside its shape."""
         return {
-            "teacher": self.study.teacher.inputs(),
+            **self.study.lessons.inputs(),
             "train": self.how.model_dump(),
             "distill": self.study.config.distill.model_dump(),
             "layers": self.n_layers,
@@ -92,7 +92,7 @@ class Trainer:
 
     def _cut(self, candidate: Candidate) -> PreTrainedModel:
         torch.manual_seed(self.seed)
-        teacher = self.study.teacher.load()
+        teacher = self.study.lessons.start()
         layers = teacher_layers(candidate.layers, self.n_layers, teacher.config.num_hidden_layers)
         model = student.cut(
             teacher, layers, candidate.ffn, candidate.heads, self.study.lessons.probe

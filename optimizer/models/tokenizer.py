@@ -24,12 +24,18 @@ def save(name: str, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(readback.tokenizer_of(source), folder / FILE)
         return
-    tokenizer = _read(source) or _make(name, source)
+    tokenizer = fast(name)
     tokenizer.no_padding()
     tokenizer.no_truncation()
     _check(name, tokenizer, AutoConfig.from_pretrained(source).vocab_size)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / FILE))
+
+
+def fast(name: str) -> Tokenizer:
+    """Return the fast tokenizer of a checkpoint. Raises: ModelError."""
+    source = resolve(name)
+    return _read(source) or _make(name, source)
 
 
 def _read(source: str) -> Tokenizer | None:

@@ -72,6 +72,9 @@ def save(
     for name, parameter in made.named_parameters():
         if "norm" not in name.lower():
             parameter.data.normal_(0, 0.3 if "embeddings" in name else 0.15)
+    for part in made.modules():
+        if isinstance(part, torch.nn.Embedding) and part.padding_idx is not None:
+            part.weight.data[part.padding_idx] = 0.0  # as it is trained: a padding has no meaning
     made.save_pretrained(folder)
     if tokenizer is not None:
         named = {f"{name}_token": token for name, token in NAMES.items()}
@@ -109,10 +112,10 @@ def sentence_piece() -> Tokenizer:
     return made
 
 
-def word_piece() -> Tokenizer:
-    """Return a cased tokenizer as BERT's; DistilBERT and ELECTRA have the same."""
+def word_piece(*, lower: bool = False) -> Tokenizer:
+    """Return a tokenizer as BERT's, cased or not; DistilBERT and ELECTRA have the same."""
     made = Tokenizer(models.WordPiece(unk_token="<unk>"))
-    made.normalizer = normalizers.BertNormalizer(lowercase=False)
+    made.normalizer = normalizers.BertNormalizer(lowercase=lower)
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     made.decoder = decoders.WordPiece()
     trainer = trainers.WordPieceTrainer(vocab_size=200, special_tokens=SPECIAL)

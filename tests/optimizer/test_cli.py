@@ -18,7 +18,7 @@ from tests.optimizer.conftest import question_set
 
 STUDY = """
 name = "tiny"
-teacher_name = "roberta-2"
+largest_name = "roberta-2"
 [[data]]
 source = "train.json.xz"
 by_article = true
@@ -117,6 +117,26 @@ def test_a_teacher_that_answers_nothing_is_refused(
     assert cli.main(["teacher", *_study(tmp_path, teacher, tmp_path)]) == 1
     assert "as --backbone" in capsys.readouterr().err
     assert not (tmp_path / "run" / "teacher" / "manifest.json").exists()
+
+
+def test_a_backbone_beside_a_teacher_is_said_to_be_ignored(
+    tmp_path: Path, tiny_backbone: Path, tiny_data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The teacher is taken as it is; the message says how to use both."""
+    command = ["teacher", *_study(tmp_path, tiny_backbone, tiny_data), "--backbone", "minilm"]
+    assert cli.main(command) == 0
+    assert "backbone minilm is ignored" in caplog.text
+    assert "--weights minilm" in caplog.text
+
+
+def test_a_mistyped_teacher_is_no_download(
+    tmp_path: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder that is not there is not looked for on a hub."""
+    (tmp_path / "checkpoint").mkdir()
+    command = ["teacher", *_study(tmp_path, tmp_path / "chekpoint", tiny_data)]
+    assert cli.main(command) == 1
+    assert "chekpoint: no such folder" in capsys.readouterr().err
 
 
 def _study(folder: Path, teacher: Path, data: Path) -> list[str]:

@@ -77,7 +77,7 @@ def test_a_study_without_answers_is_refused(tmp_path: Path) -> None:
         qa["answers"] = []
     (tmp_path / "x.json").write_text(json.dumps(silent))
     config = StudyConfig(
-        name="silent", teacher_name="t", data=(DataConfig(source="x.json", certifies=True),)
+        name="silent", largest_name="t", data=(DataConfig(source="x.json", certifies=True),)
     )
     with pytest.raises(DataError, match=r"none of .* has an answer"):
         Questions(config, tmp_path).train()

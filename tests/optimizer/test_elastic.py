@@ -43,7 +43,7 @@ def thin(tiny_backbone: Path, tiny_data: Path, tmp_path_factory: pytest.TempPath
         name="thin",
         backbone=str(tiny_backbone),
         teacher=str(tiny_backbone),
-        teacher_name="tiny-2",
+        largest_name="tiny-2",
         max_tokens=64,
         data=(DataConfig(source="train.json.xz", by_article=True, certifies=True),),
         distill=DistillConfig(labels_only=True),

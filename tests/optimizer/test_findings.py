@@ -76,7 +76,7 @@ def test_a_student_is_the_trial_it_was_cut_like() -> None:
     """Told by the search, or found by its shape; the teacher is nobody's trial."""
     config = StudyConfig(
         name="x",
-        teacher_name="teacher",
+        largest_name="teacher",
         data=(DataConfig(source="d", certifies=True),),
         elastic=ElasticConfig(space=Space(layers=((0, 1),), heads=(2,), ffn=(32,))),
         students=(

@@ -22,7 +22,7 @@ ORIGIN = Origin("s", "0", "2026-01-01T00:00:00Z", 1, {"train.json": "a" * 64}, s
 
 def study(teacher: Path) -> StudyConfig:
     data = (DataConfig(source="train.json", certifies=True),)
-    return StudyConfig(name="s", teacher=str(teacher), teacher_name="t", data=data)
+    return StudyConfig(name="s", teacher=str(teacher), largest_name="t", data=data)
 
 
 def stage(folder: Path, inputs: dict[str, Any]) -> Path:

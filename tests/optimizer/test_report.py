@@ -21,7 +21,7 @@ from tests.fakes import make_catalog, make_variant
 
 EVIL = "<script>alert(1)</script>\"'&"
 CONFIG = StudyConfig(
-    name="made-up", teacher_name="teacher", data=(DataConfig(source="d", certifies=True),)
+    name="made-up", largest_name="teacher", data=(DataConfig(source="d", certifies=True),)
 )
 SECTIONS = (
     *("pareto", "fp32", "knobs", "infeasible", "volume", "searches", "economy", "ranks"),

@@ -47,7 +47,7 @@ def study(tiny_backbone: Path, tiny_data: Path, tmp_path_factory: pytest.TempPat
     config = StudyConfig(
         name="tiny",
         backbone=str(tiny_backbone),
-        teacher_name="tiny-2",
+        largest_name="tiny-2",
         max_tokens=64,
         train=(PhaseConfig(epochs=0.5, batch_size=8),),
         data=(DataConfig(source="train.json.xz", by_article=True, certifies=True),),
@@ -72,7 +72,7 @@ def study_file(study: Study, folder: Path, search: str) -> Path:
     path.write_text(f"""
         name = "tiny"
         backbone = "{study.config.backbone}"
-        teacher_name = "tiny-2"
+        largest_name = "tiny-2"
         max_tokens = 64
         train = {{ epochs = 0.5, batch_size = 8 }}
         [[data]]

@@ -36,7 +36,7 @@ def study_of(backbone: Path, data: Path, folder: Path) -> Study:
     config = StudyConfig(
         name="tiny",
         backbone=str(backbone),
-        teacher_name="tiny-2",
+        largest_name="tiny-2",
         max_tokens=64,
         train=(PhaseConfig(epochs=1, batch_size=8),),
         data=(DataConfig(source="train.json.xz", by_article=True, certifies=True),),
@@ -223,7 +223,7 @@ def test_a_teacher_that_was_published_stays_the_file_it_is(
     study: Study, repository: Path, tmp_path: Path
 ) -> None:
     """Rounded once more it would be another model, and a new version of it for nothing."""
-    name = study.config.teacher_name
+    name = study.config.largest_name
     told = study.config.model_copy(update={"teacher": str(repository / name), "students": ()})
     again = replace(study, config=told, folder=tmp_path / "run")
     again.teacher.train()
