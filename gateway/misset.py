@@ -13,6 +13,9 @@ from gateway.slo import SloClass
 
 PREFIX, NESTED = "BERTIER_", "__"
 CLIENTS_KEY = f"{PREFIX}API_KEY"  # no setting: what `bertier ask` shows a gateway
+OPTIMIZERS_CACHE = (
+    f"{PREFIX}CACHE_DIR"  # no setting: where `bertier-optimize` keeps what it fetches
+)
 # What Kubernetes and container links put beside a service that is called bertier or bertier-...
 _OF_A_SERVICE = re.compile(
     r"_SERVICE_(HOST|PORT(_\w+)?)|(_PORT)?_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?"
@@ -65,7 +68,7 @@ def misspelt(environ: Mapping[str, str], settings: Collection[str]) -> str | Non
     tables = [(PREFIX + name).upper() for name in INSIDE]
     for name, value in environ.items():
         variable, *inside = name.upper().split(NESTED, 1)
-        if not variable.startswith(PREFIX) or variable == CLIENTS_KEY:
+        if not variable.startswith(PREFIX) or variable in (CLIENTS_KEY, OPTIMIZERS_CACHE):
             continue
         if _OF_A_SERVICE.search(variable) or _ADDRESS.match(value):
             continue

@@ -69,11 +69,12 @@ class AnswerStore:
                 np.savez(file, **dict(zip(ARRAYS, arrays, strict=True)))  # type: ignore[arg-type]
             part.replace(self.folder / f"{name}.npz")
         except OSError as exc:
-            part.unlink(missing_ok=True)
             raise TeacherError(
                 f"{self.folder}: cannot be written to ({exc.strerror}); the {len(self)} answers"
                 " there are kept: make room and run the same command again"
             ) from exc
+        finally:
+            part.unlink(missing_ok=True)  # where it was not renamed
 
 
 def _read(path: Path) -> dict[bytes, Spread]:

@@ -12,6 +12,8 @@ import torch
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer, MPNetModel
 
 from gateway.domain import Question
+from gateway.misset import misspelt
+from gateway.settings import Settings
 from gateway.spans import SpanEncoder
 from optimizer.backbones import cache, mpnet, names, wheels
 from optimizer.backbones.errors import BackboneError
@@ -169,6 +171,11 @@ def test_the_cache_is_where_the_environment_says() -> None:
     assert cache.root({"BERTIER_CACHE_DIR": "/a", "XDG_CACHE_HOME": "/b"}) == Path("/a")
     assert cache.root({"XDG_CACHE_HOME": "/b"}) == Path("/b/bertier")
     assert cache.root({}) == Path.home() / ".cache" / "bertier"
+
+
+def test_a_gateway_is_not_troubled_by_the_caches_variable() -> None:
+    """It begins as its settings do, of which a misspelt one is refused."""
+    assert misspelt({cache.VARIABLE: "/a"}, Settings.model_fields) is None
 
 
 @pytest.mark.parametrize(
