@@ -12,6 +12,7 @@ import logging
 import os
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +75,8 @@ class AnswerStore:
                 " there are kept: make room and run the same command again"
             ) from exc
         finally:
-            part.unlink(missing_ok=True)  # where it was not renamed
+            with suppress(OSError):
+                part.unlink()  # where it was not renamed
 
 
 def _read(path: Path) -> dict[bytes, Spread]:
