@@ -84,7 +84,8 @@ def ask(
     loader = DataLoader(
         batches, batch_size=None, num_workers=_loaders(on_gpu=on_gpu), pin_memory=on_gpu
     )
-    teacher.model.to(training.device()).eval()
+    model: torch.nn.Module = teacher.model
+    model.to(training.device()).eval()
     progress = Progress(f"asking {teacher.name}, batches of {size}", len(batches))
     waiting = _Waiting(store, write_every_s)
     try:
@@ -93,7 +94,7 @@ def ask(
             progress.step()
     finally:  # what was answered is kept, whatever stops the rest
         waiting.write()
-        teacher.model.to("cpu")
+        model.to("cpu")
 
 
 @torch.inference_mode()

@@ -98,7 +98,8 @@ class MappedAnswers:
                 rest = np.maximum(known[picked] - mass.sum(-1), 0.0)
                 found[side] += rest[:, None] * elsewhere
         n_known: np.ndarray = np.maximum(self.known[:, picked].sum(0), 1)
-        return found / n_known[None, :, None].astype(np.float32)
+        mean: np.ndarray = found / n_known[None, :, None].astype(np.float32)
+        return mean
 
     def _possible(self, rows: list[int], n_tokens: int) -> np.ndarray:
         """Return 1 for tokens where an answer may lie, and for "no answer"."""

@@ -39,6 +39,13 @@ DEBERTA: dict[str, Any] = {
     "position_biased_input": False,
     "max_position_embeddings": 512,
 }
+DEBERTA_V3: dict[str, Any] = {
+    **DEBERTA,
+    "position_buckets": 32,
+    "share_att_key": True,
+    "norm_rel_ebd": "layer_norm",
+}
+ALTERNATING: dict[str, Any] = {"global_attn_every_n_layers": 2}
 SMALL_EMBEDDING: dict[str, Any] = {**SIZE, "embedding_size": 16}
 
 
@@ -75,13 +82,7 @@ FAMILIES: dict[str, Make] = {
     "mpnet": (lambda n: MPNetConfig(vocab_size=n, **ROBERTA), lower_word_piece),
     "deberta": (lambda n: DebertaConfig(vocab_size=n, **DEBERTA), checkpoints.byte_level),
     "deberta-v3": (
-        lambda n: DebertaV2Config(
-            vocab_size=n,
-            position_buckets=32,
-            share_att_key=True,
-            norm_rel_ebd="layer_norm",
-            **DEBERTA,
-        ),
+        lambda n: DebertaV2Config(vocab_size=n, **DEBERTA_V3),
         checkpoints.sentence_piece,
     ),
     "modernbert": (
@@ -93,7 +94,7 @@ FAMILIES: dict[str, Make] = {
             cls_token_id=0,
             sep_token_id=2,
             local_attention=16,
-            global_attn_every_n_layers=2,
+            **ALTERNATING,
             **SIZE,
         ),
         checkpoints.byte_level,
