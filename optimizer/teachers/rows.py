@@ -97,15 +97,16 @@ class MappedAnswers:
                 np.add.at(found[side], (where, tokens[picked, side].astype(np.int64)), mass)
                 rest = np.maximum(known[picked] - mass.sum(-1), 0.0)
                 found[side] += rest[:, None] * elsewhere
-        n_known: np.ndarray = np.maximum(self.known[:, picked].sum(0), 1)
-        mean: np.ndarray = found / n_known[None, :, None].astype(np.float32)
-        return mean
+        n_known = np.maximum(self.known[:, picked].sum(0), 1)
+        found /= n_known[None, :, None]
+        return found
 
     def _possible(self, rows: list[int], n_tokens: int) -> np.ndarray:
         """Return 1 for tokens where an answer may lie, and for "no answer"."""
         place = np.arange(n_tokens)
         first, stop = self.context[rows, :1], self.context[rows, 1:]
-        return ((place == CLS) | ((place >= first) & (place < stop))).astype(np.float32)
+        possible: np.ndarray = (place == CLS) | ((place >= first) & (place < stop))
+        return possible.astype(np.float32)
 
 
 def row_of(example: Example, feature: Feature, encoder: SpanEncoder) -> Row:

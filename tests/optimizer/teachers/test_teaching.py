@@ -243,5 +243,5 @@ def test_a_teacher_that_no_question_fits_is_refused(tmp_path: Path, encoder: Spa
 
 def _long(examples: list[Example], encoder: SpanEncoder) -> tuple[list[Example], list[Feature]]:
     """Return questions that fit into the student's window, in a teacher's tokens not."""
-    long = [replace(e, question="gardenbridge " * 9) for e in examples]
+    long = [replace(e, question="windsong " * 15) for e in examples]
     return long, data.features(long, encoder, 1)
