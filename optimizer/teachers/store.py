@@ -81,7 +81,7 @@ class AnswerStore:
 
 def _read(path: Path) -> dict[bytes, Spread]:
     try:
-        with np.load(path) as found:
+        with path.open("rb") as file, np.load(file) as found:  # closed even where it is no archive
             keys, places, shares = (found[name] for name in ARRAYS)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as exc:
         log.warning("%s: damaged (%s): removed, its questions are asked again", path, exc)
