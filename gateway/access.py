@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -60,6 +60,15 @@ CALLER: ContextVar[Caller | None] = ContextVar("caller", default=None)
 STRANGER: ContextVar[bool] = ContextVar(
     "stranger", default=False
 )  # asks without a key where others have one
+
+
+CONNECTION: ContextVar[Hashable] = ContextVar("connection", default=None)  # it came on
+
+
+def caller() -> Hashable:
+    """Return who asks, as far as that is known: the key, else the connection."""
+    found = CALLER.get()
+    return CONNECTION.get() if found is None else found.name
 
 
 def take(n: int) -> None:

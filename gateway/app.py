@@ -97,12 +97,12 @@ class Gateway:
             self.service, self.settings, self.access, self.certificates
         )
         serving = asyncio.create_task(self._serve_models(), name="models")
-        beat = asyncio.create_task(self.service.door.beat.run(), name="beat")
+        lag = asyncio.create_task(self.service.admission.lag.run(), name="loop lag")
         recording = asyncio.create_task(self.service.decisions.run(), name="decisions")
         try:
             yield
         finally:
-            beat.cancel()
+            lag.cancel()
             await grpc_api.stop(grpc_front, self.settings.drain_ms)
             await self.service.shadow.close()
             serving.cancel()

@@ -198,6 +198,7 @@ class Option(NamedTuple):  # made for every plan of every request: a tuple costs
     cost_ms: float
     idle_ms: float  # predicted quantile of the end-to-end time on an idle system
     predicted_ms: float  # the same with the work in flight
+    behind_ms: float = 0.0  # that all who wait unread would take on the cores, were this their plan
 
     @property
     def certified_f1(self) -> float:
@@ -213,7 +214,6 @@ class Struck(StrEnum):
     """What speaks against a plan beside the promises it would not keep."""
 
     DEADLINE = "deadline"  # predicted to end after it
-    URGENCY = "urgency"  # it would wait longer than this urgency may
     FAILING = "failing"  # a variant of it is left alone
     PINNED = "pinned"  # another one was asked for
 

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from gateway import access, logs, request_log, slo, tracing
 from gateway.domain import STAGES, Answered, SloRequest, Timings
-from gateway.errors import BertierError, InvalidHeader, QuotaExceeded
+from gateway.errors import InvalidHeader, QuotaExceeded
 from gateway.metrics import Metrics
 from gateway.problems import kind_of
 from gateway.service import AnswerService
@@ -97,20 +97,14 @@ def of_caller(request: SloRequest) -> SloRequest:
     return request if tightest is None else replace(request, tightest_class=tightest)
 
 
-def shed(
-    service: AnswerService, front: str, pairs: Iterable[tuple[str, str]]
-) -> tuple[str | None, BertierError] | None:
-    """Return the class named and why the request is refused, from its headers or metadata alone.
-
-    Where they say nothing of the SLO, what is not read yet may. What is wrong with them is told later.
-    """
+def raise_if_full(service: AnswerService, front: str, pairs: Iterable[tuple[str, str]]) -> None:
+    """Raise Overloaded where no more requests may be in flight; what is wrong with headers is told later."""
     found = [(name, value) for name, value in pairs if name in SLO_HEADERS]
     try:
         request = of_caller(slo.parse(slo_lookup(found)))
     except InvalidHeader:
-        return None
-    error = service.shed(request, front, told=bool(found))
-    return None if error is None else (request.slo_class, error)
+        request = SloRequest()
+    service.raise_if_full(request, front)
 
 
 def overlay(lookup: Lookup, fields: Mapping[str, object]) -> Lookup:

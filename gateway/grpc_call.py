@@ -141,6 +141,7 @@ class Call:
 def begin(context: Context) -> Call:
     """Return the call, which the log and the metrics of this task know from now on."""
     call = Call.of(context)
+    access.CONNECTION.set(context.peer())
     logs.request_id.set(call.request_id)
     parent, state = _first(call.metadata, "traceparent"), _first(call.metadata, "tracestate")
     logs.trace_id.set(tracing.receive(parent, state))
@@ -169,22 +170,11 @@ class Calls:
         call = begin(context)
         try:
             with self.observed(call, fields) if answers else nullcontext():
-                if answers:
-                    self._raise_if_shed(call, fields)
                 reply, metadata = await body(readable(request), call)
         except Exception as exc:  # noqa: BLE001  # one table tells every error
             await abort(context, call, exc)
         await context.send_initial_metadata((*metadata.items(), *told(call)))
         return reply
-
-    def _raise_if_shed(self, call: Call, fields: Mapping[str, object]) -> None:
-        """Raise Overloaded before texts are taken from the message; what is wrong is told later."""
-        try:
-            request = call.slo_request(fields, None)
-        except BadInput:
-            return
-        if shed := self.service.shed(request, "grpc"):
-            raise shed
 
     def observed(self, call: Call, fields: Mapping[str, object]) -> AbstractContextManager[object]:
         label = fronts.class_label(call.slo_class(fields), self.service.settings)

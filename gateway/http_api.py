@@ -67,15 +67,16 @@ class HttpApi:
         label = self._class_label(request)
         with fronts.observed(self._service.metrics, "http", label, unread=True) as clocked:
             promise = read_slo(request.headers.raw)
-            if shed := self._service.shed(promise, "http"):
-                raise shed
-            raw = await self._body(request)
-            clocked.read()
-            arrived_ms = now_ms()  # the promise counts from the request read
-            body = models.read(models.QuestionBody, raw)
-            question = body.to_question(self._settings.max_top_k)
-            async with while_connected(partial(disconnected, request.receive)):
-                answered = await self._service.answer(question, promise, arrived_ms)
+            async with self._service.admitted(promise, "http") as waited_ms:
+                raw = await self._body(request)
+                clocked.read()
+                arrived_ms = now_ms() - waited_ms  # from the request read, and what it waited unread
+                body = models.read(models.QuestionBody, raw)
+                question = body.to_question(self._settings.max_top_k)
+                async with while_connected(partial(disconnected, request.receive)):
+                    answered = await self._service.answer(
+                        question, promise, arrived_ms, admitted=True
+                    )
             return Response(
                 replies.answer_body(answered, question),
                 headers=fronts.slo_headers(answered),
@@ -86,8 +87,7 @@ class HttpApi:
         """Answer a list or lines; the SLO of an item counts from when its turn has come."""
         with fronts.refused_whole(self._service.metrics, "http", self._class_label(request)):
             promise = read_slo(request.headers.raw)
-            if shed := self._service.shed(promise, "http", told=False):
-                raise shed
+            self._service.raise_if_full(promise, "http")
             return await Batch(self._service, promise).answer(request)
 
     async def plan(self, request: Request) -> Response:

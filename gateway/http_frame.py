@@ -50,6 +50,7 @@ class RequestFrame:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        access.CONNECTION.set(scope.get("client"))
         name = fronts.request_id(_header(scope, b"x-request-id"))
         logs.request_id.set(name)
         parent, state = _header(scope, b"traceparent"), _header(scope, b"tracestate")

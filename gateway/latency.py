@@ -118,6 +118,10 @@ class LatencyModel:
         found = self.predict(plans, size, 0.5, now_ms)
         return min((p.predicted_ms - p.idle_ms for p in found), default=0.0)
 
+    def behind_ms(self, n_behind: int, cost_ms: float) -> float:
+        """Return how long so many requests would take on the cores, each at this cost."""
+        return n_behind * (cost_ms + GATEWAY_MS) / self.queue.cores
+
     def predict(
         self, plans: Sequence[Plan], size: Size, quantile: float, now_ms: float
     ) -> list[Prediction]:

@@ -96,19 +96,21 @@ def _add_model_routes(routes: APIRouter, path: str, service: AnswerService) -> N
     @routes.post(f"{path}/infer")
     async def infer(request: Request, model: str, version: str = "") -> Response:
         _check_model(model, version)
-        _raise_if_shed(request, service)
+        _raise_if_full(request, service)
         limits, label = service.settings, _class_label(request, None, service)
         with fronts.refused_whole(service.metrics, "http", label):
             raw = await read_body(request, limits.max_batch_bytes, limits.body_timeout_ms)
         return await _infer(request, raw, service, arrived_ms=now_ms())
 
 
-def _raise_if_shed(request: Request, service: AnswerService) -> None:
+def _raise_if_full(request: Request, service: AnswerService) -> None:
     """Raise Overloaded before the body is read, counted as a request of its class."""
-    if shed := fronts.shed(service, "http", request.headers.items()):
-        label = fronts.class_label(shed[0], service.settings)
+    try:
+        fronts.raise_if_full(service, "http", request.headers.items())
+    except BertierError:
+        label = fronts.class_label(request.headers.get("slo-class"), service.settings)
         with fronts.observed(service.metrics, "http", label):
-            raise shed[1]
+            raise
 
 
 async def _infer(

@@ -9,10 +9,6 @@ from collections.abc import Collection, Sequence
 
 from gateway.domain import Decision, Gave, Option, Reason, Slo, SloPolicy, Struck, Trust
 
-# By urgency (RFC 9218, 0 the most urgent): the share of the time between the work itself and the deadline
-# that a request may be predicted to wait for others. Who may wait less is turned away earlier.
-MAY_WAIT = (1.0, 0.95, 0.9, 0.8, 0.6, 0.4, 0.2, 0.1)
-
 
 def quantile_for(policy: SloPolicy) -> float:
     """Return the latency quantile that has to fit: strict promises more."""
@@ -52,13 +48,15 @@ def _choose(slo: Slo, options: Sequence[Option], spent_ms: float) -> Decision:
     target_ms = slo.latency_ms - spent_ms
     trusted = [o for o in options if slo.policy is not SloPolicy.STRICT or _trusted(o)]
     accurate = [o for o in trusted if keeps_f1(o, slo)]
-    in_time = [o for o in accurate if o.predicted_ms <= target_ms and admits(o, slo, spent_ms)]
+    in_time = [o for o in accurate if o.predicted_ms <= target_ms]
+    if slo.policy is SloPolicy.PREFER_LATENCY:  # of the time of those who wait behind, too
+        in_time = [o for o in in_time if o.predicted_ms + o.behind_ms <= target_ms]
     if in_time:
         return _decide(cheapest(in_time), Reason.MEETS_SLO, slo, spent_ms)
     if slo.policy is SloPolicy.STRICT:
         return _refuse(accurate, slo.latency_ms, target_ms)
     left_ms = slo.timeout_ms - spent_ms
-    reachable = [o for o in trusted if o.predicted_ms <= left_ms and admits(o, slo, spent_ms)]
+    reachable = [o for o in trusted if o.predicted_ms <= left_ms]
     if not reachable:
         return Decision(None, Reason.SHED, retry_after_ms=_drain_ms(trusted))
     if slo.policy is SloPolicy.PREFER_LATENCY:
@@ -72,12 +70,6 @@ def keeps_f1(option: Option, slo: Slo) -> bool:
         return False
     loss = option.certified_loss
     return slo.max_f1_loss is None or (loss is not None and loss <= slo.max_f1_loss)
-
-
-def admits(option: Option, slo: Slo, spent_ms: float) -> bool:
-    """Say whether a request of this urgency may wait as long as predicted; on an idle system it may."""
-    wait_ms = option.predicted_ms - option.idle_ms
-    return wait_ms <= MAY_WAIT[slo.priority] * max(0.0, slo.timeout_ms - spent_ms - option.idle_ms)
 
 
 def escalation_left_ms(slo: Slo, spent_ms: float) -> float:
@@ -125,8 +117,6 @@ def struck_out(
     against: list[Gave | Struck] = [*shortfalls(option, slo, spent_ms)]
     if option.predicted_ms > slo.timeout_ms - spent_ms:
         against.append(Struck.DEADLINE)
-    if not admits(option, slo, spent_ms):
-        against.append(Struck.URGENCY)
     if any(variant in failing for variant in option.plan.variants):
         against.append(Struck.FAILING)
     if slo.variant is not None and option.plan.variants != (slo.variant,):
@@ -167,9 +157,12 @@ def _prefer_latency(
     reachable: Sequence[Option], target_ms: float, slo: Slo, spent_ms: float
 ) -> Decision:
     in_time = [o for o in reachable if o.predicted_ms <= target_ms]
-    if in_time:
-        best = max(in_time, key=lambda o: (o.certified_f1, -o.cost_ms))
+    unhurried = [o for o in in_time if o.predicted_ms + o.behind_ms <= target_ms]
+    if unhurried:
+        best = max(unhurried, key=lambda o: (o.certified_f1, -o.cost_ms))
         return _decide(best, Reason.MOST_ACCURATE_IN_TIME, slo, spent_ms)
+    if in_time:
+        return _decide(cheapest(in_time), Reason.MOST_ACCURATE_IN_TIME, slo, spent_ms)
     fastest = min(reachable, key=lambda o: (o.predicted_ms, o.cost_ms))
     return _decide(fastest, Reason.FASTEST, slo, spent_ms)
 

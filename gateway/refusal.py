@@ -14,8 +14,10 @@ UNPAIRED = (
 )
 
 
-def refusal(decision: Decision, promise: Slo, options: tuple[Option, ...]) -> BertierError:
-    """Return the error to raise; `options` are those that were weighed."""
+def refusal(
+    decision: Decision, promise: Slo, options: tuple[Option, ...], spent_ms: float = 0.0
+) -> BertierError:
+    """Return the error to raise; `options` are those that were weighed when `spent_ms` were gone."""
     asked = _asked(promise)
     if decision.reason is Reason.INFEASIBLE:
         points = [describe(o) for o in policy.nearest_feasible(promise, options)]
@@ -28,15 +30,15 @@ def refusal(decision: Decision, promise: Slo, options: tuple[Option, ...]) -> Be
     if decision.reason is Reason.TOO_LATE:
         spent = f"{asked} can no longer be kept: too much of the time passed in the gateway"
         return Overloaded(f"{spent}; try again", decision.retry_after_ms)
+    soonest = min((o.predicted_ms for o in options), default=0.0)
+    numbers = f"{spent_ms:.0f} ms are spent and the fastest plan takes {soonest:.0f} ms now"
     if decision.reason is Reason.SHED:
-        share = policy.MAY_WAIT[promise.priority]
         return Overloaded(
-            f"no plan is predicted to answer before the deadline of {promise.timeout_ms:g} ms with a wait"
-            f" of at most {share:.0%} of it, which is what u={promise.priority} may; try again later, give"
-            " more time or a lower u",
+            f"busy: no plan is predicted to answer before the deadline of {promise.timeout_ms:g} ms:"
+            f" {numbers}; try again later, or give more time",
             decision.retry_after_ms,
         )
-    return Overloaded(f"busy: {asked} cannot be kept now", decision.retry_after_ms)
+    return Overloaded(f"busy: {asked} cannot be kept now: {numbers}", decision.retry_after_ms)
 
 
 def _asked(promise: Slo) -> str:

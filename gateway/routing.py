@@ -37,7 +37,12 @@ def route(
     spent_ms: float,
     now_ms: float,
     failing: Collection[str] = (),
+    n_behind: int = 0,
 ) -> Routed:
-    """Return every option for a request of this size, and the one chosen, none of a `failing` variant."""
-    options = tuple(serving.options(size, chooser.quantile_for(promise.policy), now_ms))
+    """Return every option for a request of this size, and the one chosen, none of a `failing` variant.
+
+    `n_behind`: requests that wait unread.
+    """
+    quantile = chooser.quantile_for(promise.policy)
+    options = tuple(serving.options(size, quantile, now_ms, n_behind))
     return Routed(options, chooser.choose(promise, options, spent_ms, failing))

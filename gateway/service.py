@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
-from gateway import explanation, long_context, policy, request_log, slo, spans, tracing
+from gateway import access, explanation, long_context, policy, request_log, slo, spans, tracing
+from gateway.admission_control import AdmissionControl, Refused
 from gateway.backend import Backend
 from gateway.breaker import RetryBudget
 from gateway.cascade import LONG_TEXT_CHARS, Cascade, Job, Outcome, gave_of
@@ -28,7 +30,6 @@ from gateway.domain import (
     Weighed,
     Windows,
 )
-from gateway.door import Door, Turns
 from gateway.errors import (
     BackendError,
     BackendUnavailable,
@@ -79,54 +80,71 @@ class AnswerService:
         self._clock = clock
         self._chooser = chooser
         self._budget = RetryBudget(settings.retry_share)
-        self._turns = Turns()
-        self._in_flight = 0
-        self.door = Door(settings, self._turns, clock)
+        self.admission = AdmissionControl(settings.max_in_flight, lambda: self.serving, clock)
         self._cascade = Cascade(backend, metrics, clock, settings.hedge_share)
         self.shadow = Shadow(backend, settings, metrics, clock, draw)
         lost = metrics.decisions_lost.inc
         self.decisions = DecisionLog(settings.decisions_file, clock, lost)
 
-    async def answer(self, question: Question, request: SloRequest, arrived_ms: float) -> Answered:
-        """Answer one question under its SLO, from the smallest model that keeps it.
-
-        Raises: BadInput, Infeasible, Overloaded, DeadlineExceeded, BackendError.
-        """
-        serving = self._serving()
-        asked = self._promise(request, serving)
-        promise = replace(asked, priority=self._turns.take(asked.priority))
-        self._in_flight += 1
-        try:
-            counted = self.metrics.in_flight.track_inprogress()
-            with counted, self.decisions.asked(asked, arrived_ms):
-                async with self._deadline(promise, arrived_ms):
-                    return await self._answer(question, asked, promise, serving, arrived_ms)
-        finally:
-            self._in_flight -= 1
-
-    def shed(self, request: SloRequest, front: str, *, told: bool = True) -> Overloaded | None:
-        """Return why a request is refused before it is read; None: it is to be read.
-
-        `told` False: what is read may say more of the SLO than the headers.
-        """
-        found = self.door.reason_to_refuse(request, self.serving, self._in_flight, told=told)
-        if found is None:
-            return None
-        reason, error = found
-        self.metrics.sheds.labels(front, reason).inc()
-        if (serving := self.serving) is not None:
-            self.decisions.refused_unread(lambda: self._promise(request, serving), reason)
-        return error
-
-    async def _answer(
+    async def answer(
         self,
         question: Question,
-        asked: Slo,
-        promise: Slo,
-        serving: ServingSet,
+        request: SloRequest,
         arrived_ms: float,
+        *,
+        admitted: bool = False,
     ) -> Answered:
-        """`promise`: what was asked, at the urgency it has come to by aging."""
+        """Answer one question under its SLO, from the smallest model that keeps it.
+
+        `admitted`: the caller waited for that already (`admitted`).
+        Raises: BadInput, Infeasible, Overloaded, DeadlineExceeded, BackendError.
+        """
+        if admitted:
+            return await self._answer_in_time(question, request, arrived_ms)
+        async with self.admitted(request, "items"):
+            return await self._answer_in_time(question, request, arrived_ms)
+
+    @asynccontextmanager
+    async def admitted(self, request: SloRequest, front: str) -> AsyncIterator[float]:
+        """Wait until the request may begin, and give how long that took, ms.
+
+        Raises: BadInput, Overloaded, BackendUnavailable.
+        """
+        serving = self._serving()
+        promise = self._promise(request, serving)
+        try:
+            async with self.admission.admitted(promise, serving, access.caller()) as waited_ms:
+                yield waited_ms
+        except Refused as refused:
+            self._note_refusal(promise, front, refused.rule)
+            raise refused.error from None
+
+    def raise_if_full(self, request: SloRequest, front: str) -> None:
+        """Raise Overloaded, before anything is read, where the bound on requests in flight is reached."""
+        try:
+            self.admission.raise_if_full()
+        except Refused as refused:
+            if (serving := self.serving) is not None:
+                self._note_refusal(self._promise(request, serving), front, refused.rule)
+            raise refused.error from None
+
+    def _note_refusal(self, promise: Slo, front: str, rule: str) -> None:
+        self.metrics.sheds.labels(front, rule).inc()
+        self.decisions.refused_unread(lambda: promise, rule)
+
+    async def _answer_in_time(
+        self, question: Question, request: SloRequest, arrived_ms: float
+    ) -> Answered:
+        serving = self._serving()
+        promise = self._promise(request, serving)
+        counted = self.metrics.in_flight.track_inprogress()
+        with counted, self.decisions.asked(promise, arrived_ms):
+            async with self._deadline(promise, arrived_ms):
+                return await self._answer(question, promise, serving, arrived_ms)
+
+    async def _answer(
+        self, question: Question, promise: Slo, serving: ServingSet, arrived_ms: float
+    ) -> Answered:
         began, sampled = self._clock(), self.shadow.drawn()
         with tracing.stage("tokenize"):
             windows = await self._encode(question, serving)
@@ -137,7 +155,7 @@ class AnswerService:
             job, routed = self._fit(job)
         tracing.decided(promise, routed.decision, job.size)
         self.decisions.decided(routed.decision, job.whole)
-        option = self._accept(routed, asked)
+        option = await self._accept(job, routed)
         self._budget.pay_in()
         try:
             outcome = await self._cascade.answer(job, option)
@@ -179,7 +197,8 @@ class AnswerService:
     def _route(self, job: Job, tried: frozenset[str] = frozenset()) -> Routed:
         now, promise, serving, size = self._clock(), job.promise, job.serving, job.size
         spent_ms, failing = now - job.arrived_ms, tried | serving.breakers.failing(now)
-        routed = route(self._chooser, promise, serving, size, spent_ms, now, failing)
+        n_behind = self.admission.n_behind
+        routed = route(self._chooser, promise, serving, size, spent_ms, now, failing, n_behind)
         if not promise.explain:
             return routed
         weighed = explanation.weigh(serving, promise, size, routed.options, spent_ms, now, failing)
@@ -196,15 +215,20 @@ class AnswerService:
         serving = self._serving()
         promise = self._promise(request, serving)
         size = whole = await self._size(serving, question, n_tokens)
-        now = self._clock()
+        now, n_behind = self._clock(), self.admission.n_behind
+        waits_ms = self.admission.expected_wait_ms(promise, now)
         failing = serving.breakers.failing(now)
-        options, decision, _ = route(self._chooser, promise, serving, size, 0.0, now, failing)
+
+        def routed(size: Size) -> Routed:
+            return route(self._chooser, promise, serving, size, waits_ms, now, failing, n_behind)
+
+        options, decision, _ = routed(size)
         while decision.reason is Reason.SHED and size.n_windows > 1:  # as `_fit` does
             size = replace(size, n_windows=(size.n_windows + 1) // 2)
-            options, decision, _ = route(self._chooser, promise, serving, size, 0.0, now, failing)
+            options, decision, _ = routed(size)
         if decision.option is not None and size != whole:
             decision = replace(decision, gave=(*decision.gave, Gave.PARTIAL))
-        weighed = explanation.weigh(serving, promise, size, options, 0.0, now, failing)
+        weighed = explanation.weigh(serving, promise, size, options, waits_ms, now, failing)
         nearest = policy.nearest_feasible(promise, options)
         return PlanReport(promise, size, decision, weighed, nearest)
 
@@ -251,19 +275,18 @@ class AnswerService:
             return serving.encoder.encode(question)
         return await asyncio.to_thread(serving.encoder.encode, question)
 
-    def _accept(self, routed: Routed, promise: Slo) -> Option:
-        """Count the decision and return its option, or raise the refusal it stands for.
-
-        `promise`: as the caller asked for it; a refusal names and ages that urgency.
-        """
-        decision = routed.decision
+    async def _accept(self, job: Job, routed: Routed) -> Option:
+        """Count the decision and return its option, or raise the refusal it stands for."""
+        decision, promise = routed.decision, job.promise
         plan = decision.option.plan.name if decision.option else "none"
         self.metrics.note_decision(promise.slo_class, plan, decision.reason)
         if decision.option is not None:
             return decision.option
-        if decision.reason is not Reason.INFEASIBLE:
-            self._turns.refused(promise.priority)
-        raise refusal(decision, promise, routed.options)
+        spent_ms = self._clock() - job.arrived_ms
+        error = refusal(decision, promise, routed.options, spent_ms)
+        if isinstance(error, Overloaded):
+            await self.admission.hold_back(promise, spent_ms, error)
+        raise error
 
     def _answered(self, job: Job, outcome: Outcome, option: Option, routed: Routed) -> Answered:
         promise, decision, weighed = job.promise, routed.decision, routed.weighed

@@ -64,8 +64,13 @@ class ServingSet:
     def _size_bytes(self, plan: Plan) -> int:
         return sum(self.catalog.variant(v).size_bytes for v in plan.variants)
 
-    def options(self, size: Size, quantile: float, now_ms: float) -> list[Option]:
-        """Return every plan with its latency predicted for a request of this size."""
+    def options(
+        self, size: Size, quantile: float, now_ms: float, n_behind: int = 0
+    ) -> list[Option]:
+        """Return every plan with its latency predicted for a request of this size.
+
+        `n_behind`: requests that wait unread.
+        """
         predictions = self.latency.predict(self.plans(), size, quantile, now_ms)
         broken = self.evidence.broken
         return [
@@ -76,6 +81,7 @@ class ServingSet:
                 p.cost_ms,
                 p.idle_ms,
                 p.predicted_ms,
+                self.latency.behind_ms(n_behind, p.cost_ms) if n_behind else 0.0,
             )
             for each, p in zip(self.served, predictions, strict=True)
         ]

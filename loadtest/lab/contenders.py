@@ -37,7 +37,7 @@ def make(name: str, world: World, tuned: Tuned, seed: int) -> Policy:
     """Return a fresh contender. Raises: UnknownPolicy."""
     parameters = tuned.get(name, {})
     if name == OURS:
-        return rivals.Bertier(world.typical)
+        return rivals.Bertier()
     if name == rivals.Random.name:
         return rivals.Random(seed)
     if name in _TUNABLE:

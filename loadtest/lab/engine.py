@@ -6,15 +6,17 @@ Knows no rule of choosing and draws no random number.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from heapq import heappop, heappush
 from itertools import compress
 from math import inf
 from typing import Protocol
 
+from gateway import admission
+from gateway.admission import AdmissionQueue, Waiting
 from gateway.cascade import RESERVE
-from gateway.domain import Option, Slo
+from gateway.domain import Option, Slo, SloPolicy
 from gateway.policy import escalation_left_ms
 from loadtest.lab.host import Host, Job
 from loadtest.lab.prediction import Ticket
@@ -22,6 +24,7 @@ from loadtest.lab.traces import Asked, Trace
 from loadtest.lab.world import World
 
 GATEWAY = "(gateway)"  # its event loop: one thread
+RETRY_AFTER_MS = 1_000.0  # the header's least, whole seconds
 CLIENT = "(client)"  # where it shares the host: one thread, too
 
 
@@ -30,6 +33,7 @@ class Policy(Protocol):
 
     name: str
     cascades: bool  # does it choose from them, too?
+    admission: AdmissionQueue | None  # where its requests wait unread; None: all are read as they come
 
     def quantile(self, slo: Slo) -> float:
         """Return which quantile of the latency it wants predicted."""
@@ -41,12 +45,6 @@ class Policy(Protocol):
 
     def finished(self, asked: Asked, option: Option, latency_ms: float, now_ms: float) -> None:
         """Learn what became of a request; `latency_ms` is inf when its deadline ended it."""
-
-    def turns_away(self, asked: Asked, waited_ms: float, queued_ms: float) -> bool:
-        """Say whether to refuse before the request is parsed, when its turn has come.
-
-        It waited for that, and would have to wait for the models.
-        """
 
     def batch(self, variant: str) -> int:
         """Return how many windows an instance may take at once."""
@@ -74,6 +72,20 @@ class Fate:
     over: bool = False
     option: Option | None = None
     ticket: Ticket | None = field(default=None, repr=False)
+    unread: bool = True  # only its headers were looked at
+    waiting: Waiting | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Callers:
+    """A closed loop: each of `n` callers sends its next request when it has what became of the last.
+
+    `honour`: who is refused waits until it is said to be worth coming back, else it comes back at once.
+    """
+
+    n: int
+    seconds: float
+    honour: bool = False
 
 
 def simulate(world: World, trace: Trace, policy: Policy, seed: int) -> list[Fate]:
@@ -81,14 +93,39 @@ def simulate(world: World, trace: Trace, policy: Policy, seed: int) -> list[Fate
     return _Run(world, trace, policy, seed).play()
 
 
+def simulate_closed(
+    world: World, trace: Trace, policy: Policy, seed: int, callers: Callers
+) -> tuple[Trace, list[Fate]]:
+    """Return the requests that the callers sent, with the times at which they did, and their fates.
+
+    Contents and order are those of `trace`; its times are not used.
+    """
+    run = _Run(world, list(trace), policy, seed, callers)
+    return run.play_closed()
+
+
 class _Run:
-    def __init__(self, world: World, trace: Trace, policy: Policy, seed: int) -> None:
+    def __init__(
+        self,
+        world: World,
+        trace: Trace,
+        policy: Policy,
+        seed: int,
+        callers: Callers | None = None,
+    ) -> None:
+        self._callers = callers
+        self._due: list[tuple[float, int]] = []  # heap of when a caller sends again, and which
+        self._n_sent = 0
         self._world, self._trace, self._policy = world, trace, policy
         self._prediction = world.prediction()
         self._window_ms = world.window_ms(trace, seed)
         self._sizes = world.sizes_of(trace)
         self._fates = [Fate() for _ in trace]
         self._timers: list[tuple[float, int]] = []  # heap of deadlines
+        self._admission = policy.admission
+        self._index: dict[int, int] = {}  # requests, by the identity of what waits for them
+        self._look_ms = 0.0  # then it is looked for who waits in vain
+        self._reading: set[int] = set()  # let in, and not read to their end
         self._direct = [len(p.variants) == 1 for p in world.catalog.plans]
         self._all = policy.cascades or all(self._direct)
         self._host = Host(
@@ -96,7 +133,6 @@ class _Run:
             {**world.instances, GATEWAY: world.replicas, CLIENT: 1},
             contention=world.contention,
             weights={GATEWAY: world.gateway_weight},
-            begins=self._begins,
             dead=lambda job: self._fates[job.request].over,
             batch=policy.batch,
         )
@@ -119,6 +155,32 @@ class _Run:
                 self._arrived(i, arrives)
                 i += 1
 
+    def play_closed(self) -> tuple[Trace, list[Fate]]:
+        assert self._callers is not None
+        host, timers, due = self._host, self._timers, self._due
+        self._due.extend((0.0, caller) for caller in range(self._callers.n))
+        while True:
+            sends = due[0][0] if due else inf
+            works, ends = host.next_ms(), timers[0][0] if timers else inf
+            if min(sends, works, ends) == inf:
+                return self._trace[: self._n_sent], self._fates[: self._n_sent]
+            if works <= ends and works <= sends:
+                self._finished(host.finish(works), works)
+            elif ends <= sends:
+                self._expire(heappop(timers)[1], ends)
+            else:
+                now_ms, caller = heappop(due)
+                self._send_next(caller, now_ms)
+
+    def _send_next(self, caller: int, now_ms: float) -> None:
+        assert self._callers is not None
+        i = self._n_sent
+        if now_ms >= self._callers.seconds * 1e3 or i >= len(self._trace):
+            return
+        self._n_sent += 1
+        self._trace[i] = replace(self._trace[i], arrival_ms=now_ms, caller=caller)
+        self._arrived(i, now_ms)
+
     def _arrived(self, i: int, now_ms: float) -> None:
         heappush(self._timers, (now_ms + self._trace[i].slo.timeout_ms, i))
         if self._world.client_cpu_ms:
@@ -127,31 +189,102 @@ class _Run:
             self._sent(i, now_ms)
 
     def _sent(self, i: int, now_ms: float) -> None:
-        self._host.submit(Job(i, GATEWAY, self._world.gateway_cpu_ms), now_ms)
+        world, asked = self._world, self._trace[i]
+        if self._admission is None or asked.slo.variant is not None:
+            self._read(i, world.gateway_cpu_ms, now_ms)
+        else:
+            self._host.submit(Job(i, GATEWAY, world.refusal_cpu_ms), now_ms)
 
-    def _begins(self, job: Job, now_ms: float) -> None:
-        """When its turn in the gateway has come, a request may be refused for little."""
-        if job.place != GATEWAY:
+    def _read(self, i: int, work_ms: float, now_ms: float) -> None:
+        self._fates[i].unread = False
+        self._reading.add(i)
+        self._host.submit(Job(i, GATEWAY, work_ms), now_ms)
+
+    def _offer(self, i: int, now_ms: float) -> None:
+        """The headers are read: wait for the turn, or, where it is now or never, be let in or refused."""
+        assert self._admission is not None
+        asked, fate = self._trace[i], self._fates[i]
+        if asked.slo.policy is SloPolicy.STRICT:
+            spent_ms = now_ms - asked.arrival_ms
+            if spent_ms + self._soonest(asked.slo, now_ms) > asked.slo.latency_ms:
+                self._refuse(i, now_ms)
+            else:
+                self._let_in(i, now_ms)
             return
-        asked, fate = self._trace[job.request], self._fates[job.request]
-        if fate.over or fate.option is not None:
+        fate.waiting = Waiting(asked.slo, asked.arrival_ms, self._caller_of(i))
+        self._index[id(fate.waiting)] = i
+        self._admission.add(fate.waiting)
+
+    def _let_in(self, i: int, now_ms: float) -> None:
+        self._fates[i].waiting = None
+        if self._admission is not None:
+            self._admission.enter(self._caller_of(i))
+        self._read(i, self._world.gateway_cpu_ms - self._world.refusal_cpu_ms, now_ms)
+
+    def _refuse(self, i: int, now_ms: float) -> None:
+        fate = self._fates[i]
+        fate.end, fate.over, fate.waiting = End.REFUSED, True, None
+        self._ended(i, now_ms)
+
+    def _ended(self, i: int, now_ms: float) -> None:
+        """A request is over, however it ended."""
+        self._reading.discard(i)
+        if self._admission is not None and not self._fates[i].unread:
+            self._admission.leave(self._caller_of(i))
+        if self._callers is not None:
+            refused = self._fates[i].end is End.REFUSED and self._callers.honour
+            pause_ms = RETRY_AFTER_MS if refused else 0.0
+            heappush(self._due, (now_ms + pause_ms, self._trace[i].caller))
+
+    def _caller_of(self, i: int) -> int:
+        caller = self._trace[i].caller
+        return i if caller < 0 else caller
+
+    def _soonest(self, slo: Slo, now_ms: float) -> float:
+        """Return when the fastest plan that may answer this would have, ms from now."""
+        quantile = self._policy.quantile(slo)
+        return admission.soonest_ms(
+            slo, self._prediction.options(admission.SMALLEST, quantile, now_ms)
+        )
+
+    def _pump(self, now_ms: float) -> None:
+        """Let in who waits, as far as there is room, and refuse who waits in vain."""
+        queue = self._admission
+        if not queue:
             return
-        queued_ms = self._prediction.wait_ms(now_ms)
-        if self._policy.turns_away(asked, now_ms - asked.arrival_ms, queued_ms):
-            job.work_ms = self._world.refusal_cpu_ms
-            fate.end, fate.over = End.REFUSED, True
+        quantile = self._policy.quantile
+        if now_ms >= self._look_ms:
+            self._look_ms = now_ms + admission.LOOK_MS
+            soonest = admission.Soonest(
+                lambda slo: self._prediction.options(admission.SMALLEST, quantile(slo), now_ms)
+            )
+            for waiting in queue.take_hopeless(now_ms, soonest):
+                self._refuse(self._index.pop(id(waiting)), now_ms)
+        while not self._reading and self._prediction.wait_ms(now_ms) <= admission.ROOM_MS:
+            found = queue.take(now_ms)
+            if found is None:
+                return
+            self._let_in(self._index.pop(id(found)), now_ms)
 
     def _finished(self, job: Job, now_ms: float) -> None:
         if job.place == CLIENT:
             self._sent(job.request, now_ms)
             return
+        self._finished_work(job, now_ms)
+        self._pump(now_ms)
+
+    def _finished_work(self, job: Job, now_ms: float) -> None:
+        if job.place == GATEWAY and not self._fates[job.request].unread:
+            self._reading.discard(job.request)
         for part in (job, *job.with_it):
             fate = self._fates[part.request]
             fate.compute_ms += job.work_ms / (1 + len(job.with_it))
             if fate.over:
                 continue
             if job.place == GATEWAY:
-                if fate.option is None:
+                if fate.unread:
+                    self._offer(part.request, now_ms)
+                elif fate.option is None:
                     self._choose(part.request, now_ms)
                 else:
                     self._infer(part.request, now_ms)
@@ -164,12 +297,13 @@ class _Run:
         asked, fate = self._trace[i], self._fates[i]
         spent_ms = now_ms - asked.arrival_ms
         quantile = self._policy.quantile(asked.slo)
-        options = self._prediction.options(self._sizes[i], quantile, now_ms)
+        n_behind = 0 if self._admission is None else self._admission.n_behind
+        options = self._prediction.options(self._sizes[i], quantile, now_ms, n_behind)
         if not self._all:
             options = list(compress(options, self._direct))
         option = self._policy.decide(asked, options, spent_ms, now_ms)
         if option is None:
-            fate.end, fate.over = End.REFUSED, True
+            self._refuse(i, now_ms)
             return
         fate.option, fate.plan = option, option.plan.name
         fate.predicted_ms = spent_ms + option.predicted_ms
@@ -219,6 +353,7 @@ class _Run:
         fate.variant = fate.option.plan.variants[fate.stage]
         fate.latency_ms = now_ms - asked.arrival_ms
         self._policy.finished(asked, fate.option, fate.latency_ms, now_ms)
+        self._ended(i, now_ms)
 
     def _expire(self, i: int, now_ms: float) -> None:
         """End a request at its deadline: what waits is dropped, what runs runs on for nobody.
@@ -227,6 +362,11 @@ class _Run:
         """
         fate = self._fates[i]
         if fate.over:
+            return
+        if fate.waiting is not None and self._admission is not None:
+            self._admission.remove(fate.waiting)
+            self._index.pop(id(fate.waiting))
+            self._refuse(i, now_ms)
             return
         if fate.ticket is not None:
             self._prediction.cancelled(fate.ticket, now_ms)
@@ -237,3 +377,4 @@ class _Run:
         fate.over = True
         if fate.option is not None:
             self._policy.finished(self._trace[i], fate.option, inf, now_ms)
+        self._ended(i, now_ms)

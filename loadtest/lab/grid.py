@@ -29,8 +29,8 @@ from loadtest.lab.world import World
 Say = Callable[[str], None]
 Measured = dict[str, Any]
 _DECIDING = (
+    "admission",
     "cascade",
-    "congestion",
     "domain",
     "drift",
     "latency",

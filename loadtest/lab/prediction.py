@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gateway.catalog import Catalog
-from gateway.congestion import SMALLEST
+from gateway.admission import SMALLEST
 from gateway.domain import Option, Size, Trust
 from gateway.latency import LatencyModel, Work
 
@@ -23,11 +23,24 @@ class Prediction:
         size_bytes = {v.name: v.size_bytes for v in catalog.variants}
         self._size_bytes = [sum(size_bytes[v] for v in p.variants) for p in catalog.plans]
 
-    def options(self, size: Size, quantile: float, now_ms: float) -> list[Option]:
-        """Return every plan with this quantile of its latency for a request that is routed now."""
+    def options(
+        self, size: Size, quantile: float, now_ms: float, n_behind: int = 0
+    ) -> list[Option]:
+        """Return every plan with this quantile of its latency for a request that is routed now.
+
+        `n_behind`: requests that wait unread.
+        """
         found = self._latency.predict(self._plans, size, quantile, now_ms)
         return [
-            Option(plan, Trust.CERTIFIED, size_bytes, p.cost_ms, p.idle_ms, p.predicted_ms)
+            Option(
+                plan,
+                Trust.CERTIFIED,
+                size_bytes,
+                p.cost_ms,
+                p.idle_ms,
+                p.predicted_ms,
+                self._latency.behind_ms(n_behind, p.cost_ms),
+            )
             for plan, size_bytes, p in zip(self._plans, self._size_bytes, found, strict=True)
         ]
 

@@ -12,7 +12,7 @@ from math import floor
 import numpy as np
 
 from gateway import policy
-from gateway.congestion import QUEUE_PACE, Congestion, queue_ms
+from gateway.admission import AdmissionQueue
 from gateway.domain import Option, Slo
 from loadtest.lab.traces import Asked
 
@@ -26,6 +26,7 @@ class Plain(ABC):
 
     name: str = ""
     cascades: bool = False
+    admission: AdmissionQueue | None = None
 
     def quantile(self, slo: Slo) -> float:
         return RIVALS_QUANTILE
@@ -39,30 +40,18 @@ class Plain(ABC):
     def finished(self, asked: Asked, option: Option, latency_ms: float, now_ms: float) -> None:
         return
 
-    def turns_away(self, asked: Asked, waited_ms: float, queued_ms: float) -> bool:
-        return False
-
     def batch(self, variant: str) -> int:
         return 1
 
 
 class Bertier(Plain):
-    """The gateway's own policy and its refusal before parsing: the very code that serves."""
+    """The gateway's own policy and admission: the very code that serves."""
 
     name = "bertier"
     cascades = True
 
-    def __init__(self, typical: Options) -> None:
-        """`typical`: every plan for a request of usual size, on an idle system."""
-        self._congestion, self._queueing = Congestion(), Congestion(queue_ms(typical), QUEUE_PACE)
-        self._typical = typical
-
-    def turns_away(self, asked: Asked, waited_ms: float, queued_ms: float) -> bool:
-        self._congestion.note(waited_ms)
-        self._queueing.note(queued_ms)
-        return self._congestion.refuses(asked.slo, waited_ms, self._typical) or (
-            self._queueing.refuses(asked.slo, queued_ms, self._typical)
-        )
+    def __init__(self) -> None:
+        self.admission = AdmissionQueue()
 
     def quantile(self, slo: Slo) -> float:
         return policy.quantile_for(slo.policy)

@@ -50,6 +50,7 @@ class Asked:
     slo: Slo
     question: int
     feasible: bool = True  # False: asked for what no plan gives, on purpose
+    caller: int = -1  # of a closed loop; else everyone asks for themselves
 
 
 Trace = list[Asked]
