@@ -26,7 +26,9 @@ LATE_TURNS = 12  # requests that are let in for each that will be late anyway, w
 # By urgency (RFC 9218, 0 the most urgent): a request is ordered as if its target were so many times as far off.
 STRETCH = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 
-BEHIND = 16  # at most so many of those who wait make plans cheaper: more of them would be late anyway
+BEHIND = (
+    16  # at most so many of those who wait make plans cheaper: more of them would be late anyway
+)
 LOOK_MS = 5.0  # how often it is looked for who waits in vain
 
 

@@ -35,13 +35,14 @@ class Refused(Exception):  # noqa: N818 (a message between this module and the s
         self.error = error
 
 
-
-
 class AdmissionControl:
     """The admission of one service, in one event loop."""
 
     def __init__(
-        self, max_in_flight: int, serving: Callable[[], ServingSet | None], clock: Callable[[], float]
+        self,
+        max_in_flight: int,
+        serving: Callable[[], ServingSet | None],
+        clock: Callable[[], float],
     ) -> None:
         """`serving`: what is served at present."""
         self.lag = LoopLag(clock)
@@ -115,9 +116,7 @@ class AdmissionControl:
             self.in_flight -= 1
             self._pump()
 
-    async def _enter(
-        self, slo: Slo, serving: ServingSet, caller: Hashable, now_ms: float
-    ) -> None:
+    async def _enter(self, slo: Slo, serving: ServingSet, caller: Hashable, now_ms: float) -> None:
         if not len(self._queue) and self._has_room(serving, now_ms):
             return
         if slo.policy is SloPolicy.STRICT:

@@ -199,6 +199,7 @@ class Option(NamedTuple):  # made for every plan of every request: a tuple costs
     idle_ms: float  # predicted quantile of the end-to-end time on an idle system
     predicted_ms: float  # the same with the work in flight
     behind_ms: float = 0.0  # that all who wait unread would take on the cores, were this their plan
+    wait_ms: float = 0.0  # what of `predicted_ms` is a wait for work in flight
 
     @property
     def certified_f1(self) -> float:

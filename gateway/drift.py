@@ -1,5 +1,9 @@
 """By how much latencies differ from what was expected of them, learned online and forgotten.
 
+Forgotten with answers, and with time: what was learned is worth less with every moment in which nothing is
+in flight, and nothing after FORGET_MS of it. What is left then is what answers took that had the host to
+themselves, where that is less than the profile says: an idle gateway promises at least what a fresh one would.
+
 A score is the log of seen / expected. Quantiles are those of the last scores under like load, moved
 by what a variant's length bucket does and by whether the last predictions held. Pure: times are given.
 
@@ -20,6 +24,15 @@ from typing import NamedTuple
 LEVELS = (0.5, 0.95, 0.99)
 _AIMS = (0.5, 0.96, 0.993)  # a little above: what is promised is "at least"
 _PRIOR_N = (4.0, 20.0, 60.0)  # scores that the prior is worth, for each level
+_PRIOR_CALM_N = (
+    2.0,
+    6.0,
+    12.0,
+)  # the same of a cell's own scores on a host at rest: they scatter less
+
+FORGET_MS = 1_500.0  # with nothing in flight, until what was learned is forgotten
+_EVIDENCE = 8.0  # scores after which what was learned since counts as much as what is known at rest
+_STALL = 1.0  # a score above this says nothing of a host at rest
 
 _WINDOW = 300  # scores that are remembered
 _KEPT = 60  # of them, however old they are
@@ -65,6 +78,8 @@ class Window:
         """
         above = bisect_left(self._sorted, score)
         n = len(self._sorted)
+        if not n:
+            return max(score, 0.0)  # nothing is known: as expected, unless it took longer already
         return max(score, self._sorted[(above + n) // 2]) if above < n else score
 
 
@@ -73,11 +88,35 @@ class Cell:
     """What is particular to one variant at one length."""
 
     spreads: Sequence[float]  # (levels,) the profile's log quantile / median, widened
+    tails: Sequence[float] = _NOTHING  # (levels,) the same, not widened
     n: int = 0
     location: float = 0.0
     offset: float = 0.0  # the location, shrunken
     factor: float = 1.0  # its exponential
     reach: list[float] = field(default_factory=lambda: [0.0] * len(LEVELS))  # (levels,)
+    calm: Window = field(
+        default_factory=Window
+    )  # scores of answers that had the host to themselves
+
+    def rested(self, level: int) -> float:
+        """Return log of seen / expected at rest: the prior's, or less where answers were faster."""
+        return self._at_rest(level, self.spreads[level])
+
+    def idle(self, level: int) -> float:
+        """Return the same of what an idle system can do: the profile is not widened."""
+        return self._at_rest(level, self.tails[level])
+
+    def _at_rest(self, level: int, known: float) -> float:
+        n = len(self.calm)
+        if not n:
+            return known
+        share = n / (n + _PRIOR_CALM_N[level])
+        return min(known, share * self.calm.quantiles[level] + (1.0 - share) * known)
+
+    def forget(self) -> None:
+        """Forget all but what answers took that had the host to themselves."""
+        self.n, self.location, self.offset, self.factor = 0, 0.0, 0.0, 1.0
+        self.reach = [0.0] * len(LEVELS)
 
 
 class Told(NamedTuple):
@@ -93,14 +132,27 @@ class Drift:
     def __init__(self, regimes: int) -> None:
         self.n = 0  # scores so far
         self.cells: dict[Hashable, Cell] = {}
-        self.location = 0.0
-        self.idle_factor = 1.0  # seen / expected at the median where nothing waits, cells apart
-        self._idle_location = 0.0
-        self._all = Window()
-        self._windows = [Window() for _ in range(regimes)]
-        self._reach = [0.0] * len(LEVELS)
+        self._regimes = regimes
         self._base: Sequence[Sequence[tuple[float, float]]] = ()
+        self._start()
+
+    def _start(self) -> None:
+        self._n_known = 0  # scores that are not forgotten
+        self._fresh = 1.0  # share of them that time has left
+        self.location = 0.0
+        self._all = Window()
+        self._windows = [Window() for _ in range(self._regimes)]
+        self._reach = [0.0] * len(LEVELS)
         self._refresh()
+
+    def rest(self, idle_ms: float) -> None:
+        """Forget, as nothing has been in flight for so long; 0: something is."""
+        self._fresh = min(1.0, max(0.0, 1.0 - idle_ms / FORGET_MS))
+        if not self._fresh and self._n_known:
+            for cell in self.cells.values():
+                cell.forget()
+            self._start()
+            self._fresh = 0.0
 
     @property
     def slowness(self) -> float:
@@ -109,13 +161,23 @@ class Drift:
 
     def factor(self, cell: Cell, regime: int, level: int) -> float:
         """Return seen / expected at a level of `LEVELS`, P99 never less than P95."""
+        weight = self._fresh * self._n_known / (self._n_known + _EVIDENCE)
+        rested = cell.rested(level)
+        if not weight:
+            return exp(rested)
         row, reach, spreads = self._base[regime], cell.reach, cell.spreads
         learned, unknown = row[level]
         found = learned + unknown * spreads[level] + reach[level]
         if level > 1:
             learned, unknown = row[1]
             found = max(found, learned + unknown * spreads[1] + reach[1])
-        return exp(found) * cell.factor
+        return exp(weight * (found + cell.offset) + (1.0 - weight) * rested)
+
+    def add_calm(self, at_ms: float, cell: Cell, ratio: float) -> None:
+        """Learn from an answer that had the host to itself, for when it is at rest again."""
+        score = log(max(ratio, 1e-6))
+        if score <= _STALL:
+            cell.calm.add(at_ms, score)
 
     def add(self, at_ms: float, cell: Cell, regime: int, ratio: float, told: Told) -> None:
         """Learn from an answer: seen / expected."""
@@ -130,13 +192,11 @@ class Drift:
 
     def _learn(self, at_ms: float, cell: Cell, regime: int, score: float, told: Told) -> None:
         self.n += 1
+        self._n_known += 1
         self._all.add(at_ms, score)
         self._windows[regime].add(at_ms, score)
         pace = max(_PACE, 1.0 / len(self._all))
         self.location += pace * score
-        if regime == 0:
-            self._idle_location += pace * (self.location - self._idle_location)
-            self.idle_factor = exp(self._idle_location)
         cell.n += 1
         cell.location += max(_CELL_PACE, 1.0 / (cell.n + _CELL_N)) * score
         cell.offset = cell.location * cell.n / (cell.n + _CELL_N)

@@ -47,7 +47,7 @@ def describe(weighed: Weighed, chosen: Option | None) -> dict[str, Any]:
         "p50_ms": round(weighed.p50_ms, 3),
         "p95_ms": round(weighed.p95_ms, 3),
         "p99_ms": round(weighed.p99_ms, 3),
-        "wait_ms": round(option.predicted_ms - option.idle_ms, 3),
+        "wait_ms": round(option.wait_ms, 3),
         "chosen": option is chosen,
         "struck_out_by": [str(word) for word in weighed.struck_out_by],
     }

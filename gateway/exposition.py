@@ -122,6 +122,5 @@ def waits(serving: ServingSet, now_ms: float) -> Mapping[str, tuple[int, float]]
     latency, found = serving.latency, {}
     for variant in serving.trust:
         stage = latency.predict_stage(variant, Size(TYPICAL_TOKENS, 1), 0.5, now_ms)
-        wait_ms = stage.predicted_ms - stage.idle_ms
-        found[variant] = (latency.queue.lines[variant].windows, wait_ms)
+        found[variant] = (latency.queue.lines[variant].windows, stage.wait_ms)
     return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import log
+from math import exp, log
 from typing import NamedTuple
 
 from gateway.domain import Size
@@ -35,6 +35,7 @@ class Prediction(NamedTuple):
     idle_ms: float  # on an idle system
     predicted_ms: float  # with the work in flight
     cost_ms: float  # expected compute, ms of one core: each stage by the share that reaches it
+    wait_ms: float  # what of `predicted_ms` is a wait for work in flight
 
 
 @dataclass(slots=True, eq=False)
@@ -51,6 +52,8 @@ class Work:
     cell: Tracked
     regime: int
     n_known: int  # answers that were known
+    nth: int  # of all that began
+    alone: bool  # nothing else was in flight when it began
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +66,22 @@ class Seen:
     ratio: float
 
 
+class _Stage(NamedTuple):
+    """What is known of one variant for one request."""
+
+    idle_ms: float  # the quantile on an idle system
+    predicted_ms: float  # the quantile now
+    compute_ms: float  # of one core
+    expected_ms: float
+    regime: int
+    wait_ms: float
+
+
 @dataclass(frozen=True, slots=True)
 class _Known:
     """What is the same for all requests of one bucket at one variant."""
 
     p50_ms: float  # of one window
-    tails: Sequence[float]  # (levels,) the profile's quantiles / median
     tracked: Tracked
     slots: int
 
@@ -93,6 +106,9 @@ class LatencyModel:
         self._known: dict[tuple[str, int], _Known] = {}
         self._backlog: Backlog | None = None  # of `_backlog_ms`; None: work came or went since
         self._backlog_ms = 0.0
+        self._n_begun = 0 if previous is None else previous._n_begun
+        # When the last work in flight ended.
+        self._idle_since_ms = float("-inf") if previous is None else previous._idle_since_ms
         self.resize(cores, instances)
 
     @property
@@ -116,7 +132,7 @@ class LatencyModel:
         if not self.crowded:
             return 0.0
         found = self.predict(plans, size, 0.5, now_ms)
-        return min((p.predicted_ms - p.idle_ms for p in found), default=0.0)
+        return min((p.wait_ms for p in found), default=0.0)
 
     def behind_ms(self, n_behind: int, cost_ms: float) -> float:
         """Return how long so many requests would take on the cores, each at this cost."""
@@ -131,42 +147,48 @@ class LatencyModel:
         slow together, as they are on one host.
         """
         level = _level(quantile)
-        known: dict[str, tuple[float, float, float, float, int]] = {}
+        known: dict[str, _Stage] = {}
         found = []
         for plan in plans:
-            idle_ms = predicted_ms = cost_ms = 0.0
+            idle_ms = predicted_ms = cost_ms = wait_ms = 0.0
             for i, variant in enumerate(plan.variants):
                 stage = known.get(variant)
                 if stage is None:  # plans share variants: a front of cascades asks for each often
                     stage = known[variant] = self._stage(variant, size, level, now_ms)
-                idle_ms += stage[0]
-                predicted_ms += stage[1]
-                cost_ms += stage[2] * (plan.reach[i] if i and plan.reach else 1.0)
-            found.append(Prediction(idle_ms, predicted_ms, cost_ms))
+                idle_ms += stage.idle_ms
+                predicted_ms += stage.predicted_ms
+                wait_ms += stage.wait_ms
+                cost_ms += stage.compute_ms * (plan.reach[i] if i and plan.reach else 1.0)
+            found.append(Prediction(idle_ms, predicted_ms, cost_ms, wait_ms))
         return found
 
     def predict_stage(self, variant: str, size: Size, quantile: float, now_ms: float) -> Prediction:
         """Return the same of one variant that would be asked now."""
-        return Prediction(*self._stage(variant, size, _level(quantile), now_ms)[:3])
+        found = self._stage(variant, size, _level(quantile), now_ms)
+        return Prediction(found.idle_ms, found.predicted_ms, found.compute_ms, found.wait_ms)
 
     def begin(self, variant: str, size: Size, now_ms: float) -> Work:
         """Count this work as in flight, and note what was predicted for it."""
         known = self._of(variant, size.bucket)
-        _, p95_ms, compute_ms, expected_ms, regime = self._stage(variant, size, 1, now_ms)
-        p99_ms = self._stage(variant, size, 2, now_ms)[1]
+        p95 = self._stage(variant, size, 1, now_ms)
+        p99_ms = self._stage(variant, size, 2, now_ms).predicted_ms
+        alone = not self.busy
+        self._n_begun += 1
         job = self.queue.add(now_ms, variant, size.n_windows, known.p50_ms)
         self._backlog = None
         return Work(
             variant,
             now_ms,
-            compute_ms,
-            expected_ms,
-            p95_ms,
+            p95.compute_ms,
+            p95.expected_ms,
+            p95.predicted_ms,
             p99_ms,
             job,
             known.tracked,
-            regime,
+            p95.regime,
             self.drift.n,
+            self._n_begun,
+            alone and p95.regime == 0,
         )
 
     def leave(self, work: Work, now_ms: float) -> None:
@@ -174,6 +196,8 @@ class LatencyModel:
         if work.job is not None:
             self.queue.remove(now_ms, work.job)
             work.job = self._backlog = None
+            if not self.busy:
+                self._idle_since_ms = now_ms
 
     def finish(self, work: Work, now_ms: float) -> Seen:
         """Learn how long an answer took from `begin`."""
@@ -181,6 +205,8 @@ class LatencyModel:
         took_ms = now_ms - work.began_ms
         told = _told(work, took_ms)
         self.drift.add(now_ms, work.cell, work.regime, took_ms / work.expected_ms, told)
+        if work.alone and work.nth == self._n_begun:  # and nothing else began meanwhile
+            self.drift.add_calm(now_ms, work.cell, took_ms / work.expected_ms)
         self._follow()
         return _seen(work, took_ms)
 
@@ -209,10 +235,8 @@ class LatencyModel:
         self.queue.set_others(now_ms, windows)
         self._backlog = None
 
-    def _stage(
-        self, variant: str, size: Size, level: int, now_ms: float
-    ) -> tuple[float, float, float, float, int]:
-        """Return the quantile on an idle system and now, the compute, the time expected, the regime."""
+    def _stage(self, variant: str, size: Size, level: int, now_ms: float) -> _Stage:
+        """Return what is known of one variant that would be asked now."""
         known = self._known.get((variant, size.bucket)) or self._of(variant, size.bucket)
         backlog = self._backlog
         if backlog is None or self._backlog_ms != now_ms:
@@ -227,16 +251,19 @@ class LatencyModel:
                 2 if run_ms >= _WAITS * busy_ms else 3 if run_ms >= _WAITS_LONG * busy_ms else 4
             )
         overhead_ms = GATEWAY_MS + WINDOW_MS * (windows - 1)
-        expected_ms = busy_ms + overhead_ms
-        idle_ms = (run_ms + overhead_ms) * known.tails[level]
-        idle_ms *= drift.idle_factor * known.tracked.factor
+        expected_ms, alone_ms = busy_ms + overhead_ms, run_ms + overhead_ms
         predicted_ms = expected_ms * drift.factor(known.tracked, regime, level)
-        if predicted_ms < idle_ms:
-            predicted_ms = idle_ms
-        return idle_ms, predicted_ms, p50_ms * windows, expected_ms, regime
+        wait_ms = 0.0
+        if regime:
+            alone_now_ms = alone_ms * drift.factor(known.tracked, 0, level)
+            wait_ms = max(0.0, predicted_ms - alone_now_ms)
+        idle_ms = min(predicted_ms, alone_ms * exp(known.tracked.idle(level)))
+        return _Stage(idle_ms, predicted_ms, p50_ms * windows, expected_ms, regime, wait_ms)
 
     def _look(self, now_ms: float) -> Backlog:
         self._backlog, self._backlog_ms = self.queue.backlog(now_ms), now_ms
+        self.drift.rest(0.0 if self.busy else now_ms - self._idle_since_ms)
+        self._follow()
         return self._backlog
 
     def _of(self, variant: str, bucket: int) -> _Known:
@@ -252,8 +279,8 @@ class LatencyModel:
         tracked = self.drift.cells.get(key)
         if tracked is None:
             spreads = [log(tail) + wider for tail, wider in zip(tails, _WIDER, strict=True)]
-            tracked = self.drift.cells[key] = Tracked(spreads)
-        return _Known(cell.p50_ms, tails, tracked, self.queue.lines[variant].slots)
+            tracked = self.drift.cells[key] = Tracked(spreads, [log(tail) for tail in tails])
+        return _Known(cell.p50_ms, tracked, self.queue.lines[variant].slots)
 
     def _follow(self) -> None:
         """Let work in flight progress as fast as work was seen to."""

@@ -82,6 +82,7 @@ class ServingSet:
                 p.idle_ms,
                 p.predicted_ms,
                 self.latency.behind_ms(n_behind, p.cost_ms) if n_behind else 0.0,
+                p.wait_ms,
             )
             for each, p in zip(self.served, predictions, strict=True)
         ]

@@ -33,7 +33,9 @@ class Policy(Protocol):
 
     name: str
     cascades: bool  # does it choose from them, too?
-    admission: AdmissionQueue | None  # where its requests wait unread; None: all are read as they come
+    admission: (
+        AdmissionQueue | None
+    )  # where its requests wait unread; None: all are read as they come
 
     def quantile(self, slo: Slo) -> float:
         """Return which quantile of the latency it wants predicted."""
