@@ -26,7 +26,7 @@ PACE = 1 / 32  # weight of the last gap between two requests let in
 MAX_GAP_MS = 1_000.0
 
 
-class Refused(Exception):  # noqa: N818 (a message between this module and the service)
+class Refused(Exception):
     """A request is not let in: the error to raise, and the rule as a metric's label."""
 
     def __init__(self, rule: str, error: Exception) -> None:

@@ -106,9 +106,8 @@ class LatencyModel:
         self._known: dict[tuple[str, int], _Known] = {}
         self._backlog: Backlog | None = None  # of `_backlog_ms`; None: work came or went since
         self._backlog_ms = 0.0
-        self._n_begun = 0 if previous is None else previous._n_begun
-        # When the last work in flight ended.
-        self._idle_since_ms = float("-inf") if previous is None else previous._idle_since_ms
+        self._n_begun = 0
+        self._idle_since_ms = float("-inf")  # when the last work in flight ended
         self.resize(cores, instances)
 
     @property

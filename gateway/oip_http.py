@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gateway import fronts, http_models, oip, replies, tensors
 from gateway.clock import now_ms
-from gateway.errors import BadInput, Malformed
+from gateway.errors import BadInput, BertierError, Malformed
 from gateway.http_stream import disconnected, read_body, while_connected
 from gateway.oip import Inference
 from gateway.service import AnswerService

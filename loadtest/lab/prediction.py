@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gateway.catalog import Catalog
 from gateway.admission import SMALLEST
+from gateway.catalog import Catalog
 from gateway.domain import Option, Size, Trust
 from gateway.latency import LatencyModel, Work
 
