@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from math import inf
+from math import exp, inf
 
 from gateway.domain import Option, Size, Slo, SloPolicy
 from gateway.policy import keeps_f1
@@ -23,6 +23,12 @@ SMALLEST = Size(64, 1)  # the request that an unread one is taken for
 ROOM_MS = 10.0  # the wait inside, as expected, up to which one more is let in
 IN_TIME = 0.6  # of its target may be gone when a request is let in: the rest is for its answer
 LATE_TURNS = 12  # requests that are let in for each that will be late anyway, while both wait
+# Of the time to its deadline: who has no more left goes first, unless that has not been enough of late.
+LAST_CHANCE = 0.5
+VAIN = 0.05  # refused, of those let in: then last chances are not enough, and cost those who are in time
+MEMORY_MS = 1_000.0  # over which both are counted
+FAR_ABOVE = 0.6  # the same: so far above what can be answered it is not even tried again
+HOLD_MS, MAX_HOLD_MS = 4_000.0, 60_000.0  # then it is tried again, ever later
 # By urgency (RFC 9218, 0 the most urgent): a request is ordered as if its target were so many times as far off.
 STRETCH = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 
@@ -86,6 +92,10 @@ class AdmissionQueue:
         self._waiting: list[Waiting] = []
         self._inside: Counter[Hashable] = Counter()
         self._since_late = 0  # requests let in since one that was late
+        self._let_in = self._refused = 0.0  # of late
+        self._counted_ms = 0.0
+        self._in_vain_until_ms = 0.0
+        self._hold_ms = HOLD_MS
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -120,24 +130,22 @@ class AdmissionQueue:
         """Take out the request that is let in next; None: nobody waits."""
         if not self._waiting:
             return None
-        first = late = None
-        first_key = late_key = (0, inf)
+        in_time, late = _First(), _First()
         for request in self._waiting:
+            inside = self._inside[request.caller]
             if now_ms <= request.late_ms:
-                key = self._inside[request.caller], request.due_ms
-                if first is None or key < first_key:
-                    first, first_key = request, key
+                in_time.offer(request, (inside, request.due_ms))
             else:
-                key = self._inside[request.caller], request.ends_ms
-                if late is None or key < late_key:
-                    late, late_key = request, key
-        if late is not None and (first is None or self._since_late >= LATE_TURNS):
-            first, self._since_late = late, 0
+                late.offer(request, (inside, request.ends_ms))
+        chosen = in_time.request
+        if late.request is not None and (chosen is None or self._may_pass(late.request, now_ms)):
+            chosen, self._since_late = late.request, 0
         else:
             self._since_late += 1
-        assert first is not None
-        self._waiting.remove(first)
-        return first
+        assert chosen is not None
+        self._waiting.remove(chosen)
+        self._count(now_ms, let_in=1.0)
+        return chosen
 
     def take_hopeless(self, now_ms: float, soonest: Soonest) -> list[Waiting]:
         """Take out all that no plan is predicted to answer by their deadline, were they let in now."""
@@ -145,4 +153,47 @@ class AdmissionQueue:
         if found:
             gone = set(found)
             self._waiting = [r for r in self._waiting if r not in gone]
+            self._count(now_ms, refused=float(len(found)))
+            self._judge_last_chances(now_ms)
         return found
+
+    def _may_pass(self, late: Waiting, now_ms: float) -> bool:
+        """Say whether a request that will be late passes one that can be in time."""
+        if self._since_late >= LATE_TURNS:
+            return True
+        if late.deadline_ms - now_ms >= LAST_CHANCE * late.slo.timeout_ms:
+            return False
+        if now_ms < self._in_vain_until_ms:
+            return False
+        self._count(now_ms)
+        return self._refused <= FAR_ABOVE * self._let_in
+
+    def _judge_last_chances(self, now_ms: float) -> None:
+        """Where so many are refused all the same, let nobody pass for a while.
+
+        A bounded number of callers can all be answered, if late; a stream of more than can be answered cannot.
+        """
+        if now_ms < self._in_vain_until_ms or self._refused <= max(2.0, VAIN * self._let_in):
+            return
+        if now_ms - self._in_vain_until_ms > MAX_HOLD_MS:
+            self._hold_ms = HOLD_MS
+        self._in_vain_until_ms = now_ms + self._hold_ms
+        self._hold_ms = min(2 * self._hold_ms, MAX_HOLD_MS)
+
+    def _count(self, now_ms: float, let_in: float = 0.0, refused: float = 0.0) -> None:
+        kept = exp(-max(0.0, now_ms - self._counted_ms) / MEMORY_MS)
+        self._counted_ms = now_ms
+        self._let_in = kept * self._let_in + let_in
+        self._refused = kept * self._refused + refused
+
+
+class _First:
+    """The request with the least key."""
+
+    def __init__(self) -> None:
+        self.request: Waiting | None = None
+        self._key: tuple[int, float] = (0, inf)
+
+    def offer(self, request: Waiting, key: tuple[int, float]) -> None:
+        if self.request is None or key < self._key:
+            self.request, self._key = request, key

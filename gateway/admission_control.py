@@ -22,6 +22,7 @@ from gateway.serving import ServingSet
 
 LOOP_TURNS = 2.0  # a request waits for the loop again when the model has answered
 MAX_HELD = 256  # refusals that are held back at once
+HELD = 0.9  # of the time left: so long a refusal is held back at most
 PACE = 1 / 32  # weight of the last gap between two requests let in
 MAX_GAP_MS = 1_000.0
 
@@ -211,7 +212,7 @@ class AdmissionControl:
         Not longer than until it is worth coming back, nor than the deadline allows, never for `strict`, and
         only so many at once.
         """
-        held_ms = min(error.retry_after_ms, slo.timeout_ms - spent_ms)
+        held_ms = min(error.retry_after_ms, HELD * (slo.timeout_ms - spent_ms))
         if slo.policy is SloPolicy.STRICT or self._n_held >= MAX_HELD or held_ms <= 0:
             return
         self._n_held += 1

@@ -19,6 +19,7 @@ from gateway import catalog as catalogs
 from gateway.errors import BertierError
 from loadtest import (
     answers,
+    closed_command,
     coverage_cli,
     drift_cli,
     emulator_command,
@@ -75,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--seconds", type=float, default=90.0, help="in all (overhead)")
         command.set_defaults(run=run)
     drive.register(commands)
+    closed_command.register(commands)
     locust_command.register(commands)
     emulator_command.register(commands)
     rivals_command.register(commands)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,6 @@ from gateway import catalog as catalogs
 from gateway import settings as gateway_settings
 from gateway.backend import Backend
 from gateway.domain import Decision, Option, Reason, Slo, SloPolicy, SloRequest
-from gateway.errors import Overloaded
 from gateway.host import usable_cores
 from gateway.metrics import Metrics
 from gateway.service import AnswerService
@@ -57,8 +57,9 @@ class Rival:
 class RivalService(AnswerService):
     """Reads everything that comes."""
 
-    def shed(self, request: SloRequest, front: str, *, told: bool = True) -> Overloaded | None:
-        return None
+    @asynccontextmanager
+    async def admitted(self, request: SloRequest, front: str) -> AsyncIterator[float]:
+        yield 0.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

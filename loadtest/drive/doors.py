@@ -126,7 +126,9 @@ def _from_http(status: int, said: Mapping[str, str], body: bytes) -> Reply:
     if str(told.get("type", "")).endswith(f":{_INFEASIBLE}"):
         outcome = Outcome.REFUSED
     words = told.get("detail") or body[:200].decode(errors="replace")
-    return Reply(outcome, f"{status}: {words}")
+    retry_after = said.get("Retry-After", "")
+    wait_s = float(retry_after) if retry_after.isdecimal() else 0.0
+    return Reply(outcome, f"{status}: {words}", retry_after_s=wait_s)
 
 
 def _object(body: bytes) -> dict[str, object]:
@@ -206,9 +208,10 @@ _OF_GRPC = {
 def _from_grpc(exc: grpc.aio.AioRpcError) -> Reply:
     code = exc.code()
     # The gateway names every failure of its own; what has no name never reached it.
-    named = any(key == "error-type" for key, _ in exc.trailing_metadata() or ())
-    outcome = _OF_GRPC.get(code, Outcome.FAILED) if named else Outcome.LOST
-    return Reply(outcome, f"{code.name}: {exc.details()}")
+    said = {key: str(value) for key, value in exc.trailing_metadata() or ()}
+    outcome = _OF_GRPC.get(code, Outcome.FAILED) if "error-type" in said else Outcome.LOST
+    wait_s = float(said.get("grpc-retry-pushback-ms", 0.0)) / 1e3
+    return Reply(outcome, f"{code.name}: {exc.details()}", retry_after_s=wait_s)
 
 
 def of(url: str) -> HttpDoor | GrpcDoor:

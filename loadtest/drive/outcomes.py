@@ -37,6 +37,7 @@ class Reply:
     met: str = ""  # SLO-Met
     certified_f1: float = 0.0
     predicted_ms: float = inf
+    retry_after_s: float = 0.0  # of a refusal: when it is said to be worth coming back
 
 
 @dataclass(frozen=True, slots=True)

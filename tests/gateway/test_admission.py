@@ -101,7 +101,10 @@ def test_a_pinned_variant_is_judged_by_itself() -> None:
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from([50.0, 250.0, 5_000.0]), st.integers(0, 7), st.floats(0, 500), st.integers(0, 3)
+            st.sampled_from([50.0, 250.0, 5_000.0]),
+            st.integers(0, 7),
+            st.floats(0, 500),
+            st.integers(0, 3),
         ),
         max_size=40,
     ),

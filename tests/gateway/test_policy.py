@@ -219,25 +219,37 @@ def test_what_is_refused_without_failures_is_refused_with_them_alike() -> None:
     assert choose(slo(50, 0.4), busy, 0.0, {"small"}).reason is Reason.SHED
 
 
-def test_the_less_urgent_are_turned_away_first_as_the_queue_grows() -> None:
-    """Each urgency up to its own wait, and every one of them on an idle system."""
-    refused_from = []
-    for urgency in range(8):
-        asked = replace(slo(100, 0.7), priority=urgency)
-        answered = [choose(asked, idle(wait)).option is not None for wait in range(0, 420, 5)]
-        assert answered[0]
-        assert answered == sorted(answered, reverse=True)  # once refused, refused at longer waits
-        refused_from.append(5 * answered.count(True))
-    assert refused_from == sorted(refused_from, reverse=True)
-    assert len(set(refused_from)) == len(refused_from)
+@pytest.mark.parametrize("policy", SloPolicy)
+def test_urgency_refuses_nobody(policy: SloPolicy) -> None:
+    """It orders the queue; whoever can be answered in time is answered."""
+    for wait in range(0, 420, 20):
+        found = {
+            choose(replace(slo(100, 0.7, policy), priority=u), idle(wait)).reason for u in range(8)
+        }
+        assert len(found) == 1
 
 
-def test_a_promise_that_would_be_kept_is_refused_to_the_least_urgent_when_busy() -> None:
-    """What it leaves is for those who may not wait; strict ones are told to come back."""
-    behind = idle(wait_ms=30)
-    assert choose(slo(50, 0.7, STRICT), behind, 0.0).reason is Reason.BUSY
-    assert choose(slo(60, 0.7, STRICT), behind, 0.0).reason is Reason.MEETS_SLO
-    idle_batch = replace(slo(60, 0.7, STRICT), priority=7)
-    decision = choose(idle_batch, behind, 0.0)
-    assert (decision.reason, decision.retry_after_ms) == (Reason.BUSY, 30)
-    assert choose(idle_batch, idle(), 0.0).reason is Reason.MEETS_SLO
+def crowded(behind: float) -> list[Option]:
+    """Return the three idle options, with so many requests a core that wait behind."""
+    return [o._replace(behind_ms=behind * o.cost_ms) for o in idle()]
+
+
+@pytest.mark.parametrize(
+    ("promise", "behind", "plan", "reason"),
+    [
+        (slo(100, 0.7), 3, "large", Reason.MEETS_SLO),
+        (slo(100, 0.7), 5, "medium", Reason.MOST_ACCURATE_IN_TIME),
+        (slo(100, 0.7), 12, "small", Reason.MOST_ACCURATE_IN_TIME),
+        (slo(100, 0.7), 50, "small", Reason.MOST_ACCURATE_IN_TIME),
+        (slo(100, 0.55), 5, "medium", Reason.MEETS_SLO),
+        (slo(100, 0.7, STRICT), 50, "large", Reason.MEETS_SLO),
+        (slo(100, 0.7, ACCURACY), 50, "large", Reason.MEETS_SLO),
+    ],
+)
+def test_who_waits_behind_makes_plans_cheaper(
+    promise: Slo, behind: float, plan: str, reason: Reason
+) -> None:
+    """A request that prefers latency leaves time to the others, were they to take the same plan."""
+    decision = choose(promise, crowded(behind))
+    assert decision.option is not None
+    assert (decision.option.plan.name, decision.reason) == (plan, reason)

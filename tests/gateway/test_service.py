@@ -405,7 +405,7 @@ async def test_a_second_try_keeps_to_the_first_deadline() -> None:
     """Where no other plan can still end in time, the failure is told at once."""
     backend = FakeBackend()
     backend.errors["small"] = FAILED
-    times = iter([0.0, 0.0, 0.0, 0.0, 0.0, *[90.0] * 20])
+    times = iter([*[0.0] * 8, *[90.0] * 20])
     service = make_service(backend, clock=lambda: next(times))
     with pytest.raises(BackendError, match="small: broken"):
         await service.answer(ASKED, SloRequest(min_f1=0.4, latency_ms=25), 0.0)
