@@ -17,7 +17,7 @@ from gateway.domain import Inference, Ints, Logits, Windows
 from gateway.errors import DeadlineExceeded
 from gateway.published import Variant
 
-AT_ONCE = 8  # pieces of one context under way at once
+AT_ONCE = 2  # pieces of one context under way at once, a model server: more would be in others' way
 # Of the time left: kept to decode and answer.
 RESERVE_SHARE = 0.1
 RESERVE_MS, RESERVE_WINDOW_MS = 5.0, 0.5
@@ -63,7 +63,8 @@ async def infer(
     Raises: DeadlineExceeded, BackendUnavailable, BackendError.
     """
     began = time.perf_counter()
-    places, size = asyncio.Semaphore(AT_ONCE), variant.max_batch
+    places = asyncio.Semaphore(AT_ONCE * backend.capacity(variant))
+    size = variant.max_batch
 
     async def ask(rows: Ints) -> tuple[Ints, Inference]:
         async with places:

@@ -15,6 +15,9 @@ from dataclasses import dataclass
 # the time by which it is late: a server that stalls empties no queue.
 _LAST = 0.1
 _LATE = 0.5
+_AHEAD = (
+    2  # windows of one request that are before a new one's: they enter the queue a few at a time
+)
 _LONG = float("inf")
 
 
@@ -33,6 +36,11 @@ class Job:
     def work_ms(self) -> float:
         return self.windows * self.window_ms
 
+    @property
+    def ahead_ms(self) -> float:
+        """What of the work is done before that of a request that comes now."""
+        return min(self.windows, _AHEAD) * self.window_ms
+
 
 class Line:
     """The queue of one variant."""
@@ -42,6 +50,9 @@ class Line:
         self.lanes = 0  # wanted by what runs: more than `slots` where several long contexts do
         self.waiting: deque[Job] = deque()
         self.waiting_ms = 0.0
+        self.waiting_ahead_ms = (
+            0.0  # of it, what is done before the work of a request that comes now
+        )
         self.running: list[Job] = []
         self.others = 0  # windows of other gateways
         self.window_ms = 0.0  # of the last job
@@ -57,9 +68,12 @@ class Line:
         waiting = sum(job.windows for job in self.waiting if not job.gone)
         return waiting + sum(job.windows for job in self.running) + self.others
 
-    def left_ms(self, served_ms: float) -> tuple[float, float]:
-        """Return the work left, and the least left of a running job, ms of one core."""
-        left_ms, least_ms = 0.0, _LONG
+    def left_ms(self, served_ms: float) -> tuple[float, float, float]:
+        """Return the work left, what of it is before a new request, and the least left of a running job.
+
+        All ms of one core.
+        """
+        left_ms, ahead_ms, least_ms = 0.0, 0.0, _LONG
         share = self.slots / self.lanes if self.lanes > self.slots else 1.0
         for job in self.running:
             ms = job.windows * job.window_ms - (served_ms - job.began) * job.lanes * share
@@ -67,9 +81,19 @@ class Line:
             if ms < last_ms:
                 ms = last_ms - _LATE * ms if ms < 0.0 else last_ms
             left_ms += ms
+            if job.windows > _AHEAD:  # its lanes are free for others after each window
+                ahead_ms += min(ms, max(job.ahead_ms, ms - job.work_ms))
+                least_ms = min(least_ms, ms / job.lanes, max(job.window_ms, ms - job.work_ms))
+                continue
+            ahead_ms += ms
             if ms < least_ms * job.lanes:
                 least_ms = ms / job.lanes
-        return left_ms + self.waiting_ms + self.others * self.window_ms, least_ms
+        others_ms = self.others * self.window_ms
+        return (
+            left_ms + self.waiting_ms + others_ms,
+            ahead_ms + self.waiting_ahead_ms + others_ms,
+            least_ms,
+        )
 
     def start(self, served_ms: float) -> None:
         """Let what waits run on the instances that are free."""
@@ -78,12 +102,13 @@ class Line:
             if job.gone:
                 continue
             self.waiting_ms -= job.work_ms
+            self.waiting_ahead_ms -= job.ahead_ms
             job.lanes = min(job.windows, self.slots)
             job.began = served_ms
             self.lanes += job.lanes
             self.running.append(job)
         if not self.waiting:
-            self.waiting_ms = 0.0  # no rounding is left over
+            self.waiting_ms = self.waiting_ahead_ms = 0.0  # no rounding is left over
 
     def remove(self, job: Job) -> None:
         if job.lanes:
@@ -91,6 +116,7 @@ class Line:
             self.running.remove(job)
         else:
             self.waiting_ms -= job.work_ms
+            self.waiting_ahead_ms -= job.ahead_ms
             job.gone = True
 
 
@@ -145,6 +171,7 @@ class Queue:
         line.window_ms = window_ms
         line.waiting.append(job)
         line.waiting_ms += job.work_ms
+        line.waiting_ahead_ms += job.ahead_ms
         self.in_flight += 1
         line.start(self._served_ms)
         return job
@@ -173,10 +200,10 @@ class Queue:
             if not line.lanes and not line.others:
                 continue
             busy = line.busy
-            left_ms, least_ms = line.left_ms(self._served_ms)
+            left_ms, ahead_ms, least_ms = line.left_ms(self._served_ms)
             ends.append((left_ms / busy, left_ms, busy))
             if line.lanes + line.others >= line.slots:
-                wait_ms[name] = _wait_ms(line, left_ms, least_ms)
+                wait_ms[name] = _wait_ms(line, ahead_ms, least_ms)
         ends.sort()
         done_ms, lanes = [0.0], [sum(busy for _, _, busy in ends)]
         for _, left_ms, busy in ends:
@@ -197,7 +224,7 @@ class Queue:
             self._served_ms += passed_ms / (self.slowness * max(1.0, crowd))
 
 
-def _wait_ms(line: Line, left_ms: float, least_ms: float) -> float:
+def _wait_ms(line: Line, ahead_ms: float, least_ms: float) -> float:
     """Return the lane time until the first instance is free for new work.
 
     The lanes of a queue end one after the other, on average a window apart: the first of k is free
@@ -206,4 +233,4 @@ def _wait_ms(line: Line, left_ms: float, least_ms: float) -> float:
     if not line.waiting_ms and not line.others:
         return least_ms
     early_ms = 0.5 * (line.slots - 1) * line.window_ms
-    return max(0.0, left_ms - early_ms) / line.slots
+    return max(0.0, ahead_ms - early_ms) / line.slots

@@ -87,3 +87,15 @@ def test_a_long_context_takes_every_instance_it_can() -> None:
     found.add(0.0, "a", 4, 10.0)
     assert until_done(found, 0.0) == pytest.approx(20.0 + 10.0)
     assert until_done(queue(), 0.0, windows=4) == pytest.approx(20.0)
+
+
+def test_a_long_context_leaves_room_for_a_short_one() -> None:
+    """Its windows enter a few at a time: who comes waits for one of them, not for all."""
+    short, long = Queue(2), Queue(2)
+    for queue, windows in ((short, 2), (long, 200)):
+        queue.open("a", 2)
+        queue.add(0.0, "a", windows, 10.0)
+    waits = [queue.backlog(0.0).wait_ms["a"] for queue in (short, long)]
+    assert waits == [10.0, 10.0]
+    long.add(0.0, "a", 200, 10.0)
+    assert long.backlog(0.0).wait_ms["a"] <= 20.0
