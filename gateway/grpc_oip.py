@@ -82,7 +82,7 @@ class GrpcInferenceService:
         oip.check_model(request.model_name, request.model_version)
         asked = _asked(request)
         promise = call.slo_request(asked.slo_fields, asked.timeout_ms)
-        answers = await oip.answer(self._service, asked, promise, call.arrived_ms)
+        answers = await oip.answer(self._service, asked, promise, call.arrived_ms, front="grpc")
         return _response(request.id, asked, answers), oip.slo_metadata(answers)
 
 

@@ -78,7 +78,7 @@ class QuestionAnswering:
     async def _answer(self, request: pb.AnswerRequest, call: Call) -> Answered:
         question = to_question(request, self._service.settings)
         promise = call.slo_request(slo_fields(request), None)
-        return await self._service.answer(question, promise, call.arrived_ms)
+        return await self._service.answer(question, promise, call.arrived_ms, front="grpc")
 
     async def _item(self, request: pb.AnswerRequest | Malformed, call: Call) -> pb.AnswerItem:
         own_id = "" if isinstance(request, Malformed) else request.id[:MAX_ID_CHARS]

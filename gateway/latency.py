@@ -106,8 +106,6 @@ class LatencyModel:
         self._known: dict[tuple[str, int], _Known] = {}
         self._backlog: Backlog | None = None  # of `_backlog_ms`; None: work came or went since
         self._backlog_ms = 0.0
-        self._n_begun = 0
-        self._idle_since_ms = float("-inf")  # when the last work in flight ended
         self.resize(cores, instances)
 
     @property
@@ -172,7 +170,6 @@ class LatencyModel:
         p95 = self._stage(variant, size, 1, now_ms)
         p99_ms = self._stage(variant, size, 2, now_ms).predicted_ms
         alone = not self.busy
-        self._n_begun += 1
         job = self.queue.add(now_ms, variant, size.n_windows, known.p50_ms)
         self._backlog = None
         return Work(
@@ -186,7 +183,7 @@ class LatencyModel:
             known.tracked,
             p95.regime,
             self.drift.n,
-            self._n_begun,
+            self.queue.n_begun,
             alone and p95.regime == 0,
         )
 
@@ -195,8 +192,6 @@ class LatencyModel:
         if work.job is not None:
             self.queue.remove(now_ms, work.job)
             work.job = self._backlog = None
-            if not self.busy:
-                self._idle_since_ms = now_ms
 
     def finish(self, work: Work, now_ms: float) -> Seen:
         """Learn how long an answer took from `begin`."""
@@ -204,7 +199,7 @@ class LatencyModel:
         took_ms = now_ms - work.began_ms
         told = _told(work, took_ms)
         self.drift.add(now_ms, work.cell, work.regime, took_ms / work.expected_ms, told)
-        if work.alone and work.nth == self._n_begun:  # and nothing else began meanwhile
+        if work.alone and work.nth == self.queue.n_begun:  # and nothing else began meanwhile
             self.drift.add_calm(now_ms, work.cell, took_ms / work.expected_ms)
         self._follow()
         return _seen(work, took_ms)
@@ -261,7 +256,7 @@ class LatencyModel:
 
     def _look(self, now_ms: float) -> Backlog:
         self._backlog, self._backlog_ms = self.queue.backlog(now_ms), now_ms
-        self.drift.rest(0.0 if self.busy else now_ms - self._idle_since_ms)
+        self.drift.rest(0.0 if self.busy else now_ms - self.queue.idle_since_ms)
         self._follow()
         return self._backlog
 

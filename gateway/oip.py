@@ -122,7 +122,12 @@ def slo_request(asked: Inference, lookup: slo.Lookup) -> SloRequest:
 
 
 async def answer(
-    service: AnswerService, asked: Inference, request: SloRequest, arrived_ms: float
+    service: AnswerService,
+    asked: Inference,
+    request: SloRequest,
+    arrived_ms: float,
+    *,
+    front: str = "http",
 ) -> list[Answered]:
     """Answer every item, a few at once; the first failure ends the call and names its item.
 
@@ -135,7 +140,7 @@ async def answer(
     async def one(index: int, question: Question) -> Answered:
         async with slots:
             try:
-                return await service.answer(question, request, arrived_ms)
+                return await service.answer(question, request, arrived_ms, front=front)
             except BertierError as exc:
                 if len(asked.questions) > 1:
                     exc.args = (f"item {index}: {exc}",)

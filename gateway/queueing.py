@@ -156,6 +156,8 @@ class Queue:
         self.slowness = 1.0  # time that a unit of profiled work takes
         self.lines: dict[str, Line] = {}
         self.in_flight = 0
+        self.n_begun = 0
+        self.idle_since_ms = float("-inf")  # when nothing was in flight any more
         self._served_ms = 0.0  # work that a lane which never rested has done
         self._at_ms = float("-inf")
 
@@ -173,6 +175,7 @@ class Queue:
         line.waiting_ms += job.work_ms
         line.waiting_ahead_ms += job.ahead_ms
         self.in_flight += 1
+        self.n_begun += 1
         line.start(self._served_ms)
         return job
 
@@ -180,6 +183,8 @@ class Queue:
         self._serve(now_ms)
         job.line.remove(job)
         self.in_flight -= 1
+        if not self.in_flight:
+            self.idle_since_ms = now_ms
         job.line.start(self._served_ms)
 
     @property

@@ -93,6 +93,7 @@ class AnswerService:
         arrived_ms: float,
         *,
         admitted: bool = False,
+        front: str = "http",
     ) -> Answered:
         """Answer one question under its SLO, from the smallest model that keeps it.
 
@@ -101,7 +102,7 @@ class AnswerService:
         """
         if admitted:
             return await self._answer_in_time(question, request, arrived_ms)
-        async with self.admitted(request, "items"):
+        async with self.admitted(request, front):
             return await self._answer_in_time(question, request, arrived_ms)
 
     @asynccontextmanager
