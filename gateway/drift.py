@@ -31,7 +31,6 @@ _PRIOR_CALM_N = (
 )  # the same of a cell's own scores on a host at rest: they scatter less
 
 FORGET_MS = 1_500.0  # with nothing in flight, until what was learned is forgotten
-_EVIDENCE = 8.0  # scores after which what was learned since counts as much as what is known at rest
 _STALL = 1.0  # a score above this says nothing of a host at rest
 
 _WINDOW = 300  # scores that are remembered
@@ -161,7 +160,7 @@ class Drift:
 
     def factor(self, cell: Cell, regime: int, level: int) -> float:
         """Return seen / expected at a level of `LEVELS`, P99 never less than P95."""
-        weight = self._fresh * self._n_known / (self._n_known + _EVIDENCE)
+        weight = self._fresh if self._n_known else 0.0
         rested = cell.rested(level)
         if not weight:
             return exp(rested)
