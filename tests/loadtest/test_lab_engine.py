@@ -209,7 +209,7 @@ def test_callers_in_a_closed_loop_are_all_answered(n: int, honour: bool) -> None
 def test_a_caller_who_honours_the_refusal_comes_back_later() -> None:
     """Refusals are fewer, answers are not."""
     there = world(cores=1)
-    questions = trace([0.0] * 20_000, slo(10.0, 0.0))
+    questions = trace([0.0] * 20_000, slo(50.0, 0.0))
     sent = []
     for honour in (False, True):
         asked, fates = simulate_closed(there, questions, ours(), 1, Callers(64, 4.0, honour))
