@@ -127,7 +127,7 @@ class Settings(BaseSettings):
     max_in_flight: int = Field(
         1_024,
         gt=0,
-        description="questions being answered at once; more are refused before they are read",
+        description="questions that wait or are being answered; more are refused before they are read",
     )
 
     retry_share: float = Field(
