@@ -64,9 +64,9 @@ class Client:
     ) -> Iterator[Answer | ApiError]:
         """Yield what became of every question, in order; one that fails does not end the others.
 
-        Raises: ApiError where the request as a whole fails.
+        Raises: ApiError where the request as a whole fails, TypeError for what is no `Ask`.
         """
-        asked, headers = iter(asks), headers_of(slo)
+        asked, headers = questions.checked(asks), headers_of(slo)
         while batch := list(islice(asked, BATCH)):
             yield from self._transport.many(batch, headers)
 
@@ -139,9 +139,9 @@ class AsyncClient:
     ) -> AsyncIterator[Answer | ApiError]:
         """Yield what became of every question, in order; one that fails does not end the others.
 
-        Raises: ApiError where the request as a whole fails.
+        Raises: ApiError where the request as a whole fails, TypeError for what is no `Ask`.
         """
-        asked, headers = iter(asks), headers_of(slo)
+        asked, headers = questions.checked(asks), headers_of(slo)
         while batch := list(islice(asked, BATCH)):
             async for found in self._transport.many(batch, headers):
                 yield found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -36,6 +36,16 @@ class Ask:
         return pb.AnswerRequest(
             question=self.question, context=self.context, id=self.id, top_k=self.top_k, **own
         )
+
+
+def checked(asks: Iterable[Ask]) -> Iterator[Ask]:
+    """Yield the questions. Raises: TypeError for what is no `Ask`."""
+    for n, each in enumerate(asks):
+        if not isinstance(each, Ask):
+            raise TypeError(
+                f"answers() takes bertier.Ask(question, context) items; item {n} is a {type(each).__name__}"
+            )
+        yield each
 
 
 @dataclass(frozen=True, slots=True)

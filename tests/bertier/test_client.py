@@ -196,3 +196,18 @@ def test_an_address_of_no_protocol_is_refused(url: str) -> None:
     """The schemes decide the protocol; without one nothing can be asked."""
     with pytest.raises(ValueError, match="grpcs://"):
         Client(url)
+
+
+@both
+@pytest.mark.parametrize("wrong", [(QUESTION, CONTEXT), {"question": QUESTION}, QUESTION])
+async def test_what_is_no_ask_is_refused_with_what_is_wanted(
+    gateway: Running, url_of: Callable[[Running], str], wrong: Any
+) -> None:
+    """A pair of texts is the first thing that people try; an attribute error tells them nothing."""
+    asks = [Ask(QUESTION, CONTEXT), wrong]
+    said = rf"takes bertier\.Ask.*item 1 is a {type(wrong).__name__}"
+    with pytest.raises(TypeError, match=said):
+        await in_thread(url_of(gateway), lambda c: list(c.answers(asks)))
+    async with AsyncClient(url_of(gateway)) as client:
+        with pytest.raises(TypeError, match=said):
+            [found async for found in client.answers(asks)]
