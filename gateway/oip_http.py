@@ -51,6 +51,8 @@ class InferBody(_Part):
     """A request for inference."""
 
     id: str = Field("", max_length=fronts.MAX_ID_CHARS)
+    model_name: str | None = None  # KServe's client repeats what stands in the path
+    model_version: str | None = None
     inputs: list[InputBody]
     outputs: list[OutputBody] = Field(default_factory=list)
     parameters: dict[str, Any] = Field(default_factory=dict)
@@ -71,11 +73,12 @@ def router(service: AnswerService) -> APIRouter:
 
     @routes.get("/v2/health/live")
     async def server_live() -> Response:
-        return Response()
+        return JSONResponse({"live": True})
 
     @routes.get("/v2/health/ready")
     async def server_ready() -> Response:
-        return Response(status_code=200 if await fronts.is_ready(service) else 503)
+        ready = await fronts.is_ready(service)
+        return JSONResponse({"ready": ready}, status_code=200 if ready else 503)
 
     for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
         _add_model_routes(routes, path, service)
@@ -91,7 +94,9 @@ def _add_model_routes(routes: APIRouter, path: str, service: AnswerService) -> N
     @routes.get(f"{path}/ready")
     async def model_ready(model: str, version: str = "") -> Response:
         _check_model(model, version)
-        return Response(status_code=200 if await fronts.is_ready(service) else 503)
+        ready = await fronts.is_ready(service)
+        told = {"name": model, "ready": ready}
+        return JSONResponse(told, status_code=200 if ready else 503)
 
     @routes.post(f"{path}/infer")
     async def infer(request: Request, model: str, version: str = "") -> Response:
@@ -162,6 +167,7 @@ def _read(raw: bytes, header_length: str | None) -> tuple[InferBody, Inference]:
     """Return a request's JSON part and what it asks. Raises: Malformed, InvalidField."""
     size = _json_size(raw, header_length)
     body = http_models.check(InferBody, http_models.read_json(raw[:size]))
+    oip.check_model(body.model_name or oip.MODEL, body.model_version or "")
     inputs, at = [], size
     for tensor in body.inputs:
         binary = tensor.parameters.get(BINARY_SIZE)

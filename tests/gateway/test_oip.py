@@ -417,3 +417,31 @@ def test_our_messages_are_tritons_on_the_wire() -> None:
             other = theirs.message_types_by_name[name].fields_by_name[field.name]
             assert (field.number, field.type) == (other.number, other.type), field.full_name
     assert set(service_pb2.DESCRIPTOR.services_by_name) == set(theirs.services_by_name)
+
+
+async def test_kserves_client_reads_the_health_it_looks_for(gateway: Running) -> None:
+    """It takes an empty body for a failure."""
+    async with httpx2.AsyncClient(base_url=f"http://{gateway.http_url}") as http:
+        assert (await http.get("/v2/health/live")).json() == {"live": True}
+        assert (await http.get("/v2/health/ready")).json() == {"ready": True}
+        assert (await http.get("/v2/models/qa/ready")).json() == {"name": "qa", "ready": True}
+        gateway.backend.error = BackendUnavailable("gone")
+        ready = await http.get("/v2/health/ready")
+        assert (ready.status_code, ready.json()) == (503, {"ready": False})
+
+
+@pytest.mark.parametrize(
+    ("own", "status"), [({"model_name": "qa"}, 200), ({"model_name": "x"}, 422)]
+)
+async def test_the_model_may_be_named_in_the_body_too(
+    gateway: Running, own: dict[str, str], status: int
+) -> None:
+    """KServe's client repeats it there; another one than the path's would be a mistake."""
+    texts = {"question": QUESTION, "context": CONTEXT}
+    inputs = [
+        {"name": name, "shape": [1], "datatype": "BYTES", "data": [text]}
+        for name, text in texts.items()
+    ]
+    async with httpx2.AsyncClient(base_url=f"http://{gateway.http_url}") as http:
+        reply = await http.post("/v2/models/qa/infer", json={"inputs": inputs, **own})
+    assert reply.status_code == status
