@@ -28,6 +28,7 @@ from gateway import (
     listening,
     logs,
     oip_http,
+    open_files,
     request_log,
     side_door,
     slo,
@@ -36,6 +37,7 @@ from gateway import (
 )
 from gateway.access import Access
 from gateway.backend import Backend
+from gateway.connections import Limits
 from gateway.errors import BertierError
 from gateway.healing import Healing
 from gateway.http_api import HttpApi
@@ -51,7 +53,6 @@ from gateway.triton_process import TritonOptions
 from gateway.watcher import Watcher
 
 log = logging.getLogger(__name__)
-KEEP_ALIVE_S = 75  # longer than the idle time of common load balancers
 MakeService = Callable[[Backend, Settings, Metrics], AnswerService]
 
 
@@ -184,7 +185,8 @@ async def watched(gateway: Gateway) -> AsyncIterator[int | None]:
         return
     with listening.bind(gateway.settings.metrics_host, port, "metrics_port") as door:
         log.info("metrics: http://%s:%d/metrics", *door.getsockname()[:2])
-        async with side_door.opened(HttpApi(gateway.service, gateway.watcher.readiness), door):
+        api = HttpApi(gateway.service, gateway.watcher.readiness)
+        async with side_door.opened(api, door, Limits.of(gateway.settings), gateway.metrics):
             yield door.getsockname()[1]
 
 
@@ -199,6 +201,8 @@ async def _serve(settings: Settings, written: logs.StderrHandler, make_service: 
     models = choose_models(settings, metrics)
     if models.triton is not None:
         check_ports(models.triton)
+    fitting = open_files.connections_for(settings.max_connections, settings.probe_connections)
+    settings = settings.model_copy(update={"max_connections": fitting})
     gateway = Gateway(settings, models, metrics, make_service)
     with listening.front(settings) as door:
         return await _answer_at(door, gateway)
@@ -217,9 +221,10 @@ async def _answer_at(door: socket.socket, gateway: Gateway) -> int:
             lifespan="on",
             ws="none",
             ssl_context_factory=None if tls is None else lambda *_: tls.context(),
-            timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=math.ceil(settings.drain_ms / 1e3),
         ),
+        Limits.of(settings),
+        gateway.metrics,
         settings.stop_delay_ms,
         gateway.leave,
     )

@@ -4,7 +4,9 @@
     ├── BadInput             the caller's fault; says which field and what is allowed
     │   ├── Malformed        not readable as a request at all
     │   │   ├── MalformedText
-    │   │   └── InvalidHeader
+    │   │   ├── InvalidHeader
+    │   │   ├── HeadTooLarge request line and headers over their limit
+    │   │   └── HeadTooSlow  they did not come in time
     │   ├── TextTooLong      question, context or body over its limit
     │   ├── TooManyItems     more questions in one request than are served at once
     │   ├── BodyTooSlow      the body did not come in time
@@ -16,7 +18,8 @@
     ├── Forbidden            a key that may not do this
     ├── Infeasible           strict SLO that not even an idle system could meet
     ├── Overloaded           could be met, but not now; says when to come back
-    │   └── QuotaExceeded    of this key: more requests a second than it may send
+    │   ├── QuotaExceeded    of this key: more requests a second than it may send
+    │   └── TooManyConnections   all that may be open are in use
     ├── DeadlineExceeded     the time is up
     ├── BackendError         the model server failed
     │   ├── ModelCrashed         it ended at this input, twice: nobody else is asked the same
@@ -58,6 +61,20 @@ class InvalidHeader(Malformed):
     def __init__(self, name: str, value: str, allowed: str) -> None:
         super().__init__(f"{name}: {value[:80]!r} is not allowed; allowed: {allowed}")
         self.name = name
+
+
+class HeadTooLarge(Malformed):
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(
+            f"request line and headers: more than {limit_bytes} bytes; send fewer or shorter headers"
+        )
+
+
+class HeadTooSlow(Malformed):
+    def __init__(self, timeout_ms: float) -> None:
+        super().__init__(
+            f"request line and headers: not complete after {timeout_ms:g} ms; send them faster"
+        )
 
 
 class TextTooLong(BadInput):
@@ -115,6 +132,15 @@ class QuotaExceeded(Overloaded):
         super().__init__(
             f"the key {name} may send {per_s:g} requests a second; wait, or ask for a larger quota",
             retry_after_ms,
+        )
+
+
+class TooManyConnections(Overloaded):
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"busy: {limit} connections are in use, the most there may be; try again later, or send several"
+            " requests over one connection",
+            1e3,
         )
 
 

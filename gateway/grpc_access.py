@@ -66,4 +66,4 @@ def _refusal(error: Unauthenticated | Forbidden) -> Any:
     async def refuse(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> NoReturn:
         await context.abort(status_of(error), str(error), help_of(error))
 
-    return grpc.unary_unary_rpc_method_handler(refuse)
+    return grpc.stream_stream_rpc_method_handler(refuse)  # the kind that reads no message first

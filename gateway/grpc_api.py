@@ -20,9 +20,10 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from gateway import fronts, grpc_access, grpc_oip, grpc_qa
+from gateway import fronts, grpc_access, grpc_oip, grpc_qa, listening
 from gateway.access import Access
 from gateway.certificates import Certificates
+from gateway.clock import now_ms
 from gateway.grpc_access import GrpcDoor
 from gateway.grpc_call import Calls, Context, handlers
 from gateway.proto.bertier.v1 import qa_pb2
@@ -32,6 +33,11 @@ from gateway.settings import Settings, SettingsError
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 WATCH_MS = 1_000.0  # how often a health watch looks
+AGE_JITTER = 1.1  # gRPC lets a connection get so much older, so that not all end at once
+QUIET_MS = 500.0  # without a call: at a stop nobody is sending any
+LOOK_MS = 50.0  # how often that is looked at
+HANDSHAKES = ("grpc.server_handshake_timeout_ms", "grpc.http2.settings_timeout")
+METADATA_SIZES = ("grpc.max_metadata_size", "grpc.absolute_max_metadata_size")
 Status = health_pb2.HealthCheckResponse
 
 
@@ -42,6 +48,8 @@ class GrpcFront:
     server: grpc.aio.Server
     port: int
     health: Health
+    calls: Calls
+    age_ms: float  # that a connection reaches at most
 
 
 class Health:
@@ -100,6 +108,9 @@ async def start(
             ("grpc.so_reuseport", 0),  # else a second gateway would share the port unnoticed
             # The only way to part with a caller and lose nothing: what comes while a server stops is cancelled.
             ("grpc.max_connection_age_ms", math.ceil(settings.grpc_connection_age_ms)),
+            ("grpc.max_allowed_incoming_connections", settings.max_connections),
+            *((name, math.ceil(settings.head_timeout_ms)) for name in HANDSHAKES),
+            *((name, settings.max_head_bytes) for name in METADATA_SIZES),
             ("grpc.max_receive_message_length", settings.max_batch_bytes),
             ("grpc.max_send_message_length", settings.max_batch_bytes),
         ),
@@ -115,13 +126,29 @@ async def start(
     _enable_reflection(server)
     port = _bind(server, settings, certificates)
     await server.start()
-    return GrpcFront(server, port, health)
+    return GrpcFront(server, port, health, calls, settings.grpc_connection_age_ms)
 
 
 async def stop(front: GrpcFront, drain_ms: float) -> None:
-    """Refuse new calls, let those in flight end for `drain_ms`, then cancel them."""
+    """Part with all callers, then let calls in flight end for `drain_ms`, then cancel them.
+
+    A server that stops cancels every call that has not reached its handler. So new connections are refused
+    first, and the open ones reach their age and are told to go elsewhere; 0 `drain_ms`: all of it at once.
+    """
     front.health.stop()
+    if drain_ms:
+        listening.refuse_new(front.port)
+        await _parted(front)
     await front.server.stop(drain_ms / 1e3)
+
+
+async def _parted(front: GrpcFront) -> None:
+    """Return when no connection is open, none has sent a call for a while, or all are of age."""
+    ends_ms = now_ms() + AGE_JITTER * front.age_ms + QUIET_MS
+    while now_ms() < min(ends_ms, front.calls.began_ms + QUIET_MS):
+        if not listening.n_connected(front.port):
+            return
+        await asyncio.sleep(LOOK_MS / 1e3)
 
 
 def _bind(server: grpc.aio.Server, settings: Settings, certificates: Certificates | None) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -153,6 +154,21 @@ class Calls:
 
     def __init__(self, service: AnswerService) -> None:
         self.service = service
+        self.began_ms = -math.inf  # when the last call came
+
+    def begin(self, context: Context) -> Call:
+        """Return the call, which the log and the metrics of this task know from now on."""
+        self.began_ms = now_ms()
+        return begin(context)
+
+    async def begin_stream(self, context: Context) -> Call:
+        """Return the call of a stream; end it where there is no room for one more."""
+        call = self.begin(context)
+        try:
+            self._raise_if_shed(call, {}, told=False)
+        except Overloaded as exc:
+            await abort(context, call, exc)
+        return call
 
     async def run(
         self,
@@ -167,7 +183,7 @@ class Calls:
 
         Only what `answers` a question is counted, as the HTTP front does.
         """
-        call = begin(context)
+        call = self.begin(context)
         try:
             with self.observed(call, fields) if answers else nullcontext():
                 reply, metadata = await body(readable(request), call)

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from gateway import fronts, oip, replies, tensors
 from gateway.domain import Answered
 from gateway.errors import InvalidField, Malformed
-from gateway.grpc_call import Call, Calls, Context, begin, detail_of, log_failure, readable, told
+from gateway.grpc_call import Call, Calls, Context, detail_of, log_failure, readable, told
 from gateway.oip import Inference
 from gateway.proto.inference import service_pb2 as pb
 from gateway.tensors import Tensor
@@ -54,7 +54,7 @@ class GrpcInferenceService:
         self, requests: AsyncIterable[Infer | Malformed], context: Context
     ) -> None:
         """Answer each request in order; a failure is a response and does not end the stream."""
-        call = begin(context)
+        call = await self._calls.begin_stream(context)
 
         async def work(request: Infer | Malformed) -> pb.ModelStreamInferResponse:
             item = call.again()

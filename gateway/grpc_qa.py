@@ -8,7 +8,7 @@ from collections.abc import AsyncIterable, Mapping, Sequence
 
 from google.protobuf.message import Message
 
-from gateway import explanation, fronts, refusal
+from gateway import access, explanation, fronts, refusal
 from gateway.domain import Answered, Option, Question, Weighed
 from gateway.errors import InvalidField, Malformed, Overloaded, TextTooLong
 from gateway.fronts import MAX_ID_CHARS, MAX_PLAN_TOKENS
@@ -16,7 +16,6 @@ from gateway.grpc_call import (
     Call,
     Calls,
     Context,
-    begin,
     detail_of,
     log_failure,
     readable,
@@ -48,7 +47,7 @@ class QuestionAnswering:
         self, requests: AsyncIterable[pb.AnswerRequest | Malformed], context: Context
     ) -> None:
         """Answer in input order; a failure is an item and does not end the stream."""
-        call = begin(context)
+        call = await self._calls.begin_stream(context)
 
         async def work(request: pb.AnswerRequest | Malformed) -> pb.AnswerItem:
             return await self._item(request, call.again())
@@ -71,6 +70,7 @@ class QuestionAnswering:
     async def _plan(
         self, request: pb.PlanRequest, call: Call
     ) -> tuple[pb.PlanResponse, Mapping[str, str]]:
+        access.take(1)
         promise = call.slo_request(slo_fields(request), None)
         report = await self._service.plan(promise, *_plan_size(request))
         return to_plan(report), {}

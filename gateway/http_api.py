@@ -29,7 +29,7 @@ from gateway.exposition import Exposition
 from gateway.http_access import HttpDoor
 from gateway.http_batch import Batch
 from gateway.http_docs import JSON
-from gateway.http_frame import RequestFrame, on_error, problem_response
+from gateway.http_frame import AnswersHead, RequestFrame, on_error, problem_response
 from gateway.http_stream import disconnected, read_body, while_connected
 from gateway.problems import ClientGone
 from gateway.readiness import Readiness, catalog_report
@@ -91,6 +91,7 @@ class HttpApi:
             return await Batch(self._service, promise).answer(request)
 
     async def plan(self, request: Request) -> Response:
+        access.take(1)
         promise = read_slo(request.headers.raw)
         raw = await self._body(request)
         body = models.read(models.PlanRequestBody, raw or b"{}")
@@ -181,7 +182,7 @@ def create(
     inside: ASGIApp = DirectAnswer(app.build_middleware_stack(), api)
     if access is not None and access.guarded:
         inside = HttpDoor(inside, access)
-    app.middleware_stack = RequestFrame(inside, lambda: service.leaving)
+    app.middleware_stack = AnswersHead(RequestFrame(inside, lambda: service.leaving))
     return app
 
 

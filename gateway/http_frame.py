@@ -80,6 +80,23 @@ class RequestFrame:
                 _log_access(scope, status, began)
 
 
+class AnswersHead:
+    """Pure ASGI: answers HEAD wherever GET is answered, by the same route and without the body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_head(message: Message) -> None:
+            await send({**message, "body": b""} if "body" in message else message)
+
+        await self._app({**scope, "method": "GET"}, receive, send_head)
+
+
 def _header(scope: Scope, wanted: bytes) -> str | None:
     found = [value for name, value in scope["headers"] if name == wanted]
     return found[0].decode("latin-1") if found else None

@@ -1,8 +1,14 @@
-"""The sockets of the HTTP fronts: a port that is taken is told with the setting that chooses another."""
+"""The sockets that this process listens at: made, named when they cannot be, closed to newcomers."""
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 from gateway.settings import Settings, SettingsError
 
@@ -17,18 +23,80 @@ def front(settings: Settings) -> socket.socket:
 
 
 def bind(host: str, port: int, setting: str) -> socket.socket:
-    """Return a socket that listens there. Raises: SettingsError naming `setting`."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    """Return a socket that listens there. Raises: SettingsError naming `setting`, or that of the host."""
+    family, address = _resolve(host, port, setting)
     door = socket.socket(family)
     door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        door.bind((host, port))
+        door.bind(address)
     except OSError as exc:
         door.close()
-        flag = f"--{setting.replace('_', '-')}"
-        raise SettingsError(
-            f"{setting}: cannot listen on port {port} of {host} ({exc.strerror}); stop the other"
-            f" program, or choose another port with {flag} or BERTIER_{setting.upper()}"
-        ) from exc
+        raise _unusable(exc, host, port, setting) from exc
     door.listen(BACKLOG)
     return door
+
+
+def _resolve(host: str, port: int, setting: str) -> tuple[int, Any]:
+    """Return the address of a host, IPv4 before IPv6. Raises: SettingsError."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as exc:  # the latter of a label that is too long
+        why = getattr(exc, "strerror", None) or "no valid name"
+        raise _wrong_host(setting, f"{host!r} cannot be resolved ({why})") from exc
+    family, _, _, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
+    return family, address
+
+
+def _unusable(error: OSError, host: str, port: int, setting: str) -> SettingsError:
+    if error.errno == errno.EADDRNOTAVAIL:
+        return _wrong_host(setting, f"{host} is no address of this host")
+    how = f"--{setting.replace('_', '-')} or BERTIER_{setting.upper()}"
+    what = "stop the other program, or choose" if error.errno == errno.EADDRINUSE else "choose"
+    return SettingsError(
+        f"{setting}: cannot listen on port {port} of {host} ({error.strerror}); {what} another port with {how}"
+    )
+
+
+def _wrong_host(setting: str, what: str) -> SettingsError:
+    name = "metrics_host" if setting == "metrics_port" else "host"
+    how = "BERTIER_METRICS_HOST" if name == "metrics_host" else "--host or BERTIER_HOST"
+    return SettingsError(
+        f"{name}: {what}; give an address of this host with {how}: 127.0.0.1, 0.0.0.0 for all, or a name of its own"
+    )
+
+
+def refuse_new(port: int) -> None:
+    """Take no more connections at a port of ours; those that are open go on.
+
+    For a library's listener, which can only be closed together with its connections.
+    """
+    for each in _own_sockets(port):
+        if each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            with suppress(OSError):  # it is closed already
+                each.shutdown(socket.SHUT_RD)
+
+
+def n_connected(port: int) -> int:
+    """Return how many connections are open at a port of ours."""
+    return sum(
+        not each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) for each in _own_sockets(port)
+    )
+
+
+def _own_sockets(port: int) -> Iterator[socket.socket]:
+    """Yield a copy of each TCP socket of this process whose own end is this port."""
+    for entry in Path("/dev/fd").iterdir():
+        try:
+            copy = os.dup(int(entry.name))
+        except OSError:  # the listing's own
+            continue
+        try:
+            found = socket.socket(fileno=copy)
+        except OSError:  # no socket
+            os.close(copy)
+            continue
+        with found, suppress(OSError):
+            if found.family in {socket.AF_INET, socket.AF_INET6} and (
+                found.getsockname()[1] == port
+            ):
+                yield found

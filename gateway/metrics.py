@@ -23,7 +23,7 @@ from prometheus_client import (
 
 from gateway import metrics_declared as declared
 from gateway.domain import STAGES, Gave, Timings
-from gateway.metrics_declared import DENIALS, FILES, FRONTS, HEDGED, PROMISES, Declared
+from gateway.metrics_declared import CLOSINGS, DENIALS, FILES, FRONTS, HEDGED, PROMISES, Declared
 from gateway.slo import DEADLINE_FACTOR, STANDARD_CLASSES, SloClass
 
 # Sub-millisecond edges for the stages; `edges_s` adds the bounds of the classes.
@@ -121,6 +121,8 @@ class Metrics:
 
     def _declare_access(self) -> None:
         """Who asked, and who was turned away at the door."""
+        self.connections = self._gauge(declared.CONNECTIONS)
+        self.connections_closed = self._counter(declared.CONNECTIONS_CLOSED)
         self.denied = self._counter(declared.DENIED)
         self.key_requests = self._counter(declared.KEY_REQUESTS)
         self.reloads = self._counter(declared.RELOADS)
@@ -156,6 +158,7 @@ class Metrics:
                 self._kept(slo_class, *[held] * len(PROMISES))
         rare = (
             (self.hedges, product(HEDGED)),
+            (self.connections_closed, product(CLOSINGS)),
             (self.denied, product(FRONTS, DENIALS)),
             (self.reloads, product(FILES, ("loaded", "refused"))),
             (self.reload_refused, product(FILES)),

@@ -12,6 +12,7 @@ PROMISES = ("latency", "accuracy", "joint")
 FRONTS = ("http", "grpc")
 HEDGED = ("won", "lost", "no_budget")
 DENIALS = ("missing", "unknown", "scope")
+CLOSINGS = ("slow_head", "large_head", "malformed", "idle", "stalled", "full")
 FILES = ("keys", "certificate")  # that serving depends on, and that are read again
 
 
@@ -197,7 +198,16 @@ REPLICA_EJECTIONS = _counter(
     "How often a model server, or a variant on it, was left alone because it failed.",
     "replica",
 )
-# Who asked, and who was turned away at the door.
+# Who connected, who asked, and who was turned away.
+CONNECTIONS = _gauge(
+    "bertier_http_connections",
+    "HTTP connections that are open.",
+)
+CONNECTIONS_CLOSED = _counter(
+    "bertier_http_connections_closed_total",
+    "HTTP connections that the gateway closed or did not take, by reason.",
+    "reason",
+)
 DENIED = _counter(
     "bertier_denied_total",
     "Requests turned away for their key.",

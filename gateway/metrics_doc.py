@@ -56,6 +56,9 @@ VALUES = {
     "file": _words(*FILES),
     "key": "the name of an API key",
     "bertier_denied_total.reason": _words(*DENIALS),
+    "bertier_http_connections_closed_total.reason": "`slow_head` (no whole request head in time), `large_head`,"
+    " `malformed` (no HTTP request), `idle` (no request for a long time), `stalled` (the answer was not taken),"
+    " `full` (`max_connections`)",
     "bertier_key_requests_total.outcome": _words("admitted", "quota"),
     "bertier_reloads_total.result": _words("loaded", "refused"),
     "bertier_model_reloads_total.result": _words("loaded", "failed"),

@@ -30,6 +30,7 @@ INSIDE: Mapping[str, Collection[str]] = {
 UNREPEATED = "api_keys"  # what was found in it may be a secret
 UNITS = {"_ms": "ms", "_bytes": "bytes", "_chars": "characters", "_port": "a port"}
 UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+TYPES = ("bool_type", "float_type", "int_type", "string_type")  # strict: nothing is converted
 NO_NUMBER = ("float_parsing", "float_type", "int_parsing", "int_type", "int_from_float")
 
 
@@ -54,6 +55,9 @@ def _what(error: Mapping[str, Any], loc: Sequence[str], known: Collection[str]) 
     said = str(error["msg"]).removeprefix("Value error, ").replace("Input ", "")
     if error["type"] == "missing" or loc[0] == UNREPEATED or isinstance(error["input"], Mapping):
         return said
+    if error["type"] in {"bool_type", "string_type"}:
+        kind = "true or false" if error["type"] == "bool_type" else "a text in quotes"
+        return f"{error['input']!r}: give {kind}"
     unit = next((unit for end, unit in UNITS.items() if loc[-1].endswith(end)), "")
     if error["type"] in NO_NUMBER:
         number = "a whole number" if error["type"].startswith("int") else "a number"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tomllib
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, TypeAdapter, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -51,6 +52,32 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address that both fronts listen on")
     http_port: int = Field(8080, ge=0, le=65535, description="0: any free port")
     grpc_port: int = Field(8081, ge=0, le=65535, description="0: any free port")
+
+    max_connections: int = Field(
+        4_096,
+        gt=0,
+        description="open at once, of each protocol; fewer where the process may not open so many files"
+        " ([below](#connections))",
+    )
+    probe_connections: int = Field(
+        32, ge=0, description="more HTTP connections, for `/healthz` and `/readyz` alone"
+    )
+    head_timeout_ms: float = Field(
+        10_000,
+        gt=0,
+        description="until the request line and headers of an HTTP request must be there whole, from the connection"
+        " or their first byte; also until a TLS or HTTP/2 handshake must end",
+    )
+    idle_timeout_ms: float = Field(
+        75_000,
+        gt=0,
+        description="then an HTTP connection without a request, or whose caller takes no answer, is closed",
+    )
+    max_head_bytes: int = Field(
+        64 << 10,
+        ge=1 << 10,
+        description="of request line and headers of one HTTP request; of the metadata of one gRPC call",
+    )
 
     metrics_port: int | None = Field(
         None,
@@ -200,6 +227,12 @@ class Settings(BaseSettings):
         " ([below](#a-record-of-decisions))",
     )
 
+    @field_validator("host", "metrics_host")
+    @classmethod
+    def _bare(cls, host: str) -> str:
+        """Return an IPv6 address without the brackets it has in a URL."""
+        return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
     @field_validator("triton_url", mode="before")
     @classmethod
     def _urls_of(cls, given: object) -> object:
@@ -273,15 +306,31 @@ def read(**flags: Any) -> Settings:
 
 
 def _check_file(file: Path) -> None:
-    """Raise SettingsError for a file that is there and cannot be read as TOML."""
+    """Raise SettingsError for a file that is there and cannot be read as TOML, or has a value of another type."""
     if not file.exists():
         return
     try:
-        tomllib.loads(file.read_text("utf-8"))
+        given = tomllib.loads(file.read_text("utf-8"))
     except OSError as exc:
         raise SettingsError(f"{file.absolute()}: cannot be read ({exc.strerror})") from exc
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
         raise SettingsError(f"{file.absolute()}: not TOML: {exc}") from exc
+    for name, value in given.items():
+        if name in Settings.model_fields:
+            _check_type(name, value, file)
+
+
+def _check_type(name: str, value: object, file: Path) -> None:
+    """Raise SettingsError for a value of another type: "9" is a number in a variable, which has no types."""
+    annotation: Any = Settings.model_fields[name].annotation
+    field = TypeAdapter[Any](annotation)
+    try:
+        field.validate_json(json.dumps(value, default=str), strict=True)
+    except ValidationError as exc:
+        wrong = [{**e, "loc": (name, *e["loc"])} for e in exc.errors() if e["type"] in misset.TYPES]
+        if wrong:
+            where, what = misset.told(wrong, Settings.model_fields)
+            raise SettingsError(f"{where}: {what} ({file.absolute()})") from exc
 
 
 def _place(where: str, flags: Mapping[str, Any]) -> str:

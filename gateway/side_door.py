@@ -11,11 +11,14 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Route
 
+from gateway import http_server
+from gateway.connections import Limits
 from gateway.http_api import HttpApi
 from gateway.http_frame import RequestFrame
+from gateway.metrics import Metrics
 
 
-class _Server(uvicorn.Server):
+class _Server(http_server.Server):
     """The gateway's own server has the signals."""
 
     @contextmanager
@@ -24,7 +27,9 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def opened(api: HttpApi, door: socket.socket) -> AsyncIterator[None]:
+async def opened(
+    api: HttpApi, door: socket.socket, limits: Limits, metrics: Metrics
+) -> AsyncIterator[None]:
     """Answer at this socket for the length of the block."""
     routes = [
         Route("/metrics", api.metrics),
@@ -41,7 +46,7 @@ async def opened(api: HttpApi, door: socket.socket) -> AsyncIterator[None]:
         ws="none",
         timeout_graceful_shutdown=1,
     )
-    server = _Server(config)
+    server = _Server(config, limits, metrics)
     serving = asyncio.create_task(server.serve(sockets=[door]), name="side door")
     try:
         yield

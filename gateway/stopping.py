@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
 
+from gateway import http_server
+from gateway.connections import Limits
+from gateway.metrics import Metrics
+
 log = logging.getLogger(__name__)
 
 
-class Server(uvicorn.Server):
+class Server(http_server.Server):
     """Stops some time after the first signal, and at once after the second."""
 
-    def __init__(self, config: uvicorn.Config, delay_ms: float, leave: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        limits: Limits,
+        metrics: Metrics,
+        delay_ms: float,
+        leave: Callable[[], None],
+    ) -> None:
         """`leave` is called at the first signal. Made in the event loop that runs it."""
-        super().__init__(config)
+        super().__init__(config, limits, metrics)
         self._delay_ms = delay_ms
         self._leave = leave
         self._leaving = False
@@ -30,6 +42,11 @@ class Server(uvicorn.Server):
             return
         self._leaving = True
         self._loop.call_soon_threadsafe(self._say_so)  # a signal comes between any two steps
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer what was accepted, and say meanwhile that nothing more is taken."""
+        self._leave()
+        await super().shutdown(sockets)
 
     def _say_so(self) -> None:
         log.info("stopping in %g ms; until then callers are answered and sent away", self._delay_ms)

@@ -9,10 +9,11 @@ from typing import Any
 
 import uvicorn
 
-from gateway import certificates, grpc_api, http_api, oip_http
+from gateway import certificates, grpc_api, http_api, http_server, listening, oip_http
 from gateway.access import Access
 from gateway.backend import Backend
 from gateway.catalog import Catalog
+from gateway.connections import Limits
 from gateway.metrics import Metrics
 from gateway.readiness import Readiness
 from gateway.service import AnswerService
@@ -29,6 +30,7 @@ class Running:
     backend: WatchedBackend
     grpc_url: str
     http_url: str  # host:port
+    server: http_server.Server
 
 
 @asynccontextmanager
@@ -58,17 +60,21 @@ async def _fronts(service: AnswerService, backend: WatchedBackend) -> AsyncItera
     app = http_api.create(service, _ready, access=access)
     app.include_router(oip_http.router(service))
     how = None if tls is None else lambda *_: tls.context()
-    server = uvicorn.Server(
-        uvicorn.Config(app, port=0, log_config=None, lifespan="off", ssl_context_factory=how)
+    config = uvicorn.Config(
+        app, log_config=None, lifespan="off", ws="none", ssl_context_factory=how
     )
+    server = http_server.Server(config, Limits.of(service.settings), service.metrics)
     server.config.load()
     server.lifespan = server.config.lifespan_class(server.config)
-    await server.startup()
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield Running(service, backend, f"127.0.0.1:{front.port}", f"127.0.0.1:{port}")
-    server.should_exit = True
-    await server.shutdown()
-    await grpc_api.stop(front, 0)
+    listening_at = listening.bind("127.0.0.1", 0, "http_port")
+    port = listening_at.getsockname()[1]
+    await server.startup([listening_at])
+    try:
+        yield Running(service, backend, f"127.0.0.1:{front.port}", f"127.0.0.1:{port}", server)
+    finally:
+        server.should_exit = True
+        await server.shutdown()
+        await grpc_api.stop(front, 0)
 
 
 async def _ready() -> Readiness:

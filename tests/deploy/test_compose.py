@@ -167,8 +167,11 @@ def test_the_gateway_is_given_settings_that_exist() -> None:
 
 
 def test_the_gateway_is_given_the_time_it_needs_to_stop() -> None:
-    """Both fronts drain one after the other, then Triton's connection closes."""
-    needed_s = 2 * Settings.model_fields["drain_ms"].default / 1e3 + 20
+    """gRPC callers leave, both protocols drain one after the other, then Triton's connection closes."""
+    fields = Settings.model_fields
+    needed_s = (
+        2 * fields["drain_ms"].default + fields["grpc_connection_age_ms"].default
+    ) / 1e3 + 20
     assert SERVICES["gateway"]["stop_grace_period"] == f"{needed_s:g}s"
 
 

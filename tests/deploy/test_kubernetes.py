@@ -158,11 +158,12 @@ def test_nothing_is_reachable_unless_a_policy_says_so(name: str) -> None:
 
 @each_overlay
 def test_the_gateway_is_given_the_time_it_needs_to_stop(name: str) -> None:
-    """The time it still answers in, both fronts draining one after the other, and what Triton's end takes."""
+    """The time it still answers in, gRPC callers leaving, both protocols draining one after the other, and what Triton's end takes."""
     gateway = workloads(name)["gateway"]
     delay_s = float(setting(gateway, "BERTIER_STOP_DELAY_MS")) / 1e3
     drain_s = float(setting(gateway, "BERTIER_DRAIN_MS")) / 1e3
-    assert pod_of(gateway)["terminationGracePeriodSeconds"] >= delay_s + 2 * drain_s + 20
+    age_s = Settings.model_fields["grpc_connection_age_ms"].default / 1e3
+    assert pod_of(gateway)["terminationGracePeriodSeconds"] >= delay_s + age_s + 2 * drain_s + 20
 
 
 @each_overlay

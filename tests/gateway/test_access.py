@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -269,6 +270,36 @@ async def test_every_question_of_a_list_counts(scheme: str) -> None:
         assert sum(isinstance(f, bertier.Answer) for f in found) >= 2
 
 
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+async def test_a_plan_counts_as_a_question(scheme: str) -> None:
+    """It is worked out like one, and tells as much of the gateway's load."""
+    async with live.gateway(api_keys=one(requests_per_s=0.1)) as running:
+        url = f"{scheme}://{running.http_url if scheme == 'http' else running.grpc_url}"
+        impatient = Retries(attempts=1)
+        async with AsyncClient(url, security=Security(api_key=KEY), retries=impatient) as client:
+            assert (await client.plan(n_tokens=100)).feasible
+            with pytest.raises(bertier.Overloaded, match="mobile"):
+                await client.plan(n_tokens=100)
+
+
+async def test_a_stranger_over_grpc_is_denied_before_a_message_is_read() -> None:
+    """Else twenty megabytes could be sent by whoever likes."""
+    async with (
+        live.gateway(api_keys=one()) as running,
+        grpc.aio.insecure_channel(running.grpc_url) as channel,
+    ):
+        call: Any = channel.stream_unary("/bertier.v1.QuestionAnswering/Answer")
+
+        async def never() -> AsyncIterator[bytes]:
+            await asyncio.Event().wait()
+            yield b""
+
+        async with asyncio.timeout(20):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call(never())
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
 async def test_a_quota_stands_in_the_headers() -> None:
     """A client that reads RateLimit never meets a 429."""
     async with (
@@ -280,7 +311,8 @@ async def test_a_quota_stands_in_the_headers() -> None:
         reply = await http.post("/v1/answer", json=body, headers=told)
         assert reply.headers["ratelimit-policy"] == '"mobile";q=5;w=1'
         assert reply.headers["ratelimit"] == '"mobile";r=4;t=1'
-        replies = [await http.post("/v1/answer", json=body, headers=told) for _ in range(8)]
+        asked = (http.post("/v1/answer", json=body, headers=told) for _ in range(8))
+        replies = await asyncio.gather(*asked)  # at once, or a slow host lets the quota fill again
         beyond = [r for r in replies if r.status_code == 429]
         assert beyond[0].json()["type"].endswith("quota-exceeded")
         assert int(beyond[0].headers["retry-after"]) >= 1

@@ -10,7 +10,7 @@ import httpx2
 import psutil
 import pytest
 
-from gateway import app, greeting
+from gateway import app, greeting, listening
 from gateway import catalog as catalogs
 from gateway.app import Gateway, Models
 from gateway.clock import now_ms
@@ -72,6 +72,29 @@ async def test_a_port_that_is_taken_is_named() -> None:
         with pytest.raises(SettingsError, match=r"metrics_port.*--metrics-port"):
             async with app.watched(gateway_of(metrics_port=port)):
                 pass
+
+
+@pytest.mark.parametrize(
+    ("host", "said"),
+    [
+        ("nosuch.example.invalid", r"^host: 'nosuch\.example\.invalid' cannot be resolved"),
+        ("", "^host: '' cannot be resolved"),
+        ("a" * 70, "^host: .* cannot be resolved"),
+        ("192.0.2.1", r"^host: 192\.0\.2\.1 is no address of this host"),
+    ],
+)
+def test_a_host_that_is_not_ours_is_told_apart_from_a_port_in_use(host: str, said: str) -> None:
+    """Another port would not help."""
+    with pytest.raises(SettingsError, match=said) as caught:
+        listening.front(Settings(host=host, http_port=0, grpc_port=0))
+    assert "--host" in str(caught.value)
+    assert "other program" not in str(caught.value)
+
+
+def test_a_name_of_this_host_can_be_listened_at() -> None:
+    """A pod is given its own name."""
+    with listening.front(Settings(host="localhost", http_port=0, grpc_port=0)) as found:
+        assert found.getsockname()[0] == "127.0.0.1"
 
 
 async def test_what_was_decided_last_is_written_at_the_stop(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from gateway.proto import generate
 from gateway.proto.bertier.v1 import qa_pb2, qa_pb2_grpc
 from gateway.service import AnswerService
 from gateway.settings import Settings, SettingsError
+from tests import live
 from tests.fakes import CONTEXT, QUESTION, serving_set, small_and_large
 from tests.watched import WatchedBackend
 
@@ -305,6 +306,72 @@ async def test_a_stream_begins_no_more_items_than_allowed(gateway: Running) -> N
 
 async def _all(call: AsyncIterable[qa_pb2.AnswerItem]) -> list[qa_pb2.AnswerItem]:
     return [item async for item in call]
+
+
+async def test_items_of_a_stream_count_as_requests_in_flight() -> None:
+    """One stream could otherwise ask for more than all callers together may."""
+    async with live.gateway(max_in_flight=1, max_concurrent_items=2) as running:
+        running.backend.gate = asyncio.Event()
+        async with grpc.aio.insecure_channel(running.grpc_url) as channel:
+            stub = qa_pb2_grpc.QuestionAnsweringStub(channel)  # type: ignore[no-untyped-call]
+            reading = asyncio.create_task(_all(stub.AnswerStream(iter([ask(), ask()]))))
+            await running.backend.until_asked(1)
+            refused = await failure(_all(stub.AnswerStream(iter([ask()]))))
+            assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "the most there may be" in (refused.details() or "")
+            running.backend.gate.set()
+            first, second = await reading
+        assert first.answer.answer
+        assert (second.failure.type, second.failure.code) == ("overloaded", "RESOURCE_EXHAUSTED")
+
+
+async def test_metadata_has_the_limit_of_headers() -> None:
+    """Large metadata is read before any key is asked."""
+    async with (
+        live.gateway(max_head_bytes=10_000) as running,
+        grpc.aio.insecure_channel(running.grpc_url) as channel,
+    ):
+        stub = qa_pb2_grpc.QuestionAnsweringStub(channel)  # type: ignore[no-untyped-call]
+        assert (await stub.Answer(ask(), metadata=(("x-note", "a" * 9_000),))).answer
+        error = await failure(stub.Answer(ask(), metadata=(("x-note", "a" * 11_000),)))
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_grpc_connections_have_limits() -> None:
+    """As over HTTP: who sends nothing is closed, and there are never more than so many."""
+    async with live.gateway(head_timeout_ms=200, max_connections=2) as running, asyncio.timeout(20):
+        host, port = running.grpc_url.split(":")
+        held = [await asyncio.open_connection(host, int(port)) for _ in range(3)]
+        assert await held[2][0].read() == b""
+        for reader, writer in held:
+            await reader.read()
+            writer.close()
+
+
+async def test_a_stop_under_load_answers_every_call_that_was_accepted() -> None:
+    """A server of gRPC that stops cancels what it has not begun, so callers are sent away first."""
+    backend, settings = WatchedBackend(), Settings(grpc_port=0, grpc_connection_age_ms=300)
+    service = AnswerService(backend, settings, Metrics())
+    service.serving = serving_set(small_and_large())
+    front = await grpc_api.start(service, service.settings)
+    refusals = set[str]()
+
+    async def ask_until_refused() -> None:
+        options = (("grpc.use_local_subchannel_pool", 1),)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{front.port}", options=options) as channel:
+            stub = qa_pb2_grpc.QuestionAnsweringStub(channel)  # type: ignore[no-untyped-call]
+            try:
+                while True:
+                    await stub.Answer(ask(), metadata=(("slo-class", "batch"),))
+            except grpc.aio.AioRpcError as exc:
+                refusals.add(exc.details() or "")
+
+    async with asyncio.timeout(60), asyncio.TaskGroup() as callers:
+        for _ in range(30):
+            callers.create_task(ask_until_refused())
+        await backend.until_asked(60)
+        await grpc_api.stop(front, 5_000)
+    assert all("Connection refused" in each for each in refusals), refusals
 
 
 async def test_a_stream_that_is_left_cancels_its_work(gateway: Running) -> None:

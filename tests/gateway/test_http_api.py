@@ -266,3 +266,24 @@ async def test_openapi_tells_bodies_headers_and_problems() -> None:
     text = json.dumps(document)
     for name in text.split("#/components/schemas/")[1:]:
         assert name.split('"')[0] in document["components"]["schemas"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/healthz", "/readyz", "/metrics", "/v1/variants", "/openapi.json", "/v2", "/v2/models/qa"],
+)
+async def test_head_is_answered_wherever_get_is(path: str) -> None:
+    """Monitors and balancers ask with it, and want the headers alone."""
+    async with client(make_service()) as http:
+        head, get = await http.head(path), await http.get(path)
+    assert (head.status_code, head.content) == (get.status_code, b"")
+    same = ("content-type",) if path == "/metrics" else ("content-type", "content-length")
+    assert [head.headers[name] for name in same] == [get.headers[name] for name in same]
+
+
+async def test_head_is_refused_where_there_is_no_get() -> None:
+    """It must not ask a question."""
+    service = make_service()
+    async with client(service) as http:
+        assert (await http.head("/v1/answer")).status_code == 405
+        assert (await http.head("/nothing")).status_code == 404

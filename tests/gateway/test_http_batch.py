@@ -227,3 +227,19 @@ async def test_a_line_is_answered_before_the_next_is_sent() -> None:
     caller.send(b"")
     assert not (await caller.sent.get())["more_body"]
     task.cancel()
+
+
+async def test_items_count_as_requests_in_flight() -> None:
+    """One list could otherwise ask for more than all callers together may."""
+    backend = FakeBackend(asyncio.Event())
+    service = make_service(backend, max_in_flight=1, max_concurrent_items=2)
+    sending = asyncio.create_task(post(service, "/v1/answers", json=[ASKED, ASKED]))
+    await backend.until_asked(1)
+    assert backend.gate is not None
+    backend.gate.set()
+    first, second = (json.loads(line) for line in (await sending).text.splitlines())
+    assert first["answer"]
+    assert (second["error"]["type"], second["error"]["status"]) == (
+        "urn:bertier:problem:overloaded",
+        429,
+    )

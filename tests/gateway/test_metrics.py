@@ -15,7 +15,7 @@ from gateway import http_api, problems
 from gateway.domain import STAGES, Gave, Reason, Timings
 from gateway.errors import BackendUnavailable
 from gateway.metrics import COUNTS, RATIOS, Metrics, edges_s
-from gateway.metrics_declared import DENIALS, FILES, FRONTS, HEDGED, PROMISES
+from gateway.metrics_declared import CLOSINGS, DENIALS, FILES, FRONTS, HEDGED, PROMISES
 from gateway.service import AnswerService
 from gateway.settings import Settings
 from gateway.slo import STANDARD_CLASSES
@@ -185,7 +185,7 @@ BOUNDED: Mapping[str, frozenset[str]] = {
     "promise": frozenset(PROMISES),
     "stage": frozenset(STAGES),
     "kind": frozenset({"text", "padding"}),
-    "reason": frozenset({*Reason, *DENIALS}),
+    "reason": frozenset({*Reason, *CLOSINGS, *DENIALS}),
     "file": frozenset(FILES),
     "result": frozenset({"loaded", "refused", "switched"}),
     "quantile": frozenset({"0.95", "0.99"}),

@@ -114,6 +114,13 @@ def written(text: str) -> None:
         ("drain_ms = inf", "drain_ms: inf .*finite"),
         ("http_port = 80800", "http_port: 80800 .*65535"),
         ("http_port", "not TOML"),
+        ('http_port = "9"', "http_port: '9': give a whole number"),
+        ("http_port = 8080.0", r"http_port: 8080\.0: give a whole number"),
+        ('drain_ms = "10"', "drain_ms: '10': give a number of ms"),
+        ('log_texts = "yes"', "log_texts: 'yes': give true or false"),
+        ("host = 127", "host: 127: give a text in quotes"),
+        ('[classes.a]\nlatency_ms = "100"' + STRICT, r"a\.latency_ms: '100': give a number of ms"),
+        ("[api_keys.me]\nsha256 = 1", r"api_keys\.me\.sha256: "),
     ],
 )
 def test_a_value_that_cannot_be_is_refused_with_what_is_allowed(text: str, said: str) -> None:
@@ -122,6 +129,16 @@ def test_a_value_that_cannot_be_is_refused_with_what_is_allowed(text: str, said:
     with pytest.raises(SettingsError, match=said) as caught:
         settings.read()
     assert str(Path(settings.CONFIG_FILE).absolute()) in str(caught.value)
+
+
+def test_values_of_the_right_type_are_taken_from_the_file() -> None:
+    """A whole number is a number, too, and one address needs no list."""
+    written(
+        'drain_ms = 10\ntriton_url = "a:1,b:2"\nmodel_repository = "x"\nhost = "[::1]"\nlog_texts = true'
+    )
+    found = settings.read()
+    assert (found.drain_ms, found.triton_url, found.log_texts) == (10.0, ("a:1", "b:2"), True)
+    assert (found.model_repository, found.host) == (Path("x"), "::1")
 
 
 def test_a_file_of_settings_that_is_a_folder_or_no_text_is_refused() -> None:
