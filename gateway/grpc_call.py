@@ -165,7 +165,7 @@ class Calls:
         """Return the call of a stream; end it where there is no room for one more."""
         call = self.begin(context)
         try:
-            self._raise_if_shed(call, {}, told=False)
+            fronts.raise_if_full(self.service, "grpc", call.metadata)
         except Overloaded as exc:
             await abort(context, call, exc)
         return call

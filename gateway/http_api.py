@@ -70,7 +70,9 @@ class HttpApi:
             async with self._service.admitted(promise, "http") as waited_ms:
                 raw = await self._body(request)
                 clocked.read()
-                arrived_ms = now_ms() - waited_ms  # from the request read, and what it waited unread
+                arrived_ms = (
+                    now_ms() - waited_ms
+                )  # from the request read, and what it waited unread
                 body = models.read(models.QuestionBody, raw)
                 question = body.to_question(self._settings.max_top_k)
                 async with while_connected(partial(disconnected, request.receive)):

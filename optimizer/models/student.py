@@ -269,16 +269,15 @@ def save_plain(model: PreTrainedModel, folder: Path) -> None:
 
     It is a BERT, or with relative positions an MPNet.
     """
-    plain: PreTrainedModel = as_plain(copy.deepcopy(model).cpu())
+    plain = as_plain(copy.deepcopy(model).cpu())
     embeddings = bert_of(plain).embeddings
     rows = words_of(embeddings, torch.arange(plain.config.vocab_size))  # (V, H)
     floats = nn.Embedding(rows.shape[0], rows.shape[1])
     floats.weight = nn.Parameter(rows)
     embeddings.word_embeddings = floats
     embeddings.projection = None
-    if position_bias.bias_of(bert_of(plain).encoder) is not None:
-        plain = adapt.as_mpnet(plain)
-    plain.save_pretrained(folder)
+    biased = position_bias.bias_of(bert_of(plain).encoder) is not None
+    (adapt.as_mpnet(plain) if biased else plain).save_pretrained(folder)
 
 
 def shape_of(model: PreTrainedModel, embedding_bits: int) -> Shape:

@@ -124,10 +124,10 @@ async def test_the_plan_that_is_shown_counts_who_waits() -> None:
     asked = SloRequest(latency_ms=60_000.0, min_f1=0.6)
     works = fill(service, 200)
     assert service.serving is not None
-    alone = service.plan(asked).decision.option
+    alone = (await service.plan(asked)).decision.option
     tasks = [asyncio.create_task(service.answer(ASKED, PATIENT, now_ms())) for _ in range(8)]
     await waiting(service, 8)
-    crowded = service.plan(asked).decision.option
+    crowded = (await service.plan(asked)).decision.option
     assert alone is not None
     assert crowded is not None
     assert crowded.behind_ms > alone.behind_ms == 0.0

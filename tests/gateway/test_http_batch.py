@@ -158,7 +158,7 @@ async def test_a_batch_that_is_refused_as_a_whole_is_counted(why: str) -> None:
     """Else nobody who watches the gateway sees it; what is our fault burns the class's budget."""
     request, kind, ours = REFUSED[why]
     service = make_service(max_batch_bytes=1000, body_timeout_ms=20, max_in_flight=1)
-    service._in_flight = int(ours)
+    service.admission.in_flight = int(ours)
     assert (await post(service, "/v1/answers", **request)).status_code >= 400
     assert outcome(service, "standard", kind) == 1
     assert broken(service) == ours

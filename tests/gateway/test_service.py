@@ -23,7 +23,6 @@ from gateway.domain import (
     SloRequest,
     Trust,
 )
-from gateway.door import PATIENCE
 from gateway.errors import (
     BackendError,
     BackendUnavailable,
@@ -275,21 +274,6 @@ async def test_predictions_are_counted_by_whether_they_held() -> None:
         )
 
     assert (count("within"), count("beyond")) == (1, 1)
-
-
-async def test_a_refusal_after_aging_names_and_ages_the_urgency_that_was_asked() -> None:
-    """The caller asked with u=5; that it was once judged like u=0 is not what they can change."""
-    backend = FakeBackend(asyncio.Event())
-    service = make_service(backend, clock=lambda: 0.0)
-    pinned = [SloRequest(variant=name, latency_ms=9_000) for name in ("small", "large")] * 40
-    held = [asyncio.create_task(service.answer(ASKED, each, 0.0)) for each in pinned]
-    await backend.until_asked(len(pinned))
-    asked = SloRequest(latency_ms=50, priority=5, timeout_ms=100)
-    for _ in range(PATIENCE + 2):
-        with pytest.raises(Overloaded, match="u=5"):
-            await service.answer(ASKED, asked, 0.0)
-    for task in held:
-        task.cancel()
 
 
 FAILED = BackendError("small: broken")

@@ -57,6 +57,7 @@ def test_what_was_kept_is_what_was_said(teacher: PreTrainedModel, tmp_path: Path
     told = TeacherStates.open(tmp_path, features, WIDTH).of(batch)
     said = outputs_of(teacher, batch)
     real = batch.attention_mask == 1
+    assert told.hidden is not None
     assert torch.allclose(told.start, said.start, atol=2e-3)
     assert torch.allclose(told.end, said.end, atol=2e-3)
     assert torch.allclose(told.hidden[real], said.hidden[real], atol=1e-2)
@@ -156,6 +157,7 @@ def test_the_states_of_dropped_tokens_do_not_count(
     before = loss()
     found[~said.kept] += 7.0
     assert loss() == before
+    assert told.hidden is not None
     found[said.kept] = told.hidden[said.kept]
     assert loss() < before
     assert not said.kept.all()

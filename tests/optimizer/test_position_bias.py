@@ -48,7 +48,7 @@ def bias_of(model: PreTrainedModel) -> torch.nn.Embedding:
 def test_buckets_are_those_of_transformers() -> None:
     """On a border between two buckets the last bit of a logarithm decides."""
     distance = np.arange(-600, 601)
-    wanted = MPNetEncoder.relative_position_bucket(torch.from_numpy(distance))
+    wanted = MPNetEncoder.relative_position_bucket(torch.from_numpy(distance))  # type: ignore[no-untyped-call]
     assert buckets(distance).tolist() == wanted.tolist()
     assert set(buckets(distance)) == set(range(BUCKETS)) - {BUCKETS // 2}  # no distance is +0
 

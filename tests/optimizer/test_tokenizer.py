@@ -60,7 +60,8 @@ def test_a_training_window_holds_the_answer(kind: Callable[[], Tokenizer], tmp_p
     encoder = saved(kind(), tmp_path)
     (row,) = data.features([example], encoder, seed=1)
     windows = encoder.encode(example.as_question())
-    begin, end = windows.offsets[0, row.start, 0], windows.offsets[0, row.end, 1]
+    ((first, last),) = row.spans
+    begin, end = windows.offsets[0, first, 0], windows.offsets[0, last, 1]
     assert context[begin:end] == "green"
 
 

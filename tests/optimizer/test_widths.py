@@ -192,8 +192,10 @@ def test_narrow_slices_learn_the_teachers_states(
     outputs = outputs_of(narrow, asked)
     assert outputs.columns is not None
     real = asked.attention_mask == 1
-    wanted = told.of(asked).hidden[real][:, outputs.columns]
-    exact = outputs._replace(hidden=told.of(asked).hidden[..., outputs.columns])
+    states = told.of(asked).hidden
+    assert states is not None
+    wanted = states[real][:, outputs.columns]
+    exact = outputs._replace(hidden=states[..., outputs.columns])
     gap = Imitation(told, how, lambda *_: [exact])(narrow, asked)
     off = Imitation(told, how, lambda *_: [outputs])(narrow, asked)
     moved = (outputs.hidden[real] - wanted).square().mean() / wanted.var()
