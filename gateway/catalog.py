@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,7 +41,23 @@ class Origin:
     date: str  # ISO 8601, UTC
     seed: int
     data_sha256: dict[str, str]
-    split_version: int = 1  # how questions were set aside from training; absent from early catalogs
+    # Absent from early catalogs.
+    split_version: int = 1  # how questions were set aside from training
+    trained_on: tuple[
+        str, ...
+    ] = ()  # of data_sha256; empty: all of it but what was only reported on
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """That floors were made from a data set: it spends a part of delta, whatever came of it."""
+
+    data: tuple[str, ...]  # of each data set: its sha256 and the version of its split
+    claims: str  # sha256 of what was certified: models, decoding, method
+    study: str
+    date: str  # ISO 8601, UTC
+    delta: float  # that all looks at this data may spend together
+    spent: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +73,7 @@ class Catalog:
     variants: tuple[Variant, ...]
     plans: tuple[Plan, ...]
     golden_inputs: tuple[GoldenInput, ...]
+    looks: tuple[Look, ...] = ()  # the history of certification; absent from early catalogs
 
     def variant(self, name: str) -> Variant:
         return next(v for v in self.variants if v.name == name)
@@ -134,6 +151,14 @@ def prepare(repository: Path, catalog: Catalog) -> None:
     except OSError:
         discard(repository)
         raise
+
+
+def note_looks(repository: Path, looks: tuple[Look, ...]) -> None:
+    """Keep what was looked at in the catalog in place; the one before stays the one before."""
+    path = repository / CATALOG
+    catalog = replace(read(repository), looks=looks)
+    path.with_suffix(PART).write_bytes(_ADAPTER.dump_json(catalog, indent=1) + b"\n")
+    os.replace(path.with_suffix(PART), path)
 
 
 def discard(repository: Path) -> None:
@@ -215,6 +240,8 @@ def _problems(catalog: Catalog) -> Iterator[Problem]:
     for i, golden in enumerate(catalog.golden_inputs):
         if not golden.question.strip() or not golden.context.strip():
             yield f"golden_inputs.{i}", "a text without a visible character"
+    for i, look in enumerate(catalog.looks):
+        yield from rules.look_problems(f"looks.{i}", look.delta, look.spent)
     yield from _variant_problems(catalog)
     yield from _plan_problems(catalog)
 

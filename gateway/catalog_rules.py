@@ -20,6 +20,7 @@ from gateway.published import (
     Profile,
     Quality,
     Shape,
+    Spread,
     Stratum,
     Variant,
 )
@@ -113,13 +114,25 @@ def _confidence(where: str, confidence: Confidence) -> Iterator[Problem]:
     edges = confidence.edges
     if not edges or list(edges) != sorted(set(edges)):
         yield f"{where}.edges", "are empty or do not rise"
-    for name in ("edges", "shares", "low", "high"):
-        values = getattr(confidence, name)
-        if len(values) != len(edges):
-            yield f"{where}.{name}", f"{len(values)} for {len(edges)} edges"
+    for i, edge in enumerate(edges):
+        yield from _share(f"{where}.edges.{i}", edge)
+    yield from _spread(where, confidence, len(edges))
+    longest = [part.max_tokens for part in confidence.by_length]
+    if longest != sorted(set(longest)):
+        yield f"{where}.by_length", "max_tokens do not rise"
+    for i, part in enumerate(confidence.by_length):
+        yield from _spread(f"{where}.by_length.{i}", part, len(edges))
+
+
+def _spread(where: str, spread: Confidence | Spread, n_edges: int) -> Iterator[Problem]:
+    """Check the shares of answers up to each edge."""
+    for name in ("shares", "low", "high"):
+        values = getattr(spread, name)
+        if len(values) != n_edges:
+            yield f"{where}.{name}", f"{len(values)} for {n_edges} edges"
         for i, value in enumerate(values):
             yield from _share(f"{where}.{name}.{i}", value)
-    for i, (low, high) in enumerate(zip(confidence.low, confidence.high, strict=False)):
+    for i, (low, high) in enumerate(zip(spread.low, spread.high, strict=False)):
         if low > high:
             yield f"{where}.low.{i}", f"{low:g} is more than high, {high:g}"
 
@@ -136,6 +149,14 @@ def repeated(where: str, names: Iterable[str]) -> Iterator[Problem]:
 def sha256_problems(where: str, value: str) -> Iterator[Problem]:
     """Yield what is wrong with a sha256."""
     return _sha256(where, value)
+
+
+def look_problems(where: str, delta: float, spent: float) -> Iterator[Problem]:
+    """Yield what is wrong with what one look at a data set spent."""
+    if not 0 < delta < 1:
+        yield f"{where}.delta", f"{delta:g} is not between 0 and 1"
+    if not 0 < spent <= delta:
+        yield f"{where}.spent", f"{spent:g} is not between 0 and its delta, {delta:g}"
 
 
 def _name(where: str, value: str) -> Iterator[Problem]:
@@ -224,7 +245,8 @@ def _certificate(where: str, certificate: Certificate) -> Iterator[Problem]:
         yield from _share(f"{where}.bounds.{i}.floor", bound.floor)
     if certificate.paired is not None:
         yield from _paired(f"{where}.paired", certificate.paired)
-    for place in ("strata", "checks"):
+    yield from _share(f"{where}.constant_f1", certificate.constant_f1)
+    for place in ("scopes", "strata", "checks"):
         for i, part in enumerate(getattr(certificate, place)):
             yield from _part(f"{where}.{place}.{i}", part)
 

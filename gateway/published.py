@@ -61,7 +61,7 @@ class Quality:
     n: int
     exact: float
     f1: float
-    f1_low: float  # 95 % interval over contexts
+    f1_low: float  # 95 % interval over articles, or contexts of unknown article
     f1_high: float
     has_answer_f1: float | None  # None, here and below: the data has no such question
     no_answer_f1: float | None
@@ -113,6 +113,17 @@ class GoldenLogits:
 
 
 @dataclass(frozen=True, slots=True)
+class Spread:
+    """How confidence is distributed among questions of one length: see Confidence."""
+
+    max_tokens: int  # of question and context together; longer than those of the part before
+    shares: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    n_questions: int
+
+
+@dataclass(frozen=True, slots=True)
 class Confidence:
     """How a variant's calibrated confidence (`Answer.score`) is distributed on the certified data.
 
@@ -127,6 +138,9 @@ class Confidence:
     n_contexts: int
     n_questions: int
     host: Host  # that answered
+    # The same by length, the shortest first: routing sends other lengths to a variant than it was certified
+    # on. Absent from early catalogs.
+    by_length: tuple[Spread, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,16 +180,19 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Stratum:
-    """A part of the certified questions.
+    """A part of the certified questions: of a kind, of a length, or of articles that no model has seen.
 
-    The floors of all strata of all plans hold jointly at 1 - delta, apart from the plans' own.
+    Its floor holds jointly with all others of the catalog.
     """
 
     name: str
     n_contexts: int
     n_questions: int
-    f1: float  # the sample mean, over contexts
+    f1: float  # the sample mean, over clusters
     floor: float
+    n_clusters: int = (
+        0  # articles, or contexts of unknown article; 0: before floors were made by cluster
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +207,7 @@ class Check:
     stratum: str
     n_contexts: int
     n_questions: int
-    f1: float  # the sample mean, over contexts
+    f1: float  # the sample mean, over clusters
     f1_high: float  # upper bound on the true mean, at the certificate's confidence
     floor: float
     shift: str = ""
@@ -210,7 +227,7 @@ class LossCheck:
     data: str
     n_contexts: int
     n_questions: int
-    loss: float  # the sample mean, over contexts
+    loss: float  # the sample mean, over clusters
     loss_low: float  # lower bound on the true mean, at the certificate's confidence
     certified: float
 
@@ -231,20 +248,24 @@ class Paired:
 
     to: str  # the largest variant
     loss: float
-    f1_loss: float  # the sample mean, over contexts
+    f1_loss: float  # the sample mean, over clusters
     checks: tuple[LossCheck, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """Mean F1 of the plan >= `floor`, jointly with all plans of the catalog, at 1 - delta."""
+    """Mean F1 of the plan >= `floor`, jointly with all plans of the catalog, at 1 - delta.
+
+    One value is a cluster's: of an article where its title is known, of a context elsewhere. `floor` is the
+    lowest of the scopes'.
+    """
 
     floor: float
     delta: float
     method: str
     n_contexts: int
     n_questions: int
-    f1: float  # the sample mean, over contexts
+    f1: float  # the sample mean, over clusters
     data: str
     data_sha256: str
     model_sha256: tuple[str, ...]
@@ -255,6 +276,16 @@ class Certificate:
     checks: tuple[Check, ...] = ()
     paired: Paired | None = None
     commit: str = ""  # of the code that certified
+    scopes: tuple[Stratum, ...] = ()  # all clusters; and, where there are, titled articles alone
+    n_clusters: int = 0
+    constant_f1: float | None = None  # of always answering "no answer", on the same clusters
+    spent: float = (
+        0.0  # of delta, by this look at the data; all looks at it together spend delta at most
+    )
+
+    def floor_of(self, stratum: str) -> float | None:
+        """Return the floor of a part of the questions; None: there is none."""
+        return next((s.floor for s in self.strata if s.name == stratum), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from gateway import catalog as catalogs
 from gateway import spans
 from gateway.domain import Answer
@@ -48,7 +50,7 @@ def _parts(
     search = _split(sources.certifying, Split.SEARCH, certifies=True)
     yield "search", {SEARCH: range(len(search))}, search
     calibrate = _split(sources.certifying, Split.CALIBRATE, certifies=True)
-    fresh = [i for i, e in enumerate(calibrate) if strata.is_fresh(e.context)]
+    fresh = np.flatnonzero(strata.held_out(calibrate)).tolist()
     certified = sorted(set(range(len(calibrate))).difference(fresh))
     yield "calibrate", {CERTIFIED: certified, UNSHIFTED: fresh}, calibrate
     other = _split(sources.other, Split.SEARCH, certifies=False)

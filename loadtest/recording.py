@@ -24,8 +24,8 @@ from gateway.domain import Answer
 from gateway.errors import BertierError
 from gateway.evidence import Comparison, compare
 from gateway.published import Plan
+from optimizer.clusters import numbers
 from optimizer.data import Example
-from optimizer.evaluate import numbered_contexts
 from optimizer.expectations import largest
 
 RECORDED = Path(__file__).parent / "data" / "drift.json.xz"
@@ -175,7 +175,7 @@ def _derived(
     examples: Sequence[Example], answers: Mapping[str, Sequence[Answer]], reference: str
 ) -> dict[str, Any]:
     return {
-        "contexts": numbered_contexts(examples).tolist(),
+        "contexts": numbers(examples).tolist(),
         "answerable": "".join("01"[e.answerable] for e in examples),
         "compared": {
             name: "".join(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from gateway.catalog import Origin
 from gateway.published import Certificate, Check, Plan, Quality, Shape, Variant
 from optimizer.weights import MIN_KEPT
 
@@ -16,11 +19,9 @@ parameters, {precision}, {words}, {size:.1f} MB.{tokens} {recipe}
 |---|---|---|---|---|---|---|
 {quality}
 
-Certified: mean F1 over contexts >= {floor:.3f} on questions like those of `{data}`, with
-{confidence:.0%} confidence jointly for all plans of the catalog ({n_contexts} contexts,
-{n_questions} questions). Contexts of one article are alike, so for a new article the floor is
-somewhat optimistic.{bounds}
-{strata}
+Certified: mean F1 >= {floor:.3f} on questions like those of `{data}`, with {confidence:.0%} confidence
+jointly for all plans of the catalog ({n_contexts} contexts, {n_questions} questions).{unit}{constant}{bounds}
+{scopes}{strata}
 {served}
 
 **Trained on** {sources}. Start: `sentence-transformers/all-MiniLM-L6-v2` (Apache-2.0) unless the
@@ -40,21 +41,36 @@ so batching would change answers."""
 BATCHED = """\
 **Served in batches** of one length bucket: answers do not depend on what else is in a batch."""
 
+UNIT = """ The unit is an article
+where its title is known, a context elsewhere ({n_clusters} in all)."""
+OLD_UNIT = (
+    " Contexts of one article are alike, so for a new article the floor is\nsomewhat optimistic."
+)
+CONSTANT = ' Always answering "no answer" scores {constant:.3f} there.'
+SCOPES = """
+| scope | articles or contexts | questions | F1 | certified F1 >= |
+|---|---|---|---|---|
+{rows}
+
+Routing uses the lower floor. Contexts whose article is not known may be of articles that were partly
+trained on; the titled articles were not.
+"""
+
 STRATA = """
 | questions | contexts | F1 | certified F1 >= |{heads}
 |---|---|---|---|{rules}
 {rows}
 
-The floors of the parts hold jointly among themselves with the same confidence, apart from the
-whole's.{others}{shifts}
+The floors of the parts hold jointly with the whole's. Those of answerable and unanswerable questions are
+the lower of both scopes.{others}{shifts}
 """
 OTHERS = """ The columns on the right are data that no floor was made from: F1 and, where it is below
-the floor, whether that is `within noise` (too few contexts to tell) or the floor `fails`."""
+the floor, whether that is `within noise` (too few to tell) or the floor `fails`."""
 
 ROW = "| {q.data} | {q.n} | {q.exact:.3f} | {q.f1:.3f} ({q.f1_low:.3f} to {q.f1_high:.3f}) | {parts} |"
 
 
-def card(variant: Variant, plan: Plan, sources: list[str]) -> str:
+def card(variant: Variant, plan: Plan, origin: Origin) -> str:
     """Return the model card of a variant in Markdown."""
     certificate = plan.certificate
     return CARD.format(
@@ -75,10 +91,36 @@ def card(variant: Variant, plan: Plan, sources: list[str]) -> str:
         confidence=1 - certificate.delta,
         n_contexts=certificate.n_contexts,
         n_questions=certificate.n_questions,
+        unit=UNIT.format(n_clusters=certificate.n_clusters) if certificate.n_clusters else OLD_UNIT,
+        constant=_constant(certificate),
         bounds=_bounds(certificate),
+        scopes=_scopes(certificate),
         strata=_strata(certificate),
-        sources=", ".join(f"`{source}`" for source in sources),
+        sources=", ".join(f"`{source}`" for source in _trained_on(variant, origin)),
     )
+
+
+def _trained_on(variant: Variant, origin: Origin) -> Sequence[str]:
+    """Return the sources of the study that trained it, whatever it is certified with."""
+    if origin.trained_on:
+        return origin.trained_on
+    reported = {quality.sha256 for quality in variant.quality}
+    return [name for name, sha256 in origin.data_sha256.items() if sha256 not in reported]
+
+
+def _constant(certificate: Certificate) -> str:
+    value = certificate.constant_f1
+    return "" if value is None else CONSTANT.format(constant=value)
+
+
+def _scopes(certificate: Certificate) -> str:
+    if len(certificate.scopes) < 2:
+        return ""
+    rows = [
+        f"| {s.name} | {s.n_clusters} | {s.n_questions} | {s.f1:.3f} | {s.floor:.3f} |"
+        for s in certificate.scopes
+    ]
+    return SCOPES.format(rows="\n".join(rows))
 
 
 def _words(shape: Shape) -> str:

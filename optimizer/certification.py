@@ -1,5 +1,5 @@
-"""Certificates of plans: floors and paired losses from four fifths of the calibrate split, and what became
-of them on the fifth and on the test data.
+"""Certificates of plans: floors and paired losses from clusters of the calibrate split, and what became of
+them on clusters that made none and on the test data.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from gateway.catalog import sha256_of
 from gateway.published import Bound, Certificate, LossCheck, Paired, Quality, Variant
 from gateway.spans import Reading, SpanEncoder
-from optimizer import certify, data, evaluate, lineage, profiling, provenance, strata
+from optimizer import certify, clusters, data, evaluate, lineage, profiling, provenance, strata
 from optimizer.config import CertifyConfig, StudyConfig
 from optimizer.data import DataError, Example, Split
 from optimizer.exported import Exported
@@ -23,8 +23,9 @@ from optimizer.study import Study
 
 SEARCH, CALIBRATE = "search", "calibrate"
 METHOD = (
-    "{} lower bound over context means; half of delta is split over the variants' floors, half over those"
-    " of cascades and the losses"
+    "{} lower bound over clusters: an article where its title is known ({} contexts of it at most), a context"
+    " elsewhere. What this look at the data spends of delta is split over all plans looked at: half over the"
+    " variants' floors, a quarter over those of cascades and the losses, a quarter over those of the parts"
 )
 
 
@@ -55,6 +56,13 @@ class Evidence:
     how: CertifyConfig
     data: str
     data_sha256: str
+    spent: float | None = None  # of delta, by this look at the data; None: all of it
+    hold_out: bool = True  # keep a fifth from the floors, to check them
+
+    @property
+    def budget(self) -> float:
+        """The chance that any floor of this look may be wrong."""
+        return self.how.delta if self.spent is None else self.spent
 
 
 def evidence_of(study: Study) -> Evidence:
@@ -74,10 +82,10 @@ def gather(config: StudyConfig, questions: StudyQuestions, tokenizer: Path, ask:
     """
     encoder = SpanEncoder.from_file(tokenizer)
     certifying = questions.certifying(Split.CALIBRATE)
-    if all(strata.is_fresh(e.context) for e in certifying):
+    if not certifying or strata.held_out(certifying).all():
         raise DataError(
-            "the calibrate split of the sources that certify holds no context to make floors from;"
-            " let a larger [[data]] certify"
+            "the calibrate split of the sources that certify holds no article or context to make"
+            " floors from; let a larger [[data]] certify"
         )
     names = [Path(d.source).name for d in config.data if d.certifies]
     hashes = questions.hashes()
@@ -119,7 +127,8 @@ def qualities_of(variant: Variant, evidence: Evidence) -> tuple[Quality, ...]:
         readings, _ = evidence.ask(variant.name, questions)
         asked = list(zip(questions.examples, readings, strict=True))
         if questions is evidence.calibrate:
-            asked = [(e, r) for e, r in asked if not strata.is_fresh(e.context)]
+            made = strata.makes_floors(questions.examples, hold_out=evidence.hold_out)
+            asked = [pair for pair, keep in zip(asked, made, strict=True) if keep]
         examples, readings = [e for e, _ in asked], [r for _, r in asked]
         name, sha256 = questions.name, questions.sha256
         found.append(evaluate.quality(name, sha256, examples, readings, variant.decoding))
@@ -130,74 +139,118 @@ def qualities_of(variant: Variant, evidence: Evidence) -> tuple[Quality, ...]:
 class Outcome:
     """What a plan scored on everything that it is certified and checked with."""
 
-    calibrate: Scored
+    certified: Scored
+    held_out: Scored
     reports: tuple[Scored, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """What each claim of a catalog may spend of delta."""
+
+    own: float  # a floor of a variant, in one scope
+    others: float  # a floor of a cascade or a loss, in one scope
+    parts: float  # a floor of a stratum
+
+
+def shares(
+    n_variants: int, n_cascades: int, delta: float, n_scopes: int = 1, n_parts: int = 5
+) -> Shares:
+    """Return delta split over all claims about all plans looked at, also those that are then left out.
+
+    `n_parts`: floors of strata of one plan.
+    """
+    n_plans = n_variants + n_cascades
+    n_losses = n_plans - 1  # the largest variant loses nothing to itself
+    n_others = n_scopes * (n_cascades + n_losses)
+    own = delta / 2 if n_others else 3 * delta / 4
+    return Shares(
+        own=own / (n_scopes * n_variants),
+        others=delta / 4 / n_others if n_others else 0.0,
+        parts=delta / 4 / max(1, n_plans * n_parts),
+    )
+
+
 def certificate_of(
-    outcome: Outcome, evidence: Evidence, sha256: tuple[str, ...], share: float, joint: float
+    outcome: Outcome, evidence: Evidence, sha256: tuple[str, ...], share: float, parts: float
 ) -> Certificate:
-    """Return the floors of a plan: its own at 1 - `share`, those of the strata jointly at 1 - `joint`.
+    """Return the floors of a plan: its own at 1 - `share` a scope, those of strata at 1 - `parts` each.
 
     `sha256`: of the plan's model files, in its order.
     """
-    how = evidence.how
+    how, certified = evidence.how, outcome.certified
     bound = certify.METHODS[how.method]
-    certified, fresh = strata.split(outcome.calibrate)
-    means = certified.means
-    bounds = {
-        name: strata.rounded_down(method(means, share)) for name, method in certify.METHODS.items()
+    lowest = {
+        name: strata.floor_of(certified, method, share) for name, method in certify.METHODS.items()
     }
-    parts = strata.strata_of(certified, bound, joint)
-    floors = {ALL: bounds[how.method]} | {part.name: part.floor for part in parts}
+    scopes = tuple(
+        strata.stratum_of(name, part, strata.rounded_down(bound(part.means, share)))
+        for name, part in certified.scopes.items()
+    )
+    whole, of_parts = scopes[0], strata.strata_of(certified, bound, parts)
+    floors = {ALL: min(lowest[how.method], whole.f1)} | {p.name: p.floor for p in of_parts}
     return Certificate(
         floor=floors[ALL],
         delta=how.delta,
-        method=METHOD.format(certify.TITLES[how.method]),
-        n_contexts=len(means),
-        n_questions=len(certified.examples),
-        f1=float(means.mean()),
+        method=METHOD.format(certify.TITLES[how.method], clusters.MOST_CONTEXTS),
+        n_contexts=whole.n_contexts,
+        n_questions=whole.n_questions,
+        f1=whole.f1,
         data=evidence.data,
         data_sha256=evidence.data_sha256,
         model_sha256=sha256,
         host=profiling.here(),
-        bounds=tuple(Bound(certify.TITLES[name], floor) for name, floor in bounds.items()),
-        strata=parts,
+        bounds=tuple(Bound(certify.TITLES[name], floor) for name, floor in lowest.items()),
+        strata=of_parts,
         checks=tuple(
             check
-            for other in (fresh, *outcome.reports)
-            if len(other.examples)  # few contexts may leave no fifth
-            for check in strata.checks_of(certified, other, floors, bound, joint)
+            for other in (outcome.held_out, *outcome.reports)
+            if len(other.examples)  # few clusters may leave no fifth
+            for check in strata.checks_of(certified, other, floors, bound, evidence.budget)
         ),
         commit=provenance.commit(),
+        scopes=scopes,
+        n_clusters=whole.n_clusters,
+        constant_f1=constant_f1(certified),
+        spent=evidence.budget,
+    )
+
+
+def constant_f1(scored: Scored) -> float:
+    """Return the F1 of always answering that there is no answer, over clusters."""
+    return float(
+        np.mean(clusters.means(scored.examples, [not e.answerable for e in scored.examples]))
     )
 
 
 def paired_of(
     outcome: Outcome, largest: Outcome, to: str, how: CertifyConfig, share: float
 ) -> Paired:
-    """Return how much F1 a plan loses at most to the largest variant, at 1 - `share`.
+    """Return how much F1 a plan loses at most to the largest variant, at 1 - `share` a scope.
 
-    The bound is on the mean over contexts of (difference + 1) / 2: questions that both answer alike, by far
+    The bound is on the mean over clusters of (difference + 1) / 2: questions that both answer alike, by far
     the most, have no spread.
     """
     bound = certify.METHODS[how.method]
-    certified, fresh = strata.split(_gain(outcome.calibrate, largest.calibrate))
-    loss = _loss(bound(certified.means, share))
-    reports = [_gain(a, b) for a, b in zip(outcome.reports, largest.reports, strict=True)]
+    certified = _gain(outcome.certified, largest.certified)
+    mean = _loss(float(certified.means.mean()))
+    loss = max(_loss(bound(part.means, share)) for part in certified.scopes.values())
+    loss = rounded_up(max(loss, mean))
+    pairs = zip(outcome.reports, largest.reports, strict=True)
+    reports = [strata.capped(_gain(a, b)) for a, b in pairs]
     checks = [
         LossCheck(
             data=other.name,
-            n_contexts=len(other.means),
+            n_contexts=other.n_contexts,
             n_questions=len(other.examples),
             loss=_loss(float(other.means.mean())),
             loss_low=_loss(certify.ceiling(bound, other.means, share)),
-            certified=rounded_up(loss),
+            certified=loss,
         )
-        for other in (fresh, *reports)
+        for other in (_gain(outcome.held_out, largest.held_out), *reports)
         if len(other.examples)
     ]
-    return Paired(to, rounded_up(loss), _loss(float(certified.means.mean())), tuple(checks))
+    return Paired(to, loss, mean, tuple(checks))
 
 
 def _gain(plan: Scored, largest: Scored) -> Scored:

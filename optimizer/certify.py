@@ -1,6 +1,6 @@
 """Floors that hold with confidence: one-sided bounds on a mean of values in [0, 1], or on a ratio. Pure.
 
-Legend: n independent values (one a context), m a candidate for the true mean or ratio.
+Legend: n independent values (one a cluster), m a candidate for the true mean or ratio.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from scipy.special import bdtr
 
 BISECTIONS = 40
 ORDERS = 16
+FEW = 100  # values; with fewer, constant bets are staked beside those that learn
+CONSTANT = (0.25, 0.5, 0.75, 0.95)  # of the largest bet that cannot lose all
 
 
 def betting_floor(values: np.ndarray, delta: float) -> float:  # values: (n,) in [0, 1]
@@ -71,8 +73,19 @@ def _outbet(
         return True
     capped = np.minimum(bets, 0.75 / (m * most))
     capitals = np.log1p(capped * (hits - m * counts)).sum(axis=1)
+    if hits.shape[1] < FEW:
+        capitals = np.concatenate([capitals, _constant_bets(hits[0], counts[0], m, most)])
     mean = np.logaddexp.reduce(capitals) - log(len(capitals))
     return bool(mean >= log(1 / delta))
+
+
+def _constant_bets(hits: np.ndarray, counts: np.ndarray, m: float, most: float) -> np.ndarray:
+    """Return the log capitals of as many gamblers with constant bets as there are learning ones.
+
+    With few values there is no time to learn: the best bet on twenty articles is near the largest one.
+    """
+    bets = np.repeat(CONSTANT, ORDERS // len(CONSTANT))[:, None] / (m * most)
+    return np.asarray(np.log1p(bets * (hits - m * counts)).sum(axis=1))
 
 
 def hoeffding_bentkus_floor(values: np.ndarray, delta: float) -> float:  # values: (n,) in [0, 1]

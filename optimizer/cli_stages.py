@@ -11,6 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from gateway import catalog as catalogs
+from gateway.catalog import Catalog
 from optimizer import cli_tables, gates, workers
 from optimizer import config as configs
 
@@ -18,6 +20,10 @@ log = logging.getLogger(__name__)
 
 WRITE = "put the plans into the catalog of --model-repository; no model file changes"
 ALLOW_DOMINATED = "publish variants, too, that another beats in latency, size and floor"
+
+ALLOW_CONSTANT = (
+    "publish variants, too, that are no better than always 'no answer': to try the pipeline"
+)
 
 
 def study_options() -> argparse.ArgumentParser:
@@ -65,6 +71,7 @@ def add(commands: Any, study: argparse.ArgumentParser) -> None:
         command.set_defaults(run=run)
         if run in (_run, _publish):
             command.add_argument("--allow-dominated", action="store_true", help=ALLOW_DOMINATED)
+            command.add_argument("--allow-constant", action="store_true", help=ALLOW_CONSTANT)
         if run is _certify:
             command.add_argument("--write", action="store_true", help=WRITE)
     _add_search(commands, study)
@@ -196,7 +203,9 @@ def _certify(args: argparse.Namespace) -> dict[str, Any]:
     from optimizer import publication
 
     study = study_of(args)
-    catalog = publication.catalog_of(study, study.config.publish.repository)
+    target = study.config.publish.repository
+    catalog = publication.catalog_of(study, target)
+    _note_look(target, catalog)
     cli_tables.show_catalog(catalog)
     result = cli_tables.show_certificates(catalog)
     if unmet := gates.unmet(catalog, study.config.certify.min_floor):
@@ -212,12 +221,20 @@ def _certify_published(args: argparse.Namespace) -> dict[str, Any]:
     catalog, rated = recertify.certify(published, config, args.data_dir, folder)
     cli_tables.show_certificates(catalog)
     result = cli_tables.show_plans(rated)
-    if args.write:
-        recertify.write(published, catalog, config)
+    if not args.write:
+        _note_look(published, catalog)
+    else:
+        recertify.write(published, catalog)
         Console().print(
             f"{published}: written; 'bertier-optimize rollback' undoes it", markup=False
         )
     return result
+
+
+def _note_look(published: Path, catalog: Catalog) -> None:
+    """Keep in the catalog that is there that its data was looked at, though nothing is published."""
+    if (published / catalogs.CATALOG).exists():
+        catalogs.note_looks(published, catalog.looks)
 
 
 def _publish(args: argparse.Namespace) -> dict[str, Any]:
@@ -225,7 +242,10 @@ def _publish(args: argparse.Namespace) -> dict[str, Any]:
 
     study = study_of(args)
     how = study.config.publish
-    allowed = how.allow_dominated or args.allow_dominated
-    return cli_tables.show_catalog(
-        publication.publish(study, how.repository, allow_dominated=allowed)
+    catalog = publication.publish(
+        study,
+        how.repository,
+        allow_dominated=how.allow_dominated or args.allow_dominated,
+        allow_constant=how.allow_constant or args.allow_constant,
     )
+    return cli_tables.show_catalog(catalog)

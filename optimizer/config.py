@@ -185,7 +185,9 @@ class FinishConfig(_Frozen):
 class CertifyConfig(_Frozen):
     """How the floors are certified."""
 
-    delta: float = Field(0.1, gt=0, lt=1)  # the chance that any published floor is wrong
+    delta: float = Field(
+        0.1, gt=0, lt=1
+    )  # the chance that any floor of any study on this data is wrong
     method: Literal["betting", "hoeffding-bentkus"] = "betting"
     min_floor: float | None = Field(None, ge=0, le=1)  # one variant must be certified there
     golden_tolerance: float = Field(0.25, gt=0)  # logits; another host may differ by rounding
@@ -196,6 +198,9 @@ class PublishConfig(_Frozen):
 
     repository: Path = REPOSITORY
     allow_dominated: bool = False  # also variants that another beats in latency, size and floor
+    allow_constant: bool = (
+        False  # also variants no better than always "no answer": to try the pipeline
+    )
 
 
 class StudyConfig(_Frozen):

@@ -5,7 +5,6 @@ Scores follow the official SQuAD 2.0 rule. Source: Rajpurkar et al. 2018 and its
 
 from __future__ import annotations
 
-import hashlib
 import re
 import string
 import time
@@ -22,6 +21,7 @@ from gateway import spans
 from gateway.embedded import open_session, run
 from gateway.published import Decoding, Precision, Quality
 from gateway.spans import Reading, SpanEncoder
+from optimizer import clusters
 from optimizer.data import Example
 from optimizer.progress import Progress
 
@@ -162,38 +162,10 @@ def forced_answers(readings: Iterable[Reading]) -> list[str]:
     return [reading.spans[0].text if reading.spans else "" for reading in readings]
 
 
-def means_by_context(examples: Sequence[Example], scores: Iterable[float]) -> np.ndarray:
-    """Return the mean score of each context, in an order that has nothing to do with the scores.
-
-    Questions on one context are not independent, hence one value a context.
-    """
-    by_context: dict[str, list[float]] = defaultdict(list)
-    for example, value in zip(examples, scores, strict=True):
-        by_context[example.context].append(value)
-    return np.array([np.mean(by_context[context]) for context in _shuffled(by_context)])
-
-
-def numbered_contexts(examples: Sequence[Example]) -> np.ndarray:  # (n,) int
-    """Return a number from 0 for each question's context, in the order of `means_by_context`."""
-    texts = {example.context for example in examples}
-    number = {context: i for i, context in enumerate(_shuffled(texts))}
-    return np.array([number[example.context] for example in examples])
-
-
-def _shuffled(contexts: Iterable[str]) -> list[str]:
-    return sorted(contexts, key=lambda text: hashlib.sha256(text.encode()).digest())
-
-
-def context_weights(examples: Sequence[Example]) -> np.ndarray:  # (n,) sum 1
-    """Return the weight of each question in the mean over contexts of their questions' mean."""
-    count = Counter(example.context for example in examples)
-    return np.array([1 / count[example.context] for example in examples]) / len(count)
-
-
 def quality(
     name: str, sha256: str, examples: Sequence[Example], readings: Sequence[Reading], how: Decoding
 ) -> Quality:
-    """Return what the catalog says of a variant on this data, with an interval over contexts."""
+    """Return what the catalog says of a variant on this data, with an interval over clusters."""
     answers = answers_of(readings, how)
     scores = score(examples, answers)
     answerable = [i for i, e in enumerate(examples) if e.answerable]
@@ -217,10 +189,10 @@ def quality(
 def bootstrap_interval(
     examples: Sequence[Example], answers: Sequence[str], resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """Return the 95 % interval of the mean F1, resampling whole contexts."""
+    """Return the 95 % interval of the mean F1, resampling whole articles, or contexts of unknown ones."""
     sums: dict[str, list[float]] = defaultdict(list)
     for example, answer in zip(examples, answers, strict=True):
-        sums[example.context].append(f1(answer, example.answers))
+        sums[clusters.cluster_of(example)].append(f1(answer, example.answers))
     totals = np.array([sum(v) for v in sums.values()])
     counts = np.array([len(v) for v in sums.values()])
     picks = np.random.default_rng(seed).integers(0, len(totals), (resamples, len(totals)))

@@ -9,45 +9,59 @@ Legend: n questions.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
 from gateway.catalog import Catalog
 from gateway.domain import Answer
-from gateway.published import Agreement, Confidence, Host, Plan, Variant
-from optimizer.certify import ratio_floor
+from gateway.published import Agreement, Confidence, Host, Plan, Spread, Variant
+from optimizer import clusters
+from optimizer.certify import betting_floor, ratio_floor
 from optimizer.data import Example
-from optimizer.evaluate import numbered_contexts
-from optimizer.strata import rounded_down
+from optimizer.strata import LENGTH_EDGES, rounded_down
 
 DECILES = np.linspace(0.1, 0.9, 9)
 DECIMALS = 4
-# A context with more questions counts for as many: a bound must know the most beforehand.
+# A cluster with more questions counts for as many: a bound must know the most beforehand.
 MOST_QUESTIONS = 16
+WORTH_WATCHING = 0.05  # a floor under both rates below this would watch nothing
+MOST_TOKENS = (*LENGTH_EDGES, 1_000_000_000)  # of each length that confidence is told by
 
 Answers = Mapping[str, Sequence[Answer]]  # by variant, (n,)
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The questions that floors are made from."""
+
+    examples: Sequence[Example]  # (n,)
+    tokens: np.ndarray  # (n,) int, of question and context together
+
+
 def with_expectations(
     catalog: Catalog,
-    examples: Sequence[Example],  # (n,)
+    asked: Asked,
     answers: Answers,
     host: Host,
     delta: float,
+    n_looked_at: int,
 ) -> Catalog:
     """Return the catalog with what to expect of plans and variants; `host`: that answered.
 
-    The bounds of all plans hold jointly at 1 - delta; those of all variants do, too.
+    The bounds of all plans looked at hold jointly at 1 - delta; those of all variants do, too.
     """
     reference = largest(catalog.variants).name
-    shares = delta / len(catalog.plans), delta / len(catalog.variants)
+    shares = delta / n_looked_at, delta / len(catalog.variants)
     plans = tuple(
-        replace(plan, agreement=agreement(plan, examples, answers, reference, host, shares[0]))
+        replace(
+            plan, agreement=agreement(plan, asked.examples, answers, reference, host, shares[0])
+        )
         for plan in catalog.plans
     )
     variants = tuple(
-        replace(v, confidence=confidence(examples, _scores(answers[v.name]), host, shares[1]))
+        replace(v, confidence=confidence(asked, _scores(answers[v.name]), host, shares[1]))
         for v in catalog.variants
     )
     return replace(catalog, plans=plans, variants=variants)
@@ -73,14 +87,14 @@ def agreement(
     both = some & (ours != "") & (theirs != "")
     if not both.any():
         return None
-    contexts = numbered_contexts(examples)
-    both_answer, both_floor = rate(contexts, some, both, delta / 2)
-    same_answer, same_floor = rate(contexts, both, ours == theirs, delta / 2)
-    if not both_floor and not same_floor:
+    number = clusters.numbers(examples)
+    both_answer, both_floor = rate(number, some, both, delta / 2)
+    same_answer, same_floor = rate(number, both, ours == theirs, delta / 2)
+    if max(both_floor, same_floor) < WORTH_WATCHING:
         return None
     return Agreement(
         reference=reference,
-        n_contexts=len(np.unique(contexts[some])),
+        n_contexts=len({e.context for e, kept in zip(examples, some, strict=True) if kept}),
         n_questions=int(some.sum()),
         both_answer=both_answer,
         both_answer_floor=both_floor,
@@ -103,44 +117,77 @@ def played(plan: Plan, answers: Answers, reference: str) -> tuple[np.ndarray, np
 
 
 def confidence(
-    examples: Sequence[Example],  # (n,)
+    asked: Asked,
     scores: np.ndarray,  # (n,)
     host: Host,
     delta: float,
 ) -> Confidence:
-    """Return how scores are spread between their deciles, with bounds that hold jointly at 1 - delta."""
+    """Return how scores are spread between their deciles, with bounds that hold jointly at 1 - delta.
+
+    Half of delta is for all questions, half for those of each length: a variant is not sent every length.
+    """
     edges = np.unique(np.round(np.quantile(scores, DECILES), DECIMALS))
-    contexts, every = numbered_contexts(examples), np.ones(len(scores), dtype=bool)
-    each = delta / (2 * len(edges))
-    low = [rate(contexts, every, scores <= edge, each) for edge in edges]
-    above = [rate(contexts, every, scores > edge, each) for edge in edges]
+    number = clusters.numbers(asked.examples)
+    parts = [(n, among) for n, among in _by_length(asked.tokens) if among.any()]
+    whole = _spread(number, np.ones(len(scores), dtype=bool), scores, edges, delta / 2)
+    each = delta / 2 / len(parts)
     return Confidence(
         edges=tuple(edges.tolist()),
+        shares=whole.shares,
+        low=whole.low,
+        high=whole.high,
+        n_contexts=len({e.context for e in asked.examples}),
+        n_questions=whole.n_questions,
+        host=host,
+        by_length=tuple(
+            replace(_spread(number, among, scores, edges, each), max_tokens=most)
+            for most, among in parts
+        ),
+    )
+
+
+def _by_length(tokens: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """Return the most tokens of each length, and which questions are of it."""
+    return [
+        (most, (tokens > least) & (tokens <= most)) for least, most in pairwise((0, *MOST_TOKENS))
+    ]
+
+
+def _spread(
+    number: np.ndarray, among: np.ndarray, scores: np.ndarray, edges: np.ndarray, delta: float
+) -> Spread:
+    """Return the shares of scores up to each edge among some questions, bounded on both sides."""
+    each = delta / (2 * len(edges))
+    low = [rate(number, among, scores <= edge, each) for edge in edges]
+    above = [rate(number, among, scores > edge, each) for edge in edges]
+    return Spread(
+        max_tokens=0,
         shares=tuple(share for share, _ in low),
         low=tuple(floor for _, floor in low),
         high=tuple(1 - floor for _, floor in above),
-        n_contexts=len(np.unique(contexts)),
-        n_questions=len(examples),
-        host=host,
+        n_questions=int(among.sum()),
     )
 
 
 def rate(
-    contexts: np.ndarray,  # (n,) int
+    number: np.ndarray,  # (n,) int, of the cluster
     among: np.ndarray,  # (n,) bool
     hits: np.ndarray,  # (n,) bool, of any questions
     delta: float,
 ) -> tuple[float, float]:
     """Return the rate of hits among some questions, each asked alike, and a floor under it.
 
-    Of a context with more than MOST_QUESTIONS, each of its questions weighs accordingly less.
+    The floor is one under the mean of the clusters' rates as well: a gateway counts one factor a text, and
+    sees some or all of the questions on it. Of a cluster with more than MOST_QUESTIONS, each of its
+    questions weighs accordingly less.
     """
-    weights = np.minimum(1.0, MOST_QUESTIONS / np.maximum(1, np.bincount(contexts)))
-    counts, hit = (weights * np.bincount(contexts, kept) for kept in (among, among & hits))
+    weights = np.minimum(1.0, MOST_QUESTIONS / np.maximum(1, np.bincount(number)))
+    counts, hit = (weights * np.bincount(number, kept) for kept in (among, among & hits))
     some = counts > 0
     hit, counts = np.minimum(hit, counts)[some], np.minimum(counts, MOST_QUESTIONS)[some]
-    floor = ratio_floor(hit, counts, MOST_QUESTIONS, delta)
-    return float(hit.sum() / counts.sum()), rounded_down(floor)
+    floor = ratio_floor(hit, counts, MOST_QUESTIONS, delta / 2)
+    of_clusters = betting_floor(hit / counts, delta / 2)
+    return float(hit.sum() / counts.sum()), rounded_down(min(floor, of_clusters))
 
 
 def _scores(answers: Sequence[Answer]) -> np.ndarray:

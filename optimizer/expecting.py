@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from gateway import spans
 from gateway.catalog import Catalog
 from optimizer import expectations, profiling, strata
 from optimizer.certification import Evidence
+from optimizer.expectations import Asked
 
 
-def expected(catalog: Catalog, evidence: Evidence) -> Catalog:
-    """Return the catalog with what to expect of its plans and variants on the questions of its floors."""
+def expected(catalog: Catalog, evidence: Evidence, n_looked_at: int | None = None) -> Catalog:
+    """Return the catalog with what to expect of its plans and variants on the questions of its floors.
+
+    `n_looked_at`: of how many plans those of the catalog were kept; none given: of so many.
+    """
     asked = evidence.calibrate
-    certified = [not strata.is_fresh(e.context) for e in asked.examples]
+    made = strata.makes_floors(asked.examples, hold_out=evidence.hold_out)
     answers = {}
     for variant in catalog.variants:
         readings, _ = evidence.ask(variant.name, asked)
-        kept = (r for r, keep in zip(readings, certified, strict=True) if keep)
+        kept = (r for r, keep in zip(readings, made, strict=True) if keep)
         answers[variant.name] = [spans.answer_of(reading, variant.decoding) for reading in kept]
-    examples = [e for e, keep in zip(asked.examples, certified, strict=True) if keep]
+    rows = np.flatnonzero(made)
+    examples = [asked.examples[i] for i in rows.tolist()]
     return expectations.with_expectations(
-        catalog, examples, answers, profiling.here(), evidence.how.delta
+        catalog,
+        Asked(examples, asked.tokens[rows]),
+        answers,
+        profiling.here(),
+        evidence.budget,
+        n_looked_at or len(catalog.plans),
     )

@@ -46,6 +46,16 @@ def _dominates(a: tuple[float, ...], b: tuple[float, ...], *, first: bool) -> bo
     return all(x <= y for x, y in zip(a, b, strict=True)) and (a != b or first)
 
 
+def no_better_than_silence(catalog: Catalog) -> dict[str, Certificate]:
+    """Return the variants that score no more than always answering "no answer", on the certifying split."""
+    found = {v.name: catalog.direct(v.name).certificate for v in catalog.variants}
+    return {
+        name: certificate
+        for name, certificate in found.items()
+        if certificate.constant_f1 is not None and certificate.f1 <= certificate.constant_f1
+    }
+
+
 def unmet(catalog: Catalog, min_floor: float | None) -> str | None:
     """Return why no plan is certified at `min_floor`, with the nearest and what binds it."""
     if min_floor is None or catalog.best_floor >= min_floor:
@@ -54,22 +64,30 @@ def unmet(catalog: Catalog, min_floor: float | None) -> str | None:
     certificate = nearest.certificate
     return (
         f"no variant is certified at F1 {min_floor:g}: the nearest is {nearest.name} at"
-        f" {certificate.floor:.4f} (mean F1 {certificate.f1:.4f} over {certificate.n_contexts}"
-        f" contexts); what binds is {_binding(certificate, min_floor)}"
+        f" {certificate.floor:.4f} (mean F1 {certificate.f1:.4f} over {_units(certificate)});"
+        f" what binds is {_binding(certificate, min_floor)}"
     )
 
 
+def _units(certificate: Certificate) -> str:
+    if not certificate.n_clusters:
+        return f"{certificate.n_contexts} contexts"
+    return f"{certificate.n_clusters} articles or contexts of unknown article"
+
+
 def _binding(certificate: Certificate, min_floor: float) -> str:
-    """Name the constraint; a margin shrinks with the root of the number of contexts."""
-    room = certificate.f1 - min_floor
-    if room <= 0:
+    """Name the constraint; a margin shrinks with the root of the number of clusters."""
+    lowest = min(certificate.scopes, key=lambda s: s.floor, default=None)
+    f1 = certificate.f1 if lowest is None else lowest.f1
+    n = certificate.n_contexts if lowest is None else lowest.n_clusters
+    if f1 <= min_floor:
         return (
-            "its accuracy: even the mean is below, so no number of contexts would do;"
+            "its accuracy: even the mean is below, so no number of questions would do;"
             " train it further or lower [certify] min_floor"
         )
-    margin = certificate.f1 - certificate.floor
-    needed = ceil(certificate.n_contexts * (margin / room) ** 2)
+    needed = ceil(n * ((f1 - certificate.floor) / (f1 - min_floor)) ** 2)
+    what = "contexts" if lowest is None else lowest.name
     return (
-        f"the evidence: the mean is above, and about {needed} contexts would certify it;"
-        " let another [[data]] certify, or raise [certify] delta"
+        f"the evidence: the mean is above, and about {needed} in place of {n} ({what}) would certify it;"
+        " let another [[data]] that nobody has looked at certify"
     )

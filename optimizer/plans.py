@@ -15,7 +15,7 @@ import numpy as np
 
 from gateway import spans
 from gateway.published import Certificate, Paired, Plan, Variant
-from optimizer import cascades, certification, evaluate, expectations
+from optimizer import cascades, certification, clusters, evaluate, expectations, strata
 from optimizer.cascades import Answers, Chain
 from optimizer.certification import Evidence, Outcome, Questions
 from optimizer.strata import Scored
@@ -33,6 +33,14 @@ class Rated:
 
 
 @dataclass(frozen=True, slots=True)
+class Looked:
+    """The plans that are kept, and of how many: delta is split over all."""
+
+    kept: list[Rated]
+    n_looked_at: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Asked:
     """What all variants made of one data set."""
 
@@ -41,42 +49,37 @@ class _Asked:
     cpu_ms: Mapping[str, np.ndarray]  # by variant, where it is known
 
 
-def plans_of(variants: Sequence[Variant], evidence: Evidence) -> list[Rated]:
+def plans_of(variants: Sequence[Variant], evidence: Evidence) -> Looked:
     """Return the plans to publish, cheapest first: of cascades those that no other plan beats in cost, floor
     and loss at once.
 
-    Half of delta is split over the variants' floors, half over the floors of cascades and the losses, so
-    all hold jointly at 1 - delta, also those of cascades that are then left out.
+    What may be spent of delta is split over all plans looked at, also those that are then left out.
     """
     parts = (evidence.search, evidence.calibrate, *evidence.reports)
     search, calibrate, *reports = (_ask(variants, questions, evidence) for questions in parts)
     alone = [Chain((variant.name,), ()) for variant in variants]
     chains = alone + _cascades(search, len(variants))
-    outcomes = [_outcome(chain, calibrate, reports) for chain in chains]
+    outcomes = [_outcome(chain, calibrate, reports, evidence.hold_out) for chain in chains]
     largest = expectations.largest(variants).name
     best = outcomes[alone.index(Chain((largest,), ()))]
-    own, others = shares(len(alone), len(chains) - len(alone), evidence.how.delta)
+    each = certification.shares(
+        len(alone),
+        len(chains) - len(alone),
+        evidence.budget,
+        len(best.certified.scopes),
+        strata.n_claims(best.certified),
+    )
     found = []
     for chain, outcome in zip(chains, outcomes, strict=True):
-        share = own if chain in alone else others
+        share = each.own if chain in alone else each.others
         sha256 = tuple(_named(variants, name).sha256 for name in chain.variants)
-        joint = evidence.how.delta / len(chains)
-        certificate = certification.certificate_of(outcome, evidence, sha256, share, joint)
+        certificate = certification.certificate_of(outcome, evidence, sha256, share, each.parts)
         paired = Paired(largest, 0.0, 0.0)
         if outcome is not best:
-            paired = certification.paired_of(outcome, best, largest, evidence.how, others)
+            paired = certification.paired_of(outcome, best, largest, evidence.how, each.others)
         certificate = replace(certificate, paired=paired)
         found.append(_rated(chain, certificate, search, reports, largest))
-    return sorted(unbeaten(found), key=lambda rated: rated.cost)
-
-
-def shares(n_variants: int, n_cascades: int, delta: float) -> tuple[float, float]:
-    """Return delta's share of each variant's floor, and of each cascade's floor and each loss."""
-    n_losses = n_variants + n_cascades - 1  # the largest variant loses nothing to itself
-    n_others = n_cascades + n_losses
-    if not n_others:
-        return delta / n_variants, 0.0
-    return delta / 2 / n_variants, delta / 2 / n_others
+    return Looked(sorted(unbeaten(found), key=lambda rated: rated.cost), len(found))
 
 
 def unbeaten(found: Sequence[Rated]) -> list[Rated]:
@@ -124,12 +127,13 @@ def _cascades(search: _Asked, n_variants: int) -> list[Chain]:
     count = min(cascades.CANDIDATES, MAX_PLANS - n_variants)
     if n_variants < 2 or count < 1 or not len(search.questions.examples):
         return []
-    weights = evaluate.context_weights(search.questions.examples)
+    weights = clusters.weights(search.questions.examples)
     return cascades.worth_certifying(search.answers, weights, count)
 
 
-def _outcome(chain: Chain, calibrate: _Asked, reports: Sequence[_Asked]) -> Outcome:
-    return Outcome(_scored(chain, calibrate), tuple(_scored(chain, r) for r in reports))
+def _outcome(chain: Chain, calibrate: _Asked, reports: Sequence[_Asked], hold_out: bool) -> Outcome:
+    certified, held_out = strata.split(_scored(chain, calibrate), hold_out=hold_out)
+    return Outcome(certified, held_out, tuple(_scored(chain, r) for r in reports))
 
 
 def _scored(chain: Chain, asked: _Asked) -> Scored:

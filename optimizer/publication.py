@@ -22,6 +22,7 @@ from optimizer import (
     data,
     decoding,
     gates,
+    looking,
     profiling,
     provenance,
     repository,
@@ -71,27 +72,34 @@ def catalog_of(study: Study, target: Path) -> Catalog:
     variants = [variant_of(study, name, target, evidence) for name in study.variant_names]
     if not variants:
         raise NothingToPublish("the study has no variant")
-    plans = [rated.plan for rated in plans_of(variants, evidence)]
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    before = catalogs.read(target).looks if (target / catalogs.CATALOG).exists() else ()
+    evidence, looks = looking.spend(evidence, variants, study.config.name, date, before)
+    looked = plans_of(variants, evidence)
     origin = Origin(
         study=study.config.name,
         commit=provenance.commit(),
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        date=date,
         seed=study.config.seed,
         data_sha256=study.questions.hashes(),
         split_version=data.SPLIT_VERSION,
+        trained_on=tuple(Path(d.source).name for d in study.config.data),
     )
     catalog = Catalog(
         schema_version=catalogs.SCHEMA_VERSION,
         origin=origin,
         tokenizer_sha256=catalogs.sha256_of(study.tokenizer),
         variants=tuple(variants),
-        plans=tuple(plans),
+        plans=tuple(rated.plan for rated in looked.kept),
         golden_inputs=GOLDEN_INPUTS,
+        looks=looks,
     )
-    return expected(catalog, evidence)
+    return expected(catalog, evidence, looked.n_looked_at)
 
 
-def publish(study: Study, target: Path, *, allow_dominated: bool = False) -> Catalog:
+def publish(
+    study: Study, target: Path, *, allow_dominated: bool = False, allow_constant: bool = False
+) -> Catalog:
     """Publish the study's variants to a model repository, but for members of the front that turn out dominated.
 
     Raises: NothingToPublish when a gate is closed.
@@ -99,18 +107,33 @@ def publish(study: Study, target: Path, *, allow_dominated: bool = False) -> Cat
     catalog = catalog_of(study, target)
     if not allow_dominated:
         catalog = without_dominated(catalog, study.members)
+    if not allow_constant:
+        check_constant(catalog)
     check_gates(catalog, study.config.certify.min_floor, allow_dominated=allow_dominated)
-    sources = [Path(d.source).name for d in study.config.data]
     publications = [
         repository.Publication(
             variant,
             Exported(study, variant.name).file,
-            cards.card(variant, catalog.direct(variant.name), sources),
+            cards.card(variant, catalog.direct(variant.name), catalog.origin),
         )
         for variant in catalog.variants
     ]
     repository.publish(target, publications, catalog, study.tokenizer)
     return catalog
+
+
+def check_constant(catalog: Catalog) -> None:
+    """Raises: NothingToPublish for a variant that is worth no more than always saying "no answer"."""
+    if found := gates.no_better_than_silence(catalog):
+        named = "; ".join(
+            f"{name}: F1 {certificate.f1:.4f}, always 'no answer' {certificate.constant_f1:.4f}"
+            for name, certificate in found.items()
+        )
+        raise NothingToPublish(
+            f"not published: no better than always answering 'no answer' on the certifying split:"
+            f" {named}. Train further or take them out of the study file; --allow-constant only for a"
+            " trial of the pipeline"
+        )
 
 
 def without_dominated(catalog: Catalog, members: Collection[str]) -> Catalog:

@@ -6,13 +6,14 @@ Needs the repository and the question sets alone, not the run folder that the mo
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from gateway import catalog as catalogs
 from gateway.catalog import Catalog
 from gateway.errors import RepositoryError
 from gateway.spans import Reading
-from optimizer import asked, cards, certification, lineage, plans, repository
+from optimizer import asked, cards, certification, lineage, looking, plans, repository
 from optimizer.certification import Evidence, Questions
 from optimizer.config import StudyConfig
 from optimizer.expecting import expected
@@ -32,9 +33,11 @@ def certify(
     if problems:
         raise RepositoryError("not certified: " + "; ".join(problems))
     evidence = evidence_of(published, catalog, config, data_dir, folder)
-    rated = plans.plans_of(catalog.variants, evidence)
-    found = replace(catalog, plans=tuple(r.plan for r in rated))
-    return expected(found, evidence), rated
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    evidence, looks = looking.spend(evidence, catalog.variants, config.name, date, catalog.looks)
+    looked = plans.plans_of(catalog.variants, evidence)
+    found = replace(catalog, plans=tuple(r.plan for r in looked.kept), looks=looks)
+    return expected(found, evidence, looked.n_looked_at), looked.kept
 
 
 def evidence_of(
@@ -58,8 +61,9 @@ def evidence_of(
     return certification.gather(config, questions, tokenizer, ask)
 
 
-def write(published: Path, catalog: Catalog, config: StudyConfig) -> None:
+def write(published: Path, catalog: Catalog) -> None:
     """Put the catalog in place, and the model cards that tell of its floors."""
-    sources = [Path(d.source).name for d in config.data]
-    texts = {v.name: cards.card(v, catalog.direct(v.name), sources) for v in catalog.variants}
+    texts = {
+        v.name: cards.card(v, catalog.direct(v.name), catalog.origin) for v in catalog.variants
+    }
     repository.recertify(published, catalog, texts)

@@ -9,13 +9,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gateway import catalog as catalogs
 from gateway.catalog import Catalog
 from gateway.errors import RepositoryError
 from gateway.published import Precision, Variant
+from optimizer.ledger import merged
 
 MODEL_TEMPLATE = """\
 name: "{name}"
@@ -38,6 +39,7 @@ parameters {{ key: "intra_op_thread_count" value: {{ string_value: "1" }} }}
 
 HASH = 'parameters {{ key: "sha256.{version}" value: {{ string_value: "{sha256}" }} }}\n'
 INSTANCES = 2
+CARD, PREVIOUS_CARD = "README.md", "README.previous.md"  # of the catalog, and of the one before
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,7 @@ def publish(
                 raise
         before = _previous(repository)
         catalogs.switch(repository)
+        _forget_cards(repository, catalog, present)
     except OSError as exc:
         raise RepositoryError(_unwritten(repository, publications, exc)) from exc
     _remove_unnamed(repository, before, [c for c in (catalog, present) if c is not None])
@@ -118,7 +121,7 @@ def recertify(repository: Path, catalog: Catalog, cards: Mapping[str, str]) -> N
         catalogs.prepare(repository, catalog)
         try:
             _check(repository, catalog)
-            parts = {name: repository / name / "README.md.part" for name in cards}
+            parts = {name: repository / name / f"{CARD}.part" for name in cards}
             for name, part in parts.items():
                 part.write_text(cards[name])
         except BaseException:
@@ -126,7 +129,7 @@ def recertify(repository: Path, catalog: Catalog, cards: Mapping[str, str]) -> N
             raise
         catalogs.switch(repository)
         for part in parts.values():
-            os.replace(part, part.with_suffix(""))
+            _replace_card(part, part.parent)
     except OSError as exc:
         raise RepositoryError(
             f"not written: {exc.filename or repository}: {exc.strerror}; the catalog is as it was"
@@ -152,7 +155,10 @@ def _check(repository: Path, catalog: Catalog) -> None:
 
 
 def rollback(repository: Path) -> Catalog:
-    """Put the catalog before the last publication back; the two change places."""
+    """Put the catalog before the last publication back, with its cards; the two change places.
+
+    What has been looked at stays in the ledger. Raises: RepositoryError.
+    """
     previous = repository / catalogs.PREVIOUS
     if not previous.exists():
         raise RepositoryError(f"{previous}: missing; nothing was published before this catalog")
@@ -160,8 +166,37 @@ def rollback(repository: Path) -> Catalog:
     problems = catalogs.check_files(repository, catalog)
     if problems:
         raise RepositoryError("not rolled back: " + "; ".join(problems))
+    present = _present(repository)
+    looks = merged(catalog.looks, present.looks if present else ())
+    catalog = replace(catalog, looks=looks)
     catalogs.write(repository, catalog)
+    for name in {v.name for c in (catalog, present) if c for v in c.variants}:
+        _swap_cards(repository / name)
     return catalog
+
+
+def _replace_card(card: Path, folder: Path) -> None:
+    """Put a variant's card in place; the one before stays beside it for a rollback."""
+    if (folder / CARD).exists():
+        os.replace(folder / CARD, folder / PREVIOUS_CARD)
+    os.replace(card, folder / CARD)
+
+
+def _swap_cards(folder: Path) -> None:
+    """Let a variant's card and the one before change places, where there are two."""
+    present, before, aside = folder / CARD, folder / PREVIOUS_CARD, folder / f"{CARD}.part"
+    if present.exists() and before.exists():
+        os.replace(present, aside)
+        os.replace(before, present)
+        os.replace(aside, before)
+
+
+def _forget_cards(repository: Path, catalog: Catalog, present: Catalog | None) -> None:
+    """Remove the old cards of variants that kept theirs: a rollback must not bring one back."""
+    named = {v.name for v in catalog.variants}
+    for variant in present.variants if present else ():
+        if variant.name not in named:
+            (repository / variant.name / PREVIOUS_CARD).unlink(missing_ok=True)
 
 
 def _present(repository: Path) -> Catalog | None:
@@ -183,7 +218,7 @@ def _stage_variant(
     shutil.copyfile(publication.model, version / "model.onnx")
     hashes = _kept_hashes(repository / variant.name, variant, present)
     (staged / "config.pbtxt").write_text(config_pbtxt(variant, hashes))
-    (staged / "README.md").write_text(publication.card)
+    (staged / CARD).write_text(publication.card)
 
 
 def _place(stage: Path, repository: Path, publications: list[Publication]) -> None:
@@ -196,8 +231,8 @@ def _place(stage: Path, repository: Path, publications: list[Publication]) -> No
             continue
         if not (folder / str(variant.version)).exists():
             os.replace(staged / str(variant.version), folder / str(variant.version))
-        for name in ("config.pbtxt", "README.md"):
-            os.replace(staged / name, folder / name)
+        os.replace(staged / "config.pbtxt", folder / "config.pbtxt")
+        _replace_card(staged / CARD, folder)
 
 
 def _kept_hashes(folder: Path, variant: Variant, present: Catalog | None) -> dict[int, str]:

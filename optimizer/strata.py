@@ -1,27 +1,28 @@
 """A plan's scores part by part: answerable or not, short or long; and how two data sets differ. Pure.
 
-Legend: n questions. The certified value is a mean over contexts.
+Legend: n questions. The certified value is a mean over clusters (see `clusters`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from gateway.published import Check, Stratum
+from optimizer import clusters
 from optimizer.certify import Bound, ceiling
 from optimizer.data import Example
-from optimizer.evaluate import means_by_context
 
 ALL = "all"
 KINDS = ("answerable", "unanswerable")
 LENGTHS = ("to 128 tokens", "129 to 256 tokens", "over 256 tokens")
 LENGTH_EDGES = (128, 256)
-FRESH = 5  # one context in so many is kept from the floors, to check them
+EVERY, TITLED = "all clusters", "unseen titled articles"  # scopes of a certificate
+HELD_OUT = 5  # one cluster in so many is kept from the floors, to check them
+ARTICLES_HELD_OUT, CONTEXTS_HELD_OUT = "held-out articles", "held-out contexts"
 WORTH_NAMING = 0.25  # share of the whole difference from which on a cause is named
 
 
@@ -41,8 +42,19 @@ class Scored:
 
     @property
     def means(self) -> np.ndarray:
-        """Return the mean F1 of each context, in an order that does not depend on them."""
-        return means_by_context(self.examples, self.f1)
+        """Return the mean F1 of each cluster, in an order that does not depend on them."""
+        return clusters.means(self.examples, self.f1)
+
+    @property
+    def n_contexts(self) -> int:
+        return len({e.context for e in self.examples})
+
+    @property
+    def scopes(self) -> dict[str, Scored]:
+        """Return all of it and, where some articles are known and some are not, the known ones alone."""
+        titled = clusters.is_titled(self.examples)
+        one = titled.all() or not titled.any()
+        return {EVERY: self} | ({} if one else {TITLED: self.part(titled)})
 
     @property
     def kinds(self) -> np.ndarray:  # (n,) names
@@ -60,34 +72,85 @@ class Scored:
         return {name: self.part(mask) for name, mask in masks.items() if mask.any()}
 
 
-def is_fresh(context: str) -> bool:
-    """Is this context of the fifth that no floor is made from?"""
-    # Not the hash that splits: of that one only three values are left in a calibrate split.
-    return int(hashlib.sha256(b"fresh " + context.encode()).hexdigest(), 16) % FRESH == 0
+def held_out(examples: Sequence[Example]) -> np.ndarray:  # (n,) bool
+    """Say which questions check floors and make none: a fifth of the articles, or of the contexts.
+
+    Where articles are known, contexts of unknown ones all make floors: their articles may have made some.
+    """
+    titled = clusters.is_titled(examples)
+    keys = [clusters.cluster_of(e) for e in examples]
+    held = {key: _is_held_out(key) for key in set(keys)}
+    by_hash = np.array([held[key] for key in keys], dtype=bool)
+    return by_hash & titled if titled.any() else by_hash
 
 
-def split(scored: Scored) -> tuple[Scored, Scored]:
-    """Return what floors are made from, and the fresh contexts that check them."""
-    fresh = np.array([is_fresh(e.context) for e in scored.examples], dtype=bool)
-    return scored.part(~fresh), scored.part(fresh, "fresh contexts")
+def _is_held_out(key: str) -> bool:
+    # Not the hash that splits: of that one only some values are left in a calibrate split.
+    return int(hashlib.sha256(f"held out {key}".encode()).hexdigest(), 16) % HELD_OUT == 0
+
+
+def makes_floors(examples: Sequence[Example], *, hold_out: bool = True) -> np.ndarray:  # (n,) bool
+    """Say which questions floors are made from: those that count, and are not kept to check them."""
+    counts = clusters.counted(examples)
+    return counts & ~held_out(examples) if hold_out else counts
+
+
+def split(scored: Scored, *, hold_out: bool = True) -> tuple[Scored, Scored]:
+    """Return what floors are made from, and the clusters that check them."""
+    made = makes_floors(scored.examples, hold_out=hold_out)
+    titled = bool(clusters.is_titled(scored.examples).any())
+    name = ARTICLES_HELD_OUT if titled else CONTEXTS_HELD_OUT
+    held = clusters.counted(scored.examples) & ~made
+    return scored.part(made), scored.part(held, name)
+
+
+def capped(scored: Scored) -> Scored:
+    """Return the questions that count: on so many contexts of each article at most."""
+    return scored.part(clusters.counted(scored.examples))
 
 
 def rounded_down(floor: float) -> float:
     return max(0.0, round(floor - 5e-5, 4))
 
 
-def strata_of(certified: Scored, bound: Bound, delta: float) -> tuple[Stratum, ...]:
-    """Return each stratum with its floor; delta is split over them, so they hold jointly."""
-    parts = certified.strata
+def stratum_of(name: str, part: Scored, floor: float) -> Stratum:
+    """Return a part of the certified questions with its floor."""
+    values = part.means
+    return Stratum(
+        name=name,
+        n_contexts=part.n_contexts,
+        n_questions=len(part.examples),
+        f1=float(values.mean()),
+        floor=min(floor, float(values.mean())),
+        n_clusters=len(values),
+    )
+
+
+def floor_of(certified: Scored, bound: Bound, share: float) -> float:
+    """Return the lowest of the scopes' floors, each at 1 - `share`."""
+    found = [rounded_down(bound(s.means, share)) for s in certified.scopes.values()]
+    return min(found)
+
+
+def n_claims(certified: Scored) -> int:
+    """Return how many floors `strata_of` makes: of a kind one for each scope, of a length one."""
+    return sum(len(part.scopes) if name in KINDS else 1 for name, part in certified.strata.items())
+
+
+def strata_of(certified: Scored, bound: Bound, share: float) -> tuple[Stratum, ...]:
+    """Return each stratum with its floor, at 1 - `share` each.
+
+    Routing uses the floors of the kinds: of them the lowest of the scopes'.
+    """
     return tuple(
-        Stratum(
-            name=name,
-            n_contexts=len(part.means),
-            n_questions=len(part.examples),
-            f1=float(part.means.mean()),
-            floor=rounded_down(bound(part.means, delta / len(parts))),
+        stratum_of(
+            name,
+            part,
+            floor_of(part, bound, share)
+            if name in KINDS
+            else rounded_down(bound(part.means, share)),
         )
-        for name, part in parts.items()
+        for name, part in certified.strata.items()
     )
 
 
@@ -95,17 +158,17 @@ def checks_of(
     certified: Scored, other: Scored, floors: dict[str, float], bound: Bound, delta: float
 ) -> Iterator[Check]:
     """Yield what became of each floor on other data; `floors`: of `all` and of every stratum."""
-    here, there = ({ALL: s} | s.strata for s in (certified, other))
+    here, there = ({ALL: s} | s.strata for s in (certified, capped(other)))
     for name in (n for n in floors if n in there):
         part = there[name]
-        means = part.means
-        high = min(1.0, ceiling(bound, means, delta / len(floors)))
+        values = part.means
+        high = min(1.0, ceiling(bound, values, delta / len(floors)))
         check = Check(
             data=other.name,
             stratum=name,
-            n_contexts=len(means),
+            n_contexts=part.n_contexts,
             n_questions=len(part.examples),
-            f1=float(means.mean()),
+            f1=float(values.mean()),
             f1_high=high,
             floor=floors[name],
         )
@@ -115,7 +178,7 @@ def checks_of(
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A part's share of the data, and its mean F1, every context weighing the same."""
+    """A part's share of the data, and its mean F1, every cluster weighing the same."""
 
     share: float
     f1: float
@@ -149,9 +212,7 @@ def shift(here: Scored, there: Scored, stratum: str) -> str:
 def _parts(scored: Scored, stratum: str) -> dict[str, _Part]:
     """Return the parts of a stratum: by length what is of one kind, all else by kind."""
     labels = scored.lengths if stratum in KINDS else scored.kinds
-    count = Counter(e.context for e in scored.examples)
-    weight = np.array([1 / count[e.context] for e in scored.examples])
-    weight /= weight.sum()
+    weight = clusters.weights(scored.examples)
     found = {}
     for name in dict.fromkeys(labels.tolist()):
         of_part = weight[labels == name]

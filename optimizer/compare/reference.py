@@ -123,10 +123,11 @@ def _quality(study: Study, model: Path, evidence: Evidence, how: Decoding) -> tu
     found = []
     for questions in (evidence.calibrate, *evidence.reports):
         readings = _readings(study, model, questions.name, questions.examples)
+        made = strata.makes_floors(questions.examples)
         asked = [
             (e, r)
-            for e, r in zip(questions.examples, readings, strict=True)
-            if questions is not evidence.calibrate or not strata.is_fresh(e.context)
+            for e, r, keep in zip(questions.examples, readings, made, strict=True)
+            if keep or questions is not evidence.calibrate
         ]
         examples, said = [e for e, _ in asked], [r for _, r in asked]
         found.append(evaluate.quality(questions.name, questions.sha256, examples, said, how))

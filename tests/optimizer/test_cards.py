@@ -6,13 +6,42 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.published import Variant
+from gateway.catalog import Origin
+from gateway.published import Stratum, Variant
 from optimizer.cards import card
 from tests.fakes import make_plan, make_variant
 
 
+ORIGIN = Origin("study", "0", "2026-01-01T00:00:00Z", 1, {"squad_v2": "a" * 64, "dev": "b" * 64})
+
+
 def told(variant: Variant) -> str:
-    return " ".join(card(variant, make_plan(variant, 0.5), ["squad_v2"]).split())
+    return " ".join(card(variant, make_plan(variant, 0.5), ORIGIN).split())
+
+
+def test_a_card_names_what_trained_the_model_whatever_certifies_it() -> None:
+    """A floor on your questions does not mean that the model learnt from them."""
+    variant = make_variant("small", 5)
+    plan = make_plan(variant, 0.5)
+    plan = replace(plan, certificate=replace(plan.certificate, data="mine.json"))
+    found = " ".join(card(variant, plan, replace(ORIGIN, trained_on=("squad_v2",))).split())
+    assert "**Trained on** `squad_v2`. " in found
+    assert "like those of `mine.json`" in found
+
+
+def test_a_card_tells_what_a_floor_counts() -> None:
+    """The unit, both scopes, and what always saying "no answer" scores."""
+    variant = make_variant("small", 5)
+    plan = make_plan(variant, 0.5)
+    scopes = (
+        Stratum("all clusters", 120, 600, 0.6, 0.55, 70),
+        Stratum("unseen titled articles", 60, 300, 0.58, 0.5, 12),
+    )
+    told = replace(plan.certificate, scopes=scopes, n_clusters=70, constant_f1=0.333)
+    found = card(variant, replace(plan, certificate=told), ORIGIN)
+    assert "a context elsewhere (70 in all)" in found
+    assert "scores 0.333 there" in found
+    assert "| unseen titled articles | 12 | 300 | 0.580 | 0.500 |" in found
 
 
 def test_a_plain_model_tells_of_no_cuts() -> None:

@@ -124,7 +124,8 @@ def test_every_promise_of_every_plan_holds_jointly() -> None:
         w = 1 / np.bincount(of)[of]
         chains = cascades.worth_certifying([small, large], w / w.sum(), 3)
         chains = [Chain(("small",), ()), Chain(("large",), ()), *chains]
-        own, others = plans.shares(2, len(chains) - 2, delta)
+        each = certification.shares(2, len(chains) - 2, delta)
+        own, others = each.own, each.others
         fails, naive_fails = [], []
         calibrate = population(450, 2 * seed + 1)
         best, best_truth = calibrate[1].f1, float(truth_large.f1 @ weights)
@@ -139,7 +140,7 @@ def test_every_promise_of_every_plan_holds_jointly() -> None:
             fails.append(
                 floor > truth or (chain.variants != ("large",) and paired.loss < best_truth - truth)
             )
-            naive_fails.append(float(outcome.calibrate.means.mean()) > truth)
+            naive_fails.append(float(outcome.certified.means.mean()) > truth)
         broken += any(fails)
         naive += any(naive_fails)
     assert broken <= delta * times
@@ -148,11 +149,12 @@ def test_every_promise_of_every_plan_holds_jointly() -> None:
 
 def _outcome(f1: np.ndarray, contexts: np.ndarray) -> certification.Outcome:
     examples = [Example(str(i), "q", f"calibrate {c}", (), (), "") for i, c in enumerate(contexts)]
-    return certification.Outcome(Scored("calibrate", examples, np.full(len(f1), 60), f1), ())
+    whole = Scored("calibrate", examples, np.full(len(f1), 60), f1)
+    return certification.Outcome(*split(whole), ())
 
 
 def _floor(outcome: certification.Outcome, share: float) -> float:
-    return betting_floor(split(outcome.calibrate)[0].means, share)
+    return betting_floor(outcome.certified.means, share)
 
 
 def test_a_loss_is_certified_more_tightly_than_a_floor() -> None:
@@ -162,16 +164,17 @@ def test_a_loss_is_certified_more_tightly_than_a_floor() -> None:
     outcome, best = _outcome(f1, contexts), _outcome(large.f1, contexts)
     paired = certification.paired_of(outcome, best, "large", CertifyConfig(), 0.01)
     margin = paired.loss - paired.f1_loss
-    assert 0 < margin < outcome.calibrate.means.mean() - _floor(outcome, 0.01)
-    assert [check.data for check in paired.checks] == ["fresh contexts"]
+    assert 0 < margin < outcome.certified.means.mean() - _floor(outcome, 0.01)
+    assert [check.data for check in paired.checks] == ["held-out contexts"]
 
 
 @pytest.mark.parametrize(("n_variants", "n_cascades"), [(1, 0), (2, 0), (5, 12)])
 def test_delta_is_spent_once(n_variants: int, n_cascades: int) -> None:
-    """Every floor and every loss but the largest variant's to itself has its share."""
-    own, others = plans.shares(n_variants, n_cascades, 0.02)
-    n_losses = n_variants + n_cascades - 1
-    assert own * n_variants + others * (n_cascades + n_losses) == pytest.approx(0.02)
+    """Every floor and every loss but the largest variant's to itself has its share, in each scope."""
+    each = certification.shares(n_variants, n_cascades, 0.02, n_scopes=2, n_parts=7)
+    n_plans = n_variants + n_cascades
+    spent = 2 * each.own * n_variants + 2 * each.others * (n_cascades + n_plans - 1)
+    assert spent + each.parts * n_plans * 7 == pytest.approx(0.02)
 
 
 def rated(name: str, cost: float, floor: float, loss: float, stages: int = 2) -> Rated:
@@ -197,7 +200,7 @@ def test_a_cascade_that_another_plan_beats_is_left_out() -> None:
 
 def test_the_plans_of_a_catalog_are_chosen_certified_and_told() -> None:
     """Cheapest first, variants among them, with reach, floors, losses and measured cost."""
-    found = plans.plans_of(VARIANTS, evidence(3, 900, 0.1))
+    found = plans.plans_of(VARIANTS, evidence(3, 900, 0.1)).kept
     costs = [r.cost for r in found]
     assert costs == sorted(costs)
     direct = {r.plan.name: r.plan for r in found if len(r.plan.variants) == 1}

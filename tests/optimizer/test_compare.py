@@ -66,7 +66,7 @@ def contest(study: Study) -> Contest:
 @pytest.fixture(scope="module")
 def reference(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Reference:
     repository = tmp_path_factory.mktemp("published") / "model_repository"
-    publication.publish(study, repository, allow_dominated=True)
+    publication.publish(study, repository, allow_dominated=True, allow_constant=True)
     return compare_reference.run(study, repository, rounds=4)
 
 

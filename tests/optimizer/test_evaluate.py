@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from gateway.published import Decoding
 from gateway.spans import Reading
+from optimizer import clusters
 from optimizer.data import Example
 from optimizer.evaluate import (
     as_dict,
     bootstrap_interval,
     exact,
     f1,
-    means_by_context,
     quality,
     score,
 )
 
 
 def example(answers: tuple[str, ...], context: str = "c") -> Example:
-    return Example("id", "q", context, answers, tuple(0 for _ in answers), "t")
+    return Example("id", "q", context, answers, tuple(0 for _ in answers), "")
 
 
 @pytest.mark.parametrize(
@@ -62,9 +63,18 @@ def test_a_part_without_questions_has_no_score() -> None:
 
 
 def test_contexts_weigh_the_same_however_many_questions_they_have() -> None:
-    """Questions on one context are dependent: a context is the unit of evidence."""
+    """Questions on one context are dependent: a context is the unit of evidence where no article is known."""
     examples = [example(("x",), "a"), example(("x",), "a"), example(("x",), "b")]
-    assert sorted(means_by_context(examples, [1.0, 0.0, 1.0])) == [0.5, 1.0]
+    assert sorted(clusters.means(examples, [1.0, 0.0, 1.0])) == [0.5, 1.0]
+
+
+def test_an_interval_is_by_article() -> None:
+    """Forty contexts of four articles, two of them all wrong, are four values and not forty."""
+    contexts = [example(("x",), str(i)) for i in range(40)]
+    articles = [replace(e, title=f"a{i % 4}") for i, e in enumerate(contexts)]
+    answers = ["x" if i % 4 < 2 else "y" for i in range(40)]
+    (low, high), (close, near) = (bootstrap_interval(e, answers) for e in (articles, contexts))
+    assert high - low > 2 * (near - close)
 
 
 def test_the_interval_holds_the_mean() -> None:

@@ -12,6 +12,7 @@ from gateway.published import Agreement
 from optimizer.data import Example
 from optimizer.expectations import (
     MOST_QUESTIONS,
+    Asked,
     agreement,
     confidence,
     largest,
@@ -22,8 +23,9 @@ from optimizer.expectations import (
 from tests.fakes import HOST, make_plan, make_variant, small_and_large
 
 EXAMPLES = [
-    Example(str(i), "Who?", f"Ada came at {i // 2}.", ("Ada",), (0,), "t") for i in range(400)
+    Example(str(i), "Who?", f"Ada came at {i // 2}.", ("Ada",), (0,), "") for i in range(400)
 ]
+ASKED = Asked(EXAMPLES, np.full(400, 60))
 SMALL, LARGE = make_variant("small", 5), make_variant("large", 20)
 PLAN = make_plan(SMALL, 0.5)
 
@@ -91,9 +93,32 @@ def test_a_context_counts_for_so_many_questions_at_most() -> None:
 def test_confidence_is_bounded_on_both_sides_of_every_decile() -> None:
     """Nine shares near a tenth, two tenths and so on, each with room for the sample's luck."""
     scores = np.random.default_rng(1).random(400)
-    found = confidence(EXAMPLES, scores, HOST, 0.02)
+    found = confidence(ASKED, scores, HOST, 0.02)
     assert found.shares == pytest.approx(np.linspace(0.1, 0.9, 9), abs=0.01)
     assert all(a < b < c for a, b, c in zip(found.low, found.shares, found.high, strict=True))
+
+
+def test_confidence_is_told_by_length() -> None:
+    """Routing sends a variant other lengths than it was certified on, and long texts are answered less surely."""
+    tokens = np.where(np.arange(400) % 2 == 0, 60, 300)
+    scores = np.where(tokens == 60, 0.9, 0.3) + 0.05 * np.random.default_rng(2).random(400)
+    found = confidence(Asked(EXAMPLES, tokens), scores, HOST, 0.02)
+    short, long = found.by_length
+    assert short.max_tokens < 300 < long.max_tokens
+    assert (short.n_questions, long.n_questions) == (200, 200)
+    assert short.shares[3] == 0 < long.shares[3]
+
+
+def test_floors_of_the_watch_count_all_plans_looked_at() -> None:
+    """The plans that were left out were chosen against by the same questions."""
+    answers = {"small": said(["a", "b"] * 200), "large": said(["a"] * 400)}
+    few, many = (
+        with_expectations(small_and_large(), ASKED, answers, HOST, 0.02, n).plans[0].agreement
+        for n in (2, 20)
+    )
+    assert few is not None
+    assert many is not None
+    assert many.same_answer_floor < few.same_answer_floor
 
 
 def test_every_plan_but_the_largest_variants_own_is_told_what_to_expect() -> None:
@@ -101,7 +126,7 @@ def test_every_plan_but_the_largest_variants_own_is_told_what_to_expect() -> Non
     catalog = small_and_large()
     assert largest(catalog.variants).name == "large"
     answers = {"small": said(["a"] * 400), "large": said(["a", "b"] * 200)}
-    found = with_expectations(catalog, EXAMPLES, answers, HOST, 0.02)
+    found = with_expectations(catalog, ASKED, answers, HOST, 0.02, 2)
     small, large = found.plans
     assert small.agreement is not None
     assert small.agreement.reference == "large"

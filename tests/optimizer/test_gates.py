@@ -9,7 +9,12 @@ import pytest
 from gateway.catalog import Catalog
 from gateway.published import Profile, Variant
 from optimizer import gates
-from optimizer.publication import NothingToPublish, check_gates, without_dominated
+from optimizer.publication import (
+    NothingToPublish,
+    check_constant,
+    check_gates,
+    without_dominated,
+)
 from tests.fakes import make_catalog, make_variant
 
 
@@ -76,6 +81,24 @@ def test_a_dominated_member_of_the_front_is_left_out(caplog: pytest.LogCaptureFi
         check_gates(left, None, allow_dominated=False)
 
 
+def test_a_variant_that_does_not_beat_no_answer_is_refused() -> None:
+    """Always saying "no answer" costs nothing; what scores no more is no model."""
+    catalog = make_catalog([FAST, SLOW], [0.5, 0.7])
+    fast, slow = (
+        replace(p, certificate=replace(p.certificate, constant_f1=0.521)) for p in catalog.plans
+    )
+    with pytest.raises(NothingToPublish, match=r"'no answer'.*: fast: F1 0\.5200.*0\.5210"):
+        check_constant(replace(catalog, plans=(fast, slow)))
+    check_constant(replace(catalog, plans=(slow, catalog.plans[0])))
+
+
+@pytest.mark.parametrize("min_floor", [0.71, 0.8])
+def test_no_message_advises_to_raise_delta(min_floor: float) -> None:
+    """Less confidence after a look at the floor is a floor chosen by its result."""
+    catalog = make_catalog([FAST, SLOW], [0.5, 0.7])
+    assert "delta" not in (gates.unmet(catalog, min_floor) or "")
+
+
 def without_384() -> Catalog:
     profile = Profile(FAST.profile.host, 1, FAST.profile.cells[:2])
     return make_catalog([replace(FAST, profile=profile), SLOW], [0.5, 0.7])
@@ -98,7 +121,7 @@ def test_a_floor_that_one_variant_reaches_is_met(min_floor: float | None) -> Non
     ("min_floor", "binding"),
     [
         # The fakes' sample mean is 0.02 above the floor, over 100 contexts.
-        (0.71, r"the evidence: .* about 400 contexts"),
+        (0.71, r"the evidence: .* about 400 in place of 100 \(contexts\)"),
         (0.80, r"its accuracy: even the mean is below"),
     ],
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway import catalog as catalogs
-from gateway.catalog import Catalog
+from gateway.catalog import Catalog, Look
 from gateway.errors import RepositoryError
 from gateway.published import MAX_BATCH, Precision
 from optimizer import repository
@@ -27,7 +27,8 @@ def published(folder: Path, content: bytes, *, floor: float = 0.5) -> Catalog:
     version = repository.next_version(folder, "small", sha256)
     variant = replace(make_variant("small", 5, sha256=sha256), version=version)
     catalog = make_catalog([variant], [floor])
-    repository.publish(folder, [Publication(variant, model, "card")], catalog, TOKENIZER)
+    card = f"card of {content.decode()}"
+    repository.publish(folder, [Publication(variant, model, card)], catalog, TOKENIZER)
     return catalog
 
 
@@ -57,6 +58,32 @@ def test_rollback_goes_back_and_forth(tmp_path: Path) -> None:
     published(folder, b"two")
     assert repository.rollback(folder).variant("small").version == 1
     assert repository.rollback(folder).variant("small").version == 2
+
+
+def test_rollback_restores_the_cards(tmp_path: Path) -> None:
+    """A card tells of the floors of its catalog, and of what the model was trained on."""
+    folder = tmp_path / "repo"
+    published(folder, b"one")
+    published(folder, b"two")
+    card = folder / "small" / "README.md"
+    repository.rollback(folder)
+    assert card.read_text() == "card of one"
+    repository.rollback(folder)
+    assert card.read_text() == "card of two"
+    repository.recertify(folder, catalogs.read(folder), {"small": "certified anew"})
+    assert card.read_text() == "certified anew"
+    repository.rollback(folder)
+    assert card.read_text() == "card of two"
+
+
+def test_rollback_forgets_no_look(tmp_path: Path) -> None:
+    """Going back to older floors does not undo that the questions were looked at."""
+    folder = tmp_path / "repo"
+    published(folder, b"one")
+    look = Look(("data",), "claims", "study", "2026-01-01", 0.1, 0.05)
+    repository.recertify(folder, replace(catalogs.read(folder), looks=(look,)), {"small": "c"})
+    assert repository.rollback(folder).looks == (look,)
+    assert catalogs.read(folder).looks == (look,)
 
 
 def test_what_no_catalog_names_any_more_is_removed(tmp_path: Path) -> None:

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from optimizer import data
 from optimizer.certify import betting_floor
 from optimizer.data import Example
-from optimizer.strata import ALL, Scored, checks_of, is_fresh, shift, split, strata_of
+from optimizer.strata import (
+    ALL,
+    EVERY,
+    TITLED,
+    Scored,
+    checks_of,
+    held_out,
+    n_claims,
+    shift,
+    split,
+    strata_of,
+)
 
 DELTA = 0.1
 
@@ -53,20 +68,58 @@ def test_a_stratum_without_questions_is_left_out() -> None:
     assert [part.name for part in parts] == ["answerable", "to 128 tokens"]
 
 
-def test_the_strata_share_delta() -> None:
-    """Their floors hold jointly, so each has to be surer than one alone."""
-    whole = scored(200)
-    part = strata_of(whole, betting_floor, DELTA)[0]
-    alone = betting_floor(whole.strata["answerable"].means, DELTA)
-    assert part.floor < alone < part.f1
+def titled(part: Scored, n_articles: int, n_mixed: int = 0) -> Scored:
+    """Return the contexts as parts of so many articles, the first `n_mixed` of unknown ones."""
+    place = [int(e.context.split()[-1]) for e in part.examples]
+    titles = [data.MIXED_ARTICLES if c < n_mixed else f"a{c % n_articles}" for c in place]
+    examples = [replace(e, title=t) for e, t in zip(part.examples, titles, strict=True)]
+    return replace(part, examples=examples)
 
 
 def test_a_fifth_of_the_contexts_is_kept_from_the_floors() -> None:
-    """Whole contexts, by hash: the same for every variant and every run."""
-    certified, fresh = split(scored(2000))
-    assert len(fresh.means) / 2000 == pytest.approx(0.2, abs=0.03)
-    assert all(is_fresh(e.context) for e in fresh.examples)
-    assert not {e.context for e in fresh.examples} & {e.context for e in certified.examples}
+    """Whole contexts where no article is known, by hash: the same for every variant and every run."""
+    certified, held = split(scored(2000))
+    assert len(held.means) / 2000 == pytest.approx(0.2, abs=0.03)
+    assert held_out(held.examples).all()
+    assert held.name == "held-out contexts"
+    assert not {e.context for e in held.examples} & {e.context for e in certified.examples}
+
+
+def test_held_out_checks_use_articles_that_no_floor_was_made_from() -> None:
+    """A context of an article that made a floor is no fresh evidence: contexts of one are alike."""
+    certified, held = split(titled(scored(2000), 200, n_mixed=500))
+    kept, made = ({e.title for e in part.examples} for part in (held, certified))
+    assert held.name == "held-out articles"
+    assert 20 <= len(kept) <= 60
+    assert data.MIXED_ARTICLES not in kept
+    assert not kept & made
+
+
+def test_of_one_article_five_contexts_count() -> None:
+    """However long it is, it is one value of the certificate."""
+    certified, held = split(titled(scored(600), 20))
+    for part in (certified, held):
+        contexts = {(e.title, e.context) for e in part.examples}
+        assert set(Counter(title for title, _ in contexts).values()) == {5}
+    assert len(certified.means) + len(held.means) == 20
+
+
+def test_floors_are_made_for_all_clusters_and_for_titled_articles_alone() -> None:
+    """Contexts of unknown articles may be of articles that were partly trained on."""
+    certified, _ = split(titled(scored(900), 50, n_mixed=600))
+    scopes = certified.scopes
+    assert list(scopes) == [EVERY, TITLED]
+    assert len(scopes[TITLED].means) == len({e.title for e in certified.examples}) - 1
+    assert list(split(scored(50))[0].scopes) == [EVERY]
+
+
+def test_the_floor_of_a_kind_is_the_lower_of_both_scopes() -> None:
+    """Routing uses it for articles that no model has seen, too."""
+    certified, _ = split(titled(scored(900), 50, n_mixed=600))
+    found = next(s for s in strata_of(certified, betting_floor, DELTA) if s.name == "answerable")
+    alone = betting_floor(certified.strata["answerable"].scopes[TITLED].means, DELTA)
+    assert found.floor == pytest.approx(alone, abs=1e-3)
+    assert n_claims(certified) == 2 * 2 + 3
 
 
 def test_floors_hold_on_fresh_contexts() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from gateway.catalog import Catalog
 from gateway.errors import RepositoryError
 from gateway.published import Precision
 from gateway.validation import validate
-from optimizer import certification, plans, publication, recertify, strata
+from optimizer import certification, plans, publication, recertify
 from optimizer.config import (
     CertifyConfig,
     DataConfig,
@@ -30,6 +31,7 @@ from optimizer.exported import Exported
 from optimizer.models import student
 from optimizer.space import Candidate, Space
 from optimizer.study import Study
+from tests.optimizer.conftest import question_set
 
 
 def study_of(backbone: Path, data: Path, folder: Path) -> Study:
@@ -74,7 +76,7 @@ def study(tiny_backbone: Path, tiny_data: Path, tmp_path_factory: pytest.TempPat
 @pytest.fixture(scope="module")
 def repository(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("published") / "model_repository"
-    publication.publish(study, folder, allow_dominated=True)
+    publication.publish(study, folder, allow_dominated=True, allow_constant=True)
     return folder
 
 
@@ -111,7 +113,9 @@ def test_a_student_is_published_in_its_own_precision(study: Study, tmp_path: Pat
         precision=Precision.FP16,
     )
     asked = replace(study, config=study.config.model_copy(update={"students": (half,)}))
-    catalog = publication.publish(asked, tmp_path / "repo", allow_dominated=True)
+    catalog = publication.publish(
+        asked, tmp_path / "repo", allow_dominated=True, allow_constant=True
+    )
     variant = catalog.variant("tiny-half")
     assert (variant.precision, variant.max_batch) == (published.Precision.FP16, published.MAX_BATCH)
     assert (variant.shape.keep, variant.shape.drop_after) == (0.5, 1)
@@ -147,7 +151,7 @@ def test_a_certificate_tells_of_its_parts_and_of_other_data(repository: Path) ->
         strata = [s.name for s in certificate.strata]
         assert strata == ["answerable", "unanswerable", "to 128 tokens"]
         checked = [(c.data, c.stratum) for c in certificate.checks]
-        assert checked == [(d, s) for d in ("fresh contexts", "test") for s in ("all", *strata)]
+        assert checked == [(d, s) for d in ("held-out articles", "test") for s in ("all", *strata)]
         assert certificate.paired is not None
         assert certificate.paired.to == "tiny-2"
     for variant in catalog.variants:
@@ -169,7 +173,7 @@ def test_a_published_repository_is_certified_without_its_run_folder(
     assert all(r.cpu["test"] > 0 for r in rated)
     asked = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("readings.json")}
     assert len(asked) == 3 * len(catalog.variants)
-    recertify.write(published, *recertify.certify(*arguments)[:1], study.config)
+    recertify.write(published, *recertify.certify(*arguments)[:1])
     assert {p: p.stat().st_mtime_ns for p in asked} == asked
     assert catalogs.check_files(published, catalogs.read(published)) == []
     assert (published / catalogs.PREVIOUS).read_bytes() == (
@@ -198,7 +202,12 @@ def test_the_gates_stand_before_a_publication(study: Study, tmp_path: Path) -> N
     """A study asks for a floor; when none keeps it, nothing is written."""
     asked = study.config.model_copy(update={"certify": CertifyConfig(min_floor=0.999)})
     with pytest.raises(publication.NothingToPublish, match=r"no variant is certified at F1 0\.999"):
-        publication.publish(replace(study, config=asked), tmp_path / "repo", allow_dominated=True)
+        publication.publish(
+            replace(study, config=asked),
+            tmp_path / "repo",
+            allow_dominated=True,
+            allow_constant=True,
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -213,10 +222,10 @@ def test_a_second_run_trains_nothing(study: Study, tiny_backbone: Path, tiny_dat
 
 def test_publishing_the_same_study_again_adds_no_version(study: Study, repository: Path) -> None:
     """Versions stand for models, not for publications."""
-    catalog = publication.publish(study, repository, allow_dominated=True)
+    catalog = publication.publish(study, repository, allow_dominated=True, allow_constant=True)
     assert [v.version for v in catalog.variants] == [1, 1, 1]
     folders = sorted(p.name for p in (repository / "tiny-1").iterdir())
-    assert folders == ["1", "README.md", "config.pbtxt"]
+    assert folders == ["1", "README.md", "README.previous.md", "config.pbtxt"]
 
 
 def test_a_teacher_that_was_published_stays_the_file_it_is(
@@ -262,17 +271,19 @@ def test_an_elastic_student_of_an_older_version_says_what_to_do(
 
 
 def test_floors_need_contexts_and_their_check_does_not(
-    study: Study, monkeypatch: pytest.MonkeyPatch
+    study: Study, tmp_path: Path
 ) -> None:
     """A few contexts certify little, but they do; none at all is said with what to do."""
     variants = publication.catalog_of(study, study.folder).variants
-    monkeypatch.setattr(strata, "is_fresh", lambda _: False)
-    found = plans.plans_of(variants, certification.evidence_of(study))[0].plan.certificate
+    none = certification.evidence_of(study)
+    looked = plans.plans_of(variants, replace(none, hold_out=False))
+    found = looked.kept[0].plan.certificate
     assert {check.data for check in found.checks} == {"test"}
 
-    monkeypatch.setattr(strata, "is_fresh", lambda _: True)
+    one = study.config.model_copy(update={"data": (DataConfig(source="one.json", certifies=True),)})
+    (tmp_path / "one.json").write_text(json.dumps(question_set(0)))
     with pytest.raises(DataError, match="let a larger"):
-        certification.evidence_of(study)
+        certification.evidence_of(replace(study, config=one, data_dir=tmp_path))
 
 
 def test_a_teacher_is_trained_phase_by_phase(study: Study, tmp_path: Path) -> None:
