@@ -31,6 +31,8 @@ class Outcome:
     predicted_ms: float
     gave: tuple[str, ...]  # late, below-floor, ...; none: the promise was kept
     max_f1_loss: float | None = None
+    min_answerable_f1: float | None = None
+    certified_answerable_f1: float | None = None
 
     @property
     def met(self) -> bool:
@@ -178,6 +180,8 @@ def _outcome(told: dict[str, Any]) -> Outcome:
         predicted_ms=told["predicted_ms"],
         gave=() if told["met"] == "true" else tuple(told["met"].split(",")),
         max_f1_loss=told.get("max_f1_loss"),
+        min_answerable_f1=told.get("min_answerable_f1"),
+        certified_answerable_f1=told.get("certified_answerable_f1"),
     )
 
 

@@ -12,6 +12,7 @@ class SloArguments(TypedDict, total=False):
     latency_ms: float  # 1 to 60000, end to end in the gateway
     min_f1: float  # 0 to 1, floor on the certified F1 of the plan
     max_f1_loss: float  # 0 to 1, certified loss to the largest variant
+    min_answerable_f1: float  # 0 to 1, floor on the certified F1 of questions that have an answer
     slo_class: str
     policy: str  # strict, prefer-latency, prefer-accuracy
     priority: int  # 0, the most urgent, to 7
@@ -23,6 +24,7 @@ HEADERS: Final[Mapping[str, str]] = {
     "latency_ms": "slo-latency-ms",
     "min_f1": "slo-min-f1",
     "max_f1_loss": "slo-max-f1-loss",
+    "min_answerable_f1": "slo-min-answerable-f1",
     "slo_class": "slo-class",
     "policy": "slo-policy",
     "priority": "priority",

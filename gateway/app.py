@@ -246,7 +246,16 @@ async def _say_when_ready(gateway: Gateway, settings: Settings, port: int) -> No
     tls, keys = gateway.certificates is not None, gateway.access.guarded
     with suppress(OSError):  # a full disk
         apart = settings.metrics_port is not None
-        print(greeting.ready_text(settings.host, port, tls=tls, keys=keys, apart=apart), flush=True)
+        serving = gateway.service.serving
+        text = greeting.ready_text(
+            settings.host,
+            port,
+            tls=tls,
+            keys=keys,
+            apart=apart,
+            best_floor=serving.catalog.best_floor if serving else 0.0,
+        )
+        print(text, flush=True)
 
 
 async def _stop_when_failed(gateway: Gateway, server: uvicorn.Server) -> None:

@@ -163,6 +163,7 @@ def headers_of(**given: object) -> dict[str, str]:
         "latency_ms": "SLO-Latency-Ms",
         "min_f1": "SLO-Min-F1",
         "max_f1_loss": "SLO-Max-F1-Loss",
+        "min_answerable_f1": "SLO-Min-Answerable-F1",
         "slo_class": "SLO-Class",
         "policy": "SLO-Policy",
         "variant": "SLO-Variant",

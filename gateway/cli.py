@@ -218,6 +218,9 @@ def _add_slo(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--max-f1-loss", metavar="F1", help="certified loss to the largest variant, at most"
     )
+    command.add_argument(
+        "--min-answerable-f1", metavar="F1", help="the same for questions that have an answer"
+    )
     command.add_argument("--class", dest="slo_class", help="interactive, standard, batch, ...")
     command.add_argument("--policy", choices=tuple(SloPolicy))
 
@@ -253,6 +256,7 @@ def _slo_headers(flags: argparse.Namespace, explain: str | None) -> dict[str, st
         latency_ms=flags.latency_ms,
         min_f1=flags.min_f1,
         max_f1_loss=flags.max_f1_loss,
+        min_answerable_f1=flags.min_answerable_f1,
         slo_class=flags.slo_class,
         policy=flags.policy,
         variant=flags.variant,

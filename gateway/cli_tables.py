@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gateway.asking import Json
+from gateway.published import ANSWERABLE, UNANSWERABLE
 
 PIPED_WIDTH = 160  # characters, where no terminal says how many there are
 TYPICAL_BUCKETS = (128, 384)  # the lengths whose latency is shown
@@ -68,21 +69,24 @@ def _why(option: Json) -> str:
 def _promise(slo: Json) -> str:
     loss = slo.get("max_f1_loss")
     paired = "" if loss is None else f", at most {loss:.3f} below the largest's"
+    kind = slo.get("min_answerable_f1")
+    answerable = "" if kind is None else f", >= {kind:.3f} of questions with an answer"
     return (
-        f"{slo['latency_ms']:g} ms at F1 >= {slo['min_f1']:.3f}{paired}"
+        f"{slo['latency_ms']:g} ms at F1 >= {slo['min_f1']:.3f}{answerable}{paired}"
         f" ({slo['class']}, {slo['policy']})"
     )
 
 
 def show_variants(told: Json, source: str) -> None:
-    table = _table("variant", "F1 (n)", "F1 >=", "p95 ms 128/384", "MB", "precision", "trust")
+    kinds = ("F1 >=", "answerable F1 >=", "unanswerable F1 >=")
+    table = _table("variant", "F1 (n)", *kinds, "p95 ms 128/384", "MB", "precision", "trust")
     floors = {p["variants"][0]: p for p in told["plans"] if len(p["variants"]) == 1}
     for variant in told["variants"]:
         plan_ = floors.get(variant["name"])
         table.add_row(
             variant["name"],
-            _quality(variant),
-            f"{plan_['certificate']['floor']:.3f}" if plan_ else "-",
+            _quality(variant, plan_),
+            *_floors(plan_),
             " / ".join(_p95(variant, bucket) for bucket in TYPICAL_BUCKETS),
             f"{variant['size_bytes'] / 1e6:.1f}",
             variant["precision"],
@@ -111,11 +115,25 @@ def _cascades_table(plans: Sequence[Json]) -> Table:
     return table
 
 
-def _quality(variant: Json) -> str:
+def _quality(variant: Json, plan_: Json | None) -> str:
+    """Return the mean F1 of what the floor was made from: a floor is read beside its own mean."""
+    if plan_ is not None:
+        certificate = plan_["certificate"]
+        return f"{certificate['f1']:.3f} ({certificate['n_questions']})"
     if not variant["quality"]:
         return "-"
     first = variant["quality"][0]
     return f"{first['f1']:.3f} ({first['n']})"
+
+
+def _floors(plan_: Json | None) -> tuple[str, ...]:
+    """Return the floors of all questions, and of those with and without an answer."""
+    if plan_ is None:
+        return "-", "-", "-"
+    certificate = plan_["certificate"]
+    kinds = {part["name"]: f"{part['floor']:.3f}" for part in certificate["strata"]}
+    each = (kinds.get(name, "-") for name in (ANSWERABLE, UNANSWERABLE))
+    return (f"{certificate['floor']:.3f}", *each)
 
 
 def _p95(variant: Json, bucket: int) -> str:

@@ -55,6 +55,7 @@ class Entry:
             "latency_ms": promise.latency_ms,
             "min_f1": promise.min_f1,
             "max_f1_loss": promise.max_f1_loss,
+            "min_answerable_f1": promise.min_answerable_f1,
             "policy": promise.policy,
             "timeout_ms": promise.timeout_ms,
             "slo_class": promise.slo_class,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gateway.published import Plan
+from gateway.published import ANSWERABLE, Plan
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -137,6 +137,7 @@ class SloRequest:
     explain: bool = False
     timeout_ms: float | None = None
     max_f1_loss: float | None = None
+    min_answerable_f1: float | None = None
     tightest_class: str | None = None  # the caller's key allows no latency below this one's
 
 
@@ -153,6 +154,7 @@ class Slo:
     variant: str | None = None
     explain: bool = False
     max_f1_loss: float | None = None  # to the largest variant; None: not asked for
+    min_answerable_f1: float | None = None  # of questions with an answer; None: not asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +207,13 @@ class Option(NamedTuple):  # made for every plan of every request: a tuple costs
     def certified_f1(self) -> float:
         """The floor that holds; a broken certificate promises nothing."""
         return 0.0 if self.trust is Trust.BROKEN else self.plan.certified_f1
+
+    @property
+    def certified_answerable_f1(self) -> float | None:
+        """The floor on questions that have an answer; None: not certified."""
+        if self.trust is Trust.BROKEN:
+            return None
+        return self.plan.certificate.floor_of(ANSWERABLE)
 
     @property
     def certified_loss(self) -> float | None:

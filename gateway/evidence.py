@@ -4,6 +4,8 @@ Two tests that may be looked at after every answer, for ever: of a plan's agreem
 variant, and of the distribution of a variant's confidence. Each states a null hypothesis in floors under
 rates, and a false alarm, at any time, has at most the chance that was asked for.
 
+Every text counts once, however many questions are asked on it.
+
 Legend: F floors, Q sizes of a shortfall, S independent streams.
 """
 
@@ -18,7 +20,7 @@ from math import log10
 import numpy as np
 import numpy.typing as npt
 
-from gateway.published import Agreement, Certificate, Confidence, Plan, Variant
+from gateway.published import Agreement, Certificate, Confidence, Plan, Spread, Variant
 
 Array = npt.NDArray[np.float64]
 
@@ -27,7 +29,9 @@ SPENT_EARLY = 100.0  # observations in which the larger part of the reserve's fi
 HIGHEST_FLOOR = 0.999  # a rate that is said to be 1 would be refuted by a single miss
 MOST = 1e280
 CONFIDENCE_TOLERANCE = 0.05  # a shift of fewer answers than this past an edge is no news
-BLOCK = 50  # answers that the check of confidence takes at once
+BLOCK = 50  # texts that the check of confidence takes at once
+OPEN_FOR = 16  # comparisons of a plan, or answers of a variant, that a text is gathered over
+MOST_TEXTS = 100_000  # that are remembered as counted, for each plan and variant
 
 
 class Bets:
@@ -109,10 +113,50 @@ def agreement_floors(expected: Agreement, tolerance: float) -> list[float]:
     return [expected.both_answer_floor - tolerance, expected.same_answer_floor - tolerance]
 
 
-def confidence_floors(expected: Confidence) -> list[float]:
+def confidence_floors(expected: Confidence) -> list[list[float]]:
+    """Return for each length the floors of the shares up to each edge, then of those above each."""
+    return [share_floors(part) for part in expected.by_length or (expected,)]
+
+
+def share_floors(part: Confidence | Spread) -> list[float]:
     """Return floors of the shares up to each edge, then of the shares above each."""
-    low = [share - CONFIDENCE_TOLERANCE for share in expected.low]
-    return low + [1 - share - CONFIDENCE_TOLERANCE for share in expected.high]
+    low = [share - CONFIDENCE_TOLERANCE for share in part.low]
+    return low + [1 - share - CONFIDENCE_TOLERANCE for share in part.high]
+
+
+class Texts:
+    """What was seen of each text, gathered until it counts: every text once, as one factor.
+
+    Questions on one text are answered alike: as observations of their own, many on a text that happens to be
+    hard would raise an alarm. So of a text the shares of hits and misses count (hits/n and misses/n), as one
+    observation of the rate over texts. A text is gathered over the next OPEN_FOR observations of any text,
+    which does not depend on what they show, and what comes of it later says nothing new. A geometric mean of
+    factors is at most their mean, so the capital stays a supermartingale.
+    """
+
+    def __init__(self) -> None:
+        self._open: dict[bytes, tuple[int, Array]] = {}  # when it closes; hits and misses
+        self._counted: dict[bytes, None] = {}  # in the order in which they were counted
+        self._n = 0
+
+    def add(
+        self, text: bytes, hits: npt.ArrayLike, misses: npt.ArrayLike
+    ) -> list[tuple[Array, Array]]:
+        """Take an observation of a text; return the shares of hits and misses of each that now counts."""
+        self._n += 1
+        if text not in self._counted:
+            closes, seen = self._open.get(text, (self._n + OPEN_FOR - 1, np.zeros(1)))
+            self._open[text] = (closes, seen + np.array([hits, misses], dtype=float))
+        due = [key for key, (closes, _) in self._open.items() if closes <= self._n]
+        return [self._close(key) for key in due]
+
+    def _close(self, text: bytes) -> tuple[Array, Array]:
+        hits, misses = self._open.pop(text)[1]
+        self._counted[text] = None
+        if len(self._counted) > MOST_TEXTS:
+            del self._counted[next(iter(self._counted))]
+        n = np.maximum(1.0, hits + misses)
+        return hits / n, misses / n
 
 
 class AgreementTest:
@@ -123,14 +167,16 @@ class AgreementTest:
         self.broken = False
         self.seen: Counter[Comparison] = Counter()
         self._bets = Bets(agreement_floors(expected, tolerance))
+        self._texts = Texts()
         self._alarm = 1 / delta
 
-    def add(self, found: Comparison) -> bool:
-        """Take one comparison; return whether the alarm rises with it. Once risen it stays."""
+    def add(self, text: bytes, found: Comparison) -> bool:
+        """Take one comparison on a text; return whether the alarm rises with it. Once risen it stays."""
         self.seen[found] += 1
         if found is Comparison.BOTH_SILENT:
             return False
-        self._bets.add(*COUNTS[found])
+        for hits, misses in self._texts.add(text, *COUNTS[found]):
+            self._bets.add(hits, misses)
         if self.broken or self._bets.capital < self._alarm:
             return False
         self.broken = True
@@ -148,28 +194,34 @@ class AgreementTest:
 
 
 class ConfidenceTest:
-    """Of one variant: is the share of confidences at most each edge what it was, give or take?"""
+    """Of one variant: is the share of confidences at most each edge what it was, give or take?
+
+    For each length by itself: which lengths a variant is sent is routing's choice, not a change of the texts.
+    """
 
     def __init__(self, expected: Confidence, delta: float) -> None:
         self.expected = expected
         self.shifted = False
-        self._edges = expected.edges
-        self._bets = Bets(confidence_floors(expected))
+        self._edges = np.array(expected.edges)
+        self._longest = [part.max_tokens for part in expected.by_length]
+        floors = np.array(confidence_floors(expected))  # (lengths, 2 edges)
+        self._shape = floors.shape
+        self._bets = Bets(floors.ravel())
+        self._texts = Texts()
+        self._waiting: list[tuple[Array, Array]] = []
         self._alarm = 1 / delta
-        self._block = [0] * (len(expected.edges) + 1)
-        self._left = BLOCK
 
-    def add(self, confidence: float) -> bool:
-        """Take the confidence of one answer; return whether there is news: a block was judged."""
-        self._block[bisect_left(self._edges, confidence)] += 1
-        self._left -= 1
-        if self._left:
+    def add(self, text: bytes, confidence: float, n_tokens: int) -> bool:
+        """Take the confidence of one answer on a text; return whether there is news: a block was judged."""
+        under = np.array(confidence <= self._edges, dtype=float)
+        hits, misses = np.zeros(self._shape), np.zeros(self._shape)
+        row = min(bisect_left(self._longest, n_tokens), len(hits) - 1)
+        hits[row], misses[row] = np.append(under, 1 - under), np.append(1 - under, under)
+        self._waiting += self._texts.add(text, hits.ravel(), misses.ravel())
+        if len(self._waiting) < BLOCK:
             return False
-        under = np.cumsum(self._block[:-1])
-        over = BLOCK - under
-        self._bets.add(np.concatenate([under, over]), np.concatenate([over, under]))
-        self._block = [0] * len(self._block)
-        self._left = BLOCK
+        self._bets.add(*np.sum(self._waiting, axis=0))
+        self._waiting = []
         self.shifted = self.shifted or bool(self._bets.capital >= self._alarm)
         return True
 
@@ -211,10 +263,10 @@ class Evidence:
         self._certificates = {plan.name: plan.certificate for plan in plans}
         self._note_broken()
 
-    def compared(self, plan: str, found: Comparison) -> bool:
+    def compared(self, plan: str, text: bytes, found: Comparison) -> bool:
         """Take one comparison with the largest variant; return whether the plan's alarm rises with it."""
         test = self.agreement.get(plan)
-        if test is None or not test.add(found):
+        if test is None or not test.add(text, found):
             return False
         self._note_broken()
         return True

@@ -33,7 +33,7 @@ REQUEST_ID = re.compile(r"[!-~]{1,128}")
 ENVOY_TIMEOUT = "x-envoy-expected-rq-timeout-ms"
 SLO_NAMES = (
     *("slo-latency-ms", "slo-min-f1", "slo-max-f1-loss", "slo-class", "slo-policy"),
-    *("slo-variant", "slo-explain", "priority"),
+    *("slo-min-answerable-f1", "slo-variant", "slo-explain", "priority"),
 )
 SLO_PREFIXES = ("slo-", "x-slo-")  # none of them may be of a header that is not there
 # Every header of the SLO as it may come, to its own name.

@@ -164,6 +164,7 @@ def to_plan(report: PlanReport) -> pb.PlanResponse:
         policy=report.slo.policy,
         timeout_ms=report.slo.timeout_ms,
         max_f1_loss=report.slo.max_f1_loss,
+        min_answerable_f1=report.slo.min_answerable_f1,
     )
 
 
@@ -190,6 +191,8 @@ def _slo_result(answered: Answered) -> pb.SloResult:
         met=answered.met,
         max_f1_loss=slo.max_f1_loss,
         certified_f1_loss=answered.option.certified_loss,
+        min_answerable_f1=slo.min_answerable_f1,
+        certified_answerable_f1=answered.option.certified_answerable_f1,
     )
 
 

@@ -45,6 +45,11 @@ REQUEST_HEADERS: tuple[tuple[str, dict[str, Any], str], ...] = (
         _DECIMAL | {"minimum": 0, "maximum": 1},
         "How far the plan's expected token F1 may be below the largest variant's. Absent: the class's.",
     ),
+    (
+        "SLO-Min-Answerable-F1",
+        _DECIMAL | {"minimum": 0, "maximum": 1},
+        "Floor on the expected token F1 of questions that have an answer. Absent: none.",
+    ),
     ("SLO-Class", _TEXT, "A class of the settings: its targets are the defaults."),
     (
         "SLO-Policy",

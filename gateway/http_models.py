@@ -49,6 +49,7 @@ class SloFields(Sent):
     latency_ms: float | None = Field(None, ge=1, le=MAX_LATENCY_MS, allow_inf_nan=False)
     min_f1: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
     max_f1_loss: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
+    min_answerable_f1: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
     slo_class: str | None = Field(None, alias="class")
     policy: SloPolicy | None = Field(None, strict=False)
     priority: int | None = Field(None, ge=0, le=7)
@@ -98,6 +99,7 @@ class SloBody(Told):
     latency_ms: float
     min_f1: float
     max_f1_loss: float | None = Field(None, description="There when a loss was asked for.")
+    min_answerable_f1: float | None = Field(None, description="There when it was asked for.")
     policy: SloPolicy
     timeout_ms: float
 
@@ -108,6 +110,7 @@ class SloOutcomeBody(SloBody):
     met: str
     certified_f1: float
     certified_f1_loss: float | None = Field(None, description="There where it is certified.")
+    certified_answerable_f1: float | None = Field(None, description="Likewise.")
     predicted_ms: float
 
 
@@ -118,6 +121,9 @@ class OptionBody(Told):
     certified_f1: float
     certified_f1_loss: float | None = Field(
         None, description="To the largest variant; null: not certified."
+    )
+    certified_answerable_f1: float | None = Field(
+        None, description="Of questions that have an answer; null: not certified."
     )
     idle_ms: float
     predicted_ms: float

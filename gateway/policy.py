@@ -65,11 +65,22 @@ def _choose(slo: Slo, options: Sequence[Option], spent_ms: float) -> Decision:
 
 
 def keeps_f1(option: Option, slo: Slo) -> bool:
-    """Say whether both certificates asked for hold: the floor, and the loss to the largest variant."""
-    if option.certified_f1 < slo.min_f1:
+    """Say whether all certificates asked for hold: the floors, and the loss to the largest variant."""
+    if option.certified_f1 < slo.min_f1 or not _keeps_answerable_f1(option, slo):
         return False
     loss = option.certified_loss
     return slo.max_f1_loss is None or (loss is not None and loss <= slo.max_f1_loss)
+
+
+def _keeps_answerable_f1(option: Option, slo: Slo) -> bool:
+    floor = option.certified_answerable_f1
+    return slo.min_answerable_f1 is None or (floor is not None and floor >= slo.min_answerable_f1)
+
+
+def _certifies(option: Option, slo: Slo) -> bool:
+    """Say whether the plan is certified in all that is asked for, whatever the values are."""
+    loss = slo.max_f1_loss is None or option.certified_loss is not None
+    return loss and (slo.min_answerable_f1 is None or option.certified_answerable_f1 is not None)
 
 
 def escalation_left_ms(slo: Slo, spent_ms: float) -> float:
@@ -102,7 +113,7 @@ def shortfalls(option: Option, slo: Slo, spent_ms: float) -> tuple[Gave, ...]:
     gave = []
     if option.predicted_ms > slo.latency_ms - spent_ms:
         gave.append(Gave.LATE)
-    certified = slo.max_f1_loss is None or option.certified_loss is not None
+    certified = _certifies(option, slo)
     if option.certified_f1 < slo.min_f1 or (certified and not keeps_f1(option, slo)):
         gave.append(Gave.BELOW_FLOOR)
     if not certified or not _trusted(option):

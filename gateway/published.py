@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+ANSWERABLE, UNANSWERABLE = (
+    "answerable",
+    "unanswerable",
+)  # kinds of questions: strata of a certificate
 MAX_BATCH = 8  # windows in one request; max_batch_size of every batch-invariant variant
 
 

@@ -43,6 +43,8 @@ def refusal(
 
 def _asked(promise: Slo) -> str:
     asked = f"{promise.latency_ms:g} ms at F1 >= {promise.min_f1:.3f}"
+    if promise.min_answerable_f1 is not None:
+        asked += f", >= {promise.min_answerable_f1:.3f} of questions with an answer,"
     if promise.max_f1_loss is None:
         return asked
     return f"{asked} and at most {promise.max_f1_loss:.3f} below the largest variant's"
@@ -58,6 +60,7 @@ def describe(option: Option) -> dict[str, Any]:
         "plan": option.plan.name,
         "certified_f1": option.certified_f1,
         "certified_f1_loss": option.certified_loss,
+        "certified_answerable_f1": option.certified_answerable_f1,
         "idle_ms": round(option.idle_ms, 3),
         "predicted_ms": round(option.predicted_ms, 3),
         "cost_ms": round(option.cost_ms, 3),

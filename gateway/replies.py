@@ -74,6 +74,8 @@ def _outcome(answered: Answered) -> SloOutcomeBody:
     option = answered.option
     loss = option.certified_loss
     certified: dict[str, Any] = {} if loss is None else {"certified_f1_loss": loss}
+    if (answerable := option.certified_answerable_f1) is not None:
+        certified["certified_answerable_f1"] = answerable
     return SloOutcomeBody(
         **_promise(answered.slo),
         met=answered.met,
@@ -89,6 +91,7 @@ def _promise(slo: Slo) -> dict[str, Any]:
         "latency_ms": slo.latency_ms,
         "min_f1": slo.min_f1,
         **({} if slo.max_f1_loss is None else {"max_f1_loss": slo.max_f1_loss}),
+        **({} if slo.min_answerable_f1 is None else {"min_answerable_f1": slo.min_answerable_f1}),
         "policy": slo.policy,
         "timeout_ms": slo.timeout_ms,
     }

@@ -305,12 +305,16 @@ class AnswerService:
     def _watch(self, job: Job, outcome: Outcome, option: Option) -> None:
         """Let what was answered tell whether certificates still hold.
 
-        A pinned variant is being evaluated, on whatever it may be; a cut cascade was not itself.
+        Pinned variants are left out: they are evaluated on anything. So are answers of a part of the context,
+        which no certificate speaks of, and of cascades that were cut.
         """
         if job.promise.variant is not None:
             return
-        self.shadow.answered(option.plan.variants[0], outcome.first)
-        if job.sampled and not (outcome.cut or outcome.partial):
+        if outcome.partial:
+            return
+        n_tokens = job.windows.n_tokens
+        self.shadow.answered(option.plan.variants[0], outcome.first, job.question, n_tokens)
+        if job.sampled and not outcome.cut:
             plan, variant = option.plan, outcome.variant
             self.shadow.offer(
                 Sample(job.question, job.windows, job.serving, plan, variant, outcome.answer)

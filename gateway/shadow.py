@@ -7,6 +7,7 @@ finds no room is dropped and counted: to sample idle moments alone would be bias
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -36,6 +37,11 @@ LABELS = {
     Comparison.ONE_SILENT: "disagreed",
     Comparison.BOTH_SILENT: "both_silent",
 }
+
+
+def text_of(question: Question) -> bytes:
+    """Return a key of the text that is asked about; the text itself is not kept."""
+    return hashlib.blake2b(question.context.encode(), digest_size=16).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +108,13 @@ class Shadow:
             # In no context of a request: its id and trace are not those of the samples to come.
             self._worker = asyncio.create_task(self._work(), name="shadow", context=Context())
 
-    def answered(self, variant: str, answer: Answer) -> None:
+    def answered(self, variant: str, answer: Answer, question: Question, n_tokens: int) -> None:
         """Take the confidence of an answer: does the variant still see what it was certified on?"""
         test = self.evidence.confidence.get(variant)
         if test is None:
             return
         before = test.shifted
-        if not test.add(answer.score):
+        if not test.add(text_of(question), answer.score, n_tokens):
             return
         self._tell_variant(variant)
         if test.shifted and not before:
@@ -200,7 +206,7 @@ class Shadow:
     def _learn(self, sample: Sample, outcome: Comparison) -> None:
         self._count(sample, LABELS[outcome])
         name = sample.plan.name
-        rose = self.evidence.compared(name, outcome)
+        rose = self.evidence.compared(name, text_of(sample.question), outcome)
         if name in self.evidence.agreement:
             self._tell_plan(name)
         if rose:

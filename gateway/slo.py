@@ -112,6 +112,9 @@ def parse(lookup: Lookup) -> SloRequest:
         latency_ms=_decimal("SLO-Latency-Ms", value("SLO-Latency-Ms"), 1.0, MAX_LATENCY_MS),
         min_f1=_decimal("SLO-Min-F1", value("SLO-Min-F1"), 0.0, 1.0),
         max_f1_loss=_decimal("SLO-Max-F1-Loss", value("SLO-Max-F1-Loss"), 0.0, 1.0),
+        min_answerable_f1=_decimal(
+            "SLO-Min-Answerable-F1", value("SLO-Min-Answerable-F1"), 0.0, 1.0
+        ),
         slo_class=value("SLO-Class"),
         policy=None if policy is None else _policy(policy),
         priority=_priority(value("Priority")),
@@ -141,7 +144,8 @@ def resolve(
     loss = defaults.max_f1_loss if request.max_f1_loss is None else request.max_f1_loss
     floor = defaults.min_f1
     if floor is None:
-        floor = 0.0 if loss is not None else max(0.0, best_floor - defaults.below_best)
+        elsewise = loss is not None or request.min_answerable_f1 is not None
+        floor = 0.0 if elsewise else max(0.0, best_floor - defaults.below_best)
     return Slo(
         latency_ms=latency_ms,
         min_f1=floor if request.min_f1 is None else request.min_f1,
@@ -152,6 +156,7 @@ def resolve(
         variant=request.variant,
         explain=request.explain,
         max_f1_loss=loss,
+        min_answerable_f1=request.min_answerable_f1,
     )
 
 

@@ -15,7 +15,7 @@ from math import ceil
 
 import numpy as np
 
-from gateway.evidence import BLOCK, Bets, agreement_floors, confidence_floors
+from gateway.evidence import BLOCK, Bets, agreement_floors, share_floors
 from gateway.published import Agreement, Confidence, Plan
 from loadtest.recording import RELATIONS, SILENT, Relation, Series
 from optimizer import expectations
@@ -92,7 +92,7 @@ def first_shifts(expected: Confidence, confidence: np.ndarray, delta: float) -> 
     under = confidence[..., None] <= np.array(expected.edges)  # (T, S, K)
     blocks = under[: len(under) // BLOCK * BLOCK].reshape(-1, BLOCK, *under.shape[1:]).sum(axis=1)
     hits = np.concatenate([blocks, BLOCK - blocks], axis=-1)  # (T / BLOCK, S, F)
-    bets = Bets(confidence_floors(expected), (confidence.shape[1],))
+    bets = Bets(share_floors(expected), (confidence.shape[1],))
     found = _rises(bets, hits, BLOCK - hits, delta)
     return np.where(found < 0, -1, (found + 1) * BLOCK - 1)
 

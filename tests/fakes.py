@@ -28,6 +28,7 @@ from gateway.published import (
     Profile,
     Quality,
     Shape,
+    Stratum,
     Variant,
 )
 from gateway.serving import ServingSet
@@ -91,6 +92,12 @@ def with_loss(plan: Plan, loss: float, to: str = "large") -> Plan:
     """Return the plan certified to lose this much F1 to the largest variant."""
     paired = Paired(to, loss, loss - 0.01)
     return replace(plan, certificate=replace(plan.certificate, paired=paired))
+
+
+def with_answerable(plan: Plan, floor: float) -> Plan:
+    """Return the plan certified at this floor on questions that have an answer."""
+    part = Stratum("answerable", 100, 300, floor + 0.02, floor, 100)
+    return replace(plan, certificate=replace(plan.certificate, strata=(part,)))
 
 
 def make_catalog(variants: Sequence[Variant], floors: Sequence[float]) -> Catalog:

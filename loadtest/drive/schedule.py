@@ -73,6 +73,8 @@ def headers(slo: Slo) -> dict[str, str]:
         said["SLO-Class"] = slo.slo_class
     if slo.max_f1_loss is not None:
         said["SLO-Max-F1-Loss"] = _decimal(slo.max_f1_loss)
+    if slo.min_answerable_f1 is not None:
+        said["SLO-Min-Answerable-F1"] = _decimal(slo.min_answerable_f1)
     if slo.variant is not None:
         said["SLO-Variant"] = slo.variant
     if slo.timeout_ms < default_timeout_ms(slo.latency_ms, slo.policy):

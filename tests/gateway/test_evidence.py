@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.evidence import (
     BLOCK,
+    OPEN_FOR,
     AgreementTest,
     Bets,
     Comparison,
@@ -18,7 +19,7 @@ from gateway.evidence import (
     Evidence,
     compare,
 )
-from gateway.published import Agreement, Confidence
+from gateway.published import Agreement, Confidence, Spread
 from tests.fakes import HOST, make_plan, make_variant
 
 DELTA = 0.05
@@ -102,10 +103,10 @@ def test_a_rate_that_falls_late_is_found_nearly_as_soon() -> None:
 def test_two_silences_say_nothing(found: list[Comparison]) -> None:
     """Two variants that abstain agree, and would dilute every disagreement."""
     every, spoken = (AgreementTest(EXPECTED, DELTA, 0.02) for _ in range(2))
-    for each in found:
-        every.add(each)
+    for i, each in enumerate(found):
+        every.add(text(i), each)
         if each is not Comparison.BOTH_SILENT:
-            spoken.add(each)
+            spoken.add(text(i), each)
     assert every.log10_evidence == spoken.log10_evidence
     assert every.seen.total() == len(found)
 
@@ -114,22 +115,23 @@ def test_two_silences_say_nothing(found: list[Comparison]) -> None:
 def test_a_disagreement_more_is_never_evidence_for_agreement(found: list[Comparison]) -> None:
     """Whatever was seen before."""
     agreed, differed = (AgreementTest(EXPECTED, DELTA, 0.02) for _ in range(2))
-    for each in found:
-        agreed.add(each)
-        differed.add(each)
-    agreed.add(Comparison.SAME)
-    differed.add(Comparison.DIFFERENT)
+    for i, each in enumerate(found):
+        agreed.add(text(i), each)
+        differed.add(text(i), each)
+    for i in range(OPEN_FOR):
+        agreed.add(text(len(found) + i), Comparison.SAME)
+        differed.add(text(len(found) + i), Comparison.DIFFERENT)
     assert differed.log10_evidence >= agreed.log10_evidence
 
 
 def test_a_broken_certificate_stays_broken() -> None:
     """Good days after it prove nothing; it says so once."""
     test = AgreementTest(EXPECTED, DELTA, 0.02)
-    rose = [test.add(Comparison.DIFFERENT) for _ in range(60)]
+    rose = [test.add(text(i), Comparison.DIFFERENT) for i in range(80)]
     assert rose.count(True) == 1
     assert test.log10_evidence >= test.log10_alarm
-    for _ in range(2000):
-        assert not test.add(Comparison.SAME)
+    for i in range(2000):
+        assert not test.add(text(100 + i), Comparison.SAME)
     assert test.broken
 
 
@@ -153,15 +155,16 @@ def test_confidence_as_certified_raises_no_alarm_and_another_does() -> None:
     rng = np.random.default_rng(4)
     for shift, shifted in ((0.0, False), (-0.2, True), (0.2, True)):
         test = ConfidenceTest(EVEN, DELTA)
-        for confidence in np.clip(rng.random(4000) + shift, 0, 1):
-            test.add(float(confidence))
+        for i, confidence in enumerate(np.clip(rng.random(4000) + shift, 0, 1)):
+            test.add(text(i), float(confidence), 60)
         assert test.shifted is shifted
 
 
 def test_confidence_is_judged_block_by_block() -> None:
     """An answer costs a count; the bets are taken every so many."""
     test = ConfidenceTest(EVEN, DELTA)
-    assert [test.add(0.5) for _ in range(2 * BLOCK)] == ([False] * (BLOCK - 1) + [True]) * 2
+    news = [test.add(text(i), 0.5, 60) for i in range(2 * BLOCK + OPEN_FOR - 1)]
+    assert news == [False] * (OPEN_FOR - 1) + ([False] * (BLOCK - 1) + [True]) * 2
 
 
 def test_evidence_is_kept_until_a_plan_is_certified_anew() -> None:
@@ -171,9 +174,8 @@ def test_evidence_is_kept_until_a_plan_is_certified_anew() -> None:
     evidence = Evidence(DELTA)
     evidence.follow(plans, [small, other])
     for plan in plans:
-        assert [evidence.compared(plan.name, Comparison.DIFFERENT) for _ in range(60)].count(
-            True
-        ) == 1
+        rose = [evidence.compared(plan.name, text(i), Comparison.DIFFERENT) for i in range(80)]
+        assert rose.count(True) == 1
     assert evidence.broken == {"small", "other"}
     again = replace(plans[1].certificate, f1=0.55)
     evidence.follow([plans[0], replace(plans[1], certificate=again)], [small, other])
@@ -186,5 +188,57 @@ def test_of_a_plan_without_expected_agreement_nothing_is_learnt() -> None:
     plan = make_plan(make_variant("small", 5), 0.5)
     evidence = Evidence(DELTA)
     evidence.follow([plan], [])
-    assert not any(evidence.compared("small", Comparison.DIFFERENT) for _ in range(100))
+    assert not any(evidence.compared("small", text(i), Comparison.DIFFERENT) for i in range(100))
     assert evidence.broken == frozenset()
+
+
+def text(number: int) -> bytes:
+    return number.to_bytes(4)
+
+
+@pytest.mark.parametrize("questions", [1, 20])
+def test_many_questions_on_one_text_raise_no_false_alarm(questions: int) -> None:
+    """Texts differ in how hard they are: questions on one are answered alike, and are one observation.
+
+    Counted one by one, twenty questions on a text raise one in most of these streams.
+    """
+    rng = np.random.default_rng(11)
+    floor = EXPECTED.same_answer_floor - 0.02
+    alarms = 0
+    for _ in range(100):
+        test = AgreementTest(EXPECTED, DELTA, 0.02)
+        rates = rng.beta(2 * floor, 2 * (1 - floor), 60)
+        for i, rate in enumerate(np.repeat(rates, questions)):
+            same = rng.random() < rate
+            test.add(text(i // questions), Comparison.SAME if same else Comparison.DIFFERENT)
+        alarms += test.broken
+    assert alarms <= DELTA * 100
+
+
+def test_a_text_that_comes_again_says_nothing_new() -> None:
+    """One that is asked about all day is still one text."""
+    test = AgreementTest(EXPECTED, DELTA, 0.02)
+    for i in range(40):
+        test.add(text(i % 4), Comparison.DIFFERENT)
+    once = test.log10_evidence
+    assert once > 0
+    for i in range(400):
+        test.add(text(i % 4), Comparison.DIFFERENT)
+    assert test.log10_evidence == once
+
+
+def test_confidence_is_judged_among_texts_of_the_same_length() -> None:
+    """Load moves long texts to other variants; that a variant is asked short ones only is no shift."""
+    steps = np.linspace(0.1, 0.9, 9)
+    long, short = (
+        Spread(most, tuple(share), tuple(share - 0.03), tuple(share + 0.03), 500)
+        for most, share in ((10**9, np.sqrt(steps)), (256, steps**2))
+    )
+    both = replace(EVEN, edges=tuple(steps), by_length=(short, long))
+    alone = replace(both, by_length=())
+    rng = np.random.default_rng(3)
+    judged, blind = ConfidenceTest(both, DELTA), ConfidenceTest(alone, DELTA)
+    for i, confidence in enumerate(np.sqrt(rng.random(4000))):
+        for test in (judged, blind):
+            test.add(text(i), float(confidence), 100)
+    assert (judged.shifted, blind.shifted) == (False, True)

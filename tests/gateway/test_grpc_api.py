@@ -114,10 +114,12 @@ async def test_the_message_overrides_the_metadata(gateway: Running) -> None:
 
 async def test_a_loss_can_be_asked_for_in_the_message(gateway: Running) -> None:
     """By the name of the header in snake case; a catalog without such certificates says so."""
-    slo = qa_pb2.SloRequest(max_f1_loss=0.1)
+    slo = qa_pb2.SloRequest(max_f1_loss=0.1, min_answerable_f1=0.3)
     response = await gateway.stub.Answer(ask(slo=slo))
     assert (response.slo.max_f1_loss, response.slo.met) == (0.1, "uncertified")
     assert not response.slo.HasField("certified_f1_loss")
+    assert response.slo.min_answerable_f1 == 0.3
+    assert not response.slo.HasField("certified_answerable_f1")
 
 
 @pytest.mark.parametrize(

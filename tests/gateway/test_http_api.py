@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,14 @@ from gateway import breaker
 from gateway.clock import now_ms
 from gateway.domain import Size
 from tests.asgi import ASKED, client, make_service, outcome, post
-from tests.fakes import CONTEXT, QUESTION, paired_small_and_large, serving_set
+from tests.fakes import (
+    CONTEXT,
+    QUESTION,
+    paired_small_and_large,
+    serving_set,
+    small_and_large,
+    with_answerable,
+)
 
 
 async def test_an_answer_is_an_exact_piece_of_the_context() -> None:
@@ -79,6 +87,26 @@ async def test_a_loss_to_the_largest_variant_can_be_asked_for() -> None:
     item = ASKED | {"slo": {"max_f1_loss": 0.15}}
     (line,) = (await post(service, "/v1/answers", json=[item])).text.splitlines()
     assert json.loads(line)["variant"] == "small"
+
+
+async def test_a_floor_on_answerable_questions_can_be_asked_for() -> None:
+    """By header, by an item of a list, and told back; a malformed one is refused by name."""
+    service, catalog = make_service(), small_and_large()
+    floors = (0.4, 0.6)
+    plans = tuple(with_answerable(p, f) for p, f in zip(catalog.plans, floors, strict=True))
+    service.serving = serving_set(replace(catalog, plans=plans))
+    told = (await post(service, json=ASKED, headers={"SLO-Min-Answerable-F1": "0.4"})).json()
+    assert (told["variant"], told["slo"]["met"]) == ("small", "true")
+    assert (told["slo"]["min_answerable_f1"], told["slo"]["certified_answerable_f1"]) == (0.4, 0.4)
+    item = ASKED | {"slo": {"min_answerable_f1": 0.5}}
+    (line,) = (await post(service, "/v1/answers", json=[item])).text.splitlines()
+    assert json.loads(line)["variant"] == "large"
+    headers = {"SLO-Min-Answerable-F1": "0.7", "SLO-Policy": "strict"}
+    refused = await post(service, json=ASKED, headers=headers)
+    assert refused.status_code == 422
+    assert "0.700 of questions with an answer" in refused.json()["detail"]
+    malformed = await post(service, json=ASKED, headers={"SLO-Min-Answerable-F1": "1.2"})
+    assert "SLO-Min-Answerable-F1" in malformed.json()["detail"]
 
 
 async def test_a_loss_that_no_plan_is_certified_for_is_refused_with_the_reason() -> None:

@@ -227,6 +227,11 @@ async def test_parameters_win_over_headers(
     ("more", "message", "status"),
     [
         ({"parameters": {"slo_min_f1": 7.0}}, "SLO-Min-F1", "INVALID_ARGUMENT 400"),
+        (
+            {"parameters": {"slo_min_answerable_f1": 2}},
+            "SLO-Min-Answerable-F1",
+            "INVALID_ARGUMENT 400",
+        ),
         ({"parameters": {"slo_max_f1_loss": -1}}, "SLO-Max-F1-Loss", "INVALID_ARGUMENT 400"),
         ({"parameters": {"slo_minf1": 0.5}}, "slo-minf1", "INVALID_ARGUMENT 400"),
         ({"parameters": {"slo_class": "nobody"}}, "SLO-Class", "INVALID_ARGUMENT 400"),

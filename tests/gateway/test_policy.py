@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.domain import Gave, Option, Reason, Slo, SloPolicy, Trust
 from gateway.policy import choose, escalation_left_ms, nearest_feasible, shortfalls
-from tests.fakes import make_plan, make_variant, with_loss
+from tests.fakes import make_plan, make_variant, with_answerable, with_loss
 
 STRICT, LATENCY, ACCURACY = SloPolicy.STRICT, SloPolicy.PREFER_LATENCY, SloPolicy.PREFER_ACCURACY
 
@@ -109,6 +109,43 @@ def test_a_loss_that_nobody_certified_is_no_promise() -> None:
     promise = replace(slo(50, 0.0), max_f1_loss=0.5)
     assert choose(promise, idle()).gave == (Gave.UNCERTIFIED,)
     assert choose(replace(promise, policy=STRICT), idle()).reason is Reason.INFEASIBLE
+
+
+def by_kind(wait_ms: float = 0.0) -> list[Option]:
+    """Return the same three, certified at 0.3, 0.6 and 0.5 on questions that have an answer."""
+    floors = (0.3, 0.6, 0.5)
+    return [
+        o._replace(plan=with_answerable(o.plan, floor))
+        for o, floor in zip(idle(wait_ms), floors, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("promise", "floor", "plan", "gave"),
+    [
+        (slo(50, 0.0), 0.3, "small", ()),
+        (slo(50, 0.0), 0.5, "medium", ()),
+        (slo(50, 0.65), 0.5, "large", ()),
+        (slo(50, 0.0, STRICT), 0.7, None, ()),
+        (slo(50, 0.0), 0.7, "large", (Gave.BELOW_FLOOR,)),
+    ],
+)
+def test_a_floor_on_answerable_questions_is_promised_beside_the_other(
+    promise: Slo, floor: float, plan: str | None, gave: object
+) -> None:
+    """F1 over all questions rewards silence; who knows that there is an answer asks for this one."""
+    decision = choose(replace(promise, min_answerable_f1=floor), by_kind())
+    chosen = decision.option.plan.name if decision.option else None
+    assert (chosen, decision.gave) == (plan, gave)
+
+
+def test_a_floor_of_a_kind_that_nobody_certified_is_no_promise() -> None:
+    """As with a loss: strict refuses, the others say `uncertified`; so with a broken certificate."""
+    promise = replace(slo(50, 0.0), min_answerable_f1=0.1)
+    assert choose(promise, idle()).gave == (Gave.UNCERTIFIED,)
+    assert choose(replace(promise, policy=STRICT), idle()).reason is Reason.INFEASIBLE
+    broken = by_kind()[0]._replace(trust=Trust.BROKEN)
+    assert broken.certified_answerable_f1 is None
 
 
 def test_what_loses_less_is_among_the_nearest_where_a_loss_was_asked_for() -> None:

@@ -201,10 +201,11 @@ async def test_every_window_of_a_long_context_is_asked_alone() -> None:
 
 async def break_small(service: AnswerService) -> None:
     """Let shadow answers disagree until the alarm rises."""
-    for _ in range(100):
+    for i in range(100):
         if count(service, "bertier_certificate_broken", plan="small"):
             return
-        await service.answer(ASKED, SloRequest(min_f1=0), now_ms())
+        another = Question(QUESTION, f"{CONTEXT} ({i})")  # a text counts once
+        await service.answer(another, SloRequest(min_f1=0), now_ms())
         await until_quiet(service)
     pytest.fail("the alarm did not rise")
 
@@ -252,8 +253,8 @@ async def test_a_shift_of_confidence_warns_and_reroutes_nothing(
     """Other questions are asked; whether answers suffer is for agreement to say."""
     service = watched_service(OtherLarge(agrees=True))
     unsure = Answer("", None, None, 0.3, 0.5)
-    for _ in range(400):
-        service.shadow.answered("small", unsure)
+    for i in range(400):
+        service.shadow.answered("small", unsure, Question(QUESTION, f"{CONTEXT} {i}"), 60)
     assert count(service, "bertier_confidence_shifted", variant="small") == 1
     assert count(service, "bertier_confidence_shifted", variant="large") == 0
     assert caplog.text.count("other questions are asked") == 1

@@ -33,6 +33,7 @@ def resolve(request: SloRequest) -> Slo:
         ("slo-min-f1", ".75", "min_f1", 0.75),
         ("slo-max-f1-loss", "0.02", "max_f1_loss", 0.02),
         ("slo-max-f1-loss", "1", "max_f1_loss", 1.0),
+        ("slo-min-answerable-f1", "0.5", "min_answerable_f1", 0.5),
         ("slo-class", "batch", "slo_class", "batch"),
         ("slo-policy", "strict", "policy", SloPolicy.STRICT),
         ("priority", "u=0", "priority", 0),
@@ -162,6 +163,14 @@ def test_a_loss_alone_takes_the_place_of_the_default_floor() -> None:
     assert (asked.max_f1_loss, asked.min_f1) == (0.05, 0.0)
     both = resolve(SloRequest(max_f1_loss=0.05, min_f1=0.6))
     assert (both.max_f1_loss, both.min_f1) == (0.05, 0.6)
+
+
+def test_a_floor_of_a_kind_takes_the_place_of_the_default_floor() -> None:
+    """Whoever asks for answerable questions has said which floor matters."""
+    asked = resolve(SloRequest(min_answerable_f1=0.5))
+    assert (asked.min_answerable_f1, asked.min_f1) == (0.5, 0.0)
+    both = resolve(SloRequest(min_answerable_f1=0.5, min_f1=0.6))
+    assert (both.min_answerable_f1, both.min_f1) == (0.5, 0.6)
 
 
 def test_a_class_may_promise_a_loss() -> None:

@@ -21,7 +21,7 @@ class AnswerRequest(_message.Message):
     def __init__(self, question: _Optional[str] = ..., context: _Optional[str] = ..., id: _Optional[str] = ..., top_k: _Optional[int] = ..., slo: _Optional[_Union[SloRequest, _Mapping]] = ...) -> None: ...
 
 class SloRequest(_message.Message):
-    __slots__ = ("latency_ms", "min_f1", "slo_class", "policy", "priority", "variant", "explain", "max_f1_loss")
+    __slots__ = ("latency_ms", "min_f1", "slo_class", "policy", "priority", "variant", "explain", "max_f1_loss", "min_answerable_f1")
     LATENCY_MS_FIELD_NUMBER: _ClassVar[int]
     MIN_F1_FIELD_NUMBER: _ClassVar[int]
     SLO_CLASS_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +30,7 @@ class SloRequest(_message.Message):
     VARIANT_FIELD_NUMBER: _ClassVar[int]
     EXPLAIN_FIELD_NUMBER: _ClassVar[int]
     MAX_F1_LOSS_FIELD_NUMBER: _ClassVar[int]
+    MIN_ANSWERABLE_F1_FIELD_NUMBER: _ClassVar[int]
     latency_ms: float
     min_f1: float
     slo_class: str
@@ -38,7 +39,8 @@ class SloRequest(_message.Message):
     variant: str
     explain: bool
     max_f1_loss: float
-    def __init__(self, latency_ms: _Optional[float] = ..., min_f1: _Optional[float] = ..., slo_class: _Optional[str] = ..., policy: _Optional[str] = ..., priority: _Optional[int] = ..., variant: _Optional[str] = ..., explain: _Optional[bool] = ..., max_f1_loss: _Optional[float] = ...) -> None: ...
+    min_answerable_f1: float
+    def __init__(self, latency_ms: _Optional[float] = ..., min_f1: _Optional[float] = ..., slo_class: _Optional[str] = ..., policy: _Optional[str] = ..., priority: _Optional[int] = ..., variant: _Optional[str] = ..., explain: _Optional[bool] = ..., max_f1_loss: _Optional[float] = ..., min_answerable_f1: _Optional[float] = ...) -> None: ...
 
 class AnswerResponse(_message.Message):
     __slots__ = ("id", "answer", "start", "end", "score", "no_answer_probability", "alternatives", "plan", "variant", "slo", "timings", "explain")
@@ -81,7 +83,7 @@ class Alternative(_message.Message):
     def __init__(self, answer: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., probability: _Optional[float] = ...) -> None: ...
 
 class SloResult(_message.Message):
-    __slots__ = ("latency_ms", "min_f1", "slo_class", "policy", "timeout_ms", "certified_f1", "predicted_ms", "met", "max_f1_loss", "certified_f1_loss")
+    __slots__ = ("latency_ms", "min_f1", "slo_class", "policy", "timeout_ms", "certified_f1", "predicted_ms", "met", "max_f1_loss", "certified_f1_loss", "min_answerable_f1", "certified_answerable_f1")
     LATENCY_MS_FIELD_NUMBER: _ClassVar[int]
     MIN_F1_FIELD_NUMBER: _ClassVar[int]
     SLO_CLASS_FIELD_NUMBER: _ClassVar[int]
@@ -92,6 +94,8 @@ class SloResult(_message.Message):
     MET_FIELD_NUMBER: _ClassVar[int]
     MAX_F1_LOSS_FIELD_NUMBER: _ClassVar[int]
     CERTIFIED_F1_LOSS_FIELD_NUMBER: _ClassVar[int]
+    MIN_ANSWERABLE_F1_FIELD_NUMBER: _ClassVar[int]
+    CERTIFIED_ANSWERABLE_F1_FIELD_NUMBER: _ClassVar[int]
     latency_ms: float
     min_f1: float
     slo_class: str
@@ -102,7 +106,9 @@ class SloResult(_message.Message):
     met: str
     max_f1_loss: float
     certified_f1_loss: float
-    def __init__(self, latency_ms: _Optional[float] = ..., min_f1: _Optional[float] = ..., slo_class: _Optional[str] = ..., policy: _Optional[str] = ..., timeout_ms: _Optional[float] = ..., certified_f1: _Optional[float] = ..., predicted_ms: _Optional[float] = ..., met: _Optional[str] = ..., max_f1_loss: _Optional[float] = ..., certified_f1_loss: _Optional[float] = ...) -> None: ...
+    min_answerable_f1: float
+    certified_answerable_f1: float
+    def __init__(self, latency_ms: _Optional[float] = ..., min_f1: _Optional[float] = ..., slo_class: _Optional[str] = ..., policy: _Optional[str] = ..., timeout_ms: _Optional[float] = ..., certified_f1: _Optional[float] = ..., predicted_ms: _Optional[float] = ..., met: _Optional[str] = ..., max_f1_loss: _Optional[float] = ..., certified_f1_loss: _Optional[float] = ..., min_answerable_f1: _Optional[float] = ..., certified_answerable_f1: _Optional[float] = ...) -> None: ...
 
 class Timings(_message.Message):
     __slots__ = ("tokenize_ms", "route_ms", "queue_ms", "infer_ms", "decode_ms", "total_ms")
@@ -133,7 +139,7 @@ class Explanation(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., options: _Optional[_Iterable[_Union[PlanOption, _Mapping]]] = ..., quantile: _Optional[float] = ..., spent_ms: _Optional[float] = ...) -> None: ...
 
 class PlanOption(_message.Message):
-    __slots__ = ("plan", "certified_f1", "idle_ms", "predicted_ms", "cost_ms", "trust", "chosen", "struck_out_by", "certified_f1_loss", "p50_ms", "p95_ms", "p99_ms", "wait_ms")
+    __slots__ = ("plan", "certified_f1", "idle_ms", "predicted_ms", "cost_ms", "trust", "chosen", "struck_out_by", "certified_f1_loss", "p50_ms", "p95_ms", "p99_ms", "wait_ms", "certified_answerable_f1")
     PLAN_FIELD_NUMBER: _ClassVar[int]
     CERTIFIED_F1_FIELD_NUMBER: _ClassVar[int]
     IDLE_MS_FIELD_NUMBER: _ClassVar[int]
@@ -147,6 +153,7 @@ class PlanOption(_message.Message):
     P95_MS_FIELD_NUMBER: _ClassVar[int]
     P99_MS_FIELD_NUMBER: _ClassVar[int]
     WAIT_MS_FIELD_NUMBER: _ClassVar[int]
+    CERTIFIED_ANSWERABLE_F1_FIELD_NUMBER: _ClassVar[int]
     plan: str
     certified_f1: float
     idle_ms: float
@@ -160,7 +167,8 @@ class PlanOption(_message.Message):
     p95_ms: float
     p99_ms: float
     wait_ms: float
-    def __init__(self, plan: _Optional[str] = ..., certified_f1: _Optional[float] = ..., idle_ms: _Optional[float] = ..., predicted_ms: _Optional[float] = ..., cost_ms: _Optional[float] = ..., trust: _Optional[str] = ..., chosen: _Optional[bool] = ..., struck_out_by: _Optional[_Iterable[str]] = ..., certified_f1_loss: _Optional[float] = ..., p50_ms: _Optional[float] = ..., p95_ms: _Optional[float] = ..., p99_ms: _Optional[float] = ..., wait_ms: _Optional[float] = ...) -> None: ...
+    certified_answerable_f1: float
+    def __init__(self, plan: _Optional[str] = ..., certified_f1: _Optional[float] = ..., idle_ms: _Optional[float] = ..., predicted_ms: _Optional[float] = ..., cost_ms: _Optional[float] = ..., trust: _Optional[str] = ..., chosen: _Optional[bool] = ..., struck_out_by: _Optional[_Iterable[str]] = ..., certified_f1_loss: _Optional[float] = ..., p50_ms: _Optional[float] = ..., p95_ms: _Optional[float] = ..., p99_ms: _Optional[float] = ..., wait_ms: _Optional[float] = ..., certified_answerable_f1: _Optional[float] = ...) -> None: ...
 
 class AnswerItem(_message.Message):
     __slots__ = ("id", "answer", "failure")
@@ -197,7 +205,7 @@ class PlanRequest(_message.Message):
     def __init__(self, question: _Optional[str] = ..., context: _Optional[str] = ..., n_tokens: _Optional[int] = ..., slo: _Optional[_Union[SloRequest, _Mapping]] = ...) -> None: ...
 
 class PlanResponse(_message.Message):
-    __slots__ = ("feasible", "plan", "reason", "gave", "n_tokens", "n_windows", "options", "nearest", "latency_ms", "min_f1", "slo_class", "policy", "timeout_ms", "max_f1_loss")
+    __slots__ = ("feasible", "plan", "reason", "gave", "n_tokens", "n_windows", "options", "nearest", "latency_ms", "min_f1", "slo_class", "policy", "timeout_ms", "max_f1_loss", "min_answerable_f1")
     FEASIBLE_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -212,6 +220,7 @@ class PlanResponse(_message.Message):
     POLICY_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     MAX_F1_LOSS_FIELD_NUMBER: _ClassVar[int]
+    MIN_ANSWERABLE_F1_FIELD_NUMBER: _ClassVar[int]
     feasible: bool
     plan: str
     reason: str
@@ -226,4 +235,5 @@ class PlanResponse(_message.Message):
     policy: str
     timeout_ms: float
     max_f1_loss: float
-    def __init__(self, feasible: _Optional[bool] = ..., plan: _Optional[str] = ..., reason: _Optional[str] = ..., gave: _Optional[_Iterable[str]] = ..., n_tokens: _Optional[int] = ..., n_windows: _Optional[int] = ..., options: _Optional[_Iterable[_Union[PlanOption, _Mapping]]] = ..., nearest: _Optional[_Iterable[_Union[PlanOption, _Mapping]]] = ..., latency_ms: _Optional[float] = ..., min_f1: _Optional[float] = ..., slo_class: _Optional[str] = ..., policy: _Optional[str] = ..., timeout_ms: _Optional[float] = ..., max_f1_loss: _Optional[float] = ...) -> None: ...
+    min_answerable_f1: float
+    def __init__(self, feasible: _Optional[bool] = ..., plan: _Optional[str] = ..., reason: _Optional[str] = ..., gave: _Optional[_Iterable[str]] = ..., n_tokens: _Optional[int] = ..., n_windows: _Optional[int] = ..., options: _Optional[_Iterable[_Union[PlanOption, _Mapping]]] = ..., nearest: _Optional[_Iterable[_Union[PlanOption, _Mapping]]] = ..., latency_ms: _Optional[float] = ..., min_f1: _Optional[float] = ..., slo_class: _Optional[str] = ..., policy: _Optional[str] = ..., timeout_ms: _Optional[float] = ..., max_f1_loss: _Optional[float] = ..., min_answerable_f1: _Optional[float] = ...) -> None: ...
