@@ -90,8 +90,8 @@ def gather(config: StudyConfig, questions: StudyQuestions, tokenizer: Path, ask:
     names = [Path(d.source).name for d in config.data if d.certifies]
     hashes = questions.hashes()
     return Evidence(
-        search=_questions(encoder, SEARCH, questions.certifying(Split.SEARCH)),
-        calibrate=_questions(encoder, CALIBRATE, certifying),
+        search=questions_of(encoder, SEARCH, questions.certifying(Split.SEARCH)),
+        calibrate=questions_of(encoder, CALIBRATE, certifying),
         reports=tuple(_report(encoder, questions.path(source)) for source in config.report),
         ask=ask,
         how=config.certify,
@@ -103,10 +103,10 @@ def gather(config: StudyConfig, questions: StudyQuestions, tokenizer: Path, ask:
 def _report(encoder: SpanEncoder, where: str) -> Questions:
     path = data.path_of(where)
     sha256 = sha256_of(path) if path.exists() else ""
-    return _questions(encoder, Path(where).name.split(".")[0], data.load(where), sha256)
+    return questions_of(encoder, Path(where).name.split(".")[0], data.load(where), sha256)
 
 
-def _questions(
+def questions_of(
     encoder: SpanEncoder, name: str, examples: Sequence[Example], sha256: str = ""
 ) -> Questions:
     encoded = [encoder.encode(e.as_question()) for e in examples]

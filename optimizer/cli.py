@@ -17,6 +17,7 @@ from gateway.errors import BertierError
 from optimizer import (
     cli_evaluate,
     cli_expect,
+    cli_simulate,
     cli_stages,
     cli_tables,
     report,
@@ -53,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_profile(commands)
     cli_expect.add(commands, study)
     cli_evaluate.add(commands)
+    cli_simulate.add(commands)
     _add_rollback(commands)
     _add_report(commands)
     compare_cli.add(commands, study, cli_stages.study_of)

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 WRITE = "put the plans into the catalog of --model-repository; no model file changes"
 ALLOW_DOMINATED = "publish variants, too, that another beats in latency, size and floor"
 
+OWN = "your own questions: certify the published variants on them and write it, without a study"
 ALLOW_CONSTANT = (
     "publish variants, too, that are no better than always 'no answer': to try the pipeline"
 )
@@ -74,6 +75,11 @@ def add(commands: Any, study: argparse.ArgumentParser) -> None:
             command.add_argument("--allow-constant", action="store_true", help=ALLOW_CONSTANT)
         if run is _certify:
             command.add_argument("--write", action="store_true", help=WRITE)
+            command.add_argument("--data", type=Path, metavar="FILE", help=OWN)
+            command.add_argument("--delta", type=float, help="with --data: 1 - confidence; 0.1")
+            command.add_argument(
+                "--dry-run", action="store_true", help="with --data: show the floors only"
+            )
     _add_search(commands, study)
 
 
@@ -196,6 +202,10 @@ def _export(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _certify(args: argparse.Namespace) -> dict[str, Any]:
+    if args.data is not None:
+        from optimizer import cli_own
+
+        return cli_own.certify(args)
     if args.model_repository is not None:
         return _certify_published(args)
     if args.write:

@@ -54,7 +54,7 @@ def show_certificates(catalog: Catalog) -> dict[str, Any]:
     if not gates.unprofiled(catalog):
         for name, other in gates.dominated(catalog).items():
             console.print(f"{name} is dominated by {other}: publish will not take it", markup=False)
-    return {plan.name: _gist(plan) for plan in catalog.plans}
+    return {plan.name: gist(plan) for plan in catalog.plans}
 
 
 def show_plans(plans: Sequence[Rated]) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def show_plans(plans: Sequence[Rated]) -> dict[str, Any]:
 
 def _rated_gist(rated: Rated) -> dict[str, Any]:
     plan, paired = rated.plan, rated.plan.certificate.paired
-    return _gist(plan) | {
+    return gist(plan) | {
         "variants": plan.variants,
         "thresholds": plan.thresholds,
         "reach": plan.reach,
@@ -114,7 +114,7 @@ def _check(check: Check | None) -> str:
     return "-" if check is None else f"{check.f1:.3f} of {check.n_contexts}: {check.verdict}"
 
 
-def _gist(plan: Plan) -> dict[str, Any]:
+def gist(plan: Plan) -> dict[str, Any]:
     certificate = plan.certificate
     return {
         "floor": certificate.floor,

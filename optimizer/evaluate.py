@@ -166,7 +166,17 @@ def quality(
     name: str, sha256: str, examples: Sequence[Example], readings: Sequence[Reading], how: Decoding
 ) -> Quality:
     """Return what the catalog says of a variant on this data, with an interval over clusters."""
-    answers = answers_of(readings, how)
+    return quality_of(name, sha256, examples, answers_of(readings, how), readings)
+
+
+def quality_of(
+    name: str,
+    sha256: str,
+    examples: Sequence[Example],
+    answers: Sequence[str],
+    readings: Sequence[Reading],
+) -> Quality:
+    """Return the same of answers that are given."""
     scores = score(examples, answers)
     answerable = [i for i, e in enumerate(examples) if e.answerable]
     forced = forced_answers(readings)

@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gateway import spans
+from gateway.domain import Answer
 from gateway.published import Certificate, Paired, Plan, Variant
 from optimizer import cascades, certification, clusters, evaluate, expectations, strata
 from optimizer.cascades import Answers, Chain
-from optimizer.certification import Evidence, Outcome, Questions
+from optimizer.certification import Evidence, Outcome, Questions, Shares
 from optimizer.strata import Scored
 
 MAX_PLANS = 20  # with more, choosing among them takes a request too long
@@ -62,24 +63,68 @@ def plans_of(variants: Sequence[Variant], evidence: Evidence) -> Looked:
     outcomes = [_outcome(chain, calibrate, reports, evidence.hold_out) for chain in chains]
     largest = expectations.largest(variants).name
     best = outcomes[alone.index(Chain((largest,), ()))]
-    each = certification.shares(
-        len(alone),
-        len(chains) - len(alone),
+    each = _shares(chains, best, evidence)
+    found = []
+    for chain, outcome in zip(chains, outcomes, strict=True):
+        certificate = _certificate(chain, outcome, best, largest, variants, evidence, each)
+        found.append(_rated(chain, certificate, search, reports, largest))
+    return Looked(sorted(unbeaten(found), key=lambda rated: rated.cost), len(found))
+
+
+def certified_as_they_are(
+    plans: Sequence[Plan],
+    variants: Sequence[Variant],
+    answers: Mapping[str, Sequence[Answer]],
+    evidence: Evidence,
+) -> list[Plan]:
+    """Return these plans certified anew by given answers: none was chosen by them, and all are kept."""
+    asked = _Asked(
+        evidence.calibrate,
+        tuple(_answers(v, answers[v.name], evidence.calibrate) for v in variants),
+        {},
+    )
+    chains = [Chain(plan.variants, plan.thresholds) for plan in plans]
+    outcomes = [_outcome(chain, asked, (), evidence.hold_out) for chain in chains]
+    largest = expectations.largest(variants).name
+    best = outcomes[chains.index(Chain((largest,), ()))]
+    each = _shares(chains, best, evidence)
+    found = []
+    for plan, chain, outcome in zip(plans, chains, outcomes, strict=True):
+        certificate = _certificate(chain, outcome, best, largest, variants, evidence, each)
+        played = cascades.play(chain, asked.answers)
+        reach = tuple(round(share, 4) for share in played.reach) if chain.thresholds else ()
+        found.append(replace(plan, certificate=certificate, reach=reach))
+    return found
+
+
+def _shares(chains: Sequence[Chain], best: Outcome, evidence: Evidence) -> Shares:
+    n_alone = sum(not chain.thresholds for chain in chains)
+    return certification.shares(
+        n_alone,
+        len(chains) - n_alone,
         evidence.budget,
         len(best.certified.scopes),
         strata.n_claims(best.certified),
     )
-    found = []
-    for chain, outcome in zip(chains, outcomes, strict=True):
-        share = each.own if chain in alone else each.others
-        sha256 = tuple(_named(variants, name).sha256 for name in chain.variants)
-        certificate = certification.certificate_of(outcome, evidence, sha256, share, each.parts)
-        paired = Paired(largest, 0.0, 0.0)
-        if outcome is not best:
-            paired = certification.paired_of(outcome, best, largest, evidence.how, each.others)
-        certificate = replace(certificate, paired=paired)
-        found.append(_rated(chain, certificate, search, reports, largest))
-    return Looked(sorted(unbeaten(found), key=lambda rated: rated.cost), len(found))
+
+
+def _certificate(
+    chain: Chain,
+    outcome: Outcome,
+    best: Outcome,
+    largest: str,
+    variants: Sequence[Variant],
+    evidence: Evidence,
+    each: Shares,
+) -> Certificate:
+    """Return a plan's certificate with its loss to the largest variant."""
+    share = each.others if chain.thresholds else each.own
+    sha256 = tuple(_named(variants, name).sha256 for name in chain.variants)
+    certificate = certification.certificate_of(outcome, evidence, sha256, share, each.parts)
+    paired = Paired(largest, 0.0, 0.0)
+    if outcome is not best:
+        paired = certification.paired_of(outcome, best, largest, evidence.how, each.others)
+    return replace(certificate, paired=paired)
 
 
 def unbeaten(found: Sequence[Rated]) -> list[Rated]:
@@ -107,13 +152,17 @@ def _ask(variants: Sequence[Variant], questions: Questions, evidence: Evidence) 
     for variant in variants:
         readings, cpu_ms = evidence.ask(variant.name, questions)
         said = [spans.answer_of(reading, variant.decoding) for reading in readings]
-        golds = [example.answers for example in questions.examples]
-        f1 = [evaluate.f1(a.text, gold) for a, gold in zip(said, golds, strict=True)]
-        score = np.array([answer.score for answer in said])
-        answers.append(Answers(variant.name, np.array(f1), score, _cost_ms(variant, questions)))
+        answers.append(_answers(variant, said, questions))
         if cpu_ms:
             cpu[variant.name] = np.array(cpu_ms)
     return _Asked(questions, tuple(answers), cpu)
+
+
+def _answers(variant: Variant, said: Sequence[Answer], questions: Questions) -> Answers:
+    golds = [example.answers for example in questions.examples]
+    f1 = [evaluate.f1(a.text, gold) for a, gold in zip(said, golds, strict=True)]
+    score = np.array([answer.score for answer in said])
+    return Answers(variant.name, np.array(f1), score, _cost_ms(variant, questions))
 
 
 def _cost_ms(variant: Variant, questions: Questions) -> np.ndarray:  # (n,)

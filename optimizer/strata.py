@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gateway.published import Check, Stratum
+from gateway.published import ANSWERABLE, UNANSWERABLE, Check, Stratum
 from optimizer import clusters
 from optimizer.certify import Bound, ceiling
 from optimizer.data import Example
 
 ALL = "all"
-KINDS = ("answerable", "unanswerable")
+KINDS = (ANSWERABLE, UNANSWERABLE)
 LENGTHS = ("to 128 tokens", "129 to 256 tokens", "over 256 tokens")
 LENGTH_EDGES = (128, 256)
 EVERY, TITLED = "all clusters", "unseen titled articles"  # scopes of a certificate

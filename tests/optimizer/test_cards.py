@@ -11,7 +11,6 @@ from gateway.published import Stratum, Variant
 from optimizer.cards import card
 from tests.fakes import make_plan, make_variant
 
-
 ORIGIN = Origin("study", "0", "2026-01-01T00:00:00Z", 1, {"squad_v2": "a" * 64, "dev": "b" * 64})
 
 

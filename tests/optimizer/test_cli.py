@@ -94,7 +94,12 @@ def test_a_teacher_of_another_family_becomes_a_repository(tmp_path: Path, tiny_d
     config = checkpoints.CONFIGS["roberta"](made.get_vocab_size())
     teacher = checkpoints.save(config, tmp_path / "checkpoint", made)
     # Of two untrained models the smaller one is as good.
-    assert cli.main(["run", "--allow-dominated", "--allow-constant", *_study(tmp_path, teacher, tiny_data)]) == 0
+    assert (
+        cli.main(
+            ["run", "--allow-dominated", "--allow-constant", *_study(tmp_path, teacher, tiny_data)]
+        )
+        == 0
+    )
     repository = tmp_path / "repository"
     catalog = catalogs.read(repository)
     assert catalogs.check_files(repository, catalog) == []

@@ -270,9 +270,7 @@ def test_an_elastic_student_of_an_older_version_says_what_to_do(
         _ = replace(study, folder=tmp_path).elastic.net
 
 
-def test_floors_need_contexts_and_their_check_does_not(
-    study: Study, tmp_path: Path
-) -> None:
+def test_floors_need_contexts_and_their_check_does_not(study: Study, tmp_path: Path) -> None:
     """A few contexts certify little, but they do; none at all is said with what to do."""
     variants = publication.catalog_of(study, study.folder).variants
     none = certification.evidence_of(study)
