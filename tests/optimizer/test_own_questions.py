@@ -15,6 +15,7 @@ from gateway import catalog as catalogs
 from gateway.domain import Span
 from gateway.spans import Reading
 from optimizer import cli, clusters, own_questions
+from optimizer.certify import betting_floor
 from optimizer.data import DataError, Example, sha256_of
 from tests.fakes import ROOT, make_variant
 from tests.optimizer.conftest import question_set
@@ -122,7 +123,7 @@ def test_floors_under_a_cross_fitted_threshold_hold() -> None:
         examples, readings = population(40, rng)
         answers = own_questions.cross_fitted(variant, examples, readings)
         f1 = [float(a.text == "".join(e.answers)) for a, e in zip(answers, examples, strict=True)]
-        floor = own_questions.certify.betting_floor(clusters.means(examples, f1), delta)
+        floor = betting_floor(clusters.means(examples, f1), delta)
         served = own_questions.fitted(variant, examples, readings).decoding
         fails += floor > _mean_f1(truth, served.null_threshold)
     assert fails <= delta * runs
