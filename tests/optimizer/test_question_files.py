@@ -129,7 +129,7 @@ def test_a_broken_row_is_named_by_file_id_and_field(
             r"data\.0\.paragraphs\.0: qas",
         ),
         ("mine.json", '{"rows": []}', "data: missing"),
-        ("mine.jsonl", "{}\nx\n", "line 2: not JSON"),
+        ("mine.jsonl", "x\n", "line 1: not JSON"),
         ("mine.jsonl", "\n", "holds no question"),
         ("mine.csv", "question,answer\n", "no column context"),
         ("mine.csv", "question,context\n", "no column answers"),
