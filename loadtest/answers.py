@@ -36,7 +36,8 @@ def offline(repository: Path, catalog: Catalog, name: str, examples: list[Exampl
     """Return the answers of the optimizer's own evaluation: in-process, one at a time."""
     variant = catalog.variant(name)
     model = catalogs.model_path(repository, variant)
-    readings = evaluate.read_all(model, repository / catalogs.TOKENIZER, examples)
+    tokenizer = repository / catalogs.TOKENIZER
+    readings = evaluate.read_all(model, tokenizer, examples, variant.precision)
     found = [spans.answer_of(reading, variant.decoding) for reading in readings]
     return [Told(a.text, a.start, a.end, name) for a in found]
 

@@ -83,7 +83,7 @@ def _ask_variants(
     answerable = [i for i, e in enumerate(examples) if e.answerable]
     for variant in chosen:
         model = catalogs.model_path(repo, variant)
-        readings = evaluate.read_all(model, repo / catalogs.TOKENIZER, examples)
+        readings = evaluate.read_all(model, repo / catalogs.TOKENIZER, examples, variant.precision)
         answers[variant.name] = evaluate.answers_of(readings, variant.decoding)
         best = evaluate.forced_answers(readings)
         forced[variant.name] = evaluate.score(

@@ -122,6 +122,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _teacher(args: argparse.Namespace) -> dict[str, Any]:
     study = study_of(args)
+    _check_elastic(study)
     with workers.working():
         found = study.teacher.train()
     return _show_training({study.config.largest_name: found})
@@ -129,12 +130,19 @@ def _teacher(args: argparse.Namespace) -> dict[str, Any]:
 
 def _distill(args: argparse.Namespace) -> dict[str, Any]:
     study = study_of(args)
+    _check_elastic(study)
     with workers.working():
         study.teacher.train()
         if study.config.elastic:
             study.elastic.train()
         found = {s.name: study.train_student(s) for s in study.config.students}
     return _show_training(found)
+
+
+def _check_elastic(study: Any) -> None:
+    """Raises: ModelError for what would fail only once the teacher is trained."""
+    if study.config.elastic:
+        study.elastic.check()
 
 
 def _search(args: argparse.Namespace) -> dict[str, Any]:

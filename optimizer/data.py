@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import lzma
+import os
 import random
 import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
@@ -122,6 +123,7 @@ def load(source: str, cache: Path = DOWNLOADS) -> list[Example]:
         raise DataError(
             f"{path}: not in SQuAD's form (data > paragraphs > context, qas): {exc!r}"
         ) from exc
+    _check_ids(found, path)
     return _well_placed(found, path)
 
 
@@ -142,7 +144,7 @@ def _download(name: str, cache: Path) -> Path:
     path = cache / name
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
             urllib.request.urlretrieve(OFFICIAL + name, part)
         except OSError as exc:
@@ -163,13 +165,27 @@ def _examples(document: Any) -> Iterator[Example]:
             for qa in paragraph["qas"]:
                 answers = [] if qa.get("is_impossible") else qa["answers"]
                 yield Example(
-                    id=str(qa["id"]),
+                    id=str(qa.get("id") or ""),
                     question=qa["question"],
                     context=context,
                     answers=tuple(a["text"] for a in answers),
                     starts=tuple(a["answer_start"] for a in answers),
                     title=article.get("title", ""),
                 )
+
+
+def _check_ids(examples: Iterable[Example], path: Path) -> None:
+    """Raises: DataError where a question has no id, or shares one: answers are kept by it."""
+    seen: set[str] = set()
+    for n, example in enumerate(examples, 1):
+        told = f"{path}: question {n} ({example.question[:60]!r})"
+        if not example.id:
+            raise DataError(f"{told} has no id; give each question an id of its own")
+        if example.id in seen:
+            raise DataError(
+                f"{told} has the id {example.id!r} of a question before it; give it an id of its own"
+            )
+        seen.add(example.id)
 
 
 def _well_placed(examples: Sequence[Example], path: Path) -> list[Example]:

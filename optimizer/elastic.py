@@ -34,6 +34,20 @@ class Elastic:
         """Its trained weights."""
         return self.folder / "elastic.pt"
 
+    def check(self) -> None:
+        """Raises: ModelError where its base cannot imitate the teacher: before hours of training."""
+        study = self.lessons.config
+        imitates = study.distill.hidden_weight > 0 and not study.distill.labels_only
+        if self.config.base is None or not imitates:
+            return
+        names = (self.config.base, study.teacher or study.backbone)
+        own, teachers = (student.load(name).config.hidden_size for name in names)
+        if own != teachers:
+            raise student.ModelError(
+                f"[elastic] base {self.config.base}: its states are {own} wide, those of the teacher"
+                f" {names[1]} {teachers}; give a base of that width, or set [distill] hidden_weight = 0"
+            )
+
     def train(self) -> dict[str, Any]:
         """Train every candidate of its space at once."""
         return stages.run_stage(self.folder, self.inputs(), self._train)

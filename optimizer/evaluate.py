@@ -108,7 +108,7 @@ def read_all(
     model: Path,
     tokenizer: Path,
     examples: Sequence[Example],
-    precision: Precision = Precision.INT8_DYNAMIC,
+    precision: Precision,
 ) -> list[Reading]:
     """Return what the model's logits say to every question, each asked alone."""
     return read_timed(model, tokenizer, examples, precision)[0]
@@ -118,7 +118,7 @@ def read_timed(
     model: Path,
     tokenizer: Path,
     examples: Sequence[Example],
-    precision: Precision = Precision.INT8_DYNAMIC,
+    precision: Precision,
 ) -> tuple[list[Reading], list[float]]:
     """Return the readings, and the CPU time of each question's inference, all windows, ms.
 

@@ -68,8 +68,11 @@ def with_expectations(
 
 
 def largest(variants: Sequence[Variant]) -> Variant:
-    """Return the variant that judges the others, and that losses are certified to."""
-    return max(variants, key=lambda v: v.size_bytes)
+    """Return the variant that judges the others, and that losses are certified to.
+
+    By parameters: bytes tell of the precision, too, and FP16 makes a student larger than an INT8 teacher.
+    """
+    return max(variants, key=lambda v: (v.parameters, v.size_bytes))
 
 
 def agreement(

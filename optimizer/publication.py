@@ -151,16 +151,18 @@ def without_dominated(catalog: Catalog, members: Collection[str]) -> Catalog:
     return replace(
         catalog,
         variants=tuple(v for v in catalog.variants if v.name not in found),
-        plans=tuple(_without_loss_to(p, found) for p in plans),
+        plans=tuple(_not_compared_to(p, found) for p in plans),
     )
 
 
-def _without_loss_to(plan: Plan, gone: Collection[str]) -> Plan:
-    """Return the plan without its loss to a variant that is not there to compare with."""
-    paired = plan.certificate.paired
-    if paired is None or paired.to not in gone:
-        return plan
-    return replace(plan, certificate=replace(plan.certificate, paired=None))
+def _not_compared_to(plan: Plan, gone: Collection[str]) -> Plan:
+    """Return the plan without its loss to, and agreement with, a variant that is not there any more."""
+    paired, agreement = plan.certificate.paired, plan.agreement
+    if paired is not None and paired.to in gone:
+        plan = replace(plan, certificate=replace(plan.certificate, paired=None))
+    if agreement is not None and agreement.reference in gone:
+        plan = replace(plan, agreement=None)
+    return plan
 
 
 def check_gates(catalog: Catalog, min_floor: float | None, *, allow_dominated: bool) -> None:

@@ -43,7 +43,7 @@ POPULATION = 20  # of NSGA-II: Optuna's 50 are a quarter of a usual search
 PATIENCE = 50  # suggestions in a row that are known already
 MAX_TRIES = 3  # of a trial whose workers die
 POLL_S = 1.0  # while the last trials run elsewhere
-CHOOSING_S = 5.0  # a sampler's suggestion takes less; no dead worker's trial is waited for longer
+LOOK_EVERY_S = 0.05  # whether the others have chosen
 HOPELESS = 0.25  # a latency may be measured that much too high
 
 _POINT = TypeAdapter(Point)
@@ -142,9 +142,17 @@ class Search:
         return next((reason for reason, true in reasons.items() if true), self._enough())
 
     def _spent_min(self) -> float:
-        """Return the minutes that trials took, of all workers together."""
-        spans = [t.duration for t in self._trials() if t.duration]
-        return sum(span.total_seconds() for span in spans) / 60
+        """Return the minutes that trials took, of all workers together.
+
+        One that was given up counts as the longest that was judged at most: between its worker's death and
+        that, nobody worked on it.
+        """
+        judged = [
+            t.duration.total_seconds() for t in self._trials(TrialState.COMPLETE) if t.duration
+        ]
+        failed = [t.duration.total_seconds() for t in self._trials(TrialState.FAIL) if t.duration]
+        longest = max(judged, default=0.0)
+        return (sum(judged) + sum(min(span, longest) for span in failed)) / 60
 
     def _hopeless(self, points: list[Point]) -> bool:
         """Is nothing smaller than what is already too large?"""
@@ -230,19 +238,25 @@ class Search:
     def _elsewhere(self, trial: Trial) -> int | None:
         """Return the trial in which another worker tries the same candidate just now.
 
-        Of two, the one that began first goes on; so those that did are waited for to choose.
+        Of two, the one that began first goes on; so those that did are waited for to choose, however long
+        their sampler takes, but not for the silent, whose worker may be dead.
         """
         if not self._shared:
             return None
-        until = time.monotonic() + CHOOSING_S
+        watch = Watch(self._pulse.grace_s)
         while True:
             running = self._trials(TrialState.RUNNING)
             others = [t for t in running if t.number < trial.number]
             same = next((t.number for t in others if t.params == trial.params), None)
-            chosen = all(len(t.params) == len(trial.params) for t in others)
-            if same is not None or chosen or time.monotonic() > until:
+            choosing = {
+                t.number: t.user_attrs.get("beat", 0)
+                for t in others
+                if len(t.params) < len(trial.params)
+            }
+            silent = watch.stopped(choosing, time.monotonic())
+            if same is not None or len(silent) == len(choosing):
                 return same
-            time.sleep(CHOOSING_S / 100)
+            time.sleep(LOOK_EVERY_S)
 
     def _judge(self, number: int, candidate: Candidate) -> Point:
         """Climb the ladder as far as it is worth."""

@@ -14,26 +14,46 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from optimizer import provenance
+from optimizer import provenance, workers
 
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 CHECKPOINT = "checkpoint.pt"  # what a killed stage left to go on from
 LOSSES = "losses.json"  # the learning curve of a training
+LOCK = "stage.lock"
 STARTED = "started"  # holds the key of the inputs it was left for
 
 
 def run_stage(
     folder: Path, inputs: dict[str, Any], work: Callable[[], dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return what the stage found out; do the work only if it was not done for these inputs."""
+    """Return what the stage found out; do the work only if it was not done for these inputs.
+
+    One process at a time works on a stage: another waits, and takes what the first one found.
+    """
     key = hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()
-    done = read_manifest(folder)
-    if done and done["key"] == key:
-        log.info("%s: done before, skipped", folder.name)
-        return dict(done["results"])
+    if (done := _done(folder, key)) is not None:
+        return done
     folder.mkdir(parents=True, exist_ok=True)
+    waiting = f"{folder}: waiting, another process works on this stage"
+    with workers.in_turn(folder / LOCK, waiting):
+        return _done(folder, key) or _worked(folder, key, inputs, work)
+
+
+def _done(folder: Path, key: str) -> dict[str, Any] | None:
+    """Return the results of a stage that is done for these inputs."""
+    done = read_manifest(folder)
+    if not done or done["key"] != key:
+        return None
+    log.info("%s: done before, skipped", folder.name)
+    return dict(done["results"])
+
+
+def _worked(
+    folder: Path, key: str, inputs: dict[str, Any], work: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """Do the work of a stage and write its manifest."""
     _drop_stale_checkpoint(folder, key)
     log.info("%s: started", folder.name)
     ran_on, began = provenance.ran_on(), time.monotonic()

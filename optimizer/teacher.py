@@ -128,7 +128,8 @@ class Teacher:
             start = str(self._phase_folder(i)) if i else self.config.encoder
             seed = self.config.seed if how.seed is None else how.seed
             torch.manual_seed(seed)
-            model = student.load(start, dropout=how.dropout)
+            kept = how.keep_start > 0  # and a random head is not worth keeping
+            model = student.load(start, dropout=how.dropout, answers=kept)
             rows, loss_of = self._seeded(seed).lessons(how)
             loss = training.train(model, rows, loss_of, how, folder, seed)
             if how.keep_start:

@@ -107,12 +107,23 @@ def alone(lock: Path, message: str) -> Iterator[None]:
 
 
 @contextmanager
-def _held(lock: Path, kind: int) -> Iterator[None]:
+def in_turn(lock: Path, message: str) -> Iterator[None]:
+    """Wait until no other holds the lock; says this message when it has to."""
+    with _held(lock, fcntl.LOCK_EX, message):
+        yield
+
+
+@contextmanager
+def _held(
+    lock: Path,
+    kind: int,
+    message: str = "waiting: another process measures, trains or evaluates on this host",
+) -> Iterator[None]:
     with _opened(lock) as file:
         try:
             fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
-            log.info("waiting: another process measures, trains or evaluates on this host")
+            log.info("%s", message)
             fcntl.flock(file, kind)
         yield
 

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, TypeAdapter
 
 from gateway import catalog as catalogs
 from gateway.catalog import Catalog, sha256_of
-from gateway.published import Decoding, Profile, Quality
+from gateway.published import Decoding, Precision, Profile, Quality
 from gateway.spans import Reading
 from optimizer import (
     certification,
@@ -89,7 +89,7 @@ def _readings(study: Study, model: Path, part: str, examples: Sequence[Example])
     stored = folder / "readings.json"
 
     def work() -> dict[str, Any]:
-        found = evaluate.read_all(model, study.tokenizer, examples)
+        found = evaluate.read_all(model, study.tokenizer, examples, Precision.FP32)
         stored.write_bytes(_READINGS.dump_json(found))
         return {"questions": len(found)}
 

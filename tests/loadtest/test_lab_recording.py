@@ -25,7 +25,8 @@ def test_recorded_answers_are_those_of_the_offline_evaluation(tmp_path: Path) ->
     examples = questions(None, N)
     for variant in catalogs.read(REPOSITORY).variants:
         model = catalogs.model_path(REPOSITORY, variant)
-        readings = evaluate.read_all(model, REPOSITORY / catalogs.TOKENIZER, examples)
+        tokenizer = REPOSITORY / catalogs.TOKENIZER
+        readings = evaluate.read_all(model, tokenizer, examples, variant.precision)
         answers = tuple(evaluate.answers_of(readings, variant.decoding))
         said = found.said[variant.name]
         assert said.answers == answers

@@ -48,6 +48,41 @@ def test_a_broken_file_is_named(tmp_path: Path, name: str, content: bytes, said:
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [
+        (["a", None], "question 2 .* has no id"),
+        (["a", ""], "question 2 .* has no id"),
+        (["a", "b", "a"], "question 3 .* has the id 'a'"),
+        ([7, "7"], "question 2 .* has the id '7'"),
+    ],
+)
+def test_every_question_needs_an_id_of_its_own(
+    tmp_path: Path, ids: list[str | int | None], said: str
+) -> None:
+    """Answers are written and compared by it: of two with the same id one would be lost."""
+    qas = [
+        {"question": f"Who {i}?", "is_impossible": True} | ({} if own is None else {"id": own})
+        for i, own in enumerate(ids)
+    ]
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps({"data": [{"paragraphs": [{"context": "Ada.", "qas": qas}]}]}))
+    with pytest.raises(DataError, match=said) as caught:
+        data.load(str(path))
+    assert str(path) in str(caught.value)
+
+
+def test_a_training_target_cuts_no_character_of_a_reader() -> None:
+    """Training, evaluation and serving cut texts alike: an accent of its own belongs to its letter."""
+    context = "The cafe\u0301 opened"
+    example = Example("1", "What opened?", context, ("cafe\u0301",), (4,), "t")
+    encoder = SpanEncoder.from_file(TOKENIZER)
+    (feature,) = data.features([example], encoder, seed=1)
+    windows = encoder.encode(example.as_question())
+    begin, end = windows.offsets[0, feature.start, 0], windows.offsets[0, feature.end, 1]
+    assert context[begin:end] == "cafe\u0301"
+
+
 def test_answers_that_stand_elsewhere_are_refused(tmp_path: Path) -> None:
     """Spans learnt from shifted offsets are wrong without a sound: bytes for code points, an edited text."""
     path = tmp_path / "x.json"

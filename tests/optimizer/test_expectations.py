@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gateway.domain import Answer
-from gateway.published import Agreement
+from gateway.published import Agreement, Precision
 from optimizer.data import Example
 from optimizer.expectations import (
     MOST_QUESTIONS,
@@ -119,6 +119,14 @@ def test_floors_of_the_watch_count_all_plans_looked_at() -> None:
     assert few is not None
     assert many is not None
     assert many.same_answer_floor < few.same_answer_floor
+
+
+def test_the_largest_is_the_one_with_the_most_parameters() -> None:
+    """A student written in FP16 takes more bytes than its teacher in INT8, and must not judge it."""
+    student = replace(SMALL, size_bytes=2 * LARGE.size_bytes, precision=Precision.FP16)
+    assert largest([student, LARGE]).name == "large"
+    twin = replace(LARGE, name="fp16", size_bytes=2 * LARGE.size_bytes)
+    assert largest([LARGE, twin]).name == "fp16"
 
 
 def test_every_plan_but_the_largest_variants_own_is_told_what_to_expect() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from gateway.catalog import Catalog
-from gateway.published import Profile, Variant
+from gateway.published import Agreement, Profile, Variant
 from optimizer import gates
 from optimizer.publication import (
     NothingToPublish,
@@ -15,7 +15,7 @@ from optimizer.publication import (
     check_gates,
     without_dominated,
 )
-from tests.fakes import make_catalog, make_variant
+from tests.fakes import make_catalog, make_variant, with_loss
 
 
 def of_size(variant: Variant, size_bytes: int) -> Variant:
@@ -97,6 +97,22 @@ def test_no_message_advises_to_raise_delta(min_floor: float) -> None:
     """Less confidence after a look at the floor is a floor chosen by its result."""
     catalog = make_catalog([FAST, SLOW], [0.5, 0.7])
     assert "delta" not in (gates.unmet(catalog, min_floor) or "")
+
+
+def test_nothing_is_compared_to_a_member_that_was_left_out() -> None:
+    """A gateway would ask a variant that it has not, and no certificate could be checked."""
+    catalog = make_catalog([FAST, SLOW, make_variant("slower", 30)], [0.6, 0.5, 0.4])
+    host = FAST.profile.host
+    plans = []
+    for plan, other in zip(catalog.plans, ("slow", "fast", "slow"), strict=True):
+        expected = Agreement(other, 10, 20, 0.9, 0.8, 0.9, 0.8, host)
+        plans.append(replace(with_loss(plan, 0.1, other), agreement=expected))
+    left = without_dominated(replace(catalog, plans=tuple(plans)), {"slow"})
+    fast, slower = left.plans
+    assert (fast.agreement, fast.certificate.paired) == (None, None)
+    assert (slower.agreement, slower.certificate.paired) == (None, None)
+    kept = without_dominated(replace(catalog, plans=tuple(plans)), {"fast"})
+    assert kept.plans[1].agreement is not None
 
 
 def without_384() -> Catalog:

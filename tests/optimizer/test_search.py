@@ -8,19 +8,22 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
+from threading import Thread
 
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
 from optimizer import trials
 from optimizer.config import Sampler, SearchConfig
-from optimizer.proposals import seeds
+from optimizer.proposals import seeds, suggest
 from optimizer.search import MAX_TRIES, START_UP, Evaluators, Search
 from optimizer.space import Candidate, Space
 from optimizer.storage import opened
 from optimizer.trials import Cost
-from optimizer.workers import Pulse, Watch
+from optimizer.workers import Pulse, Watch, beating
 from tests import searching
 from tests.searching import PULSE, RUNGS, SPACE, STUDY, Judge, search
 
@@ -220,6 +223,43 @@ def test_a_trial_whose_worker_died_is_tried_again(tmp_path: Path) -> None:
     with opened(url, tmp_path, STUDY) as study:
         assert study.trials[dead.number].state == TrialState.FAIL
     assert len(found) == 8
+
+
+def test_the_downtime_of_a_dead_worker_is_no_time_of_the_search(tmp_path: Path) -> None:
+    """Somebody who goes on the next morning has not used up a budget of hours."""
+    with opened(None, tmp_path, STUDY) as study:
+        worker = Search(study, SPACE, how(n=4), RUNGS, Judge().evaluators, seed=1)
+        worker.run()
+        spent = worker._spent_min()
+        began = datetime.now() - timedelta(hours=9)  # noqa: DTZ005 (as Optuna counts)
+        dead = create_trial(state=TrialState.RUNNING, system_attrs={})
+        dead.datetime_start = began
+        study.add_trial(dead)
+        number = len(study.trials) - 1
+        worker._retire(study.trials[number])
+        assert study.trials[number].state == TrialState.FAIL
+        assert study.trials[number].duration > timedelta(hours=8)
+        assert worker._spent_min() <= 2 * spent
+
+
+def test_a_worker_waits_for_others_to_choose_while_they_live(tmp_path: Path) -> None:
+    """A Gaussian process may think for long: who does not wait tries the same candidate again."""
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    pulse = Pulse(every_s=0.1, grace_s=1.0)
+    with opened(url, tmp_path, STUDY) as study:
+        worker = Search(
+            study, SPACE, how(), RUNGS, Judge().evaluators, seed=1, shared=True, pulse=pulse
+        )
+        slow, quick = study.ask(), study.ask()
+        suggest(quick, SPACE)
+        found: list[int | None] = []
+        waiting = Thread(target=lambda: found.append(worker._elsewhere(quick)))
+        with beating(partial(slow.set_user_attr, "beat"), pulse):
+            waiting.start()
+            waiting.join(3 * pulse.grace_s)  # longer than a silent one is waited for
+            assert waiting.is_alive(), "the other one still chooses"
+        waiting.join(30)
+        assert found == [None], "the other one fell silent"
 
 
 def test_a_silent_trial_counts_as_stopped_after_the_grace() -> None:
