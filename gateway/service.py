@@ -114,8 +114,9 @@ class AnswerService:
         serving = self._serving()
         promise = self._promise(request, serving)
         try:
-            async with self.admission.admitted(promise, serving, access.caller()) as waited_ms:
-                yield waited_ms
+            with self.metrics.in_flight.track_inprogress():
+                async with self.admission.admitted(promise, serving, access.caller()) as waited_ms:
+                    yield waited_ms
         except Refused as refused:
             self._note_refusal(promise, front, refused.rule)
             raise refused.error from None
@@ -138,8 +139,7 @@ class AnswerService:
     ) -> Answered:
         serving = self._serving()
         promise = self._promise(request, serving)
-        counted = self.metrics.in_flight.track_inprogress()
-        with counted, self.decisions.asked(promise, arrived_ms):
+        with self.decisions.asked(promise, arrived_ms):
             async with self._deadline(promise, arrived_ms):
                 return await self._answer(question, promise, serving, arrived_ms)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from gateway import catalog as catalogs
 from optimizer import augmentation, evaluate, stages
 from optimizer.augmentation import Judge, Made
 from optimizer.config import StudyConfig
@@ -117,8 +118,10 @@ def _judge(folder: Path | None, examples: Sequence[Example], seed: int) -> Judge
     if not model.exists():
         raise DataError(f"[augment] judge: {model} is not there; name a folder of a repository")
 
+    precision = catalogs.read(folder.parent).variant(folder.name).precision
+
     def sureness(asked: Sequence[Example]) -> np.ndarray:  # (n, 2): against null, among spans
-        readings = evaluate.read_all(model, tokenizer, asked)
+        readings = evaluate.read_all(model, tokenizer, asked, precision)
         mass = [sum(s.probability for s in r.spans) for r in readings]
         best = [r.spans[0].probability if r.spans else 0.0 for r in readings]
         share = np.array(best) / np.maximum(mass, 1e-9)

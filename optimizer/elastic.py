@@ -38,9 +38,9 @@ class Elastic:
         """Raises: ModelError where its base cannot imitate the teacher: before hours of training."""
         study = self.lessons.config
         imitates = study.distill.hidden_weight > 0 and not study.distill.labels_only
-        if self.config.base is None or not imitates:
-            return
-        names = (self.config.base, study.teacher or study.backbone)
+        if self.config.base is None or not imitates or study.outside_teachers:
+            return  # nobody's hidden states are imitated
+        names = (self.config.base, study.finished or study.encoder)
         own, teachers = (student.load(name).config.hidden_size for name in names)
         if own != teachers:
             raise student.ModelError(

@@ -115,7 +115,7 @@ async def test_variants_are_shown_as_served(gateway: Running, capsys: Capture) -
     """Trust is known to a gateway only: it has asked the models."""
     assert await run("variants", "--url", f"http://{gateway.http_url}") == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert rows[1][:7] == ["small", "0.600", "(100)", "0.500", "7.5", "/", "7.5"]
+    assert rows[1][:9] == ["small", "0.520", "(1000)", "0.500", "-", "-", "7.5", "/", "7.5"]
     assert rows[1][-1] == rows[2][-1] == "certified"
 
 

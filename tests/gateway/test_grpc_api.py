@@ -320,7 +320,7 @@ async def test_items_of_a_stream_count_as_requests_in_flight() -> None:
             await running.backend.until_asked(1)
             refused = await failure(_all(stub.AnswerStream(iter([ask()]))))
             assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            assert "the most there may be" in (refused.details() or "")
+            assert "max_in_flight is 1" in (refused.details() or "")
             running.backend.gate.set()
             first, second = await reading
         assert first.answer.answer

@@ -79,7 +79,8 @@ def test_a_training_target_cuts_no_character_of_a_reader() -> None:
     encoder = SpanEncoder.from_file(TOKENIZER)
     (feature,) = data.features([example], encoder, seed=1)
     windows = encoder.encode(example.as_question())
-    begin, end = windows.offsets[0, feature.start, 0], windows.offsets[0, feature.end, 1]
+    ((first, last),) = feature.spans
+    begin, end = windows.offsets[0, first, 0], windows.offsets[0, last, 1]
     assert context[begin:end] == "cafe\u0301"
 
 

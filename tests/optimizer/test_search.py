@@ -238,7 +238,9 @@ def test_the_downtime_of_a_dead_worker_is_no_time_of_the_search(tmp_path: Path) 
         number = len(study.trials) - 1
         worker._retire(study.trials[number])
         assert study.trials[number].state == TrialState.FAIL
-        assert study.trials[number].duration > timedelta(hours=8)
+        duration = study.trials[number].duration
+        assert duration is not None
+        assert duration > timedelta(hours=8)
         assert worker._spent_min() <= 2 * spent
 
 
