@@ -83,10 +83,10 @@ kubernetes-rules: $(EVERYTHING) ## Write the PrometheusRule from deploy/promethe
 	$(BIN)/python deploy/kubernetes/prometheus_rule.py
 
 settings: $(EVERYTHING) ## Write the table of settings in docs/operations.md anew
-	$(BIN)/python -m gateway.reference docs/operations.md
+	$(BIN)/python -m gateway.docs.settings docs/operations.md
 
-docs-metrics: $(EVERYTHING) ## Write docs/metrics.md anew from gateway/metrics_declared.py
-	$(BIN)/python -m gateway.metrics_doc > docs/metrics.md.new
+docs-metrics: $(EVERYTHING) ## Write docs/metrics.md anew from gateway/observability/metrics_declared.py
+	$(BIN)/python -m gateway.docs.metrics > docs/metrics.md.new
 	mv docs/metrics.md.new docs/metrics.md
 
 dashboards: $(EVERYTHING) ## Write deploy/grafana/dashboards anew from deploy/observability

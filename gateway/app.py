@@ -20,37 +20,28 @@ from typing import cast
 import uvicorn
 from fastapi import FastAPI
 
-from gateway import (
-    certificates,
-    greeting,
-    grpc_api,
-    http_api,
-    listening,
-    logs,
-    oip_http,
-    open_files,
-    request_log,
-    side_door,
-    slo,
-    stopping,
-    tracing,
-)
-from gateway.access import Access
-from gateway.backend import Backend
-from gateway.connections import Limits
+from gateway import slo
+from gateway.auth import tls as certificates
+from gateway.auth.access import Access
+from gateway.backends.pool import Replicas
+from gateway.backends.protocol import Backend
+from gateway.backends.triton import TritonBackend
 from gateway.errors import BertierError
-from gateway.healing import Healing
-from gateway.http_api import HttpApi
-from gateway.installation import TritonInstallation, find_installation
-from gateway.metrics import Metrics
-from gateway.replicas import Replicas
-from gateway.rounds import Rounds
-from gateway.service import AnswerService
+from gateway.frontends import sockets, welcome
+from gateway.frontends.grpc import server as grpc_api
+from gateway.frontends.http import oip, open_files, ops_server, routes, shutdown
+from gateway.frontends.http.connections import Limits
+from gateway.frontends.http.routes import HttpApi
+from gateway.lifecycle.background_tasks import Rounds
+from gateway.lifecycle.healing import Healing
+from gateway.lifecycle.watcher import Watcher
+from gateway.observability import access_log, logs, tracing
+from gateway.observability.metrics import Metrics
+from gateway.request.service import AnswerService
 from gateway.settings import Settings, SettingsError
-from gateway.supervisor import Supervisor, check_ports
-from gateway.triton import TritonBackend
-from gateway.triton_process import TritonOptions
-from gateway.watcher import Watcher
+from gateway.triton_server.installation import TritonInstallation, find_installation
+from gateway.triton_server.process import TritonOptions
+from gateway.triton_server.supervisor import Supervisor, check_ports
 
 log = logging.getLogger(__name__)
 MakeService = Callable[[Backend, Settings, Metrics], AnswerService]
@@ -80,7 +71,7 @@ class Gateway:
         self.settings = settings
         self.models = models
         self.metrics = metrics
-        self.metrics.build.info({"version": http_api.VERSION})
+        self.metrics.build.info({"version": routes.VERSION})
         self.service = make_service(models.backend, settings, self.metrics)
         self.access = Access(settings, self.metrics)
         self.certificates = certificates.of(settings, self.metrics)
@@ -130,10 +121,10 @@ class Gateway:
 
 
 def build(gateway: Gateway) -> FastAPI:
-    app = http_api.create(
+    app = routes.create(
         gateway.service, gateway.watcher.readiness, gateway.lifespan, gateway.access
     )
-    app.include_router(oip_http.router(gateway.service))
+    app.include_router(oip.router(gateway.service))
     return app
 
 
@@ -158,8 +149,8 @@ def choose_models(settings: Settings, metrics: Metrics) -> Models:
 def serve(settings: Settings, make_service: MakeService = AnswerService) -> int:
     """Serve until told to stop; return the exit code. `make_service`: of another policy, to be measured."""
     written = logs.set_up(settings.log_level, settings.log_format)
-    request_log.set_up(settings.access_log_share, texts=settings.log_texts)
-    tracing.start(http_api.VERSION)
+    access_log.set_up(settings.access_log_share, texts=settings.log_texts)
+    tracing.start(routes.VERSION)
     # uvicorn raises the signal again when it has drained: then there is nothing left to do.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
@@ -183,10 +174,10 @@ async def watched(gateway: Gateway) -> AsyncIterator[int | None]:
     if port is None:
         yield None
         return
-    with listening.bind(gateway.settings.metrics_host, port, "metrics_port") as door:
+    with sockets.bind(gateway.settings.metrics_host, port, "metrics_port") as door:
         log.info("metrics: http://%s:%d/metrics", *door.getsockname()[:2])
         api = HttpApi(gateway.service, gateway.watcher.readiness)
-        async with side_door.opened(api, door, Limits.of(gateway.settings), gateway.metrics):
+        async with ops_server.opened(api, door, Limits.of(gateway.settings), gateway.metrics):
             yield door.getsockname()[1]
 
 
@@ -204,14 +195,14 @@ async def _serve(settings: Settings, written: logs.StderrHandler, make_service: 
     fitting = open_files.connections_for(settings.max_connections, settings.probe_connections)
     settings = settings.model_copy(update={"max_connections": fitting})
     gateway = Gateway(settings, models, metrics, make_service)
-    with listening.front(settings) as door:
+    with sockets.front(settings) as door:
         return await _answer_at(door, gateway)
 
 
 async def _answer_at(door: socket.socket, gateway: Gateway) -> int:
     """Run all parts until told to stop, or until one fails; return the exit code."""
     settings, tls = gateway.settings, gateway.certificates
-    server = stopping.Server(
+    server = shutdown.Server(
         uvicorn.Config(
             build(gateway),
             log_config=None,
@@ -247,7 +238,7 @@ async def _say_when_ready(gateway: Gateway, settings: Settings, port: int) -> No
     with suppress(OSError):  # a full disk
         apart = settings.metrics_port is not None
         serving = gateway.service.serving
-        text = greeting.ready_text(
+        text = welcome.ready_text(
             settings.host,
             port,
             tls=tls,
@@ -294,7 +285,7 @@ def _own_triton(installation: TritonInstallation, settings: Settings) -> Models:
 
 
 def _embedded(settings: Settings) -> Models:
-    from gateway.embedded import EmbeddedBackend
+    from gateway.backends.embedded import EmbeddedBackend
 
     return Models(EmbeddedBackend(settings.model_repository))
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gateway.published import ANSWERABLE, Plan
+from gateway.catalog.schema import ANSWERABLE, Plan
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]

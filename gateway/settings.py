@@ -20,10 +20,10 @@ from pydantic_settings import (
 )
 from pydantic_settings import SettingsError as UnreadableSettings
 
-from gateway import misset, slo
+from gateway import settings_errors, slo
+from gateway.api_keys import ApiKey
 from gateway.errors import BertierError
-from gateway.keys import ApiKey
-from gateway.misset import NESTED, PREFIX
+from gateway.settings_errors import NESTED, PREFIX
 from gateway.slo import STANDARD_CLASSES, SloClass
 
 CONFIG_FILE = "bertier.toml"
@@ -293,7 +293,7 @@ def read(**flags: Any) -> Settings:
     try:
         settings = Settings(**given)
     except ValidationError as exc:
-        where, what = misset.told(exc.errors(), Settings.model_fields)
+        where, what = settings_errors.told(exc.errors(), Settings.model_fields)
         raise SettingsError(f"{where}: {what} ({_place(where, given)})") from exc
     except UnreadableSettings as exc:
         raise SettingsError(
@@ -327,9 +327,13 @@ def _check_type(name: str, value: object, file: Path) -> None:
     try:
         field.validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError as exc:
-        wrong = [{**e, "loc": (name, *e["loc"])} for e in exc.errors() if e["type"] in misset.TYPES]
+        wrong = [
+            {**e, "loc": (name, *e["loc"])}
+            for e in exc.errors()
+            if e["type"] in settings_errors.TYPES
+        ]
         if wrong:
-            where, what = misset.told(wrong, Settings.model_fields)
+            where, what = settings_errors.told(wrong, Settings.model_fields)
             raise SettingsError(f"{where}: {what} ({file.absolute()})") from exc
 
 
@@ -350,5 +354,5 @@ def _place(where: str, flags: Mapping[str, Any]) -> str:
 
 def check_names(environ: Mapping[str, str]) -> None:
     """Raise SettingsError for a variable that looks like one of ours and is none."""
-    if wrong := misset.misspelt(environ, Settings.model_fields):
+    if wrong := settings_errors.misspelt(environ, Settings.model_fields):
         raise SettingsError(wrong)

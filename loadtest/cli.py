@@ -15,29 +15,22 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from gateway import catalog as catalogs
+from gateway.catalog import store
 from gateway.errors import BertierError
-from loadtest import (
-    answers,
-    closed_command,
-    coverage_cli,
-    drift_cli,
-    emulator_command,
-    locust_command,
-    observing,
-    overhead,
-    overload,
-    rivals_command,
-    slo_table,
-    strangers,
-)
-from loadtest.answers import Comparison
+from loadtest.cost import auth, observing, overhead
+from loadtest.cost.overhead import Overhead
+from loadtest.drive import closed_command
 from loadtest.drive import command as drive
+from loadtest.emulator import command as emulator_command
+from loadtest.emulator import rivals_command
+from loadtest.faults import command as scale_out
+from loadtest.faults import overload
 from loadtest.lab import commands as lab
-from loadtest.overhead import Overhead
+from loadtest.locust import command as locust_command
 from loadtest.peers import command as peers
+from loadtest.quality import agreement, coverage_command, drift_command, slo_table
+from loadtest.quality.agreement import Comparison
 from loadtest.sample import questions
-from loadtest.scale_out import command as scale_out
 from loadtest.stack import fresh_stack, hardware
 
 Result = dict[str, Any]
@@ -81,12 +74,12 @@ def _parser() -> argparse.ArgumentParser:
     emulator_command.register(commands)
     rivals_command.register(commands)
     peers.register(commands)
-    coverage_cli.register(commands)
+    coverage_command.register(commands)
     observing.register(commands)
-    drift_cli.register(commands)
+    drift_command.register(commands)
     lab.register(commands)
     overload.register(commands)
-    strangers.register(commands)
+    auth.register(commands)
     scale_out.register(commands)
     return parser
 
@@ -94,14 +87,14 @@ def _parser() -> argparse.ArgumentParser:
 def _agreement(args: argparse.Namespace) -> tuple[bool, Result]:
     examples = questions(args.data, args.questions)
     with fresh_stack(args.model_repository) as stack:
-        found = asyncio.run(answers.agreement(stack, args.model_repository, examples))
+        found = asyncio.run(agreement.agreement(stack, args.model_repository, examples))
     return _show_comparisons(found)
 
 
 def _invariance(args: argparse.Namespace) -> tuple[bool, Result]:
     examples = questions(args.data, args.questions)
     with fresh_stack(args.model_repository) as stack:
-        found = asyncio.run(answers.invariance(stack, args.model_repository, examples))
+        found = asyncio.run(agreement.invariance(stack, args.model_repository, examples))
     return _show_comparisons(found)
 
 
@@ -151,7 +144,7 @@ def _show_overhead(found: Overhead) -> Result:
 
 
 def _slo_table(args: argparse.Namespace) -> tuple[bool, Result]:
-    catalog = catalogs.read(args.model_repository)
+    catalog = store.read(args.model_repository)
     with fresh_stack(args.model_repository) as stack:
         rows = [slo_table.ask(stack, asked) for asked in slo_table.slos(catalog)]
     table = Table(

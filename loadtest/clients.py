@@ -12,7 +12,7 @@ import numpy as np
 import tritonclient.grpc.aio as triton_grpc
 
 from gateway.proto.bertier.v1 import qa_pb2, qa_pb2_grpc
-from optimizer.data import Example
+from optimizer.data.question_sets import Example
 
 PATIENT_MS = 60_000  # no measurement of answers is about latency
 

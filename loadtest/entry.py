@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optimizer import entry
+from optimizer.cli import entry
 
 
 def main() -> int:

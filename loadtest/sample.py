@@ -14,7 +14,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from optimizer.data import Example, Split, load, split_of
+from optimizer.data.question_sets import Example, Split, load, split_of
 
 SAMPLE = Path(__file__).parent / "data" / "squad_sample.json.xz"
 SIZE = 1_000

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from gateway.errors import BertierError
-from gateway.guard import end_with_parent
+from gateway.triton_server.guard import end_with_parent
 
 READY_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 30.0
 POLL_S = 0.1
-SERVE = ("gateway.cli", "serve")
+SERVE = ("gateway.cli.main", "serve")
 
 
 class StackError(BertierError):
@@ -127,7 +127,7 @@ def _is_ready(stack: Stack) -> bool:
 
 def hardware() -> str:
     """Return the host in a few words, for the head of a table."""
-    from gateway.host import describe
+    from gateway.catalog.host import describe
 
     here = describe("")
     return f"{os.cpu_count()} cores of {here.cpu} ({here.flags})"

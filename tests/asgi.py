@@ -9,11 +9,11 @@ from typing import Any
 import httpx2 as httpx
 from fastapi import FastAPI
 
-from gateway import http_api, oip_http
-from gateway.metrics import Metrics
-from gateway.service import AnswerService
+from gateway.frontends.http import oip, routes
+from gateway.lifecycle.watcher import Watcher
+from gateway.observability.metrics import Metrics
+from gateway.request.service import AnswerService
 from gateway.settings import Settings
-from gateway.watcher import Watcher
 from tests.fakes import CONTEXT, QUESTION, FakeBackend, serving_set, small_and_large
 
 ASKED = {"question": QUESTION, "context": CONTEXT}
@@ -27,8 +27,8 @@ def make_service(backend: FakeBackend | None = None, **settings: Any) -> AnswerS
 
 
 def make_app(service: AnswerService) -> FastAPI:
-    app = http_api.create(service, Watcher(service).readiness)
-    app.include_router(oip_http.router(service))
+    app = routes.create(service, Watcher(service).readiness)
+    app.include_router(oip.router(service))
     return app
 
 

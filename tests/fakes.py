@@ -10,13 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gateway import catalog as catalogs
-from gateway.backend import Check, logits_of
-from gateway.catalog import Catalog, GoldenInput, Origin
-from gateway.domain import Inference, Trust, Windows
-from gateway.errors import BackendUnavailable
-from gateway.latency import LatencyModel
-from gateway.published import (
+from gateway.backends.protocol import Check, logits_of
+from gateway.catalog import store
+from gateway.catalog.schema import (
     Cell,
     Certificate,
     Decoding,
@@ -31,8 +27,12 @@ from gateway.published import (
     Stratum,
     Variant,
 )
-from gateway.serving import ServingSet
-from gateway.spans import SpanEncoder
+from gateway.catalog.store import Catalog, GoldenInput, Origin
+from gateway.domain import Inference, Trust, Windows
+from gateway.errors import BackendUnavailable
+from gateway.latency.model import LatencyModel
+from gateway.qa.codec import SpanEncoder
+from gateway.serving_set import ServingSet
 
 ROOT = Path(__file__).parent.parent
 TOKENIZER = ROOT / "model_repository" / "tokenizer.json"
@@ -105,7 +105,7 @@ def make_catalog(variants: Sequence[Variant], floors: Sequence[float]) -> Catalo
     return Catalog(
         schema_version=1,
         origin=Origin("test", "0000000", "2026-01-01T00:00:00Z", 1, {}),
-        tokenizer_sha256=catalogs.sha256_of(TOKENIZER),
+        tokenizer_sha256=store.sha256_of(TOKENIZER),
         variants=tuple(variants),
         plans=plans,
         golden_inputs=(GoldenInput(QUESTION, CONTEXT),),

@@ -9,14 +9,18 @@ from typing import Any
 
 import uvicorn
 
-from gateway import certificates, grpc_api, http_api, http_server, listening, oip_http
-from gateway.access import Access
-from gateway.backend import Backend
-from gateway.catalog import Catalog
-from gateway.connections import Limits
-from gateway.metrics import Metrics
-from gateway.readiness import Readiness
-from gateway.service import AnswerService
+from gateway.auth import tls as certificates
+from gateway.auth.access import Access
+from gateway.backends.protocol import Backend
+from gateway.catalog.store import Catalog
+from gateway.frontends import sockets
+from gateway.frontends.grpc import server as grpc_api
+from gateway.frontends.http import oip, routes
+from gateway.frontends.http import server as http_server
+from gateway.frontends.http.connections import Limits
+from gateway.lifecycle.readiness import Readiness
+from gateway.observability.metrics import Metrics
+from gateway.request.service import AnswerService
 from gateway.settings import Settings
 from tests.fakes import serving_set, small_and_large
 from tests.watched import WatchedBackend
@@ -57,8 +61,8 @@ async def _fronts(service: AnswerService, backend: WatchedBackend) -> AsyncItera
     access = Access(service.settings, service.metrics)
     tls = certificates.of(service.settings, service.metrics)
     front = await grpc_api.start(service, service.settings, access, tls)
-    app = http_api.create(service, _ready, access=access)
-    app.include_router(oip_http.router(service))
+    app = routes.create(service, _ready, access=access)
+    app.include_router(oip.router(service))
     how = None if tls is None else lambda *_: tls.context()
     config = uvicorn.Config(
         app, log_config=None, lifespan="off", ws="none", ssl_context_factory=how
@@ -66,7 +70,7 @@ async def _fronts(service: AnswerService, backend: WatchedBackend) -> AsyncItera
     server = http_server.Server(config, Limits.of(service.settings), service.metrics)
     server.config.load()
     server.lifespan = server.config.lifespan_class(server.config)
-    listening_at = listening.bind("127.0.0.1", 0, "http_port")
+    listening_at = sockets.bind("127.0.0.1", 0, "http_port")
     port = listening_at.getsockname()[1]
     await server.startup([listening_at])
     try:

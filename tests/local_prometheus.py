@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from gateway.guard import end_with_parent
+from gateway.triton_server.guard import end_with_parent
 from tests.deploy.prometheus_files import ALERTMANAGER, PROMETHEUS, program
 from tests.local_triton import free_ports
 

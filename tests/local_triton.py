@@ -17,10 +17,10 @@ from pathlib import Path
 
 import psutil
 
-from gateway import guard
-from gateway.installation import TritonInstallation, find_installation
-from gateway.supervisor import Supervisor
-from gateway.triton_process import TritonOptions
+from gateway.triton_server import guard
+from gateway.triton_server.installation import TritonInstallation, find_installation
+from gateway.triton_server.process import TritonOptions
+from gateway.triton_server.supervisor import Supervisor
 from tests import tiny
 
 FAST, SINGLE, SLOW, SLOW_SINGLE = "fast", "single", "slow", "slow-single"

@@ -14,13 +14,13 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from optimizer.config import Sampler, SearchConfig
-from optimizer.proposals import seeds
-from optimizer.search import Evaluators, Search
-from optimizer.space import Candidate, Space
-from optimizer.storage import opened
-from optimizer.trials import Cost, Point
-from optimizer.workers import Pulse
+from optimizer.search.ask_tell import Evaluators, Search
+from optimizer.search.candidates import seeds
+from optimizer.search.storage import opened
+from optimizer.study.config import Sampler, SearchConfig
+from optimizer.study.space import Candidate, Space
+from optimizer.study.trials import Cost, Point
+from optimizer.study.workers import Pulse
 
 SPACE = Space(
     layers="any",

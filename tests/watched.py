@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from gateway.catalog.schema import Variant
 from gateway.domain import Inference, Windows
-from gateway.published import Variant
 from tests.fakes import FakeBackend
 
 PATIENCE_S = 20

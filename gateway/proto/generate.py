@@ -2,7 +2,7 @@
 
 `inference/service.proto` goes into a descriptor pool of its own. tritonclient defines the same full
 names (`inference.ModelInferRequest`, ...) in protobuf's default pool, which refuses a second
-definition; gateway.triton uses tritonclient in the same process.
+definition; gateway.backends.triton uses tritonclient in the same process.
 """
 
 from __future__ import annotations

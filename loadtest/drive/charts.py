@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from optimizer.page.charts import (
+from optimizer.report.charts import (
     BOTTOM,
     HEIGHT,
     LEFT,

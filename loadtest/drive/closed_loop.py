@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
-from loadtest.drive.doors import Door
+from loadtest.drive.load_clients import Door
 from loadtest.drive.outcomes import UNREACHED, Outcome, Result, TargetLost
 from loadtest.drive.schedule import Request
 

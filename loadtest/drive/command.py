@@ -13,9 +13,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from gateway import catalog as catalogs
+from gateway.catalog import store
 from gateway.errors import BertierError
-from loadtest.drive import attainment, doors, open_loop, page, schedule
+from loadtest.drive import attainment, load_clients, open_loop, page, schedule
 from loadtest.drive.attainment import Summary
 from loadtest.drive.open_loop import MAX_LAG_MS, Run
 from loadtest.drive.results import Folder
@@ -24,8 +24,8 @@ from loadtest.lab.arrivals import PROCESSES
 from loadtest.lab.mixes import MIXES
 from loadtest.sample import questions
 from loadtest.stack import fresh_stack, hardware
-from optimizer import provenance
-from optimizer.data import Example
+from optimizer.data.question_sets import Example
+from optimizer.study import provenance
 
 Result = dict[str, Any]
 SHOWN = (
@@ -96,7 +96,7 @@ def _drive(args: argparse.Namespace) -> tuple[bool, Result]:
 
 
 def _schedule(args: argparse.Namespace, examples: Sequence[Example]) -> Schedule:
-    catalog = catalogs.read(args.model_repository)
+    catalog = store.read(args.model_repository)
     if not examples:
         raise NothingToDrive("--questions: no question is left; ask at least one")
     if args.trace is not None:
@@ -125,7 +125,7 @@ def _target(args: argparse.Namespace) -> Iterator[str]:
 
 
 async def _play(url: str, planned: Schedule, folder: Folder) -> Run:
-    async with doors.of(url) as door:
+    async with load_clients.of(url) as door:
         return await open_loop.play(planned, door, seen=folder.keep)
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from loadtest.drive.doors import Door
+from loadtest.drive.load_clients import Door
 from loadtest.drive.outcomes import UNREACHED, Result, TargetLost
 from loadtest.drive.schedule import Request, Schedule
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from gateway.errors import BertierError
 from loadtest.drive.schedule import Request
-from optimizer import evaluate
+from optimizer.data import evaluate
 
 
 class Outcome(StrEnum):

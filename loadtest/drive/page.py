@@ -11,8 +11,8 @@ from loadtest.drive.attainment import Attainment, Summary
 from loadtest.drive.charts import Points
 from loadtest.drive.open_loop import Run
 from loadtest.drive.outcomes import Outcome, Result
-from optimizer.page.shell import document
-from optimizer.page.tables import table
+from optimizer.report.shell import document
+from optimizer.report.tables import table
 
 WINDOWS = 40  # of a run, at most
 MIN_WINDOW_S = 1.0

@@ -10,18 +10,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway import catalog as catalogs
-from gateway.catalog import Catalog
+from gateway.catalog import store
+from gateway.catalog.host import usable_cores
+from gateway.catalog.store import Catalog
 from gateway.domain import Slo
-from gateway.host import usable_cores
+from gateway.qa.codec import SpanEncoder
 from gateway.slo import STANDARD_CLASSES
-from gateway.spans import SpanEncoder
 from loadtest.lab import mixes, traces
 from loadtest.lab.mixes import Mix
 from loadtest.lab.recording import Recording
 from loadtest.lab.traces import Trace, default_timeout_ms
 from loadtest.lab.world import GATEWAY_CPU_MS
-from optimizer.data import Example
+from optimizer.data.question_sets import Example
 
 SLO_DIGITS = 9  # after the point, in a header
 
@@ -87,8 +87,8 @@ def capacity_per_s(repository: Path, examples: Sequence[Example]) -> float:
 
     By the catalog's profile, as the lab reckons it: loads are shares of the same number.
     """
-    catalog = catalogs.read(repository)
-    encoder = SpanEncoder.from_file(repository / catalogs.TOKENIZER)
+    catalog = store.read(repository)
+    encoder = SpanEncoder.from_file(repository / store.TOKENIZER)
     profile = mixes.dearest(catalog).profile
     work_ms = 0.0
     for example in examples:

@@ -12,8 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from gateway import catalog as catalogs
-from gateway.host import usable_cores
+from gateway.catalog import store
+from gateway.catalog.host import usable_cores
 from loadtest.lab import capacity, contenders, frontier, page, recording, replay, tables, traces
 from loadtest.lab import grid as grids
 from loadtest.lab import verdicts as claims
@@ -91,7 +91,7 @@ def _world(args: argparse.Namespace) -> World:
         args.model_repository, args.data, args.questions, args.folder / "recorded"
     )
     return World(
-        catalogs.read(args.model_repository),
+        store.read(args.model_repository),
         recorded,
         args.cores,
         args.times,

@@ -13,11 +13,11 @@ from itertools import compress
 from math import inf
 from typing import Protocol
 
-from gateway import admission
-from gateway.admission import AdmissionQueue, Waiting
-from gateway.cascade import RESERVE
 from gateway.domain import Option, Slo, SloPolicy
-from gateway.policy import escalation_left_ms
+from gateway.request.cascade import RESERVE
+from gateway.routing import admission
+from gateway.routing.admission import AdmissionQueue, Waiting
+from gateway.routing.policy import escalation_left_ms
 from loadtest.lab.host import Host, Job
 from loadtest.lab.prediction import Ticket
 from loadtest.lab.traces import Asked, Trace

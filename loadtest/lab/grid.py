@@ -18,7 +18,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from gateway.guard import end_with_parent
+from gateway.triton_server.guard import end_with_parent
 from loadtest.lab import contenders, mixes, oracle, traces
 from loadtest.lab.contenders import Tuned
 from loadtest.lab.engine import simulate
@@ -29,14 +29,14 @@ from loadtest.lab.world import World
 Say = Callable[[str], None]
 Measured = dict[str, Any]
 _DECIDING = (
-    "admission",
-    "cascade",
-    "domain",
-    "drift",
-    "latency",
-    "policy",
-    "published",
-    "queueing",
+    "gateway.catalog.schema",
+    "gateway.domain",
+    "gateway.latency.correction",
+    "gateway.latency.model",
+    "gateway.latency.queueing",
+    "gateway.request.cascade",
+    "gateway.routing.admission",
+    "gateway.routing.policy",
 )
 _SHOWING = (
     "capacity",
@@ -252,8 +252,7 @@ def _digest(world: World, seconds: float) -> str:
 
 def _code() -> Iterator[str]:
     """Return the source of every module whose change may change a cell."""
-    lab = [f"gateway.{m}" for m in _DECIDING]
     for name, module in sorted(sys.modules.items()):
         in_lab = name.startswith("loadtest.lab.") and name.rpartition(".")[2] not in _SHOWING
-        if (in_lab or name in lab) and module.__file__ is not None:
+        if (in_lab or name in _DECIDING) and module.__file__ is not None:
             yield Path(module.__file__).read_text()

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
 
-from gateway.catalog import Catalog
+from gateway.catalog.schema import Variant
+from gateway.catalog.store import Catalog
 from gateway.domain import Slo, SloPolicy
-from gateway.published import Variant
+from gateway.qa.codec import TYPICAL_TOKENS
 from gateway.slo import DEADLINE_FACTOR
-from gateway.spans import TYPICAL_TOKENS
 
 IMPOSSIBLE_F1 = 0.999
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gateway.published import Plan
+from gateway.catalog.schema import Plan
 from loadtest.lab.recording import Recording
 
 Worth = dict[int, float]  # mean F1 by length bucket

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gateway.admission import SMALLEST
-from gateway.catalog import Catalog
+from gateway.catalog.store import Catalog
 from gateway.domain import Option, Size, Trust
-from gateway.latency import LatencyModel, Work
+from gateway.latency.model import LatencyModel, Work
+from gateway.routing.admission import SMALLEST
 
 Ticket = Work
 

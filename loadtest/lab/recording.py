@@ -15,18 +15,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gateway import catalog as catalogs
-from gateway import spans
-from gateway.catalog import Catalog
+from gateway.backends.embedded import open_session, run
+from gateway.catalog import store
+from gateway.catalog.schema import Variant
+from gateway.catalog.store import Catalog
 from gateway.domain import Size
-from gateway.embedded import open_session, run
 from gateway.errors import BertierError
-from gateway.published import Variant
-from gateway.spans import SpanEncoder
+from gateway.qa import codec
+from gateway.qa.codec import SpanEncoder
 from loadtest.sample import questions
-from optimizer import evaluate
-from optimizer.data import Example
-from optimizer.progress import Progress
+from optimizer.data import evaluate
+from optimizer.data.question_sets import Example
+from optimizer.study.progress import Progress
 
 FORMAT = 1
 
@@ -71,12 +71,12 @@ def of_catalog(repository: Path, data: str | None, limit: int | None, folder: Pa
     Each variant is a file of its own, written when it is whole: a killed run goes on from there.
     Raises: RepositoryError, RecordingError, DataError.
     """
-    catalog = catalogs.read(repository)
+    catalog = store.read(repository)
     examples = questions(data, limit)
     if not examples:
         raise RecordingError(f"{data}: no questions; name a SQuAD-format file that has some")
     key = hashlib.sha256("\n".join(e.id for e in examples).encode()).hexdigest()[:12]
-    encoder = SpanEncoder.from_file(repository / catalogs.TOKENIZER)
+    encoder = SpanEncoder.from_file(repository / store.TOKENIZER)
     sizes = tuple(_size(encoder, e) for e in examples)
     said = {
         v.name: _said(repository, v, examples, encoder, folder / key / f"{v.sha256[:16]}.json.xz")
@@ -134,7 +134,7 @@ def _ask(
     repository: Path, variant: Variant, examples: Sequence[Example], encoder: SpanEncoder
 ) -> Said:
     """Ask the model everything; CPU time, because a busy host stretches only the wall's."""
-    session = open_session(catalogs.model_path(repository, variant), precision=variant.precision)
+    session = open_session(store.model_path(repository, variant), precision=variant.precision)
     progress = Progress(f"record {variant.name}", len(examples))
     answers, confidence, f1, cpu_ms = [], [], [], []
     for example in examples:
@@ -143,7 +143,7 @@ def _ask(
         began = time.thread_time()
         logits = run(session, windows)
         cpu_ms.append(round((time.thread_time() - began) * 1e3, 3))
-        answer = spans.decode(windows, logits, question, variant.decoding)
+        answer = codec.decode(windows, logits, question, variant.decoding)
         answers.append(answer.text)
         confidence.append(round(answer.score, 4))
         f1.append(round(evaluate.f1(answer.text, example.answers), 4))

@@ -11,9 +11,9 @@ from math import floor
 
 import numpy as np
 
-from gateway import policy
-from gateway.admission import AdmissionQueue
 from gateway.domain import Option, Slo
+from gateway.routing import policy
+from gateway.routing.admission import AdmissionQueue
 from loadtest.lab.traces import Asked
 
 RIVALS_QUANTILE = 0.95

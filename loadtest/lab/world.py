@@ -9,10 +9,10 @@ from functools import cached_property
 
 import numpy as np
 
-from gateway.catalog import Catalog
+from gateway.catalog.schema import Plan
+from gateway.catalog.store import Catalog
 from gateway.domain import Option, Size
-from gateway.published import Plan
-from gateway.spans import TYPICAL_TOKENS
+from gateway.qa.codec import TYPICAL_TOKENS
 from loadtest.lab import mixes, paths, recording
 from loadtest.lab.paths import End
 from loadtest.lab.prediction import Prediction

@@ -13,9 +13,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from gateway import catalog as catalogs
-from gateway.catalog import Catalog
-from gateway.host import usable_cores
+from gateway.catalog import store
+from gateway.catalog.host import usable_cores
+from gateway.catalog.store import Catalog
 from loadtest.drive.open_loop import Run
 from loadtest.drive.schedule import Schedule
 from loadtest.lab import mixes
@@ -24,8 +24,8 @@ from loadtest.peers.contest import Block, Ledger, Row, Terms
 from loadtest.peers.targets import PEERS, Target
 from loadtest.sample import questions
 from loadtest.stack import Stack, fresh_stack, hardware
-from optimizer import provenance
-from optimizer.data import Example
+from optimizer.data.question_sets import Example
+from optimizer.study import provenance
 
 Result = dict[str, Any]
 
@@ -54,7 +54,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _peers(args: argparse.Namespace) -> tuple[bool, Result]:
-    catalog, examples = catalogs.read(args.model_repository), questions(None, args.questions)
+    catalog, examples = store.read(args.model_repository), questions(None, args.questions)
     names = _among(args.variants, [v.name for v in catalog.variants])
     dearest = mixes.dearest(catalog).name
     chosen = _among(args.peers, [p.name for p in PEERS])

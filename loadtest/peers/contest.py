@@ -21,12 +21,12 @@ from gateway.domain import Slo, SloPolicy
 from gateway.errors import BertierError
 from gateway.slo import DEADLINE_FACTOR
 from loadtest.drive import open_loop, schedule
-from loadtest.drive.doors import Door
+from loadtest.drive.load_clients import Door
 from loadtest.drive.open_loop import Run
 from loadtest.drive.schedule import Request
 from loadtest.lab.mixes import Kind
 from loadtest.peers.rates import RateSearch
-from optimizer.data import Example
+from optimizer.data.question_sets import Example
 
 BLOCKS = "blocks.jsonl"
 WARM_UP = 20

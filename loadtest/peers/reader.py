@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gateway import catalog as catalogs
-from gateway import spans
+from gateway.backends.embedded import open_session, run
+from gateway.catalog import store
+from gateway.catalog.schema import Variant
 from gateway.domain import Logits, Question, Windows
-from gateway.embedded import open_session, run
-from gateway.published import Variant
-from gateway.spans import SpanEncoder
+from gateway.qa import codec
+from gateway.qa.codec import SpanEncoder
 
 Infer = Callable[[Windows], Logits]
 
@@ -22,9 +22,9 @@ class Reader:
     """One model on one thread; a process asks it one question at a time."""
 
     def __init__(self, repository: Path, name: str, engine: str) -> None:
-        variant = catalogs.read(repository).variant(name)
+        variant = store.read(repository).variant(name)
         self._decoding = variant.decoding
-        self._encoder = SpanEncoder.from_file(repository / catalogs.TOKENIZER)
+        self._encoder = SpanEncoder.from_file(repository / store.TOKENIZER)
         self._infer = (_torch if engine == "torch" else _onnx)(repository, variant)
         self._lock = threading.Lock()
 
@@ -34,12 +34,12 @@ class Reader:
         windows = self._encoder.encode(question)
         with self._lock:
             logits = self._infer(windows)
-        found = spans.decode(windows, logits, question, self._decoding)
+        found = codec.decode(windows, logits, question, self._decoding)
         return {"answer": found.text, "start": found.start, "end": found.end, "score": found.score}
 
 
 def _onnx(repository: Path, variant: Variant) -> Infer:
-    session = open_session(catalogs.model_path(repository, variant), precision=variant.precision)
+    session = open_session(store.model_path(repository, variant), precision=variant.precision)
     return lambda windows: run(session, windows)
 
 
@@ -50,7 +50,7 @@ def _torch(repository: Path, variant: Variant) -> Infer:
     from optimizer.models import readback
 
     torch.set_num_threads(1)
-    model = readback.load(catalogs.model_path(repository, variant)).train(mode=False)
+    model = readback.load(store.model_path(repository, variant)).train(mode=False)
 
     def infer(windows: Windows) -> Logits:
         with torch.inference_mode():

@@ -14,15 +14,15 @@ from tempfile import TemporaryDirectory
 import aiohttp
 import psutil
 
-from gateway import catalog as catalogs
-from gateway import spans
-from gateway.catalog import Catalog
+from gateway.backends.triton import TritonBackend
+from gateway.catalog import store
+from gateway.catalog.schema import Variant
+from gateway.catalog.store import Catalog
 from gateway.errors import BertierError, DeadlineExceeded
-from gateway.guard import end_with_parent
-from gateway.published import Variant
-from gateway.spans import SpanEncoder
-from gateway.triton import TritonBackend
-from loadtest.drive.doors import Door, HttpDoor
+from gateway.qa import codec
+from gateway.qa.codec import SpanEncoder
+from gateway.triton_server.guard import end_with_parent
+from loadtest.drive.load_clients import Door, HttpDoor
 from loadtest.drive.outcomes import Outcome, Reply, TargetLost
 from loadtest.drive.schedule import Request
 from loadtest.stack import Stack, free_ports, stop
@@ -113,7 +113,7 @@ class TritonDoor:
             return Reply(Outcome.EXPIRED, str(exc))
         except BertierError as exc:
             return Reply(Outcome.LOST, str(exc))
-        answer = spans.decode(windows, found.logits, question, self._variant.decoding)
+        answer = codec.decode(windows, found.logits, question, self._variant.decoding)
         return Reply(Outcome.ANSWERED, answer=answer.text, variant=self._variant.name)
 
     async def probe(self) -> None:
@@ -140,7 +140,7 @@ class Target:
     def door(self, repository: Path, catalog: Catalog, stack: Stack) -> Door:
         """Return the way to ask it; made in the loop that uses it."""
         if self.variant:
-            encoder = SpanEncoder.from_file(repository / catalogs.TOKENIZER)
+            encoder = SpanEncoder.from_file(repository / store.TOKENIZER)
             return TritonDoor(stack.triton_grpc, catalog.variant(self.variant), encoder)
         return (PeerDoor if self.peer else HttpDoor)(self.url)
 

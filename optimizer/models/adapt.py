@@ -26,11 +26,11 @@ from transformers import (
 )
 
 from gateway.errors import BertierError
-from gateway.spans import MAX_TOKENS
+from gateway.qa.codec import MAX_TOKENS
 from optimizer.models import position_bias
 from optimizer.models.bert import as_student
-from optimizer.relative_position import BUCKETS
-from optimizer.weights import ACTIVATIONS
+from optimizer.models.relative_position import BUCKETS
+from optimizer.models.weights import ACTIVATIONS
 
 PARITY_TOLERANCE = 1e-4  # logits
 PARITY_SHAPES = ((3, 64), (2, MAX_TOKENS))  # (B, S)

@@ -24,7 +24,7 @@ from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 from optimizer.models import position_bias
 from optimizer.models.position_bias import Added
-from optimizer.weights import FORCED, n_kept
+from optimizer.models.weights import FORCED, n_kept
 
 IGNORE = position_bias.HIDDEN
 

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import embedding, scaled_dot_product_attention, softmax
 
-from optimizer.relative_position import BUCKETS, buckets_to
+from optimizer.models.relative_position import BUCKETS, buckets_to
 
 HIDDEN = -1e9  # the score of what is not there: padding, dropped tokens
 MAX_POSITIONS = 512

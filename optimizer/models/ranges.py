@@ -11,7 +11,7 @@ from torch import nn
 
 from gateway.domain import Floats
 from optimizer.models.neurons import Inputs
-from optimizer.outliers import readers
+from optimizer.models.outliers import readers
 
 
 class _Largest:
@@ -28,7 +28,7 @@ class _Largest:
 
 @torch.no_grad()
 def measure(model: Any, probe: Iterable[Inputs]) -> dict[str, Floats]:  # a BERT with a head
-    """Return what `optimizer.outliers` must know; padding counts, as it does for dynamic scales."""
+    """Return what `optimizer.models.outliers` must know; padding counts, as it does for dynamic scales."""
     seen = {}
     for i, layer in enumerate(model.bert.encoder.layer):
         parts = (layer.attention.self.query, layer.intermediate.dense, layer.output.dense)

@@ -16,7 +16,7 @@ from transformers import BertConfig, BertForQuestionAnswering
 
 from optimizer.models import position_bias
 from optimizer.models.bert import as_student
-from optimizer.weights import ACTIVATIONS, BIAS, EARLY, PROJECTION, TABLE, Array, layer_name
+from optimizer.models.weights import ACTIVATIONS, BIAS, EARLY, PROJECTION, TABLE, Array, layer_name
 
 MODEL = "model.onnx"
 EMBEDDINGS = "bert.embeddings"

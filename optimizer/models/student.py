@@ -20,8 +20,8 @@ from transformers import (
     PreTrainedModel,
 )
 
+from gateway.catalog.schema import Shape
 from gateway.errors import BertierError
-from gateway.published import Shape
 from optimizer.backbones import names
 from optimizer.models import adapt, neurons, position_bias, readback
 from optimizer.models.bert import as_plain, rank_of, width_of, with_dropping, words_of

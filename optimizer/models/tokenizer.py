@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.utils.hub import cached_file
 
 from gateway.errors import RepositoryError
-from gateway.spans import SpanEncoder
+from gateway.qa.codec import SpanEncoder
 from optimizer.models import readback
 from optimizer.models.student import ModelError, resolve
 

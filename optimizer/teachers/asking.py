@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from optimizer import training
-from optimizer.data import Example
-from optimizer.progress import Progress
+from optimizer.data.question_sets import Example
+from optimizer.study.progress import Progress
 from optimizer.teachers.checkpoint import QaCheckpoint, padded
 from optimizer.teachers.mapping import Spread, spread_of
 from optimizer.teachers.store import AnswerStore, key_of
 from optimizer.teachers.windows import TeacherWindow, WindowEncoder
+from optimizer.training import loop
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def ask(
     asked = [(key, e) for key, e in wanted.items() if key not in store]
     if not asked:
         return
-    on_gpu = training.device().type == "cuda"
+    on_gpu = loop.device().type == "cuda"
     size = BATCH_GPU if on_gpu else BATCH
     pad = partial(padded, pad_id=teacher.pad_id, takes_types=teacher.takes_types)
     batches = _Batches(teacher.encoder, asked, size, pad)
@@ -85,7 +85,7 @@ def ask(
         batches, batch_size=None, num_workers=_loaders(on_gpu=on_gpu), pin_memory=on_gpu
     )
     model: torch.nn.Module = teacher.model
-    model.to(training.device()).eval()
+    model.to(loop.device()).eval()
     progress = Progress(f"asking {teacher.name}, batches of {size}", len(batches))
     waiting = _Waiting(store, write_every_s)
     try:
@@ -101,9 +101,9 @@ def ask(
 def _answers(teacher: QaCheckpoint, batch: _Batch) -> list[Spread]:
     if not batch.inputs:
         return [Spread.unknown() for _ in batch.keys]
-    where = training.device()
+    where = loop.device()
     inputs = {name: value.to(where, non_blocking=True) for name, value in batch.inputs.items()}
-    with training.autocast():
+    with loop.autocast():
         out = teacher.model(**inputs)
     logits = torch.stack([out.start_logits, out.end_logits]).float().cpu().numpy()  # (2, W, S)
     return _spreads(batch.windows, logits)

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from gateway.spans import SpanEncoder
-from optimizer.data import Example, Feature
+from gateway.qa.codec import SpanEncoder
+from optimizer.data.question_sets import Example, Feature
 from optimizer.models.bert import IGNORE
-from optimizer.teacher_states import Told
 from optimizer.teachers.mapping import (
     CLS,
     END,
@@ -27,7 +26,8 @@ from optimizer.teachers.mapping import (
     onto_tokens,
 )
 from optimizer.teachers.store import AnswerStore, key_of
-from optimizer.training import Batch
+from optimizer.training.loop import Batch
+from optimizer.training.teacher_outputs import Told
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from gateway.spans import SpanEncoder
-from optimizer.data import Example, Feature
+from gateway.qa.codec import SpanEncoder
+from optimizer.data.question_sets import Example, Feature
 from optimizer.teachers import checkpoint, rows
 from optimizer.teachers.asking import ask
 from optimizer.teachers.errors import TeacherError

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from deploy.observability import generate
-from gateway.metrics import Metrics
+from gateway.observability.metrics import Metrics
 from tests.deploy.prometheus_files import (
     DASHBOARDS,
     PROMETHEUS,

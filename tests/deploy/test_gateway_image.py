@@ -60,7 +60,10 @@ def test_its_files_do_not_know_where_they_were_built(image: Path) -> None:
 
 def test_it_can_send_traces(image: Path, tmp_path: Path) -> None:
     """In a cluster it takes a variable to switch them on, not another image."""
-    assert run(image, "python", "-c", "import gateway.otel", folder=tmp_path).stderr == ""
+    assert (
+        run(image, "python", "-c", "import gateway.observability.otel", folder=tmp_path).stderr
+        == ""
+    )
 
 
 def test_it_needs_a_triton_and_says_so(image: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from gateway.settings import Settings, check_names
-from optimizer import cli
+from optimizer.cli import main
 from tests.deploy.crds import CUSTOM
 from tests.deploy.engine import MODEL_SERVER
 from tests.deploy.rendering import (
@@ -266,4 +266,4 @@ def test_workers_share_a_study_on_hosts_of_one_kind(name: str) -> None:
 def test_a_worker_is_started_by_a_command_that_exists(name: str) -> None:
     """A flag of no command ends every pod."""
     (container,) = pod_of(workloads(name)["search"])["containers"]
-    assert cli._parser().parse_args(container["args"]).storage == "$(STORAGE)"
+    assert main._parser().parse_args(container["args"]).storage == "$(STORAGE)"

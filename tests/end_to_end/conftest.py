@@ -9,7 +9,7 @@ import pytest
 
 from loadtest.sample import questions
 from loadtest.stack import Stack, fresh_stack
-from optimizer.data import Example
+from optimizer.data.question_sets import Example
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
 

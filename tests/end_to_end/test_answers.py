@@ -5,11 +5,11 @@ from __future__ import annotations
 import httpx2
 import pytest
 
-from gateway import catalog as catalogs
-from gateway.catalog import Catalog
-from loadtest import answers
+from gateway.catalog import store
+from gateway.catalog.store import Catalog
+from loadtest.quality import agreement
 from loadtest.stack import Stack
-from optimizer.data import Example
+from optimizer.data.question_sets import Example
 from tests.end_to_end.conftest import REPOSITORY
 
 pytestmark = pytest.mark.end_to_end
@@ -19,7 +19,7 @@ BODY = {"question": "Who is the captain of the ferry?", "context": CONTEXT}
 
 @pytest.fixture(scope="module")
 def catalog() -> Catalog:
-    return catalogs.read(REPOSITORY)
+    return store.read(REPOSITORY)
 
 
 def post(
@@ -34,14 +34,14 @@ async def test_every_door_gives_the_answer_of_the_offline_evaluation(
     stack: Stack, examples: list[Example]
 ) -> None:
     """What was certified is what is served, whichever protocol asks."""
-    found = await answers.agreement(stack, REPOSITORY, examples)
+    found = await agreement.agreement(stack, REPOSITORY, examples)
     assert {c.different for c in found} == {0}, found
-    assert len(found) == 3 * len(catalogs.read(REPOSITORY).variants)
+    assert len(found) == 3 * len(store.read(REPOSITORY).variants)
 
 
 async def test_answers_do_not_depend_on_concurrency(stack: Stack, examples: list[Example]) -> None:
     """Dynamic INT8 would change answers with its batch-mates, so it has none."""
-    found = await answers.invariance(stack, REPOSITORY, examples)
+    found = await agreement.invariance(stack, REPOSITORY, examples)
     assert {c.different for c in found} == {0}, found
 
 

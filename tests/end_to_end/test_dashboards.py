@@ -17,9 +17,9 @@ import httpx2
 import pytest
 import tritonclient.grpc
 
-from gateway import catalog as catalogs
-from gateway import keys
-from gateway.keys import ApiKey
+from gateway import api_keys
+from gateway.api_keys import ApiKey
+from gateway.catalog import store
 from loadtest.stack import Stack, free_ports, fresh_stack
 from tests.deploy.prometheus_files import RUNBOOKS, alerts, dashboards, panels, rules
 from tests.end_to_end.conftest import REPOSITORY
@@ -122,7 +122,7 @@ def file_of_keys(folder: Path, more: tuple[str, ...] = ()) -> Path:
 
 
 def entry(name: str, key: str, requests_per_s: float | None = None) -> str:
-    return keys.entry(name, ApiKey(sha256=keys.digest(key), requests_per_s=requests_per_s))
+    return api_keys.entry(name, ApiKey(sha256=api_keys.digest(key), requests_per_s=requests_per_s))
 
 
 def filled(expr: str, choice: str = ".*") -> str:
@@ -149,7 +149,7 @@ def queries() -> dict[str, str]:
 
 def excuses() -> dict[str, str]:
     """Return what is needed for the metrics that need not be here; a newer catalog has fewer."""
-    shipped = catalogs.read(REPOSITORY)
+    shipped = store.read(REPOSITORY)
     agreement = any(plan.agreement is not None for plan in shipped.plans)
     confidence = any(variant.confidence is not None for variant in shipped.variants)
     has = {"bertier_shadow_total": agreement, "bertier_certificate_": agreement}
@@ -237,7 +237,7 @@ def test_a_choice_without_data_leaves_panels_empty_and_not_in_error(observed: Ob
 def test_a_refused_catalog_is_told_to_alertmanager_with_its_runbook(observed: Observed) -> None:
     """From the gateway's gauge to the page that somebody opens."""
     assert "BertierCatalogRefused" not in names(observed.prometheus.received())
-    (observed.repository / catalogs.CATALOG).write_text(json.dumps({"schema_version": 99}))
+    (observed.repository / store.CATALOG).write_text(json.dumps({"schema_version": 99}))
     observed.ask_until(
         lambda: "BertierCatalogRefused" in names(observed.prometheus.received()),
         observed.prometheus.received,

@@ -16,8 +16,8 @@ import httpx2
 import psutil
 import pytest
 
-from gateway import catalog as catalogs
-from loadtest.scale_out import fleet
+from gateway.catalog import store
+from loadtest.faults import fleet
 from loadtest.stack import Stack, fresh_stack
 from tests.end_to_end.conftest import REPOSITORY
 from tests.fakes import ROOT
@@ -126,16 +126,16 @@ def test_a_new_catalog_is_switched_to_and_a_bad_one_refused(
     own_stack: Stack, repository: Path
 ) -> None:
     """Publishing needs no restart, and a mistake does not end service."""
-    before = catalogs.read(repository)
+    before = store.read(repository)
     origin = replace(before.origin, study="switched")
-    catalogs.write(repository, replace(before, origin=origin))
+    store.write(repository, replace(before, origin=origin))
 
     def served_study() -> str:
         told = httpx2.get(f"{own_stack.http_url}/v1/variants", timeout=30).json()
         return str(told["origin"]["study"])
 
     until(lambda: served_study() == "switched")
-    (repository / catalogs.CATALOG).write_text('{"schema_version": 99}')
+    (repository / store.CATALOG).write_text('{"schema_version": 99}')
     until(lambda: b'result="refused"' in httpx2.get(f"{own_stack.http_url}/metrics").content)
     assert ask(own_stack) == 200
     assert served_study() == "switched"

@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gateway.catalog import sha256_of
+from gateway.backends.embedded import open_session, run
+from gateway.backends.triton import TritonBackend
+from gateway.catalog.schema import Precision, Variant
+from gateway.catalog.store import sha256_of
 from gateway.domain import Logits
-from gateway.embedded import open_session, run
-from gateway.published import Precision, Variant
-from gateway.supervisor import Supervisor
-from gateway.triton import TritonBackend
-from optimizer import export, graph, repository
-from optimizer.weights import GraphShape, random_weights
+from gateway.triton_server.supervisor import Supervisor
+from optimizer.models.weights import GraphShape, random_weights
+from optimizer.onnx import export, graph
+from optimizer.publish import repository
 from tests import local_triton
 from tests.fakes import make_variant
 

@@ -30,7 +30,7 @@ def test_a_file_that_cannot_be_used_ends_the_start(tmp_path: Path) -> None:
         "--tls-key": other,
     }
     told = [str(each) for pair in flags.items() for each in pair]
-    command = [sys.executable, "-m", "gateway.cli", "serve", *told]
+    command = [sys.executable, "-m", "gateway.cli.main", "serve", *told]
     root = Path(__file__).parents[2]
     ended = subprocess.run(
         command,

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from loadtest.faults import phases
+from loadtest.faults.command import promise
+from loadtest.faults.phases import RECOVERY_S, Episode
+from loadtest.faults.play import Play, playing
 from loadtest.sample import questions
-from loadtest.scale_out import phases
-from loadtest.scale_out.command import promise
-from loadtest.scale_out.phases import RECOVERY_S, Episode
-from loadtest.scale_out.play import Play, playing
 from tests.end_to_end.conftest import REPOSITORY
 
 pytestmark = pytest.mark.end_to_end

@@ -16,10 +16,10 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from optimizer.config import Sampler, SearchConfig
-from optimizer.search import Evaluators
-from optimizer.space import Candidate
-from optimizer.storage import SearchError, opened
+from optimizer.search.ask_tell import Evaluators
+from optimizer.search.storage import SearchError, opened
+from optimizer.study.config import Sampler, SearchConfig
+from optimizer.study.space import Candidate
 from tests import local_postgres
 from tests.searching import STUDY, Judge, search
 

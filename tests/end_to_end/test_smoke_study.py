@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from gateway import catalog as catalogs
-from optimizer import config
-from optimizer.stages import MANIFEST
+from gateway.catalog import store
+from optimizer.study import config
+from optimizer.study.stages import MANIFEST
 
-STUDIES = Path(config.__file__).parent / "studies"
+STUDIES = Path(config.__file__).parents[1] / "studies"
 STAGES = ("teacher", "teacher-states", "elastic")
 LIMIT_S = 900  # far above the two minutes it takes: a bound on a hang, not a measurement
 
@@ -82,8 +82,8 @@ def test_every_stage_leaves_what_the_next_reads(folder: Path) -> None:
 def test_it_ends_in_a_repository_that_a_gateway_can_read(folder: Path) -> None:
     """With a teacher, finished members of the front, and a floor for each."""
     repository = folder / "model_repository"
-    catalog = catalogs.read(repository)
-    assert catalogs.check_files(repository, catalog) == []
+    catalog = store.read(repository)
+    assert store.check_files(repository, catalog) == []
     names = [v.name for v in catalog.variants]
     assert names[0] == "smoke-teacher-int8"
     assert len(names) >= 2
@@ -102,7 +102,7 @@ def test_the_report_shows_the_study(folder: Path) -> None:
     page = folder / "report.html"
     said(run(folder, "report", "--output", str(page)))
     text = page.read_text()
-    for variant in catalogs.read(folder / "model_repository").variants:
+    for variant in store.read(folder / "model_repository").variants:
         assert variant.name in text
 
 

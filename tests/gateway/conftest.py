@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from gateway.supervisor import Supervisor
-from gateway.triton_process import TritonOptions
+from gateway.triton_server.process import TritonOptions
+from gateway.triton_server.supervisor import Supervisor
 from tests import local_triton
 
 

@@ -10,31 +10,33 @@ import httpx2
 import psutil
 import pytest
 
-from gateway import app, greeting, listening
-from gateway import catalog as catalogs
+from gateway import app
 from gateway.app import Gateway, Models
+from gateway.catalog import store
 from gateway.clock import now_ms
 from gateway.domain import Question, SloRequest
-from gateway.metrics import Metrics
+from gateway.frontends import sockets as listening
+from gateway.frontends import welcome
+from gateway.observability.metrics import Metrics
 from gateway.settings import Settings, SettingsError
 from tests.fakes import CONTEXT, QUESTION, ROOT, FakeBackend, serving_set, small_and_large
 
 
 def test_the_readme_shows_the_request_that_serve_prints() -> None:
     """Whoever compares the two must find no difference."""
-    curl = "curl" + greeting.ready_text("127.0.0.1", 8080).split("curl", 1)[1]
+    curl = "curl" + welcome.ready_text("127.0.0.1", 8080).split("curl", 1)[1]
     assert textwrap.indent(curl, "    ") in (ROOT / "README.md").read_text()
 
 
 def test_the_shipped_models_keep_the_promise_of_the_example() -> None:
     """The first answer anybody sees should say SLO-Met: true."""
-    assert catalogs.read(ROOT / "model_repository").best_floor >= greeting.EXAMPLE_MIN_F1
+    assert store.read(ROOT / "model_repository").best_floor >= welcome.EXAMPLE_MIN_F1
 
 
 def test_the_request_is_to_where_the_gateway_listens() -> None:
     """Nothing can be asked at 0.0.0.0."""
-    assert "curl -i http://127.0.0.1:9080/v1/answer" in greeting.ready_text("0.0.0.0", 9080)
-    assert "curl -i http://[::1]:9080/v1/answer" in greeting.ready_text("::", 9080)
+    assert "curl -i http://127.0.0.1:9080/v1/answer" in welcome.ready_text("0.0.0.0", 9080)
+    assert "curl -i http://[::1]:9080/v1/answer" in welcome.ready_text("::", 9080)
 
 
 def gateway_of(**settings: object) -> Gateway:

@@ -11,7 +11,7 @@ from aiohttp import web
 from gateway.domain import Slo, SloPolicy
 from loadtest.drive.outcomes import Outcome, Reply, Result
 from loadtest.drive.schedule import Request
-from optimizer.data import Example
+from optimizer.data.question_sets import Example
 from tests.fakes import CONTEXT, QUESTION
 
 EXAMPLE = Example("q0", QUESTION, CONTEXT, ("The Normans",), (0,), "test")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from gateway.catalog import Catalog
+from gateway.catalog.schema import Plan
+from gateway.catalog.store import Catalog
 from gateway.domain import Size, Slo, SloPolicy
-from gateway.published import Plan
 from loadtest.lab import contenders
 from loadtest.lab.engine import Policy
 from loadtest.lab.recording import Recording, Said

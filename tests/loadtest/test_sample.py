@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from loadtest import sample
-from optimizer import config
-from optimizer.data import Example, Split, load, split_of
+from optimizer.data.question_sets import Example, Split, load, split_of
+from optimizer.study import config
 
 
 @pytest.fixture(scope="module")

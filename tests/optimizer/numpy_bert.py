@@ -1,6 +1,6 @@
 """BERT in NumPy, straight from the papers: what a graph written by hand is held against.
 
-It shares no code with `optimizer.graph`: masks are added to the scores, tokens are dropped one row
+It shares no code with `optimizer.onnx.graph`: masks are added to the scores, tokens are dropped one row
 after the other, all in float64.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import erf
 
-from optimizer.weights import FORCED, MIN_KEPT, GraphShape, Weights
+from optimizer.models.weights import FORCED, MIN_KEPT, GraphShape, Weights
 
 Array = npt.NDArray[Any]
 

@@ -12,9 +12,9 @@ import torch
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer, MPNetModel
 
 from gateway.domain import Question
-from gateway.misset import misspelt
+from gateway.qa.codec import SpanEncoder
 from gateway.settings import Settings
-from gateway.spans import SpanEncoder
+from gateway.settings_errors import misspelt
 from optimizer.backbones import cache, mpnet, names, wheels
 from optimizer.backbones.errors import BackboneError
 from optimizer.backbones.wheels import JOINED, Archive

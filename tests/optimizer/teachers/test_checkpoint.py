@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from optimizer.backbones.errors import BackboneError
-from optimizer.data import Example
+from optimizer.data.question_sets import Example
 from optimizer.teachers import checkpoint
 from optimizer.teachers.asking import ask
 from optimizer.teachers.errors import TeacherError

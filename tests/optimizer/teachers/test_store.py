@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from optimizer.data import Example
+from optimizer.data.question_sets import Example
 from optimizer.teachers import asking, checkpoint
 from optimizer.teachers.asking import ask
 from optimizer.teachers.errors import TeacherError

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from optimizer import stages
-from optimizer.config import DataConfig, PhaseConfig, StudentConfig, StudyConfig, TrainConfig
-from optimizer.exported import Exported
 from optimizer.models import student
 from optimizer.models.student import ModelError
-from optimizer.study import Study
+from optimizer.students.exported import Exported
+from optimizer.students.study import Study
+from optimizer.study import stages
+from optimizer.study.config import DataConfig, PhaseConfig, StudentConfig, StudyConfig, TrainConfig
 from tests.optimizer.teachers import families
 
 SHORT = TrainConfig(epochs=0.3, batch_size=8)

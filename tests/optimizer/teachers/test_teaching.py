@@ -11,21 +11,22 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from gateway import spans
 from gateway.domain import Logits
-from gateway.spans import SpanEncoder
-from optimizer import data, training
-from optimizer.config import DistillConfig
-from optimizer.data import Example, Feature
-from optimizer.distill import Imitation, Outputs
-from optimizer.evaluate import normalize
+from gateway.qa import codec
+from gateway.qa.codec import SpanEncoder
+from optimizer.data import question_sets
+from optimizer.data.evaluate import normalize
+from optimizer.data.question_sets import Example, Feature
 from optimizer.models import student
 from optimizer.models.bert import IGNORE
+from optimizer.study.config import DistillConfig
 from optimizer.teachers import rows
 from optimizer.teachers.errors import TeacherError
 from optimizer.teachers.mapping import NO_ANSWER, Spread
 from optimizer.teachers.rows import MappedAnswers
 from optimizer.teachers.teaching import Teachers
+from optimizer.training import loop
+from optimizer.training.losses import Imitation, Outputs
 from tests.fakes import TOKENIZER
 from tests.optimizer.teachers import families
 
@@ -61,17 +62,17 @@ def own_answers(examples: list[Example]) -> list[str]:
             torch.from_numpy(a)
             for a in (windows.input_ids, windows.attention_mask, windows.token_type_ids)
         )
-        with training.autocast():  # rounds as it did when the teacher was asked
+        with loop.autocast():  # rounds as it did when the teacher was asked
             out = model(input_ids=ids, attention_mask=mask, token_type_ids=types)
         hidden = mask.numpy() == 0
         start, end = (
             np.where(hidden, IGNORE, x.float().numpy()) for x in (out.start_logits, out.end_logits)
         )
-        found.append(answer(spans.read(windows, Logits(start, end), e.as_question())))
+        found.append(answer(codec.read(windows, Logits(start, end), e.as_question())))
     return found
 
 
-def answer(reading: spans.Reading) -> str:
+def answer(reading: codec.Reading) -> str:
     """Return the best span, or nothing where "no answer" scores higher."""
     return "" if not reading.spans or reading.difference > 0 else reading.spans[0].text
 
@@ -82,11 +83,11 @@ def test_mapped_answers_are_the_teachers_own(tmp_path: Path) -> None:
     Decoded alike from the teacher's logits and from the cached, mapped probabilities: what maps
     wrongly, or is lost with the places that were not kept, is another answer.
     """
-    loaded = data.load(SAMPLE)
+    loaded = question_sets.load(SAMPLE)
     encoder = SpanEncoder(byte_level([e.context for e in loaded]))
     whole = [e for e in loaded if encoder.encode(e.as_question()).n_windows == 1][:N_QUESTIONS]
     assert len(whole) == N_QUESTIONS
-    features = data.features(whole, encoder, seed=1)
+    features = question_sets.features(whole, encoder, seed=1)
     teachers = Teachers((SHIPPED,), 384, tmp_path)
     mapped, told = teachers.answers(whole, features, encoder)
     assert told[SHIPPED]["questions"] == N_QUESTIONS
@@ -96,7 +97,7 @@ def test_mapped_answers_are_the_teachers_own(tmp_path: Path) -> None:
         windows = encoder.encode(e.as_question())
         chances = mapped.chances([i], windows.input_ids.shape[1])
         logits = np.log(np.maximum(chances, 1e-30)).astype(np.float32)
-        found.append(answer(spans.read(windows, Logits(logits[0], logits[1]), e.as_question())))
+        found.append(answer(codec.read(windows, Logits(logits[0], logits[1]), e.as_question())))
     wanted = own_answers(whole)
     same = sum(normalize(a) == normalize(b) for a, b in zip(found, wanted, strict=True))
     print(f"{same} of {N_QUESTIONS} answers are the same, {sum(map(bool, wanted))} are spans")
@@ -122,7 +123,7 @@ def encoder() -> SpanEncoder:
 def mapped_rows(encoder: SpanEncoder, spreads: list[Spread]) -> tuple[MappedAnswers, list[Feature]]:
     """Return the answers of teachers, each to the same one question, mapped."""
     (example,) = asked(1)
-    features = data.features([example], encoder, 1)
+    features = question_sets.features([example], encoder, 1)
     row = rows.row_of(example, features[0], encoder)
     return MappedAnswers.of_rows([row], [[s] for s in spreads]), features
 
@@ -160,7 +161,7 @@ def test_what_was_not_kept_lies_on_the_rest_of_the_context(encoder: SpanEncoder)
 def test_a_question_that_nobody_was_asked_has_its_label(encoder: SpanEncoder) -> None:
     """It is too long for the teacher, not for the student."""
     mapped, features = mapped_rows(encoder, [Spread.unknown()])
-    told = mapped.of(training.batch_of(features, [0]))
+    told = mapped.of(loop.batch_of(features, [0]))
     (gold,) = features[0].spans
     assert (int(told.start[0].argmax()), int(told.end[0].argmax())) == gold
     assert float(told.start[0].softmax(-1).max()) == pytest.approx(1.0)
@@ -170,7 +171,7 @@ def test_a_question_that_nobody_was_asked_has_its_label(encoder: SpanEncoder) ->
 def test_a_student_that_says_the_same_has_no_loss(encoder: SpanEncoder) -> None:
     """Start and end are pulled to the mapped distribution at a temperature, and to nothing else."""
     mapped, features = mapped_rows(encoder, [spread({42: 0.6, 46: 0.3}, {53: 0.8})])
-    batch = training.batch_of(features, [0])
+    batch = loop.batch_of(features, [0])
     told = mapped.of(batch)
     assert told.hidden is None
     how = DistillConfig(label_weight=0.0, temperature=2.0)
@@ -193,7 +194,7 @@ def test_a_teacher_of_another_family_reaches_every_row(
     folder = families.save(family, tmp_path / "t")
     teachers = Teachers((str(folder),), None, tmp_path / "answers")
     examples = asked(30)
-    features = data.features(examples, encoder, 1)
+    features = question_sets.features(examples, encoder, 1)
     mapped, told = teachers.answers(examples, features, encoder)
     assert mapped.known.all()
     assert told[str(folder)]["questions"] == 30
@@ -207,7 +208,7 @@ def test_a_teacher_of_another_family_reaches_every_row(
 def test_answers_that_cannot_be_mapped_are_counted(encoder: SpanEncoder) -> None:
     """They begin or end inside a token of the student, which cannot give them."""
     examples = asked(30)
-    features = data.features(examples, encoder, 1)
+    features = question_sets.features(examples, encoder, 1)
     mapped = [rows.row_of(e, f, encoder) for e, f in zip(examples, features, strict=True)]
     inside = [spread({43: 1.0}, {52: 1.0})] * 30  # "da Brunne"
     found = rows.counted(mapped, inside)
@@ -226,7 +227,7 @@ def test_a_teacher_with_wrong_offsets_is_refused(tmp_path: Path, encoder: SpanEn
     )
     whole.save(str(folder / "tokenizer.json"))
     examples = asked(30)
-    features = data.features(examples, encoder, 1)
+    features = question_sets.features(examples, encoder, 1)
     said = "30 of 30 gold answers begin or end inside a token of its tokenizer"
     with pytest.raises(TeacherError, match=said):
         Teachers((str(folder),), None, tmp_path / "answers").answers(examples, features, encoder)
@@ -244,4 +245,4 @@ def test_a_teacher_that_no_question_fits_is_refused(tmp_path: Path, encoder: Spa
 def _long(examples: list[Example], encoder: SpanEncoder) -> tuple[list[Example], list[Feature]]:
     """Return questions that fit into the student's window, in a teacher's tokens not."""
     long = [replace(e, question="windsong " * 15) for e in examples]
-    return long, data.features(long, encoder, 1)
+    return long, question_sets.features(long, encoder, 1)

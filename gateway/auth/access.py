@@ -1,0 +1,185 @@
+"""Who may ask what, and how often: the callers of the keys, read again when their file changes.
+
+Knows no protocol: the fronts bring the Authorization value and say what is wanted.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Hashable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from gateway import api_keys
+from gateway.api_keys import ApiKey, KeyFileError, Keys, Scope
+from gateway.auth.quota import Quota
+from gateway.auth.reloading import Reloading
+from gateway.clock import now_ms
+from gateway.errors import Forbidden, QuotaExceeded, Unauthenticated
+from gateway.observability.metrics import Metrics
+from gateway.settings import Settings
+
+log = logging.getLogger(__name__)
+
+SCHEME = "bearer "
+
+
+@dataclass(slots=True)
+class Caller:
+    """A key's owner, with what is left of its quota."""
+
+    name: str
+    key: ApiKey
+    quota: Quota | None
+    metrics: Metrics
+
+    def take(self, n: int) -> None:
+        """Take n questions off the quota. Raises: QuotaExceeded."""
+        wait_ms = 0.0 if self.quota is None else self.quota.take(n, now_ms())
+        outcome = "quota" if wait_ms else "admitted"
+        self.metrics.key_requests.labels(self.name, outcome).inc(n)
+        if wait_ms:
+            raise QuotaExceeded(self.name, self.key.requests_per_s or 0.0, wait_ms)
+
+    def rate_limit(self) -> dict[str, str]:
+        """Return the headers that tell a quota; without one none.
+
+        Source: draft-ietf-httpapi-ratelimit-headers-10.
+        """
+        if self.quota is None:
+            return {}
+        now, q = now_ms(), self.quota
+        return {
+            "ratelimit-policy": f'"{self.name}";q={int(q.burst)};w={math.ceil(q.window_ms / 1e3)}',
+            "ratelimit": f'"{self.name}";r={q.left(now)};t={math.ceil(q.reset_ms(now) / 1e3)}',
+        }
+
+
+CALLER: ContextVar[Caller | None] = ContextVar("caller", default=None)
+STRANGER: ContextVar[bool] = ContextVar(
+    "stranger", default=False
+)  # asks without a key where others have one
+
+
+CONNECTION: ContextVar[Hashable] = ContextVar("connection", default=None)  # it came on
+
+
+def caller() -> Hashable:
+    """Return who asks, as far as that is known: the key, else the connection."""
+    found = CALLER.get()
+    return CONNECTION.get() if found is None else found.name
+
+
+def take(n: int) -> None:
+    """Take n questions off the quota of who asks, if that is limited. Raises: QuotaExceeded."""
+    caller = CALLER.get()
+    if caller is not None and n:
+        caller.take(n)
+
+
+def rate_limit() -> dict[str, str]:
+    """Return the headers that tell the quota of who asks; without one none."""
+    caller = CALLER.get()
+    return {} if caller is None else caller.rate_limit()
+
+
+def is_stranger() -> bool:
+    """Say whether keys are asked for, and who asks now has none."""
+    return STRANGER.get()
+
+
+def tightest_class() -> str | None:
+    """Return the class below whose latency the caller may not go; None: any."""
+    caller = CALLER.get()
+    return None if caller is None else caller.key.tightest_class
+
+
+@dataclass
+class Access:
+    """All callers, by the hash of their key. Without any key everybody may ask everything."""
+
+    settings: Settings
+    metrics: Metrics
+    clock: Callable[[], float] = now_ms
+    _by_hash: dict[str, Caller] = field(default_factory=dict)
+    _file: Reloading = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Raises: KeyFileError."""
+        path = self.settings.api_keys_file
+        self._file = Reloading([] if path is None else [path], self.clock)
+        if self.guarded:
+            self._use(self._read())
+
+    @property
+    def guarded(self) -> bool:
+        return self.settings.api_keys_file is not None or bool(self.settings.api_keys)
+
+    def admit(self, front: str, authorization: str | None, scope: Scope) -> Caller | None:
+        """Return who asks; None where nobody needs a key. Raises: Unauthenticated, Forbidden."""
+        if not self.guarded:
+            return None
+        self._look()
+        caller = self._find(authorization)
+        if caller is None:
+            self.metrics.denied.labels(front, "unknown" if authorization else "missing").inc()
+            raise Unauthenticated("unknown key" if authorization else "no key")
+        if scope not in caller.key.scopes:
+            self.metrics.denied.labels(front, "scope").inc()
+            raise Forbidden(f"the key {caller.name} has no scope {scope.value}")
+        return caller
+
+    def meet(self, authorization: str | None) -> None:
+        """Note who asks for what is open to all, as not all of it need be told to a stranger."""
+        if self.guarded:
+            self._look()
+            STRANGER.set(self._find(authorization) is None)
+
+    def _find(self, authorization: str | None) -> Caller | None:
+        given = authorization or ""
+        if len(given) > api_keys.MAX_KEY_CHARS or given[: len(SCHEME)].lower() != SCHEME:
+            return None
+        return self._by_hash.get(api_keys.digest(given[len(SCHEME) :].strip()))
+
+    def _look(self) -> None:
+        """Read the file again where it changed; what cannot be used leaves all as it was."""
+        if not self._file.is_due():
+            return
+        try:
+            self._use(self._read())
+        except KeyFileError as exc:
+            if self._file.failed(str(exc)):
+                log.error("%s; the keys of before stay valid until it is mended", exc)
+            self.metrics.note_reload("keys", loaded=False)
+        else:
+            self._file.worked()
+            log.info("%s: %d keys", self.settings.api_keys_file, len(self._by_hash))
+            self.metrics.note_reload("keys", loaded=True)
+
+    def _read(self) -> Keys:
+        classes, path = self.settings.classes, self.settings.api_keys_file
+        named = {n: k.model_dump() for n, k in self.settings.api_keys.items()}
+        found = (
+            {}
+            if path is None
+            else {n: k.model_dump() for n, k in api_keys.read(path, classes).items()}
+        )
+        if both := sorted(set(named) & set(found)):
+            raise KeyFileError(
+                f"{path}: {both[0]} is among the settings' api_keys, too; rename one"
+            )
+        return api_keys.check({**named, **found}, classes, str(path or "api_keys"))
+
+    def _use(self, found: Keys) -> None:
+        """Take these keys; who stays keeps what is left of the quota."""
+        before = {caller.name: caller for caller in self._by_hash.values()}
+        self._by_hash = {
+            key.sha256: self._caller(name, key, before.get(name)) for name, key in found.items()
+        }
+
+    def _caller(self, name: str, key: ApiKey, before: Caller | None) -> Caller:
+        if before is not None and before.key == key:
+            return before
+        quota = None if key.requests_per_s is None else Quota(key.requests_per_s)
+        return Caller(name, key, quota, self.metrics)

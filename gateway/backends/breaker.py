@@ -1,0 +1,182 @@
+"""Which variants are left alone because they fail, and how many requests may be tried again.
+
+A breaker is closed (asked), open (left alone for a while) or half-open: one request, the probe, is let
+through, and what becomes of it closes the breaker or opens it for twice as long.
+Pure: the clock is an argument, ms.
+Sources: Nygard 2018, "Release It!", ch. 5 (circuit breaker); Finagle's RetryBudget.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection
+from enum import StrEnum
+
+from gateway.backends.retry import backoff_ms
+
+IN_A_ROW = 3  # failures that open a breaker
+WINDOW, SHARE = 20, 0.5  # so do these: this share of the last calls, however they alternate
+PATIENCE = 4.0  # times its work on an idle system, before a variant may hang
+FIRST_OPEN_MS, LONGEST_OPEN_MS = 1_000.0, 30_000.0
+
+
+class State(StrEnum):
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half-open"
+
+
+class Breaker:
+    """Of one variant."""
+
+    def __init__(self) -> None:
+        self._last: deque[bool] = deque(maxlen=WINDOW)  # did they fail?
+        self._in_a_row = 0
+        self._until_ms: float | None = None  # None: closed
+        self._times = 0  # opened without a success between
+        self._probe: Call | None = None
+        self._worked_ms = float("-inf")
+
+    @property
+    def closed(self) -> bool:
+        return self._until_ms is None
+
+    def state(self, now_ms: float) -> State:
+        if self._until_ms is None:
+            return State.CLOSED
+        return State.OPEN if now_ms < self._until_ms else State.HALF_OPEN
+
+    def allows(self, now_ms: float) -> bool:
+        """Say whether a request may ask the variant now."""
+        state = self.state(now_ms)
+        return state is State.CLOSED or (state is State.HALF_OPEN and self._probe is None)
+
+    def begin(self, now_ms: float) -> Call:
+        """Return the call of one request; in a half-open breaker it is the probe."""
+        call = Call(self, now_ms)
+        if self.state(now_ms) is State.HALF_OPEN and self._probe is None:
+            self._probe = call
+        return call
+
+    def trip(self, now_ms: float) -> bool:
+        """Open it for a while: who watches the variant knows that it cannot answer.
+
+        Returns whether it was closed.
+        """
+        was_closed = self.closed
+        self._until_ms, self._probe = now_ms + FIRST_OPEN_MS, None
+        return was_closed
+
+    def describe(self, now_ms: float) -> str:
+        """Return the state as a log says it."""
+        if self._until_ms is None or now_ms >= self._until_ms:
+            return f"breaker {self.state(now_ms)}"
+        return f"it fails: left alone for {(self._until_ms - now_ms) / 1e3:.0f} s"
+
+    def _worked(self, call: Call, now_ms: float) -> bool:
+        self._worked_ms = now_ms
+        if self._until_ms is not None and call is not self._probe:
+            return False  # it began before the breaker opened, and says nothing of what is now
+        self._last.append(False)
+        self._in_a_row = 0
+        if call is not self._probe:
+            return False
+        self._last.clear()
+        self._probe = self._until_ms = None
+        self._times = 0
+        return True
+
+    def _failed(self, call: Call, now_ms: float) -> bool:
+        if self._until_ms is not None and call is not self._probe:
+            return False
+        self._last.append(True)
+        self._in_a_row += 1
+        often = len(self._last) == WINDOW and sum(self._last) >= SHARE * WINDOW
+        if not (call is self._probe or self._in_a_row >= IN_A_ROW or often):
+            return False
+        self._until_ms = now_ms + backoff_ms(self._times, FIRST_OPEN_MS, LONGEST_OPEN_MS)
+        self._times += 1
+        self._probe = None
+        return True
+
+    def _gave_up(self, call: Call, now_ms: float, work_ms: float) -> bool:
+        if self._worked_ms < call.began_ms and now_ms - call.began_ms > PATIENCE * work_ms:
+            return self._failed(call, now_ms)
+        self._release(call)
+        return False
+
+    def _release(self, call: Call) -> None:
+        if call is self._probe:
+            self._probe = None  # nothing was learnt: the next one is the probe
+
+
+class Call:
+    """One request to a variant, and how it ended; each end returns whether the breaker's state changed."""
+
+    __slots__ = ("_breaker", "began_ms")
+
+    def __init__(self, breaker: Breaker, began_ms: float) -> None:
+        self.began_ms = began_ms
+        self._breaker = breaker
+
+    def worked(self, now_ms: float) -> bool:
+        return self._breaker._worked(self, now_ms)  # noqa: SLF001 (a call is a part of its breaker)
+
+    def failed(self, now_ms: float) -> bool:
+        return self._breaker._failed(self, now_ms)  # noqa: SLF001 (the same)
+
+    def gave_up(self, now_ms: float, work_ms: float) -> bool:
+        """Tell that nobody waits for it any more, be it cancelled or out of time.
+
+        A failure only where the variant hangs: it took a multiple of its work, `work_ms` when idle, and in
+        all that time answered no other request. A busy variant answers others.
+        """
+        return self._breaker._gave_up(self, now_ms, work_ms)  # noqa: SLF001 (the same)
+
+    def told_nothing(self) -> None:
+        """Say that its end says nothing about what was asked; the next call may be the probe."""
+        self._breaker._release(self)  # noqa: SLF001 (the same)
+
+
+class Breakers:
+    """A breaker for each variant of one serving set."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, Breaker] = {}
+
+    def of(self, variant: str) -> Breaker:
+        """Return the variant's breaker, closed at first."""
+        return self._of.setdefault(variant, Breaker())
+
+    def keeping(self, variants: Collection[str]) -> Breakers:
+        """Return breakers that are the same for these variants, and closed for all others."""
+        kept = Breakers()
+        kept._of = {name: b for name, b in self._of.items() if name in variants}
+        return kept
+
+    def failing(self, now_ms: float) -> frozenset[str]:
+        """Return the variants that are left alone now."""
+        return frozenset(name for name, b in self._of.items() if not b.allows(now_ms))
+
+
+class RetryBudget:
+    """At most a share of the requests is tried again, so that an outage is not made worse.
+
+    Every request pays in `share`, every retry takes 1; saved is at most `burst`, which is there at first.
+    """
+
+    def __init__(self, share: float, burst: float = 20.0) -> None:
+        """`share`: retries per request; 0: none at all."""
+        self._share = share
+        self._burst = burst if share else 0.0
+        self._saved = self._burst
+
+    def pay_in(self) -> None:
+        self._saved = min(self._burst, self._saved + self._share)
+
+    def take(self) -> bool:
+        """Take one retry; False: there is none left."""
+        if self._saved < 1:
+            return False
+        self._saved -= 1
+        return True

@@ -1,0 +1,93 @@
+"""The seam to model servers: one Protocol, met by Triton, by several of them (pool.py), and in-process."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Protocol
+
+import numpy as np
+
+from gateway.catalog.schema import Variant
+from gateway.domain import Floats, Inference, Logits, Trust, Windows
+from gateway.errors import InvalidLogits
+
+LARGEST_LOGIT = 1e6  # far beyond any model's, far below what decoding takes for "not here"
+
+# Looks at one variant on one server. Raises: BackendError, DeadlineExceeded: it cannot be served there.
+Check = Callable[["Backend"], Awaitable[Trust]]
+
+
+class Backend(Protocol):
+    """Runs variants; raises only errors of gateway.errors."""
+
+    name: str  # `triton` or `embedded`
+
+    @property
+    def engine(self) -> str:
+        """The inference engine and its version, as profiles and certificates name it."""
+        ...
+
+    async def infer(self, variant: Variant, windows: Windows, budget_ms: float) -> Inference:
+        """Return the logits of windows that are padded to a bucket.
+
+        Raises: DeadlineExceeded, BackendUnavailable, BackendError.
+        """
+        ...
+
+    async def hashes(self) -> Mapping[str, str]:
+        """Return the sha256 of every loaded model file, by `name/version`."""
+        ...
+
+    async def load(self, variant: Variant) -> None:
+        """Make the variant's version ready; nothing to do when it is. Raises: BackendUnavailable."""
+        ...
+
+    async def unload(self, variant: Variant, kept: Collection[Variant]) -> bool:
+        """Free what the variant's version holds; nothing to do when it is not loaded.
+
+        `kept`: what is routed to; a server that unloads whole models leaves alone those named there.
+        Returns False while others may need it: ask again later.
+        Raises: BackendError.
+        """
+        ...
+
+    async def checked(self, variant: Variant, check: Check) -> Trust:
+        """Run the check on each server that would be asked for the variant; return what holds.
+
+        Where there are several, only those where it held best are asked from then on.
+        Raises: what the check did, where it failed on all.
+        """
+        ...
+
+    def capacity(self, variant: Variant) -> int:
+        """Return how many servers share the variant's requests now, at least 1."""
+        ...
+
+    async def others(self) -> Mapping[str, float]:
+        """Return by variant's name how much of others is in the server, as a mean since the last call.
+
+        In requests; of who runs in this process alone there is nothing. Raises: BackendError, DeadlineExceeded.
+        """
+        ...
+
+    async def is_ready(self) -> bool:
+        """Can it answer at all?"""
+        ...
+
+    async def close(self) -> None: ...
+
+
+def logits_of(model: str, windows: Windows, start: Floats, end: Floats) -> Logits:  # (W, S) each
+    """Return what a model server sent as logits of these windows. Raises: InvalidLogits."""
+    shape = windows.input_ids.shape
+    for sent in (start, end):
+        if sent.shape != shape:
+            raise InvalidLogits(model, f"of shape {sent.shape} for windows of shape {shape}")
+        if not (np.abs(sent) < LARGEST_LOGIT).all():  # NaN is not, either
+            raise InvalidLogits(model, "not finite")
+    return Logits(start, end)
+
+
+def key_of(variant: Variant) -> str:
+    """Return by what `hashes` tells of the variant's file: `name/version`."""
+    return f"{variant.name}/{variant.version}"

@@ -1,0 +1,1 @@
+"""catalog.json, the contract between optimizer and gateway: its schema, its rules, its file."""

@@ -1,0 +1,62 @@
+"""What this host is: the things that change a model's speed or its int8 results."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+from gateway.catalog.schema import Host
+
+INT8_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
+
+GPU_PATIENCE_S = 10.0  # nvidia-smi wakes a driver that sleeps
+
+
+def describe(engine: str) -> Host:
+    """Return this host with the given inference engine."""
+    info = _cpuinfo()
+    present = set((info.get("flags") or info.get("Features") or "").split())
+    return Host(
+        cpu=info.get("model name") or platform.processor() or platform.machine(),
+        flags=" ".join(flag for flag in INT8_FLAGS if flag in present),
+        cores=usable_cores(),
+        gpu=gpu_names(),
+        engine=engine,
+    )
+
+
+@cache
+def gpu_names(command: str = "nvidia-smi") -> str:
+    """Return the names of the GPUs here, comma-separated, "" where there is none; asked once."""
+    program = shutil.which(command)
+    if program is None:
+        return ""
+    ask = [program, "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(
+            ask, capture_output=True, text=True, timeout=GPU_PATIENCE_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    if told.returncode:  # a driver without a device, or the other way round
+        return ""
+    return ", ".join(line.strip() for line in told.stdout.splitlines() if line.strip())
+
+
+def usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cpuinfo() -> dict[str, str]:
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        return {}
+    lines = path.read_text().split("\n\n")[0].splitlines()
+    pairs = (line.split(":", 1) for line in lines if ":" in line)
+    return {key.strip(): value.strip() for key, value in pairs}

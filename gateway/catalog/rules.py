@@ -1,0 +1,271 @@
+"""What the values of a catalog may be: ranges, names, and what has to agree with what. Pure.
+
+Types and unknown keys are checked where the JSON is read (store.py); here is what types cannot say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container, Iterable, Iterator, Sequence
+
+from gateway.catalog.schema import (
+    Agreement,
+    Cell,
+    Certificate,
+    Check,
+    Confidence,
+    GoldenLogits,
+    Paired,
+    Plan,
+    Profile,
+    Quality,
+    Shape,
+    Spread,
+    Stratum,
+    Variant,
+)
+
+# Folder, Triton model, metric label and header value at once.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+Problem = tuple[str, str]  # path of the value, and what is wrong with it
+
+
+def variant_problems(where: str, variant: Variant, n_golden: int) -> Iterator[Problem]:
+    """Yield what is wrong with a variant of a catalog with `n_golden` golden inputs."""
+    yield from _name(f"{where}.name", variant.name)
+    yield from _sha256(f"{where}.sha256", variant.sha256)
+    for name in ("version", "size_bytes", "parameters", "instances"):
+        yield from _at_least_1(f"{where}.{name}", getattr(variant, name))
+    yield from _shape(f"{where}.shape", variant.shape)
+    for i, quality in enumerate(variant.quality):
+        yield from _quality(f"{where}.quality.{i}", quality)
+    yield from _profile(f"{where}.profile", variant.profile)
+    if len(variant.golden) != n_golden:
+        yield f"{where}.golden", f"{len(variant.golden)} for {n_golden} golden inputs"
+    for i, logits in enumerate(variant.golden):
+        yield from _golden(f"{where}.golden.{i}", logits)
+    if not variant.golden_tolerance > 0:
+        yield f"{where}.golden_tolerance", f"{variant.golden_tolerance:g} is not more than 0"
+    if variant.confidence is not None:
+        yield from _confidence(f"{where}.confidence", variant.confidence)
+
+
+def plan_problems(where: str, plan: Plan, variants: Sequence[Variant]) -> Iterator[Problem]:
+    """Yield what is wrong with a plan over these variants."""
+    yield from _name(f"{where}.name", plan.name)
+    by_name = {variant.name: variant for variant in variants}
+    unknown = [name for name in plan.variants if name not in by_name]
+    if unknown or not plan.variants:
+        yield f"{where}.variants", f"names unknown variants {unknown}"
+        return
+    if len(set(plan.variants)) < len(plan.variants):
+        yield f"{where}.variants", "a variant occurs twice; it would say the same again"
+    if len(plan.thresholds) != len(plan.variants) - 1:
+        yield f"{where}.thresholds", "one threshold per escalation is needed"
+    for i, threshold in enumerate(plan.thresholds):
+        yield from _share(f"{where}.thresholds.{i}", threshold)
+    yield from _reach(f"{where}.reach", plan)
+    yield from _certificate(f"{where}.certificate", plan.certificate)
+    yield from _comparisons(where, plan, by_name)
+    hashes = tuple(by_name[name].sha256 for name in plan.variants)
+    if plan.certificate.model_sha256 != hashes:
+        yield f"{where}.certificate.model_sha256", "is not of the plan's variants; certify them"
+
+
+def _reach(where: str, plan: Plan) -> Iterator[Problem]:
+    """Each variant is asked at most as often as the one before, the first always."""
+    if not plan.reach and len(plan.variants) == 1:
+        return
+    if len(plan.reach) != len(plan.variants) or plan.reach[0] != 1:
+        yield where, "one share per variant is needed, the first 1; certify the plan"
+    for i, share in enumerate(plan.reach):
+        yield from _share(f"{where}.{i}", share)
+        if i and share > plan.reach[i - 1]:
+            yield f"{where}.{i}", f"{share:g} is more than the {plan.reach[i - 1]:g} before it"
+
+
+def _comparisons(where: str, plan: Plan, known: Container[str]) -> Iterator[Problem]:
+    """Check what is said of the plan beside the largest variant."""
+    paired = plan.certificate.paired
+    if paired is not None and paired.to not in known:
+        yield f"{where}.certificate.paired.to", f"names an unknown variant {paired.to!r}"
+    if plan.agreement is not None:
+        yield from _agreement(f"{where}.agreement", plan.agreement)
+        if plan.agreement.reference not in known:
+            yield f"{where}.agreement.reference", "is no variant of this catalog"
+
+
+def _agreement(where: str, agreement: Agreement) -> Iterator[Problem]:
+    for name in ("n_contexts", "n_questions"):
+        yield from _at_least_1(f"{where}.{name}", getattr(agreement, name))
+    for name in ("both_answer", "same_answer"):
+        rate, floor = getattr(agreement, name), getattr(agreement, f"{name}_floor")
+        yield from _share(f"{where}.{name}", rate)
+        yield from _share(f"{where}.{name}_floor", floor)
+        if floor > rate:
+            yield f"{where}.{name}_floor", f"{floor:g} is more than the sample's {rate:g}"
+
+
+def _confidence(where: str, confidence: Confidence) -> Iterator[Problem]:
+    for name in ("n_contexts", "n_questions"):
+        yield from _at_least_1(f"{where}.{name}", getattr(confidence, name))
+    edges = confidence.edges
+    if not edges or list(edges) != sorted(set(edges)):
+        yield f"{where}.edges", "are empty or do not rise"
+    for i, edge in enumerate(edges):
+        yield from _share(f"{where}.edges.{i}", edge)
+    yield from _spread(where, confidence, len(edges))
+    longest = [part.max_tokens for part in confidence.by_length]
+    if longest != sorted(set(longest)):
+        yield f"{where}.by_length", "max_tokens do not rise"
+    for i, part in enumerate(confidence.by_length):
+        yield from _spread(f"{where}.by_length.{i}", part, len(edges))
+
+
+def _spread(where: str, spread: Confidence | Spread, n_edges: int) -> Iterator[Problem]:
+    """Check the shares of answers up to each edge."""
+    for name in ("shares", "low", "high"):
+        values = getattr(spread, name)
+        if len(values) != n_edges:
+            yield f"{where}.{name}", f"{len(values)} for {n_edges} edges"
+        for i, value in enumerate(values):
+            yield from _share(f"{where}.{name}.{i}", value)
+    for i, (low, high) in enumerate(zip(spread.low, spread.high, strict=False)):
+        if low > high:
+            yield f"{where}.low.{i}", f"{low:g} is more than high, {high:g}"
+
+
+def repeated(where: str, names: Iterable[str]) -> Iterator[Problem]:
+    """Yield every name that occurs a second time."""
+    seen: set[str] = set()
+    for i, name in enumerate(names):
+        if name in seen:
+            yield f"{where}.{i}.name", f"{name!r} occurs twice"
+        seen.add(name)
+
+
+def sha256_problems(where: str, value: str) -> Iterator[Problem]:
+    """Yield what is wrong with a sha256."""
+    return _sha256(where, value)
+
+
+def look_problems(where: str, delta: float, spent: float) -> Iterator[Problem]:
+    """Yield what is wrong with what one look at a data set spent."""
+    if not 0 < delta < 1:
+        yield f"{where}.delta", f"{delta:g} is not between 0 and 1"
+    if not 0 < spent <= delta:
+        yield f"{where}.spent", f"{spent:g} is not between 0 and its delta, {delta:g}"
+
+
+def _name(where: str, value: str) -> Iterator[Problem]:
+    if not NAME.fullmatch(value):
+        yield where, f"{value[:120]!r} is no name: letters, digits and ._- after a letter or digit"
+
+
+def _sha256(where: str, value: str) -> Iterator[Problem]:
+    if not SHA256.fullmatch(value):
+        yield where, f"{value[:80]!r} is no sha256: 64 hexadecimal digits in lower case"
+
+
+def _at_least_1(where: str, value: int) -> Iterator[Problem]:
+    if value < 1:
+        yield where, f"{value} is less than 1"
+
+
+def _share(where: str, value: float | None) -> Iterator[Problem]:
+    if value is not None and not 0 <= value <= 1:
+        yield where, f"{value:g} is not from 0 to 1"
+
+
+def _shape(where: str, shape: Shape) -> Iterator[Problem]:
+    for name in ("layers", "hidden", "heads", "ffn", "vocabulary", "embedding_bits"):
+        yield from _at_least_1(f"{where}.{name}", getattr(shape, name))
+    yield from _share(f"{where}.keep", shape.keep)
+    if not 0 <= shape.rank <= shape.hidden:
+        yield f"{where}.rank", f"{shape.rank} is not from 0 to hidden, {shape.hidden}"
+    if not 0 <= shape.drop_after < max(1, shape.layers):
+        yield f"{where}.drop_after", f"{shape.drop_after} of {shape.layers} layers leaves none"
+
+
+def _quality(where: str, quality: Quality) -> Iterator[Problem]:
+    if quality.sha256:  # empty: a split, not a file
+        yield from _sha256(f"{where}.sha256", quality.sha256)
+    yield from _at_least_1(f"{where}.n", quality.n)
+    for name in ("exact", "f1", "f1_low", "f1_high", "has_answer_f1", "no_answer_f1", "forced_f1"):
+        yield from _share(f"{where}.{name}", getattr(quality, name))
+    if quality.f1_low > quality.f1_high:
+        yield f"{where}.f1_low", f"{quality.f1_low:g} is more than f1_high {quality.f1_high:g}"
+
+
+def _profile(where: str, profile: Profile) -> Iterator[Problem]:
+    yield from _at_least_1(f"{where}.threads", profile.threads)
+    yield from _at_least_1(f"{where}.host.cores", profile.host.cores)
+    if not profile.cells:
+        yield f"{where}.cells", "empty: no latency profile; profile it"
+    known: set[tuple[int, int]] = set()
+    for i, cell in enumerate(profile.cells):
+        yield from _cell(f"{where}.cells.{i}", cell)
+        if (cell.bucket, cell.batch) in known:
+            yield f"{where}.cells.{i}", f"bucket {cell.bucket}, batch {cell.batch} occurs twice"
+        known.add((cell.bucket, cell.batch))
+
+
+def _cell(where: str, cell: Cell) -> Iterator[Problem]:
+    yield from _at_least_1(f"{where}.bucket", cell.bucket)
+    yield from _at_least_1(f"{where}.batch", cell.batch)
+    if not cell.p50_ms > 0:
+        yield f"{where}.p50_ms", f"{cell.p50_ms:g} is not more than 0"
+    if cell.p95_ms < cell.p50_ms:
+        yield f"{where}.p95_ms", f"{cell.p95_ms:g} is less than p50_ms {cell.p50_ms:g}"
+    if cell.p99_ms < cell.p95_ms:
+        yield f"{where}.p99_ms", f"{cell.p99_ms:g} is less than p95_ms {cell.p95_ms:g}"
+
+
+def _golden(where: str, logits: GoldenLogits) -> Iterator[Problem]:
+    if not logits.start or len(logits.start) != len(logits.end):
+        yield where, f"{len(logits.start)} start and {len(logits.end)} end logits"
+
+
+def _certificate(where: str, certificate: Certificate) -> Iterator[Problem]:
+    yield from _share(f"{where}.floor", certificate.floor)
+    yield from _share(f"{where}.f1", certificate.f1)
+    if certificate.floor > certificate.f1:
+        yield (
+            f"{where}.floor",
+            f"{certificate.floor:g} is more than the sample's F1 {certificate.f1:g}",
+        )
+    if not 0 < certificate.delta < 1:
+        yield f"{where}.delta", f"{certificate.delta:g} is not between 0 and 1"
+    for name in ("n_contexts", "n_questions"):
+        yield from _at_least_1(f"{where}.{name}", getattr(certificate, name))
+    yield from _at_least_1(f"{where}.host.cores", certificate.host.cores)
+    for i, bound in enumerate(certificate.bounds):
+        yield from _share(f"{where}.bounds.{i}.floor", bound.floor)
+    if certificate.paired is not None:
+        yield from _paired(f"{where}.paired", certificate.paired)
+    yield from _share(f"{where}.constant_f1", certificate.constant_f1)
+    for place in ("scopes", "strata", "checks"):
+        for i, part in enumerate(getattr(certificate, place)):
+            yield from _part(f"{where}.{place}.{i}", part)
+
+
+def _paired(where: str, paired: Paired) -> Iterator[Problem]:
+    yield from _name(f"{where}.to", paired.to)
+    for name in ("loss", "f1_loss"):
+        if not -1 <= getattr(paired, name) <= 1:
+            yield f"{where}.{name}", f"{getattr(paired, name):g} is not from -1 to 1"
+    if paired.loss < paired.f1_loss:
+        yield f"{where}.loss", f"{paired.loss:g} is less than the sample's {paired.f1_loss:g}"
+
+
+def _part(where: str, part: Stratum | Check) -> Iterator[Problem]:
+    for name in ("n_contexts", "n_questions"):
+        yield from _at_least_1(f"{where}.{name}", getattr(part, name))
+    for name in ("f1", "floor"):
+        yield from _share(f"{where}.{name}", getattr(part, name))
+    if isinstance(part, Stratum) and part.floor > part.f1:
+        yield f"{where}.floor", f"{part.floor:g} is more than the sample's F1 {part.f1:g}"
+    if isinstance(part, Check):
+        yield from _share(f"{where}.f1_high", part.f1_high)

@@ -1,0 +1,263 @@
+"""catalog.json: the one contract between optimizer and gateway. Read, validated, written here only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from gateway.catalog import rules
+from gateway.catalog.rules import Problem
+from gateway.catalog.schema import Plan, Variant
+from gateway.errors import RepositoryError
+
+SCHEMA_VERSION: Literal[1] = 1
+CATALOG = "catalog.json"
+PREVIOUS = "catalog.previous.json"
+TOKENIZER = "tokenizer.json"
+PART, KEEP = ".part", ".keep"  # of a catalog that is being written, and of the one before
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenInput:
+    """A question whose logits every variant has stored: asked again at start and at every switch."""
+
+    question: str
+    context: str
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the catalog comes from."""
+
+    study: str
+    commit: str
+    date: str  # ISO 8601, UTC
+    seed: int
+    data_sha256: dict[str, str]
+    # Absent from early catalogs.
+    split_version: int = 1  # how questions were set aside from training
+    trained_on: tuple[
+        str, ...
+    ] = ()  # of data_sha256; empty: all of it but what was only reported on
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """That floors were made from a data set: it spends a part of delta, whatever came of it."""
+
+    data: tuple[str, ...]  # of each data set: its sha256 and the version of its split
+    claims: str  # sha256 of what was certified: models, decoding, method
+    study: str
+    date: str  # ISO 8601, UTC
+    delta: float  # that all looks at this data may spend together
+    spent: float
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """Variants, plans with certificates, and what they were measured with."""
+
+    # It holds for everything inside, too.
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    schema_version: Literal[1]
+    origin: Origin
+    tokenizer_sha256: str
+    variants: tuple[Variant, ...]
+    plans: tuple[Plan, ...]
+    golden_inputs: tuple[GoldenInput, ...]
+    looks: tuple[Look, ...] = ()  # the history of certification; absent from early catalogs
+
+    def variant(self, name: str) -> Variant:
+        return next(v for v in self.variants if v.name == name)
+
+    def direct(self, variant: str) -> Plan:
+        """The plan of a variant alone; every variant has one."""
+        return next(p for p in self.plans if p.variants == (variant,))
+
+    @property
+    def best_floor(self) -> float:
+        """The largest certified floor of any plan."""
+        return max(plan.certified_f1 for plan in self.plans)
+
+
+_ADAPTER = TypeAdapter(Catalog)
+
+
+def model_path(repository: Path, variant: Variant) -> Path:
+    return repository / variant.name / str(variant.version) / "model.onnx"
+
+
+def read(repository: Path) -> Catalog:
+    """Return the catalog of a repository. Raises: RepositoryError."""
+    return parse(read_bytes(repository), repository / CATALOG)
+
+
+def read_bytes(repository: Path) -> bytes:
+    path = repository / CATALOG
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise RepositoryError(
+            f"{path}: {exc.strerror}; publish models with 'bertier-optimize publish',"
+            " or point --model-repository at a folder that holds some"
+        ) from exc
+
+
+def parse(raw: bytes, path: Path) -> Catalog:
+    """Return a validated catalog. Raises: RepositoryError, naming the first thing that is wrong."""
+    try:
+        document = json.loads(raw)
+    except ValueError as exc:
+        raise RepositoryError(f"{path}: not JSON: {exc}; publish again, or roll back") from exc
+    _check_schema(document, path)
+    try:
+        catalog = _ADAPTER.validate_json(raw)
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise RepositoryError(f"{path}: {where or 'whole file'}: {first['msg']}") from exc
+    _check_values(catalog, path)
+    return catalog
+
+
+def write(repository: Path, catalog: Catalog) -> None:
+    """Replace the catalog by one rename; the one before stays beside it for a rollback.
+
+    Raises: RepositoryError when it is one that no gateway would read.
+    """
+    prepare(repository, catalog)
+    switch(repository)
+
+
+def prepare(repository: Path, catalog: Catalog) -> None:
+    """Write all that a switch needs but the renames: what can fail for want of room, fails here.
+
+    Raises: RepositoryError when it is one that no gateway would read.
+    """
+    path = repository / CATALOG
+    _check_values(catalog, path)
+    try:
+        path.with_suffix(PART).write_bytes(_ADAPTER.dump_json(catalog, indent=1) + b"\n")
+        if path.exists():
+            path.with_suffix(KEEP).write_bytes(path.read_bytes())
+    except OSError:
+        discard(repository)
+        raise
+
+
+def note_looks(repository: Path, looks: tuple[Look, ...]) -> None:
+    """Keep what was looked at in the catalog in place; the one before stays the one before."""
+    path = repository / CATALOG
+    catalog = replace(read(repository), looks=looks)
+    path.with_suffix(PART).write_bytes(_ADAPTER.dump_json(catalog, indent=1) + b"\n")
+    os.replace(path.with_suffix(PART), path)
+
+
+def discard(repository: Path) -> None:
+    """Remove what was prepared."""
+    for suffix in (PART, KEEP):
+        (repository / CATALOG).with_suffix(suffix).unlink(missing_ok=True)
+
+
+def switch(repository: Path) -> None:
+    """Put the prepared catalog in place, and the one before beside it."""
+    path = repository / CATALOG
+    if path.with_suffix(KEEP).exists():
+        os.replace(path.with_suffix(KEEP), repository / PREVIOUS)
+    os.replace(path.with_suffix(PART), path)
+
+
+def check_files(repository: Path, catalog: Catalog) -> list[str]:
+    """Return everything wrong with the files that the catalog names, one line each."""
+    files = [(model_path(repository, v), v.sha256) for v in catalog.variants]
+    found = [_check_hash(path, sha256) for path, sha256 in files]
+    problems = [p for p in (check_tokenizer(repository, catalog), *found) if p is not None]
+    for variant in catalog.variants:
+        config = repository / variant.name / "config.pbtxt"
+        if not config.exists():
+            problems.append(f"{config}: missing; publish {variant.name} again")
+        elif variant.sha256 not in config.read_text(errors="replace"):
+            problems.append(f"{config}: does not carry the catalog's sha256 of {variant.name}")
+    return problems
+
+
+def check_tokenizer(repository: Path, catalog: Catalog) -> str | None:
+    """Return what is wrong with the tokenizer file, if anything."""
+    return _check_hash(repository / TOKENIZER, catalog.tokenizer_sha256)
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_hash(path: Path, sha256: str) -> str | None:
+    if not path.exists():
+        return f"{path}: missing; check it out again, or publish it"
+    found = sha256_of(path)
+    if found != sha256:
+        return f"{path}: sha256 is {found[:12]}..., the catalog says {sha256[:12]}..."
+    return None
+
+
+def _check_schema(document: Any, path: Path) -> None:
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if version == SCHEMA_VERSION:
+        return
+    hint = "is newer than this gateway; upgrade bertier"
+    if not isinstance(version, int) or version < SCHEMA_VERSION:
+        hint = "is not a catalog of this project"
+    raise RepositoryError(
+        f"{path}: schema_version {version!r} {hint} (it reads version {SCHEMA_VERSION})"
+    )
+
+
+def _check_values(catalog: Catalog, path: Path) -> None:
+    """Raise RepositoryError with the path of the first value that may not be so."""
+    found = list(_problems(catalog))
+    if not found:
+        return
+    where, what = found[0]
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    raise RepositoryError(f"{path}: {where}: {what}{more}")
+
+
+def _problems(catalog: Catalog) -> Iterator[Problem]:
+    yield from rules.sha256_problems("tokenizer_sha256", catalog.tokenizer_sha256)
+    for name, sha256 in catalog.origin.data_sha256.items():
+        yield from rules.sha256_problems(f"origin.data_sha256.{name}", sha256)
+    for place in ("variants", "plans", "golden_inputs"):
+        if not getattr(catalog, place):
+            yield place, "empty: publish at least one variant"
+    for i, golden in enumerate(catalog.golden_inputs):
+        if not golden.question.strip() or not golden.context.strip():
+            yield f"golden_inputs.{i}", "a text without a visible character"
+    for i, look in enumerate(catalog.looks):
+        yield from rules.look_problems(f"looks.{i}", look.delta, look.spent)
+    yield from _variant_problems(catalog)
+    yield from _plan_problems(catalog)
+
+
+def _variant_problems(catalog: Catalog) -> Iterator[Problem]:
+    yield from rules.repeated("variants", (v.name for v in catalog.variants))
+    n_golden = len(catalog.golden_inputs)
+    for i, variant in enumerate(catalog.variants):
+        yield from rules.variant_problems(f"variants.{i}", variant, n_golden)
+
+
+def _plan_problems(catalog: Catalog) -> Iterator[Problem]:
+    yield from rules.repeated("plans", (p.name for p in catalog.plans))
+    for i, plan in enumerate(catalog.plans):
+        yield from rules.plan_problems(f"plans.{i}", plan, catalog.variants)
+    direct = {plan.variants[0] for plan in catalog.plans if len(plan.variants) == 1}
+    for i, variant in enumerate(catalog.variants):
+        if variant.name not in direct:
+            yield f"variants.{i}", f"no direct plan for {variant.name}; it could not be pinned"

@@ -1,0 +1,193 @@
+"""Questions to a gateway from the command line: over HTTP, or answered in this process.
+
+Both ways end in the same JSON, the HTTP API's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx2
+
+from gateway import slo
+from gateway.catalog import store
+from gateway.clock import now_ms
+from gateway.domain import SloRequest
+from gateway.errors import BackendError, BackendUnavailable, InvalidField
+from gateway.frontends import replies, schemas
+from gateway.observability.metrics import Metrics
+from gateway.request.service import AnswerService
+from gateway.settings import Settings
+
+T = TypeVar("T")
+Json = dict[str, Any]
+PATIENCE_S = 120.0
+FILE_NAME = re.compile(r"\S*/\S*|\S+\.(txt|md|json|html?|csv|rst)")  # what looks like one
+
+
+class AskFailed(BackendError):
+    """The gateway refused, or cannot be asked; the text is its own."""
+
+
+class HttpGateway:
+    """A gateway at a URL."""
+
+    def __init__(self, url: str, api_key: str | None = None, authority: Path | None = None) -> None:
+        """`authority`: PEM file that its certificate is signed by; None: the system's. Raises: InvalidField."""
+        self._url = url.rstrip("/")
+        if not self._url.startswith(("http://", "https://")):
+            raise InvalidField(f"--url {url}: give it with http:// or https://")
+        self._trusted = True if authority is None else _trusting(authority)
+        self._own = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+
+    def answer(self, body: Json, headers: Mapping[str, str]) -> Json:
+        return self._call("POST", "/v1/answer", body, headers)
+
+    def plan(self, body: Json, headers: Mapping[str, str]) -> Json:
+        return self._call("POST", "/v1/plan", body, headers)
+
+    def variants(self) -> Json:
+        return self._call("GET", "/v1/variants", None, {})
+
+    def _call(self, method: str, path: str, body: Json | None, headers: Mapping[str, str]) -> Json:
+        try:
+            reply = httpx2.request(
+                method,
+                self._url + path,
+                json=body,
+                headers={**self._own, **headers},
+                timeout=PATIENCE_S,
+                trust_env=False,
+                verify=self._trusted,
+            )
+            told = reply.json()
+        except httpx2.ConnectError as exc:
+            if "CERTIFICATE_VERIFY_FAILED" not in str(exc):
+                raise self._nobody(exc) from exc
+            raise BackendUnavailable(
+                f"{self._url}: its certificate is not trusted here; name who signed it with --authority PEM"
+            ) from exc
+        except httpx2.RemoteProtocolError as exc:
+            raise BackendUnavailable(
+                f"{self._url}: what answers there speaks no HTTP ({exc}); if it speaks TLS, ask https://"
+            ) from exc
+        except (httpx2.TransportError, httpx2.InvalidURL, httpx2.UnsupportedProtocol) as exc:
+            raise self._nobody(exc) from exc
+        except ValueError as exc:
+            raise AskFailed(f"{self._url}: not a bertier gateway (no JSON at {path})") from exc
+        if not isinstance(told, dict) or not reply.is_success:
+            raise AskFailed(_failure(self._url, reply.status_code, told))
+        return told
+
+    def _nobody(self, exc: Exception) -> BackendUnavailable:
+        return BackendUnavailable(
+            f"no gateway answers at {self._url} ({exc}); start one with 'make run' or"
+            " 'bertier serve', or ask in this process with --embedded"
+        )
+
+
+class EmbeddedGateway:
+    """A repository answered from in this process, without a server."""
+
+    def __init__(self, repository: Path) -> None:
+        self._repository = repository
+
+    def answer(self, body: Json, headers: Mapping[str, str]) -> Json:
+        sent = schemas.check(schemas.QuestionBody, body)
+
+        async def work(service: AnswerService) -> Json:
+            question = sent.to_question(service.settings.max_top_k)
+            answered = await service.answer(question, _slo(headers), now_ms())
+            return _parsed(replies.answer_body(answered, question))
+
+        return asyncio.run(self._with_service(work))
+
+    def plan(self, body: Json, headers: Mapping[str, str]) -> Json:
+        sent = schemas.check(schemas.PlanRequestBody, body)
+
+        async def work(service: AnswerService) -> Json:
+            report = await service.plan(_slo(headers), sent.to_question(), sent.n_tokens)
+            return _parsed(replies.plan_body(report))
+
+        return asyncio.run(self._with_service(work))
+
+    async def _with_service(self, work: Callable[[AnswerService], Awaitable[T]]) -> T:
+        from gateway.backends.embedded import EmbeddedBackend
+        from gateway.lifecycle import preparation
+
+        catalog = store.read(self._repository)
+        backend = EmbeddedBackend(self._repository)
+        try:
+            service = AnswerService(backend, Settings(model_repository=self._repository), Metrics())
+            service.serving = await preparation.prepare(self._repository, catalog, backend)
+            return await work(service)
+        finally:
+            await backend.close()
+
+
+def _trusting(authority: Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=authority)
+    except OSError as exc:  # ssl.SSLError is one
+        raise InvalidField(f"--authority {authority}: no PEM file of certificates ({exc})") from exc
+
+
+def read_context(given: str, stdin: Callable[[], str]) -> str:
+    """Return the context: standard input for `-`, a file's text, else the argument itself.
+
+    Raises: InvalidField when the file cannot be read as UTF-8 text.
+    """
+    if given == "-":
+        return stdin()
+    path = Path(given)
+    try:
+        if len(given) < 4096 and path.is_file():
+            return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise InvalidField(f"--context {given}: cannot be read as UTF-8 text: {exc}") from exc
+    if FILE_NAME.fullmatch(given):
+        raise InvalidField(
+            f"--context {given}: no such file; a text that looks like one goes in by '-'"
+        )
+    return given
+
+
+def headers_of(**given: object) -> dict[str, str]:
+    """Return the SLO headers of what was given on the command line."""
+    names = {
+        "latency_ms": "SLO-Latency-Ms",
+        "min_f1": "SLO-Min-F1",
+        "max_f1_loss": "SLO-Max-F1-Loss",
+        "min_answerable_f1": "SLO-Min-Answerable-F1",
+        "slo_class": "SLO-Class",
+        "policy": "SLO-Policy",
+        "variant": "SLO-Variant",
+        "explain": "SLO-Explain",
+    }
+    return {names[name]: str(value) for name, value in given.items() if value is not None}
+
+
+def _slo(headers: Mapping[str, str]) -> SloRequest:
+    return slo.parse({name.lower(): value for name, value in headers.items()}.get)
+
+
+def _parsed(body: bytes) -> Json:
+    parsed: Json = json.loads(body)
+    return parsed
+
+
+def _failure(url: str, status: int, told: Any) -> str:
+    """Return a problem in one line, with what would be feasible."""
+    if not isinstance(told, dict) or "detail" not in told:
+        return f"{url}: HTTP {status}, and no reason given"
+    points = told.get("nearest") or []
+    near = "; ".join(
+        f"{p['plan']}: {p['idle_ms']:g} ms at F1 {p['certified_f1']:.3f}" for p in points
+    )
+    return f"{told['detail']}" + (f"; feasible: {near}" if near else "")

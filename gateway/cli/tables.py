@@ -1,0 +1,155 @@
+"""What `bertier` prints for people: an answer and why, a plan, the variants. Prints; asks nobody."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console, JustifyMethod
+from rich.table import Table
+from rich.text import Text
+
+from gateway.catalog.schema import ANSWERABLE, UNANSWERABLE
+from gateway.cli.client import Json
+
+PIPED_WIDTH = 160  # characters, where no terminal says how many there are
+TYPICAL_BUCKETS = (128, 384)  # the lengths whose latency is shown
+
+
+def show_answer(told: Json) -> None:
+    answer = told["answer"] or "(no answer in this context)"
+    slo, explain = told["slo"], told["explain"]
+    where = "" if told["start"] is None else f", characters {told['start']} to {told['end']}"
+    score = f"score {told['score']:.2f}, unanswerable {told['no_answer_probability']:.2f}{where}"
+    by = f"by {told['variant']} ({explain['reason']}): F1 >= {slo['certified_f1']:.3f}"
+    lines = (
+        score,
+        f"{by}, predicted {slo['predicted_ms']:.1f} ms",
+        f"asked: {_promise(slo)}; met: {slo['met']}",
+    )
+    console = _console()
+    console.print(Text(answer, style="bold"), *(Text(line) for line in lines), sep="\n")
+    for other in told["alternatives"]:
+        console.print(Text(f"  {other['probability']:.2f}  {other['answer']}"))
+    console.print(_options_table(explain["options"]))
+
+
+def show_plan(told: Json) -> None:
+    slo, console = told["slo"], _console()
+    verdict = f"{told['plan']} keeps it" if told["feasible"] else f"{told['plan'] or 'nothing'} now"
+    gave = f", but {', '.join(told['gave'])}" if told["gave"] else ""
+    console.print(Text(f"{_promise(slo)}: {verdict}{gave} ({told['reason']})"))
+    console.print(_options_table(told["options"]))
+    near = [
+        f"{p['plan']}: {p['idle_ms']:.1f} ms at F1 {p['certified_f1']:.3f}" for p in told["nearest"]
+    ]
+    console.print(Text("feasible when idle: " + "; ".join(near)))
+
+
+def _options_table(options: Sequence[Json]) -> Table:
+    table = _table("plan", "F1 >=", "F1 loss <=", "now ms", "idle ms", "cost ms", "trust", "")
+    for option in sorted(options, key=lambda o: float(o["cost_ms"])):
+        table.add_row(
+            option["plan"],
+            f"{option['certified_f1']:.3f}",
+            "-" if (loss := option.get("certified_f1_loss")) is None else f"{loss:.3f}",
+            *(f"{option[name]:.1f}" for name in ("predicted_ms", "idle_ms", "cost_ms")),
+            option["trust"],
+            _why(option),
+        )
+    return table
+
+
+def _why(option: Json) -> str:
+    """Return what struck an option out, or that it was chosen; else it only costs more."""
+    said = ["chosen"] * option["chosen"] + option["struck_out_by"]
+    return ", ".join(said) or "costs more"
+
+
+def _promise(slo: Json) -> str:
+    loss = slo.get("max_f1_loss")
+    paired = "" if loss is None else f", at most {loss:.3f} below the largest's"
+    kind = slo.get("min_answerable_f1")
+    answerable = "" if kind is None else f", >= {kind:.3f} of questions with an answer"
+    return (
+        f"{slo['latency_ms']:g} ms at F1 >= {slo['min_f1']:.3f}{answerable}{paired}"
+        f" ({slo['class']}, {slo['policy']})"
+    )
+
+
+def show_variants(told: Json, source: str) -> None:
+    kinds = ("F1 >=", "answerable F1 >=", "unanswerable F1 >=")
+    table = _table("variant", "F1 (n)", *kinds, "p95 ms 128/384", "MB", "precision", "trust")
+    floors = {p["variants"][0]: p for p in told["plans"] if len(p["variants"]) == 1}
+    for variant in told["variants"]:
+        plan_ = floors.get(variant["name"])
+        table.add_row(
+            variant["name"],
+            _quality(variant, plan_),
+            *_floors(plan_),
+            " / ".join(_p95(variant, bucket) for bucket in TYPICAL_BUCKETS),
+            f"{variant['size_bytes'] / 1e6:.1f}",
+            variant["precision"],
+            variant["trust"] or variant["problem"] or "not asked",
+        )
+    console = _console()
+    console.print(table)
+    cascades = [p for p in told["plans"] if len(p["variants"]) > 1]
+    if cascades:
+        console.print(_cascades_table(cascades))
+    console.print(Text(f"from {source}"))
+
+
+def _cascades_table(plans: Sequence[Json]) -> Table:
+    table = _table("cascade", "asks", "reach", "F1 >=", "F1 loss <=")
+    for plan in plans:
+        certificate = plan["certificate"]
+        paired = certificate["paired"]
+        table.add_row(
+            plan["name"],
+            ", ".join(plan["variants"]),
+            " ".join(f"{share:.2f}" for share in plan["reach"]),
+            f"{certificate['floor']:.3f}",
+            f"{paired['loss']:.3f}" if paired else "-",
+        )
+    return table
+
+
+def _quality(variant: Json, plan_: Json | None) -> str:
+    """Return the mean F1 of what the floor was made from: a floor is read beside its own mean."""
+    if plan_ is not None:
+        certificate = plan_["certificate"]
+        return f"{certificate['f1']:.3f} ({certificate['n_questions']})"
+    if not variant["quality"]:
+        return "-"
+    first = variant["quality"][0]
+    return f"{first['f1']:.3f} ({first['n']})"
+
+
+def _floors(plan_: Json | None) -> tuple[str, ...]:
+    """Return the floors of all questions, and of those with and without an answer."""
+    if plan_ is None:
+        return "-", "-", "-"
+    certificate = plan_["certificate"]
+    kinds = {part["name"]: f"{part['floor']:.3f}" for part in certificate["strata"]}
+    each = (kinds.get(name, "-") for name in (ANSWERABLE, UNANSWERABLE))
+    return (f"{certificate['floor']:.3f}", *each)
+
+
+def _p95(variant: Json, bucket: int) -> str:
+    cells = [c for c in variant["profile"]["cells"] if c["bucket"] == bucket and c["batch"] == 1]
+    return f"{cells[0]['p95_ms']:.1f}" if cells else "-"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        side: JustifyMethod = "right" if " ms" in column or "F1" in column else "left"
+        # Names that begin alike must be readable to their end.
+        table.add_column(column, justify=side, overflow="fold")
+    return table
+
+
+def _console() -> Console:
+    piped = not sys.stdout.isatty()
+    return Console(highlight=False, soft_wrap=piped, width=PIPED_WIDTH if piped else None)

@@ -1,0 +1,1 @@
+"""Writes reference pages of docs/ from the code. Nothing at run time imports it."""

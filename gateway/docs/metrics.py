@@ -1,0 +1,121 @@
+"""docs/metrics.md, made from the declarations: `make docs-metrics` writes it, a test keeps it equal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gateway.domain import STAGES, Reason, Trust
+from gateway.observability.metrics import Metrics
+from gateway.observability.metrics_declared import DENIALS, FILES, FRONTS, PROMISES, Declared
+
+# Endings of a name, in this order, and what is counted in; no ending: a plain number.
+UNITS = (
+    ("_timestamp_seconds", "Unix time, s"),
+    ("_seconds", "s"),
+    ("_ratio", "ratio"),
+    ("_f1", "F1, 0 to 1"),
+    ("_up", "0 or 1"),
+    ("_open", "0 or 1"),
+    ("_matches", "0 or 1"),
+    ("_refused", "0 or 1"),
+    ("_broken", "0 or 1"),
+    ("_shifted", "0 or 1"),
+    ("_healing", "0 or 1"),
+    ("_evidence", "log10"),
+    ("_shift", "log10"),
+    ("_info", "1"),
+    ("_windows", "windows"),
+    ("_windows_pending", "windows"),
+)
+
+
+def _words(*words: str) -> str:
+    return ", ".join(f"`{word}`" for word in words)
+
+
+# What a label's values are: of one metric (`metric.label`), else of all that have the label.
+VALUES = {
+    "backend": _words("triton", "embedded"),
+    "commit": "of the study that made the catalog",
+    "front": _words(*FRONTS),
+    "kind": _words("text", "padding"),
+    "plan": "a plan of the catalog",
+    "promise": _words(*PROMISES) + " (both)",
+    "quantile": _words("0.95", "0.99"),
+    "reason": _words(*Reason),
+    "replica": "the address of a model server, where there are several",
+    "result": _words("switched", "refused"),
+    "sha256": "of `catalog.json`",
+    "slo_class": "a class of the settings",
+    "stage": _words(*STAGES),
+    "state": _words("open", "closed"),
+    "trust": _words(*(each for each in Trust if each is not Trust.BROKEN))
+    + ", `none` (not served)",
+    "variant": "a variant of the catalog",
+    "version": "of the package",
+    "file": _words(*FILES),
+    "key": "the name of an API key",
+    "bertier_denied_total.reason": _words(*DENIALS),
+    "bertier_http_connections_closed_total.reason": "`slow_head` (no whole request head in time), `large_head`,"
+    " `malformed` (no HTTP request), `idle` (no request for a long time), `stalled` (the answer was not taken),"
+    " `full` (`max_connections`)",
+    "bertier_key_requests_total.outcome": _words("admitted", "quota"),
+    "bertier_reloads_total.result": _words("loaded", "refused"),
+    "bertier_model_reloads_total.result": _words("loaded", "failed"),
+    "bertier_decisions_total.plan": "a plan of the catalog, `none` (refused)",
+    "bertier_escalations_total.outcome": _words("kept", "escalated", "cut"),
+    "bertier_latency_predictions_total.outcome": _words("within", "beyond"),
+    "bertier_request_duration_seconds.slo_class": "a class of the settings, `unknown`",
+    "bertier_requests_total.outcome": "`ok`, `gone` (the caller left), or a"
+    " [failure's word](api.md#failures)",
+    "bertier_requests_total.slo_class": "a class of the settings, `unknown`",
+    "bertier_retries_total.outcome": "`retried`, `no_plan` (none left that answers in time),"
+    " `no_budget`",
+    "bertier_shadow_total.outcome": "`agreed`, `disagreed`, `both_silent` (neither gave an answer),"
+    " `dropped` (no room to ask), `failed`",
+    "bertier_hedges_total.outcome": "`won` (the second answered first), `lost`, `no_budget` (not asked again)",
+    "bertier_sheds_total.reason": "`full` (`max_in_flight`), `strict` (cannot be met now), `unreachable` (no plan is predicted to answer by the deadline)",
+    "bertier_slo_outcomes_total.outcome": "`met`, or a [word of `SLO-Met`](api.md#headers-of-an-answer)",
+    "bertier_slo_requests_total.outcome": _words("kept", "broken"),
+}
+
+HEAD = """# Metrics
+
+Made from `gateway/observability/metrics_declared.py` by `make docs-metrics`; what they are for is in [operations.md](operations.md#metrics).
+
+`/metrics` on the HTTP port answers in Prometheus' plain text, or in OpenMetrics to a scraper that takes it; there the buckets of
+`bertier_request_duration_seconds` carry a trace id as exemplar. Label values come from the settings, the catalog and fixed sets: no request
+can make a new one. Histograms of durations have an edge at the target and at the deadline of every SLO class, own classes included.
+
+| metric | type | unit | labels | what it tells |
+|---|---|---|---|---|
+"""
+
+FOOT = """
+Besides, as Prometheus' clients name them: `process_...` (CPU seconds, memory, file descriptors, start time; on Linux), `python_gc_...` and
+`python_info`. What happens inside Triton, above all the batches it makes, is told by Triton's own metrics (`nv_...`) on its metrics port.
+"""
+
+
+def document(metrics: Metrics) -> str:
+    """Return the whole page."""
+    return HEAD + "\n".join(_row(each) for each in metrics.declared) + "\n" + FOOT
+
+
+def _row(metric: Declared) -> str:
+    labels = "<br>".join(_labels(metric))
+    return f"| `{metric.name}` | {metric.kind} | {_unit(metric)} | {labels} | {metric.told} |"
+
+
+def _labels(metric: Declared) -> Iterator[str]:
+    for label in metric.labels:
+        values = VALUES.get(f"{metric.name}.{label}") or VALUES[label]
+        yield f"`{label}`: {values}"
+
+
+def _unit(metric: Declared) -> str:
+    return next((unit for ending, unit in UNITS if metric.name.endswith(ending)), "number")
+
+
+if __name__ == "__main__":
+    print(document(Metrics()), end="")

@@ -1,0 +1,82 @@
+"""The table of all settings, written from `Settings` into a document between two marks.
+
+`python -m gateway.docs.settings docs/operations.md` writes it; nothing at run time reads it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from gateway.cli import main as cli
+from gateway.settings import Settings
+
+BEGIN = "<!-- settings: written by `make settings` from gateway/settings.py -->"
+END = "<!-- end of settings -->"
+HEAD = (
+    "| key in `bertier.toml` | default | unit, range | flag of `serve` | |\n|---|---|---|---|---|"
+)
+UNITS = {"ms": "ms", "bytes": "bytes", "chars": "characters", "share": "share", "s": "s"}
+BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+
+
+def main(path: Path) -> None:
+    path.write_text(written_into(path.read_text()))
+
+
+def written_into(document: str) -> str:
+    """Return the document with the table of now. Raises: ValueError where it has no marks."""
+    before, mark, rest = document.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (mark and end):
+        raise ValueError(f"the document needs the lines {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+
+
+def table() -> str:
+    """Return every setting as a row of Markdown, in the order of their declaration."""
+    flags = cli.serve_flags()
+    return "\n".join([HEAD, *(_row(name, f, flags) for name, f in Settings.model_fields.items())])
+
+
+def _row(name: str, field: FieldInfo, flags: frozenset[str]) -> str:
+    flag = f"--{name.replace('_', '-')}"
+    cells = (
+        f"`{name}`",
+        _default(field),
+        _unit(name, field),
+        f"`{flag}`" if flag in flags else "",
+        field.description or "",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _default(field: FieldInfo) -> str:
+    if field.default_factory is not None:
+        shipped: Any = field.get_default(call_default_factory=True)
+        return ", ".join(f"`{name}`" for name in shipped) or "none"
+    return "none" if field.default in (None, ()) else f"`{field.default}`"
+
+
+def _unit(name: str, field: FieldInfo) -> str:
+    unit = UNITS.get(name.rsplit("_", 1)[-1], "")
+    bounds = [
+        f"{word} {getattr(rule, short)}"
+        for rule in field.metadata
+        for short, word in BOUNDS.items()
+        if hasattr(rule, short)
+    ]
+    if get_origin(field.annotation) is not None and all(
+        isinstance(choice, str) for choice in get_args(field.annotation)
+    ):
+        bounds = [f"`{choice}`" for choice in get_args(field.annotation)]
+    return ", ".join(filter(None, (unit, *bounds)))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Write the table of settings into a document.")
+    parser.add_argument("document", type=Path)
+    main(parser.parse_args().document)

@@ -1,0 +1,1 @@
+"""Protocols: from the wire to a question and its SLO, and from an answer to the wire."""

@@ -1,0 +1,146 @@
+"""Open Inference Protocol v2 over gRPC: `inference.GRPCInferenceService`, for the model `qa`."""
+
+# ruff: noqa: N802  # the protocol names its calls
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Mapping
+from typing import Any
+
+from google.protobuf.message import Message
+
+from gateway.domain import Answered
+from gateway.errors import InvalidField, Malformed
+from gateway.frontends import oip, oip_tensors, replies, slo_headers
+from gateway.frontends.grpc.call import Call, Calls, Context, detail_of, log_failure, readable, told
+from gateway.frontends.oip import Inference
+from gateway.frontends.oip_tensors import Tensor
+from gateway.proto.inference import service_pb2 as pb
+
+NAME = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+Infer = pb.ModelInferRequest
+
+
+class GrpcInferenceService:
+    """The protocol's calls, as a stock Triton client makes them."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self._service = calls.service
+
+    async def ServerLive(self, request: Message, context: Context) -> pb.ServerLiveResponse:
+        return pb.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, request: Message, context: Context) -> pb.ServerReadyResponse:
+        return pb.ServerReadyResponse(ready=await slo_headers.is_ready(self._service))
+
+    async def ServerMetadata(self, request: Message, context: Context) -> Message:
+        return pb.ServerMetadataResponse(**oip.server_metadata())
+
+    async def ModelReady(
+        self, request: pb.ModelReadyRequest | Malformed, context: Context
+    ) -> pb.ModelReadyResponse:
+        return await self._calls.run(context, request, {}, self._ready, answers=False)
+
+    async def ModelMetadata(
+        self, request: pb.ModelMetadataRequest | Malformed, context: Context
+    ) -> pb.ModelMetadataResponse:
+        return await self._calls.run(context, request, {}, _metadata, answers=False)
+
+    async def ModelInfer(self, request: Infer | Malformed, context: Context) -> Message:
+        return await self._calls.run(context, request, _slo_fields(request), self._infer)
+
+    async def ModelStreamInfer(
+        self, requests: AsyncIterable[Infer | Malformed], context: Context
+    ) -> None:
+        """Answer each request in order; a failure is a response and does not end the stream."""
+        call = await self._calls.begin_stream(context)
+
+        async def work(request: Infer | Malformed) -> pb.ModelStreamInferResponse:
+            item = call.again()
+            try:
+                with self._calls.observed(item, _slo_fields(request)):
+                    reply, _ = await self._infer(readable(request), item)
+            except Exception as exc:  # noqa: BLE001  # told as a response, logged with its cause
+                log_failure(exc, call.request_id)
+                return _stream_failure(request, detail_of(exc, call.request_id))
+            return pb.ModelStreamInferResponse(infer_response=reply)
+
+        limit = self._service.settings.max_concurrent_items
+        await context.send_initial_metadata(told(call))
+        await slo_headers.map_in_order(requests, work, context.write, limit)
+
+    async def _ready(
+        self, request: pb.ModelReadyRequest, call: Call
+    ) -> tuple[pb.ModelReadyResponse, Mapping[str, str]]:
+        oip.check_model(request.name, request.version)
+        return pb.ModelReadyResponse(ready=await slo_headers.is_ready(self._service)), {}
+
+    async def _infer(
+        self, request: Infer, call: Call
+    ) -> tuple[pb.ModelInferResponse, Mapping[str, str]]:
+        oip.check_model(request.model_name, request.model_version)
+        asked = _asked(request)
+        promise = call.slo_request(asked.slo_fields, asked.timeout_ms)
+        answers = await oip.answer(self._service, asked, promise, call.arrived_ms, front="grpc")
+        return _response(request.id, asked, answers), oip.slo_metadata(answers)
+
+
+async def _metadata(
+    request: pb.ModelMetadataRequest, _: Call
+) -> tuple[pb.ModelMetadataResponse, Mapping[str, str]]:
+    oip.check_model(request.name, request.version)
+    return pb.ModelMetadataResponse(**oip.model_metadata()), {}
+
+
+def _slo_fields(request: Infer | Malformed) -> dict[str, object]:
+    return {} if isinstance(request, Malformed) else oip.slo_fields(_parameters(request))
+
+
+def _parameters(request: Infer) -> dict[str, object]:
+    return {name: _value(parameter) for name, parameter in request.parameters.items()}
+
+
+def _value(parameter: pb.InferParameter) -> Any:
+    which = parameter.WhichOneof("parameter_choice")
+    return "" if which is None else getattr(parameter, which)
+
+
+def _asked(request: Infer) -> Inference:
+    """Return what the message asks. Raises: Malformed, InvalidField."""
+    raw = list(request.raw_input_contents)
+    if raw and len(raw) != len(request.inputs):
+        raise Malformed(f"raw_input_contents: {len(raw)} for {len(request.inputs)} inputs")
+    inputs = [_input(tensor, raw[i] if raw else None) for i, tensor in enumerate(request.inputs)]
+    return oip.inference(inputs, [o.name for o in request.outputs], _parameters(request))
+
+
+def _input(tensor: Infer.InferInputTensor, raw: bytes | None) -> Tensor:
+    if raw is None:
+        data = list(tensor.contents.bytes_contents)
+    elif tensor.HasField("contents"):
+        raise InvalidField(f"{tensor.name}: send contents or raw_input_contents, not both")
+    else:
+        data = oip_tensors.unpack_texts(tensor.name, raw)
+    return oip_tensors.texts(tensor.name, tensor.datatype, list(tensor.shape), data)
+
+
+def _response(request_id: str, asked: Inference, answers: list[Answered]) -> pb.ModelInferResponse:
+    outputs = oip.output_tensors(asked, answers)
+    response = pb.ModelInferResponse(
+        model_name=oip.MODEL, model_version=oip.MODEL_VERSION, id=request_id
+    )
+    for tensor in outputs:
+        response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        response.raw_output_contents.append(oip_tensors.pack(tensor))
+    told = {n.replace("-", "_"): text for n, text in oip.slo_metadata(answers).items()}
+    for name, text in (told | replies.explanations(answers)).items():
+        response.parameters[name].string_param = text
+    return response
+
+
+def _stream_failure(request: Infer | Malformed, detail: str) -> pb.ModelStreamInferResponse:
+    own_id = "" if isinstance(request, Malformed) else request.id
+    return pb.ModelStreamInferResponse(
+        error_message=detail, infer_response=pb.ModelInferResponse(id=own_id)
+    )

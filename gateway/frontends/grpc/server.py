@@ -1,0 +1,185 @@
+"""The gRPC front: one server with QuestionAnswering, Open Inference Protocol v2, health, reflection.
+
+Same shape as the HTTP front; the table of errors and statuses is in grpc_call.
+"""
+
+# ruff: noqa: N802  # the protocol names its calls
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import grpc
+import grpc.aio
+from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from gateway.auth.access import Access
+from gateway.auth.tls import Certificates
+from gateway.clock import now_ms
+from gateway.frontends import slo_headers, sockets
+from gateway.frontends.grpc import auth, oip, qa
+from gateway.frontends.grpc.auth import GrpcDoor
+from gateway.frontends.grpc.call import Calls, Context, handlers
+from gateway.proto.bertier.v1 import qa_pb2
+from gateway.proto.inference import service_pb2
+from gateway.request.service import AnswerService
+from gateway.settings import Settings, SettingsError
+
+HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
+WATCH_MS = 1_000.0  # how often a health watch looks
+AGE_JITTER = 1.1  # gRPC lets a connection get so much older, so that not all end at once
+QUIET_MS = 500.0  # without a call: at a stop nobody is sending any
+LOOK_MS = 50.0  # how often that is looked at
+HANDSHAKES = ("grpc.server_handshake_timeout_ms", "grpc.http2.settings_timeout")
+METADATA_SIZES = ("grpc.max_metadata_size", "grpc.absolute_max_metadata_size")
+Status = health_pb2.HealthCheckResponse
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcFront:
+    """A started server, and the port it really has."""
+
+    server: grpc.aio.Server
+    port: int
+    health: Health
+    calls: Calls
+    age_ms: float  # that a connection reaches at most
+
+
+class Health:
+    """The standard health service: every service of ours serves while a question can be answered."""
+
+    def __init__(self, service: AnswerService) -> None:
+        self._service = service
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Say NOT_SERVING from now on, and end the watches."""
+        self._stopping.set()
+
+    async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> Message:
+        status = await self._status(request.service)
+        if status == Status.SERVICE_UNKNOWN:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"no service {request.service[:80]!r}")
+        return Status(status=status)
+
+    async def Watch(
+        self, request: health_pb2.HealthCheckRequest, context: Context
+    ) -> AsyncIterator[Message]:
+        told = None
+        while not self._stopping.is_set():
+            status = await self._status(request.service)
+            if status != told:
+                yield Status(status=status)
+                told = status
+            await self._pause()
+        yield Status(status=await self._status(request.service))
+
+    async def _status(self, name: str) -> int:
+        if name not in ("", qa.NAME, oip.NAME):
+            return Status.SERVICE_UNKNOWN
+        ready = not self._stopping.is_set() and await slo_headers.is_ready(self._service)
+        return Status.SERVING if ready else Status.NOT_SERVING
+
+    async def _pause(self) -> None:
+        try:
+            await asyncio.wait_for(self._stopping.wait(), WATCH_MS / 1e3)
+        except TimeoutError:
+            return
+
+
+async def start(
+    service: AnswerService,
+    settings: Settings,
+    access: Access | None = None,
+    certificates: Certificates | None = None,
+) -> GrpcFront:
+    """Return a server that listens on settings.host:grpc_port. Raises: SettingsError."""
+    doors = [GrpcDoor(access)] if access is not None and access.guarded else []
+    server = grpc.aio.server(
+        interceptors=doors,
+        options=(
+            ("grpc.so_reuseport", 0),  # else a second gateway would share the port unnoticed
+            # The only way to part with a caller and lose nothing: what comes while a server stops is cancelled.
+            ("grpc.max_connection_age_ms", math.ceil(settings.grpc_connection_age_ms)),
+            ("grpc.max_allowed_incoming_connections", settings.max_connections),
+            *((name, math.ceil(settings.head_timeout_ms)) for name in HANDSHAKES),
+            *((name, settings.max_head_bytes) for name in METADATA_SIZES),
+            ("grpc.max_receive_message_length", settings.max_batch_bytes),
+            ("grpc.max_send_message_length", settings.max_batch_bytes),
+        ),
+    )
+    calls, health = Calls(service), Health(service)
+    server.add_generic_rpc_handlers(
+        (
+            handlers(_service(qa_pb2.DESCRIPTOR), qa.QuestionAnswering(calls)),
+            handlers(_service(service_pb2.DESCRIPTOR), oip.GrpcInferenceService(calls)),
+            handlers(HEALTH, health),
+        )
+    )
+    _enable_reflection(server)
+    port = _bind(server, settings, certificates)
+    await server.start()
+    return GrpcFront(server, port, health, calls, settings.grpc_connection_age_ms)
+
+
+async def stop(front: GrpcFront, drain_ms: float) -> None:
+    """Part with all callers, then let calls in flight end for `drain_ms`, then cancel them.
+
+    A server that stops cancels every call that has not reached its handler. So new connections are refused
+    first, and the open ones reach their age and are told to go elsewhere; 0 `drain_ms`: all of it at once.
+    """
+    front.health.stop()
+    if drain_ms:
+        sockets.refuse_new(front.port)
+        await _parted(front)
+    await front.server.stop(drain_ms / 1e3)
+
+
+async def _parted(front: GrpcFront) -> None:
+    """Return when no connection is open, none has sent a call for a while, or all are of age."""
+    ends_ms = now_ms() + AGE_JITTER * front.age_ms + QUIET_MS
+    while now_ms() < min(ends_ms, front.calls.began_ms + QUIET_MS):
+        if not sockets.n_connected(front.port):
+            return
+        await asyncio.sleep(LOOK_MS / 1e3)
+
+
+def _bind(server: grpc.aio.Server, settings: Settings, certificates: Certificates | None) -> int:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    try:
+        address = f"{host}:{settings.grpc_port}"
+        if certificates is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, auth.credentials(certificates))
+    except RuntimeError as exc:
+        raise SettingsError(
+            f"grpc_port: cannot listen on {host}:{settings.grpc_port}; it is in use, or the address"
+            " is not this host's; stop the other program, or choose another port with --grpc-port"
+            " or BERTIER_GRPC_PORT"
+        ) from exc
+
+
+def _service(file: FileDescriptor) -> ServiceDescriptor:
+    (service,) = file.services_by_name.values()
+    return service
+
+
+def _enable_reflection(server: grpc.aio.Server) -> None:
+    """Offer what a tool needs to call us, from a pool that holds all our files side by side.
+
+    The default pool lacks the inference protocol (see proto.generate).
+    """
+    pool = DescriptorPool()
+    ours = (qa_pb2, service_pb2, health_pb2, reflection_pb2)
+    for module in ours:
+        pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
+    names = [s.full_name for m in ours for s in m.DESCRIPTOR.services_by_name.values()]
+    reflection.enable_server_reflection(names, server, pool)

@@ -1,0 +1,36 @@
+"""The door of the HTTP front: a key before the body is read."""
+
+from __future__ import annotations
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gateway.api_keys import Scope as KeyScope
+from gateway.auth.access import CALLER, Access
+
+OPEN = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")  # what probes ask
+METRICS = "/metrics"
+
+
+class HttpDoor:
+    """Pure ASGI, inside the frame that tells failures."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app = app
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if scope["path"] in OPEN:
+            self._access.meet(_authorization(scope))
+            await self._app(scope, receive, send)
+            return
+        wanted = KeyScope.METRICS if scope["path"] == METRICS else KeyScope.ANSWER
+        CALLER.set(self._access.admit("http", _authorization(scope), wanted))
+        await self._app(scope, receive, send)
+
+
+def _authorization(scope: Scope) -> str | None:
+    found = [value for name, value in scope["headers"] if name == b"authorization"]
+    return found[0].decode("latin-1") if len(found) == 1 else None

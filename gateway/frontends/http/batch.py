@@ -1,0 +1,140 @@
+"""Many questions in one HTTP request: a list or lines come in, a line for each goes out, in order.
+
+A failure is the line of its question; the others are answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any
+
+from pydantic_core import to_json
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from gateway.clock import now_ms
+from gateway.domain import SloRequest
+from gateway.errors import InvalidField, TextTooLong
+from gateway.frontends import replies, slo_headers
+from gateway.frontends import schemas as models
+from gateway.frontends.http.middleware import problem_response
+from gateway.frontends.http.openapi import NDJSON
+from gateway.frontends.http.streaming import Inbox, disconnected, read_body, while_connected
+from gateway.frontends.problems import ClientGone
+from gateway.request.service import AnswerService
+
+NDJSON_TYPES = (NDJSON, "application/ndjson", "application/jsonl", "application/x-jsonlines")
+
+# In JSON these stand in strings alone.
+SEPARATORS = tuple((c.encode(), b"\\u%04x" % ord(c)) for c in "\x85\u2028\u2029")
+
+Write = Callable[[bytes], Awaitable[None]]
+
+
+class LinesResponse(Response):
+    """An answer of lines, each sent when it is there."""
+
+    def __init__(self, run: Callable[[Write], Awaitable[None]]) -> None:
+        super().__init__(media_type=NDJSON)
+        del self.headers["content-length"]
+        self._run = run
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        await send(start)
+
+        async def write(line: bytes) -> None:
+            body = _one_line(line) + b"\n"
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+
+        try:
+            await self._run(write)
+        except ClientGone:
+            return
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class Batch:
+    """The questions of one request, under the promise of its headers."""
+
+    def __init__(self, service: AnswerService, promise: SloRequest) -> None:
+        self._service = service
+        self._settings = service.settings
+        self._promise = promise
+
+    async def answer(self, request: Request) -> Response:
+        """Answer a list, or lines while they come in."""
+        if request.headers.get("content-type", "").split(";")[0].strip().lower() in NDJSON_TYPES:
+            inbox = Inbox(self._settings.max_body_bytes, self._settings.max_batch_bytes)
+            return LinesResponse(partial(self._stream, inbox.lines(), partial(inbox.fill, request)))
+        leaving = partial(disconnected, request.receive)
+        return LinesResponse(partial(self._stream, _each(await self._list(request)), leaving))
+
+    async def _list(self, request: Request) -> list[Any]:
+        limits = self._settings
+        raw = await read_body(request, limits.max_batch_bytes, limits.body_timeout_ms)
+        values = models.read_json(raw)
+        if not isinstance(values, list):
+            raise InvalidField(f"body: send a list, or lines with Content-Type: {NDJSON}")
+        return values
+
+    async def _stream(
+        self,
+        items: AsyncIterator[Any],
+        leaving: Callable[[], Awaitable[None]],
+        write: Write,
+    ) -> None:
+        async with while_connected(leaving):
+            await slo_headers.map_in_order(
+                items, self._line, write, self._settings.max_concurrent_items
+            )
+
+    async def _line(self, item: Any) -> bytes:
+        """Return the answer to one item, or its failure."""
+        item_id = None
+        try:
+            value = _value(item)
+            item_id = _string(value, "id")
+            return await self._answer_item(value)
+        except Exception as exc:  # noqa: BLE001 (a failure is one line; the others are answered)
+            failure = problem_response("", exc).body
+            return b'{"id":' + to_json(item_id) + b',"error":' + bytes(failure) + b"}"
+
+    async def _answer_item(self, value: Any) -> bytes:
+        """Answer one item; its promise counts from now, when its turn has come."""
+        arrived_ms = now_ms()
+        own = _string(value.get("slo"), "class") if isinstance(value, dict) else None
+        label = slo_headers.class_label(own or self._promise.slo_class, self._settings)
+        with slo_headers.observed(self._service.metrics, "http", label):
+            item = models.check(models.ItemBody, value)
+            question = item.to_question(self._settings.max_top_k)
+            promise = item.slo.over(self._promise)
+            answered = await self._service.answer(question, promise, arrived_ms)
+            return replies.answer_body(answered, question)
+
+
+def _one_line(json: bytes) -> bytes:
+    """Return the same JSON without what many readers of lines take for the end of one (U+2028, ...)."""
+    for separator, escaped in SEPARATORS:
+        json = json.replace(separator, escaped)
+    return json
+
+
+async def _each(values: list[Any]) -> AsyncIterator[Any]:
+    for value in values:
+        yield value
+
+
+def _value(item: Any) -> Any:
+    """Return an item as a JSON value; a line comes as its bytes, or as what is wrong with it."""
+    if isinstance(item, TextTooLong):
+        raise item
+    return models.read_json(item) if isinstance(item, bytes) else item
+
+
+def _string(value: Any, name: str) -> str | None:
+    """Return a string of a JSON object, if it is there."""
+    found = value.get(name) if isinstance(value, dict) else None
+    return found[: slo_headers.MAX_ID_CHARS] if isinstance(found, str) else None

@@ -1,0 +1,120 @@
+"""What surrounds every HTTP request: its id, its line in the access log, an answer to any failure."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.auth import access
+from gateway.frontends import problems, slo_headers
+from gateway.observability import logs, tracing
+
+log = logging.getLogger(__name__)
+
+OIP_PREFIX = "/v2"
+
+
+def problem_response(path: str, error: Exception) -> Response:
+    """Return the answer to a failure; what is our fault is logged with its cause."""
+    told = problems.problem(error, logs.request_id.get())
+    if told["status"] >= 500:
+        _log_failure(told["type"], error, told["status"])
+    if path.startswith(OIP_PREFIX):
+        told["error"] = told["detail"]  # where clients of that protocol look
+    return Response(
+        json.dumps(told),
+        status_code=told["status"],
+        headers=problems.headers(error),
+        media_type=problems.MEDIA_TYPE,
+    )
+
+
+async def on_error(request: Request, error: Exception) -> Response:
+    """Answer an expected failure: an exception handler of the app."""
+    return problem_response(request.url.path, error)
+
+
+class RequestFrame:
+    """Pure ASGI, around everything else."""
+
+    def __init__(self, app: ASGIApp, leaving: Callable[[], bool]) -> None:
+        """`leaving`: is this gateway about to stop? Then callers are told to come on another connection."""
+        self.app = app
+        self._leaving = leaving
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        access.CONNECTION.set(scope.get("client"))
+        name = slo_headers.request_id(_header(scope, b"x-request-id"))
+        logs.request_id.set(name)
+        parent, state = _header(scope, b"traceparent"), _header(scope, b"tracestate")
+        logs.trace_id.set(tracing.receive(parent, state))
+        began = time.perf_counter()
+        status = 0
+
+        async def send_framed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                told = {"x-request-id": name, **access.rate_limit()}  # of failures, too
+                own = [(key.encode(), value.encode()) for key, value in told.items()]
+                message["headers"] = [*message["headers"], *own]
+                if self._leaving():
+                    message["headers"].append((b"connection", b"close"))
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_framed)
+        except Exception as exc:
+            if status:  # too late to say anything but the end of the connection
+                raise
+            await problem_response(scope["path"], exc)(scope, receive, send_framed)
+        finally:
+            if log.isEnabledFor(logging.DEBUG):
+                _log_access(scope, status, began)
+
+
+class AnswersHead:
+    """Pure ASGI: answers HEAD wherever GET is answered, by the same route and without the body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_head(message: Message) -> None:
+            await send({**message, "body": b""} if "body" in message else message)
+
+        await self._app({**scope, "method": "GET"}, receive, send_head)
+
+
+def _header(scope: Scope, wanted: bytes) -> str | None:
+    found = [value for name, value in scope["headers"] if name == wanted]
+    return found[0].decode("latin-1") if found else None
+
+
+def _log_access(scope: Scope, status: int, began: float) -> None:
+    """Log the request without its query: that could hold anything."""
+    path = scope.get("raw_path") or scope["path"].encode()  # as sent: no line breaks in it
+    spent_ms = (time.perf_counter() - began) * 1e3
+    log.debug(
+        "%s %s %d %.1f ms", scope["method"], path.decode("ascii", "replace"), status, spent_ms
+    )
+
+
+def _log_failure(kind: str, error: Exception, status: int) -> None:
+    if status == problems.INTERNAL.status:
+        log.error("%s", kind, exc_info=error)
+    else:
+        log.warning("%s: %s", kind, error)

@@ -1,0 +1,237 @@
+"""Open Inference Protocol v2 over HTTP: JSON, and Triton's binary tensor extension.
+
+Errors rise as our own to the application's table, except an unknown model: 404, as Triton says it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from gateway.clock import now_ms
+from gateway.errors import BadInput, BertierError, Malformed
+from gateway.frontends import oip, oip_tensors, replies, schemas, slo_headers
+from gateway.frontends.http.streaming import disconnected, read_body, while_connected
+from gateway.frontends.oip import Inference
+from gateway.frontends.oip_tensors import Tensor
+from gateway.request.service import AnswerService
+
+HEADER_LENGTH = "inference-header-content-length"
+BINARY_SIZE = "binary_data_size"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class InputBody(_Part):
+    """An input tensor; without `data` its bytes follow the JSON, `binary_data_size` of them."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: list[Any] | None = None
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+class OutputBody(_Part):
+    """A wanted output; `binary_data: true` sends it after the JSON."""
+
+    name: str
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+class InferBody(_Part):
+    """A request for inference."""
+
+    id: str = Field("", max_length=slo_headers.MAX_ID_CHARS)
+    model_name: str | None = None  # KServe's client repeats what stands in the path
+    model_version: str | None = None
+    inputs: list[InputBody]
+    outputs: list[OutputBody] = Field(default_factory=list)
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+    def wants_binary(self, output: str) -> bool:
+        default = self.parameters.get("binary_data_output", False)
+        said = {o.name: o.parameters.get("binary_data", default) for o in self.outputs}
+        return bool(said.get(output, default))
+
+
+def router(service: AnswerService) -> APIRouter:
+    """Return the routes of the protocol, for the model `qa`."""
+    routes = APIRouter(tags=["Open Inference Protocol v2"])
+
+    @routes.get("/v2")
+    async def server_metadata() -> JSONResponse:
+        return JSONResponse(oip.server_metadata())
+
+    @routes.get("/v2/health/live")
+    async def server_live() -> Response:
+        return JSONResponse({"live": True})
+
+    @routes.get("/v2/health/ready")
+    async def server_ready() -> Response:
+        ready = await slo_headers.is_ready(service)
+        return JSONResponse({"ready": ready}, status_code=200 if ready else 503)
+
+    for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+        _add_model_routes(routes, path, service)
+    return routes
+
+
+def _add_model_routes(routes: APIRouter, path: str, service: AnswerService) -> None:
+    @routes.get(path)
+    async def model_metadata(model: str, version: str = "") -> JSONResponse:
+        _check_model(model, version)
+        return JSONResponse(oip.model_metadata())
+
+    @routes.get(f"{path}/ready")
+    async def model_ready(model: str, version: str = "") -> Response:
+        _check_model(model, version)
+        ready = await slo_headers.is_ready(service)
+        told = {"name": model, "ready": ready}
+        return JSONResponse(told, status_code=200 if ready else 503)
+
+    @routes.post(f"{path}/infer")
+    async def infer(request: Request, model: str, version: str = "") -> Response:
+        _check_model(model, version)
+        _raise_if_full(request, service)
+        limits, label = service.settings, _class_label(request, None, service)
+        with slo_headers.refused_whole(service.metrics, "http", label):
+            raw = await read_body(request, limits.max_batch_bytes, limits.body_timeout_ms)
+        return await _infer(request, raw, service, arrived_ms=now_ms())
+
+
+def _raise_if_full(request: Request, service: AnswerService) -> None:
+    """Raise Overloaded before the body is read, counted as a request of its class."""
+    try:
+        slo_headers.raise_if_full(service, "http", request.headers.items())
+    except BertierError:
+        label = slo_headers.class_label(request.headers.get("slo-class"), service.settings)
+        with slo_headers.observed(service.metrics, "http", label):
+            raise
+
+
+async def _infer(
+    request: Request, raw: bytes, service: AnswerService, *, arrived_ms: float
+) -> Response:
+    """Answer a request whose body was read."""
+    read = _try_read(raw, request.headers.get(HEADER_LENGTH))
+    label = _class_label(request, read, service)
+    n_asked = 1 if isinstance(read, BadInput) else len(read[1].questions)
+    with slo_headers.observed(service.metrics, "http", label, n_asked):
+        if isinstance(read, BadInput):
+            raise read
+        body, asked = read
+        lookup = slo_headers.slo_lookup(request.headers.items())
+        promise = slo_headers.of_caller(oip.slo_request(asked, lookup))
+        async with while_connected(partial(disconnected, request.receive)):
+            answers = await oip.answer(service, asked, promise, arrived_ms)
+    explained = replies.explanations(answers)
+    outputs = oip.output_tensors(asked, answers)
+    return _response(body, outputs, oip.slo_metadata(answers), explained)
+
+
+def _check_model(model: str, version: str) -> None:
+    try:
+        oip.check_model(model, version)
+    except oip.UnknownModel as exc:
+        raise HTTPException(404, str(exc)) from exc
+
+
+def _class_label(
+    request: Request, read: tuple[InferBody, Inference] | BadInput | None, service: AnswerService
+) -> str:
+    own = read[0].parameters.get("slo_class") if isinstance(read, tuple) else None
+    headers = request.headers
+    said = (own, headers.get("slo-class"), headers.get("x-slo-class"))
+    name = next((str(name) for name in said if name is not None), None)
+    return slo_headers.class_label(name, service.settings)
+
+
+def _try_read(raw: bytes, header_length: str | None) -> tuple[InferBody, Inference] | BadInput:
+    """Return what was sent, or what is wrong with it: a bad request is counted, too."""
+    try:
+        return _read(raw, header_length)
+    except BadInput as exc:
+        return exc
+
+
+def _read(raw: bytes, header_length: str | None) -> tuple[InferBody, Inference]:
+    """Return a request's JSON part and what it asks. Raises: Malformed, InvalidField."""
+    size = _json_size(raw, header_length)
+    body = schemas.check(InferBody, schemas.read_json(raw[:size]))
+    oip.check_model(body.model_name or oip.MODEL, body.model_version or "")
+    inputs, at = [], size
+    for tensor in body.inputs:
+        binary = tensor.parameters.get(BINARY_SIZE)
+        if binary is None:
+            data = tensor.data or []
+        else:
+            data = oip_tensors.unpack_texts(tensor.name, _slice(raw, at, binary, tensor.name))
+            at += binary
+        inputs.append(oip_tensors.texts(tensor.name, tensor.datatype, tensor.shape, data))
+    if at != len(raw):
+        raise Malformed(f"body: {len(raw) - at} bytes belong to no tensor")
+    wanted = [output.name for output in body.outputs]
+    return body, oip.inference(inputs, wanted, body.parameters)
+
+
+def _json_size(raw: bytes, header_length: str | None) -> int:
+    if header_length is None:
+        return len(raw)
+    if not header_length.isascii() or not header_length.isdigit() or int(header_length) > len(raw):
+        raise Malformed(
+            f"Inference-Header-Content-Length: {header_length[:20]!r} is not in the body"
+        )
+    return int(header_length)
+
+
+def _slice(raw: bytes, at: int, size: object, name: str) -> bytes:
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= len(raw) - at:
+        raise Malformed(f"{name}: {BINARY_SIZE} is more than the body holds, or no whole number")
+    return raw[at : at + size]
+
+
+def _response(
+    body: InferBody,
+    outputs: list[Tensor],
+    headers: Mapping[str, str],
+    explained: Mapping[str, str],
+) -> Response:
+    binary = {t.name: oip_tensors.pack(t) for t in outputs if body.wants_binary(t.name)}
+    told: dict[str, Any] = {
+        "model_name": oip.MODEL,
+        "model_version": oip.MODEL_VERSION,
+        "outputs": [_output(t, binary.get(t.name)) for t in outputs],
+    }
+    if body.id:
+        told["id"] = body.id
+    parameters = {name.replace("-", "_"): text for name, text in headers.items()} | dict(explained)
+    if parameters:
+        told["parameters"] = parameters
+    head = json.dumps(told, ensure_ascii=False).encode()
+    if not binary:
+        return Response(head, media_type="application/json", headers=dict(headers))
+    return Response(
+        b"".join((head, *binary.values())),
+        media_type="application/octet-stream",
+        headers={**headers, HEADER_LENGTH: str(len(head))},
+    )
+
+
+def _output(tensor: Tensor, binary: bytes | None) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "name": tensor.name,
+        "datatype": tensor.datatype,
+        "shape": list(tensor.shape),
+    }
+    if binary is None:
+        return told | {"data": list(tensor.data)}
+    return told | {"parameters": {BINARY_SIZE: len(binary)}}

@@ -1,0 +1,197 @@
+"""The OpenAPI document: routes parse their own bodies and headers, so what they take is told here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from gateway.domain import SloPolicy
+from gateway.frontends.problems import KINDS, MEDIA_TYPE
+from gateway.frontends.schemas import (
+    AnswerBody,
+    ItemBody,
+    PlanBody,
+    PlanRequestBody,
+    ProblemBody,
+    QuestionBody,
+)
+
+MODELS: tuple[type[BaseModel], ...] = (
+    *(QuestionBody, ItemBody, AnswerBody, PlanRequestBody, PlanBody, ProblemBody),
+)
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+
+_DECIMAL = {"type": "number"}
+_TEXT = {"type": "string"}
+REQUEST_HEADERS: tuple[tuple[str, dict[str, Any], str], ...] = (
+    (
+        "SLO-Latency-Ms",
+        _DECIMAL | {"minimum": 1, "maximum": 60_000},
+        "Target, end to end. Absent: the class's.",
+    ),
+    (
+        "SLO-Min-F1",
+        _DECIMAL | {"minimum": 0, "maximum": 1},
+        "Floor on the expected token F1 of the plan that answers. Absent: the class's.",
+    ),
+    (
+        "SLO-Max-F1-Loss",
+        _DECIMAL | {"minimum": 0, "maximum": 1},
+        "How far the plan's expected token F1 may be below the largest variant's. Absent: the class's.",
+    ),
+    (
+        "SLO-Min-Answerable-F1",
+        _DECIMAL | {"minimum": 0, "maximum": 1},
+        "Floor on the expected token F1 of questions that have an answer. Absent: none.",
+    ),
+    ("SLO-Class", _TEXT, "A class of the settings: its targets are the defaults."),
+    (
+        "SLO-Policy",
+        _TEXT | {"enum": [str(p) for p in SloPolicy]},
+        "What gives when both promises cannot be kept. Absent: the class's.",
+    ),
+    ("Priority", _TEXT | {"default": "u=3"}, "RFC 9218 urgency, `u=0` to `u=7`."),
+    ("SLO-Variant", _TEXT, "Pin one variant (evaluation, debugging)."),
+    ("SLO-Explain", _TEXT | {"enum": ["0", "1"]}, "`1`: the whole decision in the answer."),
+    (
+        "x-envoy-expected-rq-timeout-ms",
+        _DECIMAL | {"minimum": 0},
+        "Deadline set by a proxy; the tightest deadline counts.",
+    ),
+    ("X-Request-Id", _TEXT | {"maxLength": 128}, "Printable ASCII; sent back, else one is made."),
+)
+RESPONSE_HEADERS: tuple[tuple[str, dict[str, Any], str], ...] = (
+    ("SLO-Plan", _TEXT, "The plan that answered."),
+    ("SLO-Variant", _TEXT, "The variant that gave the answer."),
+    ("SLO-F1", _DECIMAL, "Certified floor of the plan."),
+    (
+        "SLO-F1-Loss",
+        _DECIMAL,
+        "Certified loss of the plan to the largest variant, if there is one.",
+    ),
+    ("SLO-Predicted-Ms", _DECIMAL, "What was predicted when the plan was chosen."),
+    (
+        "SLO-Met",
+        _TEXT,
+        "`true`, or what gave: late, below-floor, escalation-cut, partial, uncertified.",
+    ),
+    ("Server-Timing", _TEXT, "tokenize, route, queue, infer, decode, total; ms."),
+)
+REQUEST_ID_HEADER = (("X-Request-Id", _TEXT, "Given or made; the log names it."),)
+
+
+def ref(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{model.__name__}"}
+
+
+def operation(
+    summary: str,
+    takes: dict[str, dict[str, Any]] | None = None,
+    gives: dict[str, dict[str, Any]] | None = None,
+    *,
+    slo: bool = False,
+    optional: bool = False,
+    answer_headers: bool = False,
+    statuses: Sequence[int] = (),
+) -> dict[str, Any]:
+    """Return what `add_api_route` needs to tell of a route; schemas by media type."""
+    extra: dict[str, Any] = {"parameters": _parameters(REQUEST_HEADERS if slo else ())}
+    if takes is not None:
+        extra["requestBody"] = {"required": not optional, "content": _content(takes)}
+    headers = (*(RESPONSE_HEADERS if answer_headers else ()), *REQUEST_ID_HEADER)
+    responses: dict[int, dict[str, Any]] = {
+        200: {"headers": _headers(headers), "content": _content(gives or {})}
+    }
+    for status in statuses:
+        responses[status] = _problem_response(status)
+    return {"summary": summary, "openapi_extra": extra, "responses": responses}
+
+
+def openapi(app: FastAPI) -> dict[str, Any]:
+    """Return the document with every model of ours; made once."""
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title,
+            version=app.version,
+            description=app.description,
+            routes=app.routes,
+        )
+        template = "#/components/schemas/{model}"
+        _, schemas = models_json_schema(
+            [(model, "validation") for model in MODELS], ref_template=template
+        )
+        known = document.setdefault("components", {}).setdefault("schemas", {})
+        known.update(schemas["$defs"])
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+def _problem_response(status: int) -> dict[str, Any]:
+    kinds = [kind for kind in KINDS.values() if kind.status == status]
+    told: dict[str, Any] = {
+        "description": "; ".join(dict.fromkeys(kind.title for kind in kinds)),
+        "headers": _headers(REQUEST_ID_HEADER),
+        "content": _content({MEDIA_TYPE: ref(ProblemBody)}),
+    }
+    if status == 429:
+        retry = {"description": "Whole seconds, at least 1.", "schema": {"type": "integer"}}
+        told["headers"]["Retry-After"] = retry
+    return told
+
+
+def _content(schemas: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return {media_type: {"schema": schema} for media_type, schema in schemas.items()}
+
+
+def _headers(rows: Iterable[tuple[str, dict[str, Any], str]]) -> dict[str, Any]:
+    return {name: {"description": text, "schema": schema} for name, schema, text in rows}
+
+
+def _parameters(rows: Iterable[tuple[str, dict[str, Any], str]]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "in": "header", "required": False, "schema": schema, "description": text}
+        for name, schema, text in rows
+    ]
+
+
+_ANYTHING = {JSON: {"type": "object"}}
+_QUESTIONS: dict[str, dict[str, Any]] = {
+    JSON: {"type": "array", "items": ref(ItemBody)},
+    NDJSON: ref(ItemBody),
+}
+_ANSWER_LINES: dict[str, dict[str, Any]] = {
+    NDJSON: {"anyOf": [ref(AnswerBody), {"type": "object", "required": ["error"]}]}
+}
+ANSWER = operation(
+    "Answer one question",
+    {JSON: ref(QuestionBody)},
+    {JSON: ref(AnswerBody)},
+    slo=True,
+    answer_headers=True,
+    statuses=(400, 408, 413, 422, 429, 500, 503, 504),
+)
+ANSWERS = operation(
+    "Answer many, one line each, in order",
+    _QUESTIONS,
+    _ANSWER_LINES,
+    slo=True,
+    statuses=(400, 408, 413, 422),
+)
+PLAN = operation(
+    "What would happen to such a request now",
+    {JSON: ref(PlanRequestBody)},
+    {JSON: ref(PlanBody)},
+    slo=True,
+    optional=True,
+    statuses=(400, 408, 413, 422, 503),
+)
+VARIANTS = operation("The catalog as served", gives=_ANYTHING, statuses=(503,))
+HEALTHZ = operation("Is the process up?", gives=_ANYTHING)
+READYZ = operation("Can it answer? 503: no", gives=_ANYTHING)
+METRICS = operation("Prometheus metrics", gives={"text/plain": {"type": "string"}})

@@ -1,0 +1,216 @@
+"""The HTTP front: routes, each from the wire to the service and back. Chooses nothing itself.
+
+Routes read their own bodies and headers (`DirectRoute`): FastAPI's way costs more than tokenizing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
+
+from gateway import slo
+from gateway.auth import access
+from gateway.auth.access import Access
+from gateway.clock import now_ms
+from gateway.domain import SloRequest
+from gateway.errors import BackendUnavailable, BertierError, InvalidField
+from gateway.frontends import replies, slo_headers
+from gateway.frontends import schemas as models
+from gateway.frontends.http import openapi as http_docs
+from gateway.frontends.http.auth import HttpDoor
+from gateway.frontends.http.batch import Batch
+from gateway.frontends.http.exposition import Exposition
+from gateway.frontends.http.middleware import AnswersHead, RequestFrame, on_error, problem_response
+from gateway.frontends.http.openapi import JSON
+from gateway.frontends.http.streaming import disconnected, read_body, while_connected
+from gateway.frontends.problems import ClientGone
+from gateway.lifecycle.readiness import Readiness, catalog_report
+from gateway.request.service import AnswerService
+
+ANSWER = "/v1/answer"
+VERSION = version("bertier")
+SLO_HEADERS = {given.encode() for given in slo_headers.SLO_HEADERS}
+SLO_PREFIXES = tuple(prefix.encode() for prefix in slo_headers.SLO_PREFIXES)  # misspelt ones, too
+
+
+class DirectRoute(APIRoute):
+    """A route whose endpoint takes the Request and returns the Response, and nothing between."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        return self.endpoint
+
+
+class HttpApi:
+    """The endpoints, over one service."""
+
+    def __init__(
+        self, service: AnswerService, readiness: Callable[[], Awaitable[Readiness]]
+    ) -> None:
+        self._service = service
+        self._settings = service.settings
+        self._readiness = readiness
+        self._exposition = Exposition(service)
+
+    @property
+    def watched_elsewhere(self) -> bool:
+        return self._settings.metrics_port is not None
+
+    async def answer(self, request: Request) -> Response:
+        label = self._class_label(request)
+        with slo_headers.observed(self._service.metrics, "http", label, unread=True) as clocked:
+            promise = read_slo(request.headers.raw)
+            async with self._service.admitted(promise, "http") as waited_ms:
+                raw = await self._body(request)
+                clocked.read()
+                arrived_ms = (
+                    now_ms() - waited_ms
+                )  # from the request read, and what it waited unread
+                body = models.read(models.QuestionBody, raw)
+                question = body.to_question(self._settings.max_top_k)
+                async with while_connected(partial(disconnected, request.receive)):
+                    answered = await self._service.answer(
+                        question, promise, arrived_ms, admitted=True
+                    )
+            return Response(
+                replies.answer_body(answered, question),
+                headers=slo_headers.slo_headers(answered),
+                media_type=JSON,
+            )
+
+    async def answers(self, request: Request) -> Response:
+        """Answer a list or lines; the SLO of an item counts from when its turn has come."""
+        with slo_headers.refused_whole(self._service.metrics, "http", self._class_label(request)):
+            promise = read_slo(request.headers.raw)
+            self._service.raise_if_full(promise, "http")
+            return await Batch(self._service, promise).answer(request)
+
+    async def plan(self, request: Request) -> Response:
+        access.take(1)
+        promise = read_slo(request.headers.raw)
+        raw = await self._body(request)
+        body = models.read(models.PlanRequestBody, raw or b"{}")
+        question = body.to_question()
+        report = await self._service.plan(promise, question, body.n_tokens)
+        return Response(replies.plan_body(report), media_type=JSON)
+
+    async def variants(self, _: Request) -> Response:
+        if self._service.serving is None:
+            raise BackendUnavailable("no catalog is loaded yet; see /readyz")
+        return Response(to_json(catalog_report(self._service.serving)), media_type=JSON)
+
+    async def healthz(self, _: Request) -> Response:
+        return JSONResponse({"status": "ok", "version": VERSION})
+
+    async def readyz(self, _: Request) -> Response:
+        readiness = await self._readiness()
+        status = 200 if readiness.ready else 503
+        told = {"ready": readiness.ready} if access.is_stranger() else readiness
+        return Response(to_json(told), status_code=status, media_type=JSON)
+
+    async def metrics(self, request: Request) -> Response:
+        names = request.query_params.getlist("name[]")
+        scraped = await self._exposition.scrape(request.headers.get("accept", ""), names)
+        return Response(scraped.text, headers={"content-type": scraped.content_type})
+
+    async def _body(self, request: Request) -> bytes:
+        limits = self._settings
+        return await read_body(request, limits.max_body_bytes, limits.body_timeout_ms)
+
+    def _class_label(self, request: Request) -> str:
+        headers = request.headers
+        name = headers.get("slo-class")
+        return slo_headers.class_label(
+            name if name is not None else headers.get("x-slo-class"), self._settings
+        )
+
+
+def read_slo(raw: Iterable[tuple[bytes, bytes]]) -> SloRequest:
+    """Return what the headers ask for. Raises: InvalidHeader."""
+    pairs = (
+        (k.decode("latin-1"), v.decode("latin-1"))
+        for k, v in raw
+        if k in SLO_HEADERS or k.startswith(SLO_PREFIXES)
+    )
+    return slo_headers.of_caller(slo.parse(slo_headers.slo_lookup(pairs)))
+
+
+class DirectAnswer:
+    """Answers the one hot route before FastAPI's layers, which cost more than choosing a model."""
+
+    def __init__(self, app: ASGIApp, api: HttpApi) -> None:
+        self._app = app
+        self._api = api
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == ANSWER and scope["method"] == "POST":
+            response = await self._api.answer(Request(scope, receive))
+            await response(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
+def create(
+    service: AnswerService,
+    readiness: Callable[[], Awaitable[Readiness]],
+    lifespan: Lifespan[FastAPI] | None = None,
+    access: Access | None = None,
+) -> FastAPI:
+    """Return the HTTP front, without the Open Inference Protocol's routes; no `access`: open to all."""
+    app = FastAPI(
+        title="bertier",
+        version=VERSION,
+        description="Question answering from the smallest model that keeps each request's promise.",
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+    )
+    app.router.route_class = DirectRoute
+    for error in (BertierError, ClientGone, ClientDisconnect, HTTPException):
+        app.add_exception_handler(error, on_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    api = HttpApi(service, readiness)
+    _add_routes(app, api)
+    inside: ASGIApp = DirectAnswer(app.build_middleware_stack(), api)
+    if access is not None and access.guarded:
+        inside = HttpDoor(inside, access)
+    app.middleware_stack = AnswersHead(RequestFrame(inside, lambda: service.leaving))
+    return app
+
+
+def _add_routes(app: FastAPI, api: HttpApi) -> None:
+    def add(method: str, path: str, endpoint: Any, **told: Any) -> None:
+        app.add_api_route(path, endpoint, methods=[method], response_class=Response, **told)
+
+    async def openapi(_: Request) -> Response:
+        return JSONResponse(http_docs.openapi(app))
+
+    add("POST", ANSWER, api.answer, **http_docs.ANSWER)
+    add("POST", "/v1/answers", api.answers, **http_docs.ANSWERS)
+    add("POST", "/v1/plan", api.plan, **http_docs.PLAN)
+    add("GET", "/v1/variants", api.variants, **http_docs.VARIANTS)
+    add("GET", "/healthz", api.healthz, **http_docs.HEALTHZ)
+    add("GET", "/readyz", api.readyz, **http_docs.READYZ)
+    if not api.watched_elsewhere:
+        add("GET", "/metrics", api.metrics, **http_docs.METRICS)
+    add("GET", "/openapi.json", openapi, include_in_schema=False)
+
+
+async def _on_validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part)[:40] for part in first["loc"])
+    return problem_response(request.url.path, InvalidField(f"{where}: {first['msg']}"))

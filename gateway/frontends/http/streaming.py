@@ -1,0 +1,140 @@
+"""Bodies as they come in, lines as they go out, and callers who leave. Knows no route and no model.
+
+While a request is answered nothing else may read its `receive`: `while_connected` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from codecs import BOM_UTF8
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive
+
+from gateway.errors import BodyTooSlow, TextTooLong
+from gateway.frontends.problems import ClientGone
+
+BLANK = BOM_UTF8 + b" \t\r\n"  # bytes of which a blank line is made
+LINE_OVERHEAD_BYTES = 64  # of a line held: millions of empty ones must not fill the memory
+
+
+@asynccontextmanager
+async def while_connected(leaving: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """Run the block; cancel it when `leaving()` returns first. Raises: ClientGone."""
+    block = asyncio.current_task()
+    assert block is not None
+    left = False
+
+    async def watch() -> None:
+        nonlocal left
+        await leaving()
+        left = True
+        block.cancel()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not left:
+            raise
+        block.uncancel()
+        raise ClientGone from None
+    finally:
+        watcher.cancel()
+
+
+async def disconnected(receive: Receive) -> None:
+    """Return when the caller has left."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def read_body(request: Request, limit_bytes: int, timeout_ms: float) -> bytes:
+    """Return the body, never holding more than the limit.
+
+    Raises: TextTooLong, BodyTooSlow when it is not there in time, ClientGone.
+    """
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > limit_bytes:
+        raise TextTooLong("body", int(announced), limit_bytes, "bytes")
+    chunks, size = [], 0
+    try:
+        async with asyncio.timeout(timeout_ms / 1e3):
+            async for chunk in request.stream():
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > limit_bytes:
+                    raise TextTooLong("body", size, limit_bytes, "bytes or more")
+    except TimeoutError as exc:
+        raise BodyTooSlow(timeout_ms) from exc
+    except ClientDisconnect as exc:
+        raise ClientGone from exc
+    return b"".join(chunks)
+
+
+class Inbox:
+    """The lines of a body while it comes in.
+
+    It reads ahead of who takes the lines, because many clients read no answer before they have sent
+    everything; beyond `ahead_bytes` it waits. A line over its limit is given as its error.
+    """
+
+    def __init__(self, line_bytes: int, ahead_bytes: int) -> None:
+        self._line_bytes = line_bytes
+        self._ahead_bytes = ahead_bytes
+        self._lines: asyncio.Queue[bytes | TextTooLong | None] = asyncio.Queue()
+        self._held_bytes = 0
+        self._taken = asyncio.Event()
+        self._rest = bytearray()  # of the line that has not ended yet
+        self._dropped_bytes = 0  # of a line that is too long, no longer held
+
+    async def fill(self, request: Request) -> None:
+        """Read the body to its end, then return when the caller has left."""
+        try:
+            async for chunk in request.stream():
+                self._split(chunk)
+                await self._wait_for_room()
+        except ClientDisconnect:
+            return
+        self._end_line()
+        self._lines.put_nowait(None)
+        await disconnected(request.receive)
+
+    async def lines(self) -> AsyncIterator[bytes | TextTooLong]:
+        """Yield every line that is not blank."""
+        while (line := await self._lines.get()) is not None:
+            if isinstance(line, bytes):
+                self._held_bytes -= len(line) + LINE_OVERHEAD_BYTES
+            self._taken.set()
+            yield line
+
+    def _split(self, chunk: bytes) -> None:
+        *ended, rest = chunk.split(b"\n")
+        for piece in ended:
+            self._hold(piece)
+            self._end_line()
+        self._hold(rest)
+
+    def _hold(self, piece: bytes) -> None:
+        self._rest += piece
+        if len(self._rest) > self._line_bytes:
+            self._dropped_bytes += len(self._rest)
+            self._rest.clear()
+
+    def _end_line(self) -> None:
+        line, dropped = bytes(self._rest), self._dropped_bytes
+        self._rest.clear()
+        self._dropped_bytes = 0
+        if dropped:
+            size = dropped + len(line)
+            self._lines.put_nowait(TextTooLong("line", size, self._line_bytes, "bytes"))
+        elif line.strip(BLANK):
+            self._held_bytes += len(line) + LINE_OVERHEAD_BYTES
+            self._lines.put_nowait(line)
+
+    async def _wait_for_room(self) -> None:
+        while self._held_bytes > self._ahead_bytes:
+            self._taken.clear()
+            await self._taken.wait()

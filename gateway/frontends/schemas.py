@@ -1,0 +1,226 @@
+"""What travels over HTTP: JSON bodies as strict models, and their way to our own values."""
+
+from __future__ import annotations
+
+from codecs import BOM_UTF8
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
+
+from gateway.domain import Question, SloPolicy, SloRequest
+from gateway.errors import BadInput, InvalidField, Malformed
+from gateway.frontends.slo_headers import MAX_ID_CHARS, MAX_PLAN_TOKENS
+from gateway.slo import MAX_LATENCY_MS
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Sent(BaseModel):
+    """What a caller sends: no conversions, no unknown fields."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Told(BaseModel):
+    """What the gateway answers."""
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+
+
+class QuestionBody(Sent):
+    """One question about one context."""
+
+    question: str = Field(description="At least one visible character.")
+    context: str = Field(description="The text that holds the answer, if there is one.")
+    id: str | None = Field(None, max_length=MAX_ID_CHARS, description="Sent back as it came.")
+    top_k: int = Field(1, ge=1, description="How many alternatives to return; 1: none.")
+
+    def to_question(self, max_top_k: int) -> Question:
+        if self.top_k > max_top_k:
+            raise InvalidField(f"top_k: {self.top_k} is not allowed; allowed: 1 to {max_top_k}")
+        return Question(self.question, self.context, self.id or "", self.top_k)
+
+
+class SloFields(Sent):
+    """An SLO as a JSON object; what is absent is as the headers say."""
+
+    latency_ms: float | None = Field(None, ge=1, le=MAX_LATENCY_MS, allow_inf_nan=False)
+    min_f1: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
+    max_f1_loss: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
+    min_answerable_f1: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
+    slo_class: str | None = Field(None, alias="class")
+    policy: SloPolicy | None = Field(None, strict=False)
+    priority: int | None = Field(None, ge=0, le=7)
+    variant: str | None = None
+    explain: bool | None = None
+
+    def over(self, request: SloRequest) -> SloRequest:
+        """Return the request with what is said here put over it."""
+        said = {name: getattr(self, name) for name in self.model_fields_set}
+        return replace(request, **{k: v for k, v in said.items() if v is not None})
+
+
+class ItemBody(QuestionBody):
+    """One question of a list or stream."""
+
+    slo: SloFields = SloFields()
+
+
+class PlanRequestBody(Sent):
+    """What to plan for: a question with its context, or a number of tokens, or a typical request."""
+
+    question: str | None = None
+    context: str | None = None
+    n_tokens: int | None = Field(None, ge=1, le=MAX_PLAN_TOKENS)
+
+    def to_question(self) -> Question | None:
+        if self.question is None and self.context is None:
+            return None
+        if self.question is None or self.context is None:
+            raise InvalidField("question, context: send both, or neither")
+        return Question(self.question, self.context)
+
+
+class AlternativeBody(Told):
+    """Another span; `probability` is its share of the n-best mass."""
+
+    answer: str
+    start: int
+    end: int
+    probability: float
+
+
+class SloBody(Told):
+    """The promise the request was answered under."""
+
+    slo_class: str = Field(alias="class")
+    latency_ms: float
+    min_f1: float
+    max_f1_loss: float | None = Field(None, description="There when a loss was asked for.")
+    min_answerable_f1: float | None = Field(None, description="There when it was asked for.")
+    policy: SloPolicy
+    timeout_ms: float
+
+
+class SloOutcomeBody(SloBody):
+    """The promise, and what became of it; `met` is `true`, or what gave, comma-separated."""
+
+    met: str
+    certified_f1: float
+    certified_f1_loss: float | None = Field(None, description="There where it is certified.")
+    certified_answerable_f1: float | None = Field(None, description="Likewise.")
+    predicted_ms: float
+
+
+class OptionBody(Told):
+    """A plan as it stood for this request."""
+
+    plan: str
+    certified_f1: float
+    certified_f1_loss: float | None = Field(
+        None, description="To the largest variant; null: not certified."
+    )
+    certified_answerable_f1: float | None = Field(
+        None, description="Of questions that have an answer; null: not certified."
+    )
+    idle_ms: float
+    predicted_ms: float
+    cost_ms: float
+    trust: str
+
+
+class ExplainedOptionBody(OptionBody):
+    """An option with all that was predicted for it, and what struck it out; nothing: it costs more."""
+
+    p50_ms: float = Field(description="Quantiles of the time predicted, work in flight counted.")
+    p95_ms: float
+    p99_ms: float
+    wait_ms: float = Field(description="What of `predicted_ms` is a wait for work in flight.")
+    chosen: bool
+    struck_out_by: list[str]
+
+
+class ExplainBody(Told):
+    """Why this plan: all that were considered, and the reason of the choice."""
+
+    reason: str
+    quantile: float = Field(description="Which quantile of the time had to fit.")
+    spent_ms: float = Field(description="What of the target was gone when it was chosen.")
+    options: list[ExplainedOptionBody]
+
+
+class AnswerBody(Told):
+    """The answer; unanswerable: empty, offsets null. Offsets count code points of the context."""
+
+    id: str | None = Field(None, description="There when the request had one.")
+    answer: str
+    start: int | None
+    end: int | None
+    score: float = Field(description="Calibrated probability that the answer is right.")
+    no_answer_probability: float
+    alternatives: list[AlternativeBody]
+    plan: str
+    variant: str
+    slo: SloOutcomeBody
+    explain: ExplainBody | None = Field(None, description="There with `SLO-Explain: 1`.")
+
+
+class PlanBody(Told):
+    """What would happen to such a request now; `nearest`: what an idle system could promise."""
+
+    feasible: bool = Field(description="A plan keeps the whole promise now.")
+    plan: str | None = Field(description="The plan that would answer; null: refused.")
+    reason: str
+    gave: list[str]
+    slo: SloBody
+    n_tokens: int = Field(description="Of one window, padded to its length bucket.")
+    n_windows: int
+    options: list[ExplainedOptionBody]
+    nearest: list[OptionBody]
+
+
+class ProblemBody(BaseModel):
+    """A failure (RFC 9457)."""
+
+    type: str = Field(description="Stable; `urn:bertier:problem:...`.")
+    title: str
+    status: int
+    detail: str
+    request_id: str
+    nearest: list[OptionBody] | None = Field(None, description="Of an infeasible SLO.")
+    retry_after_ms: float | None = Field(None, description="Of an overloaded gateway.")
+
+
+def read(model: type[M], body: bytes) -> M:
+    """Return a body as its model; a byte-order mark before it is skipped. Raises: Malformed, InvalidField."""
+    try:
+        return model.model_validate_json(body.removeprefix(BOM_UTF8))
+    except ValidationError as exc:
+        raise bad_input(exc) from exc
+
+
+def read_json(body: bytes | bytearray) -> Any:
+    """Return any JSON value; a byte-order mark before it is skipped. Raises: Malformed."""
+    try:
+        return from_json(body.removeprefix(BOM_UTF8), allow_inf_nan=False)
+    except ValueError as exc:
+        raise Malformed(f"body: invalid JSON: {exc}") from exc
+
+
+def check(model: type[M], value: Any) -> M:
+    """Return a JSON value as a model. Raises: InvalidField."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as exc:
+        raise bad_input(exc) from exc
+
+
+def bad_input(exc: ValidationError) -> BadInput:
+    """Return our error for the first thing that is wrong; it never quotes the caller's text."""
+    first = exc.errors(include_url=False, include_context=False, include_input=False)[0]
+    if first["type"] == "json_invalid":
+        return Malformed(f"body: {first['msg']}")
+    where = ".".join(str(part)[:40] for part in first["loc"]) or "body"
+    return InvalidField(f"{where}: {first['msg']}")

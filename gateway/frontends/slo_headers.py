@@ -1,0 +1,241 @@
+"""What every front says and counts in the same words: SLO headers, request ids, outcomes.
+
+Knows no protocol: names and values in, names and values out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import uuid
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TypeVar
+
+from gateway import slo
+from gateway.auth import access
+from gateway.domain import STAGES, Answered, SloRequest, Timings
+from gateway.errors import InvalidHeader, QuotaExceeded
+from gateway.frontends.problems import kind_of
+from gateway.observability import access_log, logs, tracing
+from gateway.observability.metrics import Metrics
+from gateway.request.service import AnswerService
+from gateway.settings import Settings
+from gateway.slo import Lookup
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+MAX_ID_CHARS = 256  # of a question's id
+MAX_PLAN_TOKENS = 1_000_000
+OUR_FAULT = (429, *range(500, 600))  # HTTP statuses
+REQUEST_ID = re.compile(r"[!-~]{1,128}")
+ENVOY_TIMEOUT = "x-envoy-expected-rq-timeout-ms"
+SLO_NAMES = (
+    *("slo-latency-ms", "slo-min-f1", "slo-max-f1-loss", "slo-class", "slo-policy"),
+    *("slo-min-answerable-f1", "slo-variant", "slo-explain", "priority"),
+)
+SLO_PREFIXES = ("slo-", "x-slo-")  # none of them may be of a header that is not there
+# Every header of the SLO as it may come, to its own name.
+SLO_HEADERS = {
+    **{name: name for name in (*SLO_NAMES, ENVOY_TIMEOUT)},
+    **{f"x-{name}": name for name in SLO_NAMES},
+}
+
+
+def request_id(given: str | None) -> str:
+    """Return the caller's request id where it is fit for a header, else a new one."""
+    return given if given and REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def slo_headers(answered: Answered) -> dict[str, str]:
+    """Return what became of the promise, by lower-case header name."""
+    loss = answered.option.certified_loss
+    return {
+        "slo-plan": answered.option.plan.name,
+        "slo-variant": answered.variant,
+        "slo-f1": f"{answered.option.certified_f1:.4f}",
+        **({} if loss is None else {"slo-f1-loss": f"{loss:.4f}"}),
+        "slo-predicted-ms": f"{answered.option.predicted_ms:.3f}",
+        "slo-met": answered.met,
+        "server-timing": server_timing(answered.timings),
+    }
+
+
+def server_timing(timings: Timings) -> str:
+    """Return the stages as a Server-Timing value, ms."""
+    stages = (*STAGES, "total")
+    return ", ".join(f"{stage};dur={getattr(timings, stage):.3f}" for stage in stages)
+
+
+def spent_before_routing_ms(timings: Timings) -> float:
+    later = timings.route + timings.queue + timings.infer + timings.decode
+    return max(0.0, timings.total - later)
+
+
+def slo_lookup(pairs: Iterable[tuple[str, str]]) -> Lookup:
+    """Return the headers or metadata that say something of the SLO, by lower-case name.
+
+    Raises: InvalidHeader when one comes twice, be it under its `x-` alias, or is misspelt: it has no meaning.
+    """
+    found: dict[str, str] = {}
+    for given, value in pairs:
+        name = SLO_HEADERS.get(given)
+        if name is None:
+            if given.startswith(SLO_PREFIXES):
+                raise InvalidHeader(given, value, f"the headers {', '.join(SLO_NAMES)}")
+            continue
+        if name in found:
+            raise InvalidHeader(name, value, "one value; it was sent twice")
+        found[name] = value
+    return found.get
+
+
+def of_caller(request: SloRequest) -> SloRequest:
+    """Return what is asked for with the limits of who asks."""
+    tightest = access.tightest_class()
+    return request if tightest is None else replace(request, tightest_class=tightest)
+
+
+def raise_if_full(service: AnswerService, front: str, pairs: Iterable[tuple[str, str]]) -> None:
+    """Raise Overloaded where no more requests may be in flight; what is wrong with headers is told later."""
+    found = [(name, value) for name, value in pairs if name in SLO_HEADERS]
+    try:
+        request = of_caller(slo.parse(slo_lookup(found)))
+    except InvalidHeader:
+        request = SloRequest()
+    service.raise_if_full(request, front)
+
+
+def overlay(lookup: Lookup, fields: Mapping[str, object]) -> Lookup:
+    """Return a lookup in which the message's own SLO fields win over the headers.
+
+    `fields` are named like the headers, in snake case. Raises: InvalidHeader for an unknown name.
+    """
+    own = {name.replace("_", "-"): _text(name, value) for name, value in fields.items()}
+    unknown = [name for name in own if name not in SLO_NAMES]
+    if unknown:
+        raise InvalidHeader(unknown[0], own[unknown[0]], "the names " + ", ".join(SLO_NAMES))
+    return lambda name: own[name] if name in own else lookup(name)
+
+
+def _text(name: str, value: object) -> str:
+    """Return a typed value as the header would spell it; what has no spelling is refused later."""
+    if isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, float):
+        return f"{value:.9f}"
+    if name == "priority" and not str(value).startswith("u="):
+        return f"u={value}"
+    return str(value)
+
+
+def class_label(name: str | None, settings: Settings) -> str:
+    """Return the SLO class as a bounded metric label."""
+    name = settings.default_class if name is None else name
+    return name if name in settings.classes else slo.UNKNOWN_CLASS
+
+
+class Clocked:
+    """When a request was read: from then on it takes the gateway's time, before that its caller's."""
+
+    def __init__(self, read_s: float | None) -> None:
+        self._read_s = read_s
+
+    def read(self) -> None:
+        """Note that the request is there whole."""
+        self._read_s = time.perf_counter()
+
+    def took_s(self) -> float:
+        return 0.0 if self._read_s is None else time.perf_counter() - self._read_s
+
+
+@contextmanager
+def observed(
+    metrics: Metrics, front: str, slo_class: str, n: int = 1, *, unread: bool = False
+) -> Iterator[Clocked]:
+    """Take n questions off the caller's quota, and count the request by how it ended.
+
+    `unread`: its body is still to come; the block says when it is there. Raises: QuotaExceeded.
+    """
+    began = time.perf_counter()
+    clocked = Clocked(None if unread else began)
+    outcome, failed = "ok", False
+    entry = access_log.begin(front, slo_class)
+    with tracing.request(front, logs.request_id.get()) as span:
+        if span is not None:
+            logs.trace_id.set(span.trace_id)
+        try:
+            access.take(n)
+            yield clocked
+        except asyncio.CancelledError:
+            outcome = "gone"
+            raise
+        except Exception as exc:
+            outcome, failed = kind_of(exc).name, is_our_fault(exc)
+            raise
+        finally:
+            took_s = clocked.took_s()
+            metrics.note_request(front, slo_class, outcome, took_s, logs.trace_id.get())
+            if failed:
+                metrics.note_broken(slo_class)
+            if span is not None:
+                span.end(outcome, failed=failed)
+            access_log.end(entry, outcome, time.perf_counter() - began)
+
+
+@contextmanager
+def refused_whole(metrics: Metrics, front: str, slo_class: str) -> Iterator[None]:
+    """Count a request of many questions that is refused before any of them is looked at.
+
+    Where it is not, each question is counted for itself.
+    """
+    try:
+        yield
+    except Exception as exc:
+        with observed(metrics, front, slo_class, n=0, unread=True):
+            raise exc  # noqa: TRY201 (to be seen by the block around it)
+
+
+def is_our_fault(error: Exception) -> bool:
+    """Say whether a promise was broken by us, the load included; a caller's own quota is not ours."""
+    return kind_of(error).status in OUR_FAULT and not isinstance(error, QuotaExceeded)
+
+
+async def is_ready(service: AnswerService) -> bool:
+    """Can a question be answered now?"""
+    serving = service.serving
+    if service.leaving:
+        return False
+    return serving is not None and bool(serving.plans()) and await service.backend.is_ready()
+
+
+async def map_in_order(
+    items: AsyncIterable[T],
+    work: Callable[[T], Awaitable[R]],
+    write: Callable[[R], Awaitable[None]],
+    limit: int,
+) -> None:
+    """Write `work(item)` in the order of the items; at most `limit` are begun and unwritten.
+
+    Reading stops while nothing is taken at the other end. Cancelled: all work is.
+    """
+    slots = asyncio.Semaphore(limit)
+    begun: asyncio.Queue[asyncio.Task[R] | None] = asyncio.Queue()
+
+    async def finish() -> None:
+        while (task := await begun.get()) is not None:
+            await write(await task)
+            slots.release()
+
+    async def run(item: T) -> R:
+        return await work(item)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(finish())
+        async for item in items:
+            await slots.acquire()
+            begun.put_nowait(group.create_task(run(item)))
+        begun.put_nowait(None)

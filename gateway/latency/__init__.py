@@ -1,0 +1,1 @@
+"""How long a plan takes for a request: measured, corrected online, predicted."""

@@ -1,0 +1,294 @@
+"""How long a plan will take for a request, as a quantile: profile, work in flight, what was seen.
+
+What is predicted is the time from the decision to the answer. Pure: no clock and no I/O, times are
+given, ms; so a simulator runs it as it is. One thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import exp, log
+from typing import NamedTuple
+
+from gateway.catalog.schema import Plan, Profile
+from gateway.domain import Size
+from gateway.latency.correction import Cell as Tracked
+from gateway.latency.correction import Drift, Told
+from gateway.latency.queueing import Backlog, Job, Queue
+
+GATEWAY_MS = 2.0  # route, decode and the way to the model server, of one window
+WINDOW_MS = 0.5  # the same of each further window
+
+# The profile knows an idle host only: until something was seen, its tails are taken this much wider.
+_WIDER = (0.0, 0.20, 0.35)  # log, by level
+
+# Loads under which latencies scatter alike: 0 and 1 without a wait, with a free core and with none;
+# then by the share of the expected time that is no wait.
+_NO_WAIT, _WAITS, _WAITS_LONG = 0.98, 0.7, 0.4
+_REGIMES = 5
+
+
+class Prediction(NamedTuple):
+    """Of one plan for one request."""
+
+    idle_ms: float  # on an idle system
+    predicted_ms: float  # with the work in flight
+    cost_ms: float  # expected compute, ms of one core: each stage by the share that reaches it
+    wait_ms: float  # what of `predicted_ms` is a wait for work in flight
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """One request at one variant, from the decision to its end."""
+
+    variant: str
+    began_ms: float
+    compute_ms: float  # of one core
+    expected_ms: float
+    p95_ms: float
+    p99_ms: float
+    job: Job | None
+    cell: Tracked
+    regime: int
+    n_known: int  # answers that were known
+    nth: int  # of all that began
+    alone: bool  # nothing else was in flight when it began
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What became of a prediction; `ratio` is seen / predicted P95."""
+
+    variant: str
+    in_p95: bool
+    in_p99: bool
+    ratio: float
+
+
+class _Stage(NamedTuple):
+    """What is known of one variant for one request."""
+
+    idle_ms: float  # the quantile on an idle system
+    predicted_ms: float  # the quantile now
+    compute_ms: float  # of one core
+    expected_ms: float
+    regime: int
+    wait_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is the same for all requests of one bucket at one variant."""
+
+    p50_ms: float  # of one window
+    tracked: Tracked
+    slots: int
+
+
+class LatencyModel:
+    """Predicts quantiles, and is told when work begins, leaves the model server and is over.
+
+    A variant answers as many windows at once as it has instances; all variants share the cores.
+    """
+
+    def __init__(
+        self,
+        profiles: Mapping[str, Profile],
+        cores: int,
+        instances: Mapping[str, int],
+        previous: LatencyModel | None = None,
+    ) -> None:
+        """`previous`: a model of the same host; its work in flight and what it learned are kept."""
+        self._profiles = profiles
+        self.queue: Queue = Queue(cores) if previous is None else previous.queue
+        self.drift: Drift = Drift(_REGIMES) if previous is None else previous.drift
+        self._known: dict[tuple[str, int], _Known] = {}
+        self._backlog: Backlog | None = None  # of `_backlog_ms`; None: work came or went since
+        self._backlog_ms = 0.0
+        self.resize(cores, instances)
+
+    @property
+    def busy(self) -> bool:
+        """Is any work of ours in flight?"""
+        return self.queue.in_flight > 0
+
+    @property
+    def has_room(self) -> bool:
+        """Would one more window leave half of the cores to whoever comes?"""
+        return self.queue.lanes_at_work < max(1, self.queue.cores // 2)
+
+    @property
+    def crowded(self) -> bool:
+        """Is there more work, of ours or of other gateways, than cores?"""
+        others = sum(line.others for line in self.queue.lines.values())
+        return self.queue.in_flight + others > self.queue.cores
+
+    def wait_ms(self, plans: Sequence[Plan], size: Size, now_ms: float) -> float:
+        """Return how long the plan that waits least would wait for others, as expected; 0: a core is free."""
+        if not self.crowded:
+            return 0.0
+        found = self.predict(plans, size, 0.5, now_ms)
+        return min((p.wait_ms for p in found), default=0.0)
+
+    def behind_ms(self, n_behind: int, cost_ms: float) -> float:
+        """Return how long so many requests would take on the cores, each at this cost."""
+        return n_behind * (cost_ms + GATEWAY_MS) / self.queue.cores
+
+    def predict(
+        self, plans: Sequence[Plan], size: Size, quantile: float, now_ms: float
+    ) -> list[Prediction]:
+        """Return each plan's latency quantile (0.5, 0.95 or 0.99), every stage it may need counted.
+
+        A cascade's is the sum of its stages' quantiles: at least the quantile of the sum where stages are
+        slow together, as they are on one host.
+        """
+        level = _level(quantile)
+        known: dict[str, _Stage] = {}
+        found = []
+        for plan in plans:
+            idle_ms = predicted_ms = cost_ms = wait_ms = 0.0
+            for i, variant in enumerate(plan.variants):
+                stage = known.get(variant)
+                if stage is None:  # plans share variants: a front of cascades asks for each often
+                    stage = known[variant] = self._stage(variant, size, level, now_ms)
+                idle_ms += stage.idle_ms
+                predicted_ms += stage.predicted_ms
+                wait_ms += stage.wait_ms
+                cost_ms += stage.compute_ms * (plan.reach[i] if i and plan.reach else 1.0)
+            found.append(Prediction(idle_ms, predicted_ms, cost_ms, wait_ms))
+        return found
+
+    def predict_stage(self, variant: str, size: Size, quantile: float, now_ms: float) -> Prediction:
+        """Return the same of one variant that would be asked now."""
+        found = self._stage(variant, size, _level(quantile), now_ms)
+        return Prediction(found.idle_ms, found.predicted_ms, found.compute_ms, found.wait_ms)
+
+    def begin(self, variant: str, size: Size, now_ms: float) -> Work:
+        """Count this work as in flight, and note what was predicted for it."""
+        known = self._of(variant, size.bucket)
+        p95 = self._stage(variant, size, 1, now_ms)
+        p99_ms = self._stage(variant, size, 2, now_ms).predicted_ms
+        alone = not self.busy
+        job = self.queue.add(now_ms, variant, size.n_windows, known.p50_ms)
+        self._backlog = None
+        return Work(
+            variant,
+            now_ms,
+            p95.compute_ms,
+            p95.expected_ms,
+            p95.predicted_ms,
+            p99_ms,
+            job,
+            known.tracked,
+            p95.regime,
+            self.drift.n,
+            self.queue.n_begun,
+            alone and p95.regime == 0,
+        )
+
+    def leave(self, work: Work, now_ms: float) -> None:
+        """Count this work as in flight no longer; twice is once."""
+        if work.job is not None:
+            self.queue.remove(now_ms, work.job)
+            work.job = self._backlog = None
+
+    def finish(self, work: Work, now_ms: float) -> Seen:
+        """Learn how long an answer took from `begin`."""
+        self.leave(work, now_ms)
+        took_ms = now_ms - work.began_ms
+        told = _told(work, took_ms)
+        self.drift.add(now_ms, work.cell, work.regime, took_ms / work.expected_ms, told)
+        if work.alone and work.nth == self.queue.n_begun:  # and nothing else began meanwhile
+            self.drift.add_calm(now_ms, work.cell, took_ms / work.expected_ms)
+        self._follow()
+        return _seen(work, took_ms)
+
+    def give_up(self, work: Work, now_ms: float) -> Seen | None:
+        """Learn from work that was cancelled, failed or timed out: it would have taken longer.
+
+        Returns what became of the prediction where that is known: it did not hold.
+        """
+        self.leave(work, now_ms)
+        took_ms = now_ms - work.began_ms
+        told = _told(work, took_ms)
+        self.drift.add_censored(now_ms, work.cell, work.regime, took_ms / work.expected_ms, told)
+        self._follow()
+        return _seen(work, took_ms) if took_ms > work.p95_ms else None
+
+    def resize(self, cores: int, instances: Mapping[str, int]) -> None:
+        """Say how many cores all model servers have, and how many instances of each variant."""
+        self.queue.cores = max(1, cores)
+        for name in self._profiles:
+            self.queue.open(name, instances[name])
+        self._known.clear()
+        self._backlog = None
+
+    def set_others(self, windows: Mapping[str, int], now_ms: float) -> None:
+        """Say how many windows of other gateways each variant of a shared server has pending."""
+        self.queue.set_others(now_ms, windows)
+        self._backlog = None
+
+    def _stage(self, variant: str, size: Size, level: int, now_ms: float) -> _Stage:
+        """Return what is known of one variant that would be asked now."""
+        known = self._known.get((variant, size.bucket)) or self._of(variant, size.bucket)
+        backlog = self._backlog
+        if backlog is None or self._backlog_ms != now_ms:
+            backlog = self._look(now_ms)
+        windows, p50_ms, slots, drift = size.n_windows, known.p50_ms, known.slots, self.drift
+        run_ms = p50_ms * -(-windows // slots)
+        busy_ms = backlog.until_done_ms(variant, slots, windows, p50_ms)
+        if run_ms >= _NO_WAIT * busy_ms:
+            regime = 1 if backlog.crowded else 0
+        else:
+            regime = (
+                2 if run_ms >= _WAITS * busy_ms else 3 if run_ms >= _WAITS_LONG * busy_ms else 4
+            )
+        overhead_ms = GATEWAY_MS + WINDOW_MS * (windows - 1)
+        expected_ms, alone_ms = busy_ms + overhead_ms, run_ms + overhead_ms
+        predicted_ms = expected_ms * drift.factor(known.tracked, regime, level)
+        wait_ms = 0.0
+        if regime:
+            alone_now_ms = alone_ms * drift.factor(known.tracked, 0, level)
+            wait_ms = max(0.0, predicted_ms - alone_now_ms)
+        idle_ms = min(predicted_ms, alone_ms * exp(known.tracked.idle(level)))
+        return _Stage(idle_ms, predicted_ms, p50_ms * windows, expected_ms, regime, wait_ms)
+
+    def _look(self, now_ms: float) -> Backlog:
+        self._backlog, self._backlog_ms = self.queue.backlog(now_ms), now_ms
+        self.drift.rest(0.0 if self.busy else now_ms - self.queue.idle_since_ms)
+        self._follow()
+        return self._backlog
+
+    def _of(self, variant: str, bucket: int) -> _Known:
+        known = self._known.get((variant, bucket))
+        if known is None:
+            known = self._known[variant, bucket] = self._learn_cell(variant, bucket)
+        return known
+
+    def _learn_cell(self, variant: str, bucket: int) -> _Known:
+        cell = self._profiles[variant].cell(bucket)
+        key = (variant, cell)  # measured anew: learned anew
+        tails = [ms / cell.p50_ms for ms in (cell.p50_ms, cell.p95_ms, cell.p99_ms)]
+        tracked = self.drift.cells.get(key)
+        if tracked is None:
+            spreads = [log(tail) + wider for tail, wider in zip(tails, _WIDER, strict=True)]
+            tracked = self.drift.cells[key] = Tracked(spreads, [log(tail) for tail in tails])
+        return _Known(cell.p50_ms, tracked, self.queue.lines[variant].slots)
+
+    def _follow(self) -> None:
+        """Let work in flight progress as fast as work was seen to."""
+        self.queue.slowness = self.drift.slowness
+
+
+def _told(work: Work, took_ms: float) -> Told:
+    return Told(work.n_known, (took_ms > work.p95_ms, took_ms > work.p99_ms))
+
+
+def _seen(work: Work, took_ms: float) -> Seen:
+    in_p95, in_p99 = took_ms <= work.p95_ms, took_ms <= work.p99_ms
+    return Seen(work.variant, in_p95, in_p99, took_ms / work.p95_ms)
+
+
+def _level(quantile: float) -> int:
+    return 2 if quantile >= 0.99 else 1 if quantile >= 0.95 else 0

@@ -1,0 +1,120 @@
+"""How long a variant takes on this host, asked through the backend: a few seconds, not a study.
+
+Other work can lengthen a run, never shorten it. So the lower quartile of a few runs stands for the
+median of an idle host, and runs beside requests in flight count only where there are no others.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from gateway.backends.protocol import Backend
+from gateway.catalog.schema import Cell, Host, Profile, Variant
+from gateway.domain import Windows
+from gateway.latency.model import GATEWAY_MS
+
+log = logging.getLogger(__name__)
+
+BUDGET_MS = 30_000.0  # of one run
+RUNS = 9
+ENOUGH_QUIET_RUNS = 4
+BUCKETS = (64, 128, 256, 384)
+PROBE_RUNS = 5
+PROBE_BUCKET = 128
+MOST_OFF = 1.5  # a profile of this host that is off by more was measured under other conditions
+
+Busy = Callable[[], bool]  # is any request in flight?
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A profile that holds here; not `quiet`: requests in flight may have spoilt it."""
+
+    profile: Profile
+    quiet: bool = True
+
+
+def never_busy() -> bool:
+    return False
+
+
+async def profile(
+    variant: Variant, sample: Windows, backend: Backend, here: Host, busy: Busy = never_busy
+) -> Measured:
+    """Return the catalog's profile where it is of this host and holds, else a short one of our own.
+
+    Beside requests in flight a profile of this host is believed: they, too, make it look wrong.
+    Raises: BackendError, DeadlineExceeded.
+    """
+    same_host = here == variant.profile.host
+    if same_host:
+        known = variant.profile.cell(PROBE_BUCKET)
+        found_ms, quiet = await _typical_ms(
+            variant, sample, known.bucket, backend, PROBE_RUNS, busy
+        )
+        if not quiet or _holds(known.p50_ms, found_ms):
+            return Measured(variant.profile, quiet)
+        log.warning(
+            "%s: takes %.1f ms, its profile of this host says %.1f; it is measured anew",
+            variant.name,
+            found_ms,
+            known.p50_ms,
+        )
+    return await _measure(variant, sample, backend, here, busy)
+
+
+def _holds(known_ms: float, found_ms: float) -> bool:
+    """Say whether a time measured through a model server fits one measured without.
+
+    The way there takes a small model longer than its work; predictions count it for all alike.
+    """
+    return known_ms / MOST_OFF <= found_ms <= known_ms * MOST_OFF + GATEWAY_MS
+
+
+async def _measure(
+    variant: Variant, sample: Windows, backend: Backend, here: Host, busy: Busy
+) -> Measured:
+    """Return a profile with the tails of the catalog's: a few runs tell a median, but no tail."""
+    cells, quiet = [], True
+    for bucket in BUCKETS:
+        p50, alone = await _typical_ms(variant, sample, bucket, backend, RUNS, busy)
+        known = variant.profile.cell(bucket)
+        tails = (p50 * known.p95_ms / known.p50_ms, p50 * known.p99_ms / known.p50_ms)
+        cells.append(Cell(bucket, 1, p50, *tails))
+        quiet = quiet and alone
+    log.info(
+        "%s: profiled on this host%s: %s",
+        variant.name,
+        "" if quiet else ", beside requests in flight",
+        ", ".join(f"{c.bucket} tokens {c.p50_ms:.1f} ms" for c in cells),
+    )
+    return Measured(Profile(here, variant.profile.threads, tuple(cells)), quiet)
+
+
+async def _typical_ms(
+    variant: Variant, sample: Windows, bucket: int, backend: Backend, runs: int, busy: Busy
+) -> tuple[float, bool]:
+    """Return the lower quartile of some runs, and whether they were undisturbed."""
+    padded = filled(sample, bucket)
+    await backend.infer(variant, padded, BUDGET_MS)
+    quiet_ms, all_ms = [], []
+    for _ in range(runs):
+        before = busy()
+        took_ms = (await backend.infer(variant, padded, BUDGET_MS)).infer_ms
+        all_ms.append(took_ms)
+        if not before and not busy():
+            quiet_ms.append(took_ms)
+    quiet = len(quiet_ms) >= min(ENOUGH_QUIET_RUNS, runs)
+    return float(np.quantile(quiet_ms if quiet else all_ms, 0.25)), quiet
+
+
+def filled(windows: Windows, bucket: int) -> Windows:
+    """Return one window of exactly `bucket` tokens, all attended: the most work of its bucket."""
+    ids = np.resize(windows.input_ids[:1], (1, bucket))
+    ones = np.ones_like(ids)
+    offsets = np.zeros((1, bucket, 2), np.int64)
+    return Windows(ids, ones, np.zeros_like(ids), offsets, ones.astype(np.bool_), bucket)

@@ -1,0 +1,1 @@
+"""What is served now and next: preparation, switch, readiness, shutdown."""

@@ -1,0 +1,84 @@
+"""Looks after shared and several model servers beside the watcher: who is back, and what they have to do.
+
+Runs off the request path and never answers a question.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from gateway.backends.pool import Replicas
+from gateway.catalog.host import usable_cores
+from gateway.clock import now_ms
+from gateway.domain import Question
+from gateway.errors import BertierError
+from gateway.lifecycle.preparation import capacity, readmit
+from gateway.request.service import AnswerService
+
+log = logging.getLogger(__name__)
+
+ROUND_MS = 1_000.0
+KEEP_BUDGET_MS = 30_000.0
+KEEPS = 3  # times that a variant is asked while another gateway would wait before it unloads it
+
+
+class Rounds:
+    """Keeps replicas, and what predicts latency, in step with the model servers."""
+
+    def __init__(self, service: AnswerService) -> None:
+        self._service = service
+        self._replicas = service.backend if isinstance(service.backend, Replicas) else None
+
+    async def run(self) -> None:
+        """Look for ever, where there is anything to look after."""
+        settings = self._service.settings
+        rounds = []
+        if self._replicas is not None:
+            rounds.append(_for_ever(self.look, ROUND_MS))
+        if settings.triton_url and settings.others_poll_ms:
+            rounds.append(_for_ever(self.ask_for_others, settings.others_poll_ms))
+        if self._service.backend.name != "embedded" and settings.unload_after_ms:
+            rounds.append(_for_ever(self.keep, settings.unload_after_ms / KEEPS))
+        await asyncio.gather(*rounds)
+
+    async def look(self) -> None:
+        """Have servers that came back checked, and tell the predictor how many answer."""
+        serving, replicas = self._service.serving, self._replicas
+        if serving is None or replicas is None:
+            return
+        if any(replicas.unchecked(serving.catalog.variant(name)) for name in serving.trust):
+            await readmit(serving, replicas)
+        serving.latency.resize(*capacity(serving.catalog, replicas, usable_cores()))
+
+    async def ask_for_others(self) -> None:
+        """Tell the predictor what other gateways have in the servers: our work waits behind it."""
+        try:
+            others = await self._service.backend.others()
+        except BertierError:
+            others = {}  # who is not there has nothing to do
+        if self._service.serving is not None:
+            windows = {name: round(n) for name, n in others.items()}
+            self._service.serving.latency.set_others(windows, now_ms())
+
+    async def keep(self) -> None:
+        """Ask every variant that is routed to, as others unload what nobody asks."""
+        serving, backend = self._service.serving, self._service.backend
+        if serving is None:
+            return
+        golden = serving.catalog.golden_inputs[0]
+        windows = serving.encoder.encode(Question(golden.question, golden.context))
+        for name in serving.trust:
+            with suppress(BertierError):  # the watcher sees to it
+                await backend.infer(serving.catalog.variant(name), windows, KEEP_BUDGET_MS)
+
+
+async def _for_ever(do: Callable[[], Awaitable[None]], every_ms: float) -> None:
+    while True:
+        try:
+            await do()
+        except Exception:  # the gateway goes on with what it knows
+            log.exception("the rounds failed; they go on")
+        await asyncio.sleep(every_ms / 1e3)

@@ -1,0 +1,257 @@
+"""From a catalog to a ServingSet: files, hashes, golden answers and latency, checked on this host.
+
+A set that fails its checks is refused; a variant that fails them is left out, and can be mended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from gateway.backends.pool import Replicas
+from gateway.backends.protocol import Backend, Check, key_of
+from gateway.catalog import host, store
+from gateway.catalog.schema import Host, Variant
+from gateway.catalog.store import Catalog
+from gateway.domain import Question, Trust
+from gateway.errors import BackendError, DeadlineExceeded, RepositoryError, VariantsUnserved
+from gateway.latency import profile
+from gateway.latency.model import LatencyModel
+from gateway.latency.profile import Measured
+from gateway.qa.codec import MAX_TOKENS, SpanEncoder
+from gateway.serving_set import ServingSet
+
+log = logging.getLogger(__name__)
+
+GOLDEN_BUDGET_MS = 30_000.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A variant that can be served."""
+
+    trust: Trust
+    measured: Measured
+
+
+async def prepare(
+    repository: Path, catalog: Catalog, backend: Backend, previous: ServingSet | None = None
+) -> ServingSet:
+    """Check files, hashes and golden answers, profile where the host is new; return the set.
+
+    What `previous` measured on this host is not measured again.
+    Raises: RepositoryError; VariantsUnserved when nothing of the catalog can be served.
+    """
+    _check_files(repository, catalog)
+    _check_profiles(catalog)
+    encoder = SpanEncoder.from_file(repository / store.TOKENIZER)
+    look = await _Look.here(catalog, encoder, backend, previous)
+    found, problems = await look.at(catalog.variants)
+    if not found:
+        raise VariantsUnserved(f"{repository}: nothing can be served", problems)
+    return _build(catalog, encoder, found, problems, look)
+
+
+async def mend(repository: Path, serving: ServingSet, backend: Backend) -> ServingSet:
+    """Look again at what is not served; what is stays as it is. Raises: RepositoryError."""
+    _check_files(repository, serving.catalog)
+    look = await _Look.here(serving.catalog, serving.encoder, backend, serving)
+    missing = [v for v in serving.catalog.variants if v.name not in serving.trust]
+    found, problems = await look.at(missing)
+    kept = {name: _Found(t, _measured_in(serving, name)) for name, t in serving.trust.items()}
+    mended = _build(serving.catalog, serving.encoder, kept | found, problems, look)
+    return replace(mended, breakers=serving.breakers.keeping(kept.keys()))
+
+
+async def measure_again(serving: ServingSet, backend: Backend) -> ServingSet:
+    """Measure anew what was measured beside requests in flight.
+
+    Raises: BackendError, DeadlineExceeded.
+    """
+    look = await _Look.here(serving.catalog, serving.encoder, backend, serving)
+    found = {name: _Found(t, _measured_in(serving, name)) for name, t in serving.trust.items()}
+    for name in serving.under_load & found.keys():
+        measured = await look.measure(serving.catalog.variant(name))
+        found[name] = replace(found[name], measured=measured)
+    measured_anew = _build(serving.catalog, serving.encoder, found, serving.problems, look)
+    return replace(measured_anew, breakers=serving.breakers)
+
+
+async def readmit(serving: ServingSet, replicas: Replicas) -> None:
+    """Check servers that are back, or had unloaded a variant, and ask them again where all is right."""
+    catalog = serving.catalog
+    look = await _Look.here(catalog, serving.encoder, replicas, serving)
+    for name, trust in serving.trust.items():
+        variant = catalog.variant(name)
+        await replicas.readmit(variant, look.check(variant), trust)
+
+
+def capacity(catalog: Catalog, backend: Backend, cores: int) -> tuple[int, dict[str, int]]:
+    """Return the cores of all model servers together, and the instances of each variant on them.
+
+    Each server is taken to have as many cores as this host.
+    """
+    servers = {v.name: backend.capacity(v) for v in catalog.variants}
+    instances = {v.name: v.instances * servers[v.name] for v in catalog.variants}
+    return cores * max(servers.values(), default=1), instances
+
+
+def _build(
+    catalog: Catalog,
+    encoder: SpanEncoder,
+    found: Mapping[str, _Found],
+    problems: Mapping[str, str],
+    look: _Look,
+) -> ServingSet:
+    profiles = {name: each.measured.profile for name, each in found.items()}
+    cores, instances = capacity(catalog, look.backend, look.here_is.cores)
+    before = look.previous.latency if look.previous is not None else None
+    return ServingSet(
+        catalog=catalog,
+        encoder=encoder,
+        trust={name: each.trust for name, each in found.items()},
+        profiles=profiles,
+        latency=LatencyModel(profiles, cores, instances, before),
+        problems=problems,
+        under_load=frozenset(name for name, each in found.items() if not each.measured.quiet),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What is needed to look at the variants of a catalog."""
+
+    catalog: Catalog
+    encoder: SpanEncoder
+    backend: Backend
+    previous: ServingSet | None
+    here_is: Host
+
+    @classmethod
+    async def here(
+        cls, catalog: Catalog, encoder: SpanEncoder, backend: Backend, previous: ServingSet | None
+    ) -> _Look:
+        here = await asyncio.to_thread(host.describe, backend.engine)
+        return cls(catalog, encoder, backend, previous, here)
+
+    async def at(self, variants: Iterable[Variant]) -> tuple[dict[str, _Found], dict[str, str]]:
+        """Return what can be served, and why the rest cannot."""
+        found: dict[str, _Found] = {}
+        problems: dict[str, str] = {}
+        for variant in variants:
+            try:
+                found[variant.name] = await self._at_one(variant)
+            except (BackendError, DeadlineExceeded) as exc:
+                log.error("%s: not served: %s", variant.name, exc)
+                problems[variant.name] = str(exc)
+        return found, problems
+
+    async def _at_one(self, variant: Variant) -> _Found:
+        trust = await self.backend.checked(variant, self.check(variant))
+        known = _measured_before(variant, self.previous, self.here_is)
+        return _Found(trust, known or await self.measure(variant))
+
+    def check(self, variant: Variant) -> Check:
+        """Return the look at the variant on one server."""
+
+        async def on(server: Backend) -> Trust:
+            return await _check_variant(variant, self.catalog, self.encoder, server, self.here_is)
+
+        return on
+
+    async def measure(self, variant: Variant) -> Measured:
+        golden = self.catalog.golden_inputs[0]
+        sample = self.encoder.encode(Question(golden.question, golden.context))
+        return await profile.profile(variant, sample, self.backend, self.here_is, self._busy)
+
+    def _busy(self) -> bool:
+        return self.previous is not None and self.previous.latency.busy
+
+
+def _check_files(repository: Path, catalog: Catalog) -> None:
+    problem = store.check_tokenizer(repository, catalog)
+    if problem:
+        raise RepositoryError(problem)
+
+
+def _check_profiles(catalog: Catalog) -> None:
+    """Refuse a profile that says nothing of the longest windows: no latency could be predicted."""
+    for variant in catalog.variants:
+        cells = variant.profile.cells
+        if not any(c.batch == 1 and c.bucket >= MAX_TOKENS and c.p50_ms > 0 for c in cells):
+            raise RepositoryError(
+                f"{variant.name}: its latency profile does not reach {MAX_TOKENS} tokens;"
+                " publish it again"
+            )
+
+
+def hash_problem(variant: Variant, hashes: Mapping[str, str]) -> str | None:
+    """Return what is wrong when the model server holds another file than the catalog names."""
+    found = hashes.get(key_of(variant))
+    if found == variant.sha256:
+        return None
+    if found is None:
+        return f"version {variant.version} is not loaded; see the server's log"
+    return f"the server has sha256 {found[:12]}, the catalog says {variant.sha256[:12]}"
+
+
+def hash_problems(catalog: Catalog, hashes: Mapping[str, str]) -> dict[str, str]:
+    """Return by variant what is wrong with what the model server holds."""
+    found = {v.name: hash_problem(v, hashes) for v in catalog.variants}
+    return {name: why for name, why in found.items() if why is not None}
+
+
+def _measured_before(variant: Variant, previous: ServingSet | None, here: Host) -> Measured | None:
+    """Return the profile that an earlier set has of the same model on the same host."""
+    if previous is None or variant.name not in previous.profiles:
+        return None
+    same_model = previous.catalog.variant(variant.name).sha256 == variant.sha256
+    measured = _measured_in(previous, variant.name)
+    return measured if same_model and measured.profile.host == here else None
+
+
+def _measured_in(serving: ServingSet, name: str) -> Measured:
+    return Measured(serving.profiles[name], name not in serving.under_load)
+
+
+async def _check_variant(
+    variant: Variant, catalog: Catalog, encoder: SpanEncoder, backend: Backend, here: Host
+) -> Trust:
+    """Return how far the variant's certificate holds here.
+
+    Raises: BackendError, DeadlineExceeded when it cannot be served.
+    """
+    await backend.load(variant)
+    problem = hash_problem(variant, await backend.hashes())
+    if problem:
+        raise BackendError(problem)
+    return await _golden(variant, catalog, encoder, backend, here)
+
+
+async def _golden(
+    variant: Variant, catalog: Catalog, encoder: SpanEncoder, backend: Backend, here: Host
+) -> Trust:
+    """Ask the golden inputs; the same logits as where it was certified: the certificate holds."""
+    worst = 0.0
+    for golden, expected in zip(catalog.golden_inputs, variant.golden, strict=True):
+        windows = encoder.encode(Question(golden.question, golden.context))
+        found = await backend.infer(variant, windows, GOLDEN_BUDGET_MS)
+        n = len(expected.start)
+        for got, want in ((found.logits.start, expected.start), (found.logits.end, expected.end)):
+            gap = np.abs(got[0, :n] - np.asarray(want)).max()
+            worst = float(np.maximum(worst, gap))  # unlike max(), keeps a NaN
+    if not worst <= variant.golden_tolerance:
+        log.warning(
+            "%s: golden logits differ by %.3f (tolerance %.3f): uncertified on this host",
+            variant.name,
+            worst,
+            variant.golden_tolerance,
+        )
+        return Trust.UNCERTIFIED
+    certified_on = {p.certificate.host for p in catalog.plans if variant.name in p.variants}
+    return Trust.CERTIFIED if here in certified_on else Trust.TRANSFERRED

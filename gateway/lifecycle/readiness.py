@@ -1,0 +1,120 @@
+"""Can questions be answered, and if not, why? What /readyz and /v1/variants tell. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from gateway.backends.replica import ReplicaState
+from gateway.catalog.schema import Plan, Variant
+from gateway.domain import Trust
+from gateway.monitoring.sequential_tests import AgreementTest, Comparison
+from gateway.serving_set import ServingSet
+
+
+@dataclass(frozen=True, slots=True)
+class VariantState:
+    """Is a variant of the catalog routed to, and how far does its certificate hold here?"""
+
+    served: bool
+    trust: str | None
+    problem: str | None
+    failing: bool  # left alone, or probed, because it failed when it was asked
+    measured_under_load: bool  # its latency, beside requests in flight: it is measured again
+    confidence_shifted: bool = False  # it is not as sure, or as unsure, as on the certified data
+    host_differs: str | None = None  # from the one it was certified on: in what
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """The state of the gateway; not `ready`: `reasons` says what is missing."""
+
+    ready: bool
+    reasons: tuple[str, ...]
+    backend: str
+    engine: str
+    backend_up: bool
+    catalog_sha256: str | None  # of the catalog that is served
+    refused: str | None  # why the catalog on disk is not the one that is served
+    variants: Mapping[str, VariantState]
+    retry_in_ms: float | None = None  # until what failed is tried again; None: nothing is
+    replicas: Mapping[str, ReplicaState] = field(default_factory=dict)  # of several servers
+    broken_plans: tuple[str, ...] = ()  # shadow answers say so: not trusted any more
+    healing: Mapping[str, str] = field(default_factory=dict)  # variants that lost an instance: why
+
+
+def state_of(name: str, serving: ServingSet) -> VariantState:
+    trust = serving.trust.get(name)
+    return VariantState(
+        served=trust is not None,
+        trust=None if trust is None else str(trust),
+        problem=serving.problems.get(name),
+        failing=not serving.breakers.of(name).closed,
+        measured_under_load=name in serving.under_load,
+        confidence_shifted=serving.evidence.is_shifted(name),
+        host_differs=_host_differs(name, serving),
+    )
+
+
+def _host_differs(name: str, serving: ServingSet) -> str | None:
+    """Return what is other here than where a variant was certified, for one that is not `certified`."""
+    if serving.trust.get(name) in (None, Trust.CERTIFIED):
+        return None
+    here = asdict(serving.profiles[name].host)
+    there = asdict(serving.catalog.direct(name).certificate.host)
+    found = [
+        f"{part} {here[part] or 'none'} here, {there[part] or 'none'} where it was certified"
+        for part in here
+        if here[part] != there[part]
+    ]
+    return "; ".join(found) or None
+
+
+def states_of(serving: ServingSet | None) -> dict[str, VariantState]:
+    """Return the state of every variant of the catalog."""
+    if serving is None:
+        return {}
+    return {v.name: state_of(v.name, serving) for v in serving.catalog.variants}
+
+
+def summary(serving: ServingSet) -> str:
+    """Return the states in one line, for a log."""
+    states = states_of(serving)
+    told = [f"{name} ({state.trust or 'not served'})" for name, state in states.items()]
+    differs = dict.fromkeys(s.host_differs for s in states.values() if s.host_differs)
+    return "; ".join([", ".join(told), *differs])
+
+
+def catalog_report(serving: ServingSet) -> dict[str, Any]:
+    """Return the catalog as it is served, golden logits left out."""
+    return {
+        "origin": asdict(serving.catalog.origin),
+        "tokenizer_sha256": serving.catalog.tokenizer_sha256,
+        "variants": [_variant_report(v, serving) for v in serving.catalog.variants],
+        "plans": [_plan_report(p, serving) for p in serving.catalog.plans],
+    }
+
+
+def _variant_report(variant: Variant, serving: ServingSet) -> dict[str, Any]:
+    told = asdict(variant)
+    del told["golden"], told["golden_tolerance"]
+    profile = serving.profiles.get(variant.name)
+    if profile is not None:
+        told["profile"] = asdict(profile)  # as measured here, where that was needed
+    return told | asdict(state_of(variant.name, serving))
+
+
+def _plan_report(plan: Plan, serving: ServingSet) -> dict[str, Any]:
+    served = all(name in serving.trust for name in plan.variants)
+    trust = str(serving.trust_of(plan)) if served else None
+    evidence = _evidence_report(serving.evidence.agreement.get(plan.name))
+    return asdict(plan) | {"served": served, "trust": trust, "evidence": evidence}
+
+
+def _evidence_report(test: AgreementTest | None) -> dict[str, Any] | None:
+    """Return what shadow answers say of a plan; None: the catalog does not say what to expect."""
+    if test is None:
+        return None
+    told = {"broken": test.broken, "log10": test.log10_evidence, "alarm_at": test.log10_alarm}
+    return told | {each.value: test.seen[each] for each in Comparison}

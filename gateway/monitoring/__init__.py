@@ -1,0 +1,1 @@
+"""Whether certificates are still true of the traffic."""

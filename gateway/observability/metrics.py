@@ -1,0 +1,310 @@
+"""Every Prometheus metric of the gateway, and what is counted in it; label values come from bounded sets only.
+
+What each one is stands in metrics_declared; how a scrape is answered, in exposition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from itertools import product
+
+import prometheus_client
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+)
+
+from gateway.domain import STAGES, Gave, Timings
+from gateway.observability import metrics_declared as declared
+from gateway.observability.metrics_declared import (
+    CLOSINGS,
+    DENIALS,
+    FILES,
+    FRONTS,
+    HEDGED,
+    PROMISES,
+    Declared,
+)
+from gateway.slo import DEADLINE_FACTOR, STANDARD_CLASSES, SloClass
+
+# Sub-millisecond edges for the stages; `edges_s` adds the bounds of the classes.
+SECONDS = (
+    *(0.0001, 0.00025, 0.0005, 0.00075, 0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03),
+    *(0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.4, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
+)
+
+# Seen / predicted P95: 1 is where a prediction stops to hold.
+RATIOS = (0.1, 0.25, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
+
+COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256)  # windows
+
+# The time each series was made would be half of all there is to send, and no query of ours asks for it.
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # the library's
+
+
+def edges_s(classes: Mapping[str, SloClass]) -> tuple[float, ...]:
+    """Return the histograms' edges, s: one at the target and one at the deadline of every class."""
+    targets = {each.latency_ms / 1e3 for each in classes.values()}
+    deadlines = {
+        (each.timeout_ms or DEADLINE_FACTOR * each.latency_ms) / 1e3 for each in classes.values()
+    }
+    return tuple(sorted({*SECONDS, *targets, *deadlines}))
+
+
+class Metrics:
+    """The gateway's metrics in a registry of their own."""
+
+    def __init__(self, classes: Mapping[str, SloClass] = STANDARD_CLASSES) -> None:
+        self.registry = CollectorRegistry()
+        self.declared: list[Declared] = []
+        seconds = edges_s(classes)
+        self._declare_requests(seconds)
+        self._declare_models(seconds)
+        self._declare_catalog()
+        self._declare_evidence()
+        self._declare_access()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
+        # Looking a child up costs more than counting in it; how many there are is bounded.
+        self._decided = cache(self.decisions.labels)
+        self._kept = cache(self._find_kept)
+        self._predicted = cache(self._find_predicted)
+        self._ratio = cache(self.prediction_ratio.labels)
+        self._inferred = cache(self.inference.labels)
+        self._batched = cache(self.batch.labels)
+        self._tokens = cache(self._find_tokens)
+        self._ended = cache(self.requests.labels)
+        self._lasted = cache(self.duration.labels)
+        self._gave = cache(self.slo.labels)
+        self._stages = [(name, self.stage.labels(name)) for name in STAGES]
+        self._bear(classes)
+
+    def _declare_requests(self, seconds: Sequence[float]) -> None:
+        """What callers asked, and what they got."""
+        self.requests = self._counter(declared.REQUESTS)
+        self.duration = self._histogram(declared.DURATION, edges=seconds)
+        self.stage = self._histogram(declared.STAGE, edges=seconds)
+        self.in_flight = self._gauge(declared.IN_FLIGHT)
+        self.windows = self._histogram(declared.WINDOWS, edges=COUNTS)
+        self.decisions = self._counter(declared.DECISIONS)
+        self.slo = self._counter(declared.SLO)
+        self.slo_requests = self._counter(declared.SLO_REQUESTS)
+        self.partial_answers = self._counter(declared.PARTIAL_ANSWERS)
+        self.hedges = self._counter(declared.HEDGES)
+        self.sheds = self._counter(declared.SHEDS)
+        self.escalations = self._counter(declared.ESCALATIONS)
+        self.retries = self._counter(declared.RETRIES)
+
+    def _declare_models(self, seconds: Sequence[float]) -> None:
+        """How the variants and their server do."""
+        self.inference = self._histogram(declared.INFERENCE, edges=seconds)
+        self.batch = self._histogram(declared.BATCH, edges=COUNTS)
+        self.tokens = self._counter(declared.TOKENS)
+        self.predictions = self._counter(declared.PREDICTIONS)
+        self.prediction_ratio = self._histogram(declared.PREDICTION_RATIO, edges=RATIOS)
+        self.backend_up = self._gauge(declared.BACKEND_UP)
+        self.backend_restarts = self._counter(declared.BACKEND_RESTARTS)
+        self.asked_again = self._counter(declared.ASKED_AGAIN)
+        self.instances_lost = self._counter(declared.INSTANCES_LOST)
+        self.model_reloads = self._counter(declared.MODEL_RELOADS)
+        self.healing = self._gauge(declared.HEALING)
+        self._declare_replicas()
+        self.windows_pending = self._gauge(declared.WINDOWS_PENDING)
+        self.queue_wait = self._gauge(declared.QUEUE_WAIT)
+        self.breaker_open = self._gauge(declared.BREAKER_OPEN)
+        self.breaker_changes = self._counter(declared.BREAKER_CHANGES)
+
+    def _declare_replicas(self) -> None:
+        """How each of several model servers does."""
+        self.replica_up = self._gauge(declared.REPLICA_UP)
+        self.replica_in_flight = self._gauge(declared.REPLICA_IN_FLIGHT)
+        self.replica_ejections = self._counter(declared.REPLICA_EJECTIONS)
+
+    def _declare_access(self) -> None:
+        """Who asked, and who was turned away at the door."""
+        self.connections = self._gauge(declared.CONNECTIONS)
+        self.connections_closed = self._counter(declared.CONNECTIONS_CLOSED)
+        self.denied = self._counter(declared.DENIED)
+        self.key_requests = self._counter(declared.KEY_REQUESTS)
+        self.reloads = self._counter(declared.RELOADS)
+        self.certificate_ends = self._gauge(declared.CERTIFICATE_ENDS)
+        self.reload_refused = self._gauge(declared.RELOAD_REFUSED)
+
+    def _declare_catalog(self) -> None:
+        """What is served."""
+        self.variant_up = self._gauge(declared.VARIANT_UP)
+        self.hash_matches = self._gauge(declared.HASH_MATCHES)
+        self.certified_f1 = self._gauge(declared.CERTIFIED_F1)
+        self.catalog_switches = self._counter(declared.CATALOG_SWITCHES)
+        self.catalog_refused = self._gauge(declared.CATALOG_REFUSED)
+        self.catalog = self._info(declared.CATALOG)
+        self.catalog_loaded = self._gauge(declared.CATALOG_LOADED)
+        self.log_lines_lost = self._counter(declared.LOG_LINES_LOST)
+        self.decisions_lost = self._counter(declared.DECISIONS_LOST)
+        self.build = self._info(declared.BUILD)
+
+    def _declare_evidence(self) -> None:
+        """Whether certificates still hold for what is asked."""
+        self.shadows = self._counter(declared.SHADOWS)
+        self.certificate_evidence = self._gauge(declared.CERTIFICATE_EVIDENCE)
+        self.certificate_broken = self._gauge(declared.CERTIFICATE_BROKEN)
+        self.confidence_shift = self._gauge(declared.CONFIDENCE_SHIFT)
+        self.confidence_shifted = self._gauge(declared.CONFIDENCE_SHIFTED)
+
+    def _bear(self, classes: Iterable[str]) -> None:
+        """Show at 0 what may come: of a series that begins at 1 `rate` and `increase` miss the first event."""
+        for slo_class in classes:
+            self.partial_answers.labels(slo_class)
+            for held in (True, False):
+                self._kept(slo_class, *[held] * len(PROMISES))
+        rare = (
+            (self.hedges, product(HEDGED)),
+            (self.connections_closed, product(CLOSINGS)),
+            (self.denied, product(FRONTS, DENIALS)),
+            (self.reloads, product(FILES, ("loaded", "refused"))),
+            (self.reload_refused, product(FILES)),
+            (self.catalog_switches, product(("switched", "refused"))),
+        )
+        for metric, values in rare:
+            for each in values:
+                metric.labels(*each)
+
+    def note_decision(self, slo_class: str, plan: str, reason: str) -> None:
+        """Count what was chosen, and why; no plan: `none`."""
+        self._decided(slo_class, plan, reason).inc()
+
+    def note_inference(self, variant: str, took_s: float, batch: float) -> None:
+        """Count what the model server answered, and how many windows it was sent at a time."""
+        self._inferred(variant).observe(took_s)
+        self._batched(variant).observe(batch)
+
+    def note_tokens(self, variant: str, n_text: int, n: int) -> None:
+        """Count the tokens sent: those of the text, and all, padding included."""
+        text, padding = self._tokens(variant)
+        text.inc(n_text)
+        padding.inc(n - n_text)
+
+    def note_prediction(self, variant: str, in_p95: bool, in_p99: bool, ratio: float) -> None:
+        """Count whether the predicted latency held; `ratio`: seen / predicted P95."""
+        for counter in self._predicted(variant, in_p95, in_p99):
+            counter.inc()
+        self._ratio(variant).observe(ratio)
+
+    def note_answer(
+        self, slo_class: str, gave: Sequence[Gave], timings: Timings, n_windows: int
+    ) -> None:
+        """Count an answer: where its time went, and what became of its promise."""
+        for name, stage in self._stages:
+            stage.observe(getattr(timings, name) / 1e3)
+        self.windows.observe(n_windows)
+        for outcome in gave or ("met",):
+            self._gave(slo_class, outcome).inc()
+        if Gave.PARTIAL in gave:
+            self.partial_answers.labels(slo_class).inc()
+        late = Gave.LATE in gave
+        for counter in self._kept(slo_class, not late, len(gave) == late, not gave):
+            counter.inc()
+
+    def note_broken(self, slo_class: str) -> None:
+        """Count a request that got no answer through no fault of its caller."""
+        for counter in self._kept(slo_class, *[False] * len(PROMISES)):
+            counter.inc()
+
+    def note_request(
+        self, front: str, slo_class: str, outcome: str, took_s: float, trace_id: str = ""
+    ) -> None:
+        """Count how a request ended; its trace becomes an exemplar of the duration."""
+        self._ended(front, slo_class, outcome).inc()
+        exemplar = {"trace_id": trace_id} if trace_id else None
+        self._lasted(front, slo_class).observe(took_s, exemplar)
+
+    def note_breaker(self, variant: str, state: str) -> None:
+        """Count that a variant's breaker came to another state: `open` or `closed`."""
+        self.breaker_open.labels(variant).set(state != "closed")
+        self.breaker_changes.labels(variant, state).inc()
+
+    def note_reload(self, file: str, *, loaded: bool) -> None:
+        """Count that a file which serving depends on was read again."""
+        self.reloads.labels(file, "loaded" if loaded else "refused").inc()
+        self.reload_refused.labels(file).set(not loaded)
+
+    def note_catalog(self, sha256: str, commit: str) -> None:
+        """Count a switch to this catalog."""
+        self.catalog_switches.labels("switched").inc()
+        self.catalog_refused.set(0)
+        self.catalog.info({"sha256": sha256, "commit": commit})
+        self.catalog_loaded.set_to_current_time()
+
+    def note_hashes(self, matches: Mapping[str, bool]) -> None:
+        """Show of each variant of the catalog whether the model server has its very file."""
+        self.hash_matches.clear()
+        for variant, same in matches.items():
+            self.hash_matches.labels(variant).set(same)
+
+    def note_floors(self, floors: Mapping[str, float]) -> None:
+        """Show the certified F1 of the plans that are served."""
+        self.certified_f1.clear()
+        for plan, floor in floors.items():
+            self.certified_f1.labels(plan).set(floor)
+
+    def note_plan(self, plan: str, log10_evidence: float, *, broken: bool) -> None:
+        """Show what is known against a plan's certificate."""
+        self.certificate_evidence.labels(plan).set(log10_evidence)
+        self.certificate_broken.labels(plan).set(broken)
+
+    def note_confidence(self, variant: str, log10_evidence: float, *, shifted: bool) -> None:
+        """Show whether a variant's confidence is spread as certified."""
+        self.confidence_shift.labels(variant).set(log10_evidence)
+        self.confidence_shifted.labels(variant).set(shifted)
+
+    def forget_evidence(self) -> None:
+        """Drop what is shown of plans and variants, before that of another catalog is."""
+        for gauge in (self.certificate_evidence, self.certificate_broken):
+            gauge.clear()
+        for gauge in (self.confidence_shift, self.confidence_shifted):
+            gauge.clear()
+
+    def note_queue(self, found: Mapping[str, tuple[int, float]]) -> None:
+        """Show the windows pending at each variant, and the wait that they mean, ms."""
+        self.windows_pending.clear()
+        self.queue_wait.clear()
+        for variant, (windows, wait_ms) in found.items():
+            self.windows_pending.labels(variant).set(windows)
+            self.queue_wait.labels(variant).set(wait_ms / 1e3)
+
+    def _find_kept(self, slo_class: str, *kept: bool) -> list[Counter]:
+        words = ["kept" if held else "broken" for held in kept]
+        pairs = zip(PROMISES, words, strict=True)
+        return [self.slo_requests.labels(slo_class, promise, word) for promise, word in pairs]
+
+    def _find_predicted(self, variant: str, *held: bool) -> list[Counter]:
+        words = ["within" if each else "beyond" for each in held]
+        pairs = zip(("0.95", "0.99"), words, strict=True)
+        return [self.predictions.labels(variant, quantile, word) for quantile, word in pairs]
+
+    def _find_tokens(self, variant: str) -> tuple[Counter, Counter]:
+        return self.tokens.labels(variant, "text"), self.tokens.labels(variant, "padding")
+
+    def _counter(self, what: Declared) -> Counter:
+        return Counter(*self._declare(what), registry=self.registry)
+
+    def _gauge(self, what: Declared) -> Gauge:
+        return Gauge(*self._declare(what), registry=self.registry)
+
+    def _info(self, what: Declared) -> Info:
+        name, told, _ = self._declare(what)  # its labels are its value
+        return Info(name.removesuffix("_info"), told, registry=self.registry)
+
+    def _histogram(self, what: Declared, edges: Sequence[float]) -> Histogram:
+        return Histogram(*self._declare(what), buckets=edges, registry=self.registry)
+
+    def _declare(self, what: Declared) -> tuple[str, str, tuple[str, ...]]:
+        self.declared.append(what)
+        return what.name, what.told, what.labels

@@ -1,0 +1,143 @@
+"""Spans of requests and their stages, and the W3C trace context in and on. Off until `start` is asked.
+
+Off, it costs next to nothing and needs no library; what a span is made of is otel's matter. Spans hold no
+text of a question, a context or an answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+from gateway.domain import Answered, Decision, Size, Slo
+
+if TYPE_CHECKING:
+    from gateway.observability.otel import RequestSpan, Tracing
+
+log = logging.getLogger(__name__)
+
+# Later versions may add fields; an id of zeros is none.
+# Source: https://www.w3.org/TR/trace-context/#traceparent-header
+TRACEPARENT = re.compile(
+    r"(?P<version>[0-9a-f]{2})-(?P<trace>(?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
+)
+ASKING = (
+    *("OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+)
+
+_OFF: AbstractContextManager[None] = nullcontext()
+_parent: ContextVar[Mapping[str, str]] = ContextVar("parent", default={})  # noqa: B039 (never written to)
+_active: Tracing | None = None
+
+
+def start(version: str) -> bool:
+    """Switch tracing on where OTEL_* variables ask for it; return whether it is on.
+
+    What is wrong with them is logged; questions are answered all the same.
+    """
+    global _active
+    asked = _asked_by(os.environ)
+    if asked is None:
+        return False
+    try:
+        from gateway.observability.otel import Tracing
+
+        _active = Tracing(version, os.environ)
+    except ImportError as exc:
+        log.error("no traces: %s asks for them, but %s; install the extra `otel`", asked, exc)
+    except Exception as exc:  # noqa: BLE001 (the SDK says in many ways what it cannot read)
+        log.error("no traces: the OTEL_* variables cannot be used: %s", exc)
+    else:
+        log.info("traces are on, as %s asks", asked)
+    return _active is not None
+
+
+def stop() -> None:
+    """Send what is left, for a short time, and switch tracing off."""
+    global _active
+    if _active is not None:
+        _active.close()
+        _active = None
+
+
+def receive(traceparent: str | None, tracestate: str | None) -> str:
+    """Note the caller's context for the requests of this task; return its trace id, '' for none."""
+    found = TRACEPARENT.fullmatch(traceparent or "")
+    if not found or found["version"] == "ff":
+        _parent.set({})
+        return ""
+    _parent.set({"traceparent": found[0], "tracestate": tracestate or ""})
+    return found["trace"]
+
+
+def request(front: str, request_id: str) -> AbstractContextManager[RequestSpan | None]:
+    """Open the span of one request, under the caller's where there is one."""
+    if _active is None:
+        return _OFF
+    return _active.request(
+        _parent.get(), {"bertier.front": front, "bertier.request_id": request_id}
+    )
+
+
+def stage(name: str, variant: str = "") -> AbstractContextManager[None]:
+    """Open the span of one stage of the request at hand."""
+    if _active is None:
+        return _OFF
+    return _active.stage(name, {"bertier.variant": variant} if variant else {})
+
+
+def queued(wait_ms: float) -> None:
+    """Record the wait in the gateway that the open stage began with."""
+    if _active is not None:
+        _active.record("queue", wait_ms)
+
+
+def decided(promise: Slo, decision: Decision, size: Size) -> None:
+    """Tell the request's span what was asked and what was chosen."""
+    if _active is not None:
+        _active.annotate(
+            {
+                "bertier.slo.class": promise.slo_class,
+                "bertier.slo.latency_ms": promise.latency_ms,
+                "bertier.slo.min_f1": promise.min_f1,
+                "bertier.slo.policy": promise.policy.value,
+                "bertier.bucket_tokens": size.bucket,
+                "bertier.windows": size.n_windows,
+                "bertier.reason": decision.reason.value,
+                "bertier.plan": decision.option.plan.name if decision.option else "none",
+            }
+        )
+
+
+def answered(what: Answered) -> None:
+    """Tell the request's span what answered, and what became of the promise."""
+    if _active is not None:
+        _active.annotate(
+            {
+                "bertier.variant": what.variant,
+                "bertier.slo.met": what.met,
+                "bertier.predicted_ms": what.option.predicted_ms,
+                "bertier.certified_f1": what.option.certified_f1,
+            }
+        )
+
+
+def outgoing() -> tuple[tuple[str, str], ...] | None:
+    """Return the open span's context, as metadata of a call to a server behind us."""
+    return None if _active is None else _active.outgoing()
+
+
+def _asked_by(environ: Mapping[str, str]) -> str | None:
+    """Return the variable that asks for traces; None: none does."""
+    if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return None
+    asking = [name for name in ASKING if environ.get(name)]
+    if not asking or environ.get("OTEL_TRACES_EXPORTER") == "none":
+        return None
+    return asking[0]

@@ -1,0 +1,316 @@
+"""Text to windows, logits to an answer: the same code for serving, training and evaluation.
+
+Never talks to a model and never reads a clock.
+Legend: W windows of one question, S tokens of a window, K candidate spans.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from gateway.catalog.schema import Decoding
+from gateway.domain import Answer, Bools, Floats, Ints, Logits, Question, Span, Windows
+from gateway.errors import EmptyText, MalformedText, RepositoryError, TextTooLong
+from gateway.qa.characters import has_visible, long_clusters
+from gateway.qa.token_cache import Tokens, WordMemory
+
+MAX_TOKENS = 384
+TYPICAL_TOKENS = 192  # of a request that nobody described; one of the buckets
+OVERLAP_TOKENS = 128
+MAX_QUESTION_TOKENS = 128
+MAX_ANSWER_TOKENS = 30
+LENGTH_BUCKETS = (64, 96, 128, 192, 256, 320, 384)
+N_BEST = 20
+NOWHERE = np.float32(-1e9)
+SCORE_CLIP = 20.0
+
+
+class SpanEncoder:
+    """Turns a question and its context into overlapping windows of token ids."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, *, max_tokens: int = MAX_TOKENS, overlap: int = OVERLAP_TOKENS
+    ) -> None:
+        self.tokenizer = tokenizer
+        self._words = WordMemory(tokenizer)
+        self._frame = _Frame.of(tokenizer)
+        self._max_tokens = max_tokens
+        self._overlap = min(overlap, max_tokens // 3)
+        # A window holds more of the context than the overlap, or the windows would not move on.
+        room = max_tokens - self._overlap - self._frame.n_tokens - 1
+        self._max_question_tokens = min(MAX_QUESTION_TOKENS, room)
+
+    @classmethod
+    def from_file(cls, path: Path) -> SpanEncoder:
+        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        return cls(tokenizer)
+
+    def resized(self, max_tokens: int) -> SpanEncoder:
+        """Return the same encoder with windows of another length."""
+        return SpanEncoder(self.tokenizer, max_tokens=max_tokens)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of some tokens, as the vocabulary spells it."""
+        return self.tokenizer.decode([int(i) for i in ids])
+
+    def encode(self, question: Question) -> Windows:
+        """Return the windows of one question, padded to the bucket of the longest of them.
+
+        Offsets lie between the characters that a reader sees (grapheme clusters): so does every answer.
+        Raises: EmptyText (nothing to read), TextTooLong (question over MAX_QUESTION_TOKENS), MalformedText (lone
+        surrogates).
+        """
+        asked = self._tokens_of("question", question.question)
+        if len(asked.ids) > self._max_question_tokens:
+            raise TextTooLong("question", len(asked.ids), self._max_question_tokens, "tokens")
+        room = self._max_tokens - len(asked.ids) - self._frame.n_tokens
+        context = _between_clusters(
+            self._tokens_of("context", question.context), long_clusters(question.context)
+        )
+        return _to_windows(self._frame, asked, context, room, room - self._overlap)
+
+    def _tokens_of(self, name: str, text: str) -> Tokens:
+        """Return the tokens of a text. Raises: EmptyText, MalformedText."""
+        _check_text(name, text)
+        tokens = self._words.tokens_of(text)
+        if tokens.begins == tokens.ends:  # none, or white space alone: the rest was dropped
+            raise EmptyText(name)
+        return tokens
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """The special tokens around and between question and context, and the type of every part."""
+
+    before: tuple[int, ...]
+    between: tuple[int, ...]
+    after: tuple[int, ...]
+    types: tuple[int, ...]  # of a pair of one token each
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> _Frame:
+        """Raises: RepositoryError when a window would not begin with a special token."""
+        pair = tokenizer.encode("a", "a")  # some tokenizers make two tokens of it
+        first, second = (pair.sequence_ids.index(part) for part in (0, 1))
+        specials = [i for i, part in enumerate(pair.sequence_ids) if part is None]
+        before = tuple(pair.ids[i] for i in specials if i < first)
+        between = tuple(pair.ids[i] for i in specials if first < i < second)
+        after = tuple(pair.ids[i] for i in specials if second < i)
+        if not before:
+            raise RepositoryError(
+                "tokenizer.json: puts no class token before the question, where no answer is"
+                " scored; its post_processor must frame a pair as [CLS] question [SEP] context"
+            )
+        places = sorted([*specials, first, second])
+        return cls(before, between, after, tuple(pair.type_ids[i] for i in places))
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.before) + len(self.between) + len(self.after)
+
+    def types_around(self, n_asked: int, n_context: int) -> list[int]:
+        """Return the token types of a window."""
+        first, second = len(self.before), len(self.before) + 1 + len(self.between)
+        types = self.types
+        asked, context = [types[first]] * n_asked, [types[second]] * n_context
+        return [*types[:first], *asked, *types[first + 1 : second], *context, *types[second + 1 :]]
+
+
+def _check_text(name: str, text: str) -> None:
+    if not has_visible(text):
+        raise EmptyText(name)
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise MalformedText(name, exc.start) from exc
+
+
+def _between_clusters(tokens: Tokens, clusters: Sequence[tuple[int, int]]) -> Tokens:
+    """Return the tokens with offsets that cut no cluster; `clusters`: (begin, end), in order."""
+    if not clusters:
+        return tokens
+    first, last = np.array(clusters).T  # (C,), (C,)
+    begins, ends = np.array(tokens.begins), np.array(tokens.ends)
+    # The last cluster that begins before, and the first that ends behind.
+    before = np.maximum(np.searchsorted(first, begins) - 1, 0)
+    behind = np.minimum(np.searchsorted(last, ends), len(last) - 1)
+    some = begins < ends
+    cut_begin = some & (first[before] < begins) & (begins < last[before])
+    cut_end = some & (first[behind] < ends) & (ends < last[behind])
+    return Tokens(
+        tokens.ids,
+        np.where(cut_begin, first[before], begins).tolist(),
+        np.where(cut_end, last[behind], ends).tolist(),
+    )
+
+
+def _to_windows(frame: _Frame, asked: Tokens, context: Tokens, room: int, step: int) -> Windows:
+    """Return windows of up to `room` tokens of the context, each beginning `step` after the last."""
+    n_asked, n_context = len(asked.ids), len(context.ids)
+    n_windows = 1 + max(0, -(-(n_context - room) // step))
+    n_tokens = n_asked + min(n_context, room) + frame.n_tokens
+    shape = (n_windows, bucket_of(n_tokens))
+    ids, mask, types = (np.zeros(shape, np.int64) for _ in range(3))
+    offsets = np.zeros((*shape, 2), np.int64)
+    is_context = np.zeros(shape, np.bool_)
+    head = [*frame.before, *asked.ids, *frame.between]
+    first = len(head)
+    for row in range(n_windows):
+        part = slice(row * step, min(row * step + room, n_context))
+        last = first + part.stop - part.start
+        n = last + len(frame.after)
+        ids[row, :n] = [*head, *context.ids[part], *frame.after]
+        mask[row, :n] = 1
+        types[row, :n] = frame.types_around(n_asked, last - first)
+        offsets[row, first:last, 0] = context.begins[part]
+        offsets[row, first:last, 1] = context.ends[part]
+        is_context[row, first:last] = offsets[row, first:last, 0] < offsets[row, first:last, 1]
+    return Windows(ids, mask, types, offsets, is_context, n_tokens)
+
+
+def bucket_of(n_tokens: int) -> int:
+    """Return the shortest length bucket that holds `n_tokens`."""
+    return next(b for b in LENGTH_BUCKETS if n_tokens <= b)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the logits say before any threshold: spans, best first, and no answer against the best."""
+
+    spans: tuple[Span, ...]
+    difference: float  # no-answer score less the best span's
+
+
+def decode(windows: Windows, logits: Logits, question: Question, how: Decoding) -> Answer:
+    """Return the answer that the logits of all windows give together."""
+    return answer_of(read(windows, logits, question), how, question.top_k)
+
+
+def read(windows: Windows, logits: Logits, question: Question) -> Reading:
+    """Return the best spans of all windows, weighed against each other and against no answer.
+
+    Source: Devlin et al. 2019, section 4.3 (span score against the no-answer score at [CLS]).
+    """
+    begin, end, score = _distinct_spans(windows, logits)
+    null = null_score(logits)
+    if not len(score):
+        return Reading((), float("inf"))
+    mass = np.exp(score - max(score[0], null))
+    probabilities = mass / (mass.sum() + np.exp(null - max(score[0], null)))
+    columns = (begin, end, probabilities, score)
+    spans = tuple(
+        Span(question.context[begin:end], begin, end, p, logit)
+        for begin, end, p, logit in zip(*(column.tolist() for column in columns), strict=True)
+    )
+    return Reading(spans, float(null - score[0]))
+
+
+def answer_of(reading: Reading, how: Decoding, top_k: int = 1) -> Answer:
+    """Return the answer under a variant's threshold, with calibrated probabilities."""
+    spans, difference = reading.spans, reading.difference
+    unanswerable = not spans or difference > how.null_threshold
+    no_answer = sigmoid(how.null_scale * difference + how.null_bias) if spans else 1.0
+    score = sigmoid(_score_logit(reading, how, unanswerable))
+    alternatives = spans[:top_k] if top_k > 1 else ()
+    if unanswerable:
+        return Answer("", None, None, score, no_answer, alternatives)
+    best = spans[0]
+    return Answer(best.text, best.start, best.end, score, no_answer, alternatives)
+
+
+def score_features(reading: Reading, null_threshold: float) -> tuple[float, float]:
+    """Return what an answer's score is computed from: margin to the threshold, log share of the best span."""
+    if not reading.spans:
+        return SCORE_CLIP, 0.0
+    margin = min(abs(reading.difference - null_threshold), SCORE_CLIP)
+    spans_mass = sum(span.probability for span in reading.spans)
+    return margin, math.log(max(reading.spans[0].probability / max(spans_mass, 1e-9), 1e-6))
+
+
+def _score_logit(reading: Reading, how: Decoding, unanswerable: bool) -> float:
+    bias, margin_weight, span_weight = how.score_weights[int(unanswerable)]
+    margin, log_share = score_features(reading, how.null_threshold)
+    return bias + margin_weight * margin + span_weight * log_share
+
+
+def best_spans(
+    start_logits: Floats,  # (W, S)
+    end_logits: Floats,  # (W, S)
+    is_context: Bools,  # (W, S)
+    k: int = N_BEST,
+) -> tuple[Ints, Ints, Ints, Floats]:
+    """Return (window, start, end, logit sum), each (K,), of the `k` best start <= end pairs, best first.
+
+    The K best pairs start in the K best starts, a start being as good as its best pair.
+    Source: Devlin et al. 2019, section 4.2.
+    """
+    n_windows, n_tokens = start_logits.shape
+    width = min(MAX_ANSWER_TOKENS, n_tokens)
+    starts = np.where(is_context, start_logits, NOWHERE).reshape(-1)  # (W * S,)
+    ends = np.full((n_windows, n_tokens + width), NOWHERE, np.float32)
+    ends[:, :n_tokens] = np.where(is_context, end_logits, NOWHERE)
+    best = starts + _best_within(ends, width)[:, :n_tokens].reshape(-1)
+    kept = np.sort(_largest(best, k))
+    window, start = np.divmod(kept, n_tokens)
+    reach = ends[window[:, None], start[:, None] + np.arange(width)]  # (K, width)
+    sums = (starts[kept, None] + reach).reshape(-1)
+    top = _largest(sums, k)
+    scores = sums[top]
+    order = np.lexsort((top, -scores))
+    order = order[scores[order] > NOWHERE / 2]
+    row, length = np.divmod(top[order], width)
+    return window[row], start[row], start[row] + length, scores[order]
+
+
+def _best_within(values: Floats, width: int) -> Floats:  # (W, S) -> (W, S - width + 1)
+    """Return the largest of every `width` neighbours, by doubling: log2(width) passes."""
+    reached = 1
+    while reached < width:
+        more = min(reached, width - reached)
+        values = np.maximum(values[:, : values.shape[1] - more], values[:, more:])
+        reached += more
+    return values
+
+
+def _largest(values: Floats, k: int) -> Ints:
+    """Return the indices of the k largest values, in no order."""
+    k = min(k, len(values))
+    return np.argpartition(-values, k - 1)[:k]
+
+
+def null_score(logits: Logits) -> np.float32:
+    """Return the no-answer score: the smallest over the windows of the logit sum at [CLS]."""
+    return np.float32((logits.start[:, 0] + logits.end[:, 0]).min())
+
+
+def _distinct_spans(windows: Windows, logits: Logits) -> tuple[Ints, Ints, Floats]:
+    """Return (begin, end, logit sum), each (K,), of the best distinct pieces of the context.
+
+    Overlapping windows, and the tokens of one character, name the same piece more than once: its
+    larger logit counts, before any softmax. Looks further until K is N_BEST or nothing is left.
+    """
+    looked_at = N_BEST
+    while True:
+        window, start, end, score = best_spans(
+            logits.start, logits.end, windows.is_context, looked_at
+        )
+        begins, ends = windows.offsets[window, start, 0], windows.offsets[window, end, 1]
+        first: dict[tuple[int, int], int] = {}  # place in the context -> its best row
+        for row, place in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):
+            first.setdefault(place, row)
+        if len(first) >= N_BEST or len(score) < looked_at:
+            rows = list(first.values())[:N_BEST]
+            return begins[rows], ends[rows], score[rows]
+        looked_at *= 2
+
+
+def sigmoid(x: float) -> float:
+    return 1.0 / (1.0 + math.exp(-min(max(x, -60.0), 60.0)))

@@ -1,0 +1,246 @@
+"""A plan at work on one request: its variants are asked in turn until one is sure of its answer.
+
+A direct plan is a cascade of one. Which plan it is was chosen before (service.py); knows no protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from gateway.backends.protocol import Backend
+from gateway.catalog.schema import Variant
+from gateway.domain import (
+    Answer,
+    Decision,
+    Gave,
+    Inference,
+    Ints,
+    Option,
+    Question,
+    Size,
+    Slo,
+    SloPolicy,
+    Timings,
+    Windows,
+)
+from gateway.errors import BackendError, DeadlineExceeded
+from gateway.latency.model import Seen, Work
+from gateway.observability import tracing
+from gateway.observability.metrics import Metrics
+from gateway.qa import codec
+from gateway.request import long_context
+from gateway.request.hedging import Hedging
+from gateway.routing import policy
+from gateway.serving_set import ServingSet
+
+log = logging.getLogger(__name__)
+
+LONG_TEXT_CHARS = 8_000  # above this, tokenizing and decoding leave the event loop
+RESERVE = 0.05  # of the deadline: kept from an escalation that hangs, to return the answer at hand
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One request, encoded: what every attempt to answer it starts from."""
+
+    question: Question
+    promise: Slo
+    serving: ServingSet
+    windows: Windows
+    arrived_ms: float
+    began_ms: float
+    encoded_ms: float
+    sampled: bool  # drawn at its arrival to be asked of the largest variant, too
+    order: Ints | None = None  # windows to ask, the most promising first; None: there is but one
+
+    @property
+    def size(self) -> Size:
+        n_asked = self.windows.n_windows if self.order is None else len(self.order)
+        return Size(self.windows.input_ids.shape[1], n_asked)
+
+    @property
+    def whole(self) -> Size:
+        """The size of all of the context, asked or not."""
+        return Size(self.windows.input_ids.shape[1], self.windows.n_windows)
+
+    def shortened(self) -> Job:
+        """Return the same with the better half of its windows."""
+        assert self.order is not None
+        return replace(self, order=self.order[: (len(self.order) + 1) // 2])
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The answer of a plan."""
+
+    answer: Answer
+    variant: str  # that gave it
+    first: Answer  # of the plan's first variant: only that one sees all kinds of questions
+    cut: bool  # it doubted the answer, and did not get to ask the next variant
+    partial: bool  # not all of the context was read
+    timings: Timings
+
+
+def gave_of(decision: Decision, outcome: Outcome, *, late: bool) -> tuple[Gave, ...]:
+    """Return which promises were not kept in the end: lateness as measured, not as predicted."""
+    told = [Gave.LATE] if late else []
+    told += [gave for gave in decision.gave if gave is not Gave.LATE]
+    told += [Gave.ESCALATION_CUT] if outcome.cut else []
+    return (*told, Gave.PARTIAL) if outcome.partial else tuple(told)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """What one variant said, and when, ms."""
+
+    variant: str
+    answer: Answer
+    asked_ms: float
+    queue_ms: float
+    inferred_ms: float
+    done_ms: float
+    partial: bool
+
+
+class Cascade:
+    """Asks the variants of plans, and has what becomes of each seen by what predicts."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        hedge_share: float = 0.0,
+    ) -> None:
+        self._hedging = Hedging(hedge_share, metrics)
+        self._backend = backend
+        self._metrics = metrics
+        self._clock = clock
+
+    async def answer(self, job: Job, option: Option) -> Outcome:
+        """Return the answer of the first variant that is sure, or of the last one there was time for.
+
+        Raises: BackendError, DeadlineExceeded, of the first variant: a later one that fails, or does not
+        answer in time, leaves the answer at hand.
+        """
+        plan, cut = option.plan, False
+        may_be_partial = job.promise.policy is not SloPolicy.STRICT
+        stages = [await self._ask(job, plan.variants[0], partial=may_be_partial)]
+        for variant, threshold in zip(plan.variants[1:], plan.thresholds, strict=True):
+            doubted = stages[-1].answer.score < threshold
+            further = await self._escalate(job, variant) if doubted else None
+            outcome = "escalated" if further else "cut" if doubted else "kept"
+            self._metrics.escalations.labels(plan.name, outcome).inc()
+            if further is None:
+                cut = doubted
+                break
+            stages.append(further)
+        last, timings = stages[-1], _timings(job, stages)
+        return Outcome(last.answer, last.variant, stages[0].answer, cut, last.partial, timings)
+
+    async def _escalate(self, job: Job, variant: str) -> _Stage | None:
+        """Ask the next variant; None: it fails, or the time left does not cover it."""
+        now, promise, serving = self._clock(), job.promise, job.serving
+        spent_ms = now - job.arrived_ms
+        quantile = policy.quantile_for(promise.policy)
+        predicted = serving.latency.predict_stage(variant, job.size, quantile, now)
+        if predicted.predicted_ms > policy.escalation_left_ms(promise, spent_ms):
+            return None
+        if variant in serving.breakers.failing(now):
+            return None
+        left_ms = (1 - RESERVE) * promise.timeout_ms - spent_ms
+        try:
+            async with asyncio.timeout(left_ms / 1e3):
+                return await self._ask(job, variant, partial=False)
+        except (BackendError, DeadlineExceeded, TimeoutError) as failed:
+            log.warning("%s: no escalation, the answer at hand is returned: %r", variant, failed)
+            return None
+
+    async def _ask(self, job: Job, variant: str, *, partial: bool) -> _Stage:
+        """Ask the model server once; `partial`: what was read when the time is short will do."""
+        serving, asked = job.serving, self._clock()
+        work = serving.latency.begin(variant, job.size, asked)
+        breaker = serving.breakers.of(variant)
+        call = breaker.begin(asked)
+        try:
+            with tracing.stage("infer", variant):
+                windows, inference = await self._infer(job, variant, work, partial=partial)
+                tracing.queued(inference.queue_ms)
+            inferred = self._clock()
+            if call.worked(inferred):
+                self._metrics.note_breaker(variant, breaker.state(inferred))
+            serving.latency.leave(work, inferred)
+            with tracing.stage("decode", variant):
+                answer = await self._decode(job, windows, inference, variant)
+            done = self._clock()
+        except BaseException as exc:  # cancelled, timed out, failed: it would have taken longer
+            now = self._clock()
+            self._note(serving.latency.give_up(work, now))
+            failed = isinstance(exc, BackendError)
+            if call.failed(now) if failed else call.gave_up(now, work.compute_ms):
+                self._metrics.note_breaker(variant, breaker.state(now))
+                log.warning("%s: %s", variant, breaker.describe(now))
+            raise
+        latency, whole = serving.latency, windows.n_windows == job.size.n_windows
+        self._note(latency.finish(work, done) if whole else latency.give_up(work, done))
+        left_out = windows.n_windows < job.windows.n_windows
+        return _Stage(variant, answer, asked, inference.queue_ms, inferred, done, left_out)
+
+    async def _infer(
+        self, job: Job, variant: str, work: Work, *, partial: bool
+    ) -> tuple[Windows, Inference]:
+        """Return the windows that were answered, and their logits."""
+        left_ms = job.promise.timeout_ms - (self._clock() - job.arrived_ms)
+        known, windows = job.serving.catalog.variant(variant), job.windows
+        if job.order is None:
+            found = await self._infer_one(job, known, work, left_ms)
+        else:
+            windows, found = await long_context.infer(
+                self._backend, known, windows, job.order, left_ms, partial=partial
+            )
+        took_s = (found.queue_ms + found.infer_ms) / 1e3
+        self._metrics.note_inference(variant, took_s, windows.n_windows / found.n_batches)
+        self._metrics.note_tokens(variant, *windows.count_tokens())
+        return windows, found
+
+    async def _infer_one(self, job: Job, variant: Variant, work: Work, left_ms: float) -> Inference:
+        """Ask once, or, where it is late and a strict promise is at stake, twice."""
+        strict, ends_ms = job.promise.policy is SloPolicy.STRICT, self._clock() + left_ms
+        in_time = work.p95_ms + work.compute_ms < left_ms
+        if not (self._hedging.on and strict and in_time):
+            return await self._backend.infer(variant, job.windows, left_ms)
+
+        async def ask() -> Inference:
+            return await self._backend.infer(variant, job.windows, ends_ms - self._clock())
+
+        return await self._hedging.infer(ask, work.p95_ms)
+
+    async def _decode(
+        self, job: Job, windows: Windows, inference: Inference, variant: str
+    ) -> Answer:
+        how = job.serving.catalog.variant(variant).decoding
+        logits, question = inference.logits, job.question
+        if len(question.context) <= LONG_TEXT_CHARS:
+            return codec.decode(windows, logits, question, how)
+        return await asyncio.to_thread(codec.decode, windows, logits, question, how)
+
+    def _note(self, seen: Seen | None) -> None:
+        """Count whether the predicted latency held, where that is known."""
+        if seen is None:
+            return
+        self._metrics.note_prediction(seen.variant, seen.in_p95, seen.in_p99, seen.ratio)
+
+
+def _timings(job: Job, stages: list[_Stage]) -> Timings:
+    """Return where the time went, stages added up; a cut escalation's is in `total` alone."""
+    queue_ms = sum(stage.queue_ms for stage in stages)
+    return Timings(
+        tokenize=job.encoded_ms - job.began_ms,
+        route=stages[0].asked_ms - job.encoded_ms,
+        queue=queue_ms,
+        infer=sum(stage.inferred_ms - stage.asked_ms for stage in stages) - queue_ms,
+        decode=sum(stage.done_ms - stage.inferred_ms for stage in stages),
+    )

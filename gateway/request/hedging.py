@@ -1,0 +1,54 @@
+"""Asks a second time when the first answer is later than it should be; the first to answer counts.
+
+With several model servers the second one goes to another (pool.py), else to the variant's next instance.
+Source: Dean & Barroso 2013, "The Tail at Scale" (hedged requests).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from gateway.backends.breaker import RetryBudget
+from gateway.domain import Inference
+from gateway.observability.metrics import Metrics
+
+BURST = 5.0  # second questions that may be asked at once, before their share is saved up
+
+
+class Hedging:
+    """For requests that would rather be asked twice than be late; at most a share of them is."""
+
+    def __init__(self, share: float, metrics: Metrics) -> None:
+        """`share`: of the requests that may be hedged; 0: none is."""
+        self.on = share > 0
+        self._budget = RetryBudget(share, BURST)
+        self._metrics = metrics
+
+    async def infer(self, ask: Callable[[], Awaitable[Inference]], late_ms: float) -> Inference:
+        """Return the first answer; whatever else was asked is cancelled. Raises: what the first question did."""
+        self._budget.pay_in()
+        first = asyncio.ensure_future(ask())
+        asked: list[asyncio.Future[Inference]] = [first]
+        try:
+            await asyncio.wait(asked, timeout=late_ms / 1e3)
+            if first.done():
+                return first.result()
+            if not self._budget.take():
+                self._metrics.hedges.labels("no_budget").inc()
+                return await first
+            asked.append(asyncio.ensure_future(ask()))
+            return await self._first_of(asked)
+        finally:
+            for question in asked:
+                question.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+
+    async def _first_of(self, asked: list[asyncio.Future[Inference]]) -> Inference:
+        first, second = asked
+        await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        if second.done() and second.exception() is None and not first.done():
+            self._metrics.hedges.labels("won").inc()
+            return second.result()
+        self._metrics.hedges.labels("lost").inc()
+        return await first

@@ -1,0 +1,326 @@
+"""The life of a request: encode, route, infer, decode. Knows no protocol and no model server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+from gateway import slo
+from gateway.auth import access
+from gateway.backends.breaker import RetryBudget
+from gateway.backends.protocol import Backend
+from gateway.clock import now_ms
+from gateway.domain import (
+    Answered,
+    Decision,
+    Gave,
+    Option,
+    Question,
+    Reason,
+    Size,
+    Slo,
+    SloRequest,
+    Weighed,
+    Windows,
+)
+from gateway.errors import (
+    BackendError,
+    BackendUnavailable,
+    ModelCrashed,
+    Overloaded,
+    TextTooLong,
+    UnknownVariant,
+)
+from gateway.observability import access_log, tracing
+from gateway.observability.decision_log import DecisionLog
+from gateway.observability.metrics import Metrics
+from gateway.qa import codec
+from gateway.request import long_context
+from gateway.request.cascade import LONG_TEXT_CHARS, Cascade, Job, Outcome, gave_of
+from gateway.request.deadline import Deadline
+from gateway.request.shadow import Sample, Shadow
+from gateway.routing import explain, policy
+from gateway.routing.admission_control import AdmissionControl, Refused
+from gateway.routing.choice import Chooser, Routed, route
+from gateway.routing.refusal import refusal
+from gateway.serving_set import ServingSet
+from gateway.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanReport:
+    """What would happen to a request now; `feasible` is what an idle system could promise."""
+
+    slo: Slo
+    size: Size
+    decision: Decision
+    weighed: tuple[Weighed, ...]
+    feasible: tuple[Option, ...]
+
+
+class AnswerService:
+    """Answers questions from the current ServingSet, which may be swapped at any time."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        settings: Settings,
+        metrics: Metrics,
+        clock: Callable[[], float] = now_ms,
+        draw: Callable[[], float] = random.random,
+        chooser: Chooser = policy,
+    ) -> None:
+        """`draw`: a number in [0, 1), uniform; for what is sampled."""
+        self.serving: ServingSet | None = None
+        self.leaving = False  # soon no question is answered any more
+        self.backend = backend
+        self.settings = settings
+        self.metrics = metrics
+        self._clock = clock
+        self._chooser = chooser
+        self._budget = RetryBudget(settings.retry_share)
+        self.admission = AdmissionControl(settings.max_in_flight, lambda: self.serving, clock)
+        self._cascade = Cascade(backend, metrics, clock, settings.hedge_share)
+        self.shadow = Shadow(backend, settings, metrics, clock, draw)
+        lost = metrics.decisions_lost.inc
+        self.decisions = DecisionLog(settings.decisions_file, clock, lost)
+
+    async def answer(
+        self,
+        question: Question,
+        request: SloRequest,
+        arrived_ms: float,
+        *,
+        admitted: bool = False,
+        front: str = "http",
+    ) -> Answered:
+        """Answer one question under its SLO, from the smallest model that keeps it.
+
+        `admitted`: the caller waited for that already (`admitted`).
+        Raises: BadInput, Infeasible, Overloaded, DeadlineExceeded, BackendError.
+        """
+        if admitted:
+            return await self._answer_in_time(question, request, arrived_ms)
+        async with self.admitted(request, front):
+            return await self._answer_in_time(question, request, arrived_ms)
+
+    @asynccontextmanager
+    async def admitted(self, request: SloRequest, front: str) -> AsyncIterator[float]:
+        """Wait until the request may begin, and give how long that took, ms.
+
+        Raises: BadInput, Overloaded, BackendUnavailable.
+        """
+        serving = self._serving()
+        promise = self._promise(request, serving)
+        try:
+            with self.metrics.in_flight.track_inprogress():
+                async with self.admission.admitted(promise, serving, access.caller()) as waited_ms:
+                    yield waited_ms
+        except Refused as refused:
+            self._note_refusal(promise, front, refused.rule)
+            raise refused.error from None
+
+    def raise_if_full(self, request: SloRequest, front: str) -> None:
+        """Raise Overloaded, before anything is read, where the bound on requests in flight is reached."""
+        try:
+            self.admission.raise_if_full()
+        except Refused as refused:
+            if (serving := self.serving) is not None:
+                self._note_refusal(self._promise(request, serving), front, refused.rule)
+            raise refused.error from None
+
+    def _note_refusal(self, promise: Slo, front: str, rule: str) -> None:
+        self.metrics.sheds.labels(front, rule).inc()
+        self.decisions.refused_unread(lambda: promise, rule)
+
+    async def _answer_in_time(
+        self, question: Question, request: SloRequest, arrived_ms: float
+    ) -> Answered:
+        serving = self._serving()
+        promise = self._promise(request, serving)
+        with self.decisions.asked(promise, arrived_ms):
+            async with self._deadline(promise, arrived_ms):
+                return await self._answer(question, promise, serving, arrived_ms)
+
+    async def _answer(
+        self, question: Question, promise: Slo, serving: ServingSet, arrived_ms: float
+    ) -> Answered:
+        began, sampled = self._clock(), self.shadow.drawn()
+        with tracing.stage("tokenize"):
+            windows = await self._encode(question, serving)
+        order = long_context.rank(windows) if windows.n_windows > 1 else None
+        now = self._clock()
+        job = Job(question, promise, serving, windows, arrived_ms, began, now, sampled, order)
+        with tracing.stage("route"):
+            job, routed = self._fit(job)
+        tracing.decided(promise, routed.decision, job.size)
+        self.decisions.decided(routed.decision, job.whole)
+        option = await self._accept(job, routed)
+        self._budget.pay_in()
+        try:
+            outcome = await self._cascade.answer(job, option)
+            return self._answered(job, outcome, option, routed)
+        except ModelCrashed:
+            raise
+        except BackendError as failed:
+            second = self._another(job, frozenset(option.plan.variants[:1]))
+            if second is None:
+                raise
+            log.warning("%s; asking %s instead", failed, second[0].plan.name)
+        option, routed = second
+        self.metrics.note_decision(promise.slo_class, option.plan.name, routed.decision.reason)
+        self.decisions.decided(routed.decision, job.whole)
+        outcome = await self._cascade.answer(job, option)
+        return self._answered(job, outcome, option, routed)
+
+    def _fit(self, job: Job) -> tuple[Job, Routed]:
+        """Route the request; where its context cannot be read whole in time, the better part of it."""
+        routed = self._route(job)
+        while routed.decision.reason is Reason.SHED and job.size.n_windows > 1:
+            job = job.shortened()
+            routed = self._route(job)
+        return job, routed
+
+    def _another(self, job: Job, tried: frozenset[str]) -> tuple[Option, Routed] | None:
+        """Return what to ask instead of what failed; None: no time, no such plan, or no budget."""
+        routed = self._route(job, tried)
+        option = routed.decision.option
+        if option is None:
+            outcome = "no_plan"
+        elif not self._budget.take():
+            outcome = "no_budget"
+        else:
+            outcome = "retried"
+        self.metrics.retries.labels(outcome).inc()
+        return (option, routed) if option is not None and outcome == "retried" else None
+
+    def _route(self, job: Job, tried: frozenset[str] = frozenset()) -> Routed:
+        now, promise, serving, size = self._clock(), job.promise, job.serving, job.size
+        spent_ms, failing = now - job.arrived_ms, tried | serving.breakers.failing(now)
+        n_behind = self.admission.n_behind
+        routed = route(self._chooser, promise, serving, size, spent_ms, now, failing, n_behind)
+        if not promise.explain:
+            return routed
+        weighed = explain.weigh(serving, promise, size, routed.options, spent_ms, now, failing)
+        return routed._replace(weighed=weighed)
+
+    async def plan(
+        self, request: SloRequest, question: Question | None = None, n_tokens: int | None = None
+    ) -> PlanReport:
+        """Return what would happen to such a request now, without answering it.
+
+        The size comes from `question`, else `n_tokens`, else a typical request.
+        Raises: BadInput, BackendUnavailable.
+        """
+        serving = self._serving()
+        promise = self._promise(request, serving)
+        size = whole = await self._size(serving, question, n_tokens)
+        now, n_behind = self._clock(), self.admission.n_behind
+        waits_ms = self.admission.expected_wait_ms(promise, now)
+        failing = serving.breakers.failing(now)
+
+        def routed(size: Size) -> Routed:
+            return route(self._chooser, promise, serving, size, waits_ms, now, failing, n_behind)
+
+        options, decision, _ = routed(size)
+        while decision.reason is Reason.SHED and size.n_windows > 1:  # as `_fit` does
+            size = replace(size, n_windows=(size.n_windows + 1) // 2)
+            options, decision, _ = routed(size)
+        if decision.option is not None and size != whole:
+            decision = replace(decision, gave=(*decision.gave, Gave.PARTIAL))
+        weighed = explain.weigh(serving, promise, size, options, waits_ms, now, failing)
+        nearest = policy.nearest_feasible(promise, options)
+        return PlanReport(promise, size, decision, weighed, nearest)
+
+    async def _size(
+        self, serving: ServingSet, question: Question | None, n_tokens: int | None
+    ) -> Size:
+        if question is not None:
+            windows = await self._encode(question, serving)
+            return Size(windows.input_ids.shape[1], windows.n_windows)
+        tokens = n_tokens or codec.TYPICAL_TOKENS
+        if tokens <= codec.MAX_TOKENS:
+            return Size(codec.bucket_of(tokens), 1)
+        return Size(codec.MAX_TOKENS, -(-tokens // (codec.MAX_TOKENS - codec.OVERLAP_TOKENS)))
+
+    def _serving(self) -> ServingSet:
+        if self.serving is None or not self.serving.plans():
+            raise BackendUnavailable("no model is ready yet; see /readyz")
+        return self.serving
+
+    def _promise(self, request: SloRequest, serving: ServingSet) -> Slo:
+        settings = self.settings
+        known = [v.name for v in serving.catalog.variants]
+        if request.variant is not None and request.variant not in known:
+            raise UnknownVariant(request.variant, known)
+        if request.variant is not None and request.variant not in serving.trust:
+            raise BackendUnavailable(f"{request.variant}: not served at present; see /readyz")
+        best = serving.catalog.best_floor
+        return slo.resolve(request, settings.classes, settings.default_class, best)
+
+    def _deadline(self, promise: Slo, arrived_ms: float) -> Deadline:
+        return Deadline(promise.timeout_ms, promise.timeout_ms - (self._clock() - arrived_ms))
+
+    def _checked(self, question: Question) -> Question:
+        limits = self.settings
+        if len(question.context) > limits.max_context_chars:
+            raise TextTooLong("context", len(question.context), limits.max_context_chars)
+        if len(question.question) > limits.max_question_chars:
+            raise TextTooLong("question", len(question.question), limits.max_question_chars)
+        return question
+
+    async def _encode(self, question: Question, serving: ServingSet) -> Windows:
+        self._checked(question)
+        if len(question.context) <= LONG_TEXT_CHARS:
+            return serving.encoder.encode(question)
+        return await asyncio.to_thread(serving.encoder.encode, question)
+
+    async def _accept(self, job: Job, routed: Routed) -> Option:
+        """Count the decision and return its option, or raise the refusal it stands for."""
+        decision, promise = routed.decision, job.promise
+        plan = decision.option.plan.name if decision.option else "none"
+        self.metrics.note_decision(promise.slo_class, plan, decision.reason)
+        if decision.option is not None:
+            return decision.option
+        spent_ms = self._clock() - job.arrived_ms
+        error = refusal(decision, promise, routed.options, spent_ms)
+        if isinstance(error, Overloaded):
+            await self.admission.hold_back(promise, spent_ms, error)
+        raise error
+
+    def _answered(self, job: Job, outcome: Outcome, option: Option, routed: Routed) -> Answered:
+        promise, decision, weighed = job.promise, routed.decision, routed.weighed
+        self._watch(job, outcome, option)
+        timings = replace(outcome.timings, total=self._clock() - job.arrived_ms)
+        gave = gave_of(decision, outcome, late=timings.total > promise.latency_ms)
+        self.metrics.note_answer(promise.slo_class, gave, timings, job.size.n_windows)
+        answered = Answered(
+            outcome.answer, promise, decision, option, outcome.variant, gave, timings, weighed
+        )
+        tracing.answered(answered)
+        access_log.answered(job.question, answered)
+        return answered
+
+    def _watch(self, job: Job, outcome: Outcome, option: Option) -> None:
+        """Let what was answered tell whether certificates still hold.
+
+        Pinned variants are left out: they are evaluated on anything. So are answers of a part of the context,
+        which no certificate speaks of, and of cascades that were cut.
+        """
+        if job.promise.variant is not None:
+            return
+        if outcome.partial:
+            return
+        n_tokens = job.windows.n_tokens
+        self.shadow.answered(option.plan.variants[0], outcome.first, job.question, n_tokens)
+        if job.sampled and not outcome.cut:
+            plan, variant = option.plan, outcome.variant
+            self.shadow.offer(
+                Sample(job.question, job.windows, job.serving, plan, variant, outcome.answer)
+            )

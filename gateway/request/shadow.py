@@ -1,0 +1,246 @@
+"""Shadow answers: a sample of requests is asked of the largest variant, too, and both answers compared.
+
+Chosen at arrival; asked after the caller has the answer, one window at a time, where there is room. What
+finds no room is dropped and counted: to sample idle moments alone would be biased. It delays no request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextvars import Context
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gateway.backends.protocol import Backend
+from gateway.catalog.schema import Plan, Variant
+from gateway.domain import Answer, Logits, Question, Size, Trust, Windows
+from gateway.errors import BackendError, DeadlineExceeded
+from gateway.monitoring.sequential_tests import Comparison, Evidence, compare
+from gateway.observability.metrics import Metrics
+from gateway.qa import codec
+from gateway.serving_set import ServingSet
+from gateway.settings import Settings
+
+log = logging.getLogger(__name__)
+
+DEADLINE_MS = 10_000.0  # from the answer to the shadow's
+MOST_WAITING = 16  # samples; one is asked at a time
+LOOK_EVERY_MS = 20.0  # for room, while a sample waits
+LABELS = {
+    Comparison.SAME: "agreed",
+    Comparison.DIFFERENT: "disagreed",
+    Comparison.ONE_SILENT: "disagreed",
+    Comparison.BOTH_SILENT: "both_silent",
+}
+
+
+def text_of(question: Question) -> bytes:
+    """Return a key of the text that is asked about; the text itself is not kept."""
+    return hashlib.blake2b(question.context.encode(), digest_size=16).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A request that was answered: what is needed to ask and judge it once more."""
+
+    question: Question
+    windows: Windows
+    serving: ServingSet
+    plan: Plan
+    variant: str  # that gave the answer
+    answer: Answer
+
+
+class Shadow:
+    """Draws samples, asks the largest variant, and keeps the evidence for and against certificates."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        settings: Settings,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        draw: Callable[[], float],
+    ) -> None:
+        """`clock`: ms; `draw`: a number in [0, 1), uniform."""
+        self.evidence = Evidence(settings.shadow_delta, settings.shadow_tolerance)
+        self._backend = backend
+        self._share = settings.shadow_share
+        self._metrics = metrics
+        self._clock = clock
+        self._draw = draw
+        self._waiting: deque[tuple[Sample, float]] = deque()  # and when it is given up, ms
+        self._worker: asyncio.Task[None] | None = None
+        self._unknown: list[str] = []  # plans that the catalog does not say enough of
+
+    def drawn(self) -> bool:
+        """Decide at the arrival of a request whether it is of the sample."""
+        return self._share > 0 and self._draw() < self._share
+
+    def follow(self, serving: ServingSet) -> ServingSet:
+        """Go on with a set that is about to be served; return it with what is known against it."""
+        catalog, before = serving.catalog, self.evidence.broken
+        self.evidence.follow(catalog.plans, catalog.variants)
+        for name in before - self.evidence.broken:
+            log.info("%s: certified anew, and trusted again", name)
+        self._say_what_is_not_known(catalog.plans)
+        self._metrics.forget_evidence()
+        for name in self.evidence.agreement:
+            self._tell_plan(name)
+        for name in self.evidence.confidence:
+            self._tell_variant(name)
+        return replace(serving, evidence=self.evidence)
+
+    def offer(self, sample: Sample) -> None:
+        """Take a sample whose answer has been given, if its plan can be judged by it."""
+        if not self._can_judge(sample):
+            return
+        if len(self._waiting) >= MOST_WAITING:
+            self._count(sample, "dropped")
+            return
+        self._waiting.append((sample, self._clock() + DEADLINE_MS))
+        if self._worker is None or self._worker.done():
+            # In no context of a request: its id and trace are not those of the samples to come.
+            self._worker = asyncio.create_task(self._work(), name="shadow", context=Context())
+
+    def answered(self, variant: str, answer: Answer, question: Question, n_tokens: int) -> None:
+        """Take the confidence of an answer: does the variant still see what it was certified on?"""
+        test = self.evidence.confidence.get(variant)
+        if test is None:
+            return
+        before = test.shifted
+        if not test.add(text_of(question), answer.score, n_tokens):
+            return
+        self._tell_variant(variant)
+        if test.shifted and not before:
+            log.warning(
+                "%s: its confidence is not spread any more as on the certified data: other questions are"
+                " asked. Nothing is rerouted for that; see whether certificates hold, and certify on such"
+                " questions",
+                variant,
+            )
+
+    async def idle(self) -> None:
+        """Return when no sample waits or is being asked."""
+        if self._worker is not None:
+            await asyncio.wait([self._worker])
+
+    async def close(self) -> None:
+        """Drop what waits."""
+        self._waiting.clear()
+        if self._worker is not None:
+            self._worker.cancel()
+        await self.idle()
+
+    def _can_judge(self, sample: Sample) -> bool:
+        """The largest variant judges others only, and only where it answers as certified itself."""
+        agreement = sample.plan.agreement
+        if agreement is None or sample.variant == agreement.reference:
+            return False
+        trust = [
+            sample.serving.trust.get(name) for name in (*sample.plan.variants, agreement.reference)
+        ]
+        return all(t in (Trust.CERTIFIED, Trust.TRANSFERRED) for t in trust)
+
+    async def _work(self) -> None:
+        while self._waiting:
+            sample, until_ms = self._waiting.popleft()
+            try:
+                outcome = await self._shadowed(sample, until_ms)
+            except (BackendError, DeadlineExceeded) as exc:
+                log.info("no shadow answer: %s", exc)
+                self._count(sample, "failed")
+                continue
+            except Exception:  # a request that was answered well must not end the watch over all
+                log.exception("a shadow answer broke")
+                self._count(sample, "failed")
+                continue
+            if outcome is None:
+                self._count(sample, "dropped")
+            else:
+                self._learn(sample, outcome)
+
+    async def _shadowed(self, sample: Sample, until_ms: float) -> Comparison | None:
+        """Return how the largest variant's answer compares; None: there was no room."""
+        assert sample.plan.agreement is not None
+        variant = sample.serving.catalog.variant(sample.plan.agreement.reference)
+        logits = []
+        for row in range(sample.windows.n_windows):
+            if not await self._room(sample.serving, variant, until_ms):
+                return None
+            logits.append(await self._infer(sample, variant, row, until_ms))
+        whole = Logits(*(np.concatenate(part) for part in zip(*logits, strict=True)))
+        theirs = await asyncio.to_thread(
+            codec.decode, sample.windows, whole, sample.question, variant.decoding
+        )
+        return compare(sample.answer.text, theirs.text)
+
+    async def _room(self, serving: ServingSet, variant: Variant, until_ms: float) -> bool:
+        """Wait until one more window delays nobody; False: the time is up."""
+        while (left_ms := until_ms - self._clock()) > 0 and not serving.latency.has_room:  # noqa: ASYNC110 (what others do ends without a word)
+            await asyncio.sleep(LOOK_EVERY_MS / 1e3)
+        if left_ms <= 0:
+            return False
+        if not serving.breakers.of(variant.name).closed:
+            raise BackendError(f"{variant.name}: fails at present")
+        return True
+
+    async def _infer(
+        self, sample: Sample, variant: Variant, row: int, until_ms: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the logits of one window. It counts as work in flight, so that routing knows of it."""
+        window = sample.windows.window(row)
+        latency, size = sample.serving.latency, Size(window.input_ids.shape[1], 1)
+        work = latency.begin(variant.name, size, self._clock())
+        try:
+            found = await self._backend.infer(variant, window, until_ms - self._clock())
+        finally:
+            latency.leave(work, self._clock())
+        return found.logits.start, found.logits.end
+
+    def _learn(self, sample: Sample, outcome: Comparison) -> None:
+        self._count(sample, LABELS[outcome])
+        name = sample.plan.name
+        rose = self.evidence.compared(name, text_of(sample.question), outcome)
+        if name in self.evidence.agreement:
+            self._tell_plan(name)
+        if rose:
+            seen = self.evidence.agreement[name].seen
+            log.error(
+                "%s: its certificate is broken: it gave %s's answer to %d of %d questions that either"
+                " answered (%d times one of the two gave none), fewer than certified. It is not trusted any"
+                " more, and requests move to other plans. Look at what is asked now, and certify again with"
+                " such questions ('bertier-optimize certify')",
+                name,
+                sample.plan.agreement.reference if sample.plan.agreement else "",
+                seen[Comparison.SAME],
+                seen.total() - seen[Comparison.BOTH_SILENT],
+                seen[Comparison.ONE_SILENT],
+            )
+
+    def _say_what_is_not_known(self, plans: Sequence[Plan]) -> None:
+        judges = {(p.agreement.reference,) for p in plans if p.agreement is not None}
+        unknown = [p.name for p in plans if p.agreement is None and p.variants not in judges]
+        if self._share and len(plans) > 1 and unknown and unknown != self._unknown:
+            log.warning(
+                "the catalog does not say how %s agree with the largest variant: shadow answers teach"
+                " nothing of them",
+                ", ".join(unknown),
+            )
+        self._unknown = unknown
+
+    def _tell_plan(self, name: str) -> None:
+        test = self.evidence.agreement[name]
+        self._metrics.note_plan(name, test.log10_evidence, broken=test.broken)
+
+    def _tell_variant(self, name: str) -> None:
+        test = self.evidence.confidence[name]
+        self._metrics.note_confidence(name, test.log10_evidence, shifted=test.shifted)
+
+    def _count(self, sample: Sample, outcome: str) -> None:
+        self._metrics.shadows.labels(sample.plan.name, outcome).inc()

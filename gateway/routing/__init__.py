@@ -1,0 +1,1 @@
+"""Which plan answers a request, and which requests are refused."""

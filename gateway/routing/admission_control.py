@@ -1,0 +1,226 @@
+"""Lets requests in one after the other, and refuses those that no plan can answer in time.
+
+The queue and its order are `admission`'s; here are the event loop, the clock and the predictions. Reading and
+tokenizing a request that is refused afterwards is what a gateway drowns in: so requests wait, and are refused,
+unread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
+from contextlib import asynccontextmanager
+
+from gateway.domain import Option, Reason, Slo, SloPolicy
+from gateway.errors import Overloaded
+from gateway.routing import admission, policy
+from gateway.routing.admission import SMALLEST, AdmissionQueue, Soonest, Waiting
+from gateway.routing.loop_lag import LoopLag
+from gateway.routing.refusal import refusal
+from gateway.serving_set import ServingSet
+
+LOOP_TURNS = 2.0  # a request waits for the loop again when the model has answered
+MAX_HELD = 256  # refusals that are held back at once
+HELD = 0.9  # of the time left: so long a refusal is held back at most
+PACE = 1 / 32  # weight of the last gap between two requests let in
+MAX_GAP_MS = 1_000.0
+
+
+class Refused(Exception):
+    """A request is not let in: the error to raise, and the rule as a metric's label."""
+
+    def __init__(self, rule: str, error: Exception) -> None:
+        super().__init__(str(error))
+        self.rule = rule
+        self.error = error
+
+
+class AdmissionControl:
+    """The admission of one service, in one event loop."""
+
+    def __init__(
+        self,
+        max_in_flight: int,
+        serving: Callable[[], ServingSet | None],
+        clock: Callable[[], float],
+    ) -> None:
+        """`serving`: what is served at present."""
+        self.lag = LoopLag(clock)
+        self.in_flight = 0  # requests that wait or are inside
+        self._max_in_flight = max_in_flight
+        self._serving = serving
+        self._clock = clock
+        self._queue = AdmissionQueue()
+        self._waiters: dict[Waiting, asyncio.Future[None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._look_ms = -math.inf
+        self._n_held = 0
+        self._gap_ms = 0.0  # between two requests let in while others wait, on average
+        self._last_ms = -math.inf  # when the last of them was
+
+    @property
+    def n_waiting(self) -> int:
+        return len(self._queue)
+
+    @property
+    def n_behind(self) -> int:
+        """Return how many of those who wait a plan is chosen in view of."""
+        return self._queue.n_behind
+
+    def raise_if_full(self) -> None:
+        """Raise Refused where the bound on requests in flight is reached."""
+        if self.in_flight >= self._max_in_flight:
+            raise Refused(
+                "full",
+                Overloaded(
+                    f"busy: {self.in_flight} requests are in flight, and max_in_flight is"
+                    f" {self._max_in_flight}; try again later",
+                    max(1e3, self.wait_ms),
+                ),
+            )
+
+    @property
+    def wait_ms(self) -> float:
+        """Return how long those who wait now will have been let in, at the present pace."""
+        return len(self._queue) * self._gap_ms
+
+    def expected_wait_ms(self, slo: Slo, now_ms: float) -> float:
+        """Return how long such a request would wait to be let in if it came now."""
+        if slo.policy is SloPolicy.STRICT:
+            return 0.0
+        return self._queue.n_ahead(slo, now_ms) * self._gap_ms
+
+    @asynccontextmanager
+    async def admitted(
+        self, slo: Slo, serving: ServingSet, caller: Hashable
+    ) -> AsyncIterator[float]:
+        """Wait until the request may begin, give how long it waited, and count it until the block ends.
+
+        Raises: Refused, at once for `strict`, else held back at most until the deadline.
+        """
+        began_ms = self._clock()
+        try:
+            self.raise_if_full()
+        except Refused as refused:
+            await self._hold_back(slo, refused)
+            raise
+        self.in_flight += 1
+        try:
+            await self._enter(slo, serving, caller, began_ms)
+            self._queue.enter(caller)
+            try:
+                yield self._clock() - began_ms
+            finally:
+                self._queue.leave(caller)
+        finally:
+            self.in_flight -= 1
+            self._pump()
+
+    async def _enter(self, slo: Slo, serving: ServingSet, caller: Hashable, now_ms: float) -> None:
+        if not len(self._queue) and self._has_room(serving, now_ms):
+            return
+        if slo.policy is SloPolicy.STRICT:
+            self._raise_if_unmeetable(slo, serving, now_ms)
+            self._release(now_ms)  # who passes others lets one of them in, too
+            return
+        waiting = Waiting(slo, now_ms, caller)
+        self._queue.add(waiting)
+        let_in = self._waiters[waiting] = asyncio.get_running_loop().create_future()
+        self._pump()
+        try:
+            await let_in
+        except asyncio.CancelledError:
+            if self._waiters.pop(waiting, None) is not None:
+                self._queue.remove(waiting)
+            raise
+
+    def _has_room(self, serving: ServingSet, now_ms: float) -> bool:
+        """Would a request that is let in now have next to nothing before it?"""
+        if self.lag.late_ms > admission.ROOM_MS:
+            return False
+        latency = serving.latency
+        return latency.wait_ms(serving.plans(), SMALLEST, now_ms) <= admission.ROOM_MS
+
+    def _raise_if_unmeetable(self, slo: Slo, serving: ServingSet, now_ms: float) -> None:
+        """Raise Refused where even the smallest request could not keep this strict SLO."""
+        options = serving.options(SMALLEST, policy.quantile_for(slo.policy), now_ms)
+        late_ms = LOOP_TURNS * self.lag.late_ms
+        decision = policy.choose(slo, options, late_ms, serving.breakers.failing(now_ms))
+        if decision.option is None and decision.reason in (Reason.BUSY, Reason.TOO_LATE):
+            raise Refused("strict", refusal(decision, slo, tuple(options)))
+
+    def _pump(self) -> None:
+        """Let in the next, as far as there is room, and refuse who waits in vain."""
+        serving, now_ms = self._serving(), self._clock()
+        if not len(self._queue):
+            return
+        if serving is None:  # nothing is predicted: the service says what is wrong
+            self._release(now_ms)
+        else:
+            if now_ms >= self._look_ms:
+                self._look_ms = now_ms + admission.LOOK_MS
+                self._refuse_hopeless(serving, now_ms)
+            if self._has_room(serving, now_ms):
+                self._release(now_ms)
+        if len(self._queue) and self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(admission.LOOK_MS / 1e3, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._pump()
+
+    def _release(self, now_ms: float) -> None:
+        """Let in one: it begins in the next turn of the loop, and only then the next one is judged."""
+        waiting = self._queue.take(now_ms)
+        if waiting is None:
+            return
+        gap_ms = min(now_ms - self._last_ms, MAX_GAP_MS)
+        self._gap_ms += PACE * (gap_ms - self._gap_ms)
+        self._last_ms = now_ms
+        let_in = self._waiters.pop(waiting)
+        if not let_in.done():
+            let_in.set_result(None)
+        asyncio.get_running_loop().call_soon(self._pump)
+
+    def _refuse_hopeless(self, serving: ServingSet, now_ms: float) -> None:
+        late_ms = LOOP_TURNS * self.lag.late_ms
+
+        def options(slo: Slo) -> Sequence[Option]:
+            return serving.options(SMALLEST, policy.quantile_for(slo.policy), now_ms)
+
+        soonest = Soonest(options, late_ms)
+        for waiting in self._queue.take_hopeless(now_ms, soonest):
+            let_in = self._waiters.pop(waiting)
+            if not let_in.done():
+                let_in.set_exception(self._unreachable(waiting, soonest(waiting.slo), now_ms))
+
+    def _unreachable(self, waiting: Waiting, soonest_ms: float, now_ms: float) -> Refused:
+        waited_ms = now_ms - waiting.arrived_ms
+        error = Overloaded(
+            f"busy: no plan is predicted to answer before the deadline of {waiting.slo.timeout_ms:g} ms:"
+            f" {waited_ms:.0f} ms of it passed in the queue, where {len(self._queue)} others wait, and the"
+            f" fastest plan takes {soonest_ms:.0f} ms now; try again later, or give more time",
+            max(self.wait_ms, soonest_ms),
+        )
+        return Refused("unreachable", error)
+
+    async def hold_back(self, slo: Slo, spent_ms: float, error: Overloaded) -> None:
+        """Wait with a refusal, so that a caller who comes back at once costs others next to nothing.
+
+        Not longer than until it is worth coming back, nor than the deadline allows, never for `strict`, and
+        only so many at once.
+        """
+        held_ms = min(error.retry_after_ms, HELD * (slo.timeout_ms - spent_ms))
+        if slo.policy is SloPolicy.STRICT or self._n_held >= MAX_HELD or held_ms <= 0:
+            return
+        self._n_held += 1
+        try:
+            await asyncio.sleep(held_ms / 1e3)
+        finally:
+            self._n_held -= 1
+
+    async def _hold_back(self, slo: Slo, refused: Refused) -> None:
+        assert isinstance(refused.error, Overloaded)
+        await self.hold_back(slo, 0.0, refused.error)

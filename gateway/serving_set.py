@@ -1,0 +1,88 @@
+"""What is served now: a catalog that was checked against the backend and the host it runs on.
+
+A ServingSet is built whole (preparation.py), then swapped in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from gateway.backends.breaker import Breakers
+from gateway.catalog.schema import Plan, Profile
+from gateway.catalog.store import Catalog
+from gateway.domain import BY_TRUST, Option, Size, Trust
+from gateway.latency.model import LatencyModel
+from gateway.monitoring.sequential_tests import Evidence
+from gateway.qa.codec import SpanEncoder
+
+
+@dataclass(frozen=True, slots=True)
+class ServedPlan:
+    """A plan whose variants are all served, and what is the same for all requests."""
+
+    plan: Plan
+    trust: Trust
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class ServingSet:
+    """A checked catalog with all that is needed to answer from it."""
+
+    catalog: Catalog
+    encoder: SpanEncoder
+    trust: Mapping[str, Trust]  # by variant; one that is absent is not served
+    profiles: Mapping[str, Profile]
+    latency: LatencyModel
+    problems: Mapping[str, str] = field(default_factory=dict)  # by variant that is not served: why
+    under_load: frozenset[str] = frozenset()  # variants measured beside requests in flight
+    breakers: Breakers = field(default_factory=Breakers)  # closed: the set was just checked
+    evidence: Evidence = field(default_factory=Evidence)  # that the certificates hold no longer
+    served: tuple[ServedPlan, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        plans = [p for p in self.catalog.plans if all(v in self.trust for v in p.variants)]
+        served = tuple(ServedPlan(p, self.trust_of(p), self._size_bytes(p)) for p in plans)
+        object.__setattr__(self, "served", served)
+
+    def without(self, problems: Mapping[str, str]) -> ServingSet:
+        """Return the set that no longer routes to the variants with a problem."""
+        trust = {name: trust for name, trust in self.trust.items() if name not in problems}
+        return replace(self, trust=trust, problems={**self.problems, **problems})
+
+    def plans(self) -> list[Plan]:
+        """Return the plans whose variants are all served."""
+        return [each.plan for each in self.served]
+
+    def trust_of(self, plan: Plan) -> Trust:
+        """Return the least trust of the plan's variants, or that its certificate is broken."""
+        if plan.name in self.evidence.broken:
+            return Trust.BROKEN
+        return min((self.trust[v] for v in plan.variants), key=BY_TRUST.index)
+
+    def _size_bytes(self, plan: Plan) -> int:
+        return sum(self.catalog.variant(v).size_bytes for v in plan.variants)
+
+    def options(
+        self, size: Size, quantile: float, now_ms: float, n_behind: int = 0
+    ) -> list[Option]:
+        """Return every plan with its latency predicted for a request of this size.
+
+        `n_behind`: requests that wait unread.
+        """
+        predictions = self.latency.predict(self.plans(), size, quantile, now_ms)
+        broken = self.evidence.broken
+        return [
+            Option(
+                each.plan,
+                each.trust if each.plan.name not in broken else Trust.BROKEN,
+                each.size_bytes,
+                p.cost_ms,
+                p.idle_ms,
+                p.predicted_ms,
+                self.latency.behind_ms(n_behind, p.cost_ms) if n_behind else 0.0,
+                p.wait_ms,
+            )
+            for each, p in zip(self.served, predictions, strict=True)
+        ]

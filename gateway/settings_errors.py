@@ -1,0 +1,82 @@
+"""What is wrong with a setting, in words: where it was set, what was found there, what is allowed. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields
+from difflib import get_close_matches
+from typing import Any
+
+from gateway.api_keys import ApiKey
+from gateway.slo import SloClass
+
+PREFIX, NESTED = "BERTIER_", "__"
+CLIENTS_KEY = f"{PREFIX}API_KEY"  # no setting: what `bertier ask` shows a gateway
+OPTIMIZERS_CACHE = (
+    f"{PREFIX}CACHE_DIR"  # no setting: where `bertier-optimize` keeps what it fetches
+)
+# What Kubernetes and container links put beside a service that is called bertier or bertier-...
+_OF_A_SERVICE = re.compile(
+    r"_SERVICE_(HOST|PORT(_\w+)?)|(_PORT)?_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?"
+)
+_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
+
+# Inside a table of this name stand named tables with these keys.
+INSIDE: Mapping[str, Collection[str]] = {
+    "classes": [f.name for f in fields(SloClass)],
+    "api_keys": list(ApiKey.model_fields),
+}
+UNREPEATED = "api_keys"  # what was found in it may be a secret
+UNITS = {"_ms": "ms", "_bytes": "bytes", "_chars": "characters", "_port": "a port"}
+UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+TYPES = ("bool_type", "float_type", "int_type", "string_type")  # strict: nothing is converted
+NO_NUMBER = ("float_parsing", "float_type", "int_parsing", "int_type", "int_from_float")
+
+
+def told(errors: Sequence[Mapping[str, Any]], known: Collection[str]) -> tuple[str, str]:
+    """Return the dotted name of the setting to mend first, and what is wrong with it.
+
+    `known`: all settings. A key that does not exist goes before one that is missing: it is that one, misspelt.
+    """
+    first = min(errors, key=lambda error: error["type"] not in UNKNOWN)
+    loc = [str(part) for part in first["loc"]] or ["settings"]
+    return ".".join(loc), _what(first, loc, known)
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    return get_close_matches(name, known, n=1, cutoff=0.0)[0]
+
+
+def _what(error: Mapping[str, Any], loc: Sequence[str], known: Collection[str]) -> str:
+    if error["type"] in UNKNOWN:
+        inside = INSIDE.get(loc[0], known) if len(loc) > 2 else known
+        return f"no such setting; the nearest is {nearest(loc[-1], inside)}"
+    said = str(error["msg"]).removeprefix("Value error, ").replace("Input ", "")
+    if error["type"] == "missing" or loc[0] == UNREPEATED or isinstance(error["input"], Mapping):
+        return said
+    if error["type"] in {"bool_type", "string_type"}:
+        kind = "true or false" if error["type"] == "bool_type" else "a text in quotes"
+        return f"{error['input']!r}: give {kind}"
+    unit = next((unit for end, unit in UNITS.items() if loc[-1].endswith(end)), "")
+    if error["type"] in NO_NUMBER:
+        number = "a whole number" if error["type"].startswith("int") else "a number"
+        of = f" of {unit}, without the unit" if unit and unit != UNITS["_port"] else ""
+        return f"{error['input']!r}: give {number}{of}"
+    return f"{error['input']!r}{f' ({unit})' if unit else ''}: {said}"
+
+
+def misspelt(environ: Mapping[str, str], settings: Collection[str]) -> str | None:
+    """Return what is wrong with a variable that looks like one of `settings` and is none."""
+    known = [(PREFIX + name).upper() for name in settings]
+    tables = [(PREFIX + name).upper() for name in INSIDE]
+    for name, value in environ.items():
+        variable, *inside = name.upper().split(NESTED, 1)
+        if not variable.startswith(PREFIX) or variable in (CLIENTS_KEY, OPTIMIZERS_CACHE):
+            continue
+        if _OF_A_SERVICE.search(variable) or _ADDRESS.match(value):
+            continue
+        # Of tables, names and fields are checked with the values.
+        if variable not in known or (inside and variable not in tables):
+            return f"{name}: no such setting; the nearest is {nearest(variable, known)}"
+    return None

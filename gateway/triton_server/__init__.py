@@ -1,0 +1,1 @@
+"""A Triton on this host: found, started, supervised, stopped."""

@@ -1,0 +1,1 @@
+"""What the gateway, its observability and its authentication cost."""

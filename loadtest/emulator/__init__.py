@@ -1,0 +1,1 @@
+"""The lab beside a real gateway, on the same traces."""

@@ -1,0 +1,1 @@
+"""What callers notice when parts die, change or are asked for too much."""

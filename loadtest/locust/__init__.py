@@ -1,0 +1,1 @@
+"""Locust users of a gateway."""

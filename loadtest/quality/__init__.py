@@ -1,0 +1,1 @@
+"""Whether answers, predictions and certificates hold."""

@@ -1,0 +1,200 @@
+"""What variants answered to named sets of questions, for `bertier-loadtest drift`: derived numbers, no texts.
+
+Of each question which context it is from, whether it has an answer, how each variant's answer stands to the
+largest variant's, and how sure each variant is.
+
+Legend: n questions.
+"""
+
+from __future__ import annotations
+
+import json
+import lzma
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gateway.catalog.schema import Plan
+from gateway.catalog.store import Catalog
+from gateway.domain import Answer
+from gateway.errors import BertierError
+from gateway.monitoring.sequential_tests import Comparison, compare
+from optimizer.certify.expected_agreement import largest
+from optimizer.data.clusters import numbers
+from optimizer.data.question_sets import Example
+
+RECORDED = Path(__file__).parents[1] / "data" / "drift.json.xz"
+FORMAT = 2
+CERTIFIED, UNSHIFTED = "certified", "unshifted"  # what floors are made from, and its fresh contexts
+SEARCH = "search"  # the certifying set's search split: what the statistic is chosen on
+SHIFTED, REPORT = "shifted", "report"
+DECIMALS = 4  # of a confidence
+
+
+class DriftError(BertierError):
+    """A recording that cannot be used; the message says what to do."""
+
+
+class Relation(StrEnum):
+    """How two answers stand to each other; finer than what the gateway tells apart."""
+
+    SAME = "s"
+    OVERLAPPING = "v"  # other texts, some place of the context in both
+    DISJOINT = "d"
+    ONE_SILENT = "o"
+    BOTH_SILENT = "b"
+
+
+RELATIONS = tuple(Relation)
+SILENT = RELATIONS.index(Relation.BOTH_SILENT)
+COMPARED = {
+    Comparison.SAME: Relation.SAME,
+    Comparison.DIFFERENT: Relation.DISJOINT,
+    Comparison.ONE_SILENT: Relation.ONE_SILENT,
+    Comparison.BOTH_SILENT: Relation.BOTH_SILENT,
+}
+
+
+def relation(ours: Answer, theirs: Answer) -> Relation:
+    """Compare two answers to the same question."""
+    found = compare(ours.text, theirs.text)
+    return (
+        Relation.OVERLAPPING
+        if _overlap(ours, theirs) and found is Comparison.DIFFERENT
+        else COMPARED[found]
+    )
+
+
+def _overlap(ours: Answer, theirs: Answer) -> bool:
+    places = (ours.start, ours.end, theirs.start, theirs.end)
+    if None in places:
+        return False
+    a, b, c, d = (place or 0 for place in places)
+    return a < d and c < b
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """What was recorded of one set of questions."""
+
+    contexts: np.ndarray  # (n,) int, from 0
+    answerable: np.ndarray  # (n,) bool
+    compared: Mapping[str, np.ndarray]  # by variant: (n,) indices into RELATIONS
+    confidence: Mapping[str, np.ndarray]  # by variant: (n,)
+
+    def of_plan(self, plan: Plan, reference: str) -> np.ndarray:  # (n,)
+        """Return how the plan's answers compare; where the reference gave them, as a silence: no evidence."""
+        found = self.compared[plan.variants[0]].copy()
+        doubted = np.ones(len(found), dtype=bool)
+        for i, threshold in enumerate(plan.thresholds):
+            doubted &= self.confidence[plan.variants[i]] < threshold
+            further = plan.variants[i + 1]
+            found[doubted] = SILENT if further == reference else self.compared[further][doubted]
+        return found
+
+    def part(self, rows: np.ndarray) -> Series:  # (k,) int
+        """Return these questions alone, with their contexts numbered anew."""
+        return Series(
+            np.unique(self.contexts[rows], return_inverse=True)[1],
+            self.answerable[rows],
+            {name: found[rows] for name, found in self.compared.items()},
+            {name: found[rows] for name, found in self.confidence.items()},
+        )
+
+    @property
+    def unanswerable(self) -> float:
+        """The share of questions without an answer."""
+        return float(1 - self.answerable.mean())
+
+    def with_unanswerable(self, share: float, seed: int) -> Series:
+        """Leave out unanswerable questions at random until no more than a share is left. Raises: DriftError."""
+        with_answer, without = np.flatnonzero(self.answerable), np.flatnonzero(~self.answerable)
+        wanted = round(len(with_answer) * share / (1 - share))
+        if wanted > len(without):
+            raise DriftError(
+                f"only {self.unanswerable:.1%} of the recorded questions have no answer; ask for a smaller"
+                f" share than {share:.1%}"
+            )
+        kept = np.random.default_rng(seed).choice(without, wanted, replace=False)
+        return self.part(np.sort(np.concatenate([with_answer, kept])))
+
+
+def joined(one: Series, other: Series) -> Series:
+    """Return the questions of both, which have no context in common."""
+    return Series(
+        np.concatenate([one.contexts, other.contexts + one.contexts.max() + 1]),
+        np.concatenate([one.answerable, other.answerable]),
+        {name: np.concatenate([one.compared[name], other.compared[name]]) for name in one.compared},
+        {
+            name: np.concatenate([one.confidence[name], other.confidence[name]])
+            for name in one.confidence
+        },
+    )
+
+
+def write(
+    path: Path,
+    catalog: Catalog,
+    sets: Mapping[str, Sequence[Example]],
+    answers: Mapping[str, Mapping[str, Sequence[Answer]]],  # by set and variant
+) -> None:
+    """Write a recording by one rename."""
+    reference = largest(catalog.variants).name
+    kept = {
+        "format": FORMAT,
+        "reference": reference,
+        "sha256": {v.name: v.sha256 for v in catalog.variants},
+        "sets": {name: _derived(sets[name], found, reference) for name, found in answers.items()},
+    }
+    part = path.with_suffix(".part")
+    with lzma.open(part, "wt", preset=9) as file:
+        json.dump(kept, file, separators=(",", ":"))
+    os.replace(part, path)
+
+
+def read(path: Path, catalog: Catalog) -> tuple[dict[str, Series], str]:
+    """Return the recorded sets, and which variant the others were compared with. Raises: DriftError."""
+    try:
+        with lzma.open(path, "rt") as file:
+            kept: dict[str, Any] = json.load(file)
+    except (OSError, EOFError, lzma.LZMAError, ValueError) as exc:
+        raise DriftError(f"{path}: not readable ({exc}); record it again with --record") from exc
+    if kept.get("format") != FORMAT or kept["sha256"] != {
+        v.name: v.sha256 for v in catalog.variants
+    }:
+        raise DriftError(f"{path}: not of the variants of this repository; give --record")
+    return {name: _series(found) for name, found in kept["sets"].items()}, kept["reference"]
+
+
+def _derived(
+    examples: Sequence[Example], answers: Mapping[str, Sequence[Answer]], reference: str
+) -> dict[str, Any]:
+    return {
+        "contexts": numbers(examples).tolist(),
+        "answerable": "".join("01"[e.answerable] for e in examples),
+        "compared": {
+            name: "".join(
+                relation(ours, theirs)
+                for ours, theirs in zip(found, answers[reference], strict=True)
+            )
+            for name, found in answers.items()
+        },
+        "confidence": {
+            name: [round(a.score * 10**DECIMALS) for a in found] for name, found in answers.items()
+        },
+    }
+
+
+def _series(kept: Mapping[str, Any]) -> Series:
+    index = {code.value: i for i, code in enumerate(RELATIONS)}
+    return Series(
+        np.array(kept["contexts"]),
+        np.array([mark == "1" for mark in kept["answerable"]]),
+        {name: np.array([index[c] for c in found]) for name, found in kept["compared"].items()},
+        {name: np.array(found) / 10**DECIMALS for name, found in kept["confidence"].items()},
+    )

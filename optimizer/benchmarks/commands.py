@@ -1,0 +1,198 @@
+"""`bertier-optimize compare` and `reference`: what a search, a distillation and a variant are worth."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from optimizer.benchmarks.results import QUIET, Contest, Interval, Labels, Pair, Reference
+
+METHODS = "gp,random,tpe,nsga2,trainings"
+EPOCHS = 0.1
+ROUNDS = 60
+
+
+def add(
+    commands: Any, options: argparse.ArgumentParser, study_of: Callable[[argparse.Namespace], Any]
+) -> None:
+    """Register both commands; `options` are those of every command on a study."""
+    text = "show what distillation and search are worth, against what one would do without"
+    compare = commands.add_parser("compare", help=text, description=text)
+    kinds = compare.add_subparsers(required=True, metavar="WHAT")
+    _add_labels(kinds, options, study_of)
+    _add_searches(kinds, options, study_of)
+    text = "measure the fp32 teacher beside all published variants: times faster, times smaller"
+    reference = commands.add_parser("reference", parents=[options], help=text, description=text)
+    reference.add_argument("--rounds", type=int, default=ROUNDS, help="of interleaved latencies")
+    reference.set_defaults(run=lambda args: _reference(args, study_of(args)))
+
+
+def _add_labels(kinds: Any, options: argparse.ArgumentParser, study_of: Any) -> None:
+    text = "each finished student beside the same shape trained on labels alone, for as many steps"
+    command = kinds.add_parser("labels", parents=[options], help=text, description=text)
+    command.add_argument(
+        "--from-teacher",
+        action="store_true",
+        help="the twin starts as the teacher cut to its shape, not where the student started",
+    )
+    command.set_defaults(run=lambda args: _labels(args, study_of(args)))
+
+
+def _add_searches(kinds: Any, options: argparse.ArgumentParser, study_of: Any) -> None:
+    text = "searches of the same budget by hypervolume, over several seeds"
+    command = kinds.add_parser("searches", parents=[options], help=text, description=text)
+    command.add_argument("--seeds", type=int, default=5, help="runs of each method")
+    command.add_argument("--trials", type=int, help="candidates a run; default: the study's")
+    command.add_argument(
+        "--methods",
+        default=METHODS,
+        help="the first is held against each other; `trainings` trains each candidate by itself,"
+        f" from a truncated teacher, in the minutes that the first took; default: {METHODS}",
+    )
+    command.add_argument("--minutes", type=float, help="at most so many of a run's own evaluations")
+    command.add_argument(
+        "--epochs", type=float, default=EPOCHS, help=f"of each of the trainings; default: {EPOCHS}"
+    )
+    command.add_argument(
+        "--elastic-minutes",
+        type=float,
+        help="that the elastic student's training took; default: its manifest's, which after a kill"
+        " are only those of the last run",
+    )
+    command.set_defaults(run=lambda args: _searches(args, study_of(args)))
+
+
+def _labels(args: argparse.Namespace, study: Any) -> dict[str, Any]:
+    from optimizer.benchmarks import labels
+
+    found = labels.run(study, from_teacher=args.from_teacher)
+    Console().print(labels_table(found))
+    return asdict(found)
+
+
+def _searches(args: argparse.Namespace, study: Any) -> dict[str, Any]:
+    from optimizer.benchmarks import searches
+    from optimizer.search import stage
+
+    plan = searches.Plan(
+        methods=tuple(dict.fromkeys(args.methods.split(","))),
+        seeds=args.seeds,
+        candidates=stage.how_of(study).trials if args.trials is None else args.trials,
+        minutes_cap=args.minutes,
+        epochs=args.epochs,
+        elastic_minutes=args.elastic_minutes,
+    )
+    found = searches.run(study, plan)
+    console = Console()
+    console.print(runs_table(found))
+    console.print(against_table(found))
+    console.print(scale_of(found), highlight=False)
+    runs = [asdict(run) | {"hypervolume": run.hypervolume} for run in found.runs]
+    for run in runs:
+        del run["curve"]  # hundreds of steps: in searches.json
+    return asdict(found) | {"runs": runs}
+
+
+def _reference(args: argparse.Namespace, study: Any) -> dict[str, Any]:
+    from optimizer.benchmarks import reference
+
+    found = reference.run(study, study.config.publish.repository, args.rounds)
+    console = Console()
+    console.print(reference_table(found))
+    if found.disturbed > QUIET:
+        console.print(
+            f"the host was busy: least latencies are up to {found.disturbed:.0%} above CPU time, and"
+            " longer runs are disturbed more; measure again when it is quiet",
+            highlight=False,
+        )
+    for pair in found.int8:
+        said = f"{pair.first} less {pair.second} on {pair.data}: F1 {interval(pair.f1_difference)}"
+        console.print(said, markup=False, highlight=False)
+    shown = {key: value for key, value in asdict(found).items() if key != "profile"}
+    return shown | {"disturbed": round(found.disturbed, 4)}
+
+
+def interval(found: Interval | None) -> str:
+    """Return a difference with its 95 % interval."""
+    return "-" if found is None else f"{found.mean:+.4f} ({found.low:+.4f} to {found.high:+.4f})"
+
+
+def labels_table(found: Labels) -> Table:
+    start = "the same slice" if found.start == "slice" else "the teacher, cut"
+    title = f"distilled beside labels alone, from {start}; 95 % intervals over contexts"
+    table = Table("student", "data", "n", "F1", "labels", "difference", "forced", title=title)
+    for pair in found.pairs:
+        table.add_row(*_row(pair))
+    return table
+
+
+def _row(pair: Pair) -> Sequence[str]:
+    scores = (f"{pair.f1[0]:.4f}", f"{pair.f1[1]:.4f}", interval(pair.f1_difference))
+    return pair.first, pair.data, str(pair.n), *scores, interval(pair.forced_difference)
+
+
+def runs_table(found: Contest) -> Table:
+    title = f"hypervolume over {len({run.seed for run in found.runs})} seeds"
+    columns = ("method", "runs", "candidates", "with F1", "minutes", "median", "from", "to")
+    table = Table(*columns, title=title)
+    for method in found.methods:
+        runs = found.of(method)
+        volumes = [run.hypervolume for run in runs]
+        table.add_row(
+            method,
+            str(len(runs)),
+            f"{median(run.candidates for run in runs):g}",
+            f"{median(run.scored for run in runs):g}",
+            f"{median(run.minutes for run in runs):.1f}",
+            *(f"{value:.4f}" for value in (median(volumes), min(volumes), max(volumes))),
+        )
+    return table
+
+
+def against_table(found: Contest) -> Table:
+    title = f"{found.first} less each other, paired by seed, 95 % t interval"
+    table = Table("method", "after as many", "seeds", "larger in", "difference", title=title)
+    for other in found.against:
+        counts = str(other.seeds), str(other.wins)
+        table.add_row(other.method, other.at, *counts, interval(other.difference))
+    return table
+
+
+def scale_of(found: Contest) -> str:
+    """Say what was compared, and at which scale."""
+    cap = found.minutes_cap
+    said = [
+        f"{found.candidates} candidates a run",
+        f"F1 on {found.questions} questions",
+        f"box to F1 0, {found.p95_ms} ms and {found.size_bytes} bytes: the largest candidate's",
+        f"{found.elastic_minutes:.1f} minutes for the elastic student in every run that slices it",
+        f"{found.training_epochs:g} epochs for each candidate that is trained",
+        f"at most {cap:g} minutes of a run's own" if cap else "no cap on a run's minutes",
+    ]
+    return "; ".join(said)
+
+
+def reference_table(found: Reference) -> Table:
+    lengths = sorted({t.tokens: t.bucket for t in found.timings}.items())
+    said = ", ".join(f"{n} tokens in a bucket of {bucket}" for n, bucket in lengths)
+    title = (
+        f"beside the fp32 teacher, {found.size_bytes / 1e6:.1f} MB; {said}; {found.rounds} rounds"
+    )
+    faster = (f"times faster, {n}" for n, _ in lengths)
+    table = Table("variant", "MB", "times smaller", *faster, "forced F1", "share", title=title)
+    for line in found.headlines:
+        table.add_row(
+            line.variant,
+            f"{line.size_bytes / 1e6:.2f}",
+            f"{line.times_smaller:.1f}",
+            *(f"{line.times_faster[n]:.2f}" for n, _ in lengths),
+            "-" if line.forced_f1 is None else f"{line.forced_f1:.4f} ({line.data})",
+            "-" if line.share_of_forced_f1 is None else f"{line.share_of_forced_f1:.1%}",
+        )
+    return table

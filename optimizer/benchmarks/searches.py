@@ -1,0 +1,276 @@
+"""Searches with one budget, several seeds each: the study's own, others, and one that trains each candidate.
+
+Slices and costs are evaluated once for all of them, and charged to each (`compare_ledger`). A kill at
+any moment keeps every finished trial.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Final
+
+from optimizer.benchmarks import ledger, results, volumes
+from optimizer.benchmarks.ledger import Judge, Ledger, Meter
+from optimizer.benchmarks.results import SEARCHES, ComparisonError, Contest, Run
+from optimizer.benchmarks.trainings import Trainer
+from optimizer.benchmarks.volumes import Tried
+from optimizer.data.question_sets import DataError, Example, Split
+from optimizer.onnx import export
+from optimizer.search import scoring, stage
+from optimizer.search.ask_tell import Evaluators, Search
+from optimizer.search.costs import CostGate
+from optimizer.search.scoring import SliceScorer
+from optimizer.search.storage import opened, same_host
+from optimizer.students.study import Study
+from optimizer.study import provenance, stages, workers
+from optimizer.study.config import Sampler, SearchConfig
+from optimizer.study.space import Space
+from optimizer.study.trials import Point
+
+log = logging.getLogger(__name__)
+
+TRAININGS: Final = "trainings"  # as a method: each candidate is trained from a truncated teacher
+METHODS = (*Sampler, TRAININGS)
+ENDLESS = 1_000_000  # candidates, where minutes are the budget
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is compared."""
+
+    methods: tuple[str, ...]  # each is held against the first, which tries slices
+    seeds: int
+    candidates: int  # of each run that tries slices
+    minutes_cap: float | None  # of a run's own evaluations
+    epochs: float  # of each candidate that is trained
+    elastic_minutes: float | None = None  # in place of what the manifest says
+
+    def check(self) -> None:
+        """Raises: ComparisonError."""
+        unknown = [m for m in self.methods if m not in METHODS]
+        if unknown:
+            raise ComparisonError(f"--methods {unknown[0]}: is none of {', '.join(METHODS)}")
+        if not self.methods or self.methods[0] == TRAININGS:
+            raise ComparisonError("--methods: name a sampler first; the others are held against it")
+        for name in ("seeds", "candidates", "epochs", "minutes_cap", "elastic_minutes"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ComparisonError(f"{name} {value}: must be more than 0")
+
+
+@dataclass(frozen=True)
+class Arena:
+    """What all runs share."""
+
+    study: Study
+    how: SearchConfig
+    space: Space
+    rungs: tuple[int, ...]
+    questions: Sequence[Example]
+    inputs: dict[str, Any]  # that decide on results
+    folder: Path
+    ledger: Ledger
+    gate: CostGate
+    elastic_minutes: float
+    lock: Path
+
+    @property
+    def name(self) -> str:
+        """Return what results are kept under: changed inputs never meet old ones."""
+        return stage.name_of(self.study, self.inputs)
+
+    def slices(self) -> Judge:
+        scorer = SliceScorer(
+            self.study.elastic.slice, self.study.tokenizer, self.questions, self.lock
+        )
+        return Judge(self.ledger, self.name, self.name, self.gate.cost, scorer.f1)
+
+    def trained(self, trainer: Trainer) -> Judge:
+        scorer = SliceScorer(trainer.student, self.study.tokenizer, self.questions, self.lock)
+        of = stage.name_of(self.study, self.inputs | trainer.inputs)
+        return Judge(self.ledger, self.name, of, self.gate.cost, scorer.f1, trainer.late_s)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run: who judges, from where its minutes count, and until when."""
+
+    method: str
+    seed: int
+    sampler: Sampler
+    candidates: int
+    judge: Judge
+    first_minutes: float
+    budget_minutes: float | None
+    after: Callable[[Point], None] = lambda _: None
+
+    @property
+    def folder(self) -> str:
+        return f"{self.method}-{self.seed}"
+
+
+def run(study: Study, plan: Plan, lock: Path = workers.HOST_LOCK) -> Contest:
+    """Compare, or go on; write the result after every run. Raises: BertierError."""
+    plan.check()
+    folder = study.folder / SEARCHES.with_suffix("")
+    with ledger.opened(folder / "ledger.db") as shared:
+        arena = _arena(study, plan, folder, shared, lock)
+        slices = arena.slices()
+        runs: dict[tuple[str, int], tuple[Tried, float | None]] = {}
+        for seed in range(plan.seeds):
+            for method in sorted(plan.methods, key=lambda m: m == TRAININGS):
+                if method == TRAININGS:
+                    taken = runs[plan.methods[0], seed][0].minutes
+                    entry = _trained_entry(arena, plan, seed, taken[-1] if taken else 0.0)
+                else:
+                    entry = _slice_entry(arena, plan, Sampler(method), seed, slices)
+                runs[method, seed] = _tried(arena, entry), entry.budget_minutes
+                results.write(_contest(arena, plan, runs), study.folder / SEARCHES)
+        return _contest(arena, plan, runs)
+
+
+def _arena(study: Study, plan: Plan, folder: Path, ledger: Ledger, lock: Path) -> Arena:
+    how = stage.how_of(study).model_copy(update={"time_budget_min": None})
+    questions = scoring.sample(study.questions.certifying(Split.SEARCH))
+    if not questions:
+        raise DataError("the search split of the sources that certify is empty: add [[data]]")
+    space = stage.space_of(study)
+    rungs = tuple(sorted({min(n, len(questions)) for n in how.questions}))
+    shape = export.graph_shape_of(study.elastic.net.model)
+    costs = study.folder / results.FOLDER / "costs"
+    gate = CostGate(shape, how.tokens, costs, lock)
+    inputs = stage.inputs_of(study, how, space, questions[: rungs[-1]])
+    return Arena(
+        study=study,
+        how=how,
+        space=space,
+        rungs=rungs,
+        questions=questions,
+        inputs=inputs | {"host": gate.host},
+        folder=folder,
+        ledger=ledger,
+        gate=gate,
+        elastic_minutes=plan.elastic_minutes or _elastic_minutes(study),
+        lock=lock,
+    )
+
+
+def _elastic_minutes(study: Study) -> float:
+    """Return what the manifest says: after a kill only the last run's."""
+    manifest = stages.read_manifest(study.elastic.folder) or {}
+    return float(manifest.get("seconds", 0.0)) / 60
+
+
+def _slice_entry(arena: Arena, plan: Plan, sampler: Sampler, seed: int, judge: Judge) -> Entry:
+    first, cap = arena.elastic_minutes, plan.minutes_cap
+    budget = None if cap is None else first + cap
+    return Entry(sampler, seed, sampler, plan.candidates, judge, first, budget)
+
+
+def _trained_entry(arena: Arena, plan: Plan, seed: int, minutes: float) -> Entry:
+    """Its budget is what the first method took with this seed, or the cap."""
+    config = arena.study.config
+    assert config.elastic is not None, "the search was checked"
+    how = (config.finish or config.elastic).train.model_copy(update={"epochs": plan.epochs})
+    n_layers = arena.study.elastic.net.n_layers
+    own_seed = stage.seed_of(arena.study) + seed
+    folder = arena.folder / f"{TRAININGS}-{seed}"
+    trainer = Trainer(arena.study, n_layers, how, own_seed, folder)
+    budget = min(minutes, plan.minutes_cap or minutes)
+    judge = arena.trained(trainer)
+    return Entry(
+        method=TRAININGS,
+        seed=seed,
+        sampler=Sampler.GP,
+        candidates=ENDLESS,
+        judge=judge,
+        first_minutes=0.0,
+        budget_minutes=budget,
+        after=lambda point: trainer.forget(point.candidate),
+    )
+
+
+def _tried(arena: Arena, entry: Entry) -> Tried:
+    """Let a run try candidates until it has enough."""
+    name = f"{entry.judge.f1_of}/{entry.folder}"
+    how = arena.how.model_copy(update={"trials": entry.candidates, "sampler": entry.sampler})
+    meter = Meter(name, arena.ledger, entry.judge)
+
+    def minutes() -> float:
+        return entry.first_minutes + meter.spent_s / 60
+
+    def enough() -> str | None:
+        over = entry.budget_minutes is not None and minutes() >= entry.budget_minutes
+        return f"{entry.budget_minutes:.1f} minutes are used up" if over else None
+
+    def told(point: Point, points: list[Point]) -> None:
+        meter.told(point.trial)
+        entry.after(point)
+        found = stage.outcome(point, how)
+        left = "" if entry.candidates == ENDLESS else f"/{entry.candidates}"
+        until = "" if entry.budget_minutes is None else f" of {entry.budget_minutes:.1f}"
+        said = (entry.folder, len(points), left, minutes(), until, found)
+        log.info("%s: candidate %d%s, %.1f%s minutes charged: %s", *said)
+
+    with opened(None, arena.folder / entry.folder, entry.judge.f1_of) as shared:
+        same_host(shared, arena.gate.host)
+        worker = Search(
+            shared,
+            arena.space,
+            how,
+            arena.rungs,
+            Evaluators(meter.cost, meter.f1),
+            seed=stage.seed_of(arena.study) + entry.seed,
+            watch_progress=told,
+            enough=enough,
+        )
+        meter.start(worker.points())
+        points = worker.run()[: entry.candidates]  # an earlier command may have asked for more
+    charges = arena.ledger.charges(name)
+    spent = accumulate(charges.get(p.trial, p.seconds) / 60 for p in points)
+    tried = Tried(tuple(points), tuple(entry.first_minutes + m for m in spent))
+    return tried.within(entry.budget_minutes)
+
+
+def _contest(
+    arena: Arena, plan: Plan, runs: Mapping[tuple[str, int], tuple[Tried, float | None]]
+) -> Contest:
+    """Return what all runs so far come to, on the questions that all of them asked."""
+    limits, reference = arena.how.limits, arena.slices().cost(arena.space.largest)[0]
+    questions = volumes.common_questions([tried for tried, _ in runs.values()], limits)
+    found = tuple(
+        Run(
+            method=method,
+            seed=seed,
+            candidates=len(tried.points),
+            scored=sum(bool(p.f1) for p in tried.points),
+            minutes=tried.minutes[-1] if tried.minutes else 0.0,
+            budget_minutes=budget if method == TRAININGS else None,
+            curve=volumes.curve(tried, limits, reference, questions),
+        )
+        for (method, seed), (tried, budget) in runs.items()
+    )
+    first, *others = plan.methods
+    by_method = {method: [r for r in found if r.method == method] for method in plan.methods}
+    return Contest(
+        first=first,
+        candidates=plan.candidates,
+        minutes_cap=plan.minutes_cap,
+        elastic_minutes=arena.elastic_minutes,
+        training_epochs=plan.epochs,
+        questions=questions,
+        p95_ms=reference.p95_ms,
+        size_bytes=reference.size_bytes,
+        runs=found,
+        against=tuple(
+            result
+            for other in others
+            if by_method[other]
+            for result in volumes.against(by_method[first], by_method[other])
+        ),
+        ran_on=provenance.ran_on(),
+    )

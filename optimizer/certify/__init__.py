@@ -1,0 +1,1 @@
+"""Certificates: bounds, strata, cascades, plans."""

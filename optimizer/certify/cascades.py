@@ -1,0 +1,103 @@
+"""Cascades of variants: which are worth certifying, by what each variant answered. Pure.
+
+Legend: n questions, k stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
+
+import numpy as np
+
+from optimizer.study import pareto
+
+STAGES = (2, 3)
+# Shares of the questions, least sure first, that may be escalated from one stage.
+SHARES = {2: np.linspace(0.04, 0.96, 24), 3: np.linspace(0.05, 0.95, 11)}
+CANDIDATES = 12  # each one more leaves less of delta to the others
+DECIMALS = 4  # of a threshold
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What one variant made of each question."""
+
+    name: str
+    f1: np.ndarray  # (n,)
+    score: np.ndarray  # (n,) calibrated P(the answer is right), as served
+    cost_ms: np.ndarray  # (n,) of one core
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Variants in the order in which they are asked; the next one where a score is below a threshold."""
+
+    variants: tuple[str, ...]  # (k,)
+    thresholds: tuple[float, ...]  # (k - 1,)
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What a plan made of each question."""
+
+    f1: np.ndarray  # (n,)
+    asked: np.ndarray  # (k, n) bool
+    cost_ms: np.ndarray  # (n,)
+
+    @property
+    def reach(self) -> tuple[float, ...]:
+        """Return the share of the questions that each stage was asked."""
+        return tuple(float(share) for share in self.asked.mean(axis=1))
+
+
+def play(chain: Chain, answers: Sequence[Answers]) -> Played:
+    """Return what the plan makes of questions that every variant of it answered."""
+    by_name = {a.name: a for a in answers}
+    stages = [by_name[name] for name in chain.variants]
+    asked = np.ones((len(stages), len(stages[0].f1)), dtype=bool)
+    f1 = stages[0].f1
+    cost_ms = stages[0].cost_ms
+    for i, threshold in enumerate(chain.thresholds):
+        asked[i + 1] = asked[i] & (stages[i].score < threshold)
+        f1 = np.where(asked[i + 1], stages[i + 1].f1, f1)
+        cost_ms = cost_ms + np.where(asked[i + 1], stages[i + 1].cost_ms, 0.0)
+    return Played(f1, asked, cost_ms)
+
+
+def chains(answers: Sequence[Answers]) -> Iterator[Chain]:
+    """Yield every cascade from cheaper to dearer variants, thresholds at quantiles of the scores."""
+    by_cost = sorted(answers, key=lambda a: float(a.cost_ms.mean()))
+    for k in STAGES:
+        for stages in combinations(by_cost, k):
+            levels = [_levels(stage.score, k) for stage in stages[:-1]]
+            for thresholds in product(*levels):
+                yield Chain(tuple(stage.name for stage in stages), thresholds)
+
+
+def _levels(score: np.ndarray, k: int) -> list[float]:
+    return sorted({round(float(q), DECIMALS) for q in np.quantile(score, SHARES[k])})
+
+
+def worth_certifying(
+    answers: Sequence[Answers],
+    weights: np.ndarray,  # (n,) of a mean over contexts, sum 1
+    count: int = CANDIDATES,
+) -> list[Chain]:
+    """Return the cascades that together dominate the most of (F1, cost), the variants alone beside them.
+
+    None that costs more than the dearest variant: it asks for nothing that another answer would be worth.
+    What they score on the questions they are chosen by flatters them: certify them on others.
+    """
+    found = [Chain((a.name,), ()) for a in answers] + list(chains(answers))
+    points = np.array([_point(play(chain, answers), weights) for chain in found])
+    dearest = points[: len(answers), 1].max()
+    kept = [i for i in np.flatnonzero(pareto.front(points)) if i >= len(answers)]
+    kept = [i for i in kept if points[i, 1] < dearest]
+    best = pareto.subset(points[kept], count)
+    return [found[kept[i]] for i in best]
+
+
+def _point(played: Played, weights: np.ndarray) -> tuple[float, float]:
+    return -float(played.f1 @ weights), float(played.cost_ms.mean())

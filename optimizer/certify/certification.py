@@ -1,0 +1,270 @@
+"""Certificates of plans: floors and paired losses from clusters of the calibrate split, and what became of
+them on clusters that made none and on the test data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from gateway.catalog.schema import Bound, Certificate, LossCheck, Paired, Quality, Variant
+from gateway.catalog.store import sha256_of
+from gateway.qa.codec import Reading, SpanEncoder
+from optimizer.certify import bounds, strata
+from optimizer.certify.strata import ALL, Scored
+from optimizer.data import clusters, evaluate, lineage
+from optimizer.data import question_sets as data
+from optimizer.data.question_sets import DataError, Example, Split
+from optimizer.data.splits import Questions as StudyQuestions
+from optimizer.onnx import profile
+from optimizer.students.exported import Exported
+from optimizer.students.study import Study
+from optimizer.study import provenance
+from optimizer.study.config import CertifyConfig, StudyConfig
+
+SEARCH, CALIBRATE = "search", "calibrate"
+METHOD = (
+    "{} lower bound over clusters: an article where its title is known ({} contexts of it at most), a context"
+    " elsewhere. What this look at the data spends of delta is split over all plans looked at: half over the"
+    " variants' floors, a quarter over those of cascades and the losses, a quarter over those of the parts"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """A data set that variants are asked, under its name in the run folder and the catalog."""
+
+    name: str
+    examples: Sequence[Example]
+    tokens: np.ndarray  # (n,) int, of question and context together
+    buckets: np.ndarray  # (n,) int, of a window, padded
+    windows: np.ndarray  # (n,) int
+    sha256: str = ""  # empty: a split, not a file
+
+
+# What a variant's logits say to questions as served, and the CPU time of each, ms, where it is known.
+Ask = Callable[[str, Questions], tuple[list[Reading], list[float]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What cascades are chosen by, floors are made from and checked on, and the way to the answers."""
+
+    search: Questions
+    calibrate: Questions
+    reports: tuple[Questions, ...]
+    ask: Ask
+    how: CertifyConfig
+    data: str
+    data_sha256: str
+    spent: float | None = None  # of delta, by this look at the data; None: all of it
+    hold_out: bool = True  # keep a fifth from the floors, to check them
+
+    @property
+    def budget(self) -> float:
+        """The chance that any floor of this look may be wrong."""
+        return self.how.delta if self.spent is None else self.spent
+
+
+def evidence_of(study: Study) -> Evidence:
+    """Return the evidence of a study's own variants. Raises: DataError."""
+    lineage.check_study(study.config)
+
+    def ask(name: str, questions: Questions) -> tuple[list[Reading], list[float]]:
+        return Exported(study, name).timed_readings(questions.name, questions.examples)
+
+    return gather(study.config, study.questions, study.tokenizer, ask)
+
+
+def gather(config: StudyConfig, questions: StudyQuestions, tokenizer: Path, ask: Ask) -> Evidence:
+    """Return a study's questions; which are long is found out here, once for all variants.
+
+    Raises: DataError when there are none to certify with.
+    """
+    encoder = SpanEncoder.from_file(tokenizer)
+    certifying = questions.certifying(Split.CALIBRATE)
+    if not certifying or strata.held_out(certifying).all():
+        raise DataError(
+            "the calibrate split of the sources that certify holds no article or context to make"
+            " floors from; let a larger [[data]] certify"
+        )
+    names = [Path(d.source).name for d in config.data if d.certifies]
+    hashes = questions.hashes()
+    return Evidence(
+        search=questions_of(encoder, SEARCH, questions.certifying(Split.SEARCH)),
+        calibrate=questions_of(encoder, CALIBRATE, certifying),
+        reports=tuple(_report(encoder, questions.path(source)) for source in config.report),
+        ask=ask,
+        how=config.certify,
+        data=", ".join(f"{name} (calibrate split)" for name in names),
+        data_sha256=", ".join(hashes.get(name, "") for name in names),
+    )
+
+
+def _report(encoder: SpanEncoder, where: str) -> Questions:
+    path = data.path_of(where)
+    sha256 = sha256_of(path) if path.exists() else ""
+    return questions_of(encoder, Path(where).name.split(".")[0], data.load(where), sha256)
+
+
+def questions_of(
+    encoder: SpanEncoder, name: str, examples: Sequence[Example], sha256: str = ""
+) -> Questions:
+    encoded = [encoder.encode(e.as_question()) for e in examples]
+    return Questions(
+        name,
+        examples,
+        np.array([w.n_tokens for w in encoded], dtype=int),
+        np.array([w.input_ids.shape[1] for w in encoded], dtype=int),
+        np.array([w.n_windows for w in encoded], dtype=int),
+        sha256,
+    )
+
+
+def qualities_of(variant: Variant, evidence: Evidence) -> tuple[Quality, ...]:
+    """Return the scores on what the floor is made from and on the study's test data."""
+    found = []
+    for questions in (evidence.calibrate, *evidence.reports):
+        readings, _ = evidence.ask(variant.name, questions)
+        asked = list(zip(questions.examples, readings, strict=True))
+        if questions is evidence.calibrate:
+            made = strata.makes_floors(questions.examples, hold_out=evidence.hold_out)
+            asked = [pair for pair, keep in zip(asked, made, strict=True) if keep]
+        examples, readings = [e for e, _ in asked], [r for _, r in asked]
+        name, sha256 = questions.name, questions.sha256
+        found.append(evaluate.quality(name, sha256, examples, readings, variant.decoding))
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a plan scored on everything that it is certified and checked with."""
+
+    certified: Scored
+    held_out: Scored
+    reports: tuple[Scored, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """What each claim of a catalog may spend of delta."""
+
+    own: float  # a floor of a variant, in one scope
+    others: float  # a floor of a cascade or a loss, in one scope
+    parts: float  # a floor of a stratum
+
+
+def shares(
+    n_variants: int, n_cascades: int, delta: float, n_scopes: int = 1, n_parts: int = 5
+) -> Shares:
+    """Return delta split over all claims about all plans looked at, also those that are then left out.
+
+    `n_parts`: floors of strata of one plan.
+    """
+    n_plans = n_variants + n_cascades
+    n_losses = n_plans - 1  # the largest variant loses nothing to itself
+    n_others = n_scopes * (n_cascades + n_losses)
+    own = delta / 2 if n_others else 3 * delta / 4
+    return Shares(
+        own=own / (n_scopes * n_variants),
+        others=delta / 4 / n_others if n_others else 0.0,
+        parts=delta / 4 / max(1, n_plans * n_parts),
+    )
+
+
+def certificate_of(
+    outcome: Outcome, evidence: Evidence, sha256: tuple[str, ...], share: float, parts: float
+) -> Certificate:
+    """Return the floors of a plan: its own at 1 - `share` a scope, those of strata at 1 - `parts` each.
+
+    `sha256`: of the plan's model files, in its order.
+    """
+    how, certified = evidence.how, outcome.certified
+    bound = bounds.METHODS[how.method]
+    lowest = {
+        name: strata.floor_of(certified, method, share) for name, method in bounds.METHODS.items()
+    }
+    scopes = tuple(
+        strata.stratum_of(name, part, strata.rounded_down(bound(part.means, share)))
+        for name, part in certified.scopes.items()
+    )
+    whole, of_parts = scopes[0], strata.strata_of(certified, bound, parts)
+    floors = {ALL: min(lowest[how.method], whole.f1)} | {p.name: p.floor for p in of_parts}
+    return Certificate(
+        floor=floors[ALL],
+        delta=how.delta,
+        method=METHOD.format(bounds.TITLES[how.method], clusters.MOST_CONTEXTS),
+        n_contexts=whole.n_contexts,
+        n_questions=whole.n_questions,
+        f1=whole.f1,
+        data=evidence.data,
+        data_sha256=evidence.data_sha256,
+        model_sha256=sha256,
+        host=profile.here(),
+        bounds=tuple(Bound(bounds.TITLES[name], floor) for name, floor in lowest.items()),
+        strata=of_parts,
+        checks=tuple(
+            check
+            for other in (outcome.held_out, *outcome.reports)
+            if len(other.examples)  # few clusters may leave no fifth
+            for check in strata.checks_of(certified, other, floors, bound, evidence.budget)
+        ),
+        commit=provenance.commit(),
+        scopes=scopes,
+        n_clusters=whole.n_clusters,
+        constant_f1=constant_f1(certified),
+        spent=evidence.budget,
+    )
+
+
+def constant_f1(scored: Scored) -> float:
+    """Return the F1 of always answering that there is no answer, over clusters."""
+    return float(
+        np.mean(clusters.means(scored.examples, [not e.answerable for e in scored.examples]))
+    )
+
+
+def paired_of(
+    outcome: Outcome, largest: Outcome, to: str, how: CertifyConfig, share: float
+) -> Paired:
+    """Return how much F1 a plan loses at most to the largest variant, at 1 - `share` a scope.
+
+    The bound is on the mean over clusters of (difference + 1) / 2: questions that both answer alike, by far
+    the most, have no spread.
+    """
+    bound = bounds.METHODS[how.method]
+    certified = _gain(outcome.certified, largest.certified)
+    mean = _loss(float(certified.means.mean()))
+    loss = max(_loss(bound(part.means, share)) for part in certified.scopes.values())
+    loss = rounded_up(max(loss, mean))
+    pairs = zip(outcome.reports, largest.reports, strict=True)
+    reports = [strata.capped(_gain(a, b)) for a, b in pairs]
+    checks = [
+        LossCheck(
+            data=other.name,
+            n_contexts=other.n_contexts,
+            n_questions=len(other.examples),
+            loss=_loss(float(other.means.mean())),
+            loss_low=_loss(bounds.ceiling(bound, other.means, share)),
+            certified=loss,
+        )
+        for other in (_gain(outcome.held_out, largest.held_out), *reports)
+        if len(other.examples)
+    ]
+    return Paired(to, loss, mean, tuple(checks))
+
+
+def _gain(plan: Scored, largest: Scored) -> Scored:
+    """Return the differences of two plans on the same questions, from -1..1 to 0..1."""
+    return replace(plan, f1=(plan.f1 - largest.f1 + 1) / 2)
+
+
+def _loss(gain: float) -> float:
+    return 1 - 2 * gain
+
+
+def rounded_up(loss: float) -> float:
+    return min(1.0, round(loss + 5e-5, 4))

@@ -1,0 +1,29 @@
+"""Takes a look at certifying questions: what it may spend of delta, by the ledger of the catalog."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from gateway.catalog.schema import Variant
+from gateway.catalog.store import Look
+from optimizer.certify import ledger
+from optimizer.certify.certification import Evidence
+from optimizer.data.question_sets import SPLIT_VERSION
+
+
+def spend(
+    evidence: Evidence, variants: Sequence[Variant], study: str, date: str, looks: Sequence[Look]
+) -> tuple[Evidence, tuple[Look, ...]]:
+    """Return the evidence with what this look spends, and the ledger with the look. Raises: DataError."""
+    how, keys = evidence.how, keys_of(evidence)
+    claims = ledger.claims_of(variants, how.method, how.delta, evidence.data)
+    look = ledger.next_look(looks, keys, claims, how.delta, study, date)
+    return replace(evidence, spent=look.spent), ledger.with_look(looks, look)
+
+
+def keys_of(evidence: Evidence) -> list[str]:
+    """Return a key for each data set that floors are made from."""
+    named = zip(evidence.data_sha256.split(", "), evidence.data.split(", "), strict=False)
+    suffix = f" (split {SPLIT_VERSION})" if evidence.hold_out else ""
+    return [f"{sha256 or name}{suffix}" for sha256, name in named]

@@ -1,0 +1,209 @@
+"""Certifies what a repository publishes for a user's own questions: one file, no study, no training.
+
+The no-answer threshold of each variant is fitted to the questions, too: cross-fitted, so that every question
+is answered under a threshold that it had no part in, and all of them make floors. What is served is the
+threshold fitted on all. Cascades stay what they are: nothing is chosen by these questions but the threshold.
+
+Legend: n questions, k clusters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from gateway.catalog import store
+from gateway.catalog.schema import Decoding, Quality, Variant
+from gateway.catalog.store import Catalog
+from gateway.domain import Answer
+from gateway.errors import RepositoryError
+from gateway.qa import codec
+from gateway.qa.codec import Reading, SpanEncoder
+from optimizer.certify import bounds, certification, expected_agreement, looking, plans, strata
+from optimizer.certify.certification import Evidence, Questions
+from optimizer.certify.expected_agreement import Asked
+from optimizer.data import clusters, evaluate, lineage, question_files
+from optimizer.data.lineage import TrainedOnIt
+from optimizer.data.question_sets import DataError, Example, sha256_of
+from optimizer.evaluation import cached, decoding
+from optimizer.onnx import profile
+from optimizer.study.config import CertifyConfig
+
+FOLDS = 10
+MIN_CLUSTERS = 10  # with fewer, no floor is worth the name
+TYPICAL_F1, TYPICAL_SPREAD = 0.65, 0.33  # of clusters, for what is said before any model is asked
+STUDY = "your questions"
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """The questions of a file, and what it is known by."""
+
+    name: str
+    sha256: str
+    examples: Sequence[Example]  # (n,)
+
+    @property
+    def n_clusters(self) -> int:
+        return len({clusters.cluster_of(e) for e in self.examples})
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """Which floor so many articles or contexts buy."""
+
+    n_clusters: int
+    floor: float
+
+
+def read(path: Path, catalog: Catalog) -> Own:
+    """Return the questions that count, of a file that no model was trained on.
+
+    Raises: DataError, TrainedOnIt.
+    """
+    own = Own(path.name, "", question_files.load(path))
+    sha256 = sha256_of(path)
+    if named := [n for n in lineage.trained_on(catalog.origin, [sha256]) if _trained(catalog, n)]:
+        raise TrainedOnIt(
+            f"{path}: not certified: the published models were trained on it (as {', '.join(named)}), so"
+            " their answers to it say nothing of new questions; give questions that they have not seen"
+        )
+    counted = clusters.counted(own.examples)
+    kept = [e for e, counts in zip(own.examples, counted, strict=True) if counts]
+    found = Own(path.name, sha256, kept)
+    if found.n_clusters < MIN_CLUSTERS:
+        raise DataError(
+            f"{path}: questions on {found.n_clusters} articles or contexts, {MIN_CLUSTERS} are the"
+            " least that a floor can be made from; add questions on other texts"
+        )
+    return found
+
+
+def _trained(catalog: Catalog, name: str) -> bool:
+    if catalog.origin.trained_on:
+        return name in catalog.origin.trained_on
+    reported = {quality.sha256 for v in catalog.variants for quality in v.quality}
+    return catalog.origin.data_sha256[name] not in reported
+
+
+def outlook(n_clusters: int, n_variants: int, delta: float) -> list[Outlook]:
+    """Return which floor so many, twice and four times as many clusters buy under a typical mean F1."""
+    a = TYPICAL_F1 * (TYPICAL_F1 * (1 - TYPICAL_F1) / TYPICAL_SPREAD**2 - 1)
+    draws = np.random.default_rng(0).beta(a, a * (1 / TYPICAL_F1 - 1), 4 * n_clusters)
+    return _floors(np.sort(draws)[::4], n_variants, delta)
+
+
+def outlook_of(catalog: Catalog, values: np.ndarray, delta: float) -> list[Outlook]:
+    """Return the same for values like those that were found; values: (k,)."""
+    return _floors(values, len(catalog.variants), delta)
+
+
+def _floors(values: np.ndarray, n_variants: int, delta: float) -> list[Outlook]:
+    share = certification.shares(n_variants, 0, delta / 2).own  # a first look spends half
+    many = [np.tile(values, times) for times in (1, 2, 4)]
+    mixed = [np.random.default_rng(0).permutation(v) for v in many]
+    return [Outlook(len(v), strata.rounded_down(bounds.betting_floor(v, share))) for v in mixed]
+
+
+def certified(published: Path, own: Own, delta: float, folder: Path) -> tuple[Catalog, np.ndarray]:
+    """Return the catalog certified on the questions, and the best variant's F1 of each cluster, (k,).
+
+    `folder` keeps the answers by model, file and host, so a killed run goes on. Raises: RepositoryError, DataError.
+    """
+    catalog = store.read(published)
+    if problems := store.check_files(published, catalog):
+        raise RepositoryError("not certified: " + "; ".join(problems))
+    questions = _questions(own, published / store.TOKENIZER)
+    readings = {v.name: _ask(published, v, questions, own, folder) for v in catalog.variants}
+    refitted = tuple(fitted(v, own.examples, readings[v.name]) for v in catalog.variants)
+    answers = {v.name: cross_fitted(v, own.examples, readings[v.name]) for v in catalog.variants}
+    evidence = Evidence(
+        search=questions,
+        calibrate=questions,
+        reports=(),
+        ask=lambda name, _: (readings[name], []),
+        how=CertifyConfig(delta=delta),
+        data=own.name,
+        data_sha256=own.sha256,
+        hold_out=False,
+    )
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    evidence, looks = looking.spend(evidence, refitted, STUDY, date, catalog.looks)
+    found = plans.certified_as_they_are(catalog.plans, refitted, answers, evidence)
+    variants = tuple(
+        replace(v, quality=(_quality(own, readings[v.name], answers[v.name]), *_others(v, own)))
+        for v in refitted
+    )
+    catalog = replace(catalog, variants=variants, plans=tuple(found), looks=looks)
+    told = expected_agreement.with_expectations(
+        catalog,
+        Asked(own.examples, questions.tokens),
+        answers,
+        profile.here(),
+        evidence.budget,
+        len(found),
+    )
+    best = max(refitted, key=lambda v: told.direct(v.name).certified_f1).name
+    f1 = [evaluate.f1(a.text, e.answers) for a, e in zip(answers[best], own.examples, strict=True)]
+    return told, clusters.means(own.examples, f1)
+
+
+def cross_fitted(
+    variant: Variant, examples: Sequence[Example], readings: Sequence[Reading]
+) -> list[Answer]:
+    """Return each question's answer under the threshold that was fitted without its cluster's fold."""
+    folds = clusters.numbers(examples) % FOLDS
+    hows: dict[int, Decoding] = {}
+    for fold in np.unique(folds).tolist():
+        rows = np.flatnonzero(folds != fold).tolist()
+        part = fitted(variant, [examples[i] for i in rows], [readings[i] for i in rows])
+        hows[fold] = part.decoding
+    return [codec.answer_of(r, hows[int(f)]) for r, f in zip(readings, folds, strict=True)]
+
+
+def fitted(variant: Variant, examples: Sequence[Example], readings: Sequence[Reading]) -> Variant:
+    """Return the variant with its no-answer threshold fitted; the calibration of scores stays.
+
+    Where there are no unanswerable questions to fit it by, or only such, it stays as published.
+    """
+    has = np.array([e.answerable for e in examples])
+    if has.all() or not has.any():
+        return variant
+    difference = np.array([min(r.difference, 1e3) for r in readings])
+    best = evaluate.forced_answers(readings)
+    f1 = np.array([evaluate.f1(a, e.answers) for a, e in zip(best, examples, strict=True)])
+    threshold = decoding.best_threshold(difference, has, f1)
+    return replace(variant, decoding=replace(variant.decoding, null_threshold=threshold))
+
+
+def _questions(own: Own, tokenizer: Path) -> Questions:
+    encoder = SpanEncoder.from_file(tokenizer)
+    return certification.questions_of(encoder, own.name, own.examples, own.sha256)
+
+
+def _ask(
+    published: Path, variant: Variant, questions: Questions, own: Own, folder: Path
+) -> list[Reading]:
+    file = store.model_path(published, variant)
+    model = cached.Model(file, variant.sha256, published / store.TOKENIZER, variant.precision)
+    part = f"own-{own.sha256[:12]}"
+    return cached.readings(model, folder / variant.name, part, questions.examples)[0]
+
+
+def _quality(own: Own, readings: Sequence[Reading], answers: Sequence[Answer]) -> Quality:
+    texts = [answer.text for answer in answers]
+    return evaluate.quality_of(own.name, own.sha256, own.examples, texts, readings)
+
+
+def _others(variant: Variant, own: Own) -> tuple[Quality, ...]:
+    return tuple(q for q in variant.quality if q.sha256 != own.sha256)
+
+
+def worse_than_silence(catalog: Catalog) -> Mapping[str, float]:
+    """Return the variants that always answering "no answer" beats, with what that scores."""
+    found = {v.name: catalog.direct(v.name).certificate for v in catalog.variants}
+    return {n: c.constant_f1 for n, c in found.items() if c.constant_f1 and c.f1 <= c.constant_f1}

@@ -1,0 +1,221 @@
+"""A plan's scores part by part: answerable or not, short or long; and how two data sets differ. Pure.
+
+Legend: n questions. The certified value is a mean over clusters (see `clusters`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gateway.catalog.schema import ANSWERABLE, UNANSWERABLE, Check, Stratum
+from optimizer.certify.bounds import Bound, ceiling
+from optimizer.data import clusters
+from optimizer.data.question_sets import Example
+
+ALL = "all"
+KINDS = (ANSWERABLE, UNANSWERABLE)
+LENGTHS = ("to 128 tokens", "129 to 256 tokens", "over 256 tokens")
+LENGTH_EDGES = (128, 256)
+EVERY, TITLED = "all clusters", "unseen titled articles"  # scopes of a certificate
+HELD_OUT = 5  # one cluster in so many is kept from the floors, to check them
+ARTICLES_HELD_OUT, CONTEXTS_HELD_OUT = "held-out articles", "held-out contexts"
+WORTH_NAMING = 0.25  # share of the whole difference from which on a cause is named
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The questions of a data set, or of a part of it, with what one plan scored on each."""
+
+    name: str
+    examples: Sequence[Example]
+    tokens: np.ndarray  # (n,) int, of question and context together
+    f1: np.ndarray  # (n,)
+
+    def part(self, keep: np.ndarray, name: str = "") -> Scored:  # keep: (n,) bool
+        rows = np.flatnonzero(keep).tolist()
+        examples = [self.examples[i] for i in rows]
+        return Scored(name or self.name, examples, self.tokens[rows], self.f1[rows])
+
+    @property
+    def means(self) -> np.ndarray:
+        """Return the mean F1 of each cluster, in an order that does not depend on them."""
+        return clusters.means(self.examples, self.f1)
+
+    @property
+    def n_contexts(self) -> int:
+        return len({e.context for e in self.examples})
+
+    @property
+    def scopes(self) -> dict[str, Scored]:
+        """Return all of it and, where some articles are known and some are not, the known ones alone."""
+        titled = clusters.is_titled(self.examples)
+        one = titled.all() or not titled.any()
+        return {EVERY: self} | ({} if one else {TITLED: self.part(titled)})
+
+    @property
+    def kinds(self) -> np.ndarray:  # (n,) names
+        return np.array([KINDS[not e.answerable] for e in self.examples])
+
+    @property
+    def lengths(self) -> np.ndarray:  # (n,) names
+        return np.array(LENGTHS)[np.searchsorted(LENGTH_EDGES, self.tokens)]
+
+    @property
+    def strata(self) -> dict[str, Scored]:
+        """Return the parts that hold any question."""
+        masks = {name: self.kinds == name for name in KINDS}
+        masks |= {name: self.lengths == name for name in LENGTHS}
+        return {name: self.part(mask) for name, mask in masks.items() if mask.any()}
+
+
+def held_out(examples: Sequence[Example]) -> np.ndarray:  # (n,) bool
+    """Say which questions check floors and make none: a fifth of the articles, or of the contexts.
+
+    Where articles are known, contexts of unknown ones all make floors: their articles may have made some.
+    """
+    titled = clusters.is_titled(examples)
+    keys = [clusters.cluster_of(e) for e in examples]
+    held = {key: _is_held_out(key) for key in set(keys)}
+    by_hash = np.array([held[key] for key in keys], dtype=bool)
+    return by_hash & titled if titled.any() else by_hash
+
+
+def _is_held_out(key: str) -> bool:
+    # Not the hash that splits: of that one only some values are left in a calibrate split.
+    return int(hashlib.sha256(f"held out {key}".encode()).hexdigest(), 16) % HELD_OUT == 0
+
+
+def makes_floors(examples: Sequence[Example], *, hold_out: bool = True) -> np.ndarray:  # (n,) bool
+    """Say which questions floors are made from: those that count, and are not kept to check them."""
+    counts = clusters.counted(examples)
+    return counts & ~held_out(examples) if hold_out else counts
+
+
+def split(scored: Scored, *, hold_out: bool = True) -> tuple[Scored, Scored]:
+    """Return what floors are made from, and the clusters that check them."""
+    made = makes_floors(scored.examples, hold_out=hold_out)
+    titled = bool(clusters.is_titled(scored.examples).any())
+    name = ARTICLES_HELD_OUT if titled else CONTEXTS_HELD_OUT
+    held = clusters.counted(scored.examples) & ~made
+    return scored.part(made), scored.part(held, name)
+
+
+def capped(scored: Scored) -> Scored:
+    """Return the questions that count: on so many contexts of each article at most."""
+    return scored.part(clusters.counted(scored.examples))
+
+
+def rounded_down(floor: float) -> float:
+    return max(0.0, round(floor - 5e-5, 4))
+
+
+def stratum_of(name: str, part: Scored, floor: float) -> Stratum:
+    """Return a part of the certified questions with its floor."""
+    values = part.means
+    return Stratum(
+        name=name,
+        n_contexts=part.n_contexts,
+        n_questions=len(part.examples),
+        f1=float(values.mean()),
+        floor=min(floor, float(values.mean())),
+        n_clusters=len(values),
+    )
+
+
+def floor_of(certified: Scored, bound: Bound, share: float) -> float:
+    """Return the lowest of the scopes' floors, each at 1 - `share`."""
+    found = [rounded_down(bound(s.means, share)) for s in certified.scopes.values()]
+    return min(found)
+
+
+def n_claims(certified: Scored) -> int:
+    """Return how many floors `strata_of` makes: of a kind one for each scope, of a length one."""
+    return sum(len(part.scopes) if name in KINDS else 1 for name, part in certified.strata.items())
+
+
+def strata_of(certified: Scored, bound: Bound, share: float) -> tuple[Stratum, ...]:
+    """Return each stratum with its floor, at 1 - `share` each.
+
+    Routing uses the floors of the kinds: of them the lowest of the scopes'.
+    """
+    return tuple(
+        stratum_of(
+            name,
+            part,
+            floor_of(part, bound, share)
+            if name in KINDS
+            else rounded_down(bound(part.means, share)),
+        )
+        for name, part in certified.strata.items()
+    )
+
+
+def checks_of(
+    certified: Scored, other: Scored, floors: dict[str, float], bound: Bound, delta: float
+) -> Iterator[Check]:
+    """Yield what became of each floor on other data; `floors`: of `all` and of every stratum."""
+    here, there = ({ALL: s} | s.strata for s in (certified, capped(other)))
+    for name in (n for n in floors if n in there):
+        part = there[name]
+        values = part.means
+        high = min(1.0, ceiling(bound, values, delta / len(floors)))
+        check = Check(
+            data=other.name,
+            stratum=name,
+            n_contexts=part.n_contexts,
+            n_questions=len(part.examples),
+            f1=float(values.mean()),
+            f1_high=high,
+            floor=floors[name],
+        )
+        failed = check.verdict == "fails"
+        yield replace(check, shift=shift(here[name], part, name)) if failed else check
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A part's share of the data, and its mean F1, every cluster weighing the same."""
+
+    share: float
+    f1: float
+
+
+def shift(here: Scored, there: Scored, stratum: str) -> str:
+    """Name what makes the mean F1 of a stratum lower there, the largest effect first.
+
+    The difference is exactly the sum of the mix's effect (shares of there, scores of here) and of
+    each part's (scores of there less scores of here, shares of there).
+    """
+    a, b = (_parts(scored, stratum) for scored in (here, there))
+    mean = float(here.means.mean())
+    before = {name: a.get(name, _Part(0.0, mean)) for name in (*a, *b)}
+    after = {name: b.get(name, _Part(0.0, part.f1)) for name, part in before.items()}
+    change = {name: after[name].share - before[name].share for name in before}
+    most = max(change, key=lambda name: abs(change[name]))
+    effects = {
+        f"{after[most].share:.0%} {most} instead of {before[most].share:.0%}": sum(
+            change[name] * before[name].f1 for name in before
+        )
+    }
+    for name, part in after.items():
+        text = f"{name}: F1 {part.f1:.3f} instead of {before[name].f1:.3f}"
+        effects[text] = part.share * (part.f1 - before[name].f1)
+    least = WORTH_NAMING * sum(effects.values())
+    named = sorted((effect, text) for text, effect in effects.items() if effect <= least)
+    return "; ".join(f"{text} ({effect:+.3f})" for effect, text in named)
+
+
+def _parts(scored: Scored, stratum: str) -> dict[str, _Part]:
+    """Return the parts of a stratum: by length what is of one kind, all else by kind."""
+    labels = scored.lengths if stratum in KINDS else scored.kinds
+    weight = clusters.weights(scored.examples)
+    found = {}
+    for name in dict.fromkeys(labels.tolist()):
+        of_part = weight[labels == name]
+        f1 = float(of_part @ scored.f1[labels == name] / of_part.sum())
+        found[str(name)] = _Part(float(of_part.sum()), f1)
+    return found

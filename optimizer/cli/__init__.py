@@ -1,0 +1,1 @@
+"""The `bertier-optimize` command."""

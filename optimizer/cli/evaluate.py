@@ -1,0 +1,111 @@
+"""`bertier-optimize evaluate`: what answers are worth, of files or of a running gateway."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from gateway.catalog import store
+from optimizer.data import evaluate, question_sets
+from optimizer.evaluation import remote
+from optimizer.study import config as configs
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    text = "EM and F1 by the SQuAD 2.0 rule, of a repository's variants or of a running gateway"
+    command = commands.add_parser("evaluate", help=text, description=text)
+    command.add_argument("--data", required=True, help="SQuAD-format file, or squad_v2_dev etc.")
+    command.add_argument("--variant", help="only this one; with --url: pinned by SLO-Variant")
+    command.add_argument("--url", help="ask the gateway there, e.g. http://127.0.0.1:8080")
+    command.add_argument("--slo-class", help="with --url: SLO-Class of every request")
+    command.add_argument("--concurrency", type=int, default=4, help="with --url")
+    command.add_argument("--limit", type=int, help="only the first questions")
+    command.add_argument("--predictions", type=Path, help="write id -> answer as JSON")
+    command.add_argument("--model-repository", type=Path, default=configs.REPOSITORY)
+    command.set_defaults(run=_evaluate)
+
+
+def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
+    examples = question_sets.load(args.data)[: args.limit]
+    if not examples:
+        raise question_sets.DataError(f"{args.data}: holds no question")
+    if args.url:
+        answers = {args.url: _ask_gateway(args, examples)}
+        forced: dict[str, evaluate.Scores] = {}
+    else:
+        answers, forced = _ask_variants(args, examples)
+    if args.predictions:
+        written = {
+            n: dict(zip((e.id for e in examples), a, strict=True)) for n, a in answers.items()
+        }
+        args.predictions.write_text(json.dumps(written, ensure_ascii=False, indent=1))
+    scores = {name: evaluate.score(examples, found) for name, found in answers.items()}
+    _print_scores(scores, forced)
+    return {name: evaluate.as_dict(s, forced.get(name)) for name, s in scores.items()}
+
+
+def _ask_gateway(args: argparse.Namespace, examples: Sequence[question_sets.Example]) -> list[str]:
+    headers = {"SLO-Latency-Ms": "60000"}
+    if args.variant:
+        headers["SLO-Variant"] = args.variant
+    if args.slo_class:
+        headers = headers | {"SLO-Class": args.slo_class}
+        headers.pop("SLO-Latency-Ms")
+    try:
+        return asyncio.run(remote.ask_all(args.url, examples, headers, args.concurrency))
+    except ExceptionGroup as group:  # not except*: it would wrap what is raised, before 3.11.4
+        raise next(_leaves(group)) from group
+
+
+def _leaves(group: ExceptionGroup[Any]) -> Any:
+    for exc in group.exceptions:
+        yield from _leaves(exc) if isinstance(exc, ExceptionGroup) else (exc,)
+
+
+def _ask_variants(
+    args: argparse.Namespace, examples: Sequence[question_sets.Example]
+) -> tuple[dict[str, list[str]], dict[str, evaluate.Scores]]:
+    """Return every variant's answers, and its scores when the best span is always given."""
+    repo: Path = args.model_repository
+    catalog = store.read(repo)
+    chosen = [v for v in catalog.variants if args.variant in (None, v.name)]
+    if not chosen:
+        known = ", ".join(v.name for v in catalog.variants)
+        raise question_sets.DataError(f"--variant {args.variant}: not in {repo}; it has {known}")
+    answers, forced = {}, {}
+    answerable = [i for i, e in enumerate(examples) if e.answerable]
+    for variant in chosen:
+        model = store.model_path(repo, variant)
+        readings = evaluate.read_all(model, repo / store.TOKENIZER, examples, variant.precision)
+        answers[variant.name] = evaluate.answers_of(readings, variant.decoding)
+        best = evaluate.forced_answers(readings)
+        forced[variant.name] = evaluate.score(
+            [examples[i] for i in answerable], [best[i] for i in answerable]
+        )
+    return answers, forced
+
+
+def _print_scores(scores: dict[str, evaluate.Scores], forced: dict[str, evaluate.Scores]) -> None:
+    table = Table("", "n", "EM", "F1", "HasAns n", "HasAns F1", "NoAns n", "NoAns F1", "forced F1")
+    for name, s in scores.items():
+        forced_f1 = f"{100 * forced[name].f1:.1f}" if name in forced else "-"
+        table.add_row(
+            name,
+            str(s.n),
+            f"{100 * s.exact:.1f}",
+            f"{100 * s.f1:.1f}",
+            str(s.has_answer_n),
+            f"{100 * s.has_answer_f1:.1f}",
+            str(s.no_answer_n),
+            f"{100 * s.no_answer_f1:.1f}",
+            forced_f1,
+        )
+    Console().print(table)

@@ -1,0 +1,111 @@
+"""`bertier-optimize`: train, distil, export, certify, publish, evaluate. Every stage resumes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from gateway.catalog import store
+from gateway.errors import BertierError
+from optimizer.benchmarks import commands as compare_cli
+from optimizer.benchmarks.engines import commands as engines_cli
+from optimizer.cli import evaluate, expect, simulate, stages, tables
+from optimizer.publish import repository
+from optimizer.report import inputs as report
+from optimizer.study import config as configs
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit status: 0 done, 1 failed, 2 wrong usage."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
+    )
+    try:
+        result = args.run(args)
+    except BertierError as exc:
+        print(f"bertier-optimize: {exc}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("bertier-optimize: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    print(json.dumps(result, sort_keys=True, default=str))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("bertier-optimize", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    study = stages.study_options()
+    stages.add(commands, study)
+    _add_profile(commands)
+    expect.add(commands, study)
+    evaluate.add(commands)
+    simulate.add(commands)
+    _add_rollback(commands)
+    _add_report(commands)
+    compare_cli.add(commands, study, stages.study_of)
+    engines_cli.add(commands)
+    return parser
+
+
+def _add_profile(commands: Any) -> None:
+    text = "measure the published variants' latency on this host again"
+    command = commands.add_parser("profile", help=text, description=text)
+    command.add_argument("--model-repository", type=Path, default=configs.REPOSITORY)
+    command.set_defaults(run=_profile)
+
+
+def _add_rollback(commands: Any) -> None:
+    text = "put the catalog before the last publication back"
+    command = commands.add_parser("rollback", help=text, description=text)
+    command.add_argument("--model-repository", type=Path, default=configs.REPOSITORY)
+    command.set_defaults(run=_rollback)
+
+
+def _add_report(commands: Any) -> None:
+    text = "show a study as one HTML page that opens from disk"
+    command = commands.add_parser("report", help=text, description=text)
+    command.add_argument(
+        "--study", type=Path, default=configs.DEFAULT_STUDY, help="study file (TOML)"
+    )
+    command.add_argument("--run-dir", type=Path, help="default: runs/<name of the study>")
+    command.add_argument("--model-repository", type=Path, help="default: the study's")
+    command.add_argument("--output", type=Path, default=Path("report.html"))
+    command.add_argument("--baseline", type=Path, help="catalog.json of what was published before")
+    command.set_defaults(run=_report)
+
+
+def _profile(args: argparse.Namespace) -> dict[str, Any]:
+    from optimizer.publish import publication
+
+    catalog = publication.reprofiled(args.model_repository)
+    store.write(args.model_repository, catalog)
+    return tables.show_catalog(catalog)
+
+
+def _rollback(args: argparse.Namespace) -> dict[str, Any]:
+    return tables.show_catalog(repository.rollback(args.model_repository))
+
+
+def _report(args: argparse.Namespace) -> dict[str, Any]:
+    from optimizer.report import page
+
+    config = configs.read(args.study)
+    run_dir = args.run_dir or Path("runs") / config.name
+    published = args.model_repository or config.publish.repository
+    inputs = report.read(config, run_dir, published, args.baseline)
+    size_bytes = report.write(page.page(inputs), args.output)
+    Console().print(f"{args.output}: {size_bytes / 1e3:.0f} kB; open it in a browser", markup=False)
+    return {"output": str(args.output), "size_bytes": size_bytes, "trials": len(inputs.trials)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,273 @@
+"""The stages of a study as commands, each alone and all in order."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from gateway.catalog import store
+from gateway.catalog.store import Catalog
+from optimizer.cli import tables
+from optimizer.publish import checks
+from optimizer.study import config as configs
+from optimizer.study import workers
+
+log = logging.getLogger(__name__)
+
+WRITE = "put the plans into the catalog of --model-repository; no model file changes"
+ALLOW_DOMINATED = "publish variants, too, that another beats in latency, size and floor"
+
+OWN = "your own questions: certify the published variants on them and write it, without a study"
+ALLOW_CONSTANT = (
+    "publish variants, too, that are no better than always 'no answer': to try the pipeline"
+)
+
+
+def study_options() -> argparse.ArgumentParser:
+    """Return the options of every command that works on a study."""
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument(
+        "--study", type=Path, default=configs.DEFAULT_STUDY, help="study file (TOML)"
+    )
+    options.add_argument("--data-dir", type=Path, default=Path("data"), help="of the question sets")
+    options.add_argument("--run-dir", type=Path, help="default: runs/<name of the study>")
+    options.add_argument(
+        "--teacher",
+        action="append",
+        help="QA checkpoint of any family: folder or Hugging Face id; several are averaged",
+    )
+    options.add_argument(
+        "--weights", help="what the study's models start from, where the teacher only teaches"
+    )
+    options.add_argument(
+        "--backbone",
+        help="encoder to train a teacher from: folder, Hugging Face id, minilm or mpnet-base",
+    )
+    options.add_argument(
+        "--model-repository", type=Path, help="to publish to; default: the study's"
+    )
+    return options
+
+
+def add(commands: Any, study: argparse.ArgumentParser) -> None:
+    """Add the commands; `study`: their options."""
+    for name, run, text in (
+        ("run", _run, "every stage of a study, then publish"),
+        ("teacher", _teacher, "fine-tune the teacher"),
+        ("distill", _distill, "distil the students"),
+        ("finish", _finish, "distil members of the search's front on their own"),
+        ("export", _export, "export and quantize the variants"),
+        (
+            "certify",
+            _certify,
+            "show what is certified: of a published --model-repository, else of the study's variants",
+        ),
+        ("publish", _publish, "publish finished variants to a model repository"),
+    ):
+        command = commands.add_parser(name, parents=[study], help=text, description=text)
+        command.set_defaults(run=run)
+        if run in (_run, _publish):
+            command.add_argument("--allow-dominated", action="store_true", help=ALLOW_DOMINATED)
+            command.add_argument("--allow-constant", action="store_true", help=ALLOW_CONSTANT)
+        if run is _certify:
+            command.add_argument("--write", action="store_true", help=WRITE)
+            command.add_argument("--data", type=Path, metavar="FILE", help=OWN)
+            command.add_argument("--delta", type=float, help="with --data: 1 - confidence; 0.1")
+            command.add_argument(
+                "--dry-run", action="store_true", help="with --data: show the floors only"
+            )
+    _add_search(commands, study)
+
+
+def _add_search(commands: Any, study: argparse.ArgumentParser) -> None:
+    text = "search the elastic student's slices for the best of F1, latency and size"
+    command = commands.add_parser("search", parents=[study], help=text, description=text)
+    command.add_argument("--storage", help="database many workers share, e.g. postgresql://...")
+    command.add_argument("--trials", type=int, help="candidates; in place of the study file's")
+    command.add_argument("--sampler", choices=list(configs.Sampler), help="likewise")
+    command.set_defaults(run=_search)
+
+
+def study_of(args: argparse.Namespace) -> Any:  # a Study
+    """Return the study that the options name. Raises: ConfigError."""
+    from optimizer.students.study import (
+        Study,  # torch takes seconds to import: only where it is needed
+    )
+
+    config = configs.read(args.study)
+    given = {k: v for k in ("weights", "backbone") if (v := getattr(args, k)) is not None}
+    if args.teacher is not None:
+        given["teacher"] = args.teacher[0] if len(args.teacher) == 1 else tuple(args.teacher)
+    if args.model_repository is not None:
+        given["publish"] = config.publish.model_copy(update={"repository": args.model_repository})
+    config = configs.with_roles(config, given)
+    if config.ignored:
+        log.warning("%s", config.ignored)
+    log.info("%s", config.roles)
+    return Study(config, args.data_dir, args.run_dir or Path("runs") / config.name)
+
+
+def _run(args: argparse.Namespace) -> dict[str, Any]:
+    _teacher(args)
+    _distill(args)
+    config = configs.read(args.study)
+    if config.search:
+        _search(args)
+    if config.finish:
+        _finish(args)
+    return _publish(args)
+
+
+def _teacher(args: argparse.Namespace) -> dict[str, Any]:
+    study = study_of(args)
+    _check_elastic(study)
+    with workers.working():
+        found = study.teacher.train()
+    return _show_training({study.config.largest_name: found})
+
+
+def _distill(args: argparse.Namespace) -> dict[str, Any]:
+    study = study_of(args)
+    _check_elastic(study)
+    with workers.working():
+        study.teacher.train()
+        if study.config.elastic:
+            study.elastic.train()
+        found = {s.name: study.train_student(s) for s in study.config.students}
+    return _show_training(found)
+
+
+def _check_elastic(study: Any) -> None:
+    """Raises: ModelError for what would fail only once the teacher is trained."""
+    if study.config.elastic:
+        study.elastic.check()
+
+
+def _search(args: argparse.Namespace) -> dict[str, Any]:
+    from optimizer.search import stage
+
+    study = study_of(args)
+    given = {k: v for k in ("trials", "sampler") if (v := getattr(args, k, None)) is not None}
+    how = configs.with_changes(study.config.search or configs.SearchConfig(), given)
+    study = replace(study, config=study.config.model_copy(update={"search": how}))
+    found = stage.run(study, getattr(args, "storage", None))
+    Console().print(stage.table_of(found))
+    if said := stage.nothing_found(found):
+        Console(stderr=True).print(said, highlight=False)
+    return stage.gist(found)
+
+
+def _finish(args: argparse.Namespace) -> dict[str, Any]:
+    from optimizer.data.question_sets import Split
+    from optimizer.students import finish
+    from optimizer.students.exported import Exported
+
+    study = study_of(args)
+    finish.check(study.members, study.front_file)
+    examples = study.questions.certifying(Split.SEARCH)
+    found = []
+    with workers.working():
+        for name, (config, slice_f1) in study.members.items():
+            study.train_student(config)
+            f1 = finish.f1_of(examples, Exported(study, name).readings("search", examples))
+            found.append(finish.Finished(name, slice_f1, f1))
+    table = Table("finished", "F1 as a slice", "F1 finished", title="on the search split")
+    for member in found:
+        table.add_row(member.name, f"{member.slice_f1:.3f}", f"{member.f1:.3f}")
+    Console().print(table)
+    members = {member.name: member.f1 for member in found}
+    return {"members": members, "rank_correlation": finish.rank_correlation(found)}
+
+
+def _show_training(results: dict[str, Any]) -> dict[str, Any]:
+    table = Table("trained", "parameters", "final loss")
+    for name, found in results.items():
+        loss = "-" if found["final_loss"] is None else f"{found['final_loss']:.3f}"
+        table.add_row(name, f"{found['parameters'] / 1e6:.1f} M", loss)
+    Console().print(table)
+    return results
+
+
+def _export(args: argparse.Namespace) -> dict[str, Any]:
+    from optimizer.students.exported import Exported
+
+    study = study_of(args)
+    results = {name: Exported(study, name).export() for name in study.variant_names}
+    table = Table("variant", "MB", "parameters", "batch variance", "operators")
+    for name, found in results.items():
+        operators = ", ".join(f"{n} {op}" for op, n in sorted(found["operators"].items()))
+        table.add_row(
+            name,
+            f"{found['size_bytes'] / 1e6:.1f}",
+            f"{found['parameters'] / 1e6:.1f} M",
+            f"{found['batch_variance']:.4f}",
+            operators,
+        )
+    Console().print(table)
+    return results
+
+
+def _certify(args: argparse.Namespace) -> dict[str, Any]:
+    if args.data is not None:
+        from optimizer.cli import own
+
+        return own.certify(args)
+    if args.model_repository is not None:
+        return _certify_published(args)
+    if args.write:
+        raise configs.ConfigError("--write: name the repository with --model-repository")
+    from optimizer.publish import publication
+
+    study = study_of(args)
+    target = study.config.publish.repository
+    catalog = publication.catalog_of(study, target)
+    _note_look(target, catalog)
+    tables.show_catalog(catalog)
+    result = tables.show_certificates(catalog)
+    if unmet := checks.unmet(catalog, study.config.certify.min_floor):
+        raise publication.NothingToPublish(unmet)
+    return result
+
+
+def _certify_published(args: argparse.Namespace) -> dict[str, Any]:
+    from optimizer.publish import recertify
+
+    config, published = configs.read(args.study), args.model_repository
+    folder = args.run_dir or Path("runs") / config.name
+    catalog, rated = recertify.certify(published, config, args.data_dir, folder)
+    tables.show_certificates(catalog)
+    result = tables.show_plans(rated)
+    if not args.write:
+        _note_look(published, catalog)
+    else:
+        recertify.write(published, catalog)
+        Console().print(
+            f"{published}: written; 'bertier-optimize rollback' undoes it", markup=False
+        )
+    return result
+
+
+def _note_look(published: Path, catalog: Catalog) -> None:
+    """Keep in the catalog that is there that its data was looked at, though nothing is published."""
+    if (published / store.CATALOG).exists():
+        store.note_looks(published, catalog.looks)
+
+
+def _publish(args: argparse.Namespace) -> dict[str, Any]:
+    from optimizer.publish import publication
+
+    study = study_of(args)
+    how = study.config.publish
+    catalog = publication.publish(
+        study,
+        how.repository,
+        allow_dominated=how.allow_dominated or args.allow_dominated,
+        allow_constant=how.allow_constant or args.allow_constant,
+    )
+    return tables.show_catalog(catalog)

@@ -1,0 +1,1 @@
+"""Question sets: where they come from, how they are split."""

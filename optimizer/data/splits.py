@@ -1,0 +1,91 @@
+"""The questions of a study: what may be trained on, chosen on, and certified on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from gateway.catalog.store import sha256_of
+from optimizer.data import augmented, question_sets
+from optimizer.data.question_sets import DataError, Example, Split
+from optimizer.study.config import DataConfig, StudyConfig
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The sources that a study file names, each split once."""
+
+    config: StudyConfig
+    data_dir: Path
+    folder: Path | None = None  # of the made questions; None: those that the files have alone
+
+    def path(self, source: str) -> str:
+        """Return where a source is read from: a name that is known, or a file."""
+        return source if source in question_sets.BY_NAME else str(self.data_dir / source)
+
+    @cached_property
+    def by_source(self) -> dict[str, dict[Split, list[Example]]]:
+        """Every question of the study, by source and split."""
+        return {source.source: self._split(source) for source in self.config.data}
+
+    @cached_property
+    def made(self) -> dict[Split, list[Example]]:
+        """Return the unanswerable questions made for training and for search."""
+        if self.folder is None:
+            return {split: [] for split in Split}
+        return augmented.made(self.config, self.by_source, self.hashes(), self.folder)
+
+    def train(self, fraction: float = 1.0, only: Collection[str] = ()) -> list[Example]:
+        """Return what may be trained on, of this share of the contexts: none that any source holds out.
+
+        `only`: sources; none: all. Raises: DataError where nothing of it has an answer.
+        """
+        sources = self.by_source.values()
+        held_out = {e.context for s in sources for e in s[Split.SEARCH] + s[Split.CALIBRATE]}
+        picked = [s for name, s in self.by_source.items() if not only or name in only]
+        given = [e for s in picked for e in s[Split.TRAIN]]
+        contexts = {e.context for e in given}
+        made = [e for e in self.made[Split.TRAIN] if e.context in contexts]
+        allowed = [e for e in given + made if e.context not in held_out]
+        found = question_sets.sample_contexts(allowed, fraction, self.config.seed)
+        if not any(e.answerable for e in found):
+            raise DataError(
+                f"{', '.join(self.by_source)}: none of {len(found)} training questions has an answer,"
+                " so there are no spans to learn; look for `is_impossible` and empty `answers`, or"
+                " raise `fraction`"
+            )
+        return found
+
+    def asked(self, split: Split = Split.SEARCH) -> dict[str, list[Example]]:
+        """Return a split of every source, what was made for it included."""
+        found = {}
+        for source, splits in self.by_source.items():
+            contexts = {e.context for e in splits[split]}
+            made = [e for e in self.made.get(split, ()) if e.context in contexts]
+            found[source] = [*splits[split], *made]
+        return found
+
+    def certifying(self, split: Split) -> list[Example]:
+        """Return a split of the sources that certify: where thresholds and floors come from."""
+        sources = [s.source for s in self.config.data if s.certifies]
+        return [e for source in sources for e in self.by_source[source][split]]
+
+    def hashes(self) -> dict[str, str]:
+        """Return the sha256 of every question set, by the file's name or its own."""
+        sources = [*(d.source for d in self.config.data), *self.config.report]
+        paths = {Path(s).name: question_sets.path_of(self.path(s)) for s in sources}
+        return {name: sha256_of(path) for name, path in paths.items() if path.exists()}
+
+    def _split(self, source: DataConfig) -> dict[Split, list[Example]]:
+        found: dict[Split, list[Example]] = {split: [] for split in Split}
+        for example in question_sets.load(self.path(source.source)):
+            split = question_sets.split_of(
+                example, by_article=source.by_article, certifies=source.certifies
+            )
+            found[split].append(example)
+        found[Split.TRAIN] = question_sets.sample_contexts(
+            found[Split.TRAIN], source.fraction, self.config.seed
+        )
+        return found

@@ -1,0 +1,54 @@
+"""Answers of a running gateway to a question set, over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+import httpx2
+
+from gateway.errors import BertierError
+from optimizer.data.question_sets import Example
+from optimizer.study.progress import Progress
+
+TIMEOUT_S = 60.0
+
+
+class GatewayError(BertierError):
+    """The gateway gave no answer; the message says what it said instead."""
+
+
+async def ask_all(
+    url: str, examples: Sequence[Example], headers: Mapping[str, str], concurrency: int
+) -> list[str]:
+    """Return the gateway's answer to every question, in order. Raises: GatewayError."""
+    progress = Progress(f"evaluate {url}", len(examples))
+    gate = asyncio.Semaphore(concurrency)
+    limits = httpx2.Limits(max_connections=concurrency)
+    async with httpx2.AsyncClient(base_url=url, timeout=TIMEOUT_S, limits=limits) as client:
+
+        async def ask(example: Example) -> str:
+            async with gate:
+                answer = await _ask(client, example, headers)
+            progress.step()
+            return answer
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(ask(example)) for example in examples]
+    return [task.result() for task in tasks]
+
+
+async def _ask(client: httpx2.AsyncClient, example: Example, headers: Mapping[str, str]) -> str:
+    body = {"question": example.question, "context": example.context, "id": example.id}
+    try:
+        response = await client.post("/v1/answer", json=body, headers=dict(headers))
+    except httpx2.HTTPError as exc:
+        raise GatewayError(
+            f"{client.base_url}: {type(exc).__name__}: is a gateway running there? ('make run')"
+        ) from exc
+    if response.status_code != httpx2.codes.OK:
+        raise GatewayError(
+            f"{client.base_url}: status {response.status_code} to question {example.id}:"
+            f" {response.text[:300]}"
+        )
+    return str(response.json()["answer"])

@@ -1,0 +1,1 @@
+"""ONNX graphs: written, quantized, checked, profiled."""

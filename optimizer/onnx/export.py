@@ -1,0 +1,256 @@
+"""PyTorch to ONNX, in fp32, fp16 and INT8; with gates that fail loudly.
+
+The graph is written by `optimizer.onnx.graph`; here its weights are found and its results are checked.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from transformers import PreTrainedModel
+
+from gateway.backends.embedded import INPUTS, OUTPUTS, open_session, run
+from gateway.catalog.schema import Precision
+from gateway.domain import Floats, Windows
+from gateway.errors import BertierError
+from optimizer.models import position_bias, ranges
+from optimizer.models.bert import width_of
+from optimizer.models.neurons import Inputs
+from optimizer.models.student import GROUP, LowBitEmbedding, bert_of, heads_of
+from optimizer.models.weights import ACTIVATIONS, HALVES, Array, GraphShape, n_kept
+from optimizer.onnx import graph, token_dropping
+
+PARITY_TOLERANCE = 2e-3  # logits
+# Root mean square, in standard deviations of the logits.
+ROUNDING_TOLERANCE = {Precision.INT8_DYNAMIC: 0.35, Precision.FP16: 0.01}
+PARITY_SHAPES = ((1, 64), (1, 384), (3, 128), (4, 96))  # (B, S)
+
+
+class ExportError(BertierError):
+    """An exported model that is not what it should be."""
+
+
+def to_onnx(model: PreTrainedModel, path: Path) -> None:
+    """Write the model in fp32. Raises: ExportError when its logits differ from PyTorch's."""
+    write(model, path, Precision.FP32)
+    check_parity(model, path)
+
+
+def to_int8(model: PreTrainedModel, path: Path, probe: Iterable[Inputs] | None = None) -> None:
+    """Write the model in dynamic INT8; `probe`: what outliers of activations are looked for in.
+
+    Without a probe they are left where they are.
+    Raises: ExportError when a session runs other matrix products than it should, or when the logits
+    differ from PyTorch's by more than rounding.
+    """
+    write(model, path, Precision.INT8_DYNAMIC, probe)
+    check_products(path, graph_shape_of(model), smoothed=probe is not None)
+    check_rounding(model, path, Precision.INT8_DYNAMIC)
+
+
+def to_fp16(model: PreTrainedModel, path: Path) -> None:
+    """Write the model in float16, which a GPU is fast at; checked on whatever is here.
+
+    Raises: ExportError when the logits differ from PyTorch's by more than rounding.
+    """
+    write(model, path, Precision.FP16)
+    check_rounding(model, path, Precision.FP16)
+
+
+TO: Mapping[str, Callable[[PreTrainedModel, Path], None]] = {
+    Precision.FP32: to_onnx,
+    Precision.INT8_DYNAMIC: to_int8,
+    Precision.FP16: to_fp16,
+}
+
+
+def write(
+    model: PreTrainedModel,
+    path: Path,
+    precision: Precision,
+    probe: Iterable[Inputs] | None = None,
+) -> None:
+    """Write the model's graph, unchecked. Raises: ExportError for a kind of BERT not known here."""
+    model.float().cpu().eval()  # type: ignore[no-untyped-call]
+    found = None if probe is None else ranges.measure(model, probe)
+    try:
+        built = graph.build(weights_of(model), graph_shape_of(model), precision, found)
+    except ValueError as exc:
+        raise ExportError(f"{path}: {exc}") from exc
+    onnx.save(built, path)
+
+
+def weights_of(model: PreTrainedModel) -> dict[str, Array]:
+    """Return the weights by name; what was made in 16 bits is so again, in a model cast to 32."""
+    found = model.state_dict().items()
+    return {n: (t.half() if n.endswith(HALVES) else t).numpy() for n, t in found}
+
+
+def graph_shape_of(model: PreTrainedModel) -> GraphShape:
+    """Return what `graph` must know. Raises: ExportError for an activation without operator."""
+    config, bert = model.config, bert_of(model)
+    if config.hidden_act not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise ExportError(f"hidden_act {config.hidden_act}: cannot be exported; these can: {known}")
+    table, projection = (
+        bert.embeddings.word_embeddings,
+        getattr(bert.embeddings, "projection", None),
+    )
+    drops = getattr(model, "early_outputs", None) is not None
+    layers, bias = bert.encoder.layer, position_bias.bias_of(bert.encoder)
+    return GraphShape(
+        hidden=width_of(model),
+        heads=heads_of(model),
+        head_size=layers[0].attention.self.attention_head_size,
+        ffn=tuple(layer.intermediate.dense.out_features for layer in layers),
+        vocabulary=config.vocab_size,
+        embedding_bits=table.bits if isinstance(table, LowBitEmbedding) else 32,
+        group=GROUP,
+        positions=config.max_position_embeddings,
+        types=config.type_vocab_size,
+        epsilon=config.layer_norm_eps,
+        activation=ACTIVATIONS[config.hidden_act],
+        rank=projection.in_features if projection is not None else 0,
+        keep=config.keep if drops else 1.0,
+        drop_after=config.drop_after if drops else 0,
+        bias_columns=bias.embedding_dim if bias is not None else 0,
+    )
+
+
+def operators_run(path: Path) -> Counter[str]:
+    """Return how often a session runs each operator, after its own optimization of the file."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = ort.SessionOptions()
+        options.log_severity_level = 3  # it warns that the file is for this host only
+        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        optimized = onnx.load(options.optimized_model_filepath)
+    return Counter(node.op_type for node in optimized.graph.node)
+
+
+def check_products(path: Path, shape: GraphShape, *, smoothed: bool = False) -> None:
+    """Raises: ExportError unless all products are INT8 but attention's own and the small ones.
+
+    `smoothed`: each layer has two small ones more, of neurons computed in float.
+    Residuals count too: fused with their normalization they take five times as long.
+    """
+    layers = shape.layers
+    wanted = {
+        "DynamicQuantizeMatMul": 3 * layers,  # out of attention, in and out of the feed-forward
+        "MatMulIntegerToFloat": 3 * layers,  # query, key, value
+        "FusedMatMul": 2 * layers,  # fp32: scores, and values by scores
+        # fp32: span heads, words of low rank, neurons
+        "MatMul": 1 + bool(shape.rank) + shape.drops + 2 * layers * smoothed,
+        "LayerNormalization": 2 * layers + 1,
+        "TopK": int(shape.drops),
+    }
+    kinds = ("MatMul", "Gemm", "Attention", "Einsum", "LayerNorm", "TopK")
+    census = operators_run(path)
+    found = {op: n for op, n in census.items() if any(kind in op for kind in kinds)}
+    if found != {op: n for op, n in wanted.items() if n}:
+        raise ExportError(f"{path}: a session runs {found}, not {wanted}; see optimizer.onnx.graph")
+
+
+def check_parity(
+    model: PreTrainedModel, path: Path, shapes: Sequence[tuple[int, int]] = PARITY_SHAPES
+) -> None:
+    """Compare ONNX with PyTorch on random tokens, padding included.
+
+    A window is left out where rounding may decide which of two tokens is kept.
+    Raises: ExportError, also when no window is left.
+    """
+    session, compared = open_session(path), 0
+    for shape in shapes:
+        windows = random_windows(*shape, model.config.vocab_size)
+        wanted = _ask(model, windows)
+        sure = wanted.from_cut.min(1) > PARITY_TOLERANCE  # (B,)
+        found = np.stack(session.run(list(OUTPUTS), _feed(windows)))
+        gaps = np.abs(found - wanted.logits)[:, sure[:, None] & (windows.attention_mask == 1)]
+        compared += sure.sum()
+        if not (gap := float(gaps.max(initial=0))) <= PARITY_TOLERANCE:
+            raise ExportError(f"{path}: at {shape} logits differ from PyTorch's by {gap:.4f}")
+    if not compared:
+        raise ExportError(f"{path}: not compared: in all windows tokens are dropped by a hair")
+
+
+def check_rounding(model: PreTrainedModel, path: Path, precision: Precision) -> None:
+    """Compare a rounded model, each window alone, with PyTorch's fp32.
+
+    A token is left out where as much rounding of the early logits may decide whether it is kept.
+    Raises: ExportError, also when no token is left.
+    """
+    windows = random_windows(4, 128, model.config.vocab_size)
+    session = open_session(path, precision=precision)
+    wanted, alone = _ask(model, windows), run(session, windows)
+    spread, tolerance = float(np.std(wanted.logits)), ROUNDING_TOLERANCE[precision]
+    sure = (wanted.from_cut > tolerance * wanted.early_spread) & (windows.attention_mask == 1)
+    judged = np.isfinite(wanted.from_cut)
+    if judged.any() and not (judged & sure).any():
+        raise ExportError(f"{path}: not compared: all tokens are kept or dropped by a hair")
+    gaps = (np.stack([alone.start, alone.end]) - wanted.logits)[:, sure]
+    if not (gap := float(np.sqrt(np.mean(gaps**2)))) <= tolerance * spread:
+        raise ExportError(
+            f"{path}: {precision} logits differ from PyTorch's by {gap:.3f} of {spread:.3f}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What PyTorch says."""
+
+    logits: Floats  # (2, B, S)
+    from_cut: Floats  # (B, S) of a token's importance; infinite where it is certainly kept, or not
+    early_spread: float  # standard deviation of the early logits
+
+
+def _ask(model: PreTrainedModel, windows: Windows) -> _Wanted:
+    with torch.no_grad():
+        out = model(**{name: torch.from_numpy(ids) for name, ids in _feed(windows).items()})
+    logits = np.stack([out.start_logits.numpy(), out.end_logits.numpy()])
+    shape = graph_shape_of(model)
+    if not shape.drops:
+        return _Wanted(logits, np.full(logits.shape[1:], np.inf, np.float32), 0.0)
+    early = out.early_logits.numpy().transpose(2, 0, 1)  # (2, B, S)
+    importance = token_dropping.importance_of(early, windows.attention_mask, windows.token_type_ids)
+    kept = n_kept(shape.keep, windows.input_ids.shape[1])
+    return _Wanted(logits, token_dropping.from_cut(importance, kept), float(np.std(early)))
+
+
+def _feed(windows: Windows) -> dict[str, Array]:
+    return {name: getattr(windows, name) for name in INPUTS}
+
+
+def batch_variance(
+    path: Path,
+    vocabulary: int,
+    precision: Precision = Precision.INT8_DYNAMIC,
+) -> float:
+    """Return the largest change of a window's logits when it is batched with others."""
+    session = open_session(path, precision=precision)
+    windows = random_windows(4, 96, vocabulary)
+    together = session.run(list(OUTPUTS), _feed(windows))
+    alone = run(session, windows)
+    seen = windows.attention_mask == 1
+    pairs = zip(together, (alone.start, alone.end), strict=True)
+    return float(max(np.abs(a - b)[seen].max() for a, b in pairs))
+
+
+def random_windows(n_rows: int, n_tokens: int, vocabulary: int) -> Windows:
+    """Return windows of random tokens, each row with more padding and a longer question than the last."""
+    rng = np.random.default_rng(n_rows * 1000 + n_tokens)
+    shape = (n_rows, n_tokens)
+    lengths = n_tokens - np.arange(n_rows)[:, None] * (n_tokens // 8)
+    mask = (np.arange(n_tokens)[None, :] < lengths).astype(np.int64)
+    ids = rng.integers(0, vocabulary, shape) * mask
+    asked = 10 + 12 * np.arange(n_rows)[:, None]
+    types = (np.arange(n_tokens)[None, :] >= asked).astype(np.int64) * mask
+    offsets = np.zeros((*shape, 2), np.int64)
+    return Windows(ids, mask, types, offsets, types == 1, n_tokens)

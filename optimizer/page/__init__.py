@@ -1,1 +1,0 @@
-"""The page of a report: sections, charts, style and script."""

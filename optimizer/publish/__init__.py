@@ -1,0 +1,1 @@
+"""From finished students to a model repository."""

@@ -1,0 +1,258 @@
+"""From finished variants to a published catalog: decoding, quality, floors, golden logits, cards."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from gateway.backends.embedded import open_session, run
+from gateway.catalog import store
+from gateway.catalog.schema import Decoding, GoldenLogits, Plan, Precision, Variant
+from gateway.catalog.store import Catalog, GoldenInput, Origin
+from gateway.domain import Question
+from gateway.errors import BertierError
+from gateway.qa.codec import SpanEncoder
+from optimizer.certify import certification, looking
+from optimizer.certify.certification import Evidence
+from optimizer.certify.measured_agreement import expected
+from optimizer.certify.plans import plans_of
+from optimizer.data import question_sets
+from optimizer.data.question_sets import Split
+from optimizer.evaluation import decoding
+from optimizer.models import student
+from optimizer.onnx import profile
+from optimizer.publish import cards, checks, repository
+from optimizer.students.exported import Exported
+from optimizer.students.study import Study
+from optimizer.study import provenance
+
+log = logging.getLogger(__name__)
+
+GOLDEN_INPUTS = (
+    GoldenInput(
+        "Who designed the bridge?",
+        "The bridge over the gorge was designed by Ada Brunner and opened in 1931. Its single arch"
+        " spans 142 metres and carries two lanes of traffic and a tramway.",
+    ),
+    GoldenInput(
+        "How many lighthouses did the survey count?",
+        "In spring the coastal survey visited every harbour between Vík and São Tomé. It noted the"
+        " depth of the water, the state of the piers and the names of the pilots. A second team"
+        " walked the cliffs, drew maps, and wrote down what the fishermen told them about storms.",
+    ),
+    GoldenInput(
+        "What does the enzyme break down?",
+        "Amylase breaks down starch into sugars.",
+    ),
+)
+MAX_BATCH_INVARIANT_GAP = 1e-4
+WRITTEN = {
+    Precision.INT8_DYNAMIC: "dynamic INT8",
+    Precision.FP16: "FP16, for a GPU",
+    Precision.FP32: "FP32",
+}
+
+
+class NothingToPublish(BertierError):
+    """The study's variants cannot be published as they are."""
+
+
+def catalog_of(study: Study, target: Path) -> Catalog:
+    """Return the catalog that publishing this study into `target` would write."""
+    evidence = certification.evidence_of(study)
+    variants = [variant_of(study, name, target, evidence) for name in study.variant_names]
+    if not variants:
+        raise NothingToPublish("the study has no variant")
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    before = store.read(target).looks if (target / store.CATALOG).exists() else ()
+    evidence, looks = looking.spend(evidence, variants, study.config.name, date, before)
+    looked = plans_of(variants, evidence)
+    origin = Origin(
+        study=study.config.name,
+        commit=provenance.commit(),
+        date=date,
+        seed=study.config.seed,
+        data_sha256=study.questions.hashes(),
+        split_version=question_sets.SPLIT_VERSION,
+        trained_on=tuple(Path(d.source).name for d in study.config.data),
+    )
+    catalog = Catalog(
+        schema_version=store.SCHEMA_VERSION,
+        origin=origin,
+        tokenizer_sha256=store.sha256_of(study.tokenizer),
+        variants=tuple(variants),
+        plans=tuple(rated.plan for rated in looked.kept),
+        golden_inputs=GOLDEN_INPUTS,
+        looks=looks,
+    )
+    return expected(catalog, evidence, looked.n_looked_at)
+
+
+def publish(
+    study: Study, target: Path, *, allow_dominated: bool = False, allow_constant: bool = False
+) -> Catalog:
+    """Publish the study's variants to a model repository, but for members of the front that turn out dominated.
+
+    Raises: NothingToPublish when a gate is closed.
+    """
+    catalog = catalog_of(study, target)
+    if not allow_dominated:
+        catalog = without_dominated(catalog, study.members)
+    if not allow_constant:
+        check_constant(catalog)
+    check_gates(catalog, study.config.certify.min_floor, allow_dominated=allow_dominated)
+    publications = [
+        repository.Publication(
+            variant,
+            Exported(study, variant.name).file,
+            cards.card(variant, catalog.direct(variant.name), catalog.origin),
+        )
+        for variant in catalog.variants
+    ]
+    repository.publish(target, publications, catalog, study.tokenizer)
+    return catalog
+
+
+def check_constant(catalog: Catalog) -> None:
+    """Raises: NothingToPublish for a variant that is worth no more than always saying "no answer"."""
+    if found := checks.no_better_than_silence(catalog):
+        named = "; ".join(
+            f"{name}: F1 {certificate.f1:.4f}, always 'no answer' {certificate.constant_f1:.4f}"
+            for name, certificate in found.items()
+        )
+        raise NothingToPublish(
+            f"not published: no better than always answering 'no answer' on the certifying split:"
+            f" {named}. Train further or take them out of the study file; --allow-constant only for a"
+            " trial of the pipeline"
+        )
+
+
+def without_dominated(catalog: Catalog, members: Collection[str]) -> Catalog:
+    """Return the catalog without those of the front's members that another variant dominates.
+
+    Nobody asked for them by name: the search took them for what they were as slices. The other floors
+    hold as they are, certified jointly with the ones that go.
+    """
+    if checks.unprofiled(catalog):
+        return catalog  # nothing to compare by: a gate of its own
+    found = {name: by for name, by in checks.dominated(catalog).items() if name in members}
+    for name, by in found.items():
+        log.warning("%s is not published: %s is as fast, as small and certified as high", name, by)
+    plans = [p for p in catalog.plans if not found.keys() & set(p.variants)]
+    return replace(
+        catalog,
+        variants=tuple(v for v in catalog.variants if v.name not in found),
+        plans=tuple(_not_compared_to(p, found) for p in plans),
+    )
+
+
+def _not_compared_to(plan: Plan, gone: Collection[str]) -> Plan:
+    """Return the plan without its loss to, and agreement with, a variant that is not there any more."""
+    paired, agreement = plan.certificate.paired, plan.agreement
+    if paired is not None and paired.to in gone:
+        plan = replace(plan, certificate=replace(plan.certificate, paired=None))
+    if agreement is not None and agreement.reference in gone:
+        plan = replace(plan, agreement=None)
+    return plan
+
+
+def check_gates(catalog: Catalog, min_floor: float | None, *, allow_dominated: bool) -> None:
+    """Raises: NothingToPublish, saying what to do."""
+    if unprofiled := checks.unprofiled(catalog):
+        raise NothingToPublish(
+            f"not published: no latency at {' and '.join(map(str, checks.BUCKETS))} tokens of"
+            f" {', '.join(unprofiled)}; remove variants/<name>/profile from the run folder and"
+            " publish again"
+        )
+    if unmet := checks.unmet(catalog, min_floor):
+        raise NothingToPublish(f"not published: {unmet}")
+    dominated = checks.dominated(catalog)
+    if dominated and not allow_dominated:
+        named = ", ".join(f"{name} (by {other})" for name, other in dominated.items())
+        raise NothingToPublish(
+            f"not published: dominated, no faster, no smaller and certified no higher than"
+            f" another: {named}; take them out of the study file, or add --allow-dominated"
+        )
+
+
+def variant_of(study: Study, name: str, target: Path, evidence: Evidence) -> Variant:
+    """Return the catalog's entry of a finished variant."""
+    exported = Exported(study, name).export()
+    how = decoding_of(study, name)
+    bits = study.embedding_bits(name)
+    precision = study.precision(name)
+    variant = Variant(
+        name=name,
+        version=repository.next_version(target, name, exported["sha256"]),
+        sha256=exported["sha256"],
+        size_bytes=exported["size_bytes"],
+        parameters=exported["parameters"],
+        shape=student.shape_of(study.model(name), bits),
+        precision=precision,
+        recipe=_recipe(study, name),
+        batch_invariant=is_batch_invariant(precision, exported["batch_variance"]),
+        instances=repository.INSTANCES,
+        decoding=how,
+        quality=(),
+        profile=Exported(study, name).profile(),
+        golden=golden_logits(study, name),
+        golden_tolerance=study.config.certify.golden_tolerance,
+    )
+    quality = certification.qualities_of(variant, evidence)
+    return replace(variant, quality=quality)
+
+
+def is_batch_invariant(precision: Precision, gap: float) -> bool:
+    """May answers be batched? Dynamic INT8 rounds by all that is in a batch, however little it shows."""
+    return precision is not Precision.INT8_DYNAMIC and gap <= MAX_BATCH_INVARIANT_GAP
+
+
+def decoding_of(study: Study, name: str) -> Decoding:
+    """Return the variant's decoding, fitted on the search split."""
+    examples = study.questions.certifying(Split.SEARCH)
+    return decoding.fit(examples, Exported(study, name).readings("search", examples))
+
+
+def golden_logits(study: Study, name: str) -> tuple[GoldenLogits, ...]:
+    """Return what the model says here to the golden inputs, padding left out."""
+    session = open_session(Exported(study, name).file, precision=study.precision(name))
+    encoder = SpanEncoder.from_file(study.tokenizer)
+    found = []
+    for golden in GOLDEN_INPUTS:
+        windows = encoder.encode(Question(golden.question, golden.context))
+        logits = run(session, windows)
+        start, end = logits.start[0, : windows.n_tokens], logits.end[0, : windows.n_tokens]
+        found.append(GoldenLogits(_rounded(start), _rounded(end)))
+    return tuple(found)
+
+
+def _rounded(values: Any) -> tuple[float, ...]:
+    return tuple(round(float(v), 4) for v in values)
+
+
+def _recipe(study: Study, name: str) -> str:
+    config, written = study.student(name), WRITTEN[study.precision(name)]
+    if config is None:
+        taught = study.config.outside_teachers
+        if study.config.finished or not taught:
+            return f"Fine-tuned, then {written}: the largest model of its study."
+        return f"Fine-tuned on the answers of {', '.join(taught)}, then {written}."
+    layers = ", ".join(str(layer) for layer in config.layers)
+    base = config.start or study.config.student_weights or study.config.largest_name
+    teachers = ", ".join(study.config.outside_teachers) or study.config.largest_name
+    return f"Distilled from {teachers}; cut from {base}: its layers {layers}; then {written}."
+
+
+def reprofiled(published: Path) -> Catalog:
+    """Return a repository's catalog with latency profiles measured again on this host."""
+    catalog = store.read(published)
+    files = {v.name: store.model_path(published, v) for v in catalog.variants}
+    variants = [
+        replace(v, profile=profile.profile(files[v.name], precision=v.precision))
+        for v in catalog.variants
+    ]
+    return replace(catalog, variants=tuple(variants))

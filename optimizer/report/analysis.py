@@ -1,0 +1,215 @@
+"""What a report tells beyond its inputs: hypervolume, rank correlation, which knob matters. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+import numpy as np
+
+from gateway.catalog.schema import Variant
+from optimizer.benchmarks.results import Run
+from optimizer.study import pareto
+from optimizer.study.config import ELASTIC, StudentConfig
+from optimizer.study.space import Candidate
+
+MIN_PAIRS = 3  # of which a rank correlation says anything
+MAX_MOMENTS = 80  # of a line over time
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One trial as a search wrote it down; None: not known, or not got that far."""
+
+    number: int
+    candidate: Candidate
+    p95_ms: float | None = None
+    size_bytes: int | None = None
+    f1: float | None = None
+    n_questions: int | None = None
+    feasible: bool = True
+    reason: str | None = None  # why it is not feasible
+    rung: int | str | None = None  # the last one it reached
+    seconds: float | None = None
+    variant: str | None = None  # what became of it, if it was finished
+
+    @property
+    def scored(self) -> tuple[float, float, int] | None:
+        """Return F1, p95 in ms and bytes where all three are known."""
+        if self.f1 is None or self.p95_ms is None or self.size_bytes is None:
+            return None
+        return self.f1, self.p95_ms, self.size_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The corner that hypervolumes are measured to; with F1 0."""
+
+    p95_ms: float
+    size_bytes: int
+
+
+def reference_of(trials: Sequence[Trial]) -> Reference | None:
+    """Return the slowest p95 and the largest size of any trial; None: nothing was measured."""
+    measured = [t for t in trials if t.p95_ms is not None and t.size_bytes is not None]
+    if not measured:
+        return None
+    return Reference(
+        max(t.p95_ms for t in measured if t.p95_ms is not None),
+        max(t.size_bytes for t in measured if t.size_bytes is not None),
+    )
+
+
+def top_rung(trials: Sequence[Trial]) -> list[Trial]:
+    """Return the feasible trials with an F1 on as many questions as any: fewer flatter."""
+    scored = [t for t in trials if t.feasible and t.scored]
+    most = max((t.n_questions or 0 for t in scored), default=0)
+    return [t for t in scored if (t.n_questions or 0) == most]
+
+
+def hypervolumes(trials: Sequence[Trial], reference: Reference) -> Iterator[tuple[int, float]]:
+    """Yield (trial number, share of the box that trials up to it dominate), where it grows."""
+    found: list[tuple[float, float, float]] = []
+    last = 0.0
+    for trial in sorted(top_rung(trials), key=lambda t: t.number):
+        assert trial.scored is not None
+        f1, p95_ms, size_bytes = trial.scored
+        found.append((1 - f1, p95_ms / reference.p95_ms, size_bytes / reference.size_bytes))
+        now = pareto.hypervolume(np.array(found), (1.0, 1.0, 1.0))
+        if now > last:
+            yield trial.number, now
+            last = now
+
+
+def finished(
+    students: Sequence[StudentConfig], trials: Sequence[Trial], variants: Sequence[Variant]
+) -> list[tuple[Trial, Variant]]:
+    """Return the trials that were finished and published, with what became of them."""
+    by_name = {v.name: v for v in variants}
+    wanted = {t.variant: t for t in trials if t.variant}
+    for student in students:
+        if student.start == ELASTIC and student.name not in wanted:
+            sliced = (t for t in trials if t.f1 is not None and _is_slice(student, t.candidate))
+            if (trial := next(sliced, None)) is not None:
+                wanted[student.name] = trial
+    pairs = [(t, by_name[name]) for name, t in wanted.items() if name in by_name]
+    return [(t, v) for t, v in pairs if t.f1 is not None and v.quality]
+
+
+def _is_slice(student: StudentConfig, candidate: Candidate) -> bool:
+    shape = student.candidate(student.heads or candidate.heads)
+    return replace(shape, precision=candidate.precision) == candidate
+
+
+def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
+    """Return Spearman's; None for too few pairs, or where one side is all the same."""
+    if len(a) < MIN_PAIRS or len(set(a)) == 1 or len(set(b)) == 1:
+        return None
+    from scipy.stats import spearmanr  # a second to import
+
+    return float(spearmanr(a, b).statistic)
+
+
+KNOBS: dict[str, Callable[[Candidate], float | str]] = {
+    "layers": lambda c: len(c.layers),
+    "heads": lambda c: c.heads,
+    "ffn": lambda c: c.ffn,
+    "bits": lambda c: c.embedding_bits,
+    "precision": lambda c: c.precision.value,
+    "rank": lambda c: c.rank,
+    "hidden": lambda c: c.hidden,
+    "keep": lambda c: c.keep,
+    "drop after": lambda c: c.drop_after,
+}
+
+
+def importance(trials: Sequence[Trial]) -> dict[str, tuple[float, float, float]]:
+    """Return knob -> shares of the variance of F1, p95 and size that it alone explains.
+
+    Source: the correlation ratio (eta squared), Fisher 1925.
+    """
+    scored = [t for t in trials if t.scored]
+    values = np.array([t.scored for t in scored], np.float64)
+    if len(scored) < MIN_PAIRS:
+        return {}
+    total = values.var(axis=0)
+    found = {}
+    for name, knob in KNOBS.items():
+        labels = np.array([str(knob(t.candidate)) for t in scored])
+        between = np.zeros(3)
+        for label in set(labels.tolist()):
+            group = values[labels == label]
+            between += len(group) / len(values) * (group.mean(0) - values.mean(0)) ** 2
+        f1, p95, size = np.divide(between, total, out=np.zeros(3), where=total > 0).tolist()
+        found[name] = (f1, p95, size)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What the runs of one method had reached, over their seeds."""
+
+    minutes: float
+    low: float
+    middle: float
+    high: float
+
+
+def progress(runs: Sequence[Run]) -> list[Moment]:
+    """Return the range and the median of the runs' hypervolumes where one of them grows, in few points.
+
+    What a run has reached it keeps after its end.
+    """
+    moments = sorted({step.minutes for run in runs for step in run.curve})
+    if not moments:
+        return []
+    picked = np.unique(np.linspace(0, len(moments) - 1, MAX_MOMENTS).round().astype(int))
+    end = max(run.minutes for run in runs)
+    times = [*(moments[i] for i in picked), *([end] if end > moments[-1] else [])]
+    found = []
+    for minutes in times:
+        volumes = [run.at(minutes) for run in runs]
+        found.append(Moment(minutes, min(volumes), median(volumes), max(volumes)))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Economy:
+    """What a candidate cost, beside a training of its own. Seconds; None: not known."""
+
+    candidates: int  # that the cost gate judged
+    scored: int  # that got an F1
+    candidate_s: float | None  # median of those with an F1
+    elastic_share_s: float | None  # of the elastic student's training, spread over those
+    training_s: float | None  # median of the finished students' own trainings
+
+    @property
+    def times_cheaper(self) -> float | None:
+        """Return a training's seconds by a candidate's, without its share of the elastic student's."""
+        return _ratio(self.training_s, self.candidate_s)
+
+    @property
+    def times_cheaper_in_all(self) -> float | None:
+        if self.elastic_share_s is None or self.candidate_s is None:
+            return None
+        return _ratio(self.training_s, self.candidate_s + self.elastic_share_s)
+
+
+def _ratio(a: float | None, b: float | None) -> float | None:
+    return a / b if a is not None and b else None
+
+
+def economy(
+    trials: Sequence[Trial], elastic_s: float | None, trainings_s: Sequence[float]
+) -> Economy:
+    """Return it from the recorded seconds."""
+    scored = [t for t in trials if t.f1 is not None]
+    took = [t.seconds for t in scored if t.seconds]
+    return Economy(
+        candidates=len(trials),
+        scored=len(scored),
+        candidate_s=median(took) if took else None,
+        elastic_share_s=elastic_s / len(scored) if elastic_s is not None and scored else None,
+        training_s=median(trainings_s) if trainings_s else None,
+    )

@@ -1,0 +1,191 @@
+"""A study as one HTML page: reads what the study left behind, never the models or the questions."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from gateway.catalog import store
+from gateway.catalog.store import Catalog
+from gateway.errors import BertierError
+from optimizer.benchmarks import results
+from optimizer.benchmarks.results import Contest, Labels
+from optimizer.report import analysis
+from optimizer.report.analysis import Reference, Trial
+from optimizer.study.config import StudentConfig, StudyConfig
+from optimizer.study.stages import LOSSES, MANIFEST, read_manifest
+
+TRIALS = Path("search") / "trials.json"
+FRONT = Path("search") / "front.json"
+SEARCH = Path("search") / "search.json"  # with what the search measured its hypervolume to
+_TRIALS = TypeAdapter(list[Trial])
+
+
+class ReportError(BertierError):
+    """An input of the report that cannot be read; the message names the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """The losses of one training, in few points."""
+
+    steps: int  # of the whole training
+    points: tuple[tuple[int, float], ...]  # step, mean loss up to it
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A finished stage: its folder, and what it ran on."""
+
+    name: str
+    seconds: float | None
+    ran_on: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """All that a page is made from."""
+
+    config: StudyConfig
+    run_dir: Path
+    repository: Path
+    catalog: Catalog | None
+    students: tuple[StudentConfig, ...]  # of the study file, and members of the front
+    trials: tuple[Trial, ...]
+    front: frozenset[int]  # numbers of trials
+    reference: Reference | None  # of the hypervolume
+    curves: dict[str, Curve]
+    stages: tuple[Stage, ...]
+    contest: Contest | None  # between searches
+    labels: tuple[Labels, ...]  # beside distillation
+    fp32: results.Reference | None  # the teacher
+    before: Catalog | None  # what was published earlier
+
+
+def read(
+    config: StudyConfig, run_dir: Path, repository: Path, baseline: Path | None = None
+) -> Inputs:
+    """Return what there is; what is missing is empty.
+
+    `baseline`: a catalog that was published before. Raises: ReportError, ComparisonError,
+    RepositoryError.
+    """
+    published = (repository / store.CATALOG).exists()
+    trials = _trials(run_dir / TRIALS)
+    return Inputs(
+        config=config,
+        run_dir=run_dir,
+        repository=repository,
+        catalog=store.read(repository) if published else None,
+        students=(*config.students, *_members(config, run_dir / FRONT)),
+        trials=trials,
+        front=_front(run_dir / FRONT),
+        reference=_reference(run_dir / SEARCH) or analysis.reference_of(trials),
+        curves={
+            str(path.parent.relative_to(run_dir)): _curve(path)
+            for path in sorted(run_dir.rglob(LOSSES))
+        },
+        stages=tuple(_stage(run_dir, path) for path in sorted(run_dir.rglob(MANIFEST))),
+        contest=results.read(Contest, run_dir / results.SEARCHES),
+        labels=_labels(run_dir),
+        fp32=results.read(results.Reference, run_dir / results.REFERENCE),
+        before=_before(baseline) if baseline else None,
+    )
+
+
+def write(page: str, output: Path) -> int:
+    """Write the page by one rename; return its size in bytes. Raises: ReportError."""
+    raw = page.encode()
+    part = output.with_name(output.name + ".part")
+    try:
+        part.write_bytes(raw)
+        os.replace(part, output)
+    except OSError as exc:
+        part.unlink(missing_ok=True)
+        raise ReportError(f"{output}: {exc.strerror}; give another --output") from exc
+    return len(raw)
+
+
+def _labels(run_dir: Path) -> tuple[Labels, ...]:
+    files = (results.LABELS, results.LABELS_FROM_TEACHER)
+    found = (results.read(Labels, run_dir / file) for file in files)
+    return tuple(labels for labels in found if labels is not None)
+
+
+def _before(path: Path) -> Catalog:
+    try:
+        return store.parse(path.read_bytes(), path)
+    except OSError as exc:
+        raise ReportError(f"{path}: {exc.strerror}; give another --baseline") from exc
+
+
+def _trials(path: Path) -> tuple[Trial, ...]:
+    if not path.exists():
+        return ()
+    try:
+        return tuple(_TRIALS.validate_json(path.read_bytes()))
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ReportError(f"{path}: {where}: {first['msg']}; run the search again") from exc
+
+
+def _front(path: Path) -> frozenset[int]:
+    """Return the numbers of the front's trials, which are listed whole or by number."""
+    if not path.exists():
+        return frozenset()
+    try:
+        members = json.loads(path.read_bytes())
+        return frozenset(int(m["number"] if isinstance(m, dict) else m) for m in members)
+    except (ValueError, KeyError, TypeError) as exc:
+        raise ReportError(f"{path}: not a list of trials: {exc!r}; run the search again") from exc
+
+
+def _members(config: StudyConfig, path: Path) -> list[StudentConfig]:
+    """Return the members of the front that the study finishes."""
+    if config.finish is None:
+        return []
+    from optimizer.students import finish  # a second to import
+
+    try:
+        return [student for student, _ in finish.members(path, config.finish).values()]
+    except (ValueError, KeyError, TypeError) as exc:
+        raise ReportError(f"{path}: not a list of trials: {exc!r}; run the search again") from exc
+
+
+def _reference(path: Path) -> Reference | None:
+    """Return the search's own corner, so that the page's hypervolume is the search's."""
+    if not path.exists():
+        return None
+    try:
+        found = _object(path)["reference"]
+        return Reference(float(found["p95_ms"]), int(found["size_bytes"]))
+    except (KeyError, TypeError, ValueError) as exc:
+        raise ReportError(f"{path}: no reference: {exc!r}; run the search again") from exc
+
+
+def _curve(path: Path) -> Curve:
+    found = _object(path)
+    try:
+        points = tuple((int(p["step"]), float(p["loss"])) for p in found["points"])
+        return Curve(int(found["steps"]), points)
+    except (KeyError, TypeError, ValueError) as exc:
+        raise ReportError(f"{path}: not a learning curve: {exc!r}; remove it") from exc
+
+
+def _object(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as exc:
+        raise ReportError(f"{path}: not JSON: {exc}; remove it") from exc
+
+
+def _stage(run_dir: Path, path: Path) -> Stage:
+    manifest = read_manifest(path.parent) or {}
+    name = str(path.parent.relative_to(run_dir))
+    return Stage(name, manifest.get("seconds"), manifest.get("ran_on", {}))

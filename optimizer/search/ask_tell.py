@@ -1,0 +1,284 @@
+"""The search: Optuna is asked for candidates and told what became of them.
+
+A trial climbs a ladder: what it costs, then its F1 on few questions, then on more. Optuna is told the
+F1 of the highest rung that was reached, latency and size, and by which share each limit is missed.
+A candidate that ends at the cost gate is told with the F1 of the most similar one that has any, so
+that the gate teaches the sampler its limits and nothing else.
+
+Kill it at any moment: a trial that ran is queued again, all others are kept. Optuna's own heartbeat
+is not used: it is made for `optimize`, and a worker that dies while Optuna still chooses for it leaves
+a trial that never counts as dead. Only this module and `storage` know Optuna.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, Trial, TrialState
+from pydantic import TypeAdapter
+
+from optimizer.search.candidates import parameters_of, seeds, suggest
+from optimizer.search.storage import STORAGE_ERRORS
+from optimizer.study import trials, workers
+from optimizer.study.config import Sampler, SearchConfig
+from optimizer.study.space import Candidate, Space
+from optimizer.study.trials import Cost, Point
+from optimizer.study.workers import Pulse, Watch
+
+log = logging.getLogger(__name__)
+
+START_UP = 10  # candidates before a model of the space is fitted
+POPULATION = 20  # of NSGA-II: Optuna's 50 are a quarter of a usual search
+PATIENCE = 50  # suggestions in a row that are known already
+MAX_TRIES = 3  # of a trial whose workers die
+POLL_S = 1.0  # while the last trials run elsewhere
+LOOK_EVERY_S = 0.05  # whether the others have chosen
+HOPELESS = 0.25  # a latency may be measured that much too high
+
+_POINT = TypeAdapter(Point)
+
+SAMPLERS: Mapping[Sampler, Callable[[int], BaseSampler]] = {
+    Sampler.GP: lambda seed: GPSampler(
+        seed=seed, n_startup_trials=START_UP, warn_independent_sampling=False
+    ),
+    Sampler.TPE: lambda seed: TPESampler(seed=seed, n_startup_trials=START_UP),
+    Sampler.NSGA2: lambda seed: NSGAIISampler(seed=seed, population_size=POPULATION),
+    Sampler.RANDOM: lambda seed: RandomSampler(seed=seed),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluators:
+    """What judges a candidate; slow, and the same for the same candidate."""
+
+    cost: Callable[[Candidate], Cost]
+    f1: Callable[[Candidate, int], float]  # on so many questions
+
+
+class Search:
+    """One worker on a study."""
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        space: Space,
+        how: SearchConfig,
+        rungs: tuple[int, ...],
+        evaluators: Evaluators,
+        *,
+        seed: int,
+        shared: bool = False,
+        pulse: Pulse = Pulse(),  # noqa: B008 - frozen
+        watch_progress: Callable[[Point, list[Point]], None] = lambda _point, _points: None,
+        enough: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        """`rungs`: questions of each, ascending. `shared`: others may work on the study too.
+
+        `enough`: says why no more is to be tried, beside the search's own reasons.
+        """
+        self._study, self._space, self._how, self._rungs = study, space, how, rungs
+        self._evaluators, self._shared, self._pulse = evaluators, shared, pulse
+        self._watch, self._said, self._enough = Watch(pulse.grace_s), watch_progress, enough
+        self._limits = how.limits
+        self._known_in_a_row = 0
+        self._read: dict[int, Point] = {}  # by trial; a finished one never changes
+        study.sampler = SAMPLERS[how.sampler](self._seed(seed))
+
+    def _seed(self, seed: int) -> int:
+        """Go on differently after a restart, and beside others: else all would ask for the same."""
+        parts = [seed, len(self._trials()), os.getpid() if self._shared else 0]
+        return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+    def run(self) -> list[Point]:
+        """Try candidates until the study has enough; return every one that was judged."""
+        self._queue_seeds()
+        if not self._shared:
+            for trial in self._trials(TrialState.RUNNING):
+                self._retire(trial)
+        while not (why := self._over()):
+            if self._shared:
+                self._retire_stopped()
+            if self._shared and self._enough_under_way():
+                time.sleep(POLL_S)
+            else:
+                self._one_trial()
+        log.info("search: over, %s", why)
+        return self.points()
+
+    def points(self) -> list[Point]:
+        """Return what was judged, by any worker, each candidate once."""
+        for trial in self._trials(TrialState.COMPLETE):
+            if trial.number not in self._read and "point" in trial.user_attrs:
+                self._read[trial.number] = _POINT.validate_python(trial.user_attrs["point"])
+        latest_first = sorted(self._read.values(), key=lambda p: -p.trial)
+        return sorted({p.candidate: p for p in latest_first}.values(), key=lambda p: p.trial)
+
+    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False, states=states or None)
+
+    # When to stop
+
+    def _over(self) -> str | None:
+        """Return why the search has come to its end; None: it has not."""
+        points = self.points()
+        reasons = {
+            f"{len(points)} candidates tried": len(points) >= self._how.trials,
+            "every candidate tried": len(points) >= self._space.size,
+            "the time budget is used up": self._spent_min() >= (self._how.time_budget_min or 1e9),
+            "the sampler finds nothing new": self._known_in_a_row >= PATIENCE,
+            "even the smallest candidate is too large or too slow": self._hopeless(points),
+        }
+        return next((reason for reason, true in reasons.items() if true), self._enough())
+
+    def _spent_min(self) -> float:
+        """Return the minutes that trials took, of all workers together.
+
+        One that was given up counts as the longest that was judged at most: between its worker's death and
+        that, nobody worked on it.
+        """
+        judged = [
+            t.duration.total_seconds() for t in self._trials(TrialState.COMPLETE) if t.duration
+        ]
+        failed = [t.duration.total_seconds() for t in self._trials(TrialState.FAIL) if t.duration]
+        longest = max(judged, default=0.0)
+        return (sum(judged) + sum(min(span, longest) for span in failed)) / 60
+
+    def _hopeless(self, points: list[Point]) -> bool:
+        """Is nothing smaller than what is already too large?"""
+        smallest = next((p for p in points if p.candidate == self._space.smallest), None)
+        if smallest is None:
+            return False
+        excess = self._limits.excess(smallest.cost, None)
+        return excess.get("max_size_mb", 0) > 0 or excess.get("max_p95_ms", 0) > HOPELESS
+
+    def _enough_under_way(self) -> bool:
+        """Would the others' trials suffice? Then this worker stays for those whose worker dies."""
+        running = len(self._trials(TrialState.RUNNING))
+        waiting = len(self._trials(TrialState.WAITING))
+        return not waiting and len(self.points()) + running >= self._how.trials
+
+    # Trials that nobody works on
+
+    def _queue_seeds(self) -> None:
+        if "seeds" in self._study.user_attrs:
+            return
+        found = seeds(self._space)
+        for name, candidate in found.items():
+            parameters = parameters_of(candidate, self._space)
+            self._study.enqueue_trial(parameters, {"seed": name}, skip_if_exists=True)
+        self._study.set_user_attr("seeds", list(found))
+
+    def _retire_stopped(self) -> None:
+        running = {t.number: t for t in self._trials(TrialState.RUNNING)}
+        beats = {number: trial.user_attrs.get("beat", 0) for number, trial in running.items()}
+        for number in self._watch.stopped(beats, time.monotonic()):
+            log.warning("trial %d: its worker is gone", number)
+            self._retire(running[number])
+
+    def _retire(self, trial: FrozenTrial, *, blame: bool = True) -> None:
+        """Give up a trial and queue it again; not for ever, if it is to blame."""
+        wanted = trial.params or trial.system_attrs.get("fixed_params")
+        tries = trial.user_attrs.get("tries", 0) + blame
+        try:
+            self._study.tell(trial.number, state=TrialState.FAIL)
+        except (ValueError, UpdateFinishedTrialError):
+            return  # it came to an end, or another worker was faster
+        if wanted and tries < MAX_TRIES:
+            self._study.enqueue_trial(wanted, {"tries": tries, "retry_of": trial.number})
+        elif wanted:
+            log.error("trial %d: %d workers died of %s; given up", trial.number, tries, wanted)
+
+    # One trial
+
+    def _one_trial(self) -> None:
+        trial = self._study.ask()
+        try:
+            if self._shared:
+                with workers.beating(partial(trial.set_user_attr, "beat"), self._pulse):
+                    self._judge_and_tell(trial)
+            else:
+                self._judge_and_tell(trial)
+        except UpdateFinishedTrialError:
+            log.warning("trial %d: was taken for dead, and given to another worker", trial.number)
+        except BaseException as exc:
+            with suppress(*STORAGE_ERRORS):
+                blame = isinstance(exc, Exception)  # else somebody stopped the worker
+                self._retire(self._trials()[trial.number], blame=blame)
+            raise
+
+    def _judge_and_tell(self, trial: Trial) -> None:
+        candidate = suggest(trial, self._space)
+        other = self._elsewhere(trial)  # before the points: it may become one meanwhile
+        before = self.points()
+        known = next((p for p in before if p.candidate == candidate), None)
+        self._known_in_a_row = self._known_in_a_row + 1 if known else 0
+        if known:
+            trial.set_user_attr("same_as", known.trial)
+            self._tell(trial, known, before)
+        elif other is not None:
+            trial.set_user_attr("same_as", other)
+            self._study.tell(trial, state=TrialState.FAIL)
+        else:
+            point = self._judge(trial.number, candidate)
+            trial.set_user_attr("point", _POINT.dump_python(point, mode="json"))
+            self._tell(trial, point, before)
+            self._said(point, self.points())
+
+    def _elsewhere(self, trial: Trial) -> int | None:
+        """Return the trial in which another worker tries the same candidate just now.
+
+        Of two, the one that began first goes on; so those that did are waited for to choose, however long
+        their sampler takes, but not for the silent, whose worker may be dead.
+        """
+        if not self._shared:
+            return None
+        watch = Watch(self._pulse.grace_s)
+        while True:
+            running = self._trials(TrialState.RUNNING)
+            others = [t for t in running if t.number < trial.number]
+            same = next((t.number for t in others if t.params == trial.params), None)
+            choosing = {
+                t.number: t.user_attrs.get("beat", 0)
+                for t in others
+                if len(t.params) < len(trial.params)
+            }
+            silent = watch.stopped(choosing, time.monotonic())
+            if same is not None or len(silent) == len(choosing):
+                return same
+            time.sleep(LOOK_EVERY_S)
+
+    def _judge(self, number: int, candidate: Candidate) -> Point:
+        """Climb the ladder as far as it is worth."""
+        began = time.monotonic()
+        point = Point(number, candidate, self._evaluators.cost(candidate))
+        for n in self._rungs:
+            if self._limits.reason(point):
+                break
+            if point.f1 and not self._goes_on(point):
+                break
+            f1 = self._evaluators.f1(candidate, n)
+            point = replace(point, f1=point.f1 | {n: f1})
+        return replace(point, seconds=round(time.monotonic() - began, 3))
+
+    def _goes_on(self, point: Point) -> bool:
+        return trials.goes_on(point, self.points(), self._limits, self._how.promote)
+
+    def _tell(self, trial: Trial, point: Point, before: Sequence[Point]) -> None:
+        f1 = point.best_f1
+        if f1 is None:
+            f1 = trials.guess_f1(point.candidate, before, otherwise=self._limits.min_f1 or 0.0)
+        for name, excess in self._limits.excess(point.cost, f1).items():
+            trial.set_constraint(name, excess)
+        values: list[Any] = [f1, point.cost.p95_ms, point.cost.size_bytes]
+        self._study.tell(trial, values)

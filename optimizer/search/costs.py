@@ -1,0 +1,104 @@
+"""The cost gate: latency and size of a candidate from its shape alone, before anything is trained.
+
+Random weights take the same time and room as trained ones. Equal shapes are measured once; what was
+measured stays in a folder, by shape and host.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import onnx
+
+from gateway.catalog.schema import Cell, Precision
+from optimizer.models.weights import GraphShape, random_weights
+from optimizer.onnx import graph, profile
+from optimizer.study import stages, workers
+from optimizer.study.space import Candidate
+from optimizer.study.trials import Cost
+
+RUNS = 20  # of a round
+QUIET = 1.15  # a round's p95 by the lowest median: above, something else ran
+PATIENCE_S = 15.0  # for a quiet round
+
+
+def graph_shape(teacher: GraphShape, candidate: Candidate) -> GraphShape:
+    """Return the shape of a slice of the teacher; which layers it has makes no difference."""
+    n = len(candidate.layers)
+    return replace(
+        teacher,
+        hidden=candidate.hidden or teacher.hidden,
+        heads=(candidate.heads,) * n,
+        ffn=(candidate.ffn,) * n,
+        embedding_bits=candidate.embedding_bits,
+        rank=candidate.rank,
+        keep=candidate.keep,
+        drop_after=candidate.drop_after,
+    )
+
+
+@dataclass(frozen=True)
+class CostGate:
+    """Measures what candidates of one teacher cost on this host."""
+
+    teacher: GraphShape
+    tokens: int  # of the length bucket that counts
+    folder: Path  # of what was measured
+    lock: Path = workers.HOST_LOCK
+
+    def cost(self, candidate: Candidate) -> Cost:
+        """Return p95 latency on one core, asked alone, and the size of the file."""
+        shape = graph_shape(self.teacher, candidate)
+        stored = self.folder / f"{self._key(shape, candidate.precision)}.json"
+        if not stored.exists():
+            with workers.measuring(self.lock):
+                if not stored.exists():  # another worker may have measured it meanwhile
+                    self._measure(shape, candidate.precision, stored)
+        found = json.loads(stored.read_text())
+        return Cost(found["p95_ms"], found["size_bytes"])
+
+    @property
+    def host(self) -> str:
+        """Return what latencies are compared within: the same processor and engine."""
+        here = profile.here()
+        return f"{here.cpu} ({here.flags}), {here.engine}"
+
+    def _key(self, shape: GraphShape, precision: Precision) -> str:
+        same = [asdict(shape), precision, self.tokens, self.host]
+        return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
+
+    def _measure(self, shape: GraphShape, precision: Precision, stored: Path) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            onnx.save(graph.build(random_weights(shape), shape, precision), path)
+            found = {
+                "p95_ms": self._p95_ms(path, precision),
+                "size_bytes": path.stat().st_size,
+                "tokens": self.tokens,
+                "precision": precision,
+                "shape": asdict(shape),
+                "host": asdict(profile.here()),
+            }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        stages.write_json(stored, found)
+
+    def _p95_ms(self, path: Path, precision: Precision) -> float:
+        """Return the p95 of the quietest round: other work can lengthen one, never shorten it."""
+        cells: list[Cell] = []
+        over_s = time.monotonic() + PATIENCE_S
+        while not _quiet(cells) and (not cells or time.monotonic() < over_s):
+            found = profile.profile(path, RUNS, (self.tokens,), precision)
+            cells.append(found.cell(self.tokens))
+        return min(cell.p95_ms for cell in cells)
+
+
+def _quiet(cells: Sequence[Cell]) -> bool:
+    if not cells:
+        return False
+    return min(c.p95_ms for c in cells) <= QUIET * min(c.p50_ms for c in cells)

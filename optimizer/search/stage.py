@@ -1,0 +1,253 @@
+"""The search stage of a study: from its elastic student to `search/front.json`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from gateway.catalog.store import sha256_of
+from optimizer.data.question_sets import DataError, Example, Split
+from optimizer.onnx import export, profile
+from optimizer.search import scoring
+from optimizer.search.ask_tell import Evaluators, Search
+from optimizer.search.costs import CostGate
+from optimizer.search.scoring import SliceScorer
+from optimizer.search.storage import opened, same_host
+from optimizer.students.study import Study
+from optimizer.study import pareto, provenance, stages, trials
+from optimizer.study.config import ConfigError, SearchConfig
+from optimizer.study.space import Candidate, Space
+from optimizer.study.trials import MEGABYTE, Cost, Point
+
+log = logging.getLogger(__name__)
+
+FRONT = "front.json"  # its members, the most accurate first
+TRIALS = "trials.json"  # every candidate that was judged
+RECORD = "search.json"  # what they were found with
+SHOWN = 5  # members of the front on one line of progress
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a search came to."""
+
+    how: SearchConfig
+    points: list[Point]
+    reference: Cost  # what the largest candidate costs: the far corner of the hypervolume's box
+
+    @property
+    def front(self) -> list[Point]:
+        return trials.front_of(self.points, self.how.limits)
+
+    @property
+    def hypervolume(self) -> float:
+        return trials.hypervolume(self.front, self.reference)
+
+    @property
+    def nearest(self) -> Point | None:
+        """Return what came nearest to the limits where nothing keeps them."""
+        return None if self.front else trials.nearest(self.points, self.how.limits)
+
+
+def run(study: Study, url: str | None) -> Findings:
+    """Search, or go on, or join the others at `url`; write the front. Raises: BertierError."""
+    how, space, folder = how_of(study), space_of(study), study.folder / "search"
+    questions = scoring.sample(study.questions.certifying(Split.SEARCH))
+    if not questions:
+        raise DataError("the search split of the sources that certify is empty: add [[data]]")
+    rungs = tuple(sorted({min(n, len(questions)) for n in how.questions}))
+    gate = CostGate(export.graph_shape_of(study.elastic.net.model), how.tokens, folder / "costs")
+    scorer = SliceScorer(study.elastic.slice, study.tokenizer, questions)
+    inputs = inputs_of(study, how, space, questions[: rungs[-1]])
+    said = Said(how, lambda: gate.cost(space.largest))
+    with opened(url, folder, name_of(study, inputs)) as shared:
+        same_host(shared, gate.host)
+        worker = Search(
+            shared,
+            space,
+            how,
+            rungs,
+            Evaluators(gate.cost, scorer.f1),
+            seed=seed_of(study),
+            shared=url is not None,
+            watch_progress=said,
+        )
+        found = Findings(how, worker.run(), gate.cost(space.largest))
+        write(found, inputs, seed_of(study), folder)
+    return found
+
+
+def how_of(study: Study) -> SearchConfig:
+    """Return the study's search. Raises: ConfigError when there is nothing to search."""
+    if study.config.elastic is None:
+        raise ConfigError(f"{study.config.name}: a search needs [elastic], the student it slices")
+    return study.config.search or SearchConfig()
+
+
+def space_of(study: Study) -> Space:
+    assert study.config.elastic is not None, "the search was checked"
+    return study.config.elastic.space.within(study.elastic.net.n_layers)
+
+
+def seed_of(study: Study) -> int:
+    how = study.config.search
+    return study.config.seed if how is None or how.seed is None else how.seed
+
+
+def inputs_of(
+    study: Study, how: SearchConfig, space: Space, questions: Sequence[Example]
+) -> dict[str, Any]:
+    """Return what decides on a trial's results: with other inputs it is another search."""
+    asked = hashlib.sha256("\n".join(e.id for e in questions).encode()).hexdigest()
+    return {
+        "elastic_sha256": sha256_of(study.folder / "elastic" / "elastic.pt"),
+        "space": space.model_dump(mode="json"),
+        "limits": asdict(how.limits),
+        "tokens": how.tokens,
+        "rungs": how.questions,
+        "promote": how.promote,
+        "questions_sha256": asked,
+    }
+
+
+def name_of(study: Study, inputs: dict[str, Any]) -> str:
+    """Return the name under which trials are kept: changed inputs never meet old trials."""
+    key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+    return f"{study.config.name}-{key[:12]}"
+
+
+@dataclass
+class Said:
+    """Says after each trial what it came to, how long it will go on, and the best so far."""
+
+    how: SearchConfig
+    reference: Callable[[], Cost]
+    began: float = field(default_factory=time.monotonic)
+    done: int = 0
+
+    def __call__(self, point: Point, points: list[Point]) -> None:
+        self.done += 1
+        log.info("trial %d: %s: %s", point.trial, point.candidate.label, outcome(point, self.how))
+        found = Findings(self.how, points, self.reference())
+        shown = found.front
+        if shown:
+            shown = [shown[i] for i in pareto.subset(trials.objectives(shown), SHOWN)]
+        log.info(
+            "search: %d/%d, %.0f s left; front of %d, hypervolume %.3f: %s",
+            len(points),
+            self.how.trials,
+            self._left_s(len(points)),
+            len(found.front),
+            found.hypervolume,
+            " | ".join(_brief(p) for p in shown) or "nothing keeps the limits yet",
+        )
+
+    def _left_s(self, n: int) -> float:
+        spent_s = time.monotonic() - self.began
+        left_s = spent_s / self.done * max(0, self.how.trials - n)
+        budget_s = (self.how.time_budget_min or float("inf")) * 60
+        return min(left_s, max(0.0, budget_s - spent_s))
+
+
+def outcome(point: Point, how: SearchConfig) -> str:
+    reason = how.limits.reason(point)
+    return f"{reason}, ended" if reason else _brief(point)
+
+
+def _brief(point: Point) -> str:
+    size = point.cost.size_bytes / MEGABYTE
+    f1 = "" if point.best_f1 is None else f"F1 {point.best_f1:.3f} (n {point.questions}), "
+    return f"{f1}{point.cost.p95_ms:.1f} ms, {size:.1f} MB"
+
+
+def nothing_found(found: Findings) -> str | None:
+    """Return what to say when no candidate keeps the limits; None: some do."""
+    nearest = found.nearest
+    if nearest is None:
+        return None if found.points else "no candidate was tried"
+    return (
+        f"none of {len(found.points)} candidates keeps the limits; nearest: trial {nearest.trial},"
+        f" {nearest.candidate.label}, {_brief(nearest)}; what binds: {found.how.limits.reason(nearest)}"
+    )
+
+
+def table_of(found: Findings) -> Table:
+    shape = ("trial", "layers", "heads", "FFN", "width", "words", "tokens", "precision")
+    table = Table(
+        *shape, "ms p95", "MB", "F1", "n", title=f"front of {len(found.points)} candidates"
+    )
+    for p in found.front:
+        table.add_row(
+            str(p.trial),
+            ",".join(map(str, p.candidate.layers)),
+            str(p.candidate.heads),
+            str(p.candidate.ffn),
+            str(p.candidate.hidden or "all"),
+            _words(p.candidate),
+            p.candidate.tokens,
+            p.candidate.precision,
+            f"{p.cost.p95_ms:.1f}",
+            f"{p.cost.size_bytes / MEGABYTE:.1f}",
+            f"{p.best_f1:.3f}",
+            str(p.questions),
+        )
+    return table
+
+
+def _words(candidate: Candidate) -> str:
+    rank = f", rank {candidate.rank}" if candidate.rank else ""
+    return f"{candidate.embedding_bits} bit{rank}"
+
+
+def write(found: Findings, inputs: dict[str, Any], seed: int, folder: Path) -> None:
+    """Write what the next stages and the report read; the front last."""
+    record = {
+        **gist(found),
+        "limits": asdict(found.how.limits),
+        "reference": asdict(found.reference),
+        "sampler": found.how.sampler,
+        "seed": seed,
+        "inputs": inputs,
+        "host": asdict(profile.here()),
+        "ran_on": provenance.ran_on(),
+    }
+    stages.write_json(folder / RECORD, record)
+    stages.write_json(folder / TRIALS, [_row(p, found.how) for p in found.points])
+    stages.write_json(folder / FRONT, [_row(p, found.how) for p in found.front])
+
+
+def gist(found: Findings) -> dict[str, Any]:
+    """Return the front and how much was tried for it."""
+    nearest = found.nearest
+    return {
+        "front": [_row(p, found.how) for p in found.front],
+        "nearest": _row(nearest, found.how) if nearest else None,
+        "candidates": len(found.points),
+        "scored": sum(bool(p.f1) for p in found.points),
+        "hypervolume": round(found.hypervolume, 5),
+    }
+
+
+def _row(point: Point, how: SearchConfig) -> dict[str, Any]:
+    reason = how.limits.reason(point)
+    return {
+        "number": point.trial,
+        "candidate": asdict(point.candidate),
+        "p95_ms": point.cost.p95_ms,
+        "size_bytes": point.cost.size_bytes,
+        "f1": point.best_f1,
+        "n_questions": point.questions or None,
+        "f1_by_questions": {str(n): f1 for n, f1 in point.f1.items()},
+        "rung": len(point.f1),  # 0: the cost gate
+        "feasible": reason is None,
+        "reason": reason,
+        "seconds": point.seconds,
+    }

@@ -1,0 +1,123 @@
+"""Where the trials of a study are kept: a database that many workers share, or a file of one worker.
+
+With `search` the only module that knows Optuna.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Literal
+
+import optuna
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
+
+from gateway.errors import BertierError
+from optimizer.study import workers
+
+DIRECTIONS: tuple[Literal["minimize", "maximize"], ...] = (
+    "maximize",  # F1
+    "minimize",  # p95 in ms
+    "minimize",  # bytes
+)
+OPENINGS = 5  # workers that start together may get into each other's way when tables are made
+OPENING_S = 1.0  # between two of them
+
+STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError)
+
+
+class SearchError(BertierError):
+    """A search that cannot go on; what is finished is kept."""
+
+
+@contextmanager
+def opened(url: str | None, folder: Path, name: str) -> Iterator[optuna.Study]:
+    """Open or join a study: in a database that many workers share, or in a file of one.
+
+    Raises: SearchError, also when the database is lost later; Busy when the file is in use.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        if url:
+            with _joined(url, name) as study:
+                yield study
+        else:
+            busy = f"{folder}: another search runs there; with --storage many share one study"
+            with (
+                workers.alone(folder / "search.lock", busy),
+                _joined(_file(folder / "trials.db"), name) as study,
+            ):
+                yield study
+    except STORAGE_ERRORS as exc:
+        raise SearchError(
+            f"{_shown(url, folder)}: the storage of trials failed ({_first_line(exc)}); finished"
+            " trials are kept, and the same command goes on"
+        ) from exc
+
+
+@contextmanager
+def _joined(url: str, name: str) -> Iterator[optuna.Study]:
+    storage = _connect(url)
+    try:
+        yield optuna.create_study(
+            storage=storage, study_name=name, directions=DIRECTIONS, load_if_exists=True
+        )
+    finally:
+        storage.engine.dispose()
+
+
+def _file(path: Path) -> str:
+    """Return the address of a database file to which a write is one append: half the time."""
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+    return f"sqlite:///{path}"
+
+
+def _connect(url: str, tries: int = OPENINGS) -> RDBStorage:
+    try:
+        return RDBStorage(_with_driver(url), engine_kwargs={"pool_pre_ping": True})
+    except ImportError as exc:
+        raise SearchError(f"--storage: {exc} PostgreSQL: pip install 'bertier[postgres]'") from exc
+    except (IntegrityError, ProgrammingError):
+        if tries == 1:
+            raise
+        time.sleep(OPENING_S)
+        return _connect(url, tries - 1)
+
+
+def _with_driver(url: str) -> str:
+    kind, separator, rest = url.partition("://")
+    known = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
+    return known.get(kind, kind) + separator + rest
+
+
+def _shown(url: str | None, folder: Path) -> str:
+    """Return where the trials are, without a password."""
+    try:
+        return make_url(url).render_as_string(hide_password=True) if url else str(folder)
+    except SQLAlchemyError:
+        return "--storage"
+
+
+def _first_line(exc: BaseException) -> str:
+    cause = getattr(exc.__cause__ or exc, "orig", None) or exc.__cause__ or exc
+    return str(cause).strip().split("\n")[0]
+
+
+def same_host(study: optuna.Study, host: str) -> None:
+    """Raises: SearchError where the study's latencies are those of another kind of host."""
+    first = study.user_attrs.get("host")
+    if first is None:
+        study.set_user_attr("host", host)
+    elif first != host:
+        raise SearchError(
+            f"{study.study_name}: its latencies are of {first}, this is {host}, and the two cannot"
+            " be compared; join from the same kind of host, or give the study another name"
+        )

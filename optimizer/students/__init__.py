@@ -1,0 +1,1 @@
+"""Students: the elastic one, its slices, and those that are finished and exported."""

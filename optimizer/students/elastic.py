@@ -1,0 +1,123 @@
+"""The elastic student of a study: trained once, every candidate of its space is a slice of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from optimizer.models import lowrank, student, widths
+from optimizer.students import supernet
+from optimizer.students.distillation_batches import Lessons
+from optimizer.students.supernet import Supernet
+from optimizer.study import stages
+from optimizer.study.config import ElasticConfig
+from optimizer.study.space import Candidate
+from optimizer.training import loop
+
+# Knobs of its space that its training knows nothing of.
+_UNTRAINED = {"space": {"embedding_bits", "precision", "teacher_layers"}}
+
+
+@dataclass(frozen=True)
+class Elastic:
+    """One elastic student, trained or about to be."""
+
+    lessons: Lessons
+    config: ElasticConfig
+    folder: Path
+
+    @property
+    def file(self) -> Path:
+        """Its trained weights."""
+        return self.folder / "elastic.pt"
+
+    def check(self) -> None:
+        """Raises: ModelError where its base cannot imitate the teacher: before hours of training."""
+        study = self.lessons.config
+        imitates = study.distill.hidden_weight > 0 and not study.distill.labels_only
+        if self.config.base is None or not imitates or study.outside_teachers:
+            return  # nobody's hidden states are imitated
+        names = (self.config.base, study.finished or study.encoder)
+        own, teachers = (student.load(name).config.hidden_size for name in names)
+        if own != teachers:
+            raise student.ModelError(
+                f"[elastic] base {self.config.base}: its states are {own} wide, those of the teacher"
+                f" {names[1]} {teachers}; give a base of that width, or set [distill] hidden_weight = 0"
+            )
+
+    def train(self) -> dict[str, Any]:
+        """Train every candidate of its space at once."""
+        return stages.run_stage(self.folder, self.inputs(), self._train)
+
+    def inputs(self) -> dict[str, Any]:
+        """Return what its training depends on."""
+        return {
+            **self.lessons.inputs(),
+            "elastic": self.config.model_dump(exclude=_UNTRAINED),
+            "distill": self.lessons.config.distill.model_dump(),
+        }
+
+    def _train(self) -> dict[str, Any]:
+        net, how = self._new(to_train=True), self.config.train
+        space = self.config.space.within(net.n_layers)
+        for layers in space.subsets:
+            net.check(replace(space.largest, layers=layers))
+        net.check(space.smallest)
+        loss = self.lessons.imitation(partial(supernet.ask_sandwich, space, self.config.random))
+        rows, seed = self.lessons.rows, self.lessons.config.seed
+        final = loop.train(net, rows, loss, how, self.folder, seed)
+        torch.save(net.state_dict(), self.file)
+        return {"final_loss": final, "parameters": student.parameters_of(net.model)}
+
+    def _new(self, *, to_train: bool = False) -> Supernet:
+        """`to_train`: ask the rows which words and neurons matter; else trained weights replace all."""
+        base, space, bits = self._base(), self.config.space, self.config.embedding_bits
+        thin = None
+        if space.max_rank:
+            words = student.bert_of(base).embeddings.word_embeddings.weight
+            found = self.lessons.word_counts if to_train else None
+            thin = lowrank.ThinWords(lowrank.factors(words, space.max_rank, found), bits)
+        probe = self.lessons.probe if to_train else None
+        quantized = student.with_low_bit_embeddings(base, bits)
+        return Supernet(
+            quantized, thin, early=space.drops, narrow=space.narrows, probe=probe, measure=to_train
+        )
+
+    def _base(self) -> PreTrainedModel:
+        return student.load(self.config.base) if self.config.base else self.lessons.start()
+
+    @cached_property
+    def net(self) -> Supernet:
+        """The trained network. Raises: ModelError when it is not trained, or no longer fits."""
+        weights = loop.weights(self.file)
+        net = self._new()
+        try:
+            net.load_state_dict(weights)
+        except RuntimeError as exc:
+            raise student.ModelError(
+                f"{self.file}: not the weights of this study's elastic student: an older version or"
+                f" other knobs made them; remove {self.folder} and train again"
+            ) from exc
+        return net
+
+    def slice(self, candidate: Candidate) -> PreTrainedModel:
+        """Return a candidate cut out of it, words rounded to its bits."""
+        self.net.check(candidate)
+        model, thin = self.net.cut(candidate), self.net.thin
+        narrow_words = bool(candidate.hidden and not candidate.rank)  # rounded from rounded ones
+        if narrow_words or candidate.embedding_bits != self.config.embedding_bits:
+            words = thin.exact(candidate.rank) if thin and candidate.rank else self._words
+            words = words[:, widths.columns_of(model)] if narrow_words else words
+            student.round_words(model, words, candidate.embedding_bits)
+        return model
+
+    @cached_property
+    def _words(self) -> torch.Tensor:
+        """The word embeddings (V, H) that its own were rounded from."""
+        words: torch.Tensor = student.bert_of(self._base()).embeddings.word_embeddings.weight
+        return words.detach()

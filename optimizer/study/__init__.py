@@ -1,0 +1,1 @@
+"""What a study is: its configuration, its search space, its stages on disk."""

@@ -1,0 +1,95 @@
+"""A stage: a folder that is finished when its manifest is there and says the same inputs.
+
+The manifest is written last, so a killed stage runs again and a finished one is skipped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from optimizer.study import provenance, workers
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+CHECKPOINT = "checkpoint.pt"  # what a killed stage left to go on from
+LOSSES = "losses.json"  # the learning curve of a training
+LOCK = "stage.lock"
+STARTED = "started"  # holds the key of the inputs it was left for
+
+
+def run_stage(
+    folder: Path, inputs: dict[str, Any], work: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """Return what the stage found out; do the work only if it was not done for these inputs.
+
+    One process at a time works on a stage: another waits, and takes what the first one found.
+    """
+    key = hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()
+    if (done := _done(folder, key)) is not None:
+        return done
+    folder.mkdir(parents=True, exist_ok=True)
+    waiting = f"{folder}: waiting, another process works on this stage"
+    with workers.in_turn(folder / LOCK, waiting):
+        return _done(folder, key) or _worked(folder, key, inputs, work)
+
+
+def _done(folder: Path, key: str) -> dict[str, Any] | None:
+    """Return the results of a stage that is done for these inputs."""
+    done = read_manifest(folder)
+    if not done or done["key"] != key:
+        return None
+    log.info("%s: done before, skipped", folder.name)
+    return dict(done["results"])
+
+
+def _worked(
+    folder: Path, key: str, inputs: dict[str, Any], work: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """Do the work of a stage and write its manifest."""
+    _drop_stale_checkpoint(folder, key)
+    log.info("%s: started", folder.name)
+    ran_on, began = provenance.ran_on(), time.monotonic()
+    results = work()
+    manifest = {
+        "key": key,
+        "inputs": inputs,
+        "results": results,
+        "ran_on": ran_on,
+        "seconds": round(time.monotonic() - began, 3),  # of the last run, after a kill
+    }
+    write_json(folder / MANIFEST, manifest)
+    return results
+
+
+def _drop_stale_checkpoint(folder: Path, key: str) -> None:
+    """Never go on from a checkpoint of other inputs."""
+    started = folder / STARTED
+    if started.exists() and started.read_text() != key:
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+    started.write_text(key)
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    path = folder / MANIFEST
+    if not path.exists():
+        return None
+    manifest: dict[str, Any] = json.loads(path.read_text())
+    return manifest
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` by one rename: a reader sees the old file or the new one.
+
+    Several processes may: workers of a search share its folder.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")
+    os.replace(part, path)

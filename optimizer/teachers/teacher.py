@@ -1,0 +1,152 @@
+"""The largest model of a study: an encoder fine-tuned phase by phase, or a given model as it is.
+
+It is the study's teacher, too, unless the study names others: then it learns from their answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from gateway.qa.codec import SpanEncoder
+from optimizer.data import question_sets
+from optimizer.data.question_sets import Feature
+from optimizer.data.splits import Questions
+from optimizer.models import adapt, student, tokenizer
+from optimizer.study import stages
+from optimizer.study.config import PhaseConfig, StudyConfig
+from optimizer.teachers.teaching import Teachers
+from optimizer.training import loop, losses
+
+ANSWERS = "teacher-answers"  # folder beside the model's
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The largest model, trained or about to be."""
+
+    questions: Questions
+    folder: Path
+
+    @property
+    def config(self) -> StudyConfig:
+        return self.questions.config
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.folder / "tokenizer.json"
+
+    def inputs(self) -> dict[str, Any]:
+        """Return what its training depends on."""
+        config = self.config
+        found = {
+            "backbone": config.encoder,
+            "teacher": config.finished,
+            "max_tokens": config.max_tokens,
+            "train": [phase.model_dump() for phase in config.train],
+            "data": [d.model_dump() for d in config.data],
+            "augment": config.augment.model_dump(),
+            "seed": config.seed,
+            "split_version": question_sets.SPLIT_VERSION,
+        }
+        if config.finished or not config.outside_teachers:
+            return found
+        return found | {"taught": self.outside.inputs(), "distill": config.distill.model_dump()}
+
+    @property
+    def outside(self) -> Teachers:
+        """The study's teachers that only teach."""
+        config = self.config
+        folder = self.folder.parent / ANSWERS
+        return Teachers(config.outside_teachers, config.teacher_tokens, folder)
+
+    def load(self) -> PreTrainedModel:
+        """Return the trained model."""
+        return student.load(str(self.folder))
+
+    def features(self, fraction: float = 1.0, only: Collection[str] = ()) -> list[Feature]:
+        """Return the training windows of this share of the contexts; `only`: sources, none: all."""
+        examples = self.questions.train(fraction, only)
+        return question_sets.features(examples, self.span_encoder, self.config.seed)
+
+    @property
+    def span_encoder(self) -> SpanEncoder:
+        """What cuts questions into training windows."""
+        return SpanEncoder.from_file(self.tokenizer).resized(self.config.max_tokens)
+
+    def lessons(self, how: PhaseConfig) -> tuple[list[Feature], loop.Loss]:
+        """Return the rows that it learns from itself, and how: from labels, or from its teachers."""
+        found, config = self.features(only=how.sources), self.config
+        if not config.outside_teachers or config.distill.labels_only:
+            weight = how.answerability_weight
+            return found, partial(losses.label_loss, answerability_weight=weight)
+        examples = self.questions.train(only=how.sources)
+        answers, _ = self.outside.answers(examples, found, self.span_encoder)
+        return found, losses.Imitation(answers, config.distill)
+
+    def train(self) -> dict[str, Any]:
+        """Fine-tune the backbone phase by phase, or take the given teacher as it is."""
+        return stages.run_stage(self.folder, self.inputs(), self._train)
+
+    def _train(self) -> dict[str, Any]:
+        config, folder = self.config, self.folder
+        start = config.finished or config.encoder
+        model = self._loaded(start)  # refused at once or never
+        tokenizer.save(start, folder)
+        phases = [] if config.finished else [self._train_phase(i) for i in range(len(config.train))]
+        if phases:
+            model = student.load(str(self._phase_folder(len(phases))), answers=True)
+        student.save_plain(model, folder)
+        loss = phases[-1]["final_loss"] if phases else None
+        return {"final_loss": loss, "parameters": model.num_parameters()}
+
+    def _loaded(self, start: str) -> PreTrainedModel:
+        finished = self.config.finished
+        try:
+            return student.load(start, answers=finished is not None)
+        except student.ModelError as exc:
+            only_teaches = isinstance(exc.__cause__, adapt.NotBert)
+            if not only_teaches or finished is None or self.config.largest:
+                raise
+            raise student.ModelError(
+                f"{exc}; it can teach all the same: name with --weights what the study's models start"
+                " from, such as minilm"
+            ) from exc
+
+    def _train_phase(self, i: int) -> dict[str, Any]:
+        """Train from where the phase before ended."""
+        inputs = self.inputs()
+        inputs["train"] = inputs["train"][: i + 1]
+        folder = self._phase_folder(i + 1)
+
+        def work() -> dict[str, Any]:
+            how = self.config.train[i]
+            start = str(self._phase_folder(i)) if i else self.config.encoder
+            seed = self.config.seed if how.seed is None else how.seed
+            torch.manual_seed(seed)
+            kept = how.keep_start > 0  # and a random head is not worth keeping
+            model = student.load(start, dropout=how.dropout, answers=kept)
+            rows, loss_of = self._seeded(seed).lessons(how)
+            loss = loop.train(model, rows, loss_of, how, folder, seed)
+            if how.keep_start:
+                student.average(model, student.load(start), how.keep_start)
+            student.save_plain(model, folder)
+            return {"final_loss": loss}
+
+        return stages.run_stage(folder, inputs, work)
+
+    def _phase_folder(self, number: int) -> Path:
+        return self.folder / f"phase-{number}"
+
+    def _seeded(self, seed: int) -> Teacher:
+        """Return this teacher with another sample of its data."""
+        if seed == self.config.seed:
+            return self
+        config = self.config.model_copy(update={"seed": seed})
+        return replace(self, questions=replace(self.questions, config=config))

@@ -1,0 +1,1 @@
+"""A training run: loop, losses, cached outputs of the teacher."""

@@ -1,0 +1,172 @@
+"""Losses: gold spans, and a student's outputs and states pulled towards its teacher's.
+
+Legend: B rows, S tokens, H hidden width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple, Protocol
+
+import torch
+from torch.nn.functional import (
+    binary_cross_entropy_with_logits,
+    kl_div,
+    log_softmax,
+    softmax,
+)
+
+from optimizer.models.bert import IGNORE, Said
+from optimizer.study.config import DistillConfig
+from optimizer.training.loop import Batch
+from optimizer.training.teacher_outputs import Told
+
+Spans = tuple[torch.Tensor, torch.Tensor]  # start and end logits, (B, S) each
+
+
+class Outputs(NamedTuple):
+    """What a model says to a batch."""
+
+    start: torch.Tensor  # (B, S), padding IGNORE
+    end: torch.Tensor  # (B, S)
+    hidden: torch.Tensor  # (B, S, H) of the last layer
+    early: Spans | None = None  # of an early head, padding IGNORE; none: it has none
+    kept: torch.Tensor | None = None  # (B, S) bool, tokens of the last layer; none: all
+    columns: torch.Tensor | None = None  # of the teacher's states that `hidden` is; none: all
+
+
+class Targets(Protocol):
+    """What students are pulled towards: a model's own outputs and states, or mapped answers."""
+
+    def of(self, batch: Batch) -> Told: ...
+
+
+Ask = Callable[[torch.nn.Module, Batch], Sequence[Outputs]]  # a model, or several of its slices
+
+
+def outputs_of(model: torch.nn.Module, batch: Batch) -> Outputs:
+    """Return what a Hugging Face model says."""
+    out = model(**batch.inputs(), output_hidden_states=True)
+    logits = torch.stack([out.start_logits, out.end_logits], dim=-1)
+    early, kept, columns = (getattr(out, x, None) for x in ("early_logits", "kept", "columns"))
+    return as_outputs(Said(logits, out.hidden_states[-1], early, kept), batch, columns)
+
+
+def as_outputs(said: Said, batch: Batch, columns: torch.Tensor | None = None) -> Outputs:
+    """Return the outputs with padding set to IGNORE; `columns`: of the teacher's states, none: all."""
+    padding = batch.attention_mask == 0
+
+    def spans(logits: torch.Tensor) -> Spans:  # (B, S, 2)
+        start, end = logits.float().masked_fill(padding[..., None], IGNORE).unbind(-1)
+        return start, end
+
+    early = None if said.early is None else spans(said.early)
+    return Outputs(*spans(said.logits), said.hidden, early, said.kept, columns)
+
+
+def label_loss(
+    model: torch.nn.Module, batch: Batch, *, answerability_weight: float = 0.0
+) -> torch.Tensor:
+    """Return the loss of the gold answers, and as said of whether there is one.
+
+    An early head learns the same, by the default weight.
+    """
+
+    def loss_of(said: Spans) -> torch.Tensor:
+        loss = _hard_loss(batch, said)
+        if answerability_weight:
+            loss = loss + answerability_weight * answerability_loss(batch, said)
+        return loss
+
+    return _weighted(outputs_of(model, batch), DistillConfig(), loss_of)
+
+
+def _hard_loss(batch: Batch, said: Spans) -> torch.Tensor:
+    start, end = said
+    return (any_of(start, batch.starts) + any_of(end, batch.ends)) / 2
+
+
+def any_of(logits: torch.Tensor, gold: torch.Tensor) -> torch.Tensor:  # (B, S), (B, S) bool
+    """Return the mean of -log of the probability that all gold positions have together.
+
+    Source: Clark & Gardner 2018, section 2.2 (summed objective); with one gold, cross-entropy.
+    """
+    found = logits.masked_fill(~gold, IGNORE).logsumexp(-1)
+    return (logits.logsumexp(-1) - found).mean()
+
+
+def answerability_loss(batch: Batch, said: Spans) -> torch.Tensor:
+    """Return the cross-entropy of the decision to abstain, by the difference that decoding uses.
+
+    The no-answer score at position 0 against all that the context offers: a verifier without
+    weights of its own, so that a served model looks like any other.
+    Source: Zhang et al. 2021 (Retro-Reader), section 3.2, for a loss of answerability beside the spans.
+    """
+    start, end = said
+    elsewhere = batch.token_type_ids != 1
+    spans = sum(x.masked_fill(elsewhere, IGNORE).logsumexp(-1) for x in (start, end))  # (B,)
+    null = start[:, 0] + end[:, 0]
+    return binary_cross_entropy_with_logits(null - spans, batch.starts[:, 0].float())
+
+
+def _weighted(
+    out: Outputs, how: DistillConfig, loss_of: Callable[[Spans], torch.Tensor]
+) -> torch.Tensor:
+    """Return the loss of the last word on spans, and of an early one."""
+    loss = loss_of((out.start, out.end))
+    return loss if out.early is None else loss + how.early_weight * loss_of(out.early)
+
+
+class Imitation:
+    """A teacher's outputs and last hidden states, mixed with the gold labels.
+
+    No layer of a student is mapped to one of the teacher's: the last states are the span head's
+    whole input, whatever came before.
+    Source: Hinton et al. 2015, section 2; Jiao et al. 2020 (TinyBERT), equation 8.
+    """
+
+    def __init__(
+        self,
+        teacher: Targets | None,
+        how: DistillConfig,
+        ask: Ask = lambda model, batch: [outputs_of(model, batch)],
+    ) -> None:
+        """`teacher`: None where labels alone count."""
+        assert how.labels_only or teacher is not None, "there is nobody to imitate"
+        self._teacher = teacher
+        self._how = how
+        self._ask = ask
+
+    def __call__(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """Return the mean loss of what is asked."""
+        told = None if self._teacher is None else self._teacher.of(batch)
+        losses = [self._loss(out, told, batch) for out in self._ask(model, batch)]
+        return torch.stack(losses).mean()
+
+    def _loss(self, out: Outputs, told: Told | None, batch: Batch) -> torch.Tensor:
+        if told is None or self._how.labels_only:
+            return _weighted(out, self._how, partial(_hard_loss, batch))
+        spans = _weighted(out, self._how, partial(self._mixed_loss, batch, told))
+        if not self._how.hidden_weight or told.hidden is None:
+            return spans
+        real = batch.attention_mask == 1
+        if out.kept is not None:
+            real &= out.kept
+        wanted = told.hidden[real]  # (tokens, H)
+        if out.columns is not None:
+            wanted = wanted[:, out.columns]
+        gap = (out.hidden.float()[real] - wanted).square().mean() / wanted.var()
+        return spans + self._how.hidden_weight * gap
+
+    def _mixed_loss(self, batch: Batch, told: Told, said: Spans) -> torch.Tensor:
+        t, label_weight = self._how.temperature, self._how.label_weight
+        soft = (soft_loss(said[0], told.start, t) + soft_loss(said[1], told.end, t)) / 2
+        return (1 - label_weight) * soft + label_weight * _hard_loss(batch, said)
+
+
+def soft_loss(found: torch.Tensor, wanted: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Return the divergence from the wanted distribution, both (B, S) logits, softened alike."""
+    t = temperature
+    wanted_p = softmax(wanted / t, dim=-1)
+    return kl_div(log_softmax(found / t, dim=-1), wanted_p, reduction="batchmean") * t * t

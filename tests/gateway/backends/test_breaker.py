@@ -1,0 +1,143 @@
+"""A variant that fails is left alone, probed, and asked again; retries have a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from gateway.backends.breaker import (
+    FIRST_OPEN_MS,
+    IN_A_ROW,
+    LONGEST_OPEN_MS,
+    WINDOW,
+    Breaker,
+    Breakers,
+    RetryBudget,
+    State,
+)
+
+
+def opened(now_ms: float = 0.0) -> Breaker:
+    """Return a breaker that has just opened."""
+    breaker = Breaker()
+    changes = [breaker.begin(now_ms).failed(now_ms) for _ in range(IN_A_ROW)]
+    assert changes == [False] * (IN_A_ROW - 1) + [True]
+    return breaker
+
+
+def test_failures_in_a_row_open_it_for_a_while() -> None:
+    """A single failure may be the request's; three are the variant's."""
+    breaker = opened()
+    assert breaker.state(0.0) is State.OPEN
+    assert not breaker.allows(FIRST_OPEN_MS - 1)
+    assert breaker.allows(FIRST_OPEN_MS)
+
+
+def test_a_success_between_keeps_it_closed() -> None:
+    """In a row means in a row."""
+    breaker = Breaker()
+    for _ in range(IN_A_ROW - 1):
+        assert not breaker.begin(0.0).failed(0.0)
+    breaker.begin(0.0).worked(0.0)
+    assert not breaker.begin(0.0).failed(0.0)
+    assert breaker.closed
+
+
+def test_half_of_the_last_calls_open_it_however_they_alternate() -> None:
+    """One of two instances that is broken never fails three times in a row."""
+    breaker = Breaker()
+    for n in range(WINDOW):
+        call = breaker.begin(0.0)
+        changed = call.failed(0.0) if n % 2 else call.worked(0.0)
+        assert changed == (n == WINDOW - 1)
+    assert not breaker.closed
+
+
+def test_one_probe_at_a_time_decides() -> None:
+    """A variant that has just come back is not overrun."""
+    breaker = opened()
+    probe = breaker.begin(FIRST_OPEN_MS)
+    assert not breaker.allows(FIRST_OPEN_MS)
+    assert probe.worked(FIRST_OPEN_MS + 5)
+    assert breaker.state(FIRST_OPEN_MS + 5) is State.CLOSED
+    assert not breaker.begin(FIRST_OPEN_MS + 6).failed(FIRST_OPEN_MS + 7)
+
+
+def test_a_probe_that_fails_opens_it_twice_as_long_up_to_a_limit() -> None:
+    """What stays broken is asked less and less often, but never given up."""
+    breaker, now, waits = opened(), 0.0, []
+    for _ in range(8):
+        began = now
+        while not breaker.allows(now):
+            now += FIRST_OPEN_MS / 4
+        waits.append(now - began)
+        assert breaker.begin(now).failed(now)
+    assert waits[:3] == [FIRST_OPEN_MS, 2 * FIRST_OPEN_MS, 4 * FIRST_OPEN_MS]
+    assert waits[-1] == LONGEST_OPEN_MS
+
+
+def test_a_probe_nobody_waits_for_leaves_the_place_to_the_next() -> None:
+    """A caller who left says nothing about the variant."""
+    breaker = opened()
+    breaker.begin(FIRST_OPEN_MS).gave_up(FIRST_OPEN_MS + 1, 20.0)
+    assert breaker.allows(FIRST_OPEN_MS + 1)
+    assert breaker.state(FIRST_OPEN_MS + 1) is State.HALF_OPEN
+
+
+@pytest.mark.parametrize("end", [lambda c: c.worked(5.0), lambda c: c.failed(5.0)])
+def test_what_began_before_it_opened_decides_nothing(end: Callable[..., bool]) -> None:
+    """It was asked of the variant as it was."""
+    breaker = Breaker()
+    early = breaker.begin(0.0)
+    for _ in range(IN_A_ROW):
+        breaker.begin(1.0).failed(1.0)
+    assert not end(early)
+    assert not breaker.allows(6.0)
+    assert breaker.allows(1.0 + FIRST_OPEN_MS)
+
+
+def test_a_variant_that_hangs_opens_it_and_a_busy_one_does_not() -> None:
+    """Both let requests run out of time; only the busy one answers others meanwhile."""
+    hangs, busy = Breaker(), Breaker()
+    for n in range(IN_A_ROW):
+        began = 100.0 * n
+        late = busy.begin(began)
+        busy.begin(began).worked(began + 50)
+        assert not late.gave_up(began + 90, 20.0)
+        assert hangs.begin(began).gave_up(began + 90, 20.0) == (n == IN_A_ROW - 1)
+    assert busy.closed
+
+
+def test_a_caller_with_little_patience_says_nothing() -> None:
+    """Who leaves before an answer was to be expected has not seen it fail."""
+    breaker = Breaker()
+    for _ in range(3 * IN_A_ROW):
+        assert not breaker.begin(0.0).gave_up(10.0, 30.0)
+
+
+def test_breakers_name_who_is_left_alone() -> None:
+    """What the policy routes around."""
+    breakers = Breakers()
+    assert breakers.of("a").closed
+    for _ in range(IN_A_ROW):
+        breakers.of("b").begin(0.0).failed(0.0)
+    assert breakers.failing(1.0) == {"b"}
+    assert breakers.failing(FIRST_OPEN_MS) == set()
+    breakers.of("b").begin(FIRST_OPEN_MS)
+    assert breakers.failing(FIRST_OPEN_MS) == {"b"}
+
+
+def test_retries_are_a_share_of_the_requests() -> None:
+    """An outage is not made worse by asking twice; a few failures at the start are."""
+    budget = RetryBudget(0.1, burst=5)
+    assert [budget.take() for _ in range(6)] == [True] * 5 + [False]
+    for _ in range(31):
+        budget.pay_in()
+    assert [budget.take() for _ in range(4)] == [True, True, True, False]
+    for _ in range(1000):
+        budget.pay_in()
+    assert sum(budget.take() for _ in range(100)) == 5
+    none = RetryBudget(0.0)
+    none.pay_in()
+    assert not none.take()

@@ -1,0 +1,200 @@
+"""Predictions from profiles, from the work in flight and from what was seen."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.domain import Size
+from gateway.latency.model import GATEWAY_MS, WINDOW_MS, LatencyModel, Prediction, Work
+from tests.fakes import make_plan, make_variant
+
+SMALL = make_variant("small", 10)
+LARGE = make_variant("large", 20)
+PLAN = make_plan(SMALL, 0.5)
+ONE = Size(64, 1)
+
+
+def model(cores: int = 2, previous: LatencyModel | None = None) -> LatencyModel:
+    profiles = {"small": SMALL.profile, "large": LARGE.profile}
+    return LatencyModel(profiles, cores, {"small": 2, "large": 2}, previous)
+
+
+def predict(
+    latency: LatencyModel, size: Size = ONE, quantile: float = 0.95, now_ms: float = 0.0
+) -> Prediction:
+    return latency.predict([PLAN], size, quantile, now_ms)[0]
+
+
+def served(latency: LatencyModel, took_ms: float, n: int, now_ms: float = 0.0) -> float:
+    """Answer requests one after the other; return the time after the last."""
+    for _ in range(n):
+        work = latency.begin("small", ONE, now_ms)
+        now_ms += took_ms
+        latency.finish(work, now_ms)
+    return now_ms
+
+
+@pytest.mark.parametrize(("quantile", "ms"), [(0.5, 10.0), (0.95, 15.0), (0.99, 20.0)])
+def test_the_quantile_chooses_the_column_of_the_profile(quantile: float, ms: float) -> None:
+    """Strict asks for the 99th, the others for the 95th."""
+    expected = (GATEWAY_MS + 10.0) * ms / 10.0
+    assert predict(model(), ONE, quantile).idle_ms == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("n_windows", "cores", "rounds"), [(1, 2, 1), (2, 2, 1), (3, 2, 2), (4, 1, 4), (8, 16, 4)]
+)
+def test_windows_share_cores_and_instances(n_windows: int, cores: int, rounds: int) -> None:
+    """A long context takes its turns; cores without an instance do not help."""
+    expected = GATEWAY_MS + WINDOW_MS * (n_windows - 1) + 10.0 * rounds
+    found = predict(model(cores), Size(64, n_windows), 0.5)
+    assert found.idle_ms == pytest.approx(expected)
+
+
+def test_cost_counts_every_window() -> None:
+    """Cost is compute, not time."""
+    assert predict(model(), Size(64, 3)).cost_ms == pytest.approx(30.0)
+
+
+def test_a_bucket_without_a_cell_takes_the_next_longer() -> None:
+    """Longer is never faster."""
+    assert SMALL.profile.cell(96).bucket == 128
+
+
+def test_what_was_never_seen_is_predicted_wider_than_its_profile() -> None:
+    """A profile of an idle host is no promise, and no reason to refuse either."""
+    for quantile in (0.95, 0.99):
+        found = predict(model(), ONE, quantile)
+        assert found.idle_ms < found.predicted_ms < 2 * found.idle_ms
+
+
+def test_a_free_core_means_no_wait() -> None:
+    """One request on two cores leaves one free."""
+    latency = model()
+    alone = predict(latency)
+    latency.begin("small", ONE, 0.0)
+    assert predict(latency) == alone
+
+
+def test_work_in_flight_delays_until_it_is_done() -> None:
+    """Whether it was answered or failed, it is waited for no longer."""
+    latency = model()
+    alone = predict(latency, quantile=0.5).predicted_ms
+    works = [latency.begin("small", ONE, 0.0) for _ in range(4)]
+    assert predict(latency, quantile=0.5).predicted_ms > alone + 10.0
+    for work in works:
+        latency.leave(work, 0.0)
+        latency.leave(work, 0.0)
+    assert predict(latency, quantile=0.5).predicted_ms == pytest.approx(alone)
+    assert not latency.busy
+
+
+def test_a_variant_delays_another_by_the_cores_they_share() -> None:
+    """Instances are a variant's own, cores are everybody's."""
+    alone = predict(model(), quantile=0.5).predicted_ms
+    for cores, delayed in ((2, True), (16, False)):
+        latency = model(cores)
+        for _ in range(4):
+            latency.begin("large", ONE, 0.0)
+        assert (predict(latency, quantile=0.5).predicted_ms > alone + 1.0) is delayed
+
+
+def test_the_work_of_other_gateways_delays_as_well() -> None:
+    """A shared model server does not ask whose window it runs."""
+    latency = model()
+    served(latency, 12.0, 1)
+    before = predict(latency, now_ms=12.0).predicted_ms
+    latency.set_others({"small": 6, "gone": 3}, 12.0)
+    assert predict(latency, now_ms=12.0).predicted_ms > 2 * before
+    latency.set_others({}, 12.0)
+    assert predict(latency, now_ms=12.0).predicted_ms == pytest.approx(before)
+
+
+def test_p99_is_never_below_p95() -> None:
+    """However the two were learned."""
+    latency = model()
+    now_ms = 0.0
+    for took_ms in [12.0] * 50 + [60.0] * 5 + [9.0] * 400:
+        now_ms = served(latency, took_ms, 1, now_ms)
+        p95, p99 = (predict(latency, ONE, q, now_ms).predicted_ms for q in (0.95, 0.99))
+        assert p95 <= p99
+
+
+def test_a_slow_host_is_learned_and_forgotten() -> None:
+    """Within seconds, both ways."""
+    latency = model()
+    fast = predict(latency, now_ms=served(latency, 12.0, 100)).predicted_ms
+    now_ms = served(latency, 36.0, 60, 1200.0)
+    slow = predict(latency, now_ms=now_ms).predicted_ms
+    assert 36.0 <= slow < 90.0
+    now_ms = served(latency, 12.0, 400, now_ms)
+    assert predict(latency, now_ms=now_ms).predicted_ms < 1.3 * fast
+
+
+def test_a_stall_is_waited_for() -> None:
+    """Work that is long overdue is not work that is nearly done."""
+    latency = model()
+    works = [latency.begin("small", ONE, 0.0) for _ in range(2)]
+    assert predict(latency, now_ms=2000.0).predicted_ms > 500.0
+    for work in works:
+        latency.give_up(work, 2000.0)
+
+
+def give_up_all(latency: LatencyModel, after_ms: float, n: int) -> float:
+    now_ms = 10_000.0
+    for _ in range(n):
+        work = latency.begin("small", ONE, now_ms)
+        now_ms += after_ms
+        latency.give_up(work, now_ms)
+    return now_ms
+
+
+def test_work_that_was_given_up_counts_as_at_least_so_long() -> None:
+    """Else a deadline would teach that everything ends in time; and an early end teaches nothing."""
+    learned = model()
+    usual = predict(learned, now_ms=served(learned, 12.0, 200)).predicted_ms
+    late = model()
+    served(late, 12.0, 200)
+    assert predict(late, now_ms=give_up_all(late, 100.0, 30)).predicted_ms > 60.0
+    early = model()
+    served(early, 12.0, 200)
+    after = predict(early, now_ms=give_up_all(early, 1.0, 30)).predicted_ms
+    assert after == pytest.approx(usual, rel=0.25)
+
+
+def test_given_up_work_broke_its_prediction_only_once_it_took_longer() -> None:
+    """A caller that leaves early says nothing of the model."""
+    latency = model()
+    assert latency.give_up(latency.begin("small", ONE, 0.0), 1.0) is None
+    seen = latency.give_up(latency.begin("small", ONE, 1.0), 500.0)
+    assert seen is not None
+    assert (seen.in_p95, seen.in_p99) == (False, False)
+
+
+def test_an_answer_says_whether_its_prediction_held() -> None:
+    """What the coverage counters count."""
+    latency = model()
+
+    def ends(work: Work, after_ms: float) -> tuple[bool, bool]:
+        seen = latency.finish(work, work.began_ms + after_ms)
+        return seen.in_p95, seen.in_p99
+
+    work = latency.begin("small", ONE, 0.0)
+    assert work.p95_ms < work.p99_ms
+    assert ends(work, work.p95_ms) == (True, True)
+    work = latency.begin("small", ONE, 100.0)
+    assert ends(work, (work.p95_ms + work.p99_ms) / 2) == (False, True)
+    work = latency.begin("small", ONE, 200.0)
+    assert ends(work, work.p99_ms + 1) == (False, False)
+
+
+def test_what_was_learned_outlives_a_new_catalog() -> None:
+    """A switch must not forget the host, nor the work that is still in flight."""
+    first = model()
+    now_ms = served(first, 36.0, 60)
+    work = first.begin("small", ONE, now_ms)
+    second = model(previous=first)
+    busy = [second.busy]
+    first.finish(work, now_ms + 36.0)
+    assert [*busy, second.busy] == [True, False]
+    assert predict(second, now_ms=now_ms + 36.0).predicted_ms > 36.0

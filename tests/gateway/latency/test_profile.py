@@ -1,0 +1,90 @@
+"""A short profile, measured through a model server that takes the time a test says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import chain, cycle, repeat
+
+import pytest
+
+from gateway.catalog.schema import Variant
+from gateway.domain import Inference, Question, Windows
+from gateway.latency import profile
+from tests.fakes import CONTEXT, HOST, QUESTION, FakeBackend, encoder, make_variant
+
+ELSEWHERE = replace(HOST, cpu="another cpu")
+SAMPLE = encoder().encode(Question(QUESTION, CONTEXT))
+VARIANT = make_variant("small", 5)  # 5, 7.5 and 10 ms at every length
+
+
+class TimedBackend(FakeBackend):
+    """Each inference takes the next of these times; each is remembered by its length."""
+
+    def __init__(self, times_ms: Iterable[float]) -> None:
+        super().__init__()
+        self._times_ms: Iterator[float] = iter(times_ms)
+        self.lengths: list[int] = []
+
+    async def infer(self, variant: Variant, windows: Windows, budget_ms: float) -> Inference:
+        self.lengths.append(windows.n_tokens)
+        found = await super().infer(variant, windows, budget_ms)
+        return replace(found, infer_ms=next(self._times_ms))
+
+
+async def test_a_new_host_is_profiled_at_every_length() -> None:
+    """With the tails that the catalog's profile has over its median."""
+    backend = TimedBackend(repeat(20.0))
+    found = await profile.profile(VARIANT, SAMPLE, backend, ELSEWHERE)
+    assert found.profile.host == ELSEWHERE
+    cells = [(c.bucket, c.p50_ms, c.p95_ms, c.p99_ms) for c in found.profile.cells]
+    assert cells == [(bucket, 20.0, 30.0, 40.0) for bucket in (64, 128, 256, 384)]
+    assert found.quiet
+
+
+async def test_runs_that_had_to_wait_do_not_count() -> None:
+    """Other programs lengthen a run, and never shorten one."""
+    backend = TimedBackend(cycle([20.0, 500.0, 21.0, 300.0, 900.0]))
+    found = await profile.profile(VARIANT, SAMPLE, backend, ELSEWHERE)
+    assert all(20.0 <= cell.p50_ms <= 21.0 for cell in found.profile.cells)
+
+
+@pytest.mark.parametrize("busy_runs", [0, 3, 100])
+async def test_runs_beside_requests_count_only_where_there_are_no_others(busy_runs: int) -> None:
+    """Such a profile is marked: it may be a queue that was measured."""
+    backend = TimedBackend(chain(repeat(80.0, 1 + busy_runs), repeat(20.0)))
+    found = await profile.profile(
+        VARIANT, SAMPLE, backend, ELSEWHERE, lambda: len(backend.lengths) <= 1 + busy_runs
+    )
+    assert found.quiet == (busy_runs < 100)
+    assert found.profile.cell(64).p50_ms == (20.0 if busy_runs < 100 else 80.0)
+
+
+@pytest.mark.parametrize(
+    ("ms", "believed"), [(5.0, True), (9.0, True), (10.0, False), (3.0, False)]
+)
+async def test_a_profile_of_this_host_is_believed_after_a_few_runs(
+    ms: float, believed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same CPU can be a busier or a faster machine; a probe costs a fraction of a second."""
+    backend = TimedBackend(repeat(ms))
+    found = await profile.profile(VARIANT, SAMPLE, backend, HOST)
+    assert (found.profile is VARIANT.profile) == believed
+    assert (set(backend.lengths) == {128}) == believed
+    assert found.profile.cell(128).p50_ms == (5.0 if believed else ms)
+    assert ("measured anew" in caplog.text) != believed
+
+
+async def test_the_way_to_the_model_server_is_no_reason_to_doubt_a_small_model() -> None:
+    """Measured anew with it, a small model looked dearer than a larger one that was believed."""
+    small = make_variant("smallest", 1)
+    found = await profile.profile(small, SAMPLE, TimedBackend(repeat(2.6)), HOST)
+    assert found.profile is small.profile
+
+
+async def test_a_profile_of_this_host_is_believed_beside_requests() -> None:
+    """Being busy makes a right profile look wrong; it is asked again later."""
+    backend = TimedBackend(repeat(50.0))
+    found = await profile.profile(VARIANT, SAMPLE, backend, HOST, lambda: True)
+    assert found.profile is VARIANT.profile
+    assert not found.quiet

@@ -1,0 +1,244 @@
+"""The tests of certificates: no false alarms but the few that were allowed, and true ones soon."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.catalog.schema import Agreement, Confidence, Spread
+from gateway.monitoring.sequential_tests import (
+    BLOCK,
+    OPEN_FOR,
+    AgreementTest,
+    Bets,
+    Comparison,
+    ConfidenceTest,
+    Evidence,
+    compare,
+)
+from tests.fakes import HOST, make_plan, make_variant
+
+DELTA = 0.05
+EXPECTED = Agreement("large", 1000, 4000, 0.85, 0.82, 0.70, 0.66, HOST)
+EDGES = tuple(k / 10 for k in range(1, 10))
+EVEN = Confidence(
+    EDGES, EDGES, tuple(e - 0.02 for e in EDGES), tuple(e + 0.02 for e in EDGES), 1000, 5000, HOST
+)
+COMPARISONS = st.lists(st.sampled_from(list(Comparison)), max_size=60)
+
+
+def ever_reached(bets: Bets, rates: np.ndarray, steps: int, seed: int) -> np.ndarray:
+    """Return by stream whether 1/DELTA was ever reached; `rates` (F,): of hits."""
+    rng = np.random.default_rng(seed)
+    reached = np.zeros(bets.capital.shape, bool)
+    for _ in range(steps):
+        hits = rng.random((*bets.capital.shape, len(rates))) < rates
+        bets.add(hits, ~hits)
+        reached |= bets.capital >= 1 / DELTA
+    return reached
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_rate_at_its_floor_raises_no_more_alarms_than_allowed(seed: int) -> None:
+    """Though looked at after each of 3,000 observations: 400 streams right at the edge of the null."""
+    bets = Bets((0.6, 0.9), streams=(400,))
+    assert ever_reached(bets, np.array([0.6, 0.9]), 3000, seed).mean() <= DELTA
+
+
+@pytest.mark.parametrize(("burst", "alarms"), [(1, (0, DELTA)), (25, (0.5, 1))])
+def test_samples_of_one_context_in_a_row_void_the_bound(
+    burst: int, alarms: tuple[float, float]
+) -> None:
+    """A limit, not a promise: contexts differ, and 25 samples in a row of one are not 25 pieces of evidence."""
+    rng, bets = np.random.default_rng(6), Bets((0.6,), streams=(200,))
+    reached = np.zeros(200, bool)
+    for _ in range(1500 // burst):
+        rate = rng.beta(3.6, 2.4, 200)  # 0.6 on average
+        for _ in range(burst):
+            hits = (rng.random(200) < rate)[:, None]
+            bets.add(hits, ~hits)
+            reached |= bets.capital >= 1 / DELTA
+    assert alarms[0] <= reached.mean() <= alarms[1]
+
+
+def expected_capital(floor: float, rate: float, steps: int = 10) -> float:
+    """Return the exact mean of the capital, over all sequences of hits and misses at this rate."""
+    bets, chance = Bets((floor,), streams=(2**steps,)), np.ones(2**steps)
+    for step in range(steps):
+        hits = (np.arange(2**steps) >> step & 1).astype(bool)
+        chance *= np.where(hits, rate, 1 - rate)
+        bets.add(hits[:, None], ~hits[:, None])
+    return float(chance @ bets.capital)
+
+
+@given(st.floats(0.05, 0.95), st.floats(0, 1))
+def test_a_bet_is_fair_at_the_floor_and_loses_above_it(floor: float, above: float) -> None:
+    """What makes it a supermartingale under the null hypothesis, and the alarm's bound hold for ever."""
+    assert expected_capital(floor, floor) == pytest.approx(1.0, abs=1e-9)
+    assert expected_capital(floor, floor + above * (1 - floor)) <= 1 + 1e-9
+
+
+def test_a_fallen_rate_is_found_in_every_stream() -> None:
+    """Within hundreds of observations, whichever of the rates it is."""
+    for rates in ([0.5, 0.95], [0.65, 0.8]):
+        assert ever_reached(Bets((0.6, 0.9), streams=(100,)), np.array(rates), 1500, 2).all()
+
+
+def test_a_rate_that_falls_late_is_found_nearly_as_soon() -> None:
+    """Long agreement does not use up what a late shift is to be found with."""
+    bets = Bets((0.6,), streams=(100,))
+    for _ in range(200):
+        bets.add(
+            np.full((100, 1), 75), np.full((100, 1), 25)
+        )  # 20,000 observations above the floor
+    assert (bets.capital < 1).all()
+    assert ever_reached(bets, np.array([0.45]), 1000, 3).all()
+
+
+@given(COMPARISONS)
+def test_two_silences_say_nothing(found: list[Comparison]) -> None:
+    """Two variants that abstain agree, and would dilute every disagreement."""
+    every, spoken = (AgreementTest(EXPECTED, DELTA, 0.02) for _ in range(2))
+    for i, each in enumerate(found):
+        every.add(text(i), each)
+        if each is not Comparison.BOTH_SILENT:
+            spoken.add(text(i), each)
+    assert every.log10_evidence == spoken.log10_evidence
+    assert every.seen.total() == len(found)
+
+
+@given(COMPARISONS)
+def test_a_disagreement_more_is_never_evidence_for_agreement(found: list[Comparison]) -> None:
+    """Whatever was seen before."""
+    agreed, differed = (AgreementTest(EXPECTED, DELTA, 0.02) for _ in range(2))
+    for i, each in enumerate(found):
+        agreed.add(text(i), each)
+        differed.add(text(i), each)
+    for i in range(OPEN_FOR):
+        agreed.add(text(len(found) + i), Comparison.SAME)
+        differed.add(text(len(found) + i), Comparison.DIFFERENT)
+    assert differed.log10_evidence >= agreed.log10_evidence
+
+
+def test_a_broken_certificate_stays_broken() -> None:
+    """Good days after it prove nothing; it says so once."""
+    test = AgreementTest(EXPECTED, DELTA, 0.02)
+    rose = [test.add(text(i), Comparison.DIFFERENT) for i in range(80)]
+    assert rose.count(True) == 1
+    assert test.log10_evidence >= test.log10_alarm
+    for i in range(2000):
+        assert not test.add(text(100 + i), Comparison.SAME)
+    assert test.broken
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "found"),
+    [
+        ("Ada", "Ada", Comparison.SAME),
+        ("Ada", "Ada came", Comparison.DIFFERENT),
+        ("Ada", "", Comparison.ONE_SILENT),
+        ("", "Ada", Comparison.ONE_SILENT),
+        ("", "", Comparison.BOTH_SILENT),
+    ],
+)
+def test_answers_are_compared_as_texts(ours: str, theirs: str, found: Comparison) -> None:
+    """The same words from elsewhere in the context are the same answer."""
+    assert compare(ours, theirs) is found
+
+
+def test_confidence_as_certified_raises_no_alarm_and_another_does() -> None:
+    """A variant that is less sure of what it is asked sees other questions."""
+    rng = np.random.default_rng(4)
+    for shift, shifted in ((0.0, False), (-0.2, True), (0.2, True)):
+        test = ConfidenceTest(EVEN, DELTA)
+        for i, confidence in enumerate(np.clip(rng.random(4000) + shift, 0, 1)):
+            test.add(text(i), float(confidence), 60)
+        assert test.shifted is shifted
+
+
+def test_confidence_is_judged_block_by_block() -> None:
+    """An answer costs a count; the bets are taken every so many."""
+    test = ConfidenceTest(EVEN, DELTA)
+    news = [test.add(text(i), 0.5, 60) for i in range(2 * BLOCK + OPEN_FOR - 1)]
+    assert news == [False] * (OPEN_FOR - 1) + ([False] * (BLOCK - 1) + [True]) * 2
+
+
+def test_evidence_is_kept_until_a_plan_is_certified_anew() -> None:
+    """A switch that leaves a plan as it was forgets nothing of it; a new certificate is a new start."""
+    small, other = make_variant("small", 5), make_variant("other", 6)
+    plans = [replace(make_plan(v, 0.5), agreement=EXPECTED) for v in (small, other)]
+    evidence = Evidence(DELTA)
+    evidence.follow(plans, [small, other])
+    for plan in plans:
+        rose = [evidence.compared(plan.name, text(i), Comparison.DIFFERENT) for i in range(80)]
+        assert rose.count(True) == 1
+    assert evidence.broken == {"small", "other"}
+    again = replace(plans[1].certificate, f1=0.55)
+    evidence.follow([plans[0], replace(plans[1], certificate=again)], [small, other])
+    assert evidence.broken == {"small"}
+    assert evidence.agreement["other"].seen.total() == 0
+
+
+def test_of_a_plan_without_expected_agreement_nothing_is_learnt() -> None:
+    """Catalogs of earlier studies do not say what to expect."""
+    plan = make_plan(make_variant("small", 5), 0.5)
+    evidence = Evidence(DELTA)
+    evidence.follow([plan], [])
+    assert not any(evidence.compared("small", text(i), Comparison.DIFFERENT) for i in range(100))
+    assert evidence.broken == frozenset()
+
+
+def text(number: int) -> bytes:
+    return number.to_bytes(4)
+
+
+@pytest.mark.parametrize("questions", [1, 20])
+def test_many_questions_on_one_text_raise_no_false_alarm(questions: int) -> None:
+    """Texts differ in how hard they are: questions on one are answered alike, and are one observation.
+
+    Counted one by one, twenty questions on a text raise one in most of these streams.
+    """
+    rng = np.random.default_rng(11)
+    floor = EXPECTED.same_answer_floor - 0.02
+    alarms = 0
+    for _ in range(100):
+        test = AgreementTest(EXPECTED, DELTA, 0.02)
+        rates = rng.beta(2 * floor, 2 * (1 - floor), 60)
+        for i, rate in enumerate(np.repeat(rates, questions)):
+            same = rng.random() < rate
+            test.add(text(i // questions), Comparison.SAME if same else Comparison.DIFFERENT)
+        alarms += test.broken
+    assert alarms <= DELTA * 100
+
+
+def test_a_text_that_comes_again_says_nothing_new() -> None:
+    """One that is asked about all day is still one text."""
+    test = AgreementTest(EXPECTED, DELTA, 0.02)
+    for i in range(40):
+        test.add(text(i % 4), Comparison.DIFFERENT)
+    once = test.log10_evidence
+    assert once > 0
+    for i in range(400):
+        test.add(text(i % 4), Comparison.DIFFERENT)
+    assert test.log10_evidence == once
+
+
+def test_confidence_is_judged_among_texts_of_the_same_length() -> None:
+    """Load moves long texts to other variants; that a variant is asked short ones only is no shift."""
+    steps = np.linspace(0.1, 0.9, 9)
+    long, short = (
+        Spread(most, tuple(share), tuple(share - 0.03), tuple(share + 0.03), 500)
+        for most, share in ((10**9, np.sqrt(steps)), (256, steps**2))
+    )
+    both = replace(EVEN, edges=tuple(steps), by_length=(short, long))
+    alone = replace(both, by_length=())
+    rng = np.random.default_rng(3)
+    judged, blind = ConfidenceTest(both, DELTA), ConfidenceTest(alone, DELTA)
+    for i, confidence in enumerate(np.sqrt(rng.random(4000))):
+        for test in (judged, blind):
+            test.add(text(i), float(confidence), 100)
+    assert (judged.shifted, blind.shifted) == (False, True)

@@ -1,0 +1,202 @@
+"""What is logged of a request, what never is, and what becomes of lines that cannot be written."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+
+from gateway.errors import BackendError
+from gateway.frontends.http import oip, routes
+from gateway.lifecycle.watcher import Watcher
+from gateway.observability import access_log, logs
+from gateway.observability.metrics import Metrics
+from gateway.request.service import AnswerService
+from gateway.settings import Settings
+from tests.fakes import CONTEXT, QUESTION, ROOT, FakeBackend, serving_set, small_and_large
+
+ASKED = {"question": QUESTION, "context": CONTEXT}
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+HEADERS = {
+    "x-request-id": "r-1",
+    "traceparent": f"00-{TRACE}-00f067aa0ba902b7-01",
+    "authorization": "Bearer hunter2",
+}
+# A gateway that is asked once; it prints the status of the answer, and logs as much as it can.
+ASKING = """
+import asyncio, logging, aiohttp
+from gateway.observability import logs, access_log
+from tests import live
+from tests.fakes import CONTEXT, QUESTION
+
+lost = []
+logs.set_up("debug", "json").on_lost = lambda: lost.append(1)
+access_log.set_up(1.0, texts=False)
+
+async def main():
+    async with live.gateway() as running, aiohttp.ClientSession() as http:
+        asked = {"question": QUESTION, "context": CONTEXT}
+        url = f"http://{running.http_url}/v1/answer"
+        async with http.post(url, json=asked) as response:
+            print(response.status, len(lost) > 0)
+
+asyncio.run(main())
+"""
+LOGGING = """
+import logging
+from gateway.observability import logs
+
+lost = []
+logs.set_up("debug", "console").on_lost = lambda: lost.append(1)
+logging.error("nobody reads this")
+print(200, len(lost) > 0)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    """Take the logging of a test away after it."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+    access_log.set_up(0.0, texts=False)
+    logs.request_id.set("")
+    logs.trace_id.set("")
+
+
+async def post(path: str = "/v1/answer", body: Any = None, **backend: Any) -> httpx.Response:
+    service = AnswerService(FakeBackend(), Settings(), Metrics())
+    service.serving = serving_set(small_and_large())
+    for name, value in backend.items():
+        setattr(service.backend, name, value)
+    app = routes.create(service, Watcher(service).readiness)
+    app.include_router(oip.router(service))
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        return await http.post(path, json=body or ASKED, headers=HEADERS)
+
+
+def lines(captured: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in captured.readouterr().err.splitlines()]
+
+
+async def test_an_access_line_tells_class_plan_variant_outcome_and_timings(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Enough to see what became of a request, by its id or its trace."""
+    logs.set_up("info", "json")
+    access_log.set_up(1.0, texts=False)
+    await post()
+    (line,) = lines(capsys)
+    times = {name: line.pop(name) for name in list(line) if name.endswith("_ms")}
+    stages = ("tokenize", "route", "queue", "infer", "decode", "total")
+    assert set(times) == {f"{stage}_ms" for stage in stages}
+    assert times["total_ms"] >= times["tokenize_ms"] > 0
+    del line["time"]
+    assert line == {
+        "level": "info",
+        "logger": "gateway.request_log",
+        "message": "request",
+        "request_id": "r-1",
+        "trace_id": TRACE,
+        "front": "http",
+        "class": "standard",
+        "outcome": "ok",
+        "plan": "large",
+        "variant": "large",
+        "reason": "meets_slo",
+        "met": "true",
+    }
+
+
+async def test_every_line_of_a_failure_has_the_ids_of_its_request(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The caller's problem document names the request; the log must lead to the cause."""
+    logs.set_up("info", "json")
+    access_log.set_up(1.0, texts=False)
+    assert (await post(error=BackendError("broke"))).status_code == 500
+    told = lines(capsys)
+    assert {line["message"] for line in told} >= {"request", "urn:bertier:problem:backend-error"}
+    assert {(line["request_id"], line["trace_id"]) for line in told} == {("r-1", TRACE)}
+    assert "broke" in next(line["error"] for line in told if "error" in line)
+    (access,) = (line for line in told if line["message"] == "request")
+    assert (access["outcome"], "plan" in access) == ("backend-error", False)
+
+
+async def test_an_open_inference_call_has_a_line_for_each_question(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its questions are answered apart, perhaps by different plans."""
+    logs.set_up("info", "json")
+    access_log.set_up(1.0, texts=False)
+    inputs = [
+        {"name": name, "datatype": "BYTES", "shape": [2], "data": [text, text]}
+        for name, text in ASKED.items()
+    ]
+    assert (await post("/v2/models/qa/infer", {"inputs": inputs})).status_code == 200
+    assert [line["variant"] for line in lines(capsys)] == ["large", "large"]
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+async def test_texts_and_secrets_are_in_no_line_at_any_level(
+    capsys: pytest.CaptureFixture[str], form: Any
+) -> None:
+    """A log goes to many more people than the service."""
+    logs.set_up("debug", form)
+    access_log.set_up(1.0, texts=False)
+    await post()
+    await post(error=BackendError("broke"))
+    await post(body={"question": QUESTION, "context": CONTEXT, "top_k": "many"})
+    logged = capsys.readouterr().err
+    assert "r-1" in logged
+    assert "Normans" not in logged
+    assert "hunter2" not in logged
+
+
+async def test_texts_are_logged_where_the_operator_asks_for_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """While a new source of questions is brought in, one wants to see them."""
+    logs.set_up("info", "json")
+    access_log.set_up(1.0, texts=True)
+    await post()
+    (line,) = lines(capsys)
+    assert (line["question"], line["context"]) == (QUESTION, CONTEXT)
+    assert line["answer"] in CONTEXT
+
+
+async def test_the_console_shows_the_same_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line break in a text must not look like another line."""
+    logs.set_up("info", "console")
+    access_log.set_up(1.0, texts=True)
+    await post(body={"question": "Who?\n2026 ERROR forged", "context": CONTEXT})
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"[r-1 {TRACE}] request front=" in line
+    assert 'variant="large"' in line
+
+
+def test_the_share_of_requests_is_what_was_asked_for() -> None:
+    """A busy gateway must not write a book."""
+    access_log.set_up(0.5, texts=False)
+    n = sum(access_log.begin("http", "standard") is not None for _ in range(1000))
+    assert 400 < n < 600
+    access_log.set_up(0.0, texts=False)
+    assert all(access_log.begin("http", "standard") is None for _ in range(100))
+
+
+@pytest.mark.parametrize(("script", "stderr"), [(ASKING, "2>/dev/full"), (LOGGING, "2>&-")])
+def test_a_full_disk_or_closed_stderr_stops_nothing(script: str, stderr: str) -> None:
+    """The log is for the service, not the service for the log."""
+    command = f"exec \"{sys.executable}\" -c '{script}' {stderr}"
+    done = subprocess.run(
+        ["/bin/sh", "-c", command], cwd=ROOT, stdout=subprocess.PIPE, check=False, timeout=120
+    )
+    assert (done.returncode, done.stdout.decode().strip()) == (0, "200 True")

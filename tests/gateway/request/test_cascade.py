@@ -1,0 +1,175 @@
+"""Plans of several variants: when the next one is asked, and what becomes of the answer at hand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from gateway.catalog.schema import Decoding
+from gateway.clock import now_ms
+from gateway.domain import Gave, Question, SloPolicy, SloRequest
+from gateway.errors import BackendError
+from gateway.observability.metrics import Metrics
+from gateway.request.service import AnswerService
+from gateway.settings import Settings
+from tests.fakes import (
+    CONTEXT,
+    QUESTION,
+    FakeBackend,
+    make_cascade,
+    make_catalog,
+    make_variant,
+    serving_set,
+)
+
+ASKED = Question(QUESTION, CONTEXT)
+CASCADE = SloRequest(min_f1=0.65, latency_ms=1000)  # what only the cascade and `large` keep
+SURE, UNSURE = 2.0, -2.0  # logits of scores
+
+
+def make_service(
+    backend: FakeBackend,
+    small: float = UNSURE,
+    middle: float = UNSURE,
+    stages: int = 2,
+    small_ms: float = 5.0,
+    clock: Callable[[], float] = now_ms,
+) -> AnswerService:
+    """Return a service of variants as sure as told, and of a cascade of the first ones and `large`."""
+    scores = {"small": small, "middle": middle, "large": UNSURE}
+    times = {"small": small_ms, "middle": 35.0, "large": 40.0}
+    variants = [
+        replace(make_variant(name, ms), decoding=_decoding(scores[name]))
+        for name, ms in times.items()
+    ]
+    catalog = make_catalog(variants, [0.5, 0.6, 0.7])
+    chain = [variants[0], *variants[1:][-(stages - 1) :]]
+    cascade = make_cascade(chain, 0.68, threshold=0.5, reach=(1.0, 0.2, 0.1)[:stages])
+    service = AnswerService(backend, Settings(), Metrics(), clock)
+    service.serving = serving_set(replace(catalog, plans=(*catalog.plans, cascade)))
+    return service
+
+
+def _decoding(score_logit: float) -> Decoding:
+    row = (score_logit, 0.0, 0.0)
+    return Decoding(null_threshold=100.0, score_weights=(row, row))
+
+
+def counted(service: AnswerService, outcome: str) -> float:
+    plans = [p.name for p in service.serving.plans()] if service.serving else []
+    values = [
+        service.metrics.registry.get_sample_value(
+            "bertier_escalations_total", {"plan": plan, "outcome": outcome}
+        )
+        for plan in plans
+    ]
+    return sum(value or 0.0 for value in values)
+
+
+async def test_a_sure_answer_is_kept() -> None:
+    """The larger variant costs nothing where it is not needed."""
+    backend = FakeBackend()
+    service = make_service(backend, small=SURE)
+    answered = await service.answer(ASKED, CASCADE, now_ms())
+    assert (backend.asked, answered.variant, answered.gave) == (["small"], "small", ())
+    assert answered.option.plan.variants == ("small", "large")
+    assert (counted(service, "kept"), counted(service, "escalated")) == (1, 0)
+
+
+async def test_a_doubted_answer_is_asked_of_the_next_variant() -> None:
+    """Its answer counts, windows are those of the first, and every stage is learnt from."""
+    backend = FakeBackend()
+    service = make_service(backend)
+    answered = await service.answer(ASKED, CASCADE, now_ms())
+    assert (backend.asked, answered.variant, answered.gave) == (["small", "large"], "large", ())
+    assert backend.windows[0] is backend.windows[1]
+    assert counted(service, "escalated") == 1
+    for variant in ("small", "large"):
+        labels = {"variant": variant}
+        count = "bertier_latency_prediction_ratio_count"
+        assert service.metrics.registry.get_sample_value(count, labels) == 1
+    assert service.serving is not None
+    assert not service.serving.latency.busy
+
+
+async def test_a_cascade_of_three_stops_where_it_is_sure() -> None:
+    """Each stage is left once."""
+    backend = FakeBackend()
+    service = make_service(backend, middle=SURE, stages=3)
+    answered = await service.answer(ASKED, CASCADE, now_ms())
+    assert (backend.asked, answered.variant) == (["small", "middle"], "middle")
+    assert (counted(service, "escalated"), counted(service, "kept")) == (1, 1)
+
+
+class Slow(FakeBackend):
+    """A backend whose answers move the clock."""
+
+    def __init__(self, ms: float) -> None:
+        super().__init__()
+        self.ms, self.now_ms = ms, 0.0
+
+    async def infer(self, *asked: object) -> object:  # type: ignore[override]
+        self.now_ms += self.ms
+        return await super().infer(*asked)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("policy", "asked"),
+    [
+        (SloPolicy.PREFER_LATENCY, ["small"]),
+        (SloPolicy.STRICT, ["small"]),
+        (SloPolicy.PREFER_ACCURACY, ["small", "large"]),
+    ],
+)
+async def test_an_escalation_that_would_be_late_is_cut_unless_accuracy_comes_first(
+    policy: SloPolicy, asked: list[str]
+) -> None:
+    """The target binds; who prefers accuracy has up to the deadline."""
+    backend = Slow(140.0)  # of 260: as much again does not cover what 40 ms may take on a slow host
+    service = make_service(backend, small_ms=30.0, clock=lambda: backend.now_ms)
+    answered = await service.answer(
+        ASKED, SloRequest(min_f1=0.65, latency_ms=260, policy=policy), 0.0
+    )
+    assert backend.asked == asked
+    assert (Gave.ESCALATION_CUT in answered.gave) == (asked == ["small"])
+    assert answered.variant == asked[-1]
+    assert counted(service, "cut") == (asked == ["small"])
+
+
+async def test_the_answer_at_hand_outlives_the_deadline_of_an_escalation() -> None:
+    """A variant that hangs costs the certificate, not the answer."""
+    backend = FakeBackend()
+    service = make_service(backend)
+    backend.gates["large"] = asyncio.Event()
+    answered = await service.answer(ASKED, replace(CASCADE, timeout_ms=1000), now_ms())
+    assert (answered.variant, answered.gave) == ("small", (Gave.ESCALATION_CUT,))
+    assert (backend.cancelled, counted(service, "cut")) == (1, 1)
+
+
+async def test_a_next_variant_that_fails_leaves_the_answer_at_hand() -> None:
+    """Its breaker hears of it, and no retry is spent."""
+    backend = FakeBackend()
+    service = make_service(backend)
+    backend.errors["large"] = BackendError("large: broken")
+    for _ in range(3):
+        answered = await service.answer(ASKED, CASCADE, now_ms())
+        assert (answered.variant, answered.gave) == ("small", (Gave.ESCALATION_CUT,))
+    assert service.serving is not None
+    assert "large" in service.serving.breakers.failing(now_ms())
+    retries = service.metrics.registry.get_sample_value(
+        "bertier_retries_total", {"outcome": "retried"}
+    )
+    assert not retries
+
+
+async def test_a_first_variant_that_fails_is_left_out_of_the_second_choice() -> None:
+    """The others of its cascade are not to blame."""
+    backend = FakeBackend()
+    service = make_service(backend)
+    backend.errors["small"] = BackendError("small: broken")
+    answered = await service.answer(ASKED, CASCADE, now_ms())
+    assert (backend.asked, answered.variant, answered.gave) == (["small", "large"], "large", ())
+    assert answered.option.plan.variants == ("large",)

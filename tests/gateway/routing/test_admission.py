@@ -1,0 +1,129 @@
+"""The order in which requests are let in, and who waits in vain: times in, requests out."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.domain import Option, Slo, SloPolicy, Trust
+from gateway.routing.admission import IN_TIME, LATE_TURNS, STRETCH, AdmissionQueue, Soonest, Waiting
+from tests.fakes import make_plan, make_variant
+
+
+def slo(latency_ms: float = 100.0, priority: int = 3, **asked: object) -> Slo:
+    return Slo(latency_ms, 0.0, SloPolicy.PREFER_LATENCY, 4 * latency_ms, "test", priority, **asked)  # type: ignore[arg-type]
+
+
+def queue(*waiting: Waiting) -> AdmissionQueue:
+    found = AdmissionQueue()
+    for request in waiting:
+        found.add(request)
+    return found
+
+
+def waits(promise: Slo, arrived_ms: float = 0.0, caller: Hashable = None) -> Waiting:
+    return Waiting(promise, arrived_ms, caller)
+
+
+def soonest(ms: float) -> Soonest:
+    option = Option(make_plan(make_variant("small", ms), 0.5), Trust.CERTIFIED, 1, ms, ms, ms)
+    return Soonest(lambda _: [option])
+
+
+def test_the_earliest_target_is_let_in_first() -> None:
+    """A request of 50 ms passes one of 250 ms that came before it."""
+    patient, urgent = waits(slo(250.0)), waits(slo(50.0), 10.0)
+    found = queue(patient, urgent)
+    assert [found.take(20.0), found.take(20.0), found.take(20.0)] == [urgent, patient, None]
+
+
+def test_a_more_urgent_request_is_let_in_first_and_nobody_is_passed_for_ever() -> None:
+    """Urgency moves a target; it refuses nobody."""
+    lowly = waits(slo(priority=7))
+    assert queue(lowly, waits(slo(priority=0), 1.0)).take(2.0) is not lowly
+    later_ms = (STRETCH[7] - STRETCH[0]) * 100.0 + 1.0
+    late = slo(1_000.0, priority=7)
+    assert queue(waits(late), waits(slo(1_000.0, priority=0), 10 * later_ms)).take(0.0) is not None
+
+
+def test_who_can_be_in_time_passes_who_cannot() -> None:
+    """Else a queue that lasts makes everyone late and nobody faster."""
+    late, fresh = waits(slo()), waits(slo(), 150.0)
+    assert queue(late, fresh).take(160.0) is fresh
+
+
+def test_who_is_late_gets_a_turn_now_and_then() -> None:
+    """An answer after the target but before the deadline is an answer."""
+    late = waits(slo(1_000.0), -1_000.0)
+    found = queue(late, *(waits(slo(1_000.0)) for _ in range(3 * LATE_TURNS)))
+    order = [found.take(10.0) for _ in range(2 * LATE_TURNS)]
+    assert order.index(late) == LATE_TURNS
+
+
+def test_who_is_late_takes_what_is_left_over() -> None:
+    """Room is never left empty while somebody waits."""
+    late = waits(slo(), 0.0)
+    assert queue(late).take(IN_TIME * 100.0 + 1.0) is late
+
+
+def test_a_caller_with_many_requests_inside_waits_behind_one_with_few() -> None:
+    """A list of a thousand questions does not take the queue from who asks one."""
+    found = queue(*(waits(slo(), 0.0, "many") for _ in range(5)), waits(slo(), 5.0, "one"))
+    first = found.take(6.0)
+    assert first is not None
+    assert first.caller == "many"
+    found.enter("many")
+    second = found.take(6.0)
+    assert second is not None
+    assert second.caller == "one"
+    found.leave("many")
+    assert found.take(6.0) is not None
+
+
+def test_who_waits_in_vain_is_found_by_the_deadline() -> None:
+    """As soon as no plan is predicted to answer by it, and no sooner."""
+    early, late = waits(slo(100.0)), waits(slo(200.0))
+    found = queue(early, late)
+    assert found.take_hopeless(380.0, soonest(20.0)) == []
+    assert found.take_hopeless(381.0, soonest(20.0)) == [early]
+    assert len(found) == 1
+
+
+def test_a_pinned_variant_is_judged_by_itself() -> None:
+    """No other may answer."""
+    pinned = waits(slo(100.0, variant="large"))
+    assert queue(pinned).take_hopeless(0.0, soonest(5.0)) == [pinned]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([50.0, 250.0, 5_000.0]),
+            st.integers(0, 7),
+            st.floats(0, 500),
+            st.integers(0, 3),
+        ),
+        max_size=40,
+    ),
+    st.floats(500.0, 1_500.0),
+)
+def test_everyone_who_waits_is_let_in_or_found_hopeless(
+    arrivals: list[tuple[float, int, float, int]], now_ms: float
+) -> None:
+    """Nobody is lost, nobody comes twice."""
+    everyone = [waits(slo(ms, u), at, caller) for ms, u, at, caller in arrivals]
+    found = queue(*everyone)
+    out = found.take_hopeless(now_ms, soonest(5.0))
+    while (request := found.take(now_ms)) is not None:
+        out.append(request)
+    assert sorted(map(id, out)) == sorted(map(id, everyone))
+
+
+@pytest.mark.parametrize(("priority", "ahead"), [(0, 0), (3, 2), (7, 3)])
+def test_the_place_in_the_queue_is_told_by_the_same_order(priority: int, ahead: int) -> None:
+    """What `/v1/plan` adds as a wait."""
+    found = queue(waits(slo()), waits(slo()), waits(slo(250.0)))
+    assert found.n_ahead(slo(priority=priority), 10.0) == ahead

@@ -1,0 +1,168 @@
+"""Who waits, who is let in and who is refused, by a real service before a model server that can be held."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx2
+import pytest
+
+from gateway.clock import now_ms
+from gateway.domain import Question, Size, SloPolicy, SloRequest
+from gateway.errors import Overloaded
+from gateway.observability.metrics import Metrics
+from gateway.request.service import AnswerService
+from gateway.routing.admission import ROOM_MS
+from gateway.settings import Settings
+from tests import live
+from tests.fakes import CONTEXT, QUESTION, FakeBackend, serving_set, small_and_large
+
+ASKED = Question(QUESTION, CONTEXT)
+PATIENT = SloRequest(latency_ms=60_000.0)
+STRICT = SloRequest(latency_ms=60.0, policy=SloPolicy.STRICT, min_f1=0.4)
+
+
+def service_before(backend: FakeBackend, **settings: Any) -> AnswerService:
+    service = AnswerService(backend, Settings(**settings), Metrics())
+    service.serving = serving_set(small_and_large())
+    return service
+
+
+def fill(service: AnswerService, n: int) -> list[Any]:
+    """Have `n` requests of 5 and `n` of 20 ms in flight, on two cores."""
+    assert service.serving is not None
+    latency = service.serving.latency
+    return [latency.begin(v, Size(64, 1), now_ms()) for v in ("small", "large") * n]
+
+
+async def waiting(service: AnswerService, n: int) -> None:
+    """Return when so many wait unread."""
+    async with asyncio.timeout(10):
+        while service.admission.n_waiting != n:  # noqa: ASYNC110 (no event tells of it)
+            await asyncio.sleep(0)
+
+
+async def test_an_idle_gateway_lets_everybody_in_at_once() -> None:
+    """Admission costs next to nothing then."""
+    service = service_before(FakeBackend())
+    for _ in range(20):
+        await service.answer(ASKED, PATIENT, now_ms())
+    assert service.admission.n_waiting == 0
+
+
+async def test_a_request_waits_until_there_is_room_and_is_answered() -> None:
+    """Nobody is refused for the length of a queue."""
+    service = service_before(FakeBackend())
+    works = fill(service, 200)
+    asked = [asyncio.create_task(service.answer(ASKED, PATIENT, now_ms())) for _ in range(5)]
+    await waiting(service, 5)
+    assert service.serving is not None
+    for work in works:
+        service.serving.latency.leave(work, now_ms())
+    answers = await asyncio.gather(*asked)
+    assert len(answers) == 5
+    assert service.admission.in_flight == 0
+
+
+async def test_a_strict_request_is_refused_at_once_or_let_in_past_those_who_wait() -> None:
+    """It is never held: its caller has better things to do."""
+    service = service_before(FakeBackend())
+    fill(service, 200)
+    patient = [asyncio.create_task(service.answer(ASKED, PATIENT, now_ms())) for _ in range(3)]
+    await waiting(service, 3)
+    with pytest.raises(Overloaded, match=r"cannot be kept now: .* fastest plan takes"):
+        await service.answer(ASKED, STRICT, now_ms())
+    easy = SloRequest(latency_ms=60_000.0, policy=SloPolicy.STRICT, min_f1=0.4)
+    await service.answer(ASKED, easy, now_ms())
+    assert service.admission.n_waiting < 3  # who passes others lets one of them in, too
+    for task in patient:
+        task.cancel()
+    await asyncio.gather(*patient, return_exceptions=True)
+    assert (service.admission.n_waiting, service.admission.in_flight) == (0, 0)
+
+
+async def test_who_waits_in_vain_is_told_the_rule_and_the_numbers() -> None:
+    """As soon as no plan is predicted to answer by the deadline."""
+    service = service_before(FakeBackend())
+    fill(service, 500)
+    with pytest.raises(Overloaded, match=r"deadline of 40 ms: \d+ ms .* queue, .* takes \d+ ms"):
+        await service.answer(ASKED, SloRequest(latency_ms=10.0), now_ms())
+
+
+async def test_more_than_may_be_in_flight_are_refused_whatever_they_ask() -> None:
+    """Memory is bounded; the refusal of a patient caller is held back, that of a strict one is not."""
+    gate = asyncio.Event()
+    service = service_before(FakeBackend(gate), max_in_flight=1)
+    first = asyncio.create_task(service.answer(ASKED, PATIENT, now_ms()))
+    assert isinstance(service.backend, FakeBackend)
+    await service.backend.until_asked()
+    held = asyncio.create_task(service.answer(ASKED, PATIENT, now_ms()))
+    with pytest.raises(Overloaded, match="max_in_flight is 1"):
+        await service.answer(ASKED, STRICT, now_ms())
+    assert not held.done()
+    with pytest.raises(Overloaded, match="max_in_flight is 1"):
+        await held
+    gate.set()
+    await first
+
+
+async def test_a_caller_who_leaves_while_it_waits_leaves_nothing_behind() -> None:
+    """Neither a place in the queue nor one in flight."""
+    service = service_before(FakeBackend())
+    fill(service, 200)
+    asked = asyncio.create_task(service.answer(ASKED, PATIENT, now_ms()))
+    await waiting(service, 1)
+    asked.cancel()
+    await asyncio.gather(asked, return_exceptions=True)
+    assert (service.admission.n_waiting, service.admission.in_flight) == (0, 0)
+
+
+async def test_the_plan_that_is_shown_counts_who_waits() -> None:
+    """`/v1/plan` and admission agree: it adds the wait, and a cheaper plan for those behind."""
+    service = service_before(FakeBackend())
+    asked = SloRequest(latency_ms=60_000.0, min_f1=0.6)
+    works = fill(service, 200)
+    assert service.serving is not None
+    alone = (await service.plan(asked)).decision.option
+    tasks = [asyncio.create_task(service.answer(ASKED, PATIENT, now_ms())) for _ in range(8)]
+    await waiting(service, 8)
+    crowded = (await service.plan(asked)).decision.option
+    assert alone is not None
+    assert crowded is not None
+    assert crowded.behind_ms > alone.behind_ms == 0.0
+    for work in works:
+        service.serving.latency.leave(work, now_ms())
+    await asyncio.gather(*tasks)
+
+
+async def test_a_request_over_http_waits_unread_and_is_refused_unread() -> None:
+    """429 without its body: a gateway that is asked for more than it can answer reads no more."""
+    async with live.gateway() as running:
+        fill(running.service, 1_000)
+        host, port = running.http_url.split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        head = "POST /v1/answer HTTP/1.1\r\nHost: x\r\nSLO-Class: interactive\r\nContent-Length: 99\r\n\r\n"
+        writer.write(head.encode())  # and no body at all
+        async with asyncio.timeout(20):
+            assert b" 429 " in await reader.readline()
+        writer.close()
+        await writer.wait_closed()
+        async with httpx2.AsyncClient(base_url=f"http://{running.http_url}") as client:
+            refused = await client.post(
+                "/v1/answer",
+                json={"question": QUESTION, "context": CONTEXT},
+                headers={"SLO-Class": "interactive"},
+            )
+        assert refused.json()["type"] == "urn:bertier:problem:overloaded"
+        assert int(refused.headers["Retry-After"]) * 1e3 >= refused.json()["retry_after_ms"]
+        sheds = running.service.metrics.registry.get_sample_value(
+            "bertier_sheds_total", {"front": "http", "reason": "unreachable"}
+        )
+        assert sheds == 2
+        assert not running.backend.asked
+
+
+def test_room_is_less_than_the_tightest_class_may_wait() -> None:
+    """The queue inside is first come, first served: who is let in must not block who is urgent."""
+    assert Settings().classes["interactive"].latency_ms / 2 > ROOM_MS

@@ -1,0 +1,96 @@
+"""Callers in a closed loop: what they send, what they wait for, and what is made of it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from gateway.domain import Slo, SloPolicy
+from loadtest.cli import _parser
+from loadtest.drive.closed_command import LONG_CHARS, NothingToAsk, lengthened, medians
+from loadtest.drive.closed_loop import Found, Loop, play
+from loadtest.drive.outcomes import Outcome, Reply
+from loadtest.drive.schedule import Request
+from loadtest.sample import questions
+
+SLO = Slo(250.0, 0.5, SloPolicy.PREFER_LATENCY, 1_000.0, "standard")
+
+
+class Counting:
+    """A server that answers when the loop turns, and knows how many ask at once; some are refused."""
+
+    where = "here"
+
+    def __init__(self, refuse_every: int = 0, retry_after_s: float = 0.0) -> None:
+        self.asked = self.at_once = self.most_at_once = 0
+        self._refuse_every = refuse_every
+        self._retry_after_s = retry_after_s
+
+    async def ask(self, request: Request) -> Reply:
+        self.asked += 1
+        refused = self._refuse_every and self.asked % self._refuse_every == 0
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        await asyncio.sleep(0)
+        self.at_once -= 1
+        if refused:
+            return Reply(Outcome.SHED, "429: busy", retry_after_s=self._retry_after_s)
+        return Reply(Outcome.ANSWERED, answer=request.example.answers[0], met="true")
+
+    async def probe(self) -> None:
+        return
+
+    async def ready(self) -> None:
+        return
+
+    async def close(self) -> None:
+        return
+
+
+def requests() -> Iterator[Request]:
+    example = next(e for e in questions(None, 50) if e.answers)
+    return (Request(i, 0.0, SLO, example) for i in itertools.count())
+
+
+async def test_as_many_ask_at_once_as_there_are_callers() -> None:
+    """Each sends its next request when it has what became of the last."""
+    door = Counting()
+    found = await play(door, requests(), Loop(5, 0.05))
+    assert door.most_at_once == 5
+    assert found.asked == door.asked
+    assert (found.answered, found.in_time, found.f1, found.met) == (1.0, 1.0, 1.0, 1.0)
+
+
+async def test_who_is_refused_comes_back_at_once_unless_it_honours_retry_after() -> None:
+    """Both kinds of clients are out there."""
+    hasty, polite = Counting(refuse_every=2, retry_after_s=60.0), Counting(1, retry_after_s=0.2)
+    found = await play(hasty, requests(), Loop(1, 0.05))
+    assert found.answered == pytest.approx(0.5, abs=0.01)
+    await play(polite, requests(), Loop(1, 0.1, honour=True))
+    assert polite.asked == 1
+
+
+def test_long_contexts_hold_the_same_answers() -> None:
+    """Offsets and answers of a question stay where they were."""
+    examples = questions(None, 20)
+    for short, long in zip(examples, lengthened(examples), strict=True):
+        assert long.context.startswith(short.context)
+        assert len(long.context) >= LONG_CHARS
+
+
+def test_medians_are_taken_over_the_repeats() -> None:
+    """One stalled run must not decide."""
+    run = Found(100, 1.0, 50.0, 1.0, 0.6, 1.0, 100.0)
+    runs = [run, replace(run, answered_per_s=1.0, answered=0.1), run]
+    assert medians(runs)["answered_per_s"] == 50.0
+
+
+def test_a_variant_that_is_not_there_is_said_with_those_that_are() -> None:
+    """Before anything is started."""
+    args = _parser().parse_args(["closed", "--variants", "none-such", "--questions", "1"])
+    with pytest.raises(NothingToAsk, match="--variants: none-such is none; there are"):
+        args.run(args)

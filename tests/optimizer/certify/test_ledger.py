@@ -1,0 +1,82 @@
+"""Every look at certifying questions costs some of delta, and all looks together no more than delta."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gateway.catalog import store
+from gateway.catalog.store import Look
+from optimizer.certify import ledger
+from optimizer.data.question_sets import DataError
+from tests.fakes import make_variant, small_and_large
+
+DATE = "2026-01-01T00:00:00+00:00"
+
+
+def looks(n: int, delta: float = 0.1) -> tuple[Look, ...]:
+    """Return the ledger of so many studies on the same questions."""
+    found: tuple[Look, ...] = ()
+    for i in range(n):
+        look = ledger.next_look(found, ["data"], f"claims {i}", delta, "study", DATE)
+        found = ledger.with_look(found, look)
+    return found
+
+
+def test_successive_looks_spend_a_half_a_sixth_a_twelfth() -> None:
+    """The first study gets most, and a hundred still fit."""
+    spent = [look.spent for look in looks(100)]
+    assert spent[:3] == pytest.approx([0.1 / 2, 0.1 / 6, 0.1 / 12])
+    assert 0.098 < sum(spent) < 0.1
+
+
+def test_looking_at_the_same_models_again_is_no_new_look() -> None:
+    """`certify` and `publish` say the same floors; a killed command goes on."""
+    once = looks(3)
+    again = ledger.next_look(once, ["data"], "claims 1", 0.1, "study", DATE)
+    assert again == once[1]
+    assert ledger.with_look(once, again) == once
+
+
+def test_other_questions_have_a_ledger_of_their_own() -> None:
+    """Nothing was chosen by them."""
+    other = ledger.next_look(looks(5), ["other"], "claims", 0.1, "study", DATE)
+    assert other.spent == pytest.approx(0.05)
+
+
+def test_two_data_sets_are_as_spent_as_the_one_looked_at_more() -> None:
+    """A floor from both is known to be wrong where one of them misled."""
+    both = ledger.next_look(looks(3), ["data", "other"], "claims", 0.1, "study", DATE)
+    assert both.spent == pytest.approx(0.1 / 20)
+
+
+def test_a_smaller_delta_than_was_spent_is_refused_without_advice_to_raise_it() -> None:
+    """More confidence cannot be had after the fact, and raising delta after a look is choosing by results."""
+    with pytest.raises(
+        DataError, match=r"have spent 0\.075 of delta 0\.05.*nobody has looked at"
+    ) as exc:
+        ledger.next_look(looks(3), ["data"], "claims", 0.05, "study", DATE)
+    assert "raise" not in str(exc.value)
+
+
+def test_claims_differ_by_model_decoding_and_method() -> None:
+    """Each of them is something to choose among."""
+    variant = make_variant("small", 5)
+    other = replace(variant, decoding=replace(variant.decoding, null_threshold=1.0))
+    claims = [
+        ledger.claims_of([variant], "betting", 0.1, "data"),
+        ledger.claims_of([other], "betting", 0.1, "data"),
+        ledger.claims_of([variant], "hoeffding-bentkus", 0.1, "data"),
+        ledger.claims_of([make_variant("large", 5)], "betting", 0.1, "data"),
+    ]
+    assert len(set(claims)) == 4
+
+
+def test_the_ledger_is_kept_in_the_catalog_without_a_publication(tmp_path: Path) -> None:
+    """A look that published nothing has looked all the same, and there is nothing to roll back."""
+    store.write(tmp_path, small_and_large())
+    store.note_looks(tmp_path, looks(2))
+    assert store.read(tmp_path) == replace(small_and_large(), looks=looks(2))
+    assert not (tmp_path / store.PREVIOUS).exists()

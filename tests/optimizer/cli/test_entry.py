@@ -1,0 +1,43 @@
+"""A command whose packages are not installed says which, and how to get them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from optimizer.cli import entry
+
+
+def module(folder: Path, name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    (folder / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(folder)
+    sys.modules.pop(name, None)
+    return name
+
+
+def test_a_missing_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After `make run` only what serving needs is there."""
+    name = module(tmp_path, "needy", "import not_installed_here\n", monkeypatch)
+    assert entry.run(name, "bertier-x") == 1
+    said = capsys.readouterr().err
+    assert "not_installed_here is not installed" in said
+    assert "make setup-all" in said
+
+
+def test_a_mistake_of_our_own_is_no_missing_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module of ours that is not there is a fault, and its traceback is wanted."""
+    name = module(tmp_path, "mistaken", "import gateway.no_such_module\n", monkeypatch)
+    with pytest.raises(ModuleNotFoundError):
+        entry.run(name, "bertier-x")
+
+
+def test_else_the_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its exit code is the command's."""
+    name = module(tmp_path, "there", "def main() -> int:\n    return 7\n", monkeypatch)
+    assert entry.run(name, "bertier-x") == 7

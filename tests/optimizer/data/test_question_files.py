@@ -1,0 +1,146 @@
+"""A user's own questions come in the forms that people have, and broken ones are named."""
+
+from __future__ import annotations
+
+import csv
+import json
+import lzma
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from optimizer.data import question_files
+from optimizer.data.question_sets import DataError, Example
+
+ROWS: list[dict[str, Any]] = [
+    {
+        "id": "a",
+        "title": "Bridges",
+        "context": "Ada built the bridge in 1931.",
+        "question": "Who built it?",
+        "answers": {"text": ["Ada"], "answer_start": [0]},
+    },
+    {
+        "id": "b",
+        "title": "Bridges",
+        "context": "Ada built the bridge in 1931.",
+        "question": "How long is it?",
+        "answers": {"text": [], "answer_start": []},
+    },
+]
+EXPECTED = [
+    Example("a", "Who built it?", ROWS[0]["context"], ("Ada",), (0,), "Bridges"),
+    Example("b", "How long is it?", ROWS[0]["context"], (), (), "Bridges"),
+]
+
+
+def squad(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the rows in SQuAD's nested form."""
+    articles = []
+    for row in rows:
+        pairs = zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True)
+        answers = [{"text": t, "answer_start": s} for t, s in pairs]
+        qa = {"id": row["id"], "question": row["question"], "answers": answers}
+        paragraph = {"context": row["context"], "qas": [qa]}
+        articles.append({"title": row["title"], "paragraphs": [paragraph]})
+    return {"version": "2.0", "data": articles}
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """Write the rows in the form that the name's end says."""
+    match path.name.split(".", 1)[1]:
+        case "json":
+            path.write_text(json.dumps(squad(rows)))
+        case "json.xz":
+            path.write_bytes(lzma.compress(json.dumps(squad(rows)).encode()))
+        case "jsonl":
+            path.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n")
+        case "parquet":
+            pq.write_table(pa.Table.from_pylist(rows), path)
+        case _:
+            with path.open("w", newline="") as file:
+                writer = csv.DictWriter(file, list(rows[0]))
+                writer.writeheader()
+                writer.writerows(row | {"answers": json.dumps(row["answers"])} for row in rows)
+    return path
+
+
+@pytest.mark.parametrize(
+    "name", ["mine.json", "mine.json.xz", "mine.jsonl", "mine.csv", "mine.parquet"]
+)
+def test_every_form_reads_alike(tmp_path: Path, name: str) -> None:
+    """Nobody should have to convert what `datasets` writes."""
+    assert question_files.load(write(tmp_path / name, ROWS)) == EXPECTED
+
+
+def test_a_list_of_rows_is_read_from_json(tmp_path: Path) -> None:
+    """`datasets.to_pandas().to_json(orient="records")` writes one; an answer's place is looked up."""
+    path = tmp_path / "mine.json"
+    path.write_text(
+        json.dumps([{"question": "Who?", "context": "It was Ada.", "answers": ["Ada"]}])
+    )
+    assert question_files.load(path) == [Example("1", "Who?", "It was Ada.", ("Ada",), (7,), "")]
+
+
+def test_a_plain_table_needs_one_column_of_answers(tmp_path: Path) -> None:
+    """What people keep in a spreadsheet; an empty cell is no answer."""
+    path = tmp_path / "mine.csv"
+    path.write_text("question,context,answer\nWho?,It was Ada.,Ada\nWhen?,It was Ada.,\n")
+    assert [e.answers for e in question_files.load(path)] == [("Ada",), ()]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"question": " "}, r"line 2, id 'b': question: missing"),
+        ({"context": None}, r"line 2, id 'b': context: missing"),
+        ({"answers": {"text": "Ada"}}, r"line 2, id 'b': answers\.text: missing, or not a list"),
+        (
+            {"answers": {"text": ["Ada"], "answer_start": [4]}},
+            r"line 2, id 'b': answer_start: 'Ada' does not stand at 4",
+        ),
+        ({"answers": ["Eve"]}, r"line 2, id 'b': answers: 'Eve' does not stand in the context"),
+        ({"answers": [""]}, r"line 2, id 'b': answers: '' is no text"),
+        ({"id": "a"}, r"id 'a' occurs twice"),
+    ],
+)
+def test_a_broken_row_is_named_by_file_id_and_field(
+    tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    """In a file of thousands nobody finds it otherwise."""
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in (ROWS[0], ROWS[1] | change)))
+    with pytest.raises(DataError, match=said) as caught:
+        question_files.load(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("mine.txt", "x", "not a known kind of file"),
+        ("mine.json", "{", "not JSON"),
+        (
+            "mine.json",
+            '{"data": [{"paragraphs": [{"context": "c"}]}]}',
+            r"data\.0\.paragraphs\.0: qas",
+        ),
+        ("mine.json", '{"rows": []}', "data: missing"),
+        ("mine.jsonl", "x\n", "line 1: not JSON"),
+        ("mine.jsonl", "\n", "holds no question"),
+        ("mine.csv", "question,answer\n", "no column context"),
+        ("mine.csv", "question,context\n", "no column answers"),
+        ("mine.parquet", "x", "not a Parquet file"),
+    ],
+)
+def test_a_broken_file_says_what_is_wrong(
+    tmp_path: Path, name: str, content: str, said: str
+) -> None:
+    """And with what to do where that is not plain."""
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(DataError, match=said):
+        question_files.load(path)

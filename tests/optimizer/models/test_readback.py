@@ -1,0 +1,171 @@
+"""A published INT8 variant can be a teacher: it is read back as what is served."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from transformers import PreTrainedModel
+
+from gateway.qa.codec import SpanEncoder
+from optimizer.models import bert, lowrank, neurons, readback, student, tokenizer
+from optimizer.models.student import ModelError
+from optimizer.models.weights import BIAS, TABLE, Array
+from optimizer.onnx import export
+from tests.fakes import TOKENIZER
+from tests.optimizer import checkpoints
+
+
+@pytest.fixture
+def tiny(tiny_backbone: Path) -> PreTrainedModel:
+    return student.load(str(tiny_backbone))
+
+
+@pytest.fixture
+def variant(tmp_path: Path) -> Path:
+    """Return the folder of a variant in a model repository that has no other files yet."""
+    folder = tmp_path / "repository" / "bert-tiny-int8"
+    (folder / "1").mkdir(parents=True)
+    (folder.parent / "tokenizer.json").write_bytes(TOKENIZER.read_bytes())
+    return folder
+
+
+def publish(model: PreTrainedModel, variant: Path, bits: int) -> Path:
+    path = variant / "1" / "model.onnx"
+    export.to_int8(student.with_low_bit_embeddings(model, bits), path)
+    return path
+
+
+def constants(path: Path) -> dict[str, Array]:
+    return {i.name: numpy_helper.to_array(i) for i in onnx.load(path).graph.initializer}
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Array]], Mapping[str, Array]]) -> None:
+    file = onnx.load(path)
+    found = change(constants(path))
+    del file.graph.initializer[:]
+    file.graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in found.items())
+    onnx.save(file, path)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_exported_again_it_is_the_same_model(
+    tiny: PreTrainedModel, variant: Path, tmp_path: Path, bits: int
+) -> None:
+    """Codes times scales, rounded again, are the codes: nothing is lost on the way."""
+    published = publish(tiny, variant, bits)
+    again = tmp_path / "again.onnx"
+    export.to_int8(student.with_low_bit_embeddings(student.load(str(variant)), bits), again)
+    first, second = constants(published), constants(again)
+    assert first.keys() == second.keys()
+    for name, values in first.items():
+        if name.endswith(".codes"):
+            np.testing.assert_array_equal(values, second[name], err_msg=name)
+        else:
+            np.testing.assert_allclose(values, second[name], rtol=1e-5, atol=1e-7, err_msg=name)
+
+
+def test_relative_positions_and_outliers_come_back(variant: Path, tmp_path: Path) -> None:
+    """A whole MPNet, whose largest neurons lie beside the others and whose columns were smoothed."""
+    model = student.with_low_bit_embeddings(checkpoints.loud_mpnet(tmp_path / "mpnet"), 8)
+    export.to_int8(model, variant / "1" / "model.onnx", neurons.random_probe(model))
+    found = student.load(str(variant), answers=True)
+    table = found.state_dict()[BIAS]
+    assert torch.equal(table, model.state_dict()[BIAS])
+    windows = export.random_windows(3, 64, 900)
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    asked = {name: torch.from_numpy(getattr(windows, name)) for name in names}
+    with torch.no_grad():
+        gap = (found(**asked).start_logits - model(**asked).start_logits)[
+            asked["attention_mask"] == 1
+        ]
+    assert gap.square().mean().sqrt() < 0.1 * model(**asked).start_logits.std()
+
+
+def test_scales_and_offsets_may_lie_apart(tiny: PreTrainedModel, variant: Path) -> None:
+    """As in repositories that were published before they lay beside each other."""
+    path = publish(tiny, variant, 4)
+    wanted = student.bert_of(student.load(str(variant))).embeddings.word_embeddings.weight
+
+    def apart(found: dict[str, Array]) -> dict[str, Array]:
+        scale, low = np.moveaxis(found.pop(f"{TABLE}.scales"), -1, 0)
+        return found | {f"{TABLE}.scale": scale, f"{TABLE}.low": low}
+
+    rewrite(path, apart)
+    found = student.bert_of(student.load(str(variant))).embeddings.word_embeddings.weight
+    np.testing.assert_array_equal(wanted.detach().numpy(), found.detach().numpy())
+
+
+def test_what_ships_can_be_read_back() -> None:
+    """The default study starts from it."""
+    found = student.load(str(TOKENIZER.parent / "bert-6x384-int8"), answers=True)
+    assert student.heads_of(found) == (12,) * 6
+    assert (found.config.hidden_size, found.config.intermediate_size) == (384, 1536)
+
+
+def test_the_newest_version_counts(tiny: PreTrainedModel, variant: Path) -> None:
+    """As for a server; 10 is newer than 9."""
+    path = publish(tiny, variant, 4)
+    for version in ("9", "10"):
+        (variant / version).mkdir()
+        (variant / version / "model.onnx").write_bytes(path.read_bytes())
+    assert readback.model_of(str(variant)) == variant / "10" / "model.onnx"
+
+
+@pytest.mark.parametrize("name", ["no-such-folder", "."])
+def test_other_folders_are_no_variants(tmp_path: Path, name: str) -> None:
+    assert readback.model_of(str(tmp_path / name)) is None
+
+
+def test_it_brings_the_repositorys_tokenizer(
+    tiny: PreTrainedModel, variant: Path, tmp_path: Path
+) -> None:
+    publish(tiny, variant, 4)
+    tokenizer.save(str(variant), tmp_path)
+    found, wanted = (
+        SpanEncoder.from_file(f / "tokenizer.json") for f in (tmp_path, TOKENIZER.parent)
+    )
+    asked = "Which colour has the cat?"
+    assert found.tokenizer.encode(asked).ids == wanted.tokenizer.encode(asked).ids
+
+
+def low_rank(model: PreTrainedModel) -> PreTrainedModel:
+    return lowrank.with_rank(model, 64, 4)
+
+
+def dropping(model: PreTrainedModel) -> PreTrainedModel:
+    student.with_low_bit_embeddings(model, 4)
+    return bert.with_dropping(model, bert.dropping_of(model, 0.5, 1))
+
+
+def uneven(model: PreTrainedModel) -> PreTrainedModel:
+    cut = student.cut(model, (0, 1), 96, 1)
+    return student.with_low_bit_embeddings(cut, 4)
+
+
+@pytest.mark.parametrize(
+    ("smaller", "why"),
+    [(low_rank, "low rank"), (dropping, "drops"), (uneven, "lacks heads")],
+)
+def test_what_is_no_plain_bert_is_refused(
+    tiny: PreTrainedModel,
+    variant: Path,
+    smaller: Callable[[PreTrainedModel], PreTrainedModel],
+    why: str,
+) -> None:
+    """A teacher is a whole BERT; the message says what to give."""
+    export.to_int8(smaller(tiny), variant / "1" / "model.onnx")
+    with pytest.raises(ModelError, match=f"{why}.*give a"):
+        student.load(str(variant))
+
+
+def test_other_models_are_refused(tiny: PreTrainedModel, variant: Path) -> None:
+    """Such as a plain FP32 export."""
+    export.to_onnx(tiny, variant / "1" / "model.onnx")
+    with pytest.raises(ModelError, match="not one of this project's INT8 models"):
+        student.load(str(variant))

@@ -1,0 +1,215 @@
+"""The search of a real elastic student, tiny: cut, quantized, measured and asked as it is served."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gateway.catalog.schema import Precision
+from optimizer.cli import main
+from optimizer.data.question_sets import Split
+from optimizer.models.student import bert_of
+from optimizer.onnx import export
+from optimizer.report import inputs as report
+from optimizer.report.analysis import Trial
+from optimizer.search import scoring
+from optimizer.search.costs import CostGate, graph_shape
+from optimizer.search.scoring import SliceScorer
+from optimizer.students.study import Study
+from optimizer.study.config import (
+    DataConfig,
+    ElasticConfig,
+    PhaseConfig,
+    Sampler,
+    SearchConfig,
+    StudyConfig,
+    TrainConfig,
+)
+from optimizer.study.space import Candidate, Space
+
+SPACE = Space(
+    layers="any",
+    heads=(1, 2),
+    ffn=(32, 96),
+    embedding_bits=(4, 8),
+    precision=(Precision.INT8_DYNAMIC, Precision.FP32),
+)
+TRAIN = TrainConfig(epochs=0.5, batch_size=8)
+
+
+@pytest.fixture(scope="module")
+def study(tiny_backbone: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    config = StudyConfig(
+        name="tiny",
+        backbone=str(tiny_backbone),
+        largest_name="tiny-2",
+        max_tokens=64,
+        train=(PhaseConfig(epochs=0.5, batch_size=8),),
+        data=(DataConfig(source="train.json.xz", by_article=True, certifies=True),),
+        elastic=ElasticConfig(space=SPACE, train=TRAIN),
+        search=SearchConfig(sampler=Sampler.RANDOM, trials=7, tokens=64, questions=(6, 12)),
+    )
+    found = Study(config, tiny_data, tmp_path_factory.mktemp("run"))
+    found.teacher.train()
+    found.elastic.train()
+    return found
+
+
+@pytest.fixture
+def gate(study: Study, tmp_path: Path) -> CostGate:
+    shape = export.graph_shape_of(study.elastic.net.model)
+    return CostGate(shape, 64, tmp_path / "costs", tmp_path / "lock")
+
+
+def study_file(study: Study, folder: Path, search: str) -> Path:
+    """Write the study as a user would, with this [search]."""
+    path = folder / "study.toml"
+    path.write_text(f"""
+        name = "tiny"
+        backbone = "{study.config.backbone}"
+        largest_name = "tiny-2"
+        max_tokens = 64
+        train = {{ epochs = 0.5, batch_size = 8 }}
+        [[data]]
+        source = "train.json.xz"
+        by_article = true
+        certifies = true
+        [elastic]
+        train = {{ epochs = 0.5, batch_size = 8 }}
+        [elastic.space]
+        layers = "any"
+        heads = [1, 2]
+        ffn = [32, 96]
+        embedding_bits = [4, 8]
+        precision = ["int8-dynamic", "fp32"]
+        {search}
+    """)
+    return path
+
+
+def arguments(study: Study, folder: Path, text: str) -> list[str]:
+    file = study_file(study, folder, text)
+    given = ["--data-dir", str(study.data_dir), "--run-dir", str(study.folder)]
+    return ["search", "--study", str(file), *given]
+
+
+def search(study: Study, folder: Path, text: str, *more: str) -> subprocess.CompletedProcess[str]:
+    """Search as a program of its own, with a lock of its own: a training here would hold it up."""
+    program = "import sys; from optimizer.cli import main; sys.exit(main.main())"
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments(study, folder, text), *more],
+        env=os.environ | {"TMPDIR": str(folder)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
+def test_a_search_ends_in_a_front(study: Study, tmp_path: Path) -> None:
+    """From the study file to the files that the next stages read."""
+    text = "[search]\ntokens = 64\nquestions = [6, 12]\n"
+    done = search(study, tmp_path, text, "--trials", "7", "--sampler", "random")
+    told = json.loads(done.stdout.splitlines()[-1])
+    folder = study.folder / "search"
+    front = json.loads((folder / "front.json").read_text())
+    assert told["candidates"] == 7
+    assert told["front"] == front
+    assert all(member["n_questions"] == 12 and member["feasible"] for member in front)
+    record = json.loads((folder / "search.json").read_text())
+    assert (record["sampler"], record["seed"]) == ("random", 17)
+    inputs = report.read(study.config, study.folder, tmp_path)
+    assert len(inputs.trials) == 7
+    assert all(isinstance(trial, Trial) for trial in inputs.trials)
+    assert inputs.front <= {trial.number for trial in inputs.trials}
+
+
+def test_limits_that_nothing_keeps_are_said(study: Study, tmp_path: Path) -> None:
+    """With the nearest candidate and what binds, in words and in JSON."""
+    done = search(study, tmp_path, "[search]\ntokens = 64\nmax_size_mb = 0.1\n")
+    assert "none of 1 candidates keeps the limits" in " ".join(done.stderr.split())
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["front"] == []
+    assert "max_size_mb 0.1" in found["nearest"]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[search]\nsampler = 'magic'\n", "search.sampler"),
+        ("[search]\nmin_f = 0.5\n", "search.min_f"),
+        ("[search]\nquestions = [400, 100]\n", "must grow"),
+        ("[search]\ntokens = 177\n", "tokens 177"),
+        ("[search]\nmin_f1 = 50\n", "search.min_f1"),
+        ("[search]\ntrials = 0\n", "search.trials"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused(
+    study: Study, tmp_path: Path, text: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the name of the key, before anything is measured."""
+    assert main.main(arguments(study, tmp_path, text)) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_a_slice_costs_what_random_weights_say(study: Study, gate: CostGate) -> None:
+    """The gate knows the size to a few bytes before anything is trained."""
+    for candidate in (SPACE.within(2).smallest, SPACE.within(2).largest):
+        path = gate.folder.parent / "slice.onnx"
+        export.write(study.elastic.slice(candidate), path, candidate.precision)
+        assert gate.cost(candidate).size_bytes == pytest.approx(path.stat().st_size, rel=0.002)
+
+
+def test_equal_shapes_are_measured_once(gate: CostGate) -> None:
+    """Which layer of the teacher it is makes no difference to the time."""
+    first = gate.cost(Candidate((0,), 1, 32))
+    stored = [path.stat().st_mtime_ns for path in gate.folder.iterdir()]
+    assert gate.cost(Candidate((1,), 1, 32)) == first
+    assert [path.stat().st_mtime_ns for path in gate.folder.iterdir()] == stored
+    gate.cost(Candidate((1,), 1, 32, precision=Precision.FP32))
+    assert len(list(gate.folder.iterdir())) == 2
+
+
+def test_a_shape_has_the_candidates_widths(study: Study) -> None:
+    """And everything else of the teacher's."""
+    teacher = export.graph_shape_of(study.elastic.net.model)
+    shape = graph_shape(teacher, Candidate((0, 1), 1, 32, 8))
+    assert (shape.heads, shape.ffn, shape.embedding_bits) == ((1, 1), (32, 32), 8)
+    assert replace(shape, heads=teacher.heads, ffn=teacher.ffn, embedding_bits=4) == teacher
+
+
+def test_a_higher_rung_asks_only_what_is_new(study: Study, tmp_path: Path) -> None:
+    """And finds the same as asked all at once."""
+    asked: list[Candidate] = []
+
+    def cut(candidate: Candidate) -> Any:
+        asked.append(candidate)
+        return study.elastic.slice(candidate)
+
+    questions = scoring.sample(study.questions.certifying(Split.SEARCH))
+    candidate = SPACE.within(2).smallest
+    climbed = SliceScorer(cut, study.tokenizer, questions, tmp_path / "lock")
+    climbed.f1(candidate, 6)
+    climbed.f1(candidate, 6)
+    assert len(asked) == 1
+    at_once = SliceScorer(cut, study.tokenizer, questions, tmp_path / "lock")
+    assert climbed.f1(candidate, 12) == at_once.f1(candidate, 12)
+
+
+def test_words_are_rounded_to_the_bits_that_are_searched(study: Study) -> None:
+    """Eight bits are made from the words themselves, not from their four-bit rounding."""
+    fine, coarse = (study.elastic.slice(Candidate((0, 1), 2, 96, bits)) for bits in (8, 4))
+    ids = [[7, 8, 9]]
+    words = bert_of(study.teacher.load()).embeddings.word_embeddings(torch.tensor(ids))
+    gaps = [
+        (bert_of(model).embeddings.word_embeddings(torch.tensor(ids)) - words).abs().max().item()
+        for model in (fine, coarse)
+    ]
+    assert gaps[0] < gaps[1] / 8

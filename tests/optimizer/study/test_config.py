@@ -1,0 +1,135 @@
+"""A study file that cannot work is refused before anything is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from optimizer.study import config
+from optimizer.study.config import ConfigError
+
+HEAD = 'name = "x"\nteacher_name = "t"\n'
+CERTIFYING = '[[data]]\nsource = "a"\ncertifies = true\n'
+STUDENT = '[[students]]\nname = "s"\nlayers = [0]\nffn = 8\n'
+
+
+def test_the_usual_study_is_sound() -> None:
+    """What `run` does when no study is named goes from data to a searched front."""
+    study = config.read(config.DEFAULT_STUDY)
+    assert study.search
+    assert study.finish
+    assert any(source.certifies for source in study.data)
+
+
+def test_data_may_lie_beside_the_study_file(tmp_path: Path) -> None:
+    """So a study that ships with its data runs from any folder; other paths are --data-dir's."""
+    path = tmp_path / "study.toml"
+    path.write_text(
+        HEAD
+        + 'report = ["./test.json", "squad_v2_dev"]\n'
+        + CERTIFYING.replace('"a"', '"./a.json"')
+        + '[[data]]\nsource = "b.json"\n'
+    )
+    study = config.read(path)
+    assert [d.source for d in study.data] == [str(tmp_path / "a.json"), "b.json"]
+    assert study.report == (str(tmp_path / "test.json"), "squad_v2_dev")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (HEAD + '[[data]]\nsource = "a"\n', "certifies"),
+        (HEAD + CERTIFYING + STUDENT + 'start = "later"\n', "starts from later"),
+        (HEAD + CERTIFYING + STUDENT + "embeding_bits = 4\n", "embeding_bits"),
+    ],
+)
+def test_a_study_that_cannot_work_names_its_fault(tmp_path: Path, text: str, said: str) -> None:
+    """A fault found after hours of training is found too late."""
+    path = tmp_path / "study.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        config.read(path)
+
+
+def roles(tmp_path: Path, text: str) -> config.StudyConfig:
+    path = tmp_path / "study.toml"
+    path.write_text(text + HEAD + CERTIFYING)
+    return config.read(path)
+
+
+def test_a_teacher_alone_is_all_there_is(tmp_path: Path) -> None:
+    """One checkpoint teaches, is cut into students, is published and is compared with."""
+    study = roles(tmp_path, 'teacher = "A"\n')
+    assert (study.finished, study.outside_teachers, study.student_weights) == ("A", (), None)
+
+
+@pytest.mark.parametrize(
+    ("text", "finished", "outside", "encoder", "student_weights"),
+    [
+        ('backbone = "B"\n', None, (), "B", None),
+        ('teacher = "A"\nweights = "W"\n', None, ("A",), "W", None),
+        ('teacher = ["A", "C"]\nweights = "W"\n', None, ("A", "C"), "W", None),
+        ('teacher = "A"\nlargest = "L"\n', "L", ("A",), "B0", None),
+        ('teacher = "A"\nlargest = "L"\nweights = "W"\n', "L", ("A",), "W", "W"),
+        ('backbone = "B"\nweights = "W"\n', None, (), "B", "W"),
+    ],
+)
+def test_teacher_weights_and_largest_model_are_three_things(
+    tmp_path: Path,
+    text: str,
+    finished: str | None,
+    outside: tuple[str, ...],
+    encoder: str,
+    student_weights: str | None,
+) -> None:
+    """A teacher of any family need not be cut or published."""
+    study = roles(tmp_path, text)
+    assert (study.finished, study.outside_teachers) == (finished, outside)
+    assert study.student_weights == student_weights
+    if encoder != "B0":
+        assert study.encoder == encoder
+
+
+def test_several_teachers_need_weights(tmp_path: Path) -> None:
+    """No student can be cut from two models."""
+    with pytest.raises(ConfigError, match="several teachers only teach: name with weights"):
+        roles(tmp_path, 'teacher = ["A", "C"]\n')
+    alone = roles(tmp_path, "")
+    with pytest.raises(ConfigError, match="--teacher: several teachers only teach"):
+        config.with_roles(alone, {"teacher": ("A", "C")})
+
+
+@pytest.mark.parametrize(
+    ("text", "given", "said"),
+    [
+        ("", {}, None),
+        ("", {"backbone": "B"}, None),
+        ("", {"teacher": "A"}, None),
+        ("", {"teacher": "A", "backbone": "B"}, "backbone B is ignored: A is taken as it is"),
+        ('backbone = "B"\n', {"teacher": "A"}, "give weights (--weights B)"),
+        ("", {"teacher": "A", "weights": "W", "backbone": "B"}, "starts from weights W"),
+        ('largest = "L"\n', {"backbone": "B"}, "largest L is taken as it is"),
+    ],
+)
+def test_a_backbone_without_effect_is_said_to_have_none(
+    tmp_path: Path, text: str, given: dict[str, str], said: str | None
+) -> None:
+    """Whoever names one means it to be used."""
+    found = config.with_roles(roles(tmp_path, text), given).ignored
+    assert found is None if said is None else found is not None and said in found
+
+
+def test_the_older_name_of_the_largest_model_is_read(tmp_path: Path) -> None:
+    """A study file from when the largest model was always the teacher still works."""
+    path = tmp_path / "study.toml"
+    path.write_text('name = "x"\nteacher_name = "t"\n' + CERTIFYING)
+    assert config.read(path).largest_name == "t"
+
+
+def test_the_log_says_who_is_who(tmp_path: Path) -> None:
+    """Four roles, one line."""
+    study = roles(tmp_path, 'teacher = ["A", "C"]\nweights = "W"\nreference = "R"\n')
+    assert study.roles == (
+        "teacher: A, C; weights: the largest model's; largest model: t, trained from W; reference: R"
+    )
