@@ -37,7 +37,7 @@ INSTALL := $(PIP) install --quiet --no-compile --no-warn-conflicts --constraint 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-all system-packages run test check format proto up down audit scan kubernetes-rules settings constraints clean docs-metrics dashboards \
+.PHONY: help setup setup-all system-packages run test check format proto up down audit scan kubernetes-rules settings constraints clean docs-metrics docs-layers dashboards \
 	prove prove-overhead prove-observing prove-agreement prove-invariance prove-slo-table prove-evaluate \
 	prove-coverage prove-lab prove-emulator prove-served prove-rivals prove-scale-out prove-peers loadtest
 
@@ -88,6 +88,9 @@ settings: $(EVERYTHING) ## Write the table of settings in docs/operations.md ane
 docs-metrics: $(EVERYTHING) ## Write docs/metrics.md anew from gateway/observability/metrics_declared.py
 	$(BIN)/python -m gateway.docs.metrics > docs/metrics.md.new
 	mv docs/metrics.md.new docs/metrics.md
+
+docs-layers: $(EVERYTHING) ## Draw docs/layers.svg anew from the import contracts
+	$(BIN)/python -m gateway.docs.layers pyproject.toml docs/layers.svg
 
 dashboards: $(EVERYTHING) ## Write deploy/grafana/dashboards anew from deploy/observability
 	$(BIN)/python -m deploy.observability.generate
