@@ -13,6 +13,7 @@ from scipy.special import bdtr
 
 BISECTIONS = 40
 ORDERS = 16
+ROUNDING = 1e-9  # of a count that is computed from a mean
 FEW = 100  # values; with fewer, constant bets are staked beside those that learn
 CONSTANT = (0.25, 0.5, 0.75, 0.95)  # of the largest bet that cannot lose all
 
@@ -106,7 +107,8 @@ def hoeffding_bentkus_floor(values: np.ndarray, delta: float) -> float:  # value
 
 def _p_value(n: int, risk: float, a: float) -> float:
     hoeffding = exp(-n * _relative_entropy(risk, a))
-    return min(hoeffding, e * float(bdtr(ceil(n * risk), n, a)))
+    n_wrong = ceil(n * risk - ROUNDING)  # a whole number must stay one
+    return min(hoeffding, e * float(bdtr(n_wrong, n, a)))
 
 
 def _relative_entropy(p: float, q: float) -> float:

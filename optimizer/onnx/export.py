@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from gateway.backends.embedded import INPUTS, OUTPUTS, open_session, run
 from gateway.catalog.schema import Precision
 from gateway.domain import Floats, Windows
-from gateway.errors import BertierError
+from gateway.errors import BertierError, InvalidLogits
 from optimizer.models import position_bias, ranges
 from optimizer.models.bert import width_of
 from optimizer.models.neurons import Inputs
@@ -189,7 +189,11 @@ def check_rounding(model: PreTrainedModel, path: Path, precision: Precision) -> 
     """
     windows = random_windows(4, 128, model.config.vocab_size)
     session = open_session(path, precision=precision)
-    wanted, alone = _ask(model, windows), run(session, windows)
+    wanted = _ask(model, windows)
+    try:
+        alone = run(session, windows)
+    except InvalidLogits as exc:
+        raise ExportError(f"{path}: {precision} logits are not finite") from exc
     spread, tolerance = float(np.std(wanted.logits)), ROUNDING_TOLERANCE[precision]
     sure = (wanted.from_cut > tolerance * wanted.early_spread) & (windows.attention_mask == 1)
     judged = np.isfinite(wanted.from_cut)

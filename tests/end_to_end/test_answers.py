@@ -53,7 +53,10 @@ def test_a_low_floor_gets_the_cheapest_plan(stack: Stack, catalog: Catalog) -> N
     reply = post(stack, promise)
     assert reply.headers["SLO-Plan"] == min(cost_ms, key=lambda name: cost_ms[name])
     assert cost_ms[reply.headers["SLO-Plan"]] < cost_ms[largest(catalog)] / 2
-    assert reply.headers["SLO-Met"] == "true"
+    variants = httpx2.get(f"{stack.http_url}/v1/variants", timeout=60).json()["variants"]
+    trust = {v["name"]: v["trust"] for v in variants}[reply.headers["SLO-Variant"]]
+    holds = trust != "uncertified"  # the host may compute other logits than those certified
+    assert reply.headers["SLO-Met"] == ("true" if holds else "uncertified")
 
 
 def largest(catalog: Catalog) -> str:

@@ -69,7 +69,7 @@ def test_a_recording_is_read_back_without_texts(tmp_path: Path) -> None:
     """Derived numbers alone: the questions may not be ours to give away."""
     catalog = small_and_large()
     examples = [
-        Example(str(i), "Who?", f"Ada came at {i // 2}.", ("Ada",) * (i % 2), (0,) * (i % 2), "t")
+        Example(str(i), "Who?", f"Ada came at {i // 2}.", ("Ada",) * (i % 2), (0,) * (i % 2), "")
         for i in range(4)
     ]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import one_hot, scaled_dot_product_attention
 from transformers import AutoModelForQuestionAnswering, MPNetForQuestionAnswering, PreTrainedModel
 from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
@@ -34,9 +34,9 @@ def batch() -> Batch:
     draw = torch.Generator().manual_seed(5)
     ids = torch.randint(2, 900, (len(LENGTHS), S), generator=draw)
     mask = (torch.arange(S)[None] < torch.tensor(LENGTHS)[:, None]).long()
-    gold = torch.tensor([30, 50, 20])
+    gold = one_hot(torch.tensor([30, 50, 20]), S).bool()
     types = (torch.arange(S)[None] > 6).long() * mask
-    return Batch(ids * mask, mask, types, gold, gold + 2, (0, 1, 2))
+    return Batch(ids * mask, mask, types, gold, gold.roll(2, 1), (0, 1, 2))
 
 
 def bias_of(model: PreTrainedModel) -> torch.nn.Embedding:

@@ -331,7 +331,7 @@ def test_a_base_of_another_width_is_refused_at_once(study: Study, tmp_path: Path
     """Its states cannot be compared with the teacher's; that must not show after hours."""
     wide = BertConfig(
         vocab_size=30522,
-        hidden_size=96,
+        hidden_size=128,
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=96,
@@ -340,7 +340,7 @@ def test_a_base_of_another_width_is_refused_at_once(study: Study, tmp_path: Path
     assert study.config.elastic is not None
     elastic = study.config.elastic.model_copy(update={"base": str(tmp_path / "wide")})
     config = study.config.model_copy(update={"elastic": elastic})
-    with pytest.raises(student.ModelError, match=r"96 wide, .* 64; .*hidden_weight"):
+    with pytest.raises(student.ModelError, match=r"128 wide, .* 64; .*hidden_weight"):
         Study(config, study.data_dir, tmp_path / "run").elastic.check()
     free = config.distill.model_copy(update={"hidden_weight": 0.0})
     config = config.model_copy(update={"distill": free})
