@@ -85,7 +85,7 @@ class Gateway:
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         """Run gRPC, Triton and the watcher beside the HTTP front."""
-        grpc_front = await grpc_api.start(
+        grpc_server = await grpc_api.start(
             self.service, self.settings, self.access, self.certificates
         )
         serving = asyncio.create_task(self._serve_models(), name="models")
@@ -95,7 +95,7 @@ class Gateway:
             yield
         finally:
             lag.cancel()
-            await grpc_api.stop(grpc_front, self.settings.drain_ms)
+            await grpc_api.stop(grpc_server, self.settings.drain_ms)
             await self.service.shadow.close()
             serving.cancel()
             recording.cancel()

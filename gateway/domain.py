@@ -181,7 +181,7 @@ class Reason(StrEnum):
     UNAVAILABLE = "unavailable"
 
 
-class Gave(StrEnum):
+class SloViolation(StrEnum):
     """Which promise was not kept: the words of SLO-Met."""
 
     LATE = "late"
@@ -220,7 +220,7 @@ class Option(NamedTuple):  # made for every plan of every request: a tuple costs
         return None if self.trust is Trust.BROKEN else self.plan.certified_loss
 
 
-class Struck(StrEnum):
+class RejectionReason(StrEnum):
     """What speaks against a plan beside the promises it would not keep."""
 
     DEADLINE = "deadline"  # predicted to end after it
@@ -229,14 +229,14 @@ class Struck(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Weighed:
+class Candidate:
     """An option with all that was known of it: quantiles of the time predicted, work in flight counted."""
 
     option: Option
     p50_ms: float
     p95_ms: float
     p99_ms: float
-    struck_out_by: tuple[Gave | Struck, ...]
+    rejection_reasons: tuple[SloViolation | RejectionReason, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +245,7 @@ class Decision:
 
     option: Option | None
     reason: Reason
-    gave: tuple[Gave, ...] = ()
+    violations: tuple[SloViolation, ...] = ()
     retry_after_ms: float = 0.0
 
 
@@ -273,11 +273,11 @@ class Answered:
     decision: Decision
     option: Option
     variant: str
-    gave: tuple[Gave, ...]
+    violations: tuple[SloViolation, ...]
     timings: Timings
-    weighed: tuple[Weighed, ...]  # where the whole decision was asked for
+    candidates: tuple[Candidate, ...]  # where the whole decision was asked for
 
     @property
     def met(self) -> str:
         """The words of SLO-Met."""
-        return ",".join(self.gave) or "true"
+        return ",".join(self.violations) or "true"

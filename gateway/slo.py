@@ -95,8 +95,8 @@ def alike(classes: Mapping[str, SloClass]) -> list[tuple[str, str]]:
     """Return the names of classes that promise the same, in pairs."""
     return [
         (one, other)
-        for (one, promise), (other, same) in combinations(sorted(classes.items()), 2)
-        if promise == same
+        for (one, defaults), (other, same) in combinations(sorted(classes.items()), 2)
+        if defaults == same
     ]
 
 

@@ -116,17 +116,17 @@ class Access:
     def guarded(self) -> bool:
         return self.settings.api_keys_file is not None or bool(self.settings.api_keys)
 
-    def admit(self, front: str, authorization: str | None, scope: Scope) -> Caller | None:
+    def admit(self, frontend: str, authorization: str | None, scope: Scope) -> Caller | None:
         """Return who asks; None where nobody needs a key. Raises: Unauthenticated, Forbidden."""
         if not self.guarded:
             return None
         self._look()
         caller = self._find(authorization)
         if caller is None:
-            self.metrics.denied.labels(front, "unknown" if authorization else "missing").inc()
+            self.metrics.denied.labels(frontend, "unknown" if authorization else "missing").inc()
             raise Unauthenticated("unknown key" if authorization else "no key")
         if scope not in caller.key.scopes:
-            self.metrics.denied.labels(front, "scope").inc()
+            self.metrics.denied.labels(frontend, "scope").inc()
             raise Forbidden(f"the key {caller.name} has no scope {scope.value}")
         return caller
 

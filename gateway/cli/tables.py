@@ -25,7 +25,7 @@ def show_answer(told: Json) -> None:
     lines = (
         score,
         f"{by}, predicted {slo['predicted_ms']:.1f} ms",
-        f"asked: {_promise(slo)}; met: {slo['met']}",
+        f"asked: {_describe_slo(slo)}; met: {slo['met']}",
     )
     console = _console()
     console.print(Text(answer, style="bold"), *(Text(line) for line in lines), sep="\n")
@@ -38,7 +38,7 @@ def show_plan(told: Json) -> None:
     slo, console = told["slo"], _console()
     verdict = f"{told['plan']} keeps it" if told["feasible"] else f"{told['plan'] or 'nothing'} now"
     gave = f", but {', '.join(told['gave'])}" if told["gave"] else ""
-    console.print(Text(f"{_promise(slo)}: {verdict}{gave} ({told['reason']})"))
+    console.print(Text(f"{_describe_slo(slo)}: {verdict}{gave} ({told['reason']})"))
     console.print(_options_table(told["options"]))
     near = [
         f"{p['plan']}: {p['idle_ms']:.1f} ms at F1 {p['certified_f1']:.3f}" for p in told["nearest"]
@@ -66,7 +66,7 @@ def _why(option: Json) -> str:
     return ", ".join(said) or "costs more"
 
 
-def _promise(slo: Json) -> str:
+def _describe_slo(slo: Json) -> str:
     loss = slo.get("max_f1_loss")
     paired = "" if loss is None else f", at most {loss:.3f} below the largest's"
     kind = slo.get("min_answerable_f1")

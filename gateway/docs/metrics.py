@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from gateway.domain import STAGES, Reason, Trust
 from gateway.observability.metrics import Metrics
-from gateway.observability.metrics_declared import DENIALS, FILES, FRONTS, PROMISES, Declared
+from gateway.observability.metrics_declared import DENIALS, FILES, FRONTENDS, OBJECTIVES, Declared
 
 # Endings of a name, in this order, and what is counted in; no ending: a plain number.
 UNITS = (
@@ -37,10 +37,10 @@ def _words(*words: str) -> str:
 VALUES = {
     "backend": _words("triton", "embedded"),
     "commit": "of the study that made the catalog",
-    "front": _words(*FRONTS),
+    "front": _words(*FRONTENDS),
     "kind": _words("text", "padding"),
     "plan": "a plan of the catalog",
-    "promise": _words(*PROMISES) + " (both)",
+    "promise": _words(*OBJECTIVES) + " (both)",
     "quantile": _words("0.95", "0.99"),
     "reason": _words(*Reason),
     "replica": "the address of a model server, where there are several",

@@ -128,7 +128,7 @@ async def answer(
     request: SloRequest,
     arrived_ms: float,
     *,
-    front: str = "http",
+    frontend: str = "http",
 ) -> list[Answered]:
     """Answer every item, a few at once; the first failure ends the call and names its item.
 
@@ -141,7 +141,7 @@ async def answer(
     async def one(index: int, question: Question) -> Answered:
         async with slots:
             try:
-                return await service.answer(question, request, arrived_ms, front=front)
+                return await service.answer(question, request, arrived_ms, frontend=frontend)
             except BertierError as exc:
                 if len(asked.questions) > 1:
                     exc.args = (f"item {index}: {exc}",)

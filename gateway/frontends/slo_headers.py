@@ -99,14 +99,14 @@ def of_caller(request: SloRequest) -> SloRequest:
     return request if tightest is None else replace(request, tightest_class=tightest)
 
 
-def raise_if_full(service: AnswerService, front: str, pairs: Iterable[tuple[str, str]]) -> None:
+def raise_if_full(service: AnswerService, frontend: str, pairs: Iterable[tuple[str, str]]) -> None:
     """Raise Overloaded where no more requests may be in flight; what is wrong with headers is told later."""
     found = [(name, value) for name, value in pairs if name in SLO_HEADERS]
     try:
         request = of_caller(slo.parse(slo_lookup(found)))
     except InvalidHeader:
         request = SloRequest()
-    service.raise_if_full(request, front)
+    service.raise_if_full(request, frontend)
 
 
 def overlay(lookup: Lookup, fields: Mapping[str, object]) -> Lookup:
@@ -154,7 +154,7 @@ class Clocked:
 
 @contextmanager
 def observed(
-    metrics: Metrics, front: str, slo_class: str, n: int = 1, *, unread: bool = False
+    metrics: Metrics, frontend: str, slo_class: str, n: int = 1, *, unread: bool = False
 ) -> Iterator[Clocked]:
     """Take n questions off the caller's quota, and count the request by how it ended.
 
@@ -163,8 +163,8 @@ def observed(
     began = time.perf_counter()
     clocked = Clocked(None if unread else began)
     outcome, failed = "ok", False
-    entry = access_log.begin(front, slo_class)
-    with tracing.request(front, logs.request_id.get()) as span:
+    entry = access_log.begin(frontend, slo_class)
+    with tracing.request(frontend, logs.request_id.get()) as span:
         if span is not None:
             logs.trace_id.set(span.trace_id)
         try:
@@ -178,7 +178,7 @@ def observed(
             raise
         finally:
             took_s = clocked.took_s()
-            metrics.note_request(front, slo_class, outcome, took_s, logs.trace_id.get())
+            metrics.note_request(frontend, slo_class, outcome, took_s, logs.trace_id.get())
             if failed:
                 metrics.note_broken(slo_class)
             if span is not None:
@@ -187,7 +187,7 @@ def observed(
 
 
 @contextmanager
-def refused_whole(metrics: Metrics, front: str, slo_class: str) -> Iterator[None]:
+def refused_whole(metrics: Metrics, frontend: str, slo_class: str) -> Iterator[None]:
     """Count a request of many questions that is refused before any of them is looked at.
 
     Where it is not, each question is counted for itself.
@@ -195,7 +195,7 @@ def refused_whole(metrics: Metrics, front: str, slo_class: str) -> Iterator[None
     try:
         yield
     except Exception as exc:
-        with observed(metrics, front, slo_class, n=0, unread=True):
+        with observed(metrics, frontend, slo_class, n=0, unread=True):
             raise exc  # noqa: TRY201 (to be seen by the block around it)
 
 

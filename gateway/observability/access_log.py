@@ -21,7 +21,7 @@ log = logging.getLogger("gateway.request_log")  # documented: operators filter b
 class Entry:
     """A request that is going to be logged."""
 
-    front: str
+    frontend: str
     slo_class: str
     answers: list[dict[str, Any]] = field(default_factory=list)
 
@@ -42,10 +42,10 @@ def set_up(share: float, *, texts: bool) -> None:
     _what = _What(share, texts)
 
 
-def begin(front: str, slo_class: str) -> Entry | None:
+def begin(frontend: str, slo_class: str) -> Entry | None:
     """Return the entry of a request that begins; None: it is not of the share."""
     drawn = _what.share > 0 and random.random() < _what.share
-    entry = Entry(front, slo_class) if drawn else None
+    entry = Entry(frontend, slo_class) if drawn else None
     _entry.set(entry)
     return entry
 
@@ -72,6 +72,6 @@ def end(entry: Entry | None, outcome: str, took_s: float) -> None:
     """Write the lines of a request that has ended."""
     if entry is None:
         return
-    told = {"front": entry.front, "class": entry.slo_class, "outcome": outcome}
+    told = {"front": entry.frontend, "class": entry.slo_class, "outcome": outcome}
     for answer in entry.answers or ({"total_ms": round(took_s * 1e3, 3)},):
         log.info("request", extra={FIELDS: told | answer})

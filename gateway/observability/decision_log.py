@@ -35,7 +35,7 @@ LONGEST_BYTES = 4_096  # more than any line has
 class Entry:
     """What is known of a question; `size` None: refused, or too late, before it was read."""
 
-    promise: Slo
+    slo: Slo
     arrived_ms: float
     size: Size | None = None
     plan: str | None = None
@@ -46,21 +46,21 @@ class Entry:
     gone: bool = False
 
     def line(self) -> bytes:
-        promise, size = self.promise, self.size
+        slo, size = self.slo, self.size
         told = {
             "v": VERSION,
             "arrival_ms": round(self.arrived_ms, 3),
             "bucket": size and size.bucket,
             "n_windows": size and size.n_windows,
-            "latency_ms": promise.latency_ms,
-            "min_f1": promise.min_f1,
-            "max_f1_loss": promise.max_f1_loss,
-            "min_answerable_f1": promise.min_answerable_f1,
-            "policy": promise.policy,
-            "timeout_ms": promise.timeout_ms,
-            "slo_class": promise.slo_class,
-            "priority": promise.priority,
-            "variant": promise.variant,
+            "latency_ms": slo.latency_ms,
+            "min_f1": slo.min_f1,
+            "max_f1_loss": slo.max_f1_loss,
+            "min_answerable_f1": slo.min_answerable_f1,
+            "policy": slo.policy,
+            "timeout_ms": slo.timeout_ms,
+            "slo_class": slo.slo_class,
+            "priority": slo.priority,
+            "variant": slo.variant,
             "plan": self.plan,
             "reason": self.reason,
             "predicted_ms": self.predicted_ms,
@@ -88,11 +88,11 @@ class DecisionLog:
         self._failing = False
         self._writing = threading.Lock()
 
-    def asked(self, promise: Slo, arrived_ms: float) -> AbstractContextManager[object]:
+    def asked(self, slo: Slo, arrived_ms: float) -> AbstractContextManager[object]:
         """Return what keeps how its block, the answering of one question, ends."""
         if self._path is None:
             return _OFF
-        return _Asked(Entry(promise, arrived_ms), self._clock, self._add)
+        return _Asked(Entry(slo, arrived_ms), self._clock, self._add)
 
     def decided(self, decision: Decision, size: Size) -> None:
         """Note what was decided for the question at hand; `size`: of all of it."""
@@ -102,12 +102,12 @@ class DecisionLog:
         if (option := decision.option) is not None:
             entry.plan, entry.predicted_ms = option.plan.name, round(option.predicted_ms, 3)
 
-    def refused_unread(self, promise: Callable[[], Slo], reason: str) -> None:
+    def refused_unread(self, slo: Callable[[], Slo], reason: str) -> None:
         """Keep that a request was refused from its headers alone; what is in it, nobody knows."""
         if self._path is None:
             return
         with suppress(BertierError):  # it would have got no further
-            self._add(Entry(promise(), self._clock(), reason=reason, outcome="refused"))
+            self._add(Entry(slo(), self._clock(), reason=reason, outcome="refused"))
 
     async def run(self) -> None:
         """Write for ever; at once over where nothing is kept."""

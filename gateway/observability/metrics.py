@@ -21,15 +21,15 @@ from prometheus_client import (
     ProcessCollector,
 )
 
-from gateway.domain import STAGES, Gave, Timings
+from gateway.domain import STAGES, SloViolation, Timings
 from gateway.observability import metrics_declared as declared
 from gateway.observability.metrics_declared import (
     CLOSINGS,
     DENIALS,
     FILES,
-    FRONTS,
+    FRONTENDS,
     HEDGED,
-    PROMISES,
+    OBJECTIVES,
     Declared,
 )
 from gateway.slo import DEADLINE_FACTOR, STANDARD_CLASSES, SloClass
@@ -74,7 +74,7 @@ class Metrics:
             collector(registry=self.registry)
         # Looking a child up costs more than counting in it; how many there are is bounded.
         self._decided = cache(self.decisions.labels)
-        self._kept = cache(self._find_kept)
+        self._objective = cache(self._find_objectives)
         self._predicted = cache(self._find_predicted)
         self._ratio = cache(self.prediction_ratio.labels)
         self._inferred = cache(self.inference.labels)
@@ -82,7 +82,7 @@ class Metrics:
         self._tokens = cache(self._find_tokens)
         self._ended = cache(self.requests.labels)
         self._lasted = cache(self.duration.labels)
-        self._gave = cache(self.slo.labels)
+        self._violated = cache(self.slo.labels)
         self._stages = [(name, self.stage.labels(name)) for name in STAGES]
         self._bear(classes)
 
@@ -163,11 +163,11 @@ class Metrics:
         for slo_class in classes:
             self.partial_answers.labels(slo_class)
             for held in (True, False):
-                self._kept(slo_class, *[held] * len(PROMISES))
+                self._objective(slo_class, *[held] * len(OBJECTIVES))
         rare = (
             (self.hedges, product(HEDGED)),
             (self.connections_closed, product(CLOSINGS)),
-            (self.denied, product(FRONTS, DENIALS)),
+            (self.denied, product(FRONTENDS, DENIALS)),
             (self.reloads, product(FILES, ("loaded", "refused"))),
             (self.reload_refused, product(FILES)),
             (self.catalog_switches, product(("switched", "refused"))),
@@ -198,32 +198,34 @@ class Metrics:
         self._ratio(variant).observe(ratio)
 
     def note_answer(
-        self, slo_class: str, gave: Sequence[Gave], timings: Timings, n_windows: int
+        self, slo_class: str, violations: Sequence[SloViolation], timings: Timings, n_windows: int
     ) -> None:
         """Count an answer: where its time went, and what became of its promise."""
         for name, stage in self._stages:
             stage.observe(getattr(timings, name) / 1e3)
         self.windows.observe(n_windows)
-        for outcome in gave or ("met",):
-            self._gave(slo_class, outcome).inc()
-        if Gave.PARTIAL in gave:
+        for outcome in violations or ("met",):
+            self._violated(slo_class, outcome).inc()
+        if SloViolation.PARTIAL in violations:
             self.partial_answers.labels(slo_class).inc()
-        late = Gave.LATE in gave
-        for counter in self._kept(slo_class, not late, len(gave) == late, not gave):
+        late = SloViolation.LATE in violations
+        for counter in self._objective(
+            slo_class, not late, len(violations) == late, not violations
+        ):
             counter.inc()
 
     def note_broken(self, slo_class: str) -> None:
         """Count a request that got no answer through no fault of its caller."""
-        for counter in self._kept(slo_class, *[False] * len(PROMISES)):
+        for counter in self._objective(slo_class, *[False] * len(OBJECTIVES)):
             counter.inc()
 
     def note_request(
-        self, front: str, slo_class: str, outcome: str, took_s: float, trace_id: str = ""
+        self, frontend: str, slo_class: str, outcome: str, took_s: float, trace_id: str = ""
     ) -> None:
         """Count how a request ended; its trace becomes an exemplar of the duration."""
-        self._ended(front, slo_class, outcome).inc()
+        self._ended(frontend, slo_class, outcome).inc()
         exemplar = {"trace_id": trace_id} if trace_id else None
-        self._lasted(front, slo_class).observe(took_s, exemplar)
+        self._lasted(frontend, slo_class).observe(took_s, exemplar)
 
     def note_breaker(self, variant: str, state: str) -> None:
         """Count that a variant's breaker came to another state: `open` or `closed`."""
@@ -279,10 +281,10 @@ class Metrics:
             self.windows_pending.labels(variant).set(windows)
             self.queue_wait.labels(variant).set(wait_ms / 1e3)
 
-    def _find_kept(self, slo_class: str, *kept: bool) -> list[Counter]:
-        words = ["kept" if held else "broken" for held in kept]
-        pairs = zip(PROMISES, words, strict=True)
-        return [self.slo_requests.labels(slo_class, promise, word) for promise, word in pairs]
+    def _find_objectives(self, slo_class: str, *met: bool) -> list[Counter]:
+        words = ["kept" if held else "broken" for held in met]
+        pairs = zip(OBJECTIVES, words, strict=True)
+        return [self.slo_requests.labels(slo_class, objective, word) for objective, word in pairs]
 
     def _find_predicted(self, variant: str, *held: bool) -> list[Counter]:
         words = ["within" if each else "beyond" for each in held]

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 # Values of labels that are the same in every gateway.
-PROMISES = ("latency", "accuracy", "joint")
-FRONTS = ("http", "grpc")
+OBJECTIVES = ("latency", "accuracy", "joint")
+FRONTENDS = ("http", "grpc")
 HEDGED = ("won", "lost", "no_budget")
 DENIALS = ("missing", "unknown", "scope")
 CLOSINGS = ("slow_head", "large_head", "malformed", "idle", "stalled", "full")

@@ -76,12 +76,12 @@ def receive(traceparent: str | None, tracestate: str | None) -> str:
     return found["trace"]
 
 
-def request(front: str, request_id: str) -> AbstractContextManager[RequestSpan | None]:
+def request(frontend: str, request_id: str) -> AbstractContextManager[RequestSpan | None]:
     """Open the span of one request, under the caller's where there is one."""
     if _active is None:
         return _OFF
     return _active.request(
-        _parent.get(), {"bertier.front": front, "bertier.request_id": request_id}
+        _parent.get(), {"bertier.front": frontend, "bertier.request_id": request_id}
     )
 
 
@@ -98,15 +98,15 @@ def queued(wait_ms: float) -> None:
         _active.record("queue", wait_ms)
 
 
-def decided(promise: Slo, decision: Decision, size: Size) -> None:
+def decided(slo: Slo, decision: Decision, size: Size) -> None:
     """Tell the request's span what was asked and what was chosen."""
     if _active is not None:
         _active.annotate(
             {
-                "bertier.slo.class": promise.slo_class,
-                "bertier.slo.latency_ms": promise.latency_ms,
-                "bertier.slo.min_f1": promise.min_f1,
-                "bertier.slo.policy": promise.policy.value,
+                "bertier.slo.class": slo.slo_class,
+                "bertier.slo.latency_ms": slo.latency_ms,
+                "bertier.slo.min_f1": slo.min_f1,
+                "bertier.slo.policy": slo.policy.value,
                 "bertier.bucket_tokens": size.bucket,
                 "bertier.windows": size.n_windows,
                 "bertier.reason": decision.reason.value,

@@ -15,7 +15,6 @@ from gateway.catalog.schema import Variant
 from gateway.domain import (
     Answer,
     Decision,
-    Gave,
     Inference,
     Ints,
     Option,
@@ -23,6 +22,7 @@ from gateway.domain import (
     Size,
     Slo,
     SloPolicy,
+    SloViolation,
     Timings,
     Windows,
 )
@@ -47,7 +47,7 @@ class Job:
     """One request, encoded: what every attempt to answer it starts from."""
 
     question: Question
-    promise: Slo
+    slo: Slo
     serving: ServingSet
     windows: Windows
     arrived_ms: float
@@ -84,12 +84,15 @@ class Outcome:
     timings: Timings
 
 
-def gave_of(decision: Decision, outcome: Outcome, *, late: bool) -> tuple[Gave, ...]:
-    """Return which promises were not kept in the end: lateness as measured, not as predicted."""
-    told = [Gave.LATE] if late else []
-    told += [gave for gave in decision.gave if gave is not Gave.LATE]
-    told += [Gave.ESCALATION_CUT] if outcome.cut else []
-    return (*told, Gave.PARTIAL) if outcome.partial else tuple(told)
+def final_violations(
+    decision: Decision, outcome: Outcome, *, late: bool
+) -> tuple[SloViolation, ...]:
+    """Return what the answer violates in the end; `late` is measured, not predicted."""
+    violations = [SloViolation.LATE] if late else []
+    violations += [v for v in decision.violations if v is not SloViolation.LATE]
+    violations += [SloViolation.ESCALATION_CUT] if outcome.cut else []
+    violations += [SloViolation.PARTIAL] if outcome.partial else []
+    return tuple(violations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +130,7 @@ class Cascade:
         answer in time, leaves the answer at hand.
         """
         plan, cut = option.plan, False
-        may_be_partial = job.promise.policy is not SloPolicy.STRICT
+        may_be_partial = job.slo.policy is not SloPolicy.STRICT
         stages = [await self._ask(job, plan.variants[0], partial=may_be_partial)]
         for variant, threshold in zip(plan.variants[1:], plan.thresholds, strict=True):
             doubted = stages[-1].answer.score < threshold
@@ -143,15 +146,15 @@ class Cascade:
 
     async def _escalate(self, job: Job, variant: str) -> _Stage | None:
         """Ask the next variant; None: it fails, or the time left does not cover it."""
-        now, promise, serving = self._clock(), job.promise, job.serving
+        now, slo, serving = self._clock(), job.slo, job.serving
         spent_ms = now - job.arrived_ms
-        quantile = policy.quantile_for(promise.policy)
+        quantile = policy.quantile_for(slo.policy)
         predicted = serving.latency.predict_stage(variant, job.size, quantile, now)
-        if predicted.predicted_ms > policy.escalation_left_ms(promise, spent_ms):
+        if predicted.predicted_ms > policy.escalation_left_ms(slo, spent_ms):
             return None
         if variant in serving.breakers.failing(now):
             return None
-        left_ms = (1 - RESERVE) * promise.timeout_ms - spent_ms
+        left_ms = (1 - RESERVE) * slo.timeout_ms - spent_ms
         try:
             async with asyncio.timeout(left_ms / 1e3):
                 return await self._ask(job, variant, partial=False)
@@ -193,7 +196,7 @@ class Cascade:
         self, job: Job, variant: str, work: Work, *, partial: bool
     ) -> tuple[Windows, Inference]:
         """Return the windows that were answered, and their logits."""
-        left_ms = job.promise.timeout_ms - (self._clock() - job.arrived_ms)
+        left_ms = job.slo.timeout_ms - (self._clock() - job.arrived_ms)
         known, windows = job.serving.catalog.variant(variant), job.windows
         if job.order is None:
             found = await self._infer_one(job, known, work, left_ms)
@@ -208,7 +211,7 @@ class Cascade:
 
     async def _infer_one(self, job: Job, variant: Variant, work: Work, left_ms: float) -> Inference:
         """Ask once, or, where it is late and a strict promise is at stake, twice."""
-        strict, ends_ms = job.promise.policy is SloPolicy.STRICT, self._clock() + left_ms
+        strict, ends_ms = job.slo.policy is SloPolicy.STRICT, self._clock() + left_ms
         in_time = work.p95_ms + work.compute_ms < left_ms
         if not (self._hedging.on and strict and in_time):
             return await self._backend.infer(variant, job.windows, left_ms)

@@ -9,22 +9,21 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
-from gateway import slo
 from gateway.auth import access
 from gateway.backends.breaker import RetryBudget
 from gateway.backends.protocol import Backend
 from gateway.clock import now_ms
 from gateway.domain import (
     Answered,
+    Candidate,
     Decision,
-    Gave,
     Option,
     Question,
     Reason,
     Size,
     Slo,
     SloRequest,
-    Weighed,
+    SloViolation,
     Windows,
 )
 from gateway.errors import (
@@ -40,7 +39,7 @@ from gateway.observability.decision_log import DecisionLog
 from gateway.observability.metrics import Metrics
 from gateway.qa import codec
 from gateway.request import long_context
-from gateway.request.cascade import LONG_TEXT_CHARS, Cascade, Job, Outcome, gave_of
+from gateway.request.cascade import LONG_TEXT_CHARS, Cascade, Job, Outcome, final_violations
 from gateway.request.deadline import Deadline
 from gateway.request.shadow import Sample, Shadow
 from gateway.routing import explain, policy
@@ -49,6 +48,7 @@ from gateway.routing.choice import Chooser, Routed, route
 from gateway.routing.refusal import refusal
 from gateway.serving_set import ServingSet
 from gateway.settings import Settings
+from gateway.slo import resolve
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class PlanReport:
     slo: Slo
     size: Size
     decision: Decision
-    weighed: tuple[Weighed, ...]
+    candidates: tuple[Candidate, ...]
     feasible: tuple[Option, ...]
 
 
@@ -98,7 +98,7 @@ class AnswerService:
         arrived_ms: float,
         *,
         admitted: bool = False,
-        front: str = "http",
+        frontend: str = "http",
     ) -> Answered:
         """Answer one question under its SLO, from the smallest model that keeps it.
 
@@ -107,59 +107,59 @@ class AnswerService:
         """
         if admitted:
             return await self._answer_in_time(question, request, arrived_ms)
-        async with self.admitted(request, front):
+        async with self.admitted(request, frontend):
             return await self._answer_in_time(question, request, arrived_ms)
 
     @asynccontextmanager
-    async def admitted(self, request: SloRequest, front: str) -> AsyncIterator[float]:
+    async def admitted(self, request: SloRequest, frontend: str) -> AsyncIterator[float]:
         """Wait until the request may begin, and give how long that took, ms.
 
         Raises: BadInput, Overloaded, BackendUnavailable.
         """
         serving = self._serving()
-        promise = self._promise(request, serving)
+        slo = self._resolve_slo(request, serving)
         try:
             with self.metrics.in_flight.track_inprogress():
-                async with self.admission.admitted(promise, serving, access.caller()) as waited_ms:
+                async with self.admission.admitted(slo, serving, access.caller()) as waited_ms:
                     yield waited_ms
         except Refused as refused:
-            self._note_refusal(promise, front, refused.rule)
+            self._note_refusal(slo, frontend, refused.rule)
             raise refused.error from None
 
-    def raise_if_full(self, request: SloRequest, front: str) -> None:
+    def raise_if_full(self, request: SloRequest, frontend: str) -> None:
         """Raise Overloaded, before anything is read, where the bound on requests in flight is reached."""
         try:
             self.admission.raise_if_full()
         except Refused as refused:
             if (serving := self.serving) is not None:
-                self._note_refusal(self._promise(request, serving), front, refused.rule)
+                self._note_refusal(self._resolve_slo(request, serving), frontend, refused.rule)
             raise refused.error from None
 
-    def _note_refusal(self, promise: Slo, front: str, rule: str) -> None:
-        self.metrics.sheds.labels(front, rule).inc()
-        self.decisions.refused_unread(lambda: promise, rule)
+    def _note_refusal(self, slo: Slo, frontend: str, rule: str) -> None:
+        self.metrics.sheds.labels(frontend, rule).inc()
+        self.decisions.refused_unread(lambda: slo, rule)
 
     async def _answer_in_time(
         self, question: Question, request: SloRequest, arrived_ms: float
     ) -> Answered:
         serving = self._serving()
-        promise = self._promise(request, serving)
-        with self.decisions.asked(promise, arrived_ms):
-            async with self._deadline(promise, arrived_ms):
-                return await self._answer(question, promise, serving, arrived_ms)
+        slo = self._resolve_slo(request, serving)
+        with self.decisions.asked(slo, arrived_ms):
+            async with self._deadline(slo, arrived_ms):
+                return await self._answer(question, slo, serving, arrived_ms)
 
     async def _answer(
-        self, question: Question, promise: Slo, serving: ServingSet, arrived_ms: float
+        self, question: Question, slo: Slo, serving: ServingSet, arrived_ms: float
     ) -> Answered:
         began, sampled = self._clock(), self.shadow.drawn()
         with tracing.stage("tokenize"):
             windows = await self._encode(question, serving)
         order = long_context.rank(windows) if windows.n_windows > 1 else None
         now = self._clock()
-        job = Job(question, promise, serving, windows, arrived_ms, began, now, sampled, order)
+        job = Job(question, slo, serving, windows, arrived_ms, began, now, sampled, order)
         with tracing.stage("route"):
             job, routed = self._fit(job)
-        tracing.decided(promise, routed.decision, job.size)
+        tracing.decided(slo, routed.decision, job.size)
         self.decisions.decided(routed.decision, job.whole)
         option = await self._accept(job, routed)
         self._budget.pay_in()
@@ -174,7 +174,7 @@ class AnswerService:
                 raise
             log.warning("%s; asking %s instead", failed, second[0].plan.name)
         option, routed = second
-        self.metrics.note_decision(promise.slo_class, option.plan.name, routed.decision.reason)
+        self.metrics.note_decision(slo.slo_class, option.plan.name, routed.decision.reason)
         self.decisions.decided(routed.decision, job.whole)
         outcome = await self._cascade.answer(job, option)
         return self._answered(job, outcome, option, routed)
@@ -201,14 +201,16 @@ class AnswerService:
         return (option, routed) if option is not None and outcome == "retried" else None
 
     def _route(self, job: Job, tried: frozenset[str] = frozenset()) -> Routed:
-        now, promise, serving, size = self._clock(), job.promise, job.serving, job.size
+        now, slo, serving, size = self._clock(), job.slo, job.serving, job.size
         spent_ms, failing = now - job.arrived_ms, tried | serving.breakers.failing(now)
         n_behind = self.admission.n_behind
-        routed = route(self._chooser, promise, serving, size, spent_ms, now, failing, n_behind)
-        if not promise.explain:
+        routed = route(self._chooser, slo, serving, size, spent_ms, now, failing, n_behind)
+        if not slo.explain:
             return routed
-        weighed = explain.weigh(serving, promise, size, routed.options, spent_ms, now, failing)
-        return routed._replace(weighed=weighed)
+        candidates = explain.list_candidates(
+            serving, slo, size, routed.options, spent_ms, now, failing
+        )
+        return routed._replace(candidates=candidates)
 
     async def plan(
         self, request: SloRequest, question: Question | None = None, n_tokens: int | None = None
@@ -219,24 +221,24 @@ class AnswerService:
         Raises: BadInput, BackendUnavailable.
         """
         serving = self._serving()
-        promise = self._promise(request, serving)
+        slo = self._resolve_slo(request, serving)
         size = whole = await self._size(serving, question, n_tokens)
         now, n_behind = self._clock(), self.admission.n_behind
-        waits_ms = self.admission.expected_wait_ms(promise, now)
+        waits_ms = self.admission.expected_wait_ms(slo, now)
         failing = serving.breakers.failing(now)
 
         def routed(size: Size) -> Routed:
-            return route(self._chooser, promise, serving, size, waits_ms, now, failing, n_behind)
+            return route(self._chooser, slo, serving, size, waits_ms, now, failing, n_behind)
 
         options, decision, _ = routed(size)
         while decision.reason is Reason.SHED and size.n_windows > 1:  # as `_fit` does
             size = replace(size, n_windows=(size.n_windows + 1) // 2)
             options, decision, _ = routed(size)
         if decision.option is not None and size != whole:
-            decision = replace(decision, gave=(*decision.gave, Gave.PARTIAL))
-        weighed = explain.weigh(serving, promise, size, options, waits_ms, now, failing)
-        nearest = policy.nearest_feasible(promise, options)
-        return PlanReport(promise, size, decision, weighed, nearest)
+            decision = replace(decision, violations=(*decision.violations, SloViolation.PARTIAL))
+        candidates = explain.list_candidates(serving, slo, size, options, waits_ms, now, failing)
+        nearest = policy.nearest_feasible(slo, options)
+        return PlanReport(slo, size, decision, candidates, nearest)
 
     async def _size(
         self, serving: ServingSet, question: Question | None, n_tokens: int | None
@@ -254,7 +256,7 @@ class AnswerService:
             raise BackendUnavailable("no model is ready yet; see /readyz")
         return self.serving
 
-    def _promise(self, request: SloRequest, serving: ServingSet) -> Slo:
+    def _resolve_slo(self, request: SloRequest, serving: ServingSet) -> Slo:
         settings = self.settings
         known = [v.name for v in serving.catalog.variants]
         if request.variant is not None and request.variant not in known:
@@ -262,10 +264,10 @@ class AnswerService:
         if request.variant is not None and request.variant not in serving.trust:
             raise BackendUnavailable(f"{request.variant}: not served at present; see /readyz")
         best = serving.catalog.best_floor
-        return slo.resolve(request, settings.classes, settings.default_class, best)
+        return resolve(request, settings.classes, settings.default_class, best)
 
-    def _deadline(self, promise: Slo, arrived_ms: float) -> Deadline:
-        return Deadline(promise.timeout_ms, promise.timeout_ms - (self._clock() - arrived_ms))
+    def _deadline(self, slo: Slo, arrived_ms: float) -> Deadline:
+        return Deadline(slo.timeout_ms, slo.timeout_ms - (self._clock() - arrived_ms))
 
     def _checked(self, question: Question) -> Question:
         limits = self.settings
@@ -283,25 +285,25 @@ class AnswerService:
 
     async def _accept(self, job: Job, routed: Routed) -> Option:
         """Count the decision and return its option, or raise the refusal it stands for."""
-        decision, promise = routed.decision, job.promise
+        decision, slo = routed.decision, job.slo
         plan = decision.option.plan.name if decision.option else "none"
-        self.metrics.note_decision(promise.slo_class, plan, decision.reason)
+        self.metrics.note_decision(slo.slo_class, plan, decision.reason)
         if decision.option is not None:
             return decision.option
         spent_ms = self._clock() - job.arrived_ms
-        error = refusal(decision, promise, routed.options, spent_ms)
+        error = refusal(decision, slo, routed.options, spent_ms)
         if isinstance(error, Overloaded):
-            await self.admission.hold_back(promise, spent_ms, error)
+            await self.admission.hold_back(slo, spent_ms, error)
         raise error
 
     def _answered(self, job: Job, outcome: Outcome, option: Option, routed: Routed) -> Answered:
-        promise, decision, weighed = job.promise, routed.decision, routed.weighed
+        slo, decision, candidates = job.slo, routed.decision, routed.candidates
         self._watch(job, outcome, option)
         timings = replace(outcome.timings, total=self._clock() - job.arrived_ms)
-        gave = gave_of(decision, outcome, late=timings.total > promise.latency_ms)
-        self.metrics.note_answer(promise.slo_class, gave, timings, job.size.n_windows)
+        violations = final_violations(decision, outcome, late=timings.total > slo.latency_ms)
+        self.metrics.note_answer(slo.slo_class, violations, timings, job.size.n_windows)
         answered = Answered(
-            outcome.answer, promise, decision, option, outcome.variant, gave, timings, weighed
+            outcome.answer, slo, decision, option, outcome.variant, violations, timings, candidates
         )
         tracing.answered(answered)
         access_log.answered(job.question, answered)
@@ -313,7 +315,7 @@ class AnswerService:
         Pinned variants are left out: they are evaluated on anything. So are answers of a part of the context,
         which no certificate speaks of, and of cascades that were cut.
         """
-        if job.promise.variant is not None:
+        if job.slo.variant is not None:
             return
         if outcome.partial:
             return

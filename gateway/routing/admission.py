@@ -17,7 +17,7 @@ from collections.abc import Callable, Hashable, Sequence
 from math import exp, inf
 
 from gateway.domain import Option, Size, Slo, SloPolicy
-from gateway.routing.policy import keeps_f1
+from gateway.routing.policy import meets_f1
 
 SMALLEST = Size(64, 1)  # the request that an unread one is taken for
 ROOM_MS = 10.0  # the wait inside, as expected, up to which one more is let in
@@ -63,7 +63,7 @@ def soonest_ms(slo: Slo, options: Sequence[Option]) -> float:
     if slo.variant is not None:
         able = [o for o in able if o.plan.variants == (slo.variant,)]
     if slo.policy is SloPolicy.STRICT:
-        able = [o for o in able if keeps_f1(o, slo)]
+        able = [o for o in able if meets_f1(o, slo)]
     return min((o.predicted_ms for o in able), default=inf)
 
 

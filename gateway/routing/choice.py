@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
 
-from gateway.domain import Decision, Option, Size, Slo, SloPolicy, Weighed
+from gateway.domain import Candidate, Decision, Option, Size, Slo, SloPolicy
 from gateway.serving_set import ServingSet
 
 
@@ -26,12 +26,12 @@ class Routed(NamedTuple):
 
     options: tuple[Option, ...]
     decision: Decision
-    weighed: tuple[Weighed, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
 
 
 def route(
     chooser: Chooser,
-    promise: Slo,
+    slo: Slo,
     serving: ServingSet,
     size: Size,
     spent_ms: float,
@@ -43,6 +43,6 @@ def route(
 
     `n_behind`: requests that wait unread.
     """
-    quantile = chooser.quantile_for(promise.policy)
+    quantile = chooser.quantile_for(slo.policy)
     options = tuple(serving.options(size, quantile, now_ms, n_behind))
-    return Routed(options, chooser.choose(promise, options, spent_ms, failing))
+    return Routed(options, chooser.choose(slo, options, spent_ms, failing))

@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from gateway.domain import Decision, Gave, Option, Reason, Slo, SloPolicy, Struck, Trust
+from gateway.domain import (
+    Decision,
+    Option,
+    Reason,
+    RejectionReason,
+    Slo,
+    SloPolicy,
+    SloViolation,
+    Trust,
+)
 
 
 def quantile_for(policy: SloPolicy) -> float:
@@ -47,7 +56,7 @@ def _choose(slo: Slo, options: Sequence[Option], spent_ms: float) -> Decision:
             return _decide(options[0], Reason.PINNED, slo, spent_ms)
     target_ms = slo.latency_ms - spent_ms
     trusted = [o for o in options if slo.policy is not SloPolicy.STRICT or _trusted(o)]
-    accurate = [o for o in trusted if keeps_f1(o, slo)]
+    accurate = [o for o in trusted if meets_f1(o, slo)]
     in_time = [o for o in accurate if o.predicted_ms <= target_ms]
     if slo.policy is SloPolicy.PREFER_LATENCY:  # of the time of those who wait behind, too
         in_time = [o for o in in_time if o.predicted_ms + o.behind_ms <= target_ms]
@@ -64,15 +73,15 @@ def _choose(slo: Slo, options: Sequence[Option], spent_ms: float) -> Decision:
     return _prefer_accuracy(reachable, slo, spent_ms)
 
 
-def keeps_f1(option: Option, slo: Slo) -> bool:
+def meets_f1(option: Option, slo: Slo) -> bool:
     """Say whether all certificates asked for hold: the floors, and the loss to the largest variant."""
-    if option.certified_f1 < slo.min_f1 or not _keeps_answerable_f1(option, slo):
+    if option.certified_f1 < slo.min_f1 or not _meets_answerable_f1(option, slo):
         return False
     loss = option.certified_loss
     return slo.max_f1_loss is None or (loss is not None and loss <= slo.max_f1_loss)
 
 
-def _keeps_answerable_f1(option: Option, slo: Slo) -> bool:
+def _meets_answerable_f1(option: Option, slo: Slo) -> bool:
     floor = option.certified_answerable_f1
     return slo.min_answerable_f1 is None or (floor is not None and floor >= slo.min_answerable_f1)
 
@@ -104,34 +113,34 @@ def nearest_feasible(slo: Slo, options: Sequence[Option]) -> tuple[Option, ...]:
     trusted = [o for o in options if slo.policy is not SloPolicy.STRICT or _trusted(o)]
     paired = slo.max_f1_loss is not None
     front = [o for o in trusted if not any(_dominates(p, o, paired) for p in trusted)]
-    keeps_one = [o for o in front if keeps_f1(o, slo) or o.idle_ms <= slo.latency_ms]
-    return tuple(sorted(keeps_one or front, key=lambda o: o.idle_ms))
+    meets_one = [o for o in front if meets_f1(o, slo) or o.idle_ms <= slo.latency_ms]
+    return tuple(sorted(meets_one or front, key=lambda o: o.idle_ms))
 
 
-def shortfalls(option: Option, slo: Slo, spent_ms: float) -> tuple[Gave, ...]:
+def find_violations(option: Option, slo: Slo, spent_ms: float) -> tuple[SloViolation, ...]:
     """Return which promises this option would not keep."""
-    gave = []
+    violations = []
     if option.predicted_ms > slo.latency_ms - spent_ms:
-        gave.append(Gave.LATE)
+        violations.append(SloViolation.LATE)
     certified = _certifies(option, slo)
-    if option.certified_f1 < slo.min_f1 or (certified and not keeps_f1(option, slo)):
-        gave.append(Gave.BELOW_FLOOR)
+    if option.certified_f1 < slo.min_f1 or (certified and not meets_f1(option, slo)):
+        violations.append(SloViolation.BELOW_FLOOR)
     if not certified or not _trusted(option):
-        gave.append(Gave.UNCERTIFIED)
-    return tuple(gave)
+        violations.append(SloViolation.UNCERTIFIED)
+    return tuple(violations)
 
 
-def struck_out(
+def rejection_reasons(
     option: Option, slo: Slo, spent_ms: float, failing: Collection[str]
-) -> tuple[Gave | Struck, ...]:
+) -> tuple[SloViolation | RejectionReason, ...]:
     """Return all that speaks against this option; nothing does, and it was not chosen: it costs more."""
-    against: list[Gave | Struck] = [*shortfalls(option, slo, spent_ms)]
+    against: list[SloViolation | RejectionReason] = [*find_violations(option, slo, spent_ms)]
     if option.predicted_ms > slo.timeout_ms - spent_ms:
-        against.append(Struck.DEADLINE)
+        against.append(RejectionReason.DEADLINE)
     if any(variant in failing for variant in option.plan.variants):
-        against.append(Struck.FAILING)
+        against.append(RejectionReason.FAILING)
     if slo.variant is not None and option.plan.variants != (slo.variant,):
-        against.append(Struck.PINNED)
+        against.append(RejectionReason.PINNED)
     return tuple(against)
 
 
@@ -179,7 +188,7 @@ def _prefer_latency(
 
 
 def _prefer_accuracy(reachable: Sequence[Option], slo: Slo, spent_ms: float) -> Decision:
-    accurate = [o for o in reachable if keeps_f1(o, slo)]
+    accurate = [o for o in reachable if meets_f1(o, slo)]
     if accurate:
         soonest = min(accurate, key=lambda o: (o.predicted_ms, o.cost_ms))
         return _decide(soonest, Reason.LEAST_LATE, slo, spent_ms)
@@ -188,4 +197,4 @@ def _prefer_accuracy(reachable: Sequence[Option], slo: Slo, spent_ms: float) -> 
 
 
 def _decide(option: Option, reason: Reason, slo: Slo, spent_ms: float) -> Decision:
-    return Decision(option, reason, shortfalls(option, slo, spent_ms))
+    return Decision(option, reason, find_violations(option, slo, spent_ms))

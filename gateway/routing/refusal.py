@@ -15,13 +15,13 @@ UNPAIRED = (
 
 
 def refusal(
-    decision: Decision, promise: Slo, options: tuple[Option, ...], spent_ms: float = 0.0
+    decision: Decision, slo: Slo, options: tuple[Option, ...], spent_ms: float = 0.0
 ) -> BertierError:
     """Return the error to raise; `options` are those that were weighed when `spent_ms` were gone."""
-    asked = _asked(promise)
+    asked = _asked(slo)
     if decision.reason is Reason.INFEASIBLE:
-        points = [describe(o) for o in policy.nearest_feasible(promise, options)]
-        why = "" if _has_losses(promise, options) else UNPAIRED
+        points = [describe(o) for o in policy.nearest_feasible(slo, options)]
+        why = "" if _has_losses(slo, options) else UNPAIRED
         return Infeasible(f"no plan gives {asked}, even on an idle system{why}", points)
     if decision.reason is Reason.UNAVAILABLE:
         return BackendUnavailable(
@@ -34,24 +34,24 @@ def refusal(
     numbers = f"{spent_ms:.0f} ms are spent and the fastest plan takes {soonest:.0f} ms now"
     if decision.reason is Reason.SHED:
         return Overloaded(
-            f"busy: no plan is predicted to answer before the deadline of {promise.timeout_ms:g} ms:"
+            f"busy: no plan is predicted to answer before the deadline of {slo.timeout_ms:g} ms:"
             f" {numbers}; try again later, or give more time",
             decision.retry_after_ms,
         )
     return Overloaded(f"busy: {asked} cannot be kept now: {numbers}", decision.retry_after_ms)
 
 
-def _asked(promise: Slo) -> str:
-    asked = f"{promise.latency_ms:g} ms at F1 >= {promise.min_f1:.3f}"
-    if promise.min_answerable_f1 is not None:
-        asked += f", >= {promise.min_answerable_f1:.3f} of questions with an answer,"
-    if promise.max_f1_loss is None:
+def _asked(slo: Slo) -> str:
+    asked = f"{slo.latency_ms:g} ms at F1 >= {slo.min_f1:.3f}"
+    if slo.min_answerable_f1 is not None:
+        asked += f", >= {slo.min_answerable_f1:.3f} of questions with an answer,"
+    if slo.max_f1_loss is None:
         return asked
-    return f"{asked} and at most {promise.max_f1_loss:.3f} below the largest variant's"
+    return f"{asked} and at most {slo.max_f1_loss:.3f} below the largest variant's"
 
 
-def _has_losses(promise: Slo, options: tuple[Option, ...]) -> bool:
-    return promise.max_f1_loss is None or any(o.certified_loss is not None for o in options)
+def _has_losses(slo: Slo, options: tuple[Option, ...]) -> bool:
+    return slo.max_f1_loss is None or any(o.certified_loss is not None for o in options)
 
 
 def describe(option: Option) -> dict[str, Any]:

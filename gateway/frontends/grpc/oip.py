@@ -81,8 +81,8 @@ class GrpcInferenceService:
     ) -> tuple[pb.ModelInferResponse, Mapping[str, str]]:
         oip.check_model(request.model_name, request.model_version)
         asked = _asked(request)
-        promise = call.slo_request(asked.slo_fields, asked.timeout_ms)
-        answers = await oip.answer(self._service, asked, promise, call.arrived_ms, front="grpc")
+        slo = call.slo_request(asked.slo_fields, asked.timeout_ms)
+        answers = await oip.answer(self._service, asked, slo, call.arrived_ms, frontend="grpc")
         return _response(request.id, asked, answers), oip.slo_metadata(answers)
 
 

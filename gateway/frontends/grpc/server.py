@@ -43,7 +43,7 @@ Status = health_pb2.HealthCheckResponse
 
 
 @dataclass(frozen=True, slots=True)
-class GrpcFront:
+class GrpcServer:
     """A started server, and the port it really has."""
 
     server: grpc.aio.Server
@@ -100,7 +100,7 @@ async def start(
     settings: Settings,
     access: Access | None = None,
     certificates: Certificates | None = None,
-) -> GrpcFront:
+) -> GrpcServer:
     """Return a server that listens on settings.host:grpc_port. Raises: SettingsError."""
     doors = [GrpcDoor(access)] if access is not None and access.guarded else []
     server = grpc.aio.server(
@@ -127,27 +127,27 @@ async def start(
     _enable_reflection(server)
     port = _bind(server, settings, certificates)
     await server.start()
-    return GrpcFront(server, port, health, calls, settings.grpc_connection_age_ms)
+    return GrpcServer(server, port, health, calls, settings.grpc_connection_age_ms)
 
 
-async def stop(front: GrpcFront, drain_ms: float) -> None:
+async def stop(running: GrpcServer, drain_ms: float) -> None:
     """Part with all callers, then let calls in flight end for `drain_ms`, then cancel them.
 
     A server that stops cancels every call that has not reached its handler. So new connections are refused
     first, and the open ones reach their age and are told to go elsewhere; 0 `drain_ms`: all of it at once.
     """
-    front.health.stop()
+    running.health.stop()
     if drain_ms:
-        sockets.refuse_new(front.port)
-        await _parted(front)
-    await front.server.stop(drain_ms / 1e3)
+        sockets.refuse_new(running.port)
+        await _parted(running)
+    await running.server.stop(drain_ms / 1e3)
 
 
-async def _parted(front: GrpcFront) -> None:
+async def _parted(running: GrpcServer) -> None:
     """Return when no connection is open, none has sent a call for a while, or all are of age."""
-    ends_ms = now_ms() + AGE_JITTER * front.age_ms + QUIET_MS
-    while now_ms() < min(ends_ms, front.calls.began_ms + QUIET_MS):
-        if not sockets.n_connected(front.port):
+    ends_ms = now_ms() + AGE_JITTER * running.age_ms + QUIET_MS
+    while now_ms() < min(ends_ms, running.calls.began_ms + QUIET_MS):
+        if not sockets.n_connected(running.port):
             return
         await asyncio.sleep(LOOK_MS / 1e3)
 

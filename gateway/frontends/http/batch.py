@@ -59,10 +59,10 @@ class LinesResponse(Response):
 class Batch:
     """The questions of one request, under the promise of its headers."""
 
-    def __init__(self, service: AnswerService, promise: SloRequest) -> None:
+    def __init__(self, service: AnswerService, slo: SloRequest) -> None:
         self._service = service
         self._settings = service.settings
-        self._promise = promise
+        self._slo = slo
 
     async def answer(self, request: Request) -> Response:
         """Answer a list, or lines while they come in."""
@@ -106,12 +106,12 @@ class Batch:
         """Answer one item; its promise counts from now, when its turn has come."""
         arrived_ms = now_ms()
         own = _string(value.get("slo"), "class") if isinstance(value, dict) else None
-        label = slo_headers.class_label(own or self._promise.slo_class, self._settings)
+        label = slo_headers.class_label(own or self._slo.slo_class, self._settings)
         with slo_headers.observed(self._service.metrics, "http", label):
             item = models.check(models.ItemBody, value)
             question = item.to_question(self._settings.max_top_k)
-            promise = item.slo.over(self._promise)
-            answered = await self._service.answer(question, promise, arrived_ms)
+            slo = item.slo.over(self._slo)
+            answered = await self._service.answer(question, slo, arrived_ms)
             return replies.answer_body(answered, question)
 
 

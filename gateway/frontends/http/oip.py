@@ -130,9 +130,9 @@ async def _infer(
             raise read
         body, asked = read
         lookup = slo_headers.slo_lookup(request.headers.items())
-        promise = slo_headers.of_caller(oip.slo_request(asked, lookup))
+        slo = slo_headers.of_caller(oip.slo_request(asked, lookup))
         async with while_connected(partial(disconnected, request.receive)):
-            answers = await oip.answer(service, asked, promise, arrived_ms)
+            answers = await oip.answer(service, asked, slo, arrived_ms)
     explained = replies.explanations(answers)
     outputs = oip.output_tensors(asked, answers)
     return _response(body, outputs, oip.slo_metadata(answers), explained)

@@ -19,7 +19,6 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
-from gateway import slo
 from gateway.auth import access
 from gateway.auth.access import Access
 from gateway.clock import now_ms
@@ -37,6 +36,7 @@ from gateway.frontends.http.streaming import disconnected, read_body, while_conn
 from gateway.frontends.problems import ClientGone
 from gateway.lifecycle.readiness import Readiness, catalog_report
 from gateway.request.service import AnswerService
+from gateway.slo import parse
 
 ANSWER = "/v1/answer"
 VERSION = version("bertier")
@@ -69,8 +69,8 @@ class HttpApi:
     async def answer(self, request: Request) -> Response:
         label = self._class_label(request)
         with slo_headers.observed(self._service.metrics, "http", label, unread=True) as clocked:
-            promise = read_slo(request.headers.raw)
-            async with self._service.admitted(promise, "http") as waited_ms:
+            slo = read_slo(request.headers.raw)
+            async with self._service.admitted(slo, "http") as waited_ms:
                 raw = await self._body(request)
                 clocked.read()
                 arrived_ms = (
@@ -79,9 +79,7 @@ class HttpApi:
                 body = models.read(models.QuestionBody, raw)
                 question = body.to_question(self._settings.max_top_k)
                 async with while_connected(partial(disconnected, request.receive)):
-                    answered = await self._service.answer(
-                        question, promise, arrived_ms, admitted=True
-                    )
+                    answered = await self._service.answer(question, slo, arrived_ms, admitted=True)
             return Response(
                 replies.answer_body(answered, question),
                 headers=slo_headers.slo_headers(answered),
@@ -91,17 +89,17 @@ class HttpApi:
     async def answers(self, request: Request) -> Response:
         """Answer a list or lines; the SLO of an item counts from when its turn has come."""
         with slo_headers.refused_whole(self._service.metrics, "http", self._class_label(request)):
-            promise = read_slo(request.headers.raw)
-            self._service.raise_if_full(promise, "http")
-            return await Batch(self._service, promise).answer(request)
+            slo = read_slo(request.headers.raw)
+            self._service.raise_if_full(slo, "http")
+            return await Batch(self._service, slo).answer(request)
 
     async def plan(self, request: Request) -> Response:
         access.take(1)
-        promise = read_slo(request.headers.raw)
+        slo = read_slo(request.headers.raw)
         raw = await self._body(request)
         body = models.read(models.PlanRequestBody, raw or b"{}")
         question = body.to_question()
-        report = await self._service.plan(promise, question, body.n_tokens)
+        report = await self._service.plan(slo, question, body.n_tokens)
         return Response(replies.plan_body(report), media_type=JSON)
 
     async def variants(self, _: Request) -> Response:
@@ -142,7 +140,7 @@ def read_slo(raw: Iterable[tuple[bytes, bytes]]) -> SloRequest:
         for k, v in raw
         if k in SLO_HEADERS or k.startswith(SLO_PREFIXES)
     )
-    return slo_headers.of_caller(slo.parse(slo_headers.slo_lookup(pairs)))
+    return slo_headers.of_caller(parse(slo_headers.slo_lookup(pairs)))
 
 
 class DirectAnswer:

@@ -13,13 +13,13 @@ from gateway.backends import breaker
 from gateway.clock import now_ms
 from gateway.domain import (
     Decision,
-    Gave,
     Option,
     Question,
     Reason,
     Slo,
     SloPolicy,
     SloRequest,
+    SloViolation,
     Trust,
 )
 from gateway.errors import (
@@ -159,7 +159,7 @@ async def test_an_answer_after_the_target_is_an_answer_that_says_so() -> None:
     answered = await make_service(clock=lambda: next(times)).answer(
         ASKED, SloRequest(latency_ms=50), 0.0
     )
-    assert Gave.LATE in answered.gave
+    assert SloViolation.LATE in answered.violations
 
 
 async def test_an_uncertified_variant_answers_and_says_so() -> None:
@@ -167,7 +167,7 @@ async def test_an_uncertified_variant_answers_and_says_so() -> None:
     service = make_service()
     service.serving = serving_set(small_and_large(), Trust.UNCERTIFIED)
     answered = await service.answer(ASKED, SloRequest(), now_ms())
-    assert Gave.UNCERTIFIED in answered.gave
+    assert SloViolation.UNCERTIFIED in answered.violations
     with pytest.raises(Infeasible):
         await service.answer(ASKED, SloRequest(policy=STRICT, min_f1=0.1), now_ms())
 
@@ -235,7 +235,7 @@ async def test_a_plan_of_a_context_that_is_too_long_is_a_plan_of_a_part() -> Non
     """What would be answered from a part is not told to be refused."""
     report = await make_service(clock=lambda: 0.0).plan(SloRequest(latency_ms=30), n_tokens=40_000)
     assert report.decision.option is not None
-    assert Gave.PARTIAL in report.decision.gave
+    assert SloViolation.PARTIAL in report.decision.violations
     assert report.size.n_windows < 40_000 / codec.MAX_TOKENS
     strict = SloRequest(latency_ms=30, policy=STRICT)
     refused = await make_service(clock=lambda: 0.0).plan(strict, n_tokens=40_000)

@@ -221,7 +221,7 @@ async def test_a_broken_certificate_moves_requests_up(caplog: pytest.LogCaptureF
     assert evidence is not None
     assert evidence >= log10(1 / Settings().shadow_delta)
     no_floor = await service.answer(ASKED, SloRequest(min_f1=0), now_ms())
-    assert (no_floor.variant, no_floor.gave) == ("small", ("uncertified",))
+    assert (no_floor.variant, no_floor.violations) == ("small", ("uncertified",))
     strict = SloRequest(min_f1=0, latency_ms=1000, variant="small", policy=SloPolicy.STRICT)
     with pytest.raises(Infeasible):
         await service.answer(ASKED, strict, now_ms())

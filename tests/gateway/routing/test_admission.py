@@ -24,8 +24,8 @@ def queue(*waiting: Waiting) -> AdmissionQueue:
     return found
 
 
-def waits(promise: Slo, arrived_ms: float = 0.0, caller: Hashable = None) -> Waiting:
-    return Waiting(promise, arrived_ms, caller)
+def waits(wanted: Slo, arrived_ms: float = 0.0, caller: Hashable = None) -> Waiting:
+    return Waiting(wanted, arrived_ms, caller)
 
 
 def soonest(ms: float) -> Soonest:

@@ -34,7 +34,7 @@ class Running:
 
     service: AnswerService
     backend: WatchedBackend
-    front: server.GrpcFront
+    front: server.GrpcServer
     channel: grpc.aio.Channel
 
     @property
