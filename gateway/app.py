@@ -32,7 +32,7 @@ from gateway.frontends.grpc import server as grpc_api
 from gateway.frontends.http import oip, open_files, ops_server, routes, shutdown
 from gateway.frontends.http.connections import Limits
 from gateway.frontends.http.routes import HttpApi
-from gateway.lifecycle.background_tasks import Rounds
+from gateway.lifecycle.background_tasks import BackgroundTasks
 from gateway.lifecycle.healing import Healing
 from gateway.lifecycle.watcher import Watcher
 from gateway.observability import access_log, logs, tracing
@@ -78,7 +78,7 @@ class Gateway:
         restarts: Callable[[], int] = (lambda: supervisor.restarts) if supervisor else (lambda: 0)
         self.healing = Healing(self.service, models.servers, supervisor)
         self.watcher = Watcher(self.service, restarts, healing=self.healing.states)
-        self.rounds = Rounds(self.service)
+        self.background = BackgroundTasks(self.service)
         self.failure: BertierError | None = None
         self.failed = asyncio.Event()
 
@@ -113,7 +113,7 @@ class Gateway:
         try:
             if self.models.supervisor is not None:
                 await self.models.supervisor.start(self.settings.triton_start_timeout_ms)
-            await asyncio.gather(self.watcher.run(), self.rounds.run(), self.healing.run())
+            await asyncio.gather(self.watcher.run(), self.background.run(), self.healing.run())
         except BertierError as exc:
             log.error("%s", exc)
             self.failure = exc
@@ -174,11 +174,11 @@ async def watched(gateway: Gateway) -> AsyncIterator[int | None]:
     if port is None:
         yield None
         return
-    with sockets.bind(gateway.settings.metrics_host, port, "metrics_port") as door:
-        log.info("metrics: http://%s:%d/metrics", *door.getsockname()[:2])
+    with sockets.bind(gateway.settings.metrics_host, port, "metrics_port") as listener:
+        log.info("metrics: http://%s:%d/metrics", *listener.getsockname()[:2])
         api = HttpApi(gateway.service, gateway.watcher.readiness)
-        async with ops_server.opened(api, door, Limits.of(gateway.settings), gateway.metrics):
-            yield door.getsockname()[1]
+        async with ops_server.opened(api, listener, Limits.of(gateway.settings), gateway.metrics):
+            yield listener.getsockname()[1]
 
 
 async def _serve(settings: Settings, written: logs.StderrHandler, make_service: MakeService) -> int:
@@ -195,11 +195,11 @@ async def _serve(settings: Settings, written: logs.StderrHandler, make_service: 
     fitting = open_files.connections_for(settings.max_connections, settings.probe_connections)
     settings = settings.model_copy(update={"max_connections": fitting})
     gateway = Gateway(settings, models, metrics, make_service)
-    with sockets.front(settings) as door:
-        return await _answer_at(door, gateway)
+    with sockets.open_http(settings) as listener:
+        return await _answer_at(listener, gateway)
 
 
-async def _answer_at(door: socket.socket, gateway: Gateway) -> int:
+async def _answer_at(listener: socket.socket, gateway: Gateway) -> int:
     """Run all parts until told to stop, or until one fails; return the exit code."""
     settings, tls = gateway.settings, gateway.certificates
     server = shutdown.Server(
@@ -220,11 +220,11 @@ async def _answer_at(door: socket.socket, gateway: Gateway) -> int:
         gateway.leave,
     )
     watching = [
-        asyncio.create_task(_say_when_ready(gateway, settings, door.getsockname()[1])),
+        asyncio.create_task(_say_when_ready(gateway, settings, listener.getsockname()[1])),
         asyncio.create_task(_stop_when_failed(gateway, server)),
     ]
     async with watched(gateway):
-        await server.serve(sockets=[door])
+        await server.serve(sockets=[listener])
     for task in watching:
         task.cancel()
     return 1 if gateway.failure is not None or not server.started else 0

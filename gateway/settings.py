@@ -293,7 +293,7 @@ def read(**flags: Any) -> Settings:
     try:
         settings = Settings(**given)
     except ValidationError as exc:
-        where, what = settings_errors.told(exc.errors(), Settings.model_fields)
+        where, what = settings_errors.describe(exc.errors(), Settings.model_fields)
         raise SettingsError(f"{where}: {what} ({_place(where, given)})") from exc
     except UnreadableSettings as exc:
         raise SettingsError(
@@ -333,7 +333,7 @@ def _check_type(name: str, value: object, file: Path) -> None:
             if e["type"] in settings_errors.TYPES
         ]
         if wrong:
-            where, what = settings_errors.told(wrong, Settings.model_fields)
+            where, what = settings_errors.describe(wrong, Settings.model_fields)
             raise SettingsError(f"{where}: {what} ({file.absolute()})") from exc
 
 

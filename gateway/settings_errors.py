@@ -34,7 +34,7 @@ TYPES = ("bool_type", "float_type", "int_type", "string_type")  # strict: nothin
 NO_NUMBER = ("float_parsing", "float_type", "int_parsing", "int_type", "int_from_float")
 
 
-def told(errors: Sequence[Mapping[str, Any]], known: Collection[str]) -> tuple[str, str]:
+def describe(errors: Sequence[Mapping[str, Any]], known: Collection[str]) -> tuple[str, str]:
     """Return the dotted name of the setting to mend first, and what is wrong with it.
 
     `known`: all settings. A key that does not exist goes before one that is missing: it is that one, misspelt.

@@ -57,7 +57,7 @@ class Caller:
 
 
 CALLER: ContextVar[Caller | None] = ContextVar("caller", default=None)
-STRANGER: ContextVar[bool] = ContextVar(
+WITHOUT_KEY: ContextVar[bool] = ContextVar(
     "stranger", default=False
 )  # asks without a key where others have one
 
@@ -84,9 +84,9 @@ def rate_limit() -> dict[str, str]:
     return {} if caller is None else caller.rate_limit()
 
 
-def is_stranger() -> bool:
+def lacks_key() -> bool:
     """Say whether keys are asked for, and who asks now has none."""
-    return STRANGER.get()
+    return WITHOUT_KEY.get()
 
 
 def tightest_class() -> str | None:
@@ -134,7 +134,7 @@ class Access:
         """Note who asks for what is open to all, as not all of it need be told to a stranger."""
         if self.guarded:
             self._look()
-            STRANGER.set(self._find(authorization) is None)
+            WITHOUT_KEY.set(self._find(authorization) is None)
 
     def _find(self, authorization: str | None) -> Caller | None:
         given = authorization or ""

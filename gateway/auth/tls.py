@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 ENDS_SOON = timedelta(days=14)
 SAID_EVERY_MS = 60_000.0  # why a caller's handshake failed: each reason at most so often
 # Reasons of OpenSSL that an operator can do something about.
-TOLD = {
+REASONS = {
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": "it showed no certificate",
     "HTTP_REQUEST": "it spoke plain HTTP",
     "UNSUPPORTED_PROTOCOL": "it speaks no TLS 1.2 or newer",
@@ -215,8 +215,8 @@ def _telling(tell: Callable[[str], None]) -> type[ssl.SSLObject]:
                 tell(f"{exc.verify_message} (its certificate)")
                 raise
             except ssl.SSLError as exc:
-                if exc.reason in TOLD:
-                    tell(TOLD[exc.reason])
+                if exc.reason in REASONS:
+                    tell(REASONS[exc.reason])
                 raise
 
     return Telling

@@ -133,7 +133,7 @@ class Call:
         """
         return self._breaker._gave_up(self, now_ms, work_ms)  # noqa: SLF001 (the same)
 
-    def told_nothing(self) -> None:
+    def inconclusive(self) -> None:
         """Say that its end says nothing about what was asked; the next call may be the probe."""
         self._breaker._release(self)  # noqa: SLF001 (the same)
 

@@ -18,17 +18,17 @@ class Counted:
 
     @classmethod
     def of(
-        cls, at_s: float, told: Iterable[tuple[str, float, int]], ours: Mapping[str, int]
+        cls, at_s: float, counts: Iterable[tuple[str, float, int]], ours: Mapping[str, int]
     ) -> Counted:
         """`told`: model, time and number of its requests, once for each version."""
         spent_s: dict[str, float] = {}
         answered: Counter[str] = Counter()
-        for name, s, n in told:
+        for name, s, n in counts:
             spent_s[name] = spent_s.get(name, 0.0) + s
             answered[name] += n
         return cls(at_s, spent_s, answered, dict(ours))
 
-    def others_since(self, before: Counted) -> dict[str, float]:
+    def external_since(self, before: Counted) -> dict[str, float]:
         """Return the mean number of requests of others by model; a server that began anew has none.
 
         The time that requests spent there, per second, is how many were there on average (Little 1961); of
@@ -45,7 +45,7 @@ class Counted:
         return found
 
 
-class Quiet:
+class IdleTimer:
     """For how long nobody has asked a model, whoever it may be: its server says when it was asked last.
 
     In our own time: the clock of another host may be wrong.

@@ -88,15 +88,15 @@ class Replicas:
 
     async def hashes(self) -> Mapping[str, str]:
         """Return what the servers hold; one that holds another file than was admitted is dismissed."""
-        told = await self._each(lambda server: server.hashes())
+        held = await self._each(lambda server: server.hashes())
         merged: dict[str, str] = {}
-        for replica, found in told.items():
+        for replica, found in held.items():
             for key, variant in list(replica.admitted.items()):
                 if found.get(key) != variant.sha256:
                     replica.dismiss(variant, "the server holds another file, or none")
                     log.error("%s: %s: not asked for it any more", replica.name, key)
             merged |= {key: found[key] for key in replica.admitted}
-        for found in told.values():
+        for found in held.values():
             merged = dict(found) | merged
         return merged
 
@@ -145,10 +145,10 @@ class Replicas:
     def capacity(self, variant: Variant) -> int:
         return max(1, len(self._able(variant, ())))
 
-    async def others(self) -> Mapping[str, float]:
+    async def external_load(self) -> Mapping[str, float]:
         found: Counter[str] = Counter()
-        for told in (await self._each(lambda server: server.others())).values():
-            found.update(told)
+        for counted in (await self._each(lambda server: server.external_load())).values():
+            found.update(counted)
         return found
 
     async def is_ready(self) -> bool:
@@ -225,11 +225,11 @@ class Replicas:
         server, own = calls
         if isinstance(exc, VariantUnavailable):  # reloading, or gone
             server.worked(now)
-            own.told_nothing()
+            own.inconclusive()
             replica.dismiss(variant, str(exc))
             self._ejected(replica, variant.name)
         elif isinstance(exc, BackendUnavailable):
-            own.told_nothing()
+            own.inconclusive()
             if server.failed(now):
                 replica.dismiss_all()
                 self._ejected(replica, "everything")
@@ -283,12 +283,14 @@ class Replicas:
 
     async def _each(self, call: Callable[[Backend], Coroutine[Any, Any, T]]) -> dict[Replica, T]:
         """Return what the servers said that could. Raises: what the first one did, when none could."""
-        told = await asyncio.gather(*(_outcome(call(r.backend)) for r in self.members))
+        outcomes = await asyncio.gather(*(_outcome(call(r.backend)) for r in self.members))
         found = {
-            r: t for r, t in zip(self.members, told, strict=True) if not isinstance(t, BertierError)
+            r: t
+            for r, t in zip(self.members, outcomes, strict=True)
+            if not isinstance(t, BertierError)
         }
         if not found:
-            raise next(exc for exc in told if isinstance(exc, BertierError))
+            raise next(exc for exc in outcomes if isinstance(exc, BertierError))
         return found
 
 

@@ -63,7 +63,7 @@ class Backend(Protocol):
         """Return how many servers share the variant's requests now, at least 1."""
         ...
 
-    async def others(self) -> Mapping[str, float]:
+    async def external_load(self) -> Mapping[str, float]:
         """Return by variant's name how much of others is in the server, as a mean since the last call.
 
         In requests; of who runs in this process alone there is nothing. Raises: BackendError, DeadlineExceeded.

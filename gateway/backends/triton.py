@@ -21,7 +21,7 @@ from google.protobuf import json_format
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from gateway.backends.external_load import Counted, Quiet
+from gateway.backends.external_load import Counted, IdleTimer
 from gateway.backends.protocol import Check, logits_of
 from gateway.backends.second_asking import Asked, SecondAsking
 from gateway.backends.triton_errors import (
@@ -97,7 +97,7 @@ class TritonBackend:
         self._stubs = itertools.cycle(stubs)
         self._counted: Counted | None = None
         self._unload_after_ms = unload_after_ms
-        self._quiet = Quiet(clock)
+        self._idle = IdleTimer(clock)
         self._asking = SecondAsking(lost_instance)
 
     @property
@@ -160,7 +160,7 @@ class TritonBackend:
         """
         if any(other.name == variant.name for other in kept):
             return True
-        if self._unload_after_ms and await self._quiet_ms(variant.name) < self._unload_after_ms:
+        if self._unload_after_ms and await self._idle_ms(variant.name) < self._unload_after_ms:
             return False
         request = pb.RepositoryModelUnloadRequest(model_name=variant.name)
         try:
@@ -201,15 +201,15 @@ class TritonBackend:
     def capacity(self, variant: Variant) -> int:
         return 1
 
-    async def others(self) -> Mapping[str, float]:
+    async def external_load(self) -> Mapping[str, float]:
         """Return the mean number of requests of others since the last call; {} at the first."""
-        told = await self._call("ModelStatistics", pb.ModelStatisticsRequest())
+        statistics = await self._call("ModelStatistics", pb.ModelStatisticsRequest())
         before = self._counted
-        stats = [(m.name, m.inference_stats.success) for m in told.model_stats]
+        stats = [(m.name, m.inference_stats.success) for m in statistics.model_stats]
         now = self._counted = Counted.of(
             time.perf_counter(), [(n, s.ns / 1e9, s.count) for n, s in stats], self._asking.answered
         )
-        return {} if before is None else now.others_since(before)
+        return {} if before is None else now.external_since(before)
 
     async def is_ready(self) -> bool:
         try:
@@ -262,13 +262,13 @@ class TritonBackend:
             raise inference_error(exc, request.model_name) from exc
         return read_logits(reply)
 
-    async def _quiet_ms(self, model: str) -> float:
+    async def _idle_ms(self, model: str) -> float:
         """Return for how long nobody has asked the model; for ever, where it is not there."""
         try:
-            told = await self._call("ModelStatistics", pb.ModelStatisticsRequest(name=model))
+            statistics = await self._call("ModelStatistics", pb.ModelStatisticsRequest(name=model))
         except VariantUnavailable:
             return math.inf
-        return self._quiet.for_ms(model, max(m.last_inference for m in told.model_stats))
+        return self._idle.for_ms(model, max(m.last_inference for m in statistics.model_stats))
 
     async def _hash(self, name: str, version: str) -> str:
         request = pb.ModelConfigRequest(name=name, version=version)

@@ -66,7 +66,7 @@ class HttpGateway:
                 trust_env=False,
                 verify=self._trusted,
             )
-            told = reply.json()
+            content = reply.json()
         except httpx2.ConnectError as exc:
             if "CERTIFICATE_VERIFY_FAILED" not in str(exc):
                 raise self._nobody(exc) from exc
@@ -81,9 +81,9 @@ class HttpGateway:
             raise self._nobody(exc) from exc
         except ValueError as exc:
             raise AskFailed(f"{self._url}: not a bertier gateway (no JSON at {path})") from exc
-        if not isinstance(told, dict) or not reply.is_success:
-            raise AskFailed(_failure(self._url, reply.status_code, told))
-        return told
+        if not isinstance(content, dict) or not reply.is_success:
+            raise AskFailed(_failure(self._url, reply.status_code, content))
+        return content
 
     def _nobody(self, exc: Exception) -> BackendUnavailable:
         return BackendUnavailable(
@@ -182,12 +182,12 @@ def _parsed(body: bytes) -> Json:
     return parsed
 
 
-def _failure(url: str, status: int, told: Any) -> str:
+def _failure(url: str, status: int, body: Any) -> str:
     """Return a problem in one line, with what would be feasible."""
-    if not isinstance(told, dict) or "detail" not in told:
+    if not isinstance(body, dict) or "detail" not in body:
         return f"{url}: HTTP {status}, and no reason given"
-    points = told.get("nearest") or []
+    points = body.get("nearest") or []
     near = "; ".join(
         f"{p['plan']}: {p['idle_ms']:g} ms at F1 {p['certified_f1']:.3f}" for p in points
     )
-    return f"{told['detail']}" + (f"; feasible: {near}" if near else "")
+    return f"{body['detail']}" + (f"; feasible: {near}" if near else "")

@@ -79,38 +79,38 @@ def ask(flags: argparse.Namespace) -> int:
     context = client.read_context(flags.context, sys.stdin.read)
     body = {"question": flags.question, "context": context, "top_k": flags.top_k}
     explain = "1" if flags.explain or not flags.json else None
-    told = _gateway(flags).answer(body, _slo_headers(flags, explain))
+    reply = _gateway(flags).answer(body, _slo_headers(flags, explain))
     if flags.json:
-        print(json.dumps(told, ensure_ascii=False))
+        print(json.dumps(reply, ensure_ascii=False))
     else:
-        tables.show_answer(told)
+        tables.show_answer(reply)
     return 0
 
 
 def plan(flags: argparse.Namespace) -> int:
     body = {} if flags.tokens is None else {"n_tokens": flags.tokens}
-    told = _gateway(flags).plan(body, _slo_headers(flags, None))
+    reply = _gateway(flags).plan(body, _slo_headers(flags, None))
     if flags.json:
-        print(json.dumps(told, ensure_ascii=False))
+        print(json.dumps(reply, ensure_ascii=False))
     else:
-        tables.show_plan(told)
-    return 0 if told["feasible"] else 1
+        tables.show_plan(reply)
+    return 0 if reply["feasible"] else 1
 
 
 def variants(flags: argparse.Namespace) -> int:
     try:
         if flags.model_repository is not None:
             raise BackendUnavailable("a repository was asked for, not a gateway")
-        told, source = _http(flags).variants(), flags.url or URL
+        reply, source = _http(flags).variants(), flags.url or URL
     except BackendUnavailable:
         if flags.url is not None and flags.model_repository is None:
             raise
         repository = _settings(flags).model_repository
-        told, source = _catalog_as_told(store.read(repository)), str(repository)
+        reply, source = _unserved_catalog(store.read(repository)), str(repository)
     if flags.json:
-        print(json.dumps(told, ensure_ascii=False))
+        print(json.dumps(reply, ensure_ascii=False))
     else:
-        tables.show_variants(told, source)
+        tables.show_variants(reply, source)
     return 0
 
 
@@ -265,12 +265,12 @@ def _slo_headers(flags: argparse.Namespace, explain: str | None) -> dict[str, st
     )
 
 
-def _catalog_as_told(catalog: Catalog) -> Json:
+def _unserved_catalog(catalog: Catalog) -> Json:
     """Return a catalog as /v1/variants tells it, before any gateway has asked its models."""
-    told: Json = json.loads(json.dumps(asdict(catalog)))
-    for variant in told["variants"]:
+    reply: Json = json.loads(json.dumps(asdict(catalog)))
+    for variant in reply["variants"]:
         variant |= {"served": None, "trust": None, "problem": None}
-    return told
+    return reply
 
 
 if __name__ == "__main__":

@@ -16,12 +16,12 @@ PIPED_WIDTH = 160  # characters, where no terminal says how many there are
 TYPICAL_BUCKETS = (128, 384)  # the lengths whose latency is shown
 
 
-def show_answer(told: Json) -> None:
-    answer = told["answer"] or "(no answer in this context)"
-    slo, explain = told["slo"], told["explain"]
-    where = "" if told["start"] is None else f", characters {told['start']} to {told['end']}"
-    score = f"score {told['score']:.2f}, unanswerable {told['no_answer_probability']:.2f}{where}"
-    by = f"by {told['variant']} ({explain['reason']}): F1 >= {slo['certified_f1']:.3f}"
+def show_answer(reply: Json) -> None:
+    answer = reply["answer"] or "(no answer in this context)"
+    slo, explain = reply["slo"], reply["explain"]
+    where = "" if reply["start"] is None else f", characters {reply['start']} to {reply['end']}"
+    score = f"score {reply['score']:.2f}, unanswerable {reply['no_answer_probability']:.2f}{where}"
+    by = f"by {reply['variant']} ({explain['reason']}): F1 >= {slo['certified_f1']:.3f}"
     lines = (
         score,
         f"{by}, predicted {slo['predicted_ms']:.1f} ms",
@@ -29,19 +29,22 @@ def show_answer(told: Json) -> None:
     )
     console = _console()
     console.print(Text(answer, style="bold"), *(Text(line) for line in lines), sep="\n")
-    for other in told["alternatives"]:
+    for other in reply["alternatives"]:
         console.print(Text(f"  {other['probability']:.2f}  {other['answer']}"))
     console.print(_options_table(explain["options"]))
 
 
-def show_plan(told: Json) -> None:
-    slo, console = told["slo"], _console()
-    verdict = f"{told['plan']} keeps it" if told["feasible"] else f"{told['plan'] or 'nothing'} now"
-    gave = f", but {', '.join(told['gave'])}" if told["gave"] else ""
-    console.print(Text(f"{_describe_slo(slo)}: {verdict}{gave} ({told['reason']})"))
-    console.print(_options_table(told["options"]))
+def show_plan(reply: Json) -> None:
+    slo, console = reply["slo"], _console()
+    verdict = (
+        f"{reply['plan']} keeps it" if reply["feasible"] else f"{reply['plan'] or 'nothing'} now"
+    )
+    violations = f", but {', '.join(reply['gave'])}" if reply["gave"] else ""
+    console.print(Text(f"{_describe_slo(slo)}: {verdict}{violations} ({reply['reason']})"))
+    console.print(_options_table(reply["options"]))
     near = [
-        f"{p['plan']}: {p['idle_ms']:.1f} ms at F1 {p['certified_f1']:.3f}" for p in told["nearest"]
+        f"{p['plan']}: {p['idle_ms']:.1f} ms at F1 {p['certified_f1']:.3f}"
+        for p in reply["nearest"]
     ]
     console.print(Text("feasible when idle: " + "; ".join(near)))
 
@@ -77,11 +80,11 @@ def _describe_slo(slo: Json) -> str:
     )
 
 
-def show_variants(told: Json, source: str) -> None:
+def show_variants(reply: Json, source: str) -> None:
     kinds = ("F1 >=", "answerable F1 >=", "unanswerable F1 >=")
     table = _table("variant", "F1 (n)", *kinds, "p95 ms 128/384", "MB", "precision", "trust")
-    floors = {p["variants"][0]: p for p in told["plans"] if len(p["variants"]) == 1}
-    for variant in told["variants"]:
+    floors = {p["variants"][0]: p for p in reply["plans"] if len(p["variants"]) == 1}
+    for variant in reply["variants"]:
         plan_ = floors.get(variant["name"])
         table.add_row(
             variant["name"],
@@ -94,7 +97,7 @@ def show_variants(told: Json, source: str) -> None:
         )
     console = _console()
     console.print(table)
-    cascades = [p for p in told["plans"] if len(p["variants"]) > 1]
+    cascades = [p for p in reply["plans"] if len(p["variants"]) > 1]
     if cascades:
         console.print(_cascades_table(cascades))
     console.print(Text(f"from {source}"))

@@ -104,7 +104,9 @@ def document(metrics: Metrics) -> str:
 
 def _row(metric: Declared) -> str:
     labels = "<br>".join(_labels(metric))
-    return f"| `{metric.name}` | {metric.kind} | {_unit(metric)} | {labels} | {metric.told} |"
+    return (
+        f"| `{metric.name}` | {metric.kind} | {_unit(metric)} | {labels} | {metric.description} |"
+    )
 
 
 def _labels(metric: Declared) -> Iterator[str]:

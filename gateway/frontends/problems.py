@@ -99,7 +99,7 @@ def kind_of(error: BaseException) -> Kind:
 def problem(error: BaseException, request_id: str) -> dict[str, Any]:
     """Return the problem that the caller is told."""
     kind = kind_of(error)
-    told: dict[str, Any] = {
+    body: dict[str, Any] = {
         "type": TYPE_PREFIX + kind.name,
         "title": kind.title,
         "status": kind.status,
@@ -107,10 +107,10 @@ def problem(error: BaseException, request_id: str) -> dict[str, Any]:
         "request_id": request_id,
     }
     if isinstance(error, Infeasible):
-        told["nearest"] = list(error.nearest)
+        body["nearest"] = list(error.nearest)
     if isinstance(error, Overloaded):
-        told["retry_after_ms"] = round(error.retry_after_ms, 1)
-    return told
+        body["retry_after_ms"] = round(error.retry_after_ms, 1)
+    return body
 
 
 def headers(error: BaseException) -> dict[str, str]:

@@ -67,8 +67,8 @@ def plan_body(report: PlanReport) -> bytes:
 
 def explanations(answers: Sequence[Answered]) -> dict[str, str]:
     """Return what Open Inference calls tell as a parameter: the decision of each item, as JSON."""
-    told = [_explain(answered).model_dump() for answered in answers if answered.slo.explain]
-    return {"slo_explanation": to_json(told).decode()} if told else {}
+    explained = [_explain(answered).model_dump() for answered in answers if answered.slo.explain]
+    return {"slo_explanation": to_json(explained).decode()} if explained else {}
 
 
 def _outcome(answered: Answered) -> SloOutcomeBody:

@@ -23,7 +23,7 @@ class Sent(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class Told(BaseModel):
+class ReplyBody(BaseModel):
     """What the gateway answers."""
 
     model_config = ConfigDict(frozen=True, populate_by_name=True)
@@ -83,7 +83,7 @@ class PlanRequestBody(Sent):
         return Question(self.question, self.context)
 
 
-class AlternativeBody(Told):
+class AlternativeBody(ReplyBody):
     """Another span; `probability` is its share of the n-best mass."""
 
     answer: str
@@ -92,7 +92,7 @@ class AlternativeBody(Told):
     probability: float
 
 
-class SloBody(Told):
+class SloBody(ReplyBody):
     """The promise the request was answered under."""
 
     slo_class: str = Field(alias="class")
@@ -114,7 +114,7 @@ class SloOutcomeBody(SloBody):
     predicted_ms: float
 
 
-class OptionBody(Told):
+class OptionBody(ReplyBody):
     """A plan as it stood for this request."""
 
     plan: str
@@ -142,7 +142,7 @@ class ExplainedOptionBody(OptionBody):
     struck_out_by: list[str]
 
 
-class ExplainBody(Told):
+class ExplainBody(ReplyBody):
     """Why this plan: all that were considered, and the reason of the choice."""
 
     reason: str
@@ -151,7 +151,7 @@ class ExplainBody(Told):
     options: list[ExplainedOptionBody]
 
 
-class AnswerBody(Told):
+class AnswerBody(ReplyBody):
     """The answer; unanswerable: empty, offsets null. Offsets count code points of the context."""
 
     id: str | None = Field(None, description="There when the request had one.")
@@ -167,7 +167,7 @@ class AnswerBody(Told):
     explain: ExplainBody | None = Field(None, description="There with `SLO-Explain: 1`.")
 
 
-class PlanBody(Told):
+class PlanBody(ReplyBody):
     """What would happen to such a request now; `nearest`: what an idle system could promise."""
 
     feasible: bool = Field(description="A plan keeps the whole promise now.")

@@ -15,7 +15,7 @@ from gateway.settings import Settings, SettingsError
 BACKLOG = 2048
 
 
-def front(settings: Settings) -> socket.socket:
+def open_http(settings: Settings) -> socket.socket:
     """Return the HTTP front's socket. Raises: SettingsError when an own port is taken."""
     if settings.grpc_port:
         bind(settings.host, settings.grpc_port, "grpc_port").close()
@@ -25,15 +25,15 @@ def front(settings: Settings) -> socket.socket:
 def bind(host: str, port: int, setting: str) -> socket.socket:
     """Return a socket that listens there. Raises: SettingsError naming `setting`, or that of the host."""
     family, address = _resolve(host, port, setting)
-    door = socket.socket(family)
-    door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        door.bind(address)
+        listener.bind(address)
     except OSError as exc:
-        door.close()
+        listener.close()
         raise _unusable(exc, host, port, setting) from exc
-    door.listen(BACKLOG)
-    return door
+    listener.listen(BACKLOG)
+    return listener
 
 
 def _resolve(host: str, port: int, setting: str) -> tuple[int, Any]:

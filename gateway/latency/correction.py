@@ -118,14 +118,14 @@ class Cell:
         self.reach = [0.0] * len(LEVELS)
 
 
-class Told(NamedTuple):
+class Observed(NamedTuple):
     """What became of a prediction; n: scores that were known when it was made."""
 
     n: int
     missed: tuple[bool, bool]  # did it take longer than P95, than P99?
 
 
-class Drift:
+class LatencyCorrection:
     """Tracks scores; regimes are loads, numbered from 0: nothing waits."""
 
     def __init__(self, regimes: int) -> None:
@@ -178,18 +178,22 @@ class Drift:
         if score <= _STALL:
             cell.calm.add(at_ms, score)
 
-    def add(self, at_ms: float, cell: Cell, regime: int, ratio: float, told: Told) -> None:
+    def add(self, at_ms: float, cell: Cell, regime: int, ratio: float, observed: Observed) -> None:
         """Learn from an answer: seen / expected."""
-        self._learn(at_ms, cell, regime, self._score(cell, ratio), told)
+        self._learn(at_ms, cell, regime, self._score(cell, ratio), observed)
 
-    def add_censored(self, at_ms: float, cell: Cell, regime: int, ratio: float, told: Told) -> None:
+    def add_censored(
+        self, at_ms: float, cell: Cell, regime: int, ratio: float, observed: Observed
+    ) -> None:
         """Learn from work that was given up: it would have taken at least so long."""
-        self._learn(at_ms, cell, regime, self._all.beyond(self._score(cell, ratio)), told)
+        self._learn(at_ms, cell, regime, self._all.beyond(self._score(cell, ratio)), observed)
 
     def _score(self, cell: Cell, ratio: float) -> float:
         return max(-_MOST, min(_MOST, log(max(ratio, 1e-6)) - self.location - cell.offset))
 
-    def _learn(self, at_ms: float, cell: Cell, regime: int, score: float, told: Told) -> None:
+    def _learn(
+        self, at_ms: float, cell: Cell, regime: int, score: float, observed: Observed
+    ) -> None:
         self.n += 1
         self._n_known += 1
         self._all.add(at_ms, score)
@@ -200,9 +204,9 @@ class Drift:
         cell.location += max(_CELL_PACE, 1.0 / (cell.n + _CELL_N)) * score
         cell.offset = cell.location * cell.n / (cell.n + _CELL_N)
         cell.factor = exp(cell.offset)
-        delay = self.n - told.n
+        delay = self.n - observed.n
         pace = min(1.0, _PROMPT / delay)
-        for level, late in enumerate(told.missed, start=1):  # a window's median needs no help
+        for level, late in enumerate(observed.missed, start=1):  # a window's median needs no help
             push = pace * (_AIMS[level] if late else _AIMS[level] - 1.0)
             self._reach[level] = _step(self._reach[level], _STEP * push)
             cell.reach[level] = _step(cell.reach[level], _CELL_STEP * push)

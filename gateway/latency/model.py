@@ -14,7 +14,7 @@ from typing import NamedTuple
 from gateway.catalog.schema import Plan, Profile
 from gateway.domain import Size
 from gateway.latency.correction import Cell as Tracked
-from gateway.latency.correction import Drift, Told
+from gateway.latency.correction import LatencyCorrection, Observed
 from gateway.latency.queueing import Backlog, Job, Queue
 
 GATEWAY_MS = 2.0  # route, decode and the way to the model server, of one window
@@ -102,7 +102,9 @@ class LatencyModel:
         """`previous`: a model of the same host; its work in flight and what it learned are kept."""
         self._profiles = profiles
         self.queue: Queue = Queue(cores) if previous is None else previous.queue
-        self.drift: Drift = Drift(_REGIMES) if previous is None else previous.drift
+        self.correction: LatencyCorrection = (
+            LatencyCorrection(_REGIMES) if previous is None else previous.correction
+        )
         self._known: dict[tuple[str, int], _Known] = {}
         self._backlog: Backlog | None = None  # of `_backlog_ms`; None: work came or went since
         self._backlog_ms = 0.0
@@ -121,8 +123,8 @@ class LatencyModel:
     @property
     def crowded(self) -> bool:
         """Is there more work, of ours or of other gateways, than cores?"""
-        others = sum(line.others for line in self.queue.lines.values())
-        return self.queue.in_flight + others > self.queue.cores
+        external = sum(line.external for line in self.queue.lines.values())
+        return self.queue.in_flight + external > self.queue.cores
 
     def wait_ms(self, plans: Sequence[Plan], size: Size, now_ms: float) -> float:
         """Return how long the plan that waits least would wait for others, as expected; 0: a core is free."""
@@ -182,7 +184,7 @@ class LatencyModel:
             job,
             known.tracked,
             p95.regime,
-            self.drift.n,
+            self.correction.n,
             self.queue.n_begun,
             alone and p95.regime == 0,
         )
@@ -197,10 +199,10 @@ class LatencyModel:
         """Learn how long an answer took from `begin`."""
         self.leave(work, now_ms)
         took_ms = now_ms - work.began_ms
-        told = _told(work, took_ms)
-        self.drift.add(now_ms, work.cell, work.regime, took_ms / work.expected_ms, told)
+        observed = _observed(work, took_ms)
+        self.correction.add(now_ms, work.cell, work.regime, took_ms / work.expected_ms, observed)
         if work.alone and work.nth == self.queue.n_begun:  # and nothing else began meanwhile
-            self.drift.add_calm(now_ms, work.cell, took_ms / work.expected_ms)
+            self.correction.add_calm(now_ms, work.cell, took_ms / work.expected_ms)
         self._follow()
         return _seen(work, took_ms)
 
@@ -211,8 +213,10 @@ class LatencyModel:
         """
         self.leave(work, now_ms)
         took_ms = now_ms - work.began_ms
-        told = _told(work, took_ms)
-        self.drift.add_censored(now_ms, work.cell, work.regime, took_ms / work.expected_ms, told)
+        observed = _observed(work, took_ms)
+        self.correction.add_censored(
+            now_ms, work.cell, work.regime, took_ms / work.expected_ms, observed
+        )
         self._follow()
         return _seen(work, took_ms) if took_ms > work.p95_ms else None
 
@@ -224,9 +228,9 @@ class LatencyModel:
         self._known.clear()
         self._backlog = None
 
-    def set_others(self, windows: Mapping[str, int], now_ms: float) -> None:
+    def set_external(self, windows: Mapping[str, int], now_ms: float) -> None:
         """Say how many windows of other gateways each variant of a shared server has pending."""
-        self.queue.set_others(now_ms, windows)
+        self.queue.set_external(now_ms, windows)
         self._backlog = None
 
     def _stage(self, variant: str, size: Size, level: int, now_ms: float) -> _Stage:
@@ -235,7 +239,12 @@ class LatencyModel:
         backlog = self._backlog
         if backlog is None or self._backlog_ms != now_ms:
             backlog = self._look(now_ms)
-        windows, p50_ms, slots, drift = size.n_windows, known.p50_ms, known.slots, self.drift
+        windows, p50_ms, slots, correction = (
+            size.n_windows,
+            known.p50_ms,
+            known.slots,
+            self.correction,
+        )
         run_ms = p50_ms * -(-windows // slots)
         busy_ms = backlog.until_done_ms(variant, slots, windows, p50_ms)
         if run_ms >= _NO_WAIT * busy_ms:
@@ -246,17 +255,17 @@ class LatencyModel:
             )
         overhead_ms = GATEWAY_MS + WINDOW_MS * (windows - 1)
         expected_ms, alone_ms = busy_ms + overhead_ms, run_ms + overhead_ms
-        predicted_ms = expected_ms * drift.factor(known.tracked, regime, level)
+        predicted_ms = expected_ms * correction.factor(known.tracked, regime, level)
         wait_ms = 0.0
         if regime:
-            alone_now_ms = alone_ms * drift.factor(known.tracked, 0, level)
+            alone_now_ms = alone_ms * correction.factor(known.tracked, 0, level)
             wait_ms = max(0.0, predicted_ms - alone_now_ms)
         idle_ms = min(predicted_ms, alone_ms * exp(known.tracked.idle(level)))
         return _Stage(idle_ms, predicted_ms, p50_ms * windows, expected_ms, regime, wait_ms)
 
     def _look(self, now_ms: float) -> Backlog:
         self._backlog, self._backlog_ms = self.queue.backlog(now_ms), now_ms
-        self.drift.rest(0.0 if self.busy else now_ms - self.queue.idle_since_ms)
+        self.correction.rest(0.0 if self.busy else now_ms - self.queue.idle_since_ms)
         self._follow()
         return self._backlog
 
@@ -270,19 +279,19 @@ class LatencyModel:
         cell = self._profiles[variant].cell(bucket)
         key = (variant, cell)  # measured anew: learned anew
         tails = [ms / cell.p50_ms for ms in (cell.p50_ms, cell.p95_ms, cell.p99_ms)]
-        tracked = self.drift.cells.get(key)
+        tracked = self.correction.cells.get(key)
         if tracked is None:
             spreads = [log(tail) + wider for tail, wider in zip(tails, _WIDER, strict=True)]
-            tracked = self.drift.cells[key] = Tracked(spreads, [log(tail) for tail in tails])
+            tracked = self.correction.cells[key] = Tracked(spreads, [log(tail) for tail in tails])
         return _Known(cell.p50_ms, tracked, self.queue.lines[variant].slots)
 
     def _follow(self) -> None:
         """Let work in flight progress as fast as work was seen to."""
-        self.queue.slowness = self.drift.slowness
+        self.queue.slowness = self.correction.slowness
 
 
-def _told(work: Work, took_ms: float) -> Told:
-    return Told(work.n_known, (took_ms > work.p95_ms, took_ms > work.p99_ms))
+def _observed(work: Work, took_ms: float) -> Observed:
+    return Observed(work.n_known, (took_ms > work.p95_ms, took_ms > work.p99_ms))
 
 
 def _seen(work: Work, took_ms: float) -> Seen:

@@ -20,12 +20,14 @@ from gateway.request.service import AnswerService
 
 log = logging.getLogger(__name__)
 
-ROUND_MS = 1_000.0
-KEEP_BUDGET_MS = 30_000.0
-KEEPS = 3  # times that a variant is asked while another gateway would wait before it unloads it
+REPLICA_CHECK_MS = 1_000.0
+KEEP_LOADED_BUDGET_MS = 30_000.0
+KEEP_LOADED_CALLS = (
+    3  # times that a variant is asked while another gateway would wait before it unloads it
+)
 
 
-class Rounds:
+class BackgroundTasks:
     """Keeps replicas, and what predicts latency, in step with the model servers."""
 
     def __init__(self, service: AnswerService) -> None:
@@ -35,16 +37,16 @@ class Rounds:
     async def run(self) -> None:
         """Look for ever, where there is anything to look after."""
         settings = self._service.settings
-        rounds = []
+        tasks = []
         if self._replicas is not None:
-            rounds.append(_for_ever(self.look, ROUND_MS))
+            tasks.append(_for_ever(self.check_replicas, REPLICA_CHECK_MS))
         if settings.triton_url and settings.others_poll_ms:
-            rounds.append(_for_ever(self.ask_for_others, settings.others_poll_ms))
+            tasks.append(_for_ever(self.poll_external_load, settings.others_poll_ms))
         if self._service.backend.name != "embedded" and settings.unload_after_ms:
-            rounds.append(_for_ever(self.keep, settings.unload_after_ms / KEEPS))
-        await asyncio.gather(*rounds)
+            tasks.append(_for_ever(self.keep_loaded, settings.unload_after_ms / KEEP_LOADED_CALLS))
+        await asyncio.gather(*tasks)
 
-    async def look(self) -> None:
+    async def check_replicas(self) -> None:
         """Have servers that came back checked, and tell the predictor how many answer."""
         serving, replicas = self._service.serving, self._replicas
         if serving is None or replicas is None:
@@ -53,17 +55,17 @@ class Rounds:
             await readmit(serving, replicas)
         serving.latency.resize(*capacity(serving.catalog, replicas, usable_cores()))
 
-    async def ask_for_others(self) -> None:
+    async def poll_external_load(self) -> None:
         """Tell the predictor what other gateways have in the servers: our work waits behind it."""
         try:
-            others = await self._service.backend.others()
+            external = await self._service.backend.external_load()
         except BertierError:
-            others = {}  # who is not there has nothing to do
+            external = {}  # who is not there has nothing to do
         if self._service.serving is not None:
-            windows = {name: round(n) for name, n in others.items()}
-            self._service.serving.latency.set_others(windows, now_ms())
+            windows = {name: round(n) for name, n in external.items()}
+            self._service.serving.latency.set_external(windows, now_ms())
 
-    async def keep(self) -> None:
+    async def keep_loaded(self) -> None:
         """Ask every variant that is routed to, as others unload what nobody asks."""
         serving, backend = self._service.serving, self._service.backend
         if serving is None:
@@ -72,7 +74,7 @@ class Rounds:
         windows = serving.encoder.encode(Question(golden.question, golden.context))
         for name in serving.trust:
             with suppress(BertierError):  # the watcher sees to it
-                await backend.infer(serving.catalog.variant(name), windows, KEEP_BUDGET_MS)
+                await backend.infer(serving.catalog.variant(name), windows, KEEP_LOADED_BUDGET_MS)
 
 
 async def _for_ever(do: Callable[[], Awaitable[None]], every_ms: float) -> None:

@@ -23,7 +23,7 @@ from gateway.triton_server.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
-ROUND_MS = 250.0
+CHECK_MS = 250.0
 FIRST_RETRY_MS, LONGEST_RETRY_MS = 2_000.0, 60_000.0
 ATTEMPTS = 3  # failed ones in a row, and a Triton of our own is started anew
 LEFT_MS = 10_000.0  # after which replaced processes that are still there are ended
@@ -68,7 +68,7 @@ class Healing:
                 self.look()
             except Exception:  # the gateway goes on with what it knows
                 log.exception("looking after the models failed; it goes on")
-            await asyncio.sleep(ROUND_MS / 1e3)
+            await asyncio.sleep(CHECK_MS / 1e3)
 
     def states(self) -> dict[str, str]:
         """Return by variant what is wrong with it now; {}: nothing."""

@@ -118,7 +118,7 @@ def _build(
         profiles=profiles,
         latency=LatencyModel(profiles, cores, instances, before),
         problems=problems,
-        under_load=frozenset(name for name, each in found.items() if not each.measured.quiet),
+        under_load=frozenset(name for name, each in found.items() if not each.measured.undisturbed),
     )
 
 

@@ -52,7 +52,7 @@ def state_of(name: str, serving: ServingSet) -> VariantState:
         problem=serving.problems.get(name),
         failing=not serving.breakers.of(name).closed,
         measured_under_load=name in serving.under_load,
-        confidence_shifted=serving.evidence.is_shifted(name),
+        confidence_shifted=serving.certificate_tests.is_shifted(name),
         host_differs=_host_differs(name, serving),
     )
 
@@ -81,9 +81,9 @@ def states_of(serving: ServingSet | None) -> dict[str, VariantState]:
 def summary(serving: ServingSet) -> str:
     """Return the states in one line, for a log."""
     states = states_of(serving)
-    told = [f"{name} ({state.trust or 'not served'})" for name, state in states.items()]
+    report = [f"{name} ({state.trust or 'not served'})" for name, state in states.items()]
     differs = dict.fromkeys(s.host_differs for s in states.values() if s.host_differs)
-    return "; ".join([", ".join(told), *differs])
+    return "; ".join([", ".join(report), *differs])
 
 
 def catalog_report(serving: ServingSet) -> dict[str, Any]:
@@ -97,24 +97,24 @@ def catalog_report(serving: ServingSet) -> dict[str, Any]:
 
 
 def _variant_report(variant: Variant, serving: ServingSet) -> dict[str, Any]:
-    told = asdict(variant)
-    del told["golden"], told["golden_tolerance"]
+    report = asdict(variant)
+    del report["golden"], report["golden_tolerance"]
     profile = serving.profiles.get(variant.name)
     if profile is not None:
-        told["profile"] = asdict(profile)  # as measured here, where that was needed
-    return told | asdict(state_of(variant.name, serving))
+        report["profile"] = asdict(profile)  # as measured here, where that was needed
+    return report | asdict(state_of(variant.name, serving))
 
 
 def _plan_report(plan: Plan, serving: ServingSet) -> dict[str, Any]:
     served = all(name in serving.trust for name in plan.variants)
     trust = str(serving.trust_of(plan)) if served else None
-    evidence = _evidence_report(serving.evidence.agreement.get(plan.name))
+    evidence = _agreement_report(serving.certificate_tests.agreement.get(plan.name))
     return asdict(plan) | {"served": served, "trust": trust, "evidence": evidence}
 
 
-def _evidence_report(test: AgreementTest | None) -> dict[str, Any] | None:
+def _agreement_report(test: AgreementTest | None) -> dict[str, Any] | None:
     """Return what shadow answers say of a plan; None: the catalog does not say what to expect."""
     if test is None:
         return None
-    told = {"broken": test.broken, "log10": test.log10_evidence, "alarm_at": test.log10_alarm}
-    return told | {each.value: test.seen[each] for each in Comparison}
+    report = {"broken": test.broken, "log10": test.log10_e_value, "alarm_at": test.log10_alarm}
+    return report | {each.value: test.seen[each] for each in Comparison}

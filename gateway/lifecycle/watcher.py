@@ -112,7 +112,7 @@ class Watcher:
             variants=states_of(serving),
             retry_in_ms=self._retry.left_ms,
             replicas=self._backend.states() if isinstance(self._backend, Replicas) else {},
-            broken_plans=tuple(sorted(self._service.shadow.evidence.broken)),
+            broken_plans=tuple(sorted(self._service.shadow.certificate_tests.broken)),
             healing=dict(self._healing()),
         )
 

@@ -34,7 +34,7 @@ OPEN_FOR = 16  # comparisons of a plan, or answers of a variant, that a text is 
 MOST_TEXTS = 100_000  # that are remembered as counted, for each plan and variant
 
 
-class Bets:
+class BettingTest:
     """Tests that rates are at least their floors, by bets on observations that fall short.
 
     A gambler owns 1 in all, an equal part for each floor. While a rate p >= p0, its floor, a bet on a
@@ -166,7 +166,7 @@ class AgreementTest:
         self.expected = expected
         self.broken = False
         self.seen: Counter[Comparison] = Counter()
-        self._bets = Bets(agreement_floors(expected, tolerance))
+        self._betting = BettingTest(agreement_floors(expected, tolerance))
         self._texts = Texts()
         self._alarm = 1 / delta
 
@@ -176,16 +176,16 @@ class AgreementTest:
         if found is Comparison.BOTH_SILENT:
             return False
         for hits, misses in self._texts.add(text, *COUNTS[found]):
-            self._bets.add(hits, misses)
-        if self.broken or self._bets.capital < self._alarm:
+            self._betting.add(hits, misses)
+        if self.broken or self._betting.capital < self._alarm:
             return False
         self.broken = True
         return True
 
     @property
-    def log10_evidence(self) -> float:
+    def log10_e_value(self) -> float:
         """The e-value against the certificate, log10: 0 at first, the alarm rises at log10(1/delta)."""
-        return log10(self._bets.capital)
+        return log10(self._betting.capital)
 
     @property
     def log10_alarm(self) -> float:
@@ -206,7 +206,7 @@ class ConfidenceTest:
         self._longest = [part.max_tokens for part in expected.by_length]
         floors = np.array(confidence_floors(expected))  # (lengths, 2 edges)
         self._shape = floors.shape
-        self._bets = Bets(floors.ravel())
+        self._betting = BettingTest(floors.ravel())
         self._texts = Texts()
         self._waiting: list[tuple[Array, Array]] = []
         self._alarm = 1 / delta
@@ -220,18 +220,18 @@ class ConfidenceTest:
         self._waiting += self._texts.add(text, hits.ravel(), misses.ravel())
         if len(self._waiting) < BLOCK:
             return False
-        self._bets.add(*np.sum(self._waiting, axis=0))
+        self._betting.add(*np.sum(self._waiting, axis=0))
         self._waiting = []
-        self.shifted = self.shifted or bool(self._bets.capital >= self._alarm)
+        self.shifted = self.shifted or bool(self._betting.capital >= self._alarm)
         return True
 
     @property
-    def log10_evidence(self) -> float:
+    def log10_e_value(self) -> float:
         """The e-value against the null hypothesis, log10, after the last block."""
-        return log10(self._bets.capital)
+        return log10(self._betting.capital)
 
 
-class Evidence:
+class SequentialTests:
     """What was seen of every plan and variant since its certificate was published; kept over switches.
 
     `delta` is the chance of any false alarm about a plan of one catalog, and of any about a variant.

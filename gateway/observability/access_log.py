@@ -55,7 +55,7 @@ def answered(question: Question, what: Answered) -> None:
     entry = _entry.get()
     if entry is None:
         return
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "plan": what.option.plan.name,
         "variant": what.variant,
         "reason": what.decision.reason.value,
@@ -64,14 +64,14 @@ def answered(question: Question, what: Answered) -> None:
     }
     if _what.texts:
         texts = {"question": question.question, "context": question.context}
-        told |= texts | {"answer": what.answer.text}
-    entry.answers.append(told)
+        fields |= texts | {"answer": what.answer.text}
+    entry.answers.append(fields)
 
 
 def end(entry: Entry | None, outcome: str, took_s: float) -> None:
     """Write the lines of a request that has ended."""
     if entry is None:
         return
-    told = {"front": entry.frontend, "class": entry.slo_class, "outcome": outcome}
+    fields = {"front": entry.frontend, "class": entry.slo_class, "outcome": outcome}
     for answer in entry.answers or ({"total_ms": round(took_s * 1e3, 3)},):
-        log.info("request", extra={FIELDS: told | answer})
+        log.info("request", extra={FIELDS: fields | answer})

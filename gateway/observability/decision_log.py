@@ -47,7 +47,7 @@ class Entry:
 
     def line(self) -> bytes:
         slo, size = self.slo, self.size
-        told = {
+        fields = {
             "v": VERSION,
             "arrival_ms": round(self.arrived_ms, 3),
             "bucket": size and size.bucket,
@@ -68,7 +68,7 @@ class Entry:
             "outcome": self.outcome,
             "gone": self.gone,
         }
-        return json.dumps(told, separators=(",", ":")).encode() + b"\n"
+        return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
 
 
 _entry: ContextVar[Entry | None] = ContextVar("decided", default=None)

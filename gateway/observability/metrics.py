@@ -68,7 +68,7 @@ class Metrics:
         self._declare_requests(seconds)
         self._declare_models(seconds)
         self._declare_catalog()
-        self._declare_evidence()
+        self._declare_certificate_tests()
         self._declare_access()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
@@ -150,7 +150,7 @@ class Metrics:
         self.decisions_lost = self._counter(declared.DECISIONS_LOST)
         self.build = self._info(declared.BUILD)
 
-    def _declare_evidence(self) -> None:
+    def _declare_certificate_tests(self) -> None:
         """Whether certificates still hold for what is asked."""
         self.shadows = self._counter(declared.SHADOWS)
         self.certificate_evidence = self._gauge(declared.CERTIFICATE_EVIDENCE)
@@ -256,17 +256,17 @@ class Metrics:
         for plan, floor in floors.items():
             self.certified_f1.labels(plan).set(floor)
 
-    def note_plan(self, plan: str, log10_evidence: float, *, broken: bool) -> None:
+    def note_plan(self, plan: str, log10_e_value: float, *, broken: bool) -> None:
         """Show what is known against a plan's certificate."""
-        self.certificate_evidence.labels(plan).set(log10_evidence)
+        self.certificate_evidence.labels(plan).set(log10_e_value)
         self.certificate_broken.labels(plan).set(broken)
 
-    def note_confidence(self, variant: str, log10_evidence: float, *, shifted: bool) -> None:
+    def note_confidence(self, variant: str, log10_e_value: float, *, shifted: bool) -> None:
         """Show whether a variant's confidence is spread as certified."""
-        self.confidence_shift.labels(variant).set(log10_evidence)
+        self.confidence_shift.labels(variant).set(log10_e_value)
         self.confidence_shifted.labels(variant).set(shifted)
 
-    def forget_evidence(self) -> None:
+    def clear_certificate_tests(self) -> None:
         """Drop what is shown of plans and variants, before that of another catalog is."""
         for gauge in (self.certificate_evidence, self.certificate_broken):
             gauge.clear()
@@ -301,12 +301,12 @@ class Metrics:
         return Gauge(*self._declare(what), registry=self.registry)
 
     def _info(self, what: Declared) -> Info:
-        name, told, _ = self._declare(what)  # its labels are its value
-        return Info(name.removesuffix("_info"), told, registry=self.registry)
+        name, description, _ = self._declare(what)  # its labels are its value
+        return Info(name.removesuffix("_info"), description, registry=self.registry)
 
     def _histogram(self, what: Declared, edges: Sequence[float]) -> Histogram:
         return Histogram(*self._declare(what), buckets=edges, registry=self.registry)
 
     def _declare(self, what: Declared) -> tuple[str, str, tuple[str, ...]]:
         self.declared.append(what)
-        return what.name, what.told, what.labels
+        return what.name, what.description, what.labels

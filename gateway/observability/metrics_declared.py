@@ -22,20 +22,20 @@ class Declared:
 
     name: str  # as it is queried, without a histogram's endings
     kind: str  # counter, gauge or histogram
-    told: str
+    description: str
     labels: tuple[str, ...]
 
 
-def _counter(name: str, told: str, *labels: str) -> Declared:
-    return Declared(name, "counter", told, labels)
+def _counter(name: str, description: str, *labels: str) -> Declared:
+    return Declared(name, "counter", description, labels)
 
 
-def _gauge(name: str, told: str, *labels: str) -> Declared:
-    return Declared(name, "gauge", told, labels)
+def _gauge(name: str, description: str, *labels: str) -> Declared:
+    return Declared(name, "gauge", description, labels)
 
 
-def _histogram(name: str, told: str, *labels: str) -> Declared:
-    return Declared(name, "histogram", told, labels)
+def _histogram(name: str, description: str, *labels: str) -> Declared:
+    return Declared(name, "histogram", description, labels)
 
 
 _info = _gauge  # whose value is 1: its labels tell

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 TRACEPARENT = re.compile(
     r"(?P<version>[0-9a-f]{2})-(?P<trace>(?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
 )
-ASKING = (
+TRACE_VARIABLES = (
     *("OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),
     "OTEL_EXPORTER_OTLP_ENDPOINT",
 )
@@ -42,7 +42,7 @@ def start(version: str) -> bool:
     What is wrong with them is logged; questions are answered all the same.
     """
     global _active
-    asked = _asked_by(os.environ)
+    asked = _configured_by(os.environ)
     if asked is None:
         return False
     try:
@@ -133,11 +133,11 @@ def outgoing() -> tuple[tuple[str, str], ...] | None:
     return None if _active is None else _active.outgoing()
 
 
-def _asked_by(environ: Mapping[str, str]) -> str | None:
+def _configured_by(environ: Mapping[str, str]) -> str | None:
     """Return the variable that asks for traces; None: none does."""
     if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
-    asking = [name for name in ASKING if environ.get(name)]
-    if not asking or environ.get("OTEL_TRACES_EXPORTER") == "none":
+    configured = [name for name in TRACE_VARIABLES if environ.get(name)]
+    if not configured or environ.get("OTEL_TRACES_EXPORTER") == "none":
         return None
-    return asking[0]
+    return configured[0]

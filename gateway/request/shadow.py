@@ -20,7 +20,7 @@ from gateway.backends.protocol import Backend
 from gateway.catalog.schema import Plan, Variant
 from gateway.domain import Answer, Logits, Question, Size, Trust, Windows
 from gateway.errors import BackendError, DeadlineExceeded
-from gateway.monitoring.sequential_tests import Comparison, Evidence, compare
+from gateway.monitoring.sequential_tests import Comparison, SequentialTests, compare
 from gateway.observability.metrics import Metrics
 from gateway.qa import codec
 from gateway.serving_set import ServingSet
@@ -68,7 +68,7 @@ class Shadow:
         draw: Callable[[], float],
     ) -> None:
         """`clock`: ms; `draw`: a number in [0, 1), uniform."""
-        self.evidence = Evidence(settings.shadow_delta, settings.shadow_tolerance)
+        self.certificate_tests = SequentialTests(settings.shadow_delta, settings.shadow_tolerance)
         self._backend = backend
         self._share = settings.shadow_share
         self._metrics = metrics
@@ -84,17 +84,17 @@ class Shadow:
 
     def follow(self, serving: ServingSet) -> ServingSet:
         """Go on with a set that is about to be served; return it with what is known against it."""
-        catalog, before = serving.catalog, self.evidence.broken
-        self.evidence.follow(catalog.plans, catalog.variants)
-        for name in before - self.evidence.broken:
+        catalog, before = serving.catalog, self.certificate_tests.broken
+        self.certificate_tests.follow(catalog.plans, catalog.variants)
+        for name in before - self.certificate_tests.broken:
             log.info("%s: certified anew, and trusted again", name)
         self._say_what_is_not_known(catalog.plans)
-        self._metrics.forget_evidence()
-        for name in self.evidence.agreement:
+        self._metrics.clear_certificate_tests()
+        for name in self.certificate_tests.agreement:
             self._tell_plan(name)
-        for name in self.evidence.confidence:
+        for name in self.certificate_tests.confidence:
             self._tell_variant(name)
-        return replace(serving, evidence=self.evidence)
+        return replace(serving, certificate_tests=self.certificate_tests)
 
     def offer(self, sample: Sample) -> None:
         """Take a sample whose answer has been given, if its plan can be judged by it."""
@@ -110,7 +110,7 @@ class Shadow:
 
     def answered(self, variant: str, answer: Answer, question: Question, n_tokens: int) -> None:
         """Take the confidence of an answer: does the variant still see what it was certified on?"""
-        test = self.evidence.confidence.get(variant)
+        test = self.certificate_tests.confidence.get(variant)
         if test is None:
             return
         before = test.shifted
@@ -206,11 +206,11 @@ class Shadow:
     def _learn(self, sample: Sample, outcome: Comparison) -> None:
         self._count(sample, LABELS[outcome])
         name = sample.plan.name
-        rose = self.evidence.compared(name, text_of(sample.question), outcome)
-        if name in self.evidence.agreement:
+        rose = self.certificate_tests.compared(name, text_of(sample.question), outcome)
+        if name in self.certificate_tests.agreement:
             self._tell_plan(name)
         if rose:
-            seen = self.evidence.agreement[name].seen
+            seen = self.certificate_tests.agreement[name].seen
             log.error(
                 "%s: its certificate is broken: it gave %s's answer to %d of %d questions that either"
                 " answered (%d times one of the two gave none), fewer than certified. It is not trusted any"
@@ -235,12 +235,12 @@ class Shadow:
         self._unknown = unknown
 
     def _tell_plan(self, name: str) -> None:
-        test = self.evidence.agreement[name]
-        self._metrics.note_plan(name, test.log10_evidence, broken=test.broken)
+        test = self.certificate_tests.agreement[name]
+        self._metrics.note_plan(name, test.log10_e_value, broken=test.broken)
 
     def _tell_variant(self, name: str) -> None:
-        test = self.evidence.confidence[name]
-        self._metrics.note_confidence(name, test.log10_evidence, shifted=test.shifted)
+        test = self.certificate_tests.confidence[name]
+        self._metrics.note_confidence(name, test.log10_e_value, shifted=test.shifted)
 
     def _count(self, sample: Sample, outcome: str) -> None:
         self._metrics.shadows.labels(sample.plan.name, outcome).inc()

@@ -22,7 +22,7 @@ from gateway.routing.policy import meets_f1
 SMALLEST = Size(64, 1)  # the request that an unread one is taken for
 ROOM_MS = 10.0  # the wait inside, as expected, up to which one more is let in
 IN_TIME = 0.6  # of its target may be gone when a request is let in: the rest is for its answer
-LATE_TURNS = 12  # requests that are let in for each that will be late anyway, while both wait
+AGING_INTERVAL = 12  # requests that are let in for each that will be late anyway, while both wait
 # Of the time to its deadline: who has no more left goes first, unless that has not been enough of late.
 LAST_CHANCE = 0.5
 VAIN = 0.05  # refused, of those let in: then last chances are not enough, and cost those who are in time
@@ -159,7 +159,7 @@ class AdmissionQueue:
 
     def _may_pass(self, late: Waiting, now_ms: float) -> bool:
         """Say whether a request that will be late passes one that can be in time."""
-        if self._since_late >= LATE_TURNS:
+        if self._since_late >= AGING_INTERVAL:
             return True
         if late.deadline_ms - now_ms >= LAST_CHANCE * late.slo.timeout_ms:
             return False

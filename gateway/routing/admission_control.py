@@ -20,7 +20,7 @@ from gateway.routing.loop_lag import LoopLag
 from gateway.routing.refusal import refusal
 from gateway.serving_set import ServingSet
 
-LOOP_TURNS = 2.0  # a request waits for the loop again when the model has answered
+LOOP_PASSES = 2.0  # a request waits for the loop again when the model has answered
 MAX_HELD = 256  # refusals that are held back at once
 HELD = 0.9  # of the time left: so long a refusal is held back at most
 PACE = 1 / 32  # weight of the last gap between two requests let in
@@ -145,7 +145,7 @@ class AdmissionControl:
     def _raise_if_unmeetable(self, slo: Slo, serving: ServingSet, now_ms: float) -> None:
         """Raise Refused where even the smallest request could not keep this strict SLO."""
         options = serving.options(SMALLEST, policy.quantile_for(slo.policy), now_ms)
-        late_ms = LOOP_TURNS * self.lag.late_ms
+        late_ms = LOOP_PASSES * self.lag.late_ms
         decision = policy.choose(slo, options, late_ms, serving.breakers.failing(now_ms))
         if decision.option is None and decision.reason in (Reason.BUSY, Reason.TOO_LATE):
             raise Refused("strict", refusal(decision, slo, tuple(options)))
@@ -185,7 +185,7 @@ class AdmissionControl:
         asyncio.get_running_loop().call_soon(self._pump)
 
     def _refuse_hopeless(self, serving: ServingSet, now_ms: float) -> None:
-        late_ms = LOOP_TURNS * self.lag.late_ms
+        late_ms = LOOP_PASSES * self.lag.late_ms
 
         def options(slo: Slo) -> Sequence[Option]:
             return serving.options(SMALLEST, policy.quantile_for(slo.policy), now_ms)

@@ -150,11 +150,11 @@ def run_foreground(
 
 
 async def _run_until_signal(supervisor: Supervisor, ready_timeout_ms: float) -> None:
-    told = asyncio.Event()
+    stop_requested = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, told.set)
+        asyncio.get_running_loop().add_signal_handler(number, stop_requested.set)
     starting = asyncio.create_task(supervisor.start(ready_timeout_ms))
-    stopping = asyncio.create_task(told.wait())
+    stopping = asyncio.create_task(stop_requested.wait())
     try:
         await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
         if starting.done():

@@ -88,14 +88,14 @@ async def test_a_port_that_is_taken_is_named() -> None:
 def test_a_host_that_is_not_ours_is_told_apart_from_a_port_in_use(host: str, said: str) -> None:
     """Another port would not help."""
     with pytest.raises(SettingsError, match=said) as caught:
-        listening.front(Settings(host=host, http_port=0, grpc_port=0))
+        listening.open_http(Settings(host=host, http_port=0, grpc_port=0))
     assert "--host" in str(caught.value)
     assert "other program" not in str(caught.value)
 
 
 def test_a_name_of_this_host_can_be_listened_at() -> None:
     """A pod is given its own name."""
-    with listening.front(Settings(host="localhost", http_port=0, grpc_port=0)) as found:
+    with listening.open_http(Settings(host="localhost", http_port=0, grpc_port=0)) as found:
         assert found.getsockname()[0] == "127.0.0.1"
 
 

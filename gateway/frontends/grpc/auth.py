@@ -17,7 +17,7 @@ from gateway.frontends.grpc.call import help_of, status_of
 OPEN = "/grpc.health.v1.Health/"  # what probes ask
 
 
-class GrpcDoor(grpc.aio.ServerInterceptor):
+class AuthInterceptor(grpc.aio.ServerInterceptor):
     """Admits a call, or answers it with the status of what is wrong."""
 
     def __init__(self, access: Access) -> None:
@@ -42,14 +42,14 @@ class GrpcDoor(grpc.aio.ServerInterceptor):
 
 def credentials(certificates: Certificates) -> grpc.ServerCredentials:
     """Return credentials whose connections each use the files of when they are opened."""
-    told = certificates.version
+    served = certificates.version
 
     def fetch() -> Any:
-        nonlocal told
+        nonlocal served
         pem = certificates.pem()
-        if certificates.version == told:
+        if certificates.version == served:
             return None  # as before
-        told = certificates.version
+        served = certificates.version
         return _configuration(pem)
 
     return grpc.dynamic_ssl_server_credentials(

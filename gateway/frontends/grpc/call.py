@@ -192,7 +192,7 @@ class Calls:
                 reply, metadata = await body(readable(request), call)
         except Exception as exc:  # noqa: BLE001  # one table tells every error
             await abort(context, call, exc)
-        await context.send_initial_metadata((*metadata.items(), *told(call)))
+        await context.send_initial_metadata((*metadata.items(), *common_metadata(call)))
         return reply
 
     def observed(self, call: Call, fields: Mapping[str, object]) -> AbstractContextManager[object]:
@@ -214,11 +214,11 @@ def readable(request: M | Malformed) -> M:
 async def abort(context: Context, call: Call, error: Exception) -> NoReturn:
     """End the call with the error's status; an internal one is logged with its cause."""
     log_failure(error, call.request_id)
-    trailing = (*help_of(error), *told(call))
+    trailing = (*help_of(error), *common_metadata(call))
     await context.abort(status_of(error), detail_of(error, call.request_id), trailing)
 
 
-def told(call: Call) -> Metadata:
+def common_metadata(call: Call) -> Metadata:
     """Return what every answer and every failure says: the call's id, and the caller's quota if it has one."""
     return (*access.rate_limit().items(), ("x-request-id", call.request_id))
 

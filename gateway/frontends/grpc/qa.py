@@ -16,11 +16,11 @@ from gateway.frontends.grpc.call import (
     Call,
     Calls,
     Context,
+    common_metadata,
     detail_of,
     log_failure,
     readable,
     status_of,
-    told,
 )
 from gateway.frontends.problems import kind_of
 from gateway.frontends.slo_headers import MAX_ID_CHARS, MAX_PLAN_TOKENS
@@ -55,7 +55,7 @@ class QuestionAnswering:
             return await self._item(request, call.again())
 
         limit = self._service.settings.max_concurrent_items
-        await context.send_initial_metadata(told(call))
+        await context.send_initial_metadata(common_metadata(call))
         await slo_headers.map_in_order(requests, work, context.write, limit)
 
     async def Plan(self, request: pb.PlanRequest | Malformed, context: Context) -> pb.PlanResponse:

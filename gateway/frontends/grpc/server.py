@@ -25,7 +25,7 @@ from gateway.auth.tls import Certificates
 from gateway.clock import now_ms
 from gateway.frontends import slo_headers, sockets
 from gateway.frontends.grpc import auth, oip, qa
-from gateway.frontends.grpc.auth import GrpcDoor
+from gateway.frontends.grpc.auth import AuthInterceptor
 from gateway.frontends.grpc.call import Calls, Context, handlers
 from gateway.proto.bertier.v1 import qa_pb2
 from gateway.proto.inference import service_pb2
@@ -35,7 +35,7 @@ from gateway.settings import Settings, SettingsError
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 WATCH_MS = 1_000.0  # how often a health watch looks
 AGE_JITTER = 1.1  # gRPC lets a connection get so much older, so that not all end at once
-QUIET_MS = 500.0  # without a call: at a stop nobody is sending any
+IDLE_MS = 500.0  # without a call: at a stop nobody is sending any
 LOOK_MS = 50.0  # how often that is looked at
 HANDSHAKES = ("grpc.server_handshake_timeout_ms", "grpc.http2.settings_timeout")
 METADATA_SIZES = ("grpc.max_metadata_size", "grpc.absolute_max_metadata_size")
@@ -73,12 +73,12 @@ class Health:
     async def Watch(
         self, request: health_pb2.HealthCheckRequest, context: Context
     ) -> AsyncIterator[Message]:
-        told = None
+        last = None
         while not self._stopping.is_set():
             status = await self._status(request.service)
-            if status != told:
+            if status != last:
                 yield Status(status=status)
-                told = status
+                last = status
             await self._pause()
         yield Status(status=await self._status(request.service))
 
@@ -102,9 +102,9 @@ async def start(
     certificates: Certificates | None = None,
 ) -> GrpcServer:
     """Return a server that listens on settings.host:grpc_port. Raises: SettingsError."""
-    doors = [GrpcDoor(access)] if access is not None and access.guarded else []
+    interceptors = [AuthInterceptor(access)] if access is not None and access.guarded else []
     server = grpc.aio.server(
-        interceptors=doors,
+        interceptors=interceptors,
         options=(
             ("grpc.so_reuseport", 0),  # else a second gateway would share the port unnoticed
             # The only way to part with a caller and lose nothing: what comes while a server stops is cancelled.
@@ -145,8 +145,8 @@ async def stop(running: GrpcServer, drain_ms: float) -> None:
 
 async def _parted(running: GrpcServer) -> None:
     """Return when no connection is open, none has sent a call for a while, or all are of age."""
-    ends_ms = now_ms() + AGE_JITTER * running.age_ms + QUIET_MS
-    while now_ms() < min(ends_ms, running.calls.began_ms + QUIET_MS):
+    ends_ms = now_ms() + AGE_JITTER * running.age_ms + IDLE_MS
+    while now_ms() < min(ends_ms, running.calls.began_ms + IDLE_MS):
         if not sockets.n_connected(running.port):
             return
         await asyncio.sleep(LOOK_MS / 1e3)

@@ -11,7 +11,7 @@ OPEN = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")  # what pr
 METRICS = "/metrics"
 
 
-class HttpDoor:
+class AuthMiddleware:
     """Pure ASGI, inside the frame that tells failures."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:

@@ -22,14 +22,14 @@ OIP_PREFIX = "/v2"
 
 def problem_response(path: str, error: Exception) -> Response:
     """Return the answer to a failure; what is our fault is logged with its cause."""
-    told = problems.problem(error, logs.request_id.get())
-    if told["status"] >= 500:
-        _log_failure(told["type"], error, told["status"])
+    body = problems.problem(error, logs.request_id.get())
+    if body["status"] >= 500:
+        _log_failure(body["type"], error, body["status"])
     if path.startswith(OIP_PREFIX):
-        told["error"] = told["detail"]  # where clients of that protocol look
+        body["error"] = body["detail"]  # where clients of that protocol look
     return Response(
-        json.dumps(told),
-        status_code=told["status"],
+        json.dumps(body),
+        status_code=body["status"],
         headers=problems.headers(error),
         media_type=problems.MEDIA_TYPE,
     )
@@ -64,8 +64,8 @@ class RequestFrame:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                told = {"x-request-id": name, **access.rate_limit()}  # of failures, too
-                own = [(key.encode(), value.encode()) for key, value in told.items()]
+                own_headers = {"x-request-id": name, **access.rate_limit()}  # of failures, too
+                own = [(key.encode(), value.encode()) for key, value in own_headers.items()]
                 message["headers"] = [*message["headers"], *own]
                 if self._leaving():
                     message["headers"].append((b"connection", b"close"))

@@ -134,15 +134,15 @@ def openapi(app: FastAPI) -> dict[str, Any]:
 
 def _problem_response(status: int) -> dict[str, Any]:
     kinds = [kind for kind in KINDS.values() if kind.status == status]
-    told: dict[str, Any] = {
+    response: dict[str, Any] = {
         "description": "; ".join(dict.fromkeys(kind.title for kind in kinds)),
         "headers": _headers(REQUEST_ID_HEADER),
         "content": _content({MEDIA_TYPE: ref(ProblemBody)}),
     }
     if status == 429:
         retry = {"description": "Whole seconds, at least 1.", "schema": {"type": "integer"}}
-        told["headers"]["Retry-After"] = retry
-    return told
+        response["headers"]["Retry-After"] = retry
+    return response
 
 
 def _content(schemas: dict[str, dict[str, Any]]) -> dict[str, Any]:

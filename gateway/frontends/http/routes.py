@@ -27,7 +27,7 @@ from gateway.errors import BackendUnavailable, BertierError, InvalidField
 from gateway.frontends import replies, slo_headers
 from gateway.frontends import schemas as models
 from gateway.frontends.http import openapi as http_docs
-from gateway.frontends.http.auth import HttpDoor
+from gateway.frontends.http.auth import AuthMiddleware
 from gateway.frontends.http.batch import Batch
 from gateway.frontends.http.exposition import Exposition
 from gateway.frontends.http.middleware import AnswersHead, RequestFrame, on_error, problem_response
@@ -113,8 +113,8 @@ class HttpApi:
     async def readyz(self, _: Request) -> Response:
         readiness = await self._readiness()
         status = 200 if readiness.ready else 503
-        told = {"ready": readiness.ready} if access.is_stranger() else readiness
-        return Response(to_json(told), status_code=status, media_type=JSON)
+        body = {"ready": readiness.ready} if access.lacks_key() else readiness
+        return Response(to_json(body), status_code=status, media_type=JSON)
 
     async def metrics(self, request: Request) -> Response:
         names = request.query_params.getlist("name[]")
@@ -184,14 +184,14 @@ def create(
     _add_routes(app, api)
     inside: ASGIApp = DirectAnswer(app.build_middleware_stack(), api)
     if access is not None and access.guarded:
-        inside = HttpDoor(inside, access)
+        inside = AuthMiddleware(inside, access)
     app.middleware_stack = AnswersHead(RequestFrame(inside, lambda: service.leaving))
     return app
 
 
 def _add_routes(app: FastAPI, api: HttpApi) -> None:
-    def add(method: str, path: str, endpoint: Any, **told: Any) -> None:
-        app.add_api_route(path, endpoint, methods=[method], response_class=Response, **told)
+    def add(method: str, path: str, endpoint: Any, **documented: Any) -> None:
+        app.add_api_route(path, endpoint, methods=[method], response_class=Response, **documented)
 
     async def openapi(_: Request) -> Response:
         return JSONResponse(http_docs.openapi(app))

@@ -417,5 +417,5 @@ async def test_a_key_is_made_put_into_a_file_and_used(
 
 def test_a_client_asks_a_denied_question_once() -> None:
     """Asking again with the same key is no use to anybody."""
-    denied = bertier.Denied(bertier.errors.Told("unauthenticated", "no"))
+    denied = bertier.Denied(bertier.errors.Failure("unauthenticated", "no"))
     assert Retries().wait_ms(denied, 1, 0.0, 0.0) is None

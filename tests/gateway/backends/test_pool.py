@@ -21,7 +21,7 @@ from gateway.errors import (
     DeadlineExceeded,
     VariantUnavailable,
 )
-from gateway.lifecycle.background_tasks import Rounds
+from gateway.lifecycle.background_tasks import BackgroundTasks
 from gateway.lifecycle.preparation import prepare
 from gateway.lifecycle.watcher import Watcher
 from gateway.observability.metrics import Metrics
@@ -334,7 +334,7 @@ async def test_two_servers_are_twice_the_capacity_and_one_that_is_gone_is_not(
     service = AnswerService(fleet.replicas, Settings(model_repository=tmp_path), fleet.metrics)
     catalog = small_and_large()
     service.serving = await prepare(tmp_path, catalog, fleet.replicas)
-    latency, rounds = service.serving.latency, Rounds(service)
+    latency, background = service.serving.latency, BackgroundTasks(service)
 
     def wait_ms() -> float:
         plans, now = service.serving.plans() if service.serving else [], now_ms()
@@ -348,14 +348,14 @@ async def test_two_servers_are_twice_the_capacity_and_one_that_is_gone_is_not(
     fleet.servers["a"].error = BackendUnavailable("gone")
     assert await fleet.replicas.is_ready()
     assert fleet.sample("bertier_replica_up", "a") == 0
-    await rounds.look()
+    await background.check_replicas()
     assert 1.6 * both_ms < wait_ms() < 2.4 * both_ms
     readiness = await Watcher(service).readiness()
     assert readiness.ready
     assert not readiness.replicas["a"].up
     fleet.servers["a"].error = None
     await fleet.replicas.is_ready()
-    await rounds.look()
+    await background.check_replicas()
     assert wait_ms() == pytest.approx(both_ms, rel=0.1)
     assert fleet.sample("bertier_replica_up", "a") == 1
 

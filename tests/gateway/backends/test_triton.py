@@ -348,14 +348,14 @@ async def test_the_work_of_another_gateway_on_the_same_server_is_seen(
     port, pending = triton.options.metrics_port, "nv_inference_pending_request_count"
     await local_triton.wait_until(lambda: local_triton.counter(port, pending, SLOW) == 0)
     before = await counted(backend, SLOW)
-    assert await backend.others() == {}
+    assert await backend.external_load() == {}
     await asyncio.gather(*(backend.infer(SLOW_VARIANT, windows, AMPLE_MS) for _ in range(4)))
     await until_counted(backend, SLOW, before + 4)
-    assert await backend.others() == {}
+    assert await backend.external_load() == {}
     await asyncio.gather(*(other.infer(SLOW_VARIANT, windows, AMPLE_MS) for _ in range(8)))
     await until_counted(backend, SLOW, before + 12)
-    (name, mean), *more = (await backend.others()).items()
+    (name, mean), *more = (await backend.external_load()).items()
     assert (name, more) == (SLOW, [])
     assert 1.0 < mean < 8.1
-    assert await backend.others() == {}
+    assert await backend.external_load() == {}
     await other.close()

@@ -104,9 +104,9 @@ def test_the_work_of_other_gateways_delays_as_well() -> None:
     latency = model()
     served(latency, 12.0, 1)
     before = predict(latency, now_ms=12.0).predicted_ms
-    latency.set_others({"small": 6, "gone": 3}, 12.0)
+    latency.set_external({"small": 6, "gone": 3}, 12.0)
     assert predict(latency, now_ms=12.0).predicted_ms > 2 * before
-    latency.set_others({}, 12.0)
+    latency.set_external({}, 12.0)
     assert predict(latency, now_ms=12.0).predicted_ms == pytest.approx(before)
 
 

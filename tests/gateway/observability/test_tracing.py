@@ -260,9 +260,9 @@ async def test_a_collector_that_is_away_costs_spans_and_one_line(
     async with live.gateway() as running:
         assert {await ask(running) for _ in range(20)} == {200}
     await flush()
-    told = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
-    assert len(told) == 1
-    assert "trace collector" in told[0]
+    description = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert len(description) == 1
+    assert "trace collector" in description[0]
 
 
 @pytest.mark.parametrize(
