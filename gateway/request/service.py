@@ -1,4 +1,4 @@
-"""The life of a request: encode, route, infer, decode. Knows no protocol and no model server."""
+"""The life of a request: admit, encode, route, infer, decode. Knows no protocol and no model server."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PlanReport:
-    """What would happen to a request now; `feasible` is what an idle system could promise."""
+    """What would happen to a request now; `feasible`: the options that an idle system could offer."""
 
     slo: Slo
     size: Size
@@ -76,9 +76,9 @@ class AnswerService:
         draw: Callable[[], float] = random.random,
         chooser: Chooser = policy,
     ) -> None:
-        """`draw`: a number in [0, 1), uniform; for what is sampled."""
+        """`draw` returns a uniform number in [0, 1); it decides which requests are sampled."""
         self.serving: ServingSet | None = None
-        self.leaving = False  # soon no question is answered any more
+        self.leaving = False  # the gateway is about to stop
         self.backend = backend
         self.settings = settings
         self.metrics = metrics
@@ -100,9 +100,9 @@ class AnswerService:
         admitted: bool = False,
         frontend: str = "http",
     ) -> Answered:
-        """Answer one question under its SLO, from the smallest model that keeps it.
+        """Answer one question with the smallest model that meets its SLO.
 
-        `admitted`: the caller waited for that already (`admitted`).
+        `admitted`: the request has passed admission control already, in a block of `self.admitted`.
         Raises: BadInput, Infeasible, Overloaded, DeadlineExceeded, BackendError.
         """
         if admitted:
@@ -112,7 +112,7 @@ class AnswerService:
 
     @asynccontextmanager
     async def admitted(self, request: SloRequest, frontend: str) -> AsyncIterator[float]:
-        """Wait until the request may begin, and give how long that took, ms.
+        """Admit the request for the length of the block; yield how long it waited, ms.
 
         Raises: BadInput, Overloaded, BackendUnavailable.
         """
@@ -127,7 +127,7 @@ class AnswerService:
             raise refused.error from None
 
     def raise_if_full(self, request: SloRequest, frontend: str) -> None:
-        """Raise Overloaded, before anything is read, where the bound on requests in flight is reached."""
+        """Raise Overloaded where `max_in_flight` is reached; the body of the request is still unread."""
         try:
             self.admission.raise_if_full()
         except Refused as refused:
@@ -180,7 +180,7 @@ class AnswerService:
         return self._answered(job, outcome, option, routed)
 
     def _fit(self, job: Job) -> tuple[Job, Routed]:
-        """Route the request; where its context cannot be read whole in time, the better part of it."""
+        """Route the request; drop the least promising windows of its context until a plan can answer in time."""
         routed = self._route(job)
         while routed.decision.reason is Reason.SHED and job.size.n_windows > 1:
             job = job.shortened()
@@ -188,7 +188,7 @@ class AnswerService:
         return job, routed
 
     def _another(self, job: Job, tried: frozenset[str]) -> tuple[Option, Routed] | None:
-        """Return what to ask instead of what failed; None: no time, no such plan, or no budget."""
+        """Return another plan in place of one that failed; None: no plan in time, or no retry budget."""
         routed = self._route(job, tried)
         option = routed.decision.option
         if option is None:
@@ -284,7 +284,7 @@ class AnswerService:
         return await asyncio.to_thread(serving.encoder.encode, question)
 
     async def _accept(self, job: Job, routed: Routed) -> Option:
-        """Count the decision and return its option, or raise the refusal it stands for."""
+        """Count the decision; return the chosen option, or raise the refusal."""
         decision, slo = routed.decision, job.slo
         plan = decision.option.plan.name if decision.option else "none"
         self.metrics.note_decision(slo.slo_class, plan, decision.reason)
@@ -310,10 +310,10 @@ class AnswerService:
         return answered
 
     def _watch(self, job: Job, outcome: Outcome, option: Option) -> None:
-        """Let what was answered tell whether certificates still hold.
+        """Pass the answer to the tests of the certificates.
 
-        Pinned variants are left out: they are evaluated on anything. So are answers of a part of the context,
-        which no certificate speaks of, and of cascades that were cut.
+        Skip pinned variants: evaluations pin them, on questions of any kind. Skip partial answers: no
+        certificate covers them. Skip cascades cut short by the deadline: their answer is not the plan's.
         """
         if job.slo.variant is not None:
             return

@@ -1,6 +1,6 @@
-"""The whole decision about one request: every plan, what was predicted for it, and what struck it out.
+"""The details of a decision: every plan, its predicted latency, and why it was rejected.
 
-Made only where it is asked for; it decides nothing.
+Built only on demand; decides nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def list_candidates(
     now_ms: float,
     failing: Collection[str],
 ) -> tuple[Candidate, ...]:
-    """Return the options as they were weighed at that moment; `spent_ms` of the time was gone."""
+    """Return the options with their predictions and rejection reasons, `spent_ms` after the arrival."""
     plans = [option.plan for option in options]
     p50, p95, p99 = (serving.latency.predict(plans, size, q, now_ms) for q in QUANTILES)
     return tuple(
@@ -40,7 +40,7 @@ def list_candidates(
 
 
 def describe(candidate: Candidate, chosen: Option | None) -> dict[str, Any]:
-    """Return a weighed option as the fronts show it."""
+    """Return a candidate as the frontends show it."""
     option = candidate.option
     return {
         **refusal.describe(option),
