@@ -1,4 +1,4 @@
-"""Open Inference Protocol v2 <-> our questions and answers, for both fronts: the model `qa`.
+"""Open Inference Protocol v2 <-> our questions and answers, for both frontends: the model `qa`.
 
 A stock Triton client may call the gateway as if it were Triton. Never asks a model server itself.
 """
@@ -78,7 +78,7 @@ def server_metadata() -> dict[str, Any]:
 
 
 def model_metadata() -> dict[str, Any]:
-    """Return the model's metadata, in the protocol's words; -1: any number of items."""
+    """Return the model's metadata, in the protocol's form; -1: any number of items."""
     datatypes = [(name, datatype) for name, (datatype, _) in OUTPUTS.items()]
     return {
         "name": MODEL,

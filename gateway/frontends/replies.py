@@ -1,4 +1,4 @@
-"""Answers and plans as the JSON that is sent: over HTTP, on the command line, in a parameter of OIP."""
+"""Answers and plans as JSON: for HTTP, the command line, and a parameter of OIP."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def plan_body(report: PlanReport) -> bytes:
 
 
 def explanations(answers: Sequence[Answered]) -> dict[str, str]:
-    """Return what Open Inference calls tell as a parameter: the decision of each item, as JSON."""
+    """Return the decisions of all items as JSON, for a parameter of an Open Inference response."""
     explained = [_explain(answered).model_dump() for answered in answers if answered.slo.explain]
     return {"slo_explanation": to_json(explained).decode()} if explained else {}
 

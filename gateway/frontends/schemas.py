@@ -18,13 +18,13 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class Sent(BaseModel):
-    """What a caller sends: no conversions, no unknown fields."""
+    """The body of a request: strict types, no unknown fields."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class ReplyBody(BaseModel):
-    """What the gateway answers."""
+    """The body of a response."""
 
     model_config = ConfigDict(frozen=True, populate_by_name=True)
 
@@ -44,7 +44,7 @@ class QuestionBody(Sent):
 
 
 class SloFields(Sent):
-    """An SLO as a JSON object; what is absent is as the headers say."""
+    """An SLO as a JSON object; absent fields come from the headers."""
 
     latency_ms: float | None = Field(None, ge=1, le=MAX_LATENCY_MS, allow_inf_nan=False)
     min_f1: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
@@ -57,7 +57,7 @@ class SloFields(Sent):
     explain: bool | None = None
 
     def over(self, request: SloRequest) -> SloRequest:
-        """Return the request with what is said here put over it."""
+        """Return the request overridden by the fields that are set here."""
         said = {name: getattr(self, name) for name in self.model_fields_set}
         return replace(request, **{k: v for k, v in said.items() if v is not None})
 
@@ -93,7 +93,7 @@ class AlternativeBody(ReplyBody):
 
 
 class SloBody(ReplyBody):
-    """The promise the request was answered under."""
+    """The SLO of the request, with every default filled in."""
 
     slo_class: str = Field(alias="class")
     latency_ms: float
@@ -105,7 +105,7 @@ class SloBody(ReplyBody):
 
 
 class SloOutcomeBody(SloBody):
-    """The promise, and what became of it; `met` is `true`, or what gave, comma-separated."""
+    """The SLO and its outcome; `met` is `true`, or the violations, comma-separated."""
 
     met: str
     certified_f1: float
@@ -115,7 +115,7 @@ class SloOutcomeBody(SloBody):
 
 
 class OptionBody(ReplyBody):
-    """A plan as it stood for this request."""
+    """A plan with its predictions for this request."""
 
     plan: str
     certified_f1: float
@@ -132,22 +132,22 @@ class OptionBody(ReplyBody):
 
 
 class ExplainedOptionBody(OptionBody):
-    """An option with all that was predicted for it, and what struck it out; nothing: it costs more."""
+    """A candidate with its predictions; `struck_out_by`: why it was rejected, empty if it only costs more."""
 
-    p50_ms: float = Field(description="Quantiles of the time predicted, work in flight counted.")
+    p50_ms: float = Field(description="Predicted latency quantile, with the work in flight.")
     p95_ms: float
     p99_ms: float
-    wait_ms: float = Field(description="What of `predicted_ms` is a wait for work in flight.")
+    wait_ms: float = Field(description="The part of `predicted_ms` that is a wait for work in flight.")
     chosen: bool
     struck_out_by: list[str]
 
 
 class ExplainBody(ReplyBody):
-    """Why this plan: all that were considered, and the reason of the choice."""
+    """Why this plan was chosen: all candidates and the reason."""
 
     reason: str
-    quantile: float = Field(description="Which quantile of the time had to fit.")
-    spent_ms: float = Field(description="What of the target was gone when it was chosen.")
+    quantile: float = Field(description="The latency quantile that had to meet the target.")
+    spent_ms: float = Field(description="Time already spent when the plan was chosen.")
     options: list[ExplainedOptionBody]
 
 
@@ -168,9 +168,9 @@ class AnswerBody(ReplyBody):
 
 
 class PlanBody(ReplyBody):
-    """What would happen to such a request now; `nearest`: what an idle system could promise."""
+    """What would happen to such a request now; `nearest`: what an idle system could offer."""
 
-    feasible: bool = Field(description="A plan keeps the whole promise now.")
+    feasible: bool = Field(description="A plan meets the whole SLO now.")
     plan: str | None = Field(description="The plan that would answer; null: refused.")
     reason: str
     gave: list[str]

@@ -1,4 +1,4 @@
-"""The sockets that this process listens at: made, named when they cannot be, closed to newcomers."""
+"""The listening sockets of this process: opened, checked, and closed to new connections."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BACKLOG = 2048
 
 
 def open_http(settings: Settings) -> socket.socket:
-    """Return the HTTP front's socket. Raises: SettingsError when an own port is taken."""
+    """Return the listening socket of the HTTP frontend. Raises: SettingsError when a port is in use."""
     if settings.grpc_port:
         bind(settings.host, settings.grpc_port, "grpc_port").close()
     return bind(settings.host, settings.http_port, "http_port")
@@ -66,7 +66,7 @@ def _wrong_host(setting: str, what: str) -> SettingsError:
 
 
 def refuse_new(port: int) -> None:
-    """Take no more connections at a port of ours; those that are open go on.
+    """Refuse new connections at one of our ports; open ones continue.
 
     For a library's listener, which can only be closed together with its connections.
     """

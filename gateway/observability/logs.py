@@ -17,7 +17,7 @@ from typing import Any, Literal
 CONSOLE = "%(asctime)s %(levelname)-7s %(name)s%(request)s %(message)s%(details)s"
 # Libraries that say more than their share at our levels.
 QUIET = ("asyncio", "httpx2", "httpcore2", "hpack")
-FIELDS = "fields"  # of a record: what it tells beside its message, by name
+FIELDS = "fields"  # attribute of a record: its fields beside the message
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 trace_id: ContextVar[str] = ContextVar("trace_id", default="")  # 32 hexadecimal digits, or none

@@ -1,6 +1,6 @@
-"""Every Prometheus metric of the gateway, and what is counted in it; label values come from bounded sets only.
+"""Every Prometheus metric of the gateway and the methods that update it; label values are bounded.
 
-What each one is stands in metrics_declared; how a scrape is answered, in exposition.
+`metrics_declared` describes each metric; `exposition` answers scrapes.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Metrics:
         self._bear(classes)
 
     def _declare_requests(self, seconds: Sequence[float]) -> None:
-        """What callers asked, and what they got."""
+        """Requests and answers."""
         self.requests = self._counter(declared.REQUESTS)
         self.duration = self._histogram(declared.DURATION, edges=seconds)
         self.stage = self._histogram(declared.STAGE, edges=seconds)
@@ -103,7 +103,7 @@ class Metrics:
         self.retries = self._counter(declared.RETRIES)
 
     def _declare_models(self, seconds: Sequence[float]) -> None:
-        """How the variants and their server do."""
+        """Variants and their model server."""
         self.inference = self._histogram(declared.INFERENCE, edges=seconds)
         self.batch = self._histogram(declared.BATCH, edges=COUNTS)
         self.tokens = self._counter(declared.TOKENS)
@@ -122,13 +122,13 @@ class Metrics:
         self.breaker_changes = self._counter(declared.BREAKER_CHANGES)
 
     def _declare_replicas(self) -> None:
-        """How each of several model servers does."""
+        """Each of several model servers."""
         self.replica_up = self._gauge(declared.REPLICA_UP)
         self.replica_in_flight = self._gauge(declared.REPLICA_IN_FLIGHT)
         self.replica_ejections = self._counter(declared.REPLICA_EJECTIONS)
 
     def _declare_access(self) -> None:
-        """Who asked, and who was turned away at the door."""
+        """Connections and API keys."""
         self.connections = self._gauge(declared.CONNECTIONS)
         self.connections_closed = self._counter(declared.CONNECTIONS_CLOSED)
         self.denied = self._counter(declared.DENIED)
@@ -138,7 +138,7 @@ class Metrics:
         self.reload_refused = self._gauge(declared.RELOAD_REFUSED)
 
     def _declare_catalog(self) -> None:
-        """What is served."""
+        """The catalog that is served."""
         self.variant_up = self._gauge(declared.VARIANT_UP)
         self.hash_matches = self._gauge(declared.HASH_MATCHES)
         self.certified_f1 = self._gauge(declared.CERTIFIED_F1)
@@ -151,7 +151,7 @@ class Metrics:
         self.build = self._info(declared.BUILD)
 
     def _declare_certificate_tests(self) -> None:
-        """Whether certificates still hold for what is asked."""
+        """Tests whether certificates still hold."""
         self.shadows = self._counter(declared.SHADOWS)
         self.certificate_evidence = self._gauge(declared.CERTIFICATE_EVIDENCE)
         self.certificate_broken = self._gauge(declared.CERTIFICATE_BROKEN)
@@ -159,7 +159,7 @@ class Metrics:
         self.confidence_shifted = self._gauge(declared.CONFIDENCE_SHIFTED)
 
     def _bear(self, classes: Iterable[str]) -> None:
-        """Show at 0 what may come: of a series that begins at 1 `rate` and `increase` miss the first event."""
+        """Create series at 0: `rate` and `increase` miss the first event of a series that begins at 1."""
         for slo_class in classes:
             self.partial_answers.labels(slo_class)
             for held in (True, False):
@@ -200,7 +200,7 @@ class Metrics:
     def note_answer(
         self, slo_class: str, violations: Sequence[SloViolation], timings: Timings, n_windows: int
     ) -> None:
-        """Count an answer: where its time went, and what became of its promise."""
+        """Count an answer: the time of its stages and what it violates."""
         for name, stage in self._stages:
             stage.observe(getattr(timings, name) / 1e3)
         self.windows.observe(n_windows)

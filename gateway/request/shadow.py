@@ -88,7 +88,7 @@ class Shadow:
         catalog, before = serving.catalog, self.certificate_tests.broken
         self.certificate_tests.follow(catalog.plans, catalog.variants)
         for name in before - self.certificate_tests.broken:
-            log.info("%s: certified anew, and trusted again", name)
+            log.info("%s: certified again, and trusted again", name)
         self._say_what_is_not_known(catalog.plans)
         self._metrics.clear_certificate_tests()
         for name in self.certificate_tests.agreement:

@@ -1,4 +1,4 @@
-"""The door of the gRPC front: TLS, and a key before any message is read, for reflection, too."""
+"""Authentication of the gRPC frontend: TLS, and the API key before any message is read."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from gateway.auth.tls import Certificates, Pem
 from gateway.errors import Forbidden, Unauthenticated
 from gateway.frontends.grpc.call import help_of, status_of
 
-OPEN = "/grpc.health.v1.Health/"  # what probes ask
+OPEN = "/grpc.health.v1.Health/"  # for probes
 
 
 class AuthInterceptor(grpc.aio.ServerInterceptor):
-    """Admits a call, or answers it with the status of what is wrong."""
+    """Admits a call, or ends it with the status of the error."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
@@ -48,7 +48,7 @@ def credentials(certificates: Certificates) -> grpc.ServerCredentials:
         nonlocal served
         pem = certificates.pem()
         if certificates.version == served:
-            return None  # as before
+            return None  # unchanged
         served = certificates.version
         return _configuration(pem)
 

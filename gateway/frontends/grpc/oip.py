@@ -69,7 +69,7 @@ class GrpcInferenceService:
             try:
                 with self._calls.observed(item, _slo_fields(request)):
                     reply, _ = await self._infer(readable(request), item)
-            except Exception as exc:  # noqa: BLE001  # told as a response, logged with its cause
+            except Exception as exc:  # noqa: BLE001  # sent as a response, logged with its cause
                 log_failure(exc, call.request_id)
                 return _stream_failure(request, detail_of(exc, call.request_id))
             return pb.ModelStreamInferResponse(infer_response=reply)

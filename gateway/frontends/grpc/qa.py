@@ -87,7 +87,7 @@ class QuestionAnswering:
         try:
             with self._calls.observed(call, slo_fields(request)):
                 answered = await self._answer(readable(request), call)
-        except Exception as exc:  # noqa: BLE001  # told as an item, logged with its cause
+        except Exception as exc:  # noqa: BLE001  # sent as an item, logged with its cause
             log_failure(exc, call.request_id)
             return pb.AnswerItem(id=own_id, failure=to_failure(exc, call.request_id))
         return pb.AnswerItem(id=own_id, answer=to_response(own_id, answered))
@@ -139,7 +139,7 @@ def to_response(own_id: str, answered: Answered) -> pb.AnswerResponse:
 
 
 def to_failure(error: Exception, request_id: str) -> pb.Failure:
-    """Return an error as an item of a stream tells it."""
+    """Return an error as an item of a stream."""
     return pb.Failure(
         type=kind_of(error).name,
         code=status_of(error).name,

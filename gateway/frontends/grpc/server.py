@@ -1,6 +1,6 @@
-"""The gRPC front: one server with QuestionAnswering, Open Inference Protocol v2, health, reflection.
+"""The gRPC frontend: one server with QuestionAnswering, Open Inference Protocol v2, health, reflection.
 
-Same shape as the HTTP front; the table of errors and statuses is in grpc_call.
+Built like the HTTP frontend; `grpc.call` has the table of errors and statuses.
 """
 
 # ruff: noqa: N802  # the protocol names its calls
@@ -35,7 +35,7 @@ from gateway.settings import Settings, SettingsError
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 WATCH_MS = 1_000.0  # how often a health watch looks
 AGE_JITTER = 1.1  # gRPC lets a connection get so much older, so that not all end at once
-IDLE_MS = 500.0  # without a call: at a stop nobody is sending any
+IDLE_MS = 500.0  # without a new call: then no client is sending any more
 LOOK_MS = 50.0  # how often that is looked at
 HANDSHAKES = ("grpc.server_handshake_timeout_ms", "grpc.http2.settings_timeout")
 METADATA_SIZES = ("grpc.max_metadata_size", "grpc.absolute_max_metadata_size")
@@ -131,10 +131,10 @@ async def start(
 
 
 async def stop(running: GrpcServer, drain_ms: float) -> None:
-    """Part with all callers, then let calls in flight end for `drain_ms`, then cancel them.
+    """Close all connections, wait up to `drain_ms` for calls in flight, then cancel them.
 
-    A server that stops cancels every call that has not reached its handler. So new connections are refused
-    first, and the open ones reach their age and are told to go elsewhere; 0 `drain_ms`: all of it at once.
+    A stopping server cancels every call that has not reached its handler. So it first refuses new connections
+    and lets open ones reach their maximum age (GOAWAY). `drain_ms` 0: stop at once.
     """
     running.health.stop()
     if drain_ms:

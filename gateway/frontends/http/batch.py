@@ -57,7 +57,7 @@ class LinesResponse(Response):
 
 
 class Batch:
-    """The questions of one request, under the promise of its headers."""
+    """The questions of one request, under the SLO of its headers."""
 
     def __init__(self, service: AnswerService, slo: SloRequest) -> None:
         self._service = service
@@ -103,7 +103,7 @@ class Batch:
             return b'{"id":' + to_json(item_id) + b',"error":' + bytes(failure) + b"}"
 
     async def _answer_item(self, value: Any) -> bytes:
-        """Answer one item; its promise counts from now, when its turn has come."""
+        """Answer one item; its latency counts from now, not from the arrival of the request."""
         arrived_ms = now_ms()
         own = _string(value.get("slo"), "class") if isinstance(value, dict) else None
         label = slo_headers.class_label(own or self._slo.slo_class, self._settings)

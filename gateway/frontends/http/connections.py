@@ -76,7 +76,7 @@ class Connection:
 
 
 class Connections:
-    """All open connections of one front.
+    """All open connections of one HTTP server.
 
     At the limit the connection that has waited longest for its first request gives way, then the one that is
     idle longest: a client that sends its request at once is served however many slow ones there are. While all

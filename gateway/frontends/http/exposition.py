@@ -76,7 +76,7 @@ class Exposition:
         page = []
         for metric in metrics.registry.collect():
             page.append((names_of(metric), render(metric, content_type)))
-            await asyncio.sleep(0)  # let requests have their turn
+            await asyncio.sleep(0)  # let requests run in between
         return page
 
 

@@ -44,7 +44,7 @@ class RequestFrame:
     """Pure ASGI, around everything else."""
 
     def __init__(self, app: ASGIApp, leaving: Callable[[], bool]) -> None:
-        """`leaving`: is this gateway about to stop? Then callers are told to come on another connection."""
+        """`leaving` returns whether the gateway is about to stop; then responses close their connection."""
         self.app = app
         self._leaving = leaving
 

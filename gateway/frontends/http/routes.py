@@ -1,6 +1,6 @@
-"""The HTTP front: routes, each from the wire to the service and back. Chooses nothing itself.
+"""The HTTP frontend: routes that parse requests, call the service and write responses. Decides nothing.
 
-Routes read their own bodies and headers (`DirectRoute`): FastAPI's way costs more than tokenizing.
+Routes read their own bodies and headers (`DirectRoute`): FastAPI's parsing costs more than tokenizing.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class HttpApi:
             )
 
     async def answers(self, request: Request) -> Response:
-        """Answer a list or lines; the SLO of an item counts from when its turn has come."""
+        """Answer a list or lines; the latency of an item counts from when it is begun."""
         with slo_headers.refused_whole(self._service.metrics, "http", self._class_label(request)):
             slo = read_slo(request.headers.raw)
             self._service.raise_if_full(slo, "http")
@@ -164,11 +164,11 @@ def create(
     lifespan: Lifespan[FastAPI] | None = None,
     access: Access | None = None,
 ) -> FastAPI:
-    """Return the HTTP front, without the Open Inference Protocol's routes; no `access`: open to all."""
+    """Return the HTTP app without the routes of the Open Inference Protocol; no `access`: open to all."""
     app = FastAPI(
         title="bertier",
         version=VERSION,
-        description="Question answering from the smallest model that keeps each request's promise.",
+        description="Question answering from the smallest model that meets each request's SLO.",
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
