@@ -1,4 +1,4 @@
-"""What comes back, typed: answers, the promise kept or not, plans. From JSON and from messages."""
+"""Typed replies: answers with their SLO outcome, and plans. From JSON and from messages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The promise with every default filled in, and what became of it."""
+    """The SLO with every default filled in, and its outcome."""
 
     slo_class: str
     latency_ms: float
@@ -29,7 +29,7 @@ class Outcome:
     timeout_ms: float
     certified_f1: float
     predicted_ms: float
-    gave: tuple[str, ...]  # late, below-floor, ...; none: the promise was kept
+    gave: tuple[str, ...]  # violations: late, below-floor, ...; empty: the SLO was met
     max_f1_loss: float | None = None
     min_answerable_f1: float | None = None
     certified_answerable_f1: float | None = None
@@ -41,7 +41,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class PlanOption:
-    """A plan as it stood for this request."""
+    """A plan with its predictions for this request."""
 
     plan: str
     certified_f1: float
@@ -51,7 +51,7 @@ class PlanOption:
     trust: str
     chosen: bool = False
     struck_out_by: tuple[str, ...] = ()
-    # Of what was weighed: quantiles of the time predicted, and what of `predicted_ms` is a wait.
+    # Of candidates: predicted latency quantiles, and the part of `predicted_ms` that is a wait.
     p50_ms: float | None = None
     p95_ms: float | None = None
     p99_ms: float | None = None
@@ -81,7 +81,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class PlanReport:
-    """What would happen to such a request now; `nearest`: what an idle system could promise."""
+    """What would happen to such a request now; `nearest`: what an idle system could offer."""
 
     feasible: bool
     plan: str | None  # None: refused, for `reason`

@@ -1,6 +1,6 @@
 """`Client` and `AsyncClient`: one gateway, asked over HTTP or gRPC as its URL says.
 
-What both share is pure and lives elsewhere: promises, questions, answers, errors, when to ask again.
+What both share is pure and in other modules: SLO arguments, questions, answers, errors, retries.
 """
 
 from __future__ import annotations

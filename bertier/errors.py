@@ -1,13 +1,13 @@
 """What a gateway refuses or fails with, the same over both protocols.
 
 ApiError
-├── InvalidRequest    the question, a header or a field cannot be used: mend it
-├── Denied            no key, a wrong one, or one that may not do this
-├── Infeasible        no plan can keep the promise, not even on an idle system: see `nearest`
-├── Overloaded        busy: come back after `retry_after_ms`
-├── DeadlineExceeded  the time of the request is up
-├── Unavailable       no model can answer at present: come back after `retry_after_ms`
-├── Unreachable       nobody answers at this address
+├── InvalidRequest    the question, a header or a field is invalid: correct it
+├── Denied            no API key, a wrong one, or one without permission
+├── Infeasible        no plan can meet the SLO, even on an idle system: see `nearest`
+├── Overloaded        busy: retry after `retry_after_ms`
+├── DeadlineExceeded  the deadline of the request has passed
+├── Unavailable       no model can answer at present: retry after `retry_after_ms`
+├── Unreachable       no gateway answers at this address
 └── ServerFailed      the gateway failed; its log has the cause under `request_id`
 """
 
@@ -20,7 +20,7 @@ from typing import Any, Final
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What is known of a failure; `kind` is the stable last part of the problem's type."""
+    """The details of a failure; `kind` is the stable last part of the problem's type."""
 
     kind: str
     detail: str
@@ -30,10 +30,10 @@ class Failure:
 
 
 def unreachable(url: str, why: str) -> str:
-    """Return what is told where a connection failed; a gateway gives no reason to refuse a certificate."""
+    """Return the message for a failed connection. A gateway that refuses a certificate sends no reason."""
     message = f"no gateway answers at {url}: {why}"
     if url.startswith(("https:", "grpcs:")) and "refused" not in why.lower():
-        message += " (where it asks for certificates: is yours given, valid now, and signed by its authority?)"
+        message += " (if it requires client certificates: check that yours is set, valid now, and signed by its authority)"
     return message
 
 

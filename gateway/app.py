@@ -1,7 +1,7 @@
-"""The composition root: picks the backend, wires service, fronts and watcher, and runs them.
+"""The composition root: picks the backend, wires service, frontends and watcher, and runs them.
 
-The HTTP front is up at once; models are loaded beside it. uvicorn owns the signals: some time after SIGTERM it
-drains HTTP, then the lifespan's end drains gRPC and stops Triton.
+The HTTP frontend starts at once; models are loaded in the background. uvicorn handles the signals: some time after
+SIGTERM it drains HTTP, then the end of the lifespan drains gRPC and stops Triton.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ MakeService = Callable[[Backend, Settings, Metrics], AnswerService]
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """Who runs the models: a backend, and the Triton of our own behind it, if there is one."""
+    """What runs the models: a backend, and the supervisor of our own Triton, if there is one."""
 
     backend: Backend
     supervisor: Supervisor | None = None
     triton: TritonOptions | None = None
-    servers: Mapping[str, TritonBackend] = field(default_factory=dict)  # every Triton, by its name
+    servers: Mapping[str, TritonBackend] = field(default_factory=dict)  # every Triton by name
 
 
 class Gateway:
@@ -84,7 +84,7 @@ class Gateway:
 
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
-        """Run gRPC, Triton and the watcher beside the HTTP front."""
+        """Run gRPC, Triton and the watcher beside the HTTP frontend."""
         grpc_server = await grpc_api.start(
             self.service, self.settings, self.access, self.certificates
         )
@@ -103,10 +103,10 @@ class Gateway:
             await self.models.backend.close()
             if self.models.supervisor is not None:
                 await self.models.supervisor.stop()
-            await asyncio.to_thread(self.service.decisions.write)  # last: a disk may hang
+            await asyncio.to_thread(self.service.decisions.write)  # last: the disk may hang
 
     def leave(self) -> None:
-        """Say from now on that this gateway is about to stop; answer on."""
+        """Report from now on that this gateway is about to stop, and keep answering."""
         self.service.leaving = True
 
     async def _serve_models(self) -> None:
@@ -129,7 +129,7 @@ def build(gateway: Gateway) -> FastAPI:
 
 
 def choose_models(settings: Settings, metrics: Metrics) -> Models:
-    """Return the backend the settings ask for, else the best there is here. Raises: SettingsError."""
+    """Return the configured backend; by default the best one on this host. Raises: SettingsError."""
     if settings.backend == "embedded":
         return _embedded(settings)
     if settings.triton_url:
@@ -147,11 +147,11 @@ def choose_models(settings: Settings, metrics: Metrics) -> Models:
 
 
 def serve(settings: Settings, make_service: MakeService = AnswerService) -> int:
-    """Serve until told to stop; return the exit code. `make_service`: of another policy, to be measured."""
+    """Serve until stopped; return the exit code. `make_service`: for experiments with another policy."""
     written = logs.set_up(settings.log_level, settings.log_format)
     access_log.set_up(settings.access_log_share, texts=settings.log_texts)
     tracing.start(routes.VERSION)
-    # uvicorn raises the signal again when it has drained: then there is nothing left to do.
+    # After draining, uvicorn raises the signal again; nothing is left to do then.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     try:
@@ -166,7 +166,7 @@ def serve(settings: Settings, make_service: MakeService = AnswerService) -> int:
 
 @asynccontextmanager
 async def watched(gateway: Gateway) -> AsyncIterator[int | None]:
-    """Answer those who watch at a port of their own, where the settings name one.
+    """Run the ops server for the length of the block, if the settings name a port for it.
 
     Raises: SettingsError.
     """
@@ -182,13 +182,11 @@ async def watched(gateway: Gateway) -> AsyncIterator[int | None]:
 
 
 async def _serve(settings: Settings, written: logs.StderrHandler, make_service: MakeService) -> int:
-    """Build the gateway from its settings and files, then listen: what is wrong with them ends it before."""
+    """Build the gateway from its settings and files, then listen; errors in them are raised before."""
     metrics = Metrics(settings.classes)
     written.on_lost = metrics.log_lines_lost.inc
     for one, other in slo.alike(settings.classes):
-        log.warning(
-            "classes.%s and classes.%s promise the same; they are only counted apart", one, other
-        )
+        log.warning("classes.%s and classes.%s are equal; only their metrics differ", one, other)
     models = choose_models(settings, metrics)
     if models.triton is not None:
         check_ports(models.triton)
@@ -200,7 +198,7 @@ async def _serve(settings: Settings, written: logs.StderrHandler, make_service: 
 
 
 async def _answer_at(listener: socket.socket, gateway: Gateway) -> int:
-    """Run all parts until told to stop, or until one fails; return the exit code."""
+    """Run all parts until stopped, or until one fails; return the exit code."""
     settings, tls = gateway.settings, gateway.certificates
     server = shutdown.Server(
         uvicorn.Config(
@@ -208,7 +206,7 @@ async def _answer_at(listener: socket.socket, gateway: Gateway) -> int:
             log_config=None,
             access_log=False,
             server_header=False,
-            proxy_headers=False,  # nobody asks for the caller's address
+            proxy_headers=False,  # the caller's address is not used
             lifespan="on",
             ws="none",
             ssl_context_factory=None if tls is None else lambda *_: tls.context(),

@@ -40,7 +40,7 @@ class ServingSet:
     breakers: Breakers = field(default_factory=Breakers)  # closed: the set was just checked
     certificate_tests: SequentialTests = field(
         default_factory=SequentialTests
-    )  # that the certificates hold no longer
+    )  # of the certificates
     served: tuple[ServedPlan, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -71,7 +71,7 @@ class ServingSet:
     ) -> list[Option]:
         """Return every plan with its latency predicted for a request of this size.
 
-        `n_behind`: requests that wait unread.
+        `n_behind`: requests that wait for admission.
         """
         predictions = self.latency.predict(self.plans(), size, quantile, now_ms)
         broken = self.certificate_tests.broken

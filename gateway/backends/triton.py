@@ -85,7 +85,7 @@ class TritonBackend:
     ) -> None:
         """`url` is host:port of gRPC; `engine` names what runs inside, if the caller knows.
 
-        `unload_after_ms`: of a server that others may use, for so long nobody asks what is unloaded.
+        `unload_after_ms`: a variant on a shared server is unloaded once it has been idle for so long.
         """
         self._url = url
         self._engine = engine
@@ -172,7 +172,7 @@ class TritonBackend:
 
     @property
     def lost(self) -> Mapping[str, str]:
-        """The models that seem to have lost an instance, and why; until they are loaded anew."""
+        """The models that seem to have lost an instance, and why; until they are loaded again."""
         return self._asking.lost
 
     @property
@@ -181,9 +181,9 @@ class TritonBackend:
         return self._asking.asked_again
 
     async def reload(self, variant: Variant) -> None:
-        """Have an explicit server start all instances of the model anew; the old ones answer until then.
+        """Have an explicit server restart all instances of the model; the old ones answer until then.
 
-        Only a model whose configuration changed is loaded again: so a parameter of it is.
+        Triton reloads only a model whose configuration changed, so this changes a parameter of it.
         Raises: BackendError, DeadlineExceeded.
         """
         asked = pb.ModelConfigRequest(name=variant.name, version=str(variant.version))
@@ -202,7 +202,7 @@ class TritonBackend:
         return 1
 
     async def external_load(self) -> Mapping[str, float]:
-        """Return the mean number of requests of others since the last call; {} at the first."""
+        """Return the mean number of requests of other gateways since the last call; {} at the first."""
         statistics = await self._call("ModelStatistics", pb.ModelStatisticsRequest())
         before = self._counted
         stats = [(m.name, m.inference_stats.success) for m in statistics.model_stats]
@@ -263,7 +263,7 @@ class TritonBackend:
         return read_logits(reply)
 
     async def _idle_ms(self, model: str) -> float:
-        """Return for how long nobody has asked the model; for ever, where it is not there."""
+        """Return how long the model has been idle; inf where it is not loaded."""
         try:
             statistics = await self._call("ModelStatistics", pb.ModelStatisticsRequest(name=model))
         except VariantUnavailable:

@@ -1,6 +1,6 @@
 """`bertier`: serve, triton, ask, plan, variants, validate, keys. Parses flags and prints; decides nothing.
 
-Exit code 0: done; 1: it failed, said in one line on stderr; 2: wrong usage.
+Exit code 0: success; 1: failure, with one line on stderr; 2: wrong usage.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def validate(flags: argparse.Namespace) -> int:
     for problem in finding.problems:
         print(problem)
     if finding.problems:
-        print(f"bertier: {repository}: {len(finding.problems)} wrong", file=sys.stderr)
+        print(f"bertier: {repository}: {len(finding.problems)} problems found", file=sys.stderr)
         return 1
     states = ", ".join(f"{name} {trust}" for name, trust in finding.trust.items())
     print(f"{repository}: good; {states}")
@@ -139,7 +139,7 @@ def serve_flags() -> frozenset[str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "bertier", description="Answers from the smallest BERT that keeps each request's promise."
+        "bertier", description="Answers from the smallest BERT that meets each request's SLO."
     )
     parser.add_argument("--version", action="version", version=f"bertier {version('bertier')}")
     commands = parser.add_subparsers(required=True, metavar="command")
@@ -198,7 +198,9 @@ def _add_ask(commands: Any) -> None:
     command.add_argument("--context", required=True, metavar="FILE|-|TEXT")
     command.add_argument("--top-k", type=int, default=1)
     command.add_argument("--variant", help="pin one variant")
-    command.add_argument("--explain", action="store_true", help="the decision, in JSON, too")
+    command.add_argument(
+        "--explain", action="store_true", help="include the decision in the JSON, too"
+    )
     _add_slo(command)
     _add_source(command)
     command.add_argument("--embedded", action="store_true", help="answer in this process")
@@ -266,7 +268,7 @@ def _slo_headers(flags: argparse.Namespace, explain: str | None) -> dict[str, st
 
 
 def _unserved_catalog(catalog: Catalog) -> Json:
-    """Return a catalog as /v1/variants tells it, before any gateway has asked its models."""
+    """Return a catalog in the form of /v1/variants, for a repository that no gateway serves."""
     reply: Json = json.loads(json.dumps(asdict(catalog)))
     for variant in reply["variants"]:
         variant |= {"served": None, "trust": None, "problem": None}

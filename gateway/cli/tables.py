@@ -1,4 +1,4 @@
-"""What `bertier` prints for people: an answer and why, a plan, the variants. Prints; asks nobody."""
+"""The tables that `bertier` prints: an answer and its decision, a plan, the variants."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _options_table(options: Sequence[Json]) -> Table:
 
 
 def _why(option: Json) -> str:
-    """Return what struck an option out, or that it was chosen; else it only costs more."""
+    """Return why a candidate was rejected, or that it was chosen, or that it only costs more."""
     said = ["chosen"] * option["chosen"] + option["struck_out_by"]
     return ", ".join(said) or "costs more"
 
@@ -119,7 +119,7 @@ def _cascades_table(plans: Sequence[Json]) -> Table:
 
 
 def _quality(variant: Json, plan_: Json | None) -> str:
-    """Return the mean F1 of what the floor was made from: a floor is read beside its own mean."""
+    """Return the mean F1 of the sample that the floor comes from."""
     if plan_ is not None:
         certificate = plan_["certificate"]
         return f"{certificate['f1']:.3f} ({certificate['n_questions']})"
@@ -148,7 +148,7 @@ def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in columns:
         side: JustifyMethod = "right" if " ms" in column or "F1" in column else "left"
-        # Names that begin alike must be readable to their end.
+        # Names with a common beginning must stay distinguishable.
         table.add_column(column, justify=side, overflow="fold")
     return table
 

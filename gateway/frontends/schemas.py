@@ -137,7 +137,9 @@ class ExplainedOptionBody(OptionBody):
     p50_ms: float = Field(description="Predicted latency quantile, with the work in flight.")
     p95_ms: float
     p99_ms: float
-    wait_ms: float = Field(description="The part of `predicted_ms` that is a wait for work in flight.")
+    wait_ms: float = Field(
+        description="The part of `predicted_ms` that is a wait for work in flight."
+    )
     chosen: bool
     struck_out_by: list[str]
 

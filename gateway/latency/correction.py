@@ -1,11 +1,11 @@
-"""By how much latencies differ from what was expected of them, learned online and forgotten.
+"""The online correction of predicted latencies: how observed times differ from expected ones.
 
-Forgotten with answers, and with time: what was learned is worth less with every moment in which nothing is
-in flight, and nothing after FORGET_MS of it. What is left then is what answers took that had the host to
-themselves, where that is less than the profile says: an idle gateway promises at least what a fresh one would.
+Old observations expire with new answers and with idle time: while nothing is in flight their weight falls, to 0
+after FORGET_MS. Then only answers that had the host to themselves still count, and only where they were faster
+than the profile: an idle gateway predicts at most what a fresh one would.
 
-A score is the log of seen / expected. Quantiles are those of the last scores under like load, moved
-by what a variant's length bucket does and by whether the last predictions held. Pure: times are given.
+A score is the log of observed / expected. Quantiles are those of the last scores under similar load, shifted by
+the offset of the variant's length bucket and by whether the last predictions held. Pure: times are arguments.
 
 Source: split conformal prediction on a sliding window; its level corrected by pinball steps as in
 Gibbs & Candes 2021 (adaptive conformal inference) and Angelopoulos, Candes & Tibshirani 2023
@@ -22,7 +22,7 @@ from math import ceil, exp, log
 from typing import NamedTuple
 
 LEVELS = (0.5, 0.95, 0.99)
-_AIMS = (0.5, 0.96, 0.993)  # a little above: what is promised is "at least"
+_AIMS = (0.5, 0.96, 0.993)  # slightly above the levels: coverage must be at least the level
 _PRIOR_N = (4.0, 20.0, 60.0)  # scores that the prior is worth, for each level
 _PRIOR_CALM_N = (
     2.0,
@@ -84,7 +84,7 @@ class Window:
 
 @dataclass(slots=True)
 class Cell:
-    """What is particular to one variant at one length."""
+    """The correction of one variant at one length."""
 
     spreads: Sequence[float]  # (levels,) the profile's log quantile / median, widened
     tails: Sequence[float] = _NOTHING  # (levels,) the same, not widened
@@ -113,20 +113,20 @@ class Cell:
         return min(known, share * self.calm.quantiles[level] + (1.0 - share) * known)
 
     def forget(self) -> None:
-        """Forget all but what answers took that had the host to themselves."""
+        """Forget everything except the answers that had the host to themselves."""
         self.n, self.location, self.offset, self.factor = 0, 0.0, 0.0, 1.0
         self.reach = [0.0] * len(LEVELS)
 
 
 class Observed(NamedTuple):
-    """What became of a prediction; n: scores that were known when it was made."""
+    """How a prediction turned out; n: scores that were known when it was made."""
 
     n: int
-    missed: tuple[bool, bool]  # did it take longer than P95, than P99?
+    missed: tuple[bool, bool]  # whether it took longer than P95, than P99
 
 
 class LatencyCorrection:
-    """Tracks scores; regimes are loads, numbered from 0: nothing waits."""
+    """Tracks scores by regime, a level of load from 0 (nothing waits)."""
 
     def __init__(self, regimes: int) -> None:
         self.n = 0  # scores so far
@@ -173,7 +173,7 @@ class LatencyCorrection:
         return exp(weight * (found + cell.offset) + (1.0 - weight) * rested)
 
     def add_calm(self, at_ms: float, cell: Cell, ratio: float) -> None:
-        """Learn from an answer that had the host to itself, for when it is at rest again."""
+        """Learn from an answer that had the host to itself, for the next time the host is idle."""
         score = log(max(ratio, 1e-6))
         if score <= _STALL:
             cell.calm.add(at_ms, score)
@@ -185,7 +185,7 @@ class LatencyCorrection:
     def add_censored(
         self, at_ms: float, cell: Cell, regime: int, ratio: float, observed: Observed
     ) -> None:
-        """Learn from work that was given up: it would have taken at least so long."""
+        """Learn from cancelled work: it would have taken at least so long."""
         self._learn(at_ms, cell, regime, self._all.beyond(self._score(cell, ratio)), observed)
 
     def _score(self, cell: Cell, ratio: float) -> float:

@@ -1,7 +1,7 @@
-"""How long a plan will take for a request, as a quantile: profile, work in flight, what was seen.
+"""Predicts latency quantiles of plans from profiles, work in flight and an online correction.
 
-What is predicted is the time from the decision to the answer. Pure: no clock and no I/O, times are
-given, ms; so a simulator runs it as it is. One thread.
+The predicted time runs from the decision to the answer. Pure: no clock and no I/O, times are arguments, ms; a
+simulator runs this code unchanged. For one thread.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What became of a prediction; `ratio` is seen / predicted P95."""
+    """How a prediction turned out; `ratio` is observed / predicted P95."""
 
     variant: str
     in_p95: bool
@@ -87,7 +87,7 @@ class _Known:
 
 
 class LatencyModel:
-    """Predicts quantiles, and is told when work begins, leaves the model server and is over.
+    """Predicts quantiles; its caller reports when work begins, leaves the model server and ends.
 
     A variant answers as many windows at once as it has instances; all variants share the cores.
     """
@@ -112,22 +112,22 @@ class LatencyModel:
 
     @property
     def busy(self) -> bool:
-        """Is any work of ours in flight?"""
+        """Whether any of our work is in flight."""
         return self.queue.in_flight > 0
 
     @property
     def has_room(self) -> bool:
-        """Would one more window leave half of the cores to whoever comes?"""
+        """Whether one more window would leave half of the cores free."""
         return self.queue.lanes_at_work < max(1, self.queue.cores // 2)
 
     @property
     def crowded(self) -> bool:
-        """Is there more work, of ours or of other gateways, than cores?"""
+        """Whether there is more work, ours and external, than cores."""
         external = sum(line.external for line in self.queue.lines.values())
         return self.queue.in_flight + external > self.queue.cores
 
     def wait_ms(self, plans: Sequence[Plan], size: Size, now_ms: float) -> float:
-        """Return how long the plan that waits least would wait for others, as expected; 0: a core is free."""
+        """Return the lowest expected wait of any plan for work in flight; 0: a core is free."""
         if not self.crowded:
             return 0.0
         found = self.predict(plans, size, 0.5, now_ms)
@@ -152,7 +152,7 @@ class LatencyModel:
             idle_ms = predicted_ms = cost_ms = wait_ms = 0.0
             for i, variant in enumerate(plan.variants):
                 stage = known.get(variant)
-                if stage is None:  # plans share variants: a front of cascades asks for each often
+                if stage is None:  # cascades share variants
                     stage = known[variant] = self._stage(variant, size, level, now_ms)
                 idle_ms += stage.idle_ms
                 predicted_ms += stage.predicted_ms
@@ -207,9 +207,9 @@ class LatencyModel:
         return _seen(work, took_ms)
 
     def give_up(self, work: Work, now_ms: float) -> Seen | None:
-        """Learn from work that was cancelled, failed or timed out: it would have taken longer.
+        """Learn from work that was cancelled, failed or timed out: its time is a lower bound.
 
-        Returns what became of the prediction where that is known: it did not hold.
+        Returns the outcome of the prediction if it is known, that is if it did not hold; else None.
         """
         self.leave(work, now_ms)
         took_ms = now_ms - work.began_ms
@@ -221,7 +221,7 @@ class LatencyModel:
         return _seen(work, took_ms) if took_ms > work.p95_ms else None
 
     def resize(self, cores: int, instances: Mapping[str, int]) -> None:
-        """Say how many cores all model servers have, and how many instances of each variant."""
+        """Set the cores of all model servers and the instances of each variant."""
         self.queue.cores = max(1, cores)
         for name in self._profiles:
             self.queue.open(name, instances[name])
@@ -229,7 +229,7 @@ class LatencyModel:
         self._backlog = None
 
     def set_external(self, windows: Mapping[str, int], now_ms: float) -> None:
-        """Say how many windows of other gateways each variant of a shared server has pending."""
+        """Set the pending windows of other gateways at each variant of a shared server."""
         self.queue.set_external(now_ms, windows)
         self._backlog = None
 
@@ -277,7 +277,7 @@ class LatencyModel:
 
     def _learn_cell(self, variant: str, bucket: int) -> _Known:
         cell = self._profiles[variant].cell(bucket)
-        key = (variant, cell)  # measured anew: learned anew
+        key = (variant, cell)  # a new profile starts a new correction
         tails = [ms / cell.p50_ms for ms in (cell.p50_ms, cell.p95_ms, cell.p99_ms)]
         tracked = self.correction.cells.get(key)
         if tracked is None:
@@ -286,7 +286,7 @@ class LatencyModel:
         return _Known(cell.p50_ms, tracked, self.queue.lines[variant].slots)
 
     def _follow(self) -> None:
-        """Let work in flight progress as fast as work was seen to."""
+        """Let work in flight progress as fast as observed."""
         self.queue.slowness = self.correction.slowness
 
 

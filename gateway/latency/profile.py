@@ -1,7 +1,7 @@
-"""How long a variant takes on this host, asked through the backend: a few seconds, not a study.
+"""Profiles the latency of a variant on this host through the backend, in a few seconds.
 
-Other work can lengthen a run, never shorten it. So the lower quartile of a few runs stands for the
-median of an idle host, and runs beside requests in flight count only where there are no others.
+Other work can lengthen a run, never shorten it. So the lower quartile of a few runs estimates the median of an
+idle host, and runs beside requests in flight count only where there are no others.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Busy = Callable[[], bool]  # is any request in flight?
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A profile that holds here; not `quiet`: requests in flight may have spoilt it."""
+    """A profile that holds here; not `undisturbed`: requests in flight may have distorted it."""
 
     profile: Profile
     undisturbed: bool = True
@@ -59,7 +59,7 @@ async def profile(
         if not undisturbed or _holds(known.p50_ms, found_ms):
             return Measured(variant.profile, undisturbed)
         log.warning(
-            "%s: takes %.1f ms, its profile of this host says %.1f; it is measured anew",
+            "%s: takes %.1f ms, its profile of this host says %.1f; it is measured again",
             variant.name,
             found_ms,
             known.p50_ms,

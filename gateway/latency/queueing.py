@@ -1,7 +1,7 @@
 """Work in flight on one host, and the time until new work would be done: a fluid model of its queues.
 
 Each variant is a line: first come, first served by its instances. All running windows share the
-cores alike (processor sharing), so a line delays the others. Pure: times are given, ms.
+cores alike (processor sharing), so a line delays the others. Pure: times are arguments, ms.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ class Queue:
         return sum(line.busy for line in self.lines.values())
 
     def set_external(self, now_ms: float, windows: Mapping[str, int]) -> None:
-        """Say how many windows of other gateways each variant has; one not named has none."""
+        """Set the windows of other gateways at each variant; 0 for one that is not named."""
         self._serve(now_ms)
         for name, line in self.lines.items():
             line.external = max(0, windows.get(name, 0))

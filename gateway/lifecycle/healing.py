@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 CHECK_MS = 250.0
 FIRST_RETRY_MS, LONGEST_RETRY_MS = 2_000.0, 60_000.0
-ATTEMPTS = 3  # failed ones in a row, and a Triton of our own is started anew
+ATTEMPTS = 3  # failed reloads in a row after which our own Triton is restarted
 LEFT_MS = 10_000.0  # after which replaced processes that are still there are ended
 CALM_MS = 60_000.0  # after which an instance that is lost again is the first again
 
@@ -67,7 +67,7 @@ class Healing:
             try:
                 self.look()
             except Exception:  # the gateway goes on with what it knows
-                log.exception("looking after the models failed; it goes on")
+                log.exception("checking the models failed; it continues")
             await asyncio.sleep(CHECK_MS / 1e3)
 
     def states(self) -> dict[str, str]:
@@ -75,7 +75,7 @@ class Healing:
         return {name: p.why for (_, name), p in self._patients.items() if p.why}
 
     def look(self) -> None:
-        """Look once at every server, and begin to heal what is ill."""
+        """Check every server once, and begin to reload models that lost an instance."""
         for where, server in self._servers.items():
             self._count(where, server)
             for model, why in {**server.lost, **self._ended()}.items():
@@ -128,7 +128,7 @@ class Healing:
             patient.task = asyncio.create_task(self._heal(where, model, patient))
 
     def _route_around(self, model: str) -> None:
-        """Leave a variant alone that has no instance any more."""
+        """Open the circuit breaker of a variant that has no instance left."""
         serving = self._service.serving
         if serving is None or self._supervisor is None:
             return
@@ -163,7 +163,7 @@ class Healing:
         log.info("%s: %s is loaded again: all of its instances answer", where, model)
 
     def _end(self, model: str, patient: _Patient) -> None:
-        """Note that a variant is well; one that is soon ill again is treated later and later."""
+        """Note that a variant has recovered; if it fails again soon, its reload is delayed more each time."""
         now = self._clock()
         if now - patient.healed_ms > CALM_MS:
             patient.retry.worked()

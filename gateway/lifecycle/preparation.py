@@ -1,6 +1,6 @@
 """From a catalog to a ServingSet: files, hashes, golden answers and latency, checked on this host.
 
-A set that fails its checks is refused; a variant that fails them is left out, and can be mended.
+A set that fails its checks is refused; a variant that fails them is left out, and tried again later.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ async def prepare(
 
 
 async def mend(repository: Path, serving: ServingSet, backend: Backend) -> ServingSet:
-    """Look again at what is not served; what is stays as it is. Raises: RepositoryError."""
+    """Check the variants again that are not served; keep the others. Raises: RepositoryError."""
     _check_files(repository, serving.catalog)
     look = await _Look.here(serving.catalog, serving.encoder, backend, serving)
     missing = [v for v in serving.catalog.variants if v.name not in serving.trust]
@@ -69,7 +69,7 @@ async def mend(repository: Path, serving: ServingSet, backend: Backend) -> Servi
 
 
 async def measure_again(serving: ServingSet, backend: Backend) -> ServingSet:
-    """Measure anew what was measured beside requests in flight.
+    """Measure the latency again that was measured beside requests in flight.
 
     Raises: BackendError, DeadlineExceeded.
     """

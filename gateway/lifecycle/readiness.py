@@ -1,4 +1,4 @@
-"""Can questions be answered, and if not, why? What /readyz and /v1/variants tell. Pure."""
+"""Whether questions can be answered, and if not, why: the data of /readyz and /v1/variants. Pure."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from gateway.serving_set import ServingSet
 
 @dataclass(frozen=True, slots=True)
 class VariantState:
-    """Is a variant of the catalog routed to, and how far does its certificate hold here?"""
+    """The state of one variant: whether it is routed to, and how far its certificate holds here."""
 
     served: bool
     trust: str | None
     problem: str | None
-    failing: bool  # left alone, or probed, because it failed when it was asked
-    measured_under_load: bool  # its latency, beside requests in flight: it is measured again
-    confidence_shifted: bool = False  # it is not as sure, or as unsure, as on the certified data
-    host_differs: str | None = None  # from the one it was certified on: in what
+    failing: bool  # its circuit breaker is open or half-open
+    measured_under_load: bool  # its latency was measured beside requests: it is measured again
+    confidence_shifted: bool = (
+        False  # its confidence is distributed differently than on the certified data
+    )
+    host_differs: str | None = None  # how this host differs from the certified one
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class Readiness:
     variants: Mapping[str, VariantState]
     retry_in_ms: float | None = None  # until what failed is tried again; None: nothing is
     replicas: Mapping[str, ReplicaState] = field(default_factory=dict)  # of several servers
-    broken_plans: tuple[str, ...] = ()  # shadow answers say so: not trusted any more
+    broken_plans: tuple[str, ...] = ()  # by shadow answers; no longer trusted
     healing: Mapping[str, str] = field(default_factory=dict)  # variants that lost an instance: why
 
 
@@ -58,7 +60,7 @@ def state_of(name: str, serving: ServingSet) -> VariantState:
 
 
 def _host_differs(name: str, serving: ServingSet) -> str | None:
-    """Return what is other here than where a variant was certified, for one that is not `certified`."""
+    """Return how this host differs from the one of the certificate, for a variant that is not `certified`."""
     if serving.trust.get(name) in (None, Trust.CERTIFIED):
         return None
     here = asdict(serving.profiles[name].host)
@@ -113,7 +115,7 @@ def _plan_report(plan: Plan, serving: ServingSet) -> dict[str, Any]:
 
 
 def _agreement_report(test: AgreementTest | None) -> dict[str, Any] | None:
-    """Return what shadow answers say of a plan; None: the catalog does not say what to expect."""
+    """Return the test of a plan's agreement; None: the catalog has no expected agreement."""
     if test is None:
         return None
     report = {"broken": test.broken, "log10": test.log10_e_value, "alarm_at": test.log10_alarm}

@@ -28,7 +28,7 @@ class Retirement:
         self._past: list[tuple[weakref.ref[ServingSet], float]] = []  # and when it was replaced
 
     def load(self, variants: Iterable[Variant]) -> None:
-        """Remember what the model server was told to load."""
+        """Remember a variant that the model server was asked to load."""
         self._loaded |= {_key(variant): variant for variant in variants}
 
     def replace(self, serving: ServingSet) -> None:

@@ -76,7 +76,7 @@ class Watcher:
             try:
                 await self.check()
             except Exception:  # the gateway goes on with what it has
-                log.exception("the watcher failed; it goes on")
+                log.exception("the watcher failed; it continues")
             await asyncio.sleep(self._service.settings.catalog_poll_ms / 1e3)
 
     async def check(self) -> None:
@@ -256,7 +256,7 @@ class Watcher:
         try:
             problems = hash_problems(serving.catalog, await self._backend.hashes())
         except BertierError as exc:
-            log.warning("the model server did not tell its hashes: %s", exc)
+            log.warning("the model server did not report its hashes: %s", exc)
             return False
         right_again = self._wrong - problems.keys()
         self._wrong = frozenset(problems)

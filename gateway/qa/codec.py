@@ -195,7 +195,7 @@ def decode(windows: Windows, logits: Logits, question: Question, how: Decoding) 
 
 
 def read(windows: Windows, logits: Logits, question: Question) -> Reading:
-    """Return the best spans of all windows, weighed against each other and against no answer.
+    """Return the best spans of all windows, normalized against each other and against no answer.
 
     Source: Devlin et al. 2019, section 4.3 (span score against the no-answer score at [CLS]).
     """

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from gateway.errors import RepositoryError
 
-MAX_REMEMBERED_CHARS = 400_000  # of all words together, some 60,000; then the memory begins anew
+MAX_REMEMBERED_CHARS = 400_000  # of all words together, some 60,000; then the cache is cleared
 
 # White space at which these tokenizers split, whatever stands on either side.
 _WORD = re.compile(r"[^ \t\n\r]+")

@@ -30,7 +30,7 @@ triton_log = logging.getLogger("triton")
 PROBE_MS = 2_000.0  # between two health checks
 PROBE_TIMEOUT_MS = 10_000.0
 PROBES = 3  # failed ones in a row, and it is taken for hung
-EXIT_TIMEOUT_S = 8  # for inferences in flight when Triton is told to stop
+EXIT_TIMEOUT_S = 8  # for inferences in flight when Triton stops
 STUB_TIMEOUT_S = 300  # for the process of one model instance to start
 _READY_POLL_MS = 50.0
 # While Triton starts nobody listens; gRPC's own back-off would find it seconds later.
@@ -115,7 +115,7 @@ class TritonProcess:
         while not await self._is(READY):
             if self._ended.done():
                 await self._logging
-                said = "; ".join(self._errors) or "it gave no reason"
+                said = "; ".join(self._errors) or "it reported no reason"
                 raise BackendUnavailable(
                     f"Triton ended with code {self._ended.result()} while starting: {said}"
                 )
@@ -144,7 +144,7 @@ class TritonProcess:
         self._tell_guard()
         await self._wait(idle, timeout_s=guard.GRACE_S)
         idle.cancel()
-        self._tell_guard()  # told twice, it waits for nothing
+        self._tell_guard()  # a second signal makes it stop at once
         await self._wait(timeout_s=5)
         if not self._ended.done():
             self._guard.kill()
