@@ -18,10 +18,10 @@ from bertier.answers import Answer, PlanReport
 from bertier.errors import ApiError
 from bertier.over_grpc import AsyncGrpcTransport, GrpcTransport
 from bertier.over_http import AsyncHttpTransport, HttpTransport
-from bertier.promise import SloArguments, headers_of
 from bertier.questions import Ask, Operation
 from bertier.retrying import Attempts, Retries
 from bertier.security import Security
+from bertier.slo import SloArguments, headers_of
 
 T = TypeVar("T")
 SCHEMES: Final = ("http", "https", "grpc", "grpcs")

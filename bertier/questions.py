@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from bertier import answers
 from bertier.answers import Answer, PlanReport
-from bertier.promise import SloArguments, json_of
+from bertier.slo import SloArguments, json_of
 from gateway.proto.bertier.v1 import qa_pb2 as pb
 
 T = TypeVar("T")

@@ -1,4 +1,4 @@
-"""Which calls the instances of a model leave unanswered, as seen by who asks them.
+"""Finds the calls that the instances of a model leave unanswered, seen from the client side.
 
 A server starts the calls of a model in the order in which they come, each at the first instance that is
 free. So a call is at an instance once fewer calls are ahead of it than there are instances, and one that
@@ -29,7 +29,7 @@ class Call:
     def __init__(self, work_ms: float, budget_ms: float) -> None:
         self.work_ms = work_ms
         self.budget_ms = budget_ms
-        self.running_ms: float | None = None  # at an instance since; None: it waits for its turn
+        self.running_ms: float | None = None  # at an instance since; None: queued
         self.overtaken = 0  # younger calls that were answered
 
     def is_silent(self, now_ms: float, slowness: float) -> bool:

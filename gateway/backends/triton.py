@@ -23,7 +23,7 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from gateway.backends.external_load import Counted, IdleTimer
 from gateway.backends.protocol import Check, logits_of
-from gateway.backends.second_asking import Asked, SecondAsking
+from gateway.backends.silent_calls import Inquiry, SilentCalls
 from gateway.backends.triton_errors import (
     NO_EXPLICIT_LOAD,
     inference_error,
@@ -98,7 +98,7 @@ class TritonBackend:
         self._counted: Counted | None = None
         self._unload_after_ms = unload_after_ms
         self._idle = IdleTimer(clock)
-        self._asking = SecondAsking(lost_instance)
+        self._calls = SilentCalls(lost_instance)
 
     @property
     def engine(self) -> str:
@@ -173,12 +173,12 @@ class TritonBackend:
     @property
     def lost(self) -> Mapping[str, str]:
         """The models that seem to have lost an instance, and why; until they are loaded again."""
-        return self._asking.lost
+        return self._calls.lost
 
     @property
-    def asked_again(self) -> Mapping[str, int]:
+    def repeated(self) -> Mapping[str, int]:
         """How many requests an instance left unanswered and another was asked, by model."""
-        return self._asking.asked_again
+        return self._calls.repeated
 
     async def reload(self, variant: Variant) -> None:
         """Have an explicit server restart all instances of the model; the old ones answer until then.
@@ -193,7 +193,7 @@ class TritonBackend:
         text = json_format.MessageToJson(config, preserving_proto_field_name=True)
         request.parameters["config"].string_param = text
         await self._call("RepositoryModelLoad", request, LOAD_TIMEOUT_MS)
-        self._asking.forget(variant.name)
+        self._calls.forget(variant.name)
 
     async def checked(self, variant: Variant, check: Check) -> Trust:
         return await check(self)
@@ -207,7 +207,7 @@ class TritonBackend:
         before = self._counted
         stats = [(m.name, m.inference_stats.success) for m in statistics.model_stats]
         now = self._counted = Counted.of(
-            time.perf_counter(), [(n, s.ns / 1e9, s.count) for n, s in stats], self._asking.answered
+            time.perf_counter(), [(n, s.ns / 1e9, s.count) for n, s in stats], self._calls.answered
         )
         return {} if before is None else now.external_since(before)
 
@@ -221,7 +221,7 @@ class TritonBackend:
         return bool(ready.ready)
 
     async def close(self) -> None:
-        await self._asking.close()
+        await self._calls.close()
         await asyncio.gather(*(channel.close() for channel in self._channels))
 
     async def _infer_all(
@@ -255,8 +255,8 @@ class TritonBackend:
         rows, tokens = request.inputs[0].shape
         work_ms = rows * variant.profile.cell(tokens).p50_ms
         try:
-            reply = await self._asking.ask(
-                Asked(variant.name, variant.instances, work_ms, send), budget_ms
+            reply = await self._calls.ask(
+                Inquiry(variant.name, variant.instances, work_ms, send), budget_ms
             )
         except grpc.aio.AioRpcError as exc:
             raise inference_error(exc, request.model_name) from exc

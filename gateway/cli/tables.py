@@ -37,7 +37,7 @@ def show_answer(reply: Json) -> None:
 def show_plan(reply: Json) -> None:
     slo, console = reply["slo"], _console()
     verdict = (
-        f"{reply['plan']} keeps it" if reply["feasible"] else f"{reply['plan'] or 'nothing'} now"
+        f"{reply['plan']} meets it" if reply["feasible"] else f"{reply['plan'] or 'nothing'} now"
     )
     violations = f", but {', '.join(reply['gave'])}" if reply["gave"] else ""
     console.print(Text(f"{_describe_slo(slo)}: {verdict}{violations} ({reply['reason']})"))

@@ -1,7 +1,7 @@
 """Loads a model again that has lost an instance; what is left of it, or another plan, answers meanwhile.
 
 A lost instance is noticed by its process (model_processes.py, of a Triton on this host) or by calls that it
-leaves unanswered (second_asking.py, of any). It never answers a question.
+leaves unanswered (silent_calls.py, of any). It never answers a question.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ class Healing:
 
     def _count(self, where: str, server: TritonBackend) -> None:
         before = self._counted[where]
-        for model, n in server.asked_again.items():
-            self._metrics.asked_again.labels(model).inc(n - before[model])
+        for model, n in server.repeated.items():
+            self._metrics.repeated.labels(model).inc(n - before[model])
             before[model] = n
 
     def _note(self, where: str, model: str, why: str) -> None:

@@ -111,7 +111,7 @@ class Metrics:
         self.prediction_ratio = self._histogram(declared.PREDICTION_RATIO, edges=RATIOS)
         self.backend_up = self._gauge(declared.BACKEND_UP)
         self.backend_restarts = self._counter(declared.BACKEND_RESTARTS)
-        self.asked_again = self._counter(declared.ASKED_AGAIN)
+        self.repeated = self._counter(declared.REPEATED_CALLS)
         self.instances_lost = self._counter(declared.INSTANCES_LOST)
         self.model_reloads = self._counter(declared.MODEL_RELOADS)
         self.healing = self._gauge(declared.HEALING)

@@ -162,7 +162,7 @@ BREAKER_CHANGES = _counter(
     "Changes of circuit breakers, by new state.",
     *("variant", "state"),
 )
-ASKED_AGAIN = _counter(
+REPEATED_CALLS = _counter(
     "bertier_asked_again_total",
     "Requests repeated because one model instance left them unanswered.",
     "variant",

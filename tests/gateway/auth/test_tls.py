@@ -101,7 +101,7 @@ async def test_mutual_tls_wants_a_valid_certificate_of_the_authority(
             Security(authority=root, certificate=ended[0], key=ended[1]),
         ):
             async with AsyncClient(url, security=stranger, retries=ONCE, timeout_s=20) as client:
-                with pytest.raises(bertier.Unreachable, match="is yours given, valid now"):
+                with pytest.raises(bertier.Unreachable, match="check that yours is set"):
                     await client.answer(QUESTION, CONTEXT)
         assert running.backend.asked == ["large"]
     if scheme == "https":  # gRPC's own library writes its reasons to stderr
@@ -149,7 +149,7 @@ def test_a_file_that_cannot_be_used_changes_nothing(
     clock.pass_by()
     assert served.pem().certificate == second.certificate
     assert metrics.registry.get_sample_value("bertier_reload_refused", {"file": "certificate"}) == 0
-    assert "serves on" in caplog.text
+    assert "stays in use" in caplog.text
 
 
 def test_a_certificate_that_begins_later_is_used_when_it_does(

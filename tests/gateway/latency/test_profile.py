@@ -72,7 +72,7 @@ async def test_a_profile_of_this_host_is_believed_after_a_few_runs(
     assert (found.profile is VARIANT.profile) == believed
     assert (set(backend.lengths) == {128}) == believed
     assert found.profile.cell(128).p50_ms == (5.0 if believed else ms)
-    assert ("measured anew" in caplog.text) != believed
+    assert ("measured again" in caplog.text) != believed
 
 
 async def test_the_way_to_the_model_server_is_no_reason_to_doubt_a_small_model() -> None:
