@@ -185,7 +185,7 @@ async def _serve(settings: Settings, written: logs.StderrHandler, make_service: 
     """Build the gateway from its settings and files, then listen; errors in them are raised before."""
     metrics = Metrics(settings.classes)
     written.on_lost = metrics.log_lines_lost.inc
-    for one, other in slo.alike(settings.classes):
+    for one, other in slo.equal_classes(settings.classes):
         log.warning("classes.%s and classes.%s are equal; only their metrics differ", one, other)
     models = choose_models(settings, metrics)
     if models.triton is not None:

@@ -91,7 +91,7 @@ def class_problem(name: str, defaults: SloClass) -> str | None:
     return None
 
 
-def alike(classes: Mapping[str, SloClass]) -> list[tuple[str, str]]:
+def equal_classes(classes: Mapping[str, SloClass]) -> list[tuple[str, str]]:
     """Return the pairs of classes with equal defaults."""
     return [
         (one, other)

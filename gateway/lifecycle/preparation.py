@@ -57,15 +57,15 @@ async def prepare(
     return _build(catalog, encoder, found, problems, look)
 
 
-async def mend(repository: Path, serving: ServingSet, backend: Backend) -> ServingSet:
+async def recheck(repository: Path, serving: ServingSet, backend: Backend) -> ServingSet:
     """Check the variants again that are not served; keep the others. Raises: RepositoryError."""
     _check_files(repository, serving.catalog)
     look = await _Look.here(serving.catalog, serving.encoder, backend, serving)
     missing = [v for v in serving.catalog.variants if v.name not in serving.trust]
     found, problems = await look.at(missing)
     kept = {name: _Found(t, _measured_in(serving, name)) for name, t in serving.trust.items()}
-    mended = _build(serving.catalog, serving.encoder, kept | found, problems, look)
-    return replace(mended, breakers=serving.breakers.keeping(kept.keys()))
+    checked_again = _build(serving.catalog, serving.encoder, kept | found, problems, look)
+    return replace(checked_again, breakers=serving.breakers.keeping(kept.keys()))
 
 
 async def measure_again(serving: ServingSet, backend: Backend) -> ServingSet:

@@ -25,7 +25,7 @@ from gateway.errors import (
     RepositoryError,
     VariantsUnserved,
 )
-from gateway.lifecycle.preparation import hash_problems, measure_again, mend, prepare
+from gateway.lifecycle.preparation import hash_problems, measure_again, prepare, recheck
 from gateway.lifecycle.readiness import Readiness, states_of, summary
 from gateway.lifecycle.retirement import Retirement
 from gateway.request.service import AnswerService
@@ -202,7 +202,7 @@ class Watcher:
     async def _mend(self, old: ServingSet) -> None:
         """Look again at the variants that are not served."""
         try:
-            new = await mend(self._repository, old, self._backend)
+            new = await recheck(self._repository, old, self._backend)
         except BertierError as exc:
             log.warning("looked again: %s", exc)
             self._retry.failed()

@@ -1,4 +1,4 @@
-"""When a client asks again: for what passes, not before it was told to, not for ever."""
+"""When a client retries: only passing failures, not before the gateway says so, not forever."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ AWAY = errors.Unreachable(Failure("unreachable", "nobody there"))
 @pytest.mark.parametrize(
     ("error", "attempt", "spent_ms", "wait_ms"),
     [
-        (BUSY, 1, 0.0, 400.0),  # as told
-        (AWAY, 1, 0.0, 50.0),  # nothing was told: the usual backoff
+        (BUSY, 1, 0.0, 400.0),  # as the gateway said
+        (AWAY, 1, 0.0, 50.0),  # without a hint: the usual backoff
         (AWAY, 3, 0.0, 200.0),  # twice as long each time
         (AWAY, 4, 0.0, None),  # enough attempts
         (BUSY, 1, 700.0, None),  # would end later than the caller's patience

@@ -1,4 +1,4 @@
-"""What a newcomer is told when the gateway is up, and where those who watch it ask."""
+"""The message of a gateway that is ready, and its ops server."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def test_who_watches_has_a_port_of_its_own() -> None:
 
 
 async def test_metrics_that_moved_are_no_longer_at_the_front() -> None:
-    """What is told at two places is protected at none."""
+    """A page that is served at two places is protected at neither."""
     for settings, status in ({}, 200), ({"metrics_port": 0}, 404):
         transport = httpx2.ASGITransport(app=app.build(gateway_of(**settings)))
         async with httpx2.AsyncClient(transport=transport, base_url="http://test") as http:
@@ -100,7 +100,7 @@ def test_a_name_of_this_host_can_be_listened_at() -> None:
 
 
 async def test_what_was_decided_last_is_written_at_the_stop(tmp_path: Path) -> None:
-    """Lines wait for up to a second; a gateway that is told to stop loses none."""
+    """Lines wait for up to a second; a gateway that is stopped loses none."""
     record = tmp_path / "decisions.jsonl"
     gateway = gateway_of(decisions_file=record, grpc_port=0, model_repository=tmp_path)
     async with gateway.lifespan(app.build(gateway)):

@@ -176,8 +176,10 @@ def test_a_hash_of_a_key_is_not_repeated() -> None:
     assert "bt-a-secret" not in str(caught.value)
 
 
-def test_classes_that_promise_the_same_are_told() -> None:
-    """It may be meant: two teams, counted apart; or one of them was to be another."""
+def test_equal_classes_are_reported() -> None:
+    """Equal classes may be intended, to count two teams separately, or be a mistake."""
     standard = slo.STANDARD_CLASSES["standard"]
-    assert slo.alike({**slo.STANDARD_CLASSES, "search": standard}) == [("search", "standard")]
-    assert slo.alike(slo.STANDARD_CLASSES) == []
+    assert slo.equal_classes({**slo.STANDARD_CLASSES, "search": standard}) == [
+        ("search", "standard")
+    ]
+    assert slo.equal_classes(slo.STANDARD_CLASSES) == []

@@ -57,7 +57,7 @@ async def test_who_answers_is_asked_once(server: Server) -> None:
 
 
 async def test_what_one_instance_leaves_unanswered_another_answers(server: Server) -> None:
-    """The caller hears nothing of it; how the silent call ends tells that its instance is lost."""
+    """The caller does not notice; the end of the silent call shows that its instance is lost."""
     answer = server.ask()
     await server.until_asked(2)
     server.calls[1].set_result("second")

@@ -17,12 +17,12 @@ def cell() -> Cell:
 
 
 def feed(correction: LatencyCorrection, of: Cell, ratios: list[float], at_ms: float = 0.0) -> float:
-    """Learn these ratios, one each 10 ms; return the share that was within the P95 told."""
+    """Learn these ratios, one each 10 ms; return the share that was within the predicted P95."""
     within = 0
     for i, ratio in enumerate(ratios):
         p95, p99 = (correction.factor(of, 0, level) for level in (P95, P99))
-        told = Observed(correction.n, (ratio > p95, ratio > p99))
-        correction.add(at_ms + 10.0 * i, of, 0, ratio, told)
+        observed = Observed(correction.n, (ratio > p95, ratio > p99))
+        correction.add(at_ms + 10.0 * i, of, 0, ratio, observed)
         within += ratio <= p95
     return within / len(ratios)
 

@@ -62,7 +62,7 @@ def test_a_bucket_without_a_cell_takes_the_next_longer() -> None:
 
 
 def test_what_was_never_seen_is_predicted_wider_than_its_profile() -> None:
-    """A profile of an idle host is no promise, and no reason to refuse either."""
+    """A profile of an idle host alone neither guarantees a latency nor justifies a refusal."""
     for quantile in (0.95, 0.99):
         found = predict(model(), ONE, quantile)
         assert found.idle_ms < found.predicted_ms < 2 * found.idle_ms

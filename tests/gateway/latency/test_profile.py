@@ -76,7 +76,7 @@ async def test_a_profile_of_this_host_is_believed_after_a_few_runs(
 
 
 async def test_the_way_to_the_model_server_is_no_reason_to_doubt_a_small_model() -> None:
-    """Measured anew with it, a small model looked dearer than a larger one that was believed."""
+    """Measured again with it, a small model looked dearer than a larger one that was believed."""
     small = make_variant("smallest", 1)
     found = await profile.profile(small, SAMPLE, TimedBackend(repeat(2.6)), HOST)
     assert found.profile is small.profile

@@ -1,4 +1,4 @@
-"""What is told to the predictor about servers that others use, too."""
+"""The external load of shared servers, and how variants on them are kept loaded."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class Shared(FakeBackend):
 
 
 async def test_work_of_other_gateways_is_waited_for_in_predictions() -> None:
-    """Else each of two gateways would promise what both together cannot keep."""
+    """Otherwise each of two gateways would predict latencies that both together cannot meet."""
     backend = Shared({"small": 39.7})
     service = AnswerService(backend, Settings(triton_url=("a:1",)), Metrics())
     service.serving = serving_set(small_and_large())
     latency, plans = service.serving.latency, service.serving.plans()
 
-    began_ms = now_ms()  # one request of our own tells how long theirs take
+    began_ms = now_ms()  # one request of our own shows how long theirs take
     latency.finish(latency.begin("small", Size(64, 1), began_ms), began_ms + 7.0)
 
     def wait_ms() -> float:
@@ -59,7 +59,7 @@ async def test_work_of_other_gateways_is_waited_for_in_predictions() -> None:
 
 
 @given(st.integers(0, 500), st.integers(0, 500), st.floats(0.001, 5.0), st.floats(0.1, 10.0))
-def test_others_are_the_share_of_the_load_that_is_not_ours(
+def test_external_load_is_the_share_that_is_not_ours(
     ours: int, external_load: int, each_s: float, passed_s: float
 ) -> None:
     """Of `n` requests that took `each_s`, the server held n * each_s / passed_s on average."""
@@ -70,7 +70,7 @@ def test_others_are_the_share_of_the_load_that_is_not_ours(
     assert abs(found - external_load * each_s / passed_s) < 1e-6 * max(1.0, found)
 
 
-def test_a_server_that_began_anew_has_nothing_of_others() -> None:
+def test_a_restarted_server_has_no_external_load() -> None:
     """Its counters are smaller than before; that is no negative load."""
     before = Counted.of(0.0, [("m", 70.0, 500)], {"m": 400})
     assert Counted.of(1.0, [("m", 0.1, 3)], {"m": 400}).external_since(before) == {}
@@ -88,7 +88,7 @@ async def test_a_variant_that_nobody_asks_is_kept_where_others_could_unload_it()
     assert backend.asked == ["small", "large"]
 
 
-def test_a_model_is_quiet_from_when_it_was_seen_to_be_asked_last() -> None:
+def test_a_model_is_idle_since_its_last_request_was_seen() -> None:
     """The server's clock is not ours; only whether it moved on is known."""
     now = [0.0]
     idle = IdleTimer(lambda: now[0])

@@ -31,48 +31,48 @@ EVEN = Confidence(
 COMPARISONS = st.lists(st.sampled_from(list(Comparison)), max_size=60)
 
 
-def ever_reached(bets: BettingTest, rates: np.ndarray, steps: int, seed: int) -> np.ndarray:
+def ever_reached(test: BettingTest, rates: np.ndarray, steps: int, seed: int) -> np.ndarray:
     """Return by stream whether 1/DELTA was ever reached; `rates` (F,): of hits."""
     rng = np.random.default_rng(seed)
-    reached = np.zeros(bets.capital.shape, bool)
+    reached = np.zeros(test.capital.shape, bool)
     for _ in range(steps):
-        hits = rng.random((*bets.capital.shape, len(rates))) < rates
-        bets.add(hits, ~hits)
-        reached |= bets.capital >= 1 / DELTA
+        hits = rng.random((*test.capital.shape, len(rates))) < rates
+        test.add(hits, ~hits)
+        reached |= test.capital >= 1 / DELTA
     return reached
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_rate_at_its_floor_raises_no_more_alarms_than_allowed(seed: int) -> None:
     """Though looked at after each of 3,000 observations: 400 streams right at the edge of the null."""
-    bets = BettingTest((0.6, 0.9), streams=(400,))
-    assert ever_reached(bets, np.array([0.6, 0.9]), 3000, seed).mean() <= DELTA
+    test = BettingTest((0.6, 0.9), streams=(400,))
+    assert ever_reached(test, np.array([0.6, 0.9]), 3000, seed).mean() <= DELTA
 
 
 @pytest.mark.parametrize(("burst", "alarms"), [(1, (0, DELTA)), (25, (0.5, 1))])
 def test_samples_of_one_context_in_a_row_void_the_bound(
     burst: int, alarms: tuple[float, float]
 ) -> None:
-    """A limit, not a promise: contexts differ, and 25 samples in a row of one are not 25 pieces of evidence."""
-    rng, bets = np.random.default_rng(6), BettingTest((0.6,), streams=(200,))
+    """A known limit: contexts differ, and 25 samples in a row of one are not 25 pieces of evidence."""
+    rng, test = np.random.default_rng(6), BettingTest((0.6,), streams=(200,))
     reached = np.zeros(200, bool)
     for _ in range(1500 // burst):
         rate = rng.beta(3.6, 2.4, 200)  # 0.6 on average
         for _ in range(burst):
             hits = (rng.random(200) < rate)[:, None]
-            bets.add(hits, ~hits)
-            reached |= bets.capital >= 1 / DELTA
+            test.add(hits, ~hits)
+            reached |= test.capital >= 1 / DELTA
     assert alarms[0] <= reached.mean() <= alarms[1]
 
 
 def expected_capital(floor: float, rate: float, steps: int = 10) -> float:
     """Return the exact mean of the capital, over all sequences of hits and misses at this rate."""
-    bets, chance = BettingTest((floor,), streams=(2**steps,)), np.ones(2**steps)
+    test, chance = BettingTest((floor,), streams=(2**steps,)), np.ones(2**steps)
     for step in range(steps):
         hits = (np.arange(2**steps) >> step & 1).astype(bool)
         chance *= np.where(hits, rate, 1 - rate)
-        bets.add(hits[:, None], ~hits[:, None])
-    return float(chance @ bets.capital)
+        test.add(hits[:, None], ~hits[:, None])
+    return float(chance @ test.capital)
 
 
 @given(st.floats(0.05, 0.95), st.floats(0, 1))
@@ -90,13 +90,13 @@ def test_a_fallen_rate_is_found_in_every_stream() -> None:
 
 def test_a_rate_that_falls_late_is_found_nearly_as_soon() -> None:
     """Long agreement does not use up what a late shift is to be found with."""
-    bets = BettingTest((0.6,), streams=(100,))
+    test = BettingTest((0.6,), streams=(100,))
     for _ in range(200):
-        bets.add(
+        test.add(
             np.full((100, 1), 75), np.full((100, 1), 25)
         )  # 20,000 observations above the floor
-    assert (bets.capital < 1).all()
-    assert ever_reached(bets, np.array([0.45]), 1000, 3).all()
+    assert (test.capital < 1).all()
+    assert ever_reached(test, np.array([0.45]), 1000, 3).all()
 
 
 @given(COMPARISONS)
@@ -167,7 +167,7 @@ def test_confidence_is_judged_block_by_block() -> None:
     assert news == [False] * (OPEN_FOR - 1) + ([False] * (BLOCK - 1) + [True]) * 2
 
 
-def test_evidence_is_kept_until_a_plan_is_certified_anew() -> None:
+def test_a_test_continues_until_its_plan_is_certified_again() -> None:
     """A switch that leaves a plan as it was forgets nothing of it; a new certificate is a new start."""
     small, other = make_variant("small", 5), make_variant("other", 6)
     plans = [replace(make_plan(v, 0.5), agreement=EXPECTED) for v in (small, other)]

@@ -36,7 +36,7 @@ CUSTOM = {"voice": {"latency_ms": 123.0, "policy": "prefer-latency"}}
 
 
 class Gateway:
-    """The HTTP front over a fake model server, and what it counted."""
+    """The HTTP frontend over a fake model server, and what it counted."""
 
     def __init__(self) -> None:
         self.settings = Settings(classes=CUSTOM)  # type: ignore[arg-type]
@@ -139,7 +139,7 @@ def test_every_promise_of_every_class_is_there_before_the_first_request() -> Non
 
 
 def test_what_is_rare_is_there_before_it_happens() -> None:
-    """The first refused file, stranger or late answer is the one that somebody looks for."""
+    """The first refused file, denied caller or late answer is the one that an operator looks for."""
     registry = Metrics().registry
     for name, labels in (
         ("bertier_partial_answers_total", {"slo_class": "batch"}),

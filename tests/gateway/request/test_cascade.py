@@ -38,7 +38,7 @@ def make_service(
     small_ms: float = 5.0,
     clock: Callable[[], float] = now_ms,
 ) -> AnswerService:
-    """Return a service of variants as sure as told, and of a cascade of the first ones and `large`."""
+    """Return a service of variants with the given confidences, and a cascade of the first ones and `large`."""
     scores = {"small": small, "middle": middle, "large": UNSURE}
     times = {"small": small_ms, "middle": 35.0, "large": 40.0}
     variants = [

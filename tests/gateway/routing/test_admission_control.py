@@ -39,7 +39,7 @@ def fill(service: AnswerService, n: int) -> list[Any]:
 async def waiting(service: AnswerService, n: int) -> None:
     """Return when so many wait unread."""
     async with asyncio.timeout(10):
-        while service.admission.n_waiting != n:  # noqa: ASYNC110 (no event tells of it)
+        while service.admission.n_waiting != n:  # noqa: ASYNC110 (there is no event for it)
             await asyncio.sleep(0)
 
 

@@ -37,7 +37,7 @@ def idle(wait_ms: float = 0.0) -> list[Option]:
 
 
 CHOICES = [
-    # slo, wait, spent -> plan, reason, gave
+    # slo, wait, spent -> plan, reason, violations
     (slo(50, 0.0), 0, 0, "small", Reason.MEETS_SLO, ()),
     (slo(50, 0.55), 0, 0, "medium", Reason.MEETS_SLO, ()),
     (slo(50, 0.7), 0, 0, "large", Reason.MEETS_SLO, ()),
@@ -207,7 +207,7 @@ def test_equal_cost_is_decided_by_bytes() -> None:
         (slo(4, 0.9), ["small", "medium", "large"]),
     ],
 )
-def test_nearest_points_keep_one_promise_where_any_can(wanted: Slo, nearest: list[str]) -> None:
+def test_nearest_points_meet_latency_or_f1_where_any_can(wanted: Slo, nearest: list[str]) -> None:
     """The caller learns which of the two to relax, and how far."""
     assert [o.plan.name for o in nearest_feasible(wanted, idle())] == nearest
 
@@ -227,7 +227,7 @@ def test_a_dominated_plan_is_not_among_the_nearest() -> None:
 def test_what_meets_the_slo_has_no_shortfall(
     ms: float, f1: float, wait_ms: float, policy: SloPolicy
 ) -> None:
-    """`gave` is empty exactly when both promises are kept, and strict gives nothing."""
+    """`violations` is empty exactly when the SLO is met; strict never violates it."""
     wanted = slo(ms, f1, policy)
     decision = choose(wanted, idle(wait_ms))
     if decision.option is None:
