@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 
 from gateway.domain import Decision, Reason, Size, Slo
-from gateway.errors import BadInput, BertierError, DeadlineExceeded, Infeasible, Overloaded
+from gateway.errors import BadInput, DeadlineExceeded, Infeasible, Overloaded
 
 log = logging.getLogger(__name__)
 
@@ -102,12 +102,10 @@ class DecisionLog:
         if (option := decision.option) is not None:
             entry.plan, entry.predicted_ms = option.plan.name, round(option.predicted_ms, 3)
 
-    def refused_unread(self, slo: Callable[[], Slo], reason: str) -> None:
+    def refused_unread(self, slo: Slo, reason: str) -> None:
         """Record a request that was refused by its headers, before its body was read."""
-        if self._path is None:
-            return
-        with suppress(BertierError):  # an invalid request is not recorded
-            self._add(Entry(slo(), self._clock(), reason=reason, outcome="refused"))
+        if self._path is not None:
+            self._add(Entry(slo, self._clock(), reason=reason, outcome="refused"))
 
     async def run(self) -> None:
         """Write forever; return at once where no file is configured."""

@@ -34,9 +34,9 @@ from gateway.errors import (
     TextTooLong,
     UnknownVariant,
 )
-from gateway.observability import access_log, tracing
 from gateway.observability.decision_log import DecisionLog
 from gateway.observability.metrics import Metrics
+from gateway.observability.observer import Observer
 from gateway.qa import codec
 from gateway.request import long_context
 from gateway.request.cascade import LONG_TEXT_CHARS, Cascade, Job, Outcome, final_violations
@@ -90,6 +90,7 @@ class AnswerService:
         self.shadow = Shadow(backend, settings, metrics, clock, draw)
         lost = metrics.decisions_lost.inc
         self.decisions = DecisionLog(settings.decisions_file, clock, lost)
+        self._observer = Observer(metrics, self.decisions)
 
     async def answer(
         self,
@@ -119,11 +120,11 @@ class AnswerService:
         serving = self._serving()
         slo = self._resolve_slo(request, serving)
         try:
-            with self.metrics.in_flight.track_inprogress():
+            with self._observer.in_flight():
                 async with self.admission.admitted(slo, serving, access.caller()) as waited_ms:
                     yield waited_ms
         except Refused as refused:
-            self._note_refusal(slo, frontend, refused.rule)
+            self._observer.refused(slo, frontend, refused.rule)
             raise refused.error from None
 
     def raise_if_full(self, request: SloRequest, frontend: str) -> None:
@@ -132,19 +133,16 @@ class AnswerService:
             self.admission.raise_if_full()
         except Refused as refused:
             if (serving := self.serving) is not None:
-                self._note_refusal(self._resolve_slo(request, serving), frontend, refused.rule)
+                slo = self._resolve_slo(request, serving)
+                self._observer.refused(slo, frontend, refused.rule)
             raise refused.error from None
-
-    def _note_refusal(self, slo: Slo, frontend: str, rule: str) -> None:
-        self.metrics.sheds.labels(frontend, rule).inc()
-        self.decisions.refused_unread(lambda: slo, rule)
 
     async def _answer_in_time(
         self, question: Question, request: SloRequest, arrived_ms: float
     ) -> Answered:
         serving = self._serving()
         slo = self._resolve_slo(request, serving)
-        with self.decisions.asked(slo, arrived_ms):
+        with self._observer.answering(slo, arrived_ms):
             async with self._deadline(slo, arrived_ms):
                 return await self._answer(question, slo, serving, arrived_ms)
 
@@ -152,15 +150,14 @@ class AnswerService:
         self, question: Question, slo: Slo, serving: ServingSet, arrived_ms: float
     ) -> Answered:
         began, sampled = self._clock(), self.shadow.drawn()
-        with tracing.stage("tokenize"):
+        with self._observer.stage("tokenize"):
             windows = await self._encode(question, serving)
         order = long_context.rank(windows) if windows.n_windows > 1 else None
         now = self._clock()
         job = Job(question, slo, serving, windows, arrived_ms, began, now, sampled, order)
-        with tracing.stage("route"):
+        with self._observer.stage("route"):
             job, routed = self._fit(job)
-        tracing.decided(slo, routed.decision, job.size)
-        self.decisions.decided(routed.decision, job.whole)
+        self._observer.decided(slo, routed.decision, job.size, job.whole)
         option = await self._accept(job, routed)
         self._budget.pay_in()
         try:
@@ -174,8 +171,6 @@ class AnswerService:
                 raise
             log.warning("%s; asking %s instead", failed, second[0].plan.name)
         option, routed = second
-        self.metrics.note_decision(slo.slo_class, option.plan.name, routed.decision.reason)
-        self.decisions.decided(routed.decision, job.whole)
         outcome = await self._cascade.answer(job, option)
         return self._answered(job, outcome, option, routed)
 
@@ -197,7 +192,7 @@ class AnswerService:
             outcome = "no_budget"
         else:
             outcome = "retried"
-        self.metrics.retries.labels(outcome).inc()
+        self._observer.retried(job.slo, outcome, routed.decision, job.whole)
         return (option, routed) if option is not None and outcome == "retried" else None
 
     def _route(self, job: Job, tried: frozenset[str] = frozenset()) -> Routed:
@@ -284,10 +279,8 @@ class AnswerService:
         return await asyncio.to_thread(serving.encoder.encode, question)
 
     async def _accept(self, job: Job, routed: Routed) -> Option:
-        """Count the decision; return the chosen option, or raise the refusal."""
+        """Return the chosen option, or raise the refusal."""
         decision, slo = routed.decision, job.slo
-        plan = decision.option.plan.name if decision.option else "none"
-        self.metrics.note_decision(slo.slo_class, plan, decision.reason)
         if decision.option is not None:
             return decision.option
         spent_ms = self._clock() - job.arrived_ms
@@ -301,12 +294,10 @@ class AnswerService:
         self._watch(job, outcome, option)
         timings = replace(outcome.timings, total=self._clock() - job.arrived_ms)
         violations = final_violations(decision, outcome, late=timings.total > slo.latency_ms)
-        self.metrics.note_answer(slo.slo_class, violations, timings, job.size.n_windows)
         answered = Answered(
             outcome.answer, slo, decision, option, outcome.variant, violations, timings, candidates
         )
-        tracing.answered(answered)
-        access_log.answered(job.question, answered)
+        self._observer.answered(job.question, answered, job.size.n_windows)
         return answered
 
     def _watch(self, job: Job, outcome: Outcome, option: Option) -> None:
