@@ -1,4 +1,4 @@
-"""Work in flight on one host, and the time until new work would be done: a fluid model of its queues.
+"""A fluid model of the queues on one host: the time until new work would be done behind the work in flight.
 
 Each variant is a line: first come, first served by its instances. All running windows share the
 cores alike (processor sharing), so a line delays the others. Pure: times are arguments, ms.
@@ -122,7 +122,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What was in flight at one moment; lines in the order in which their work ends."""
+    """The work in flight at one moment; lines ordered by the end of their work."""
 
     cores: int
     wait_ms: Mapping[str, float]  # lane time until an instance of the variant is free, if not now

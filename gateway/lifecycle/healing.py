@@ -1,7 +1,7 @@
-"""Loads a model again that has lost an instance; what is left of it, or another plan, answers meanwhile.
+"""Reloads models that lost an instance; the remaining instances or other plans answer meanwhile.
 
-A lost instance is noticed by its process (model_processes.py, of a Triton on this host) or by calls that it
-leaves unanswered (silent_calls.py, of any). It never answers a question.
+A lost instance is detected by its process (model_processes.py, for a Triton on this host) or by unanswered calls
+(silent_calls.py, for any Triton). It never answers a question.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 CHECK_MS = 250.0
 FIRST_RETRY_MS, LONGEST_RETRY_MS = 2_000.0, 60_000.0
 ATTEMPTS = 3  # failed reloads in a row after which our own Triton is restarted
-LEFT_MS = 10_000.0  # after which replaced processes that are still there are ended
-CALM_MS = 60_000.0  # after which an instance that is lost again is the first again
+LEFT_MS = 10_000.0  # until replaced processes that still run are killed
+CALM_MS = 60_000.0  # a loss after this time without one counts as the first again
 
 
 @dataclass(slots=True)
@@ -62,11 +62,11 @@ class Healing:
         self._counted: dict[str, Counter[str]] = {name: Counter() for name in servers}
 
     async def run(self) -> None:
-        """Look for ever, where there is anything to look after."""
+        """Check forever, if there is a server to check."""
         while self._servers:
             try:
                 self.look()
-            except Exception:  # the gateway goes on with what it knows
+            except Exception:  # keep serving
                 log.exception("checking the models failed; it continues")
             await asyncio.sleep(CHECK_MS / 1e3)
 

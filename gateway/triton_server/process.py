@@ -1,6 +1,6 @@
-"""One life of tritonserver: its command line, its health, its log, and the guard that ends it.
+"""One run of tritonserver: its command line, its health, its log, and the guard that stops it.
 
-It never speaks Triton's protocol beyond the standard gRPC health check, and starts nothing again.
+Uses only the standard gRPC health check, and restarts nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ triton_log = logging.getLogger("triton")
 
 PROBE_MS = 2_000.0  # between two health checks
 PROBE_TIMEOUT_MS = 10_000.0
-PROBES = 3  # failed ones in a row, and it is taken for hung
+PROBES = 3  # failed checks in a row after which it counts as hung
 EXIT_TIMEOUT_S = 8  # for inferences in flight when Triton stops
 STUB_TIMEOUT_S = 300  # for the process of one model instance to start
 _READY_POLL_MS = 50.0
@@ -75,7 +75,7 @@ class TritonOptions:
 
 
 class TritonProcess:
-    """One life of tritonserver, with the guard that ends it."""
+    """One run of tritonserver, with the guard that stops it."""
 
     def __init__(self, name: str, options: TritonOptions, process: asyncio.subprocess.Process):
         self._name = name

@@ -1,6 +1,6 @@
 """Many questions in one HTTP request: a list or lines come in, a line for each goes out, in order.
 
-A failure is the line of its question; the others are answered.
+A question that fails gets an error line; the others are answered.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from gateway.request.service import AnswerService
 
 NDJSON_TYPES = (NDJSON, "application/ndjson", "application/jsonl", "application/x-jsonlines")
 
-# In JSON these stand in strings alone.
+# In JSON these occur in strings only.
 SEPARATORS = tuple((c.encode(), b"\\u%04x" % ord(c)) for c in "\x85\u2028\u2029")
 
 Write = Callable[[bytes], Awaitable[None]]

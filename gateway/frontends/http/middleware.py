@@ -21,12 +21,12 @@ OIP_PREFIX = "/v2"
 
 
 def problem_response(path: str, error: Exception) -> Response:
-    """Return the answer to a failure; what is our fault is logged with its cause."""
+    """Return the problem response of an error; one of status 500 and above is logged with its cause."""
     body = problems.problem(error, logs.request_id.get())
     if body["status"] >= 500:
         _log_failure(body["type"], error, body["status"])
     if path.startswith(OIP_PREFIX):
-        body["error"] = body["detail"]  # where clients of that protocol look
+        body["error"] = body["detail"]  # where clients of the Open Inference Protocol expect it
     return Response(
         json.dumps(body),
         status_code=body["status"],
@@ -64,7 +64,7 @@ class RequestFrame:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                own_headers = {"x-request-id": name, **access.rate_limit()}  # of failures, too
+                own_headers = {"x-request-id": name, **access.rate_limit()}  # also of failures
                 own = [(key.encode(), value.encode()) for key, value in own_headers.items()]
                 message["headers"] = [*message["headers"], *own]
                 if self._leaving():
@@ -74,7 +74,7 @@ class RequestFrame:
         try:
             await self.app(scope, receive, send_framed)
         except Exception as exc:
-            if status:  # too late to say anything but the end of the connection
+            if status:  # headers are sent: only closing the connection is left
                 raise
             await problem_response(scope["path"], exc)(scope, receive, send_framed)
         finally:

@@ -26,7 +26,7 @@ from gateway.observability.metrics import Metrics
 log = logging.getLogger(__name__)
 
 ACCEPT_AT_ONCE = 8  # then other tasks run
-RETRY_S = 0.2  # after the process ran out of sockets
+RETRY_S = 0.2  # until the next attempt after the process ran out of sockets
 MakeProtocol = Callable[[Connection], HttpConnection]
 
 
@@ -111,7 +111,7 @@ class Listener:
         )
         try:
             await self._loop.connect_accepted_socket(make, accepted, **how)
-        except ConnectionAbortedError:  # asyncio's word for a handshake that took too long
+        except ConnectionAbortedError:  # how asyncio reports a handshake that timed out
             self._connections.closed(Closed.SLOW_HEAD, own.address)
             self._connections.ended(own)
         except (OSError, asyncio.CancelledError):  # reported by auth.tls
@@ -152,7 +152,7 @@ class Server(uvicorn.Server):
             _, unopened = await asyncio.wait(opening, timeout=1.0)
             for task in unopened:
                 task.cancel()
-        await super().shutdown(None)  # the listeners have the sockets
+        await super().shutdown(None)  # our listeners own the sockets
         self._listeners = []
 
     def _protocol(self, own: Connection) -> HttpConnection:
