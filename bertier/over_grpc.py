@@ -1,4 +1,4 @@
-"""The gRPC way: messages in and out, a stream for many; statuses become errors. Owns grpc."""
+"""The gRPC transport: messages, a stream for many questions, statuses as errors. The only user of grpc."""
 
 from __future__ import annotations
 
@@ -130,9 +130,9 @@ async def _foreign_async(url: str) -> AsyncIterator[None]:
 
 
 def _error(url: str, exc: Any) -> ApiError:
-    """Return the error of a failed call; one that no gateway ended has no `error-type`.
+    """Return the error of a failed call; without `error-type` it did not come from a gateway.
 
-    A gateway that stops cancels what reaches it just then, unread.
+    A stopping gateway cancels calls that reach it at that moment, unread.
     """
     status, detail = exc.code().name, exc.details() or ""
     trailing = {str(k): str(v) for k, v in exc.trailing_metadata() or ()}

@@ -1,4 +1,4 @@
-"""The HTTP way: JSON in and out, NDJSON for many; problems become errors. Owns httpx2."""
+"""The HTTP transport: JSON, NDJSON for many questions, problems as errors. The only user of httpx2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this host is: the things that change a model's speed or its int8 results."""
+"""Describes this host: the properties that change a model's speed or its int8 results."""
 
 from __future__ import annotations
 
