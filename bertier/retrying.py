@@ -21,9 +21,9 @@ class Retries:
     def wait_ms(
         self, error: ApiError, attempt: int, spent_ms: float, jitter: float
     ) -> float | None:
-        """Return how long to wait before attempt + 1; None: give the error to the caller.
+        """Return how long to wait before attempt + 1; None: raise the error.
 
-        Where the gateway said when to come back, not before that. `jitter`, 0 to 1, spreads callers.
+        Never earlier than the gateway's retry-after. `jitter`, 0 to 1, spreads callers.
         """
         if attempt >= self.attempts or not isinstance(
             error, Overloaded | Unavailable | Unreachable
