@@ -37,7 +37,8 @@ class Trace:
 
     calls: Counter[str] = field(default_factory=Counter)  # by module, in the order of first entry
     bookkeeping: list[str] = field(default_factory=list)  # calls into BOOKKEEPING from outside
-    _seen: dict[int, FrameType] = field(default_factory=dict)  # a coroutine is entered many times
+    # Frames are kept, as a coroutine is entered many times and ids of dead frames are used again.
+    _seen: dict[int, FrameType] = field(default_factory=dict, repr=False)
 
     def profile(self, frame: FrameType, event: str, _: Any) -> None:
         """Record a call, as the callback of `sys.setprofile`."""

@@ -9,15 +9,16 @@ from tests.asgi import ASKED, make_app, make_service
 
 
 async def test_the_trace_names_the_modules_on_the_path_of_an_answer() -> None:
-    """From the frontend over the policy to the decoded answer, and no module of another request."""
+    """A reader can follow them: frontend, service, encoder, policy; the tracer itself is left out."""
     found = await trace(make_app(make_service()), json.dumps(ASKED))
-    path = ["frontends.http.routes", "request.service", "routing.policy", "qa.codec"]
+    path = ["frontends.http.routes", "request.service", "qa.codec", "routing.policy"]
     entered = [name.removeprefix("gateway.") for name in found.calls]
     assert [name for name in entered if name in path] == path
     assert "docs.trace_request" not in entered
 
 
-async def test_the_trace_counts_calls_that_only_keep_books() -> None:
-    """An answer is counted once, by a call from outside the package."""
+async def test_the_trace_counts_bookkeeping_calls() -> None:
+    """A call counts where it enters observability, not where observability calls itself."""
     found = await trace(make_app(make_service()), json.dumps(ASKED))
-    assert found.bookkeeping.count("gateway.observability.metrics:Metrics.note_answer") == 1
+    assert found.bookkeeping.count("gateway.observability.observer:Observer.answered") == 1
+    assert "gateway.observability.metrics:Metrics.note_answer" not in found.bookkeeping
