@@ -16,10 +16,10 @@ from bertier.errors import (
     Unavailable,
     Unreachable,
 )
-from bertier.promise import SloArguments
 from bertier.questions import Ask
 from bertier.retrying import Retries
 from bertier.security import Security
+from bertier.slo import SloArguments
 
 __all__ = [
     "Alternative",

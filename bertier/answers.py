@@ -1,4 +1,4 @@
-"""What comes back, typed: answers, the promise kept or not, plans. From JSON and from messages."""
+"""Typed replies: answers with their SLO outcome, and plans. From JSON and from messages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The promise with every default filled in, and what became of it."""
+    """The SLO with every default filled in, and its outcome."""
 
     slo_class: str
     latency_ms: float
@@ -29,7 +29,7 @@ class Outcome:
     timeout_ms: float
     certified_f1: float
     predicted_ms: float
-    gave: tuple[str, ...]  # late, below-floor, ...; none: the promise was kept
+    gave: tuple[str, ...]  # violations: late, below-floor, ...; empty: the SLO was met
     max_f1_loss: float | None = None
     min_answerable_f1: float | None = None
     certified_answerable_f1: float | None = None
@@ -41,7 +41,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class PlanOption:
-    """A plan as it stood for this request."""
+    """A plan with its predictions for this request."""
 
     plan: str
     certified_f1: float
@@ -51,7 +51,7 @@ class PlanOption:
     trust: str
     chosen: bool = False
     struck_out_by: tuple[str, ...] = ()
-    # Of what was weighed: quantiles of the time predicted, and what of `predicted_ms` is a wait.
+    # Of candidates: predicted latency quantiles, and the part of `predicted_ms` that is a wait.
     p50_ms: float | None = None
     p95_ms: float | None = None
     p99_ms: float | None = None
@@ -81,7 +81,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class PlanReport:
-    """What would happen to such a request now; `nearest`: what an idle system could promise."""
+    """What would happen to such a request now; `nearest`: what an idle system could offer."""
 
     feasible: bool
     plan: str | None  # None: refused, for `reason`
@@ -93,70 +93,70 @@ class PlanReport:
     nearest: tuple[PlanOption, ...]
 
 
-def answer_of_json(told: dict[str, Any]) -> Answer:
-    explained = told.get("explain") or {}
+def answer_of_json(payload: dict[str, Any]) -> Answer:
+    explained = payload.get("explain") or {}
     return Answer(
-        text=told["answer"],
-        start=told["start"],
-        end=told["end"],
-        score=told["score"],
-        no_answer_probability=told["no_answer_probability"],
+        text=payload["answer"],
+        start=payload["start"],
+        end=payload["end"],
+        score=payload["score"],
+        no_answer_probability=payload["no_answer_probability"],
         alternatives=tuple(
             Alternative(a["answer"], a["start"], a["end"], a["probability"])
-            for a in told["alternatives"]
+            for a in payload["alternatives"]
         ),
-        plan=told["plan"],
-        variant=told["variant"],
-        slo=_outcome(told["slo"] | {"slo_class": told["slo"]["class"]}),
-        id=told.get("id"),
+        plan=payload["plan"],
+        variant=payload["variant"],
+        slo=_outcome(payload["slo"] | {"slo_class": payload["slo"]["class"]}),
+        id=payload.get("id"),
         reason=explained.get("reason"),
         options=tuple(_option(o) for o in explained.get("options", ())),
     )
 
 
-def answer_of_message(told: pb.AnswerResponse) -> Answer:
-    explained = told.HasField("explain")
+def answer_of_message(payload: pb.AnswerResponse) -> Answer:
+    explained = payload.HasField("explain")
     return Answer(
-        text=told.answer,
-        start=told.start if told.HasField("start") else None,
-        end=told.end if told.HasField("end") else None,
-        score=told.score,
-        no_answer_probability=told.no_answer_probability,
+        text=payload.answer,
+        start=payload.start if payload.HasField("start") else None,
+        end=payload.end if payload.HasField("end") else None,
+        score=payload.score,
+        no_answer_probability=payload.no_answer_probability,
         alternatives=tuple(
-            Alternative(a.answer, a.start, a.end, a.probability) for a in told.alternatives
+            Alternative(a.answer, a.start, a.end, a.probability) for a in payload.alternatives
         ),
-        plan=told.plan,
-        variant=told.variant,
-        slo=_outcome(_fields(told.slo)),
-        id=told.id or None,
-        reason=told.explain.reason if explained else None,
-        options=tuple(_option(_fields(o)) for o in told.explain.options) if explained else (),
+        plan=payload.plan,
+        variant=payload.variant,
+        slo=_outcome(_fields(payload.slo)),
+        id=payload.id or None,
+        reason=payload.explain.reason if explained else None,
+        options=tuple(_option(_fields(o)) for o in payload.explain.options) if explained else (),
     )
 
 
-def plan_of_json(told: dict[str, Any]) -> PlanReport:
+def plan_of_json(payload: dict[str, Any]) -> PlanReport:
     return PlanReport(
-        feasible=told["feasible"],
-        plan=told["plan"],
-        reason=told["reason"],
-        gave=tuple(told["gave"]),
-        n_tokens=told["n_tokens"],
-        n_windows=told["n_windows"],
-        options=tuple(_option(o) for o in told["options"]),
-        nearest=tuple(_option(o) for o in told["nearest"]),
+        feasible=payload["feasible"],
+        plan=payload["plan"],
+        reason=payload["reason"],
+        gave=tuple(payload["gave"]),
+        n_tokens=payload["n_tokens"],
+        n_windows=payload["n_windows"],
+        options=tuple(_option(o) for o in payload["options"]),
+        nearest=tuple(_option(o) for o in payload["nearest"]),
     )
 
 
-def plan_of_message(told: pb.PlanResponse) -> PlanReport:
+def plan_of_message(payload: pb.PlanResponse) -> PlanReport:
     return PlanReport(
-        feasible=told.feasible,
-        plan=told.plan or None,
-        reason=told.reason,
-        gave=tuple(told.gave),
-        n_tokens=told.n_tokens,
-        n_windows=told.n_windows,
-        options=tuple(_option(_fields(o)) for o in told.options),
-        nearest=tuple(_option(_fields(o)) for o in told.nearest),
+        feasible=payload.feasible,
+        plan=payload.plan or None,
+        reason=payload.reason,
+        gave=tuple(payload.gave),
+        n_tokens=payload.n_tokens,
+        n_windows=payload.n_windows,
+        options=tuple(_option(_fields(o)) for o in payload.options),
+        nearest=tuple(_option(_fields(o)) for o in payload.nearest),
     )
 
 
@@ -169,31 +169,31 @@ def _fields(message: Any) -> dict[str, Any]:
     }
 
 
-def _outcome(told: dict[str, Any]) -> Outcome:
+def _outcome(payload: dict[str, Any]) -> Outcome:
     return Outcome(
-        slo_class=told["slo_class"],
-        latency_ms=told["latency_ms"],
-        min_f1=told["min_f1"],
-        policy=told["policy"],
-        timeout_ms=told["timeout_ms"],
-        certified_f1=told["certified_f1"],
-        predicted_ms=told["predicted_ms"],
-        gave=() if told["met"] == "true" else tuple(told["met"].split(",")),
-        max_f1_loss=told.get("max_f1_loss"),
-        min_answerable_f1=told.get("min_answerable_f1"),
-        certified_answerable_f1=told.get("certified_answerable_f1"),
+        slo_class=payload["slo_class"],
+        latency_ms=payload["latency_ms"],
+        min_f1=payload["min_f1"],
+        policy=payload["policy"],
+        timeout_ms=payload["timeout_ms"],
+        certified_f1=payload["certified_f1"],
+        predicted_ms=payload["predicted_ms"],
+        gave=() if payload["met"] == "true" else tuple(payload["met"].split(",")),
+        max_f1_loss=payload.get("max_f1_loss"),
+        min_answerable_f1=payload.get("min_answerable_f1"),
+        certified_answerable_f1=payload.get("certified_answerable_f1"),
     )
 
 
-def _option(told: dict[str, Any]) -> PlanOption:
+def _option(payload: dict[str, Any]) -> PlanOption:
     return PlanOption(
-        plan=told["plan"],
-        certified_f1=told["certified_f1"],
-        idle_ms=told["idle_ms"],
-        predicted_ms=told["predicted_ms"],
-        cost_ms=told["cost_ms"],
-        trust=told["trust"],
-        chosen=told.get("chosen", False),
-        struck_out_by=tuple(told.get("struck_out_by", ())),
-        **{name: told.get(name) for name in ("p50_ms", "p95_ms", "p99_ms", "wait_ms")},
+        plan=payload["plan"],
+        certified_f1=payload["certified_f1"],
+        idle_ms=payload["idle_ms"],
+        predicted_ms=payload["predicted_ms"],
+        cost_ms=payload["cost_ms"],
+        trust=payload["trust"],
+        chosen=payload.get("chosen", False),
+        struck_out_by=tuple(payload.get("struck_out_by", ())),
+        **{name: payload.get(name) for name in ("p50_ms", "p95_ms", "p99_ms", "wait_ms")},
     )

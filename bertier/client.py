@@ -1,6 +1,6 @@
 """`Client` and `AsyncClient`: one gateway, asked over HTTP or gRPC as its URL says.
 
-What both share is pure and lives elsewhere: promises, questions, answers, errors, when to ask again.
+What both share is pure and in other modules: SLO arguments, questions, answers, errors, retries.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from bertier.answers import Answer, PlanReport
 from bertier.errors import ApiError
 from bertier.over_grpc import AsyncGrpcTransport, GrpcTransport
 from bertier.over_http import AsyncHttpTransport, HttpTransport
-from bertier.promise import SloArguments, headers_of
 from bertier.questions import Ask, Operation
 from bertier.retrying import Attempts, Retries
 from bertier.security import Security
+from bertier.slo import SloArguments, headers_of
 
 T = TypeVar("T")
 SCHEMES: Final = ("http", "https", "grpc", "grpcs")

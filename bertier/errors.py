@@ -1,13 +1,13 @@
 """What a gateway refuses or fails with, the same over both protocols.
 
 ApiError
-├── InvalidRequest    the question, a header or a field cannot be used: mend it
-├── Denied            no key, a wrong one, or one that may not do this
-├── Infeasible        no plan can keep the promise, not even on an idle system: see `nearest`
-├── Overloaded        busy: come back after `retry_after_ms`
-├── DeadlineExceeded  the time of the request is up
-├── Unavailable       no model can answer at present: come back after `retry_after_ms`
-├── Unreachable       nobody answers at this address
+├── InvalidRequest    the question, a header or a field is invalid: correct it
+├── Denied            no API key, a wrong one, or one without permission
+├── Infeasible        no plan can meet the SLO, even on an idle system: see `nearest`
+├── Overloaded        busy: retry after `retry_after_ms`
+├── DeadlineExceeded  the deadline of the request has passed
+├── Unavailable       no model can answer at present: retry after `retry_after_ms`
+├── Unreachable       no gateway answers at this address
 └── ServerFailed      the gateway failed; its log has the cause under `request_id`
 """
 
@@ -19,8 +19,8 @@ from typing import Any, Final
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What is known of a failure; `kind` is the stable last part of the problem's type."""
+class Failure:
+    """The details of a failure; `kind` is the stable last part of the problem's type."""
 
     kind: str
     detail: str
@@ -30,23 +30,23 @@ class Told:
 
 
 def unreachable(url: str, why: str) -> str:
-    """Return what is told where a connection failed; a gateway gives no reason to refuse a certificate."""
-    told = f"no gateway answers at {url}: {why}"
+    """Return the message for a failed connection. A gateway that refuses a certificate sends no reason."""
+    message = f"no gateway answers at {url}: {why}"
     if url.startswith(("https:", "grpcs:")) and "refused" not in why.lower():
-        told += " (where it asks for certificates: is yours given, valid now, and signed by its authority?)"
-    return told
+        message += " (if it requires client certificates: check that yours is set, valid now, and signed by its authority)"
+    return message
 
 
 class ApiError(Exception):
     """A request that got no answer."""
 
-    def __init__(self, told: Told) -> None:
-        super().__init__(told.detail)
-        self.kind = told.kind
-        self.detail = told.detail
-        self.request_id = told.request_id
-        self.retry_after_ms = told.retry_after_ms
-        self.nearest = told.nearest
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.detail)
+        self.kind = failure.kind
+        self.detail = failure.detail
+        self.request_id = failure.request_id
+        self.retry_after_ms = failure.retry_after_ms
+        self.nearest = failure.nearest
 
 
 class InvalidRequest(ApiError):
@@ -105,10 +105,10 @@ _BY_STATUS: Final[Mapping[int | str, type[ApiError]]] = {
 }
 
 
-def error_of(status: int | str, told: Told) -> ApiError:
+def error_of(status: int | str, failure: Failure) -> ApiError:
     """Return the error for an HTTP status, or for the name of a gRPC one."""
-    found = _BY_KIND.get(told.kind) or _BY_STATUS.get(status)
+    found = _BY_KIND.get(failure.kind) or _BY_STATUS.get(status)
     if found is None:
         refused = isinstance(status, int) and 400 <= status < 500
         found = InvalidRequest if refused else ServerFailed
-    return found(told)
+    return found(failure)

@@ -1,4 +1,4 @@
-"""The gRPC way: messages in and out, a stream for many; statuses become errors. Owns grpc."""
+"""The gRPC transport: messages, a stream for many questions, statuses as errors. The only user of grpc."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bertier import answers
 from bertier.answers import Answer
-from bertier.errors import UNREACHABLE, ApiError, Told, error_of, unreachable
+from bertier.errors import UNREACHABLE, ApiError, Failure, error_of, unreachable
 from bertier.questions import Ask, Operation
 from bertier.security import Security
 from gateway.proto.bertier.v1 import qa_pb2 as pb
@@ -111,7 +111,7 @@ def _item(item: pb.AnswerItem) -> Answer | ApiError:
         return answers.answer_of_message(item.answer)
     failure = item.failure
     after_ms = failure.retry_after_ms if failure.HasField("retry_after_ms") else None
-    return error_of(failure.code, Told(failure.type, failure.detail, retry_after_ms=after_ms))
+    return error_of(failure.code, Failure(failure.type, failure.detail, retry_after_ms=after_ms))
 
 
 @contextmanager
@@ -130,9 +130,9 @@ async def _foreign_async(url: str) -> AsyncIterator[None]:
 
 
 def _error(url: str, exc: Any) -> ApiError:
-    """Return the error of a failed call; one that no gateway ended has no `error-type`.
+    """Return the error of a failed call; without `error-type` it did not come from a gateway.
 
-    A gateway that stops cancels what reaches it just then, unread.
+    A stopping gateway cancels calls that reach it at that moment, unread.
     """
     status, detail = exc.code().name, exc.details() or ""
     trailing = {str(k): str(v) for k, v in exc.trailing_metadata() or ()}
@@ -140,11 +140,11 @@ def _error(url: str, exc: Any) -> ApiError:
     if status in NOBODY and "error-type" not in trailing:
         kind, detail = UNREACHABLE, unreachable(url, detail)
     pushback = trailing.get("grpc-retry-pushback-ms")
-    told = Told(
+    failure = Failure(
         kind=kind,
         detail=detail,
         request_id=trailing.get("x-request-id", ""),
         retry_after_ms=None if pushback is None else float(pushback),
         nearest=json.loads(trailing.get("slo-nearest", "[]")),
     )
-    return error_of(status, told)
+    return error_of(status, failure)

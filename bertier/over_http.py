@@ -1,4 +1,4 @@
-"""The HTTP way: JSON in and out, NDJSON for many; problems become errors. Owns httpx2."""
+"""The HTTP transport: JSON, NDJSON for many questions, problems as errors. The only user of httpx2."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import httpx2
 
 from bertier import answers
 from bertier.answers import Answer
-from bertier.errors import UNREACHABLE, ApiError, Told, error_of, unreachable
+from bertier.errors import UNREACHABLE, ApiError, Failure, error_of, unreachable
 from bertier.questions import Ask, Operation
 from bertier.security import Security
 
@@ -35,8 +35,8 @@ class HttpTransport:
 
     def many(self, asks: Sequence[Ask], headers: Mapping[str, str]) -> Iterator[Answer | ApiError]:
         with _foreign(self._url):
-            lines, told = _lines(asks), {**headers, **NDJSON}
-            with self._http.stream("POST", MANY, content=lines, headers=told) as reply:
+            lines, sent_headers = _lines(asks), {**headers, **NDJSON}
+            with self._http.stream("POST", MANY, content=lines, headers=sent_headers) as reply:
                 if not reply.is_success:
                     reply.read()
                     _checked(reply)
@@ -68,8 +68,10 @@ class AsyncHttpTransport:
         self, asks: Sequence[Ask], headers: Mapping[str, str]
     ) -> AsyncIterator[Answer | ApiError]:
         async with _foreign_async(self._url):
-            lines, told = _lines(asks), {**headers, **NDJSON}
-            async with self._http.stream("POST", MANY, content=lines, headers=told) as reply:
+            lines, sent_headers = _lines(asks), {**headers, **NDJSON}
+            async with self._http.stream(
+                "POST", MANY, content=lines, headers=sent_headers
+            ) as reply:
                 if not reply.is_success:
                     await reply.aread()
                     _checked(reply)
@@ -97,12 +99,12 @@ def _lines(asks: Sequence[Ask]) -> bytes:
 def _checked(reply: httpx2.Response) -> Any:
     """Return the body of a success. Raises: ApiError."""
     try:
-        told = reply.json()
+        body = reply.json()
     except ValueError:
-        told = None
-    if reply.is_success and isinstance(told, dict):
-        return told
-    problem = told if isinstance(told, dict) and "detail" in told else {}
+        body = None
+    if reply.is_success and isinstance(body, dict):
+        return body
+    problem = body if isinstance(body, dict) and "detail" in body else {}
     header = reply.headers.get("retry-after", "")
     if "retry_after_ms" not in problem and header.isdecimal():
         problem = {**problem, "retry_after_ms": 1e3 * int(header)}
@@ -111,21 +113,21 @@ def _checked(reply: httpx2.Response) -> Any:
 
 
 def _item(line: str) -> Answer | ApiError:
-    told = json.loads(line)
-    if "error" in told:
-        return _error(int(told["error"]["status"]), told["error"])
-    return answers.answer_of_json(told)
+    body = json.loads(line)
+    if "error" in body:
+        return _error(int(body["error"]["status"]), body["error"])
+    return answers.answer_of_json(body)
 
 
 def _error(status: int, problem: Mapping[str, Any]) -> ApiError:
-    told = Told(
+    failure = Failure(
         kind=str(problem.get("type", "http")).rpartition(":")[2],
         detail=problem["detail"],
         request_id=problem.get("request_id", ""),
         retry_after_ms=problem.get("retry_after_ms"),
         nearest=problem.get("nearest") or (),
     )
-    return error_of(status, told)
+    return error_of(status, failure)
 
 
 @contextmanager
@@ -147,6 +149,6 @@ def _unreachable(url: str, exc: Exception) -> ApiError:
     why = str(exc) or type(exc).__name__
     if isinstance(exc, httpx2.TimeoutException) and not isinstance(exc, httpx2.ConnectTimeout):
         return error_of(
-            504, Told("timeout", f"{url}: no answer within the client's timeout ({why})")
+            504, Failure("timeout", f"{url}: no answer within the client's timeout ({why})")
         )
-    return error_of(0, Told(UNREACHABLE, unreachable(url, why)))
+    return error_of(0, Failure(UNREACHABLE, unreachable(url, why)))

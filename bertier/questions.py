@@ -1,4 +1,4 @@
-"""What is asked: one question about one context, and what the two protocols make of it."""
+"""Questions, and their requests in both protocols."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from bertier import answers
 from bertier.answers import Answer, PlanReport
-from bertier.promise import SloArguments, json_of
+from bertier.slo import SloArguments, json_of
 from gateway.proto.bertier.v1 import qa_pb2 as pb
 
 T = TypeVar("T")
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One question of many, with a promise of its own if it has one."""
+    """One question of many, with its own SLO if it has one."""
 
     question: str
     context: str

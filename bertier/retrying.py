@@ -1,4 +1,4 @@
-"""When to ask again: an error and how long it has been in, a wait out."""
+"""The retry policy: an error and the elapsed time in, a wait out."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ FIRST_MS = 50.0
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """How often, and for how long in all, to ask again what was refused for a passing reason."""
+    """How often, and for how long in all, to retry after a temporary failure."""
 
-    attempts: int = 4  # the first one included; 1: never ask again
+    attempts: int = 4  # including the first; 1: no retries
     patience_ms: float = 10_000.0  # from the first attempt on: no wait ends later than this
 
     def wait_ms(
         self, error: ApiError, attempt: int, spent_ms: float, jitter: float
     ) -> float | None:
-        """Return how long to wait before attempt + 1; None: give the error to the caller.
+        """Return how long to wait before attempt + 1; None: raise the error.
 
-        Where the gateway said when to come back, not before that. `jitter`, 0 to 1, spreads callers.
+        Never earlier than the gateway's retry-after. `jitter`, 0 to 1, spreads callers.
         """
         if attempt >= self.attempts or not isinstance(
             error, Overloaded | Unavailable | Unreachable
@@ -36,7 +36,7 @@ class Retries:
 
 
 class Attempts:
-    """The attempts at one call, counted from its first; says how long to wait, and waits nowhere."""
+    """The attempts at one call; computes waits, but does not wait itself."""
 
     def __init__(self, retries: Retries) -> None:
         self._retries = retries
@@ -44,7 +44,7 @@ class Attempts:
         self._made = 0
 
     def wait_s(self, error: ApiError) -> float:
-        """Return how long to wait before the next one. Raises: the error where none is to follow."""
+        """Return how long to wait before the next attempt. Raises: the error after the last one."""
         self._made += 1
         spent_ms = 1e3 * (time.monotonic() - self._began_s)
         wait_ms = self._retries.wait_ms(error, self._made, spent_ms, jitter=random.random())

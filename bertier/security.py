@@ -1,4 +1,4 @@
-"""Who asks, and how the gateway is known: a key, certificates."""
+"""The API key and the TLS certificates of the client."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ class Security:
     """Files are PEM; `certificate` and `key` go together, for mutual TLS."""
 
     api_key: str | None = None
-    authority: Path | str | None = None  # who signed the gateway's certificate; None: the system's
+    authority: Path | str | None = (
+        None  # the authority of the gateway's certificate; None: the system's
+    )
     certificate: Path | str | None = None
     key: Path | str | None = None
 

@@ -1,1 +1,1 @@
-"""Serving: answers a question with the smallest model that keeps the request's promise."""
+"""Serving: answers a question with the smallest model that meets the request's SLO."""

@@ -18,14 +18,14 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from gateway.errors import BertierError
 
-PREFIX = "bt-"  # tells a key from other secrets, also to scanners of leaked ones
+PREFIX = "bt-"  # marks a secret as a key, also for scanners of leaked secrets
 KEY_BYTES = 32
 MAX_KEY_CHARS = 256
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
 
 class KeyFileError(BertierError):
-    """A file or setting of keys that cannot be used; the message names it and what is wrong."""
+    """A file or setting of keys that cannot be used; the message says where and why."""
 
 
 class Scope(StrEnum):
@@ -36,14 +36,14 @@ class Scope(StrEnum):
 
 
 class ApiKey(BaseModel):
-    """One caller; `sha256` is of the key, which itself is kept nowhere."""
+    """One caller; only the `sha256` of its key is stored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     scopes: frozenset[Scope] = Field(frozenset({Scope.ANSWER}), min_length=1)
     requests_per_s: float | None = Field(None, gt=0, allow_inf_nan=False)  # None: no quota
-    tightest_class: str | None = None  # it may promise no less latency than this one does
+    tightest_class: str | None = None  # the key may not use a lower latency than this class
 
 
 Keys = Mapping[str, ApiKey]
@@ -51,7 +51,7 @@ _KEYS: TypeAdapter[dict[str, ApiKey]] = TypeAdapter(dict[str, ApiKey])
 
 
 def new_key() -> str:
-    """Return a key that nobody can guess."""
+    """Return a new random key."""
     return PREFIX + secrets.token_urlsafe(KEY_BYTES)
 
 
@@ -69,10 +69,10 @@ def read(path: Path, classes: Collection[str]) -> Keys:
         raise KeyFileError(f"{path}: cannot be read ({exc.strerror}); see `bertier keys`") from exc
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
         raise KeyFileError(f"{path}: not TOML: {exc}") from exc
-    if not text.strip():  # cut short while it was written, or by mistake: not meant to lock all out
+    if not text.strip():  # a truncated file must not lock out every caller
         raise KeyFileError(
             f"{path}: is empty; make a key with `bertier keys NAME --file {path}`,"
-            " or let nobody in with a line of comment: # no keys"
+            " or lock out every caller with a comment line: # no keys"
         )
     return check(document, classes, str(path))
 
@@ -90,15 +90,13 @@ def check(document: Mapping[str, Any], classes: Collection[str], where: str) -> 
         _check_one(name, key, classes, where)
         other = owners.setdefault(key.sha256, name)
         if other != name:
-            raise KeyFileError(
-                f"{where}: {other} and {name} are the same key; make one of them anew"
-            )
+            raise KeyFileError(f"{where}: {other} and {name} are the same key; replace one of them")
     return keys
 
 
 def _check_one(name: str, key: ApiKey, classes: Collection[str], where: str) -> None:
     if not NAME.fullmatch(name):
-        raise KeyFileError(f"{where}: {name!r}: a name is 1 to 64 of a-z 0-9 _ . -")
+        raise KeyFileError(f"{where}: {name!r} is not a valid name; use 1 to 64 of a-z 0-9 _ . -")
     if key.tightest_class is not None and key.tightest_class not in classes:
         known = ", ".join(sorted(classes))
         raise KeyFileError(

@@ -1,7 +1,7 @@
-"""The composition root: picks the backend, wires service, fronts and watcher, and runs them.
+"""The composition root: picks the backend, wires service, frontends and watcher, and runs them.
 
-The HTTP front is up at once; models are loaded beside it. uvicorn owns the signals: some time after SIGTERM it
-drains HTTP, then the lifespan's end drains gRPC and stops Triton.
+The HTTP frontend starts at once; models are loaded in the background. uvicorn handles the signals: some time after
+SIGTERM it drains HTTP, then the end of the lifespan drains gRPC and stops Triton.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from gateway.frontends.grpc import server as grpc_api
 from gateway.frontends.http import oip, open_files, ops_server, routes, shutdown
 from gateway.frontends.http.connections import Limits
 from gateway.frontends.http.routes import HttpApi
-from gateway.lifecycle.background_tasks import Rounds
+from gateway.lifecycle.background_tasks import BackgroundTasks
 from gateway.lifecycle.healing import Healing
 from gateway.lifecycle.watcher import Watcher
 from gateway.observability import access_log, logs, tracing
@@ -49,12 +49,12 @@ MakeService = Callable[[Backend, Settings, Metrics], AnswerService]
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """Who runs the models: a backend, and the Triton of our own behind it, if there is one."""
+    """What runs the models: a backend, and the supervisor of our own Triton, if there is one."""
 
     backend: Backend
     supervisor: Supervisor | None = None
     triton: TritonOptions | None = None
-    servers: Mapping[str, TritonBackend] = field(default_factory=dict)  # every Triton, by its name
+    servers: Mapping[str, TritonBackend] = field(default_factory=dict)  # every Triton by name
 
 
 class Gateway:
@@ -78,14 +78,14 @@ class Gateway:
         restarts: Callable[[], int] = (lambda: supervisor.restarts) if supervisor else (lambda: 0)
         self.healing = Healing(self.service, models.servers, supervisor)
         self.watcher = Watcher(self.service, restarts, healing=self.healing.states)
-        self.rounds = Rounds(self.service)
+        self.background = BackgroundTasks(self.service)
         self.failure: BertierError | None = None
         self.failed = asyncio.Event()
 
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
-        """Run gRPC, Triton and the watcher beside the HTTP front."""
-        grpc_front = await grpc_api.start(
+        """Run gRPC, Triton and the watcher beside the HTTP frontend."""
+        grpc_server = await grpc_api.start(
             self.service, self.settings, self.access, self.certificates
         )
         serving = asyncio.create_task(self._serve_models(), name="models")
@@ -95,7 +95,7 @@ class Gateway:
             yield
         finally:
             lag.cancel()
-            await grpc_api.stop(grpc_front, self.settings.drain_ms)
+            await grpc_api.stop(grpc_server, self.settings.drain_ms)
             await self.service.shadow.close()
             serving.cancel()
             recording.cancel()
@@ -103,17 +103,17 @@ class Gateway:
             await self.models.backend.close()
             if self.models.supervisor is not None:
                 await self.models.supervisor.stop()
-            await asyncio.to_thread(self.service.decisions.write)  # last: a disk may hang
+            await asyncio.to_thread(self.service.decisions.write)  # last: the disk may hang
 
     def leave(self) -> None:
-        """Say from now on that this gateway is about to stop; answer on."""
+        """Report from now on that this gateway is about to stop, and keep answering."""
         self.service.leaving = True
 
     async def _serve_models(self) -> None:
         try:
             if self.models.supervisor is not None:
                 await self.models.supervisor.start(self.settings.triton_start_timeout_ms)
-            await asyncio.gather(self.watcher.run(), self.rounds.run(), self.healing.run())
+            await asyncio.gather(self.watcher.run(), self.background.run(), self.healing.run())
         except BertierError as exc:
             log.error("%s", exc)
             self.failure = exc
@@ -129,7 +129,7 @@ def build(gateway: Gateway) -> FastAPI:
 
 
 def choose_models(settings: Settings, metrics: Metrics) -> Models:
-    """Return the backend the settings ask for, else the best there is here. Raises: SettingsError."""
+    """Return the configured backend; by default the best one on this host. Raises: SettingsError."""
     if settings.backend == "embedded":
         return _embedded(settings)
     if settings.triton_url:
@@ -147,11 +147,11 @@ def choose_models(settings: Settings, metrics: Metrics) -> Models:
 
 
 def serve(settings: Settings, make_service: MakeService = AnswerService) -> int:
-    """Serve until told to stop; return the exit code. `make_service`: of another policy, to be measured."""
+    """Serve until stopped; return the exit code. `make_service`: for experiments with another policy."""
     written = logs.set_up(settings.log_level, settings.log_format)
     access_log.set_up(settings.access_log_share, texts=settings.log_texts)
     tracing.start(routes.VERSION)
-    # uvicorn raises the signal again when it has drained: then there is nothing left to do.
+    # After draining, uvicorn raises the signal again; nothing is left to do then.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     try:
@@ -166,7 +166,7 @@ def serve(settings: Settings, make_service: MakeService = AnswerService) -> int:
 
 @asynccontextmanager
 async def watched(gateway: Gateway) -> AsyncIterator[int | None]:
-    """Answer those who watch at a port of their own, where the settings name one.
+    """Run the ops server for the length of the block, if the settings name a port for it.
 
     Raises: SettingsError.
     """
@@ -174,33 +174,31 @@ async def watched(gateway: Gateway) -> AsyncIterator[int | None]:
     if port is None:
         yield None
         return
-    with sockets.bind(gateway.settings.metrics_host, port, "metrics_port") as door:
-        log.info("metrics: http://%s:%d/metrics", *door.getsockname()[:2])
+    with sockets.bind(gateway.settings.metrics_host, port, "metrics_port") as listener:
+        log.info("metrics: http://%s:%d/metrics", *listener.getsockname()[:2])
         api = HttpApi(gateway.service, gateway.watcher.readiness)
-        async with ops_server.opened(api, door, Limits.of(gateway.settings), gateway.metrics):
-            yield door.getsockname()[1]
+        async with ops_server.opened(api, listener, Limits.of(gateway.settings), gateway.metrics):
+            yield listener.getsockname()[1]
 
 
 async def _serve(settings: Settings, written: logs.StderrHandler, make_service: MakeService) -> int:
-    """Build the gateway from its settings and files, then listen: what is wrong with them ends it before."""
+    """Build the gateway from its settings and files, then listen; errors in them are raised before."""
     metrics = Metrics(settings.classes)
     written.on_lost = metrics.log_lines_lost.inc
-    for one, other in slo.alike(settings.classes):
-        log.warning(
-            "classes.%s and classes.%s promise the same; they are only counted apart", one, other
-        )
+    for one, other in slo.equal_classes(settings.classes):
+        log.warning("classes.%s and classes.%s are equal; only their metrics differ", one, other)
     models = choose_models(settings, metrics)
     if models.triton is not None:
         check_ports(models.triton)
     fitting = open_files.connections_for(settings.max_connections, settings.probe_connections)
     settings = settings.model_copy(update={"max_connections": fitting})
     gateway = Gateway(settings, models, metrics, make_service)
-    with sockets.front(settings) as door:
-        return await _answer_at(door, gateway)
+    with sockets.open_http(settings) as listener:
+        return await _answer_at(listener, gateway)
 
 
-async def _answer_at(door: socket.socket, gateway: Gateway) -> int:
-    """Run all parts until told to stop, or until one fails; return the exit code."""
+async def _answer_at(listener: socket.socket, gateway: Gateway) -> int:
+    """Run all parts until stopped, or until one fails; return the exit code."""
     settings, tls = gateway.settings, gateway.certificates
     server = shutdown.Server(
         uvicorn.Config(
@@ -208,7 +206,7 @@ async def _answer_at(door: socket.socket, gateway: Gateway) -> int:
             log_config=None,
             access_log=False,
             server_header=False,
-            proxy_headers=False,  # nobody asks for the caller's address
+            proxy_headers=False,  # the caller's address is not used
             lifespan="on",
             ws="none",
             ssl_context_factory=None if tls is None else lambda *_: tls.context(),
@@ -220,11 +218,11 @@ async def _answer_at(door: socket.socket, gateway: Gateway) -> int:
         gateway.leave,
     )
     watching = [
-        asyncio.create_task(_say_when_ready(gateway, settings, door.getsockname()[1])),
+        asyncio.create_task(_say_when_ready(gateway, settings, listener.getsockname()[1])),
         asyncio.create_task(_stop_when_failed(gateway, server)),
     ]
     async with watched(gateway):
-        await server.serve(sockets=[door])
+        await server.serve(sockets=[listener])
     for task in watching:
         task.cancel()
     return 1 if gateway.failure is not None or not server.started else 0

@@ -1,4 +1,4 @@
-"""The values of a request on its way through the gateway: frozen, free of I/O and of protocols' words.
+"""The values of a request on its way through the gateway. Frozen; no I/O and no protocol.
 
 Legend for shapes: W windows of one question, S tokens of a window.
 """
@@ -21,7 +21,7 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question about one context, as the caller wrote both."""
+    """One question about one context, both as the caller wrote them."""
 
     question: str
     context: str
@@ -38,19 +38,19 @@ class Windows:
     token_type_ids: Ints  # (W, S)
     offsets: Ints  # (W, S, 2), code points of the context
     is_context: Bools  # (W, S)
-    n_tokens: int  # tokens of the longest window, padding left out
+    n_tokens: int  # tokens of the longest window, without padding
 
     @property
     def n_windows(self) -> int:
         return len(self.input_ids)
 
     def count_tokens(self) -> tuple[int, int]:
-        """Return the tokens of the text, and all of them, padding included."""
+        """Return the number of tokens of the text, and the same with padding."""
         n_text = self.n_tokens if self.n_windows == 1 else int(self.attention_mask.sum())
         return n_text, self.input_ids.size
 
     def window(self, row: int) -> Windows:
-        """Return one of the windows, alone."""
+        """Return one window as windows of its own."""
         part = slice(row, row + 1)
         return Windows(
             self.input_ids[part],
@@ -64,7 +64,7 @@ class Windows:
 
 @dataclass(frozen=True, slots=True)
 class Logits:
-    """What a model says of each token of each window."""
+    """What a model returns for each token of each window."""
 
     start: Floats  # (W, S)
     end: Floats  # (W, S)
@@ -72,12 +72,12 @@ class Logits:
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """What a backend returns for one question, and where the time went."""
+    """What a backend returns for one question, and how long it took."""
 
     logits: Logits
-    queue_ms: float  # waiting in this process before the model server had it
+    queue_ms: float  # wait in this process before the request was sent to the model server
     infer_ms: float
-    n_batches: int = 1  # requests to the model server that the windows went in
+    n_batches: int = 1  # requests to the model server that carried the windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +104,9 @@ class Answer:
 
 
 class Trust(StrEnum):
-    """Does the certificate hold on this host, and for what is asked?
+    """Whether a certificate holds on this host and for the questions that are asked.
 
-    The golden inputs tell of the host; that it is broken, the shadow answers do.
+    Golden inputs decide whether it holds on the host; shadow answers can show that it is broken.
     """
 
     CERTIFIED = "certified"
@@ -115,7 +115,11 @@ class Trust(StrEnum):
     BROKEN = "broken"
 
 
-BY_TRUST = (Trust.UNCERTIFIED, Trust.TRANSFERRED, Trust.CERTIFIED)  # on a host, the least first
+BY_TRUST = (
+    Trust.UNCERTIFIED,
+    Trust.TRANSFERRED,
+    Trust.CERTIFIED,
+)  # on a host, the least trusted first
 
 
 class SloPolicy(StrEnum):
@@ -126,7 +130,7 @@ class SloPolicy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SloRequest:
-    """What the caller said about the SLO; None where nothing was said."""
+    """The SLO fields that the caller sent; None for a field that was not sent."""
 
     latency_ms: float | None = None
     min_f1: float | None = None
@@ -138,35 +142,35 @@ class SloRequest:
     timeout_ms: float | None = None
     max_f1_loss: float | None = None
     min_answerable_f1: float | None = None
-    tightest_class: str | None = None  # the caller's key allows no latency below this one's
+    tightest_class: str | None = None  # the caller's key allows no latency below this class's
 
 
 @dataclass(frozen=True, slots=True)
 class Slo:
-    """The promise of one request, every default filled in."""
+    """The service level objective of one request, with every default filled in."""
 
     latency_ms: float
     min_f1: float
     policy: SloPolicy
-    timeout_ms: float  # the deadline, counted from the arrival
+    timeout_ms: float  # the deadline, counted from the arrival of the request
     slo_class: str
     priority: int = 3
     variant: str | None = None
     explain: bool = False
-    max_f1_loss: float | None = None  # to the largest variant; None: not asked for
-    min_answerable_f1: float | None = None  # of questions with an answer; None: not asked for
+    max_f1_loss: float | None = None  # loss to the largest variant; None: no limit
+    min_answerable_f1: float | None = None  # floor on questions that have an answer; None: no floor
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much work a request is."""
+    """How much work a request needs."""
 
     bucket: int  # tokens of a window, padded
     n_windows: int
 
 
 class Reason(StrEnum):
-    """Why the policy chose what it chose; a bounded set, used as a metric label."""
+    """Why the policy made its choice; a bounded set, used as a metric label."""
 
     MEETS_SLO = "meets_slo"
     PINNED = "pinned"
@@ -181,8 +185,8 @@ class Reason(StrEnum):
     UNAVAILABLE = "unavailable"
 
 
-class Gave(StrEnum):
-    """Which promise was not kept: the words of SLO-Met."""
+class SloViolation(StrEnum):
+    """A part of the SLO that an answer does not meet; the values of `SLO-Met`."""
 
     LATE = "late"
     BELOW_FLOOR = "below-floor"
@@ -191,7 +195,9 @@ class Gave(StrEnum):
     UNCERTIFIED = "uncertified"
 
 
-class Option(NamedTuple):  # made for every plan of every request: a tuple costs a quarter
+class Option(
+    NamedTuple
+):  # one is built per plan and request: a tuple costs a quarter of a dataclass
     """A plan as the policy sees it for one request."""
 
     plan: Plan
@@ -200,17 +206,19 @@ class Option(NamedTuple):  # made for every plan of every request: a tuple costs
     cost_ms: float
     idle_ms: float  # predicted quantile of the end-to-end time on an idle system
     predicted_ms: float  # the same with the work in flight
-    behind_ms: float = 0.0  # that all who wait unread would take on the cores, were this their plan
-    wait_ms: float = 0.0  # what of `predicted_ms` is a wait for work in flight
+    behind_ms: float = (
+        0.0  # compute of all requests that wait for admission, if they took this plan
+    )
+    wait_ms: float = 0.0  # the part of `predicted_ms` that is a wait for work in flight
 
     @property
     def certified_f1(self) -> float:
-        """The floor that holds; a broken certificate promises nothing."""
+        """The certified floor; 0 for a broken certificate."""
         return 0.0 if self.trust is Trust.BROKEN else self.plan.certified_f1
 
     @property
     def certified_answerable_f1(self) -> float | None:
-        """The floor on questions that have an answer; None: not certified."""
+        """The certified floor on questions that have an answer; None: not certified."""
         if self.trust is Trust.BROKEN:
             return None
         return self.plan.certificate.floor_of(ANSWERABLE)
@@ -220,38 +228,38 @@ class Option(NamedTuple):  # made for every plan of every request: a tuple costs
         return None if self.trust is Trust.BROKEN else self.plan.certified_loss
 
 
-class Struck(StrEnum):
-    """What speaks against a plan beside the promises it would not keep."""
+class RejectionReason(StrEnum):
+    """Why a plan is rejected, other than for violating the SLO."""
 
-    DEADLINE = "deadline"  # predicted to end after it
-    FAILING = "failing"  # a variant of it is left alone
-    PINNED = "pinned"  # another one was asked for
+    DEADLINE = "deadline"  # predicted to end after the deadline
+    FAILING = "failing"  # the circuit breaker of one of its variants is open
+    PINNED = "pinned"  # the request pins another variant
 
 
 @dataclass(frozen=True, slots=True)
-class Weighed:
-    """An option with all that was known of it: quantiles of the time predicted, work in flight counted."""
+class Candidate:
+    """An option with its predicted latency quantiles (with the work in flight) and why it was rejected."""
 
     option: Option
     p50_ms: float
     p95_ms: float
     p99_ms: float
-    struck_out_by: tuple[Gave | Struck, ...]
+    rejection_reasons: tuple[SloViolation | RejectionReason, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What was chosen and why; no option: refused for `reason`."""
+    """The chosen option and the reason; without an option the request is refused for `reason`."""
 
     option: Option | None
     reason: Reason
-    gave: tuple[Gave, ...] = ()
+    violations: tuple[SloViolation, ...] = ()
     retry_after_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Where the time of one request went, ms."""
+    """How long each stage of one request took, ms."""
 
     tokenize: float = 0.0
     route: float = 0.0
@@ -266,18 +274,18 @@ STAGES = ("tokenize", "route", "queue", "infer", "decode")  # of a request, as i
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """An answer with the promise it was given under, and what became of it."""
+    """An answer with its SLO, the decision behind it, and what it violates."""
 
     answer: Answer
     slo: Slo
     decision: Decision
     option: Option
     variant: str
-    gave: tuple[Gave, ...]
+    violations: tuple[SloViolation, ...]
     timings: Timings
-    weighed: tuple[Weighed, ...]  # where the whole decision was asked for
+    candidates: tuple[Candidate, ...]  # with `explain` only
 
     @property
     def met(self) -> str:
-        """The words of SLO-Met."""
-        return ",".join(self.gave) or "true"
+        """The value of `SLO-Met`."""
+        return ",".join(self.violations) or "true"

@@ -1,35 +1,35 @@
-"""Every error the gateway raises on purpose, in its own words: no HTTP, no gRPC.
+"""Every error that the gateway raises on purpose. Knows neither HTTP nor gRPC.
 
     BertierError
-    ├── BadInput             the caller's fault; says which field and what is allowed
-    │   ├── Malformed        not readable as a request at all
+    ├── BadInput             the caller's fault; names the field and what is allowed
+    │   ├── Malformed        cannot be parsed as a request
     │   │   ├── MalformedText
     │   │   ├── InvalidHeader
-    │   │   ├── HeadTooLarge request line and headers over their limit
-    │   │   └── HeadTooSlow  they did not come in time
-    │   ├── TextTooLong      question, context or body over its limit
-    │   ├── TooManyItems     more questions in one request than are served at once
-    │   ├── BodyTooSlow      the body did not come in time
-    │   ├── InvalidField     readable, but empty, of the wrong type, or unknown
+    │   │   ├── HeadTooLarge request line and headers exceed their limit
+    │   │   └── HeadTooSlow  request line and headers did not arrive in time
+    │   ├── TextTooLong      question, context or body exceeds its limit
+    │   ├── TooManyItems     more questions in one request than allowed
+    │   ├── BodyTooSlow      the body did not arrive in time
+    │   ├── InvalidField     a field that is empty, of the wrong type, or unknown
     │   │   └── EmptyText
     │   ├── UnknownClass     no such class in the settings
     │   └── UnknownVariant   no such variant in the catalog
-    ├── Unauthenticated      no key, or one that nobody has
-    ├── Forbidden            a key that may not do this
-    ├── Infeasible           strict SLO that not even an idle system could meet
-    ├── Overloaded           could be met, but not now; says when to come back
-    │   ├── QuotaExceeded    of this key: more requests a second than it may send
-    │   └── TooManyConnections   all that may be open are in use
-    ├── DeadlineExceeded     the time is up
+    ├── Unauthenticated      no key, or an unknown one
+    ├── Forbidden            the key does not allow this
+    ├── Infeasible           strict SLO that even an idle system cannot meet
+    ├── Overloaded           the SLO cannot be met now; says when to retry
+    │   ├── QuotaExceeded    the key's requests per second are used up
+    │   └── TooManyConnections   the limit of open connections is reached
+    ├── DeadlineExceeded     the deadline of the request has passed
     ├── BackendError         the model server failed
-    │   ├── ModelCrashed         it ended at this input, twice: nobody else is asked the same
-    │   ├── InvalidLogits        it answered, but with nothing that an answer can be read from
-    │   └── BackendUnavailable   nobody there, or not ready
-    │       └── VariantUnavailable   the server is there, the model is not ready
+    │   ├── ModelCrashed         this input ended two model instances: it is not sent to a third
+    │   ├── InvalidLogits        the model server returned unusable logits
+    │   └── BackendUnavailable   the model server cannot be reached, or is not ready
+    │       └── VariantUnavailable   the server answers, but the model is not ready
     └── RepositoryError      a model repository or catalog that cannot be served
-        └── VariantsUnserved     its files are sound, but the model server does not serve them: it may pass
+        └── VariantsUnserved     the files are sound, but the model server does not serve them; may recover
 
-Each front maps these to its own status in one table; text here is safe to show to a caller.
+Each frontend maps these to its own status in one table. The text of an error is safe to show to a caller.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class UnknownVariant(BadInput):
 
 
 class Infeasible(BertierError):
-    """No plan meets this strict SLO, even on an idle system; `nearest` says what would be met."""
+    """No plan meets this strict SLO, even on an idle system; `nearest`: what an idle system can meet."""
 
     def __init__(self, message: str, nearest: Sequence[dict[str, Any]]) -> None:
         super().__init__(message)
@@ -120,7 +120,7 @@ class Infeasible(BertierError):
 
 
 class Overloaded(BertierError):
-    """The promise could be kept on a less busy system; try again after `retry_after_ms`."""
+    """The SLO could be met on a less busy system; try again after `retry_after_ms`."""
 
     def __init__(self, message: str, retry_after_ms: float) -> None:
         super().__init__(message)
@@ -138,7 +138,7 @@ class QuotaExceeded(Overloaded):
 class TooManyConnections(Overloaded):
     def __init__(self, limit: int) -> None:
         super().__init__(
-            f"busy: {limit} connections are in use, the most there may be; try again later, or send several"
+            f"busy: all {limit} allowed connections are in use; try again later, or send several"
             " requests over one connection",
             1e3,
         )
@@ -150,11 +150,11 @@ class Unauthenticated(BertierError):
 
 
 class Forbidden(BertierError):
-    """The key is known, but not for this."""
+    """The key is valid, but does not allow this."""
 
 
 class DeadlineExceeded(BertierError):
-    """The request's time was up before an answer was there."""
+    """The deadline passed before the answer was ready."""
 
 
 class BackendError(BertierError):
@@ -162,7 +162,7 @@ class BackendError(BertierError):
 
 
 class ModelCrashed(BackendError):
-    """Two instances of a model ended while they had this request: a third would, too."""
+    """Two instances of a model ended while they processed this request; a third would end, too."""
 
 
 class InvalidLogits(BackendError):
@@ -175,7 +175,7 @@ class BackendUnavailable(BackendError):
 
 
 class VariantUnavailable(BackendUnavailable):
-    """The model server answers, but does not serve this model or version, at least not now."""
+    """The model server answers, but does not serve this model or version at present."""
 
 
 class RepositoryError(BertierError):
@@ -183,7 +183,7 @@ class RepositoryError(BertierError):
 
 
 class VariantsUnserved(RepositoryError):
-    """The model server does not serve variants as the catalog names them; that may pass."""
+    """The model server does not serve the variants that the catalog names; may recover by itself."""
 
     def __init__(self, what: str, problems: Mapping[str, str]) -> None:
         reasons = "; ".join(f"{name}: {why}" for name, why in problems.items())

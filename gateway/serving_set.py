@@ -13,7 +13,7 @@ from gateway.catalog.schema import Plan, Profile
 from gateway.catalog.store import Catalog
 from gateway.domain import BY_TRUST, Option, Size, Trust
 from gateway.latency.model import LatencyModel
-from gateway.monitoring.sequential_tests import Evidence
+from gateway.monitoring.sequential_tests import SequentialTests
 from gateway.qa.codec import SpanEncoder
 
 
@@ -38,7 +38,9 @@ class ServingSet:
     problems: Mapping[str, str] = field(default_factory=dict)  # by variant that is not served: why
     under_load: frozenset[str] = frozenset()  # variants measured beside requests in flight
     breakers: Breakers = field(default_factory=Breakers)  # closed: the set was just checked
-    evidence: Evidence = field(default_factory=Evidence)  # that the certificates hold no longer
+    certificate_tests: SequentialTests = field(
+        default_factory=SequentialTests
+    )  # of the certificates
     served: tuple[ServedPlan, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -57,7 +59,7 @@ class ServingSet:
 
     def trust_of(self, plan: Plan) -> Trust:
         """Return the least trust of the plan's variants, or that its certificate is broken."""
-        if plan.name in self.evidence.broken:
+        if plan.name in self.certificate_tests.broken:
             return Trust.BROKEN
         return min((self.trust[v] for v in plan.variants), key=BY_TRUST.index)
 
@@ -69,10 +71,10 @@ class ServingSet:
     ) -> list[Option]:
         """Return every plan with its latency predicted for a request of this size.
 
-        `n_behind`: requests that wait unread.
+        `n_behind`: requests that wait for admission.
         """
         predictions = self.latency.predict(self.plans(), size, quantile, now_ms)
-        broken = self.evidence.broken
+        broken = self.certificate_tests.broken
         return [
             Option(
                 each.plan,

@@ -1,4 +1,4 @@
-"""Everything that can be set: `bertier.toml`, then BERTIER_* variables, then flags. Read once, frozen."""
+"""All settings: from `bertier.toml`, overridden by BERTIER_* variables, then by flags. Read once, frozen."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     model_repository: Path = Field(
         Path("model_repository"), description="folder with `catalog.json`, `tokenizer.json`, models"
     )
-    host: str = Field("127.0.0.1", description="address that both fronts listen on")
+    host: str = Field("127.0.0.1", description="address that HTTP and gRPC listen on")
     http_port: int = Field(8080, ge=0, le=65535, description="0: any free port")
     grpc_port: int = Field(8081, ge=0, le=65535, description="0: any free port")
 
@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     idle_timeout_ms: float = Field(
         75_000,
         gt=0,
-        description="then an HTTP connection without a request, or whose caller takes no answer, is closed",
+        description="an HTTP connection without a request, or whose caller reads no answer, is closed after it",
     )
     max_head_bytes: int = Field(
         64 << 10,
@@ -136,20 +136,20 @@ class Settings(BaseSettings):
         0.0,
         ge=0,
         le=1,
-        description="of `strict` requests, so many may be asked a second time when they take longer than their"
+        description="share of `strict` requests that may be hedged when they take longer than their"
         " predicted P95; 0: none ([below](#asking-twice))",
     )
     others_poll_ms: float = Field(
         1_000,
         ge=0,
-        description="how often Tritons of `triton_url` are asked what other gateways have there; 0: never"
+        description="between polls of `triton_url` for the load of other gateways; 0: never"
         " ([below](#several-gateways))",
     )
     unload_after_ms: float = Field(
         600_000,
         ge=0,
-        description="what this gateway routes to no more is unloaded from Triton when nobody, other gateways"
-        " included, has asked it for so long; 0: at once ([below](#several-gateways))",
+        description="a variant that this gateway no longer routes to is unloaded from Triton after nobody, including"
+        " other gateways, has asked it for so long; 0: at once ([below](#several-gateways))",
     )
     max_in_flight: int = Field(
         1_024,
@@ -161,7 +161,7 @@ class Settings(BaseSettings):
         0.1,
         ge=0,
         le=1,
-        description="of all requests, so many may be asked of a second variant when the first fails"
+        description="share of all requests that may be retried with another variant when the first fails"
         " ([below](#variants-that-fail))",
     )
 
@@ -169,17 +169,17 @@ class Settings(BaseSettings):
         0.005,
         ge=0,
         le=1,
-        description="of all routed requests, so many are asked of the largest variant, too; 0: none"
+        description="share of routed requests that the largest variant answers, too; 0: none"
         " ([below](#keeping-certificates-true))",
     )
     shadow_delta: float = Field(
-        0.05, gt=0, lt=1, description="chance that certificates that hold are ever called broken"
+        0.05, gt=0, lt=1, description="chance of ever calling a certificate broken that holds"
     )
     shadow_tolerance: float = Field(
-        0.02, ge=0, lt=1, description="by so much agreement may be less than certified"
+        0.02, ge=0, lt=1, description="allowed drop in agreement, relative to the certificate"
     )
 
-    default_class: str = Field("standard", description="class of a request that names none")
+    default_class: str = Field("standard", description="class of a request without one")
     classes: dict[str, SloClass] = Field(
         default_factory=lambda: dict(STANDARD_CLASSES), description="SLO classes by name, see below"
     )
@@ -190,12 +190,14 @@ class Settings(BaseSettings):
         " set, callers need one",
     )
     api_keys: dict[str, ApiKey] = Field(
-        default_factory=dict, description="the same by name, for an environment without files"
+        default_factory=dict, description="API keys by name, without a file"
     )
 
-    grpc_connection_age_ms: float = Field(10_000, gt=0, description="then its caller makes another")
+    grpc_connection_age_ms: float = Field(
+        10_000, gt=0, description="maximum age of a connection; then the caller opens another"
+    )
     tls_certificate: Path | None = Field(
-        None, description="PEM file, with `tls_key`: both fronts speak [TLS](security.md#tls) alone"
+        None, description="PEM file; with `tls_key`, HTTP and gRPC require [TLS](security.md#tls)"
     )
     tls_key: Path | None = Field(None, description="PEM file of the certificate's key, no password")
     tls_client_authority: Path | None = Field(
@@ -203,20 +205,22 @@ class Settings(BaseSettings):
     )
 
     catalog_poll_ms: float = Field(
-        2_000, gt=0, description="how often catalog and model server are looked at"
+        2_000, gt=0, description="between checks of catalog and model server"
     )
     stop_delay_ms: float = Field(
-        0, ge=0, description="answering on, at a stop ([below](#stopping))"
+        0, ge=0, description="keep answering for so long at a stop ([below](#stopping))"
     )
     drain_ms: float = Field(
-        10_000, gt=0, description="how long requests in flight may take at a stop, each front"
+        10_000,
+        gt=0,
+        description="how long requests in flight may take at a stop, for each protocol",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="the least that is logged"
+        "info", description="lowest level that is logged"
     )
     log_format: Literal["console", "json"] = Field("console", description="of the log on stderr")
     access_log_share: float = Field(
-        0.01, ge=0, le=1, description="of all requests, so many are logged ([below](#logs))"
+        0.01, ge=0, le=1, description="share of requests that are logged ([below](#logs))"
     )
     log_texts: bool = Field(
         default=False, description="whether those lines hold question, context and answer"
@@ -258,7 +262,7 @@ class Settings(BaseSettings):
     @field_validator("classes", mode="before")
     @classmethod
     def _classes_differ(cls, given: object) -> object:
-        """Refuse two names of one class: a variable's is in lower case, a caller's header in either."""
+        """Refuse class names that differ in case only: variables are lower case, headers either."""
         if isinstance(given, dict) and (same := slo.same_but_for_case(map(str, given))):
             raise ValueError(
                 f"{same[0]} and {same[1]} differ in case only; give one of them another name"
@@ -286,14 +290,14 @@ class Settings(BaseSettings):
 
 
 def read(**flags: Any) -> Settings:
-    """Return the settings; flags that are None were not given. Raises: SettingsError."""
+    """Return the settings; a flag that is None was not given. Raises: SettingsError."""
     check_names(os.environ)
     given = {name: value for name, value in flags.items() if value is not None}
     _check_file(Path(CONFIG_FILE))
     try:
         settings = Settings(**given)
     except ValidationError as exc:
-        where, what = settings_errors.told(exc.errors(), Settings.model_fields)
+        where, what = settings_errors.describe(exc.errors(), Settings.model_fields)
         raise SettingsError(f"{where}: {what} ({_place(where, given)})") from exc
     except UnreadableSettings as exc:
         raise SettingsError(
@@ -306,7 +310,7 @@ def read(**flags: Any) -> Settings:
 
 
 def _check_file(file: Path) -> None:
-    """Raise SettingsError for a file that is there and cannot be read as TOML, or has a value of another type."""
+    """Raise SettingsError for a file that is not readable TOML, or has a value of the wrong type."""
     if not file.exists():
         return
     try:
@@ -321,7 +325,7 @@ def _check_file(file: Path) -> None:
 
 
 def _check_type(name: str, value: object, file: Path) -> None:
-    """Raise SettingsError for a value of another type: "9" is a number in a variable, which has no types."""
+    """Raise SettingsError for a value of the wrong type; only variables, which have no types, are converted."""
     annotation: Any = Settings.model_fields[name].annotation
     field = TypeAdapter[Any](annotation)
     try:
@@ -333,12 +337,12 @@ def _check_type(name: str, value: object, file: Path) -> None:
             if e["type"] in settings_errors.TYPES
         ]
         if wrong:
-            where, what = settings_errors.told(wrong, Settings.model_fields)
+            where, what = settings_errors.describe(wrong, Settings.model_fields)
             raise SettingsError(f"{where}: {what} ({file.absolute()})") from exc
 
 
 def _place(where: str, flags: Mapping[str, Any]) -> str:
-    """Return where a setting was set, by what wins over what; of a table all places."""
+    """Return where a setting was set (flag, variable or file); for a table, every place."""
     setting = where.partition(".")[0]
     if setting in flags:
         return f"flag --{setting.replace('_', '-')}"
@@ -353,6 +357,6 @@ def _place(where: str, flags: Mapping[str, Any]) -> str:
 
 
 def check_names(environ: Mapping[str, str]) -> None:
-    """Raise SettingsError for a variable that looks like one of ours and is none."""
+    """Raise SettingsError for a variable that looks like a setting but is none."""
     if wrong := settings_errors.misspelt(environ, Settings.model_fields):
         raise SettingsError(wrong)

@@ -1,4 +1,4 @@
-"""What is wrong with a setting, in words: where it was set, what was found there, what is allowed. Pure."""
+"""Messages for settings that cannot be used: the value found and what is allowed. Pure."""
 
 from __future__ import annotations
 
@@ -12,32 +12,30 @@ from gateway.api_keys import ApiKey
 from gateway.slo import SloClass
 
 PREFIX, NESTED = "BERTIER_", "__"
-CLIENTS_KEY = f"{PREFIX}API_KEY"  # no setting: what `bertier ask` shows a gateway
-OPTIMIZERS_CACHE = (
-    f"{PREFIX}CACHE_DIR"  # no setting: where `bertier-optimize` keeps what it fetches
-)
-# What Kubernetes and container links put beside a service that is called bertier or bertier-...
+CLIENTS_KEY = f"{PREFIX}API_KEY"  # not a setting: the API key of `bertier ask`
+OPTIMIZERS_CACHE = f"{PREFIX}CACHE_DIR"  # not a setting: the download cache of `bertier-optimize`
+# Variables that Kubernetes and container links set for a service called bertier or bertier-...
 _OF_A_SERVICE = re.compile(
     r"_SERVICE_(HOST|PORT(_\w+)?)|(_PORT)?_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?"
 )
 _ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 
-# Inside a table of this name stand named tables with these keys.
+# Settings that are tables of named tables, with the keys of each.
 INSIDE: Mapping[str, Collection[str]] = {
     "classes": [f.name for f in fields(SloClass)],
     "api_keys": list(ApiKey.model_fields),
 }
-UNREPEATED = "api_keys"  # what was found in it may be a secret
+UNREPEATED = "api_keys"  # its values may be secrets: never quoted in a message
 UNITS = {"_ms": "ms", "_bytes": "bytes", "_chars": "characters", "_port": "a port"}
 UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 TYPES = ("bool_type", "float_type", "int_type", "string_type")  # strict: nothing is converted
 NO_NUMBER = ("float_parsing", "float_type", "int_parsing", "int_type", "int_from_float")
 
 
-def told(errors: Sequence[Mapping[str, Any]], known: Collection[str]) -> tuple[str, str]:
-    """Return the dotted name of the setting to mend first, and what is wrong with it.
+def describe(errors: Sequence[Mapping[str, Any]], known: Collection[str]) -> tuple[str, str]:
+    """Return the dotted name of the first setting to fix, and what is wrong with it.
 
-    `known`: all settings. A key that does not exist goes before one that is missing: it is that one, misspelt.
+    `known`: all settings. An unknown key comes before a missing one: it is probably that one, misspelt.
     """
     first = min(errors, key=lambda error: error["type"] not in UNKNOWN)
     loc = [str(part) for part in first["loc"]] or ["settings"]
@@ -67,7 +65,7 @@ def _what(error: Mapping[str, Any], loc: Sequence[str], known: Collection[str]) 
 
 
 def misspelt(environ: Mapping[str, str], settings: Collection[str]) -> str | None:
-    """Return what is wrong with a variable that looks like one of `settings` and is none."""
+    """Return what is wrong with a variable that looks like a setting but is none; None: nothing."""
     known = [(PREFIX + name).upper() for name in settings]
     tables = [(PREFIX + name).upper() for name in INSIDE]
     for name, value in environ.items():
@@ -76,7 +74,7 @@ def misspelt(environ: Mapping[str, str], settings: Collection[str]) -> str | Non
             continue
         if _OF_A_SERVICE.search(variable) or _ADDRESS.match(value):
             continue
-        # Of tables, names and fields are checked with the values.
+        # Names and fields inside tables are checked together with their values.
         if variable not in known or (inside and variable not in tables):
             return f"{name}: no such setting; the nearest is {nearest(variable, known)}"
     return None

@@ -1,6 +1,6 @@
-"""The SLO of a request: read from headers or metadata by one grammar, filled in by its class.
+"""The SLO of a request: parsed from headers or metadata, then completed from its class.
 
-Values are refused, never clamped.
+A value out of range is refused, never clamped.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from gateway.errors import Forbidden, InvalidHeader, UnknownClass
 
 MAX_LATENCY_MS = 60_000.0
 DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?|\.[0-9]{1,9}")
-SPACE = " \t"  # what HTTP allows around a value
-LONGEST_TIMEOUT_MS = 1e9  # that can be asked for at all
+SPACE = " \t"  # optional whitespace around a header value
+LONGEST_TIMEOUT_MS = 1e9  # the longest deadline a request may set
 CLASS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-UNKNOWN_CLASS = "unknown"  # what a metric calls a class that does not exist
+UNKNOWN_CLASS = "unknown"  # metric label of a class that does not exist
 DEADLINE_FACTOR = 4.0
 USUAL_URGENCY = 3
 PRIORITY = "a structured-field dictionary with u=0 to u=7, such as u=1 or u=5, i"
 
-# A structured-field dictionary (RFC 9651, section 3.2), as far as Priority needs one: no inner lists.
+# A structured-field dictionary (RFC 9651, section 3.2), without inner lists, which Priority does not need.
 _KEY = r"[a-z*][a-z0-9_.*-]*"
 _ITEM = (
     r"-?[0-9]{1,12}\.[0-9]{1,3}|-?[0-9]{1,15}|\?[01]"  # decimal, integer, boolean
@@ -41,8 +41,8 @@ Lookup = Callable[[str], str | None]  # a header's value by its lower-case name
 class SloClass:
     """The defaults of one class of requests.
 
-    `min_f1` None: the largest certified floor of the catalog less `below_best`; none at all where a
-    loss to the largest variant is asked for instead.
+    `min_f1` None: the largest certified floor of the catalog minus `below_best`, or no floor where a
+    limit on the loss to the largest variant is set instead.
     `timeout_ms` None: four times the target; under `strict` the target itself.
     """
 
@@ -62,7 +62,7 @@ STANDARD_CLASSES: Mapping[str, SloClass] = {
 
 
 def same_but_for_case(names: Iterable[str]) -> tuple[str, str] | None:
-    """Return two names that differ in case only, if there are such."""
+    """Return two names that differ in case only; None: there are none."""
     seen: dict[str, str] = {}
     for name in names:
         other = seen.setdefault(name.lower(), name)
@@ -72,9 +72,9 @@ def same_but_for_case(names: Iterable[str]) -> tuple[str, str] | None:
 
 
 def class_problem(name: str, defaults: SloClass) -> str | None:
-    """Return what is wrong with a class of the settings."""
+    """Return what is wrong with a class of the settings; None: nothing."""
     if not CLASS_NAME.fullmatch(name) or name == UNKNOWN_CLASS:
-        return f"{name!r} is no name: 1 to 64 letters, digits and . _ - after a letter or digit, not {UNKNOWN_CLASS}"
+        return f"{name!r} is not a valid class name: use 1 to 64 letters, digits and . _ - that start with a letter or digit; {UNKNOWN_CLASS} is reserved"
     limits = {
         "latency_ms": (1.0, MAX_LATENCY_MS),
         "min_f1": (0.0, 1.0),
@@ -91,17 +91,17 @@ def class_problem(name: str, defaults: SloClass) -> str | None:
     return None
 
 
-def alike(classes: Mapping[str, SloClass]) -> list[tuple[str, str]]:
-    """Return the names of classes that promise the same, in pairs."""
+def equal_classes(classes: Mapping[str, SloClass]) -> list[tuple[str, str]]:
+    """Return the pairs of classes with equal defaults."""
     return [
         (one, other)
-        for (one, promise), (other, same) in combinations(sorted(classes.items()), 2)
-        if promise == same
+        for (one, defaults), (other, same) in combinations(sorted(classes.items()), 2)
+        if defaults == same
     ]
 
 
 def parse(lookup: Lookup) -> SloRequest:
-    """Return what the headers ask for. Raises: InvalidHeader."""
+    """Return the SLO fields that the headers set. Raises: InvalidHeader."""
 
     def value(name: str) -> str | None:
         found = lookup(name.lower())
@@ -163,7 +163,7 @@ def resolve(
 def _check_tightest(
     latency_ms: float, tightest: str | None, classes: Mapping[str, SloClass]
 ) -> None:
-    """Raises: Forbidden for less latency than the caller's key may ask for."""
+    """Raise Forbidden where the latency is lower than the caller's key allows."""
     if tightest is not None and latency_ms < classes[tightest].latency_ms:
         raise Forbidden(
             f"SLO-Latency-Ms: {latency_ms:g} is not allowed with this key; allowed: from"
@@ -207,7 +207,7 @@ def _priority(value: str | None) -> int:
 
 
 def _members(value: str) -> dict[str, str]:
-    """Return a dictionary's members as they are spelt, the last of a name. Raises: InvalidHeader."""
+    """Return the members of a dictionary as text; the last one of a name wins. Raises: InvalidHeader."""
     said: dict[str, str] = {}
     at, more = 0, bool(value)
     while more:

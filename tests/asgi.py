@@ -1,4 +1,4 @@
-"""The HTTP front asked over ASGI, with a small fake in place of the model server."""
+"""The HTTP frontend asked over ASGI, with a small fake in place of the model server."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def outcome(service: AnswerService, slo_class: str, name: str) -> float:
 
 
 class Caller:
-    """An ASGI caller that sends what it is told to, when it is told to, and can leave."""
+    """An ASGI caller that sends what a test says, when it says so, and can disconnect."""
 
     def __init__(self, path: str, headers: dict[str, str] | None = None) -> None:
         named = [(k.encode(), v.encode()) for k, v in (headers or {}).items()]

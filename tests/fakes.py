@@ -205,7 +205,7 @@ class FakeBackend:
     def capacity(self, variant: Variant) -> int:
         return 1
 
-    async def others(self) -> Mapping[str, float]:
+    async def external_load(self) -> Mapping[str, float]:
         return {}
 
     async def is_ready(self) -> bool:

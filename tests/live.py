@@ -60,7 +60,7 @@ async def gateway_before(real: Backend, catalog: Catalog) -> AsyncIterator[Runni
 async def _fronts(service: AnswerService, backend: WatchedBackend) -> AsyncIterator[Running]:
     access = Access(service.settings, service.metrics)
     tls = certificates.of(service.settings, service.metrics)
-    front = await grpc_api.start(service, service.settings, access, tls)
+    grpc_server = await grpc_api.start(service, service.settings, access, tls)
     app = routes.create(service, _ready, access=access)
     app.include_router(oip.router(service))
     how = None if tls is None else lambda *_: tls.context()
@@ -74,11 +74,13 @@ async def _fronts(service: AnswerService, backend: WatchedBackend) -> AsyncItera
     port = listening_at.getsockname()[1]
     await server.startup([listening_at])
     try:
-        yield Running(service, backend, f"127.0.0.1:{front.port}", f"127.0.0.1:{port}", server)
+        yield Running(
+            service, backend, f"127.0.0.1:{grpc_server.port}", f"127.0.0.1:{port}", server
+        )
     finally:
         server.should_exit = True
         await server.shutdown()
-        await grpc_api.stop(front, 0)
+        await grpc_api.stop(grpc_server, 0)
 
 
 async def _ready() -> Readiness:

@@ -1,6 +1,6 @@
-"""Who may ask what, and how often: the callers of the keys, read again when their file changes.
+"""Access control: API keys, their scopes and quotas; the key file is read again when it changes.
 
-Knows no protocol: the fronts bring the Authorization value and say what is wanted.
+Knows no protocol: the frontends pass the Authorization value and the scope that the request needs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SCHEME = "bearer "
 
 @dataclass(slots=True)
 class Caller:
-    """A key's owner, with what is left of its quota."""
+    """The owner of a key and the rest of its quota."""
 
     name: str
     key: ApiKey
@@ -43,7 +43,7 @@ class Caller:
             raise QuotaExceeded(self.name, self.key.requests_per_s or 0.0, wait_ms)
 
     def rate_limit(self) -> dict[str, str]:
-        """Return the headers that tell a quota; without one none.
+        """Return the rate limit headers; {} for a key without a quota.
 
         Source: draft-ietf-httpapi-ratelimit-headers-10.
         """
@@ -57,47 +57,47 @@ class Caller:
 
 
 CALLER: ContextVar[Caller | None] = ContextVar("caller", default=None)
-STRANGER: ContextVar[bool] = ContextVar(
-    "stranger", default=False
-)  # asks without a key where others have one
+WITHOUT_KEY: ContextVar[bool] = ContextVar(
+    "without_key", default=False
+)  # the request has no valid key, although keys are required
 
 
 CONNECTION: ContextVar[Hashable] = ContextVar("connection", default=None)  # it came on
 
 
 def caller() -> Hashable:
-    """Return who asks, as far as that is known: the key, else the connection."""
+    """Return what identifies the caller: the name of its key, else its connection."""
     found = CALLER.get()
     return CONNECTION.get() if found is None else found.name
 
 
 def take(n: int) -> None:
-    """Take n questions off the quota of who asks, if that is limited. Raises: QuotaExceeded."""
+    """Take n questions off the quota of the caller, if it has one. Raises: QuotaExceeded."""
     caller = CALLER.get()
     if caller is not None and n:
         caller.take(n)
 
 
 def rate_limit() -> dict[str, str]:
-    """Return the headers that tell the quota of who asks; without one none."""
+    """Return the rate limit headers of the caller; {} without a quota."""
     caller = CALLER.get()
     return {} if caller is None else caller.rate_limit()
 
 
-def is_stranger() -> bool:
-    """Say whether keys are asked for, and who asks now has none."""
-    return STRANGER.get()
+def lacks_key() -> bool:
+    """Return whether keys are required and the caller has no valid one."""
+    return WITHOUT_KEY.get()
 
 
 def tightest_class() -> str | None:
-    """Return the class below whose latency the caller may not go; None: any."""
+    """Return the tightest class that the caller may use; None: any."""
     caller = CALLER.get()
     return None if caller is None else caller.key.tightest_class
 
 
 @dataclass
 class Access:
-    """All callers, by the hash of their key. Without any key everybody may ask everything."""
+    """All callers by the hash of their key. Without any key, access is open."""
 
     settings: Settings
     metrics: Metrics
@@ -116,25 +116,25 @@ class Access:
     def guarded(self) -> bool:
         return self.settings.api_keys_file is not None or bool(self.settings.api_keys)
 
-    def admit(self, front: str, authorization: str | None, scope: Scope) -> Caller | None:
-        """Return who asks; None where nobody needs a key. Raises: Unauthenticated, Forbidden."""
+    def admit(self, frontend: str, authorization: str | None, scope: Scope) -> Caller | None:
+        """Return the caller; None where no key is required. Raises: Unauthenticated, Forbidden."""
         if not self.guarded:
             return None
         self._look()
         caller = self._find(authorization)
         if caller is None:
-            self.metrics.denied.labels(front, "unknown" if authorization else "missing").inc()
+            self.metrics.denied.labels(frontend, "unknown" if authorization else "missing").inc()
             raise Unauthenticated("unknown key" if authorization else "no key")
         if scope not in caller.key.scopes:
-            self.metrics.denied.labels(front, "scope").inc()
+            self.metrics.denied.labels(frontend, "scope").inc()
             raise Forbidden(f"the key {caller.name} has no scope {scope.value}")
         return caller
 
     def meet(self, authorization: str | None) -> None:
-        """Note who asks for what is open to all, as not all of it need be told to a stranger."""
+        """Note whether the caller of an open route has a key: without one it gets fewer details."""
         if self.guarded:
             self._look()
-            STRANGER.set(self._find(authorization) is None)
+            WITHOUT_KEY.set(self._find(authorization) is None)
 
     def _find(self, authorization: str | None) -> Caller | None:
         given = authorization or ""
@@ -143,14 +143,14 @@ class Access:
         return self._by_hash.get(api_keys.digest(given[len(SCHEME) :].strip()))
 
     def _look(self) -> None:
-        """Read the file again where it changed; what cannot be used leaves all as it was."""
+        """Read the file again if it changed; if it cannot be used, the old keys stay valid."""
         if not self._file.is_due():
             return
         try:
             self._use(self._read())
         except KeyFileError as exc:
             if self._file.failed(str(exc)):
-                log.error("%s; the keys of before stay valid until it is mended", exc)
+                log.error("%s; the previous keys stay valid until this is fixed", exc)
             self.metrics.note_reload("keys", loaded=False)
         else:
             self._file.worked()
@@ -167,12 +167,12 @@ class Access:
         )
         if both := sorted(set(named) & set(found)):
             raise KeyFileError(
-                f"{path}: {both[0]} is among the settings' api_keys, too; rename one"
+                f"{path}: {both[0]} is also a key of the setting api_keys; rename one of them"
             )
         return api_keys.check({**named, **found}, classes, str(path or "api_keys"))
 
     def _use(self, found: Keys) -> None:
-        """Take these keys; who stays keeps what is left of the quota."""
+        """Use these keys; an unchanged key keeps the rest of its quota."""
         before = {caller.name: caller for caller in self._by_hash.values()}
         self._by_hash = {
             key.sha256: self._caller(name, key, before.get(name)) for name, key in found.items()

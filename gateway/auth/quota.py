@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-BURST_S = 1.0  # of requests that may come at once
+BURST_S = 1.0  # worth of requests that may arrive at once
 
 
 @dataclass(slots=True)
@@ -23,13 +23,13 @@ class Quota:
 
     @property
     def window_ms(self) -> float:
-        """The time in which as many may come as may come at once."""
+        """The time in which the whole burst is refilled."""
         return self.burst / self.per_s * 1e3
 
     def take(self, n: int, now_ms: float) -> float:
         """Take n requests and return 0, or take none and return the ms until they could be taken.
 
-        More than fit at once are taken as what fits: they could never be otherwise.
+        A request for more than the burst takes the whole burst: it could never succeed otherwise.
         """
         each_ms = 1e3 / self.per_s
         full_ms = max(self.full_ms, now_ms) + min(n, self.burst) * each_ms

@@ -1,7 +1,7 @@
-"""Files that are read again when they were edited: when to look, and whether the trouble is a new one.
+"""Decides when to reload files that changed, and whether a failure is new.
 
-What could not be used is tried at every look, edited or not: what was wrong may have been its rights, or
-the time. It reads none of them itself. Any thread may ask, one at a time.
+Files that could not be used are tried at every look, changed or not: the cause may have been permissions or the
+time. Reads no file itself. Any thread may call it, one at a time.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The gateway's certificate for TLS, and whose certificates callers must show; read again on change.
+"""The TLS certificate of the gateway and the authority of client certificates; read again on change.
 
-Knows no protocol: the fronts make of it what theirs needs.
+Knows no protocol: each frontend builds what its server needs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 ENDS_SOON = timedelta(days=14)
 SAID_EVERY_MS = 60_000.0  # why a caller's handshake failed: each reason at most so often
 # Reasons of OpenSSL that an operator can do something about.
-TOLD = {
+REASONS = {
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": "it showed no certificate",
     "HTTP_REQUEST": "it spoke plain HTTP",
     "UNSUPPORTED_PROTOCOL": "it speaks no TLS 1.2 or newer",
@@ -98,7 +98,7 @@ class Certificates:
         return outer
 
     def _tell(self, why: str) -> None:
-        """Log why a caller could not connect, as the protocol tells neither side."""
+        """Log why the TLS handshake of a caller failed; neither side learns it from the protocol."""
         now_ms = self._clock()
         if now_ms - self._said_ms.get(why, -math.inf) >= SAID_EVERY_MS:
             self._said_ms[why] = now_ms
@@ -115,7 +115,7 @@ class Certificates:
             self._use(self._read())
         except CertificateError as exc:
             if self._files.failed(str(exc)):
-                log.error("%s; the certificate of before serves on until it is mended", exc)
+                log.error("%s; the previous certificate stays in use until this is fixed", exc)
             self._metrics.note_reload("certificate", loaded=False)
         else:
             self._files.worked()
@@ -205,7 +205,7 @@ def of(settings: Settings, metrics: Metrics) -> Certificates | None:
 
 
 def _telling(tell: Callable[[str], None]) -> type[ssl.SSLObject]:
-    """Return connections that tell why a handshake failed: asyncio drops it in silence."""
+    """Return an SSLObject class that reports why a handshake failed: asyncio discards the reason."""
 
     class Telling(ssl.SSLObject):
         def do_handshake(self) -> None:
@@ -215,8 +215,8 @@ def _telling(tell: Callable[[str], None]) -> type[ssl.SSLObject]:
                 tell(f"{exc.verify_message} (its certificate)")
                 raise
             except ssl.SSLError as exc:
-                if exc.reason in TOLD:
-                    tell(TOLD[exc.reason])
+                if exc.reason in REASONS:
+                    tell(REASONS[exc.reason])
                 raise
 
     return Telling

@@ -1,8 +1,7 @@
-"""Which variants are left alone because they fail, and how many requests may be tried again.
+"""Circuit breakers of failing variants, and a budget for retries.
 
-A breaker is closed (asked), open (left alone for a while) or half-open: one request, the probe, is let
-through, and what becomes of it closes the breaker or opens it for twice as long.
-Pure: the clock is an argument, ms.
+A breaker is closed (requests pass), open (no requests for a while) or half-open: one request, the probe,
+passes, and its outcome closes the breaker or opens it for twice as long. Pure: times are arguments, ms.
 Sources: Nygard 2018, "Release It!", ch. 5 (circuit breaker); Finagle's RetryBudget.
 """
 
@@ -15,8 +14,8 @@ from enum import StrEnum
 from gateway.backends.retry import backoff_ms
 
 IN_A_ROW = 3  # failures that open a breaker
-WINDOW, SHARE = 20, 0.5  # so do these: this share of the last calls, however they alternate
-PATIENCE = 4.0  # times its work on an idle system, before a variant may hang
+WINDOW, SHARE = 20, 0.5  # this share of failures among the last calls opens it, too
+PATIENCE = 4.0  # a variant may hang after this multiple of its work on an idle system
 FIRST_OPEN_MS, LONGEST_OPEN_MS = 1_000.0, 30_000.0
 
 
@@ -27,7 +26,7 @@ class State(StrEnum):
 
 
 class Breaker:
-    """Of one variant."""
+    """The circuit breaker of one variant."""
 
     def __init__(self) -> None:
         self._last: deque[bool] = deque(maxlen=WINDOW)  # did they fail?
@@ -47,7 +46,7 @@ class Breaker:
         return State.OPEN if now_ms < self._until_ms else State.HALF_OPEN
 
     def allows(self, now_ms: float) -> bool:
-        """Say whether a request may ask the variant now."""
+        """Return whether a request may ask the variant now."""
         state = self.state(now_ms)
         return state is State.CLOSED or (state is State.HALF_OPEN and self._probe is None)
 
@@ -59,7 +58,7 @@ class Breaker:
         return call
 
     def trip(self, now_ms: float) -> bool:
-        """Open it for a while: who watches the variant knows that it cannot answer.
+        """Open it for a while because the variant is known to be unable to answer.
 
         Returns whether it was closed.
         """
@@ -68,15 +67,15 @@ class Breaker:
         return was_closed
 
     def describe(self, now_ms: float) -> str:
-        """Return the state as a log says it."""
+        """Return the state as text for the log."""
         if self._until_ms is None or now_ms >= self._until_ms:
             return f"breaker {self.state(now_ms)}"
-        return f"it fails: left alone for {(self._until_ms - now_ms) / 1e3:.0f} s"
+        return f"it fails: circuit open for {(self._until_ms - now_ms) / 1e3:.0f} s"
 
     def _worked(self, call: Call, now_ms: float) -> bool:
         self._worked_ms = now_ms
         if self._until_ms is not None and call is not self._probe:
-            return False  # it began before the breaker opened, and says nothing of what is now
+            return False  # it began before the breaker opened: stale
         self._last.append(False)
         self._in_a_row = 0
         if call is not self._probe:
@@ -107,7 +106,7 @@ class Breaker:
 
     def _release(self, call: Call) -> None:
         if call is self._probe:
-            self._probe = None  # nothing was learnt: the next one is the probe
+            self._probe = None  # inconclusive: the next call is the probe
 
 
 class Call:
@@ -126,15 +125,15 @@ class Call:
         return self._breaker._failed(self, now_ms)  # noqa: SLF001 (the same)
 
     def gave_up(self, now_ms: float, work_ms: float) -> bool:
-        """Tell that nobody waits for it any more, be it cancelled or out of time.
+        """Record that the call was cancelled or ran out of time.
 
-        A failure only where the variant hangs: it took a multiple of its work, `work_ms` when idle, and in
-        all that time answered no other request. A busy variant answers others.
+        It counts as a failure only if the variant hangs: the call took a multiple of `work_ms` (its work on an
+        idle system), and the variant answered no other request meanwhile. A busy variant does answer others.
         """
         return self._breaker._gave_up(self, now_ms, work_ms)  # noqa: SLF001 (the same)
 
-    def told_nothing(self) -> None:
-        """Say that its end says nothing about what was asked; the next call may be the probe."""
+    def inconclusive(self) -> None:
+        """Record an end that says nothing about the variant; the next call may be the probe."""
         self._breaker._release(self)  # noqa: SLF001 (the same)
 
 
@@ -149,20 +148,20 @@ class Breakers:
         return self._of.setdefault(variant, Breaker())
 
     def keeping(self, variants: Collection[str]) -> Breakers:
-        """Return breakers that are the same for these variants, and closed for all others."""
+        """Return breakers that keep their state for these variants, and are closed for all others."""
         kept = Breakers()
         kept._of = {name: b for name, b in self._of.items() if name in variants}
         return kept
 
     def failing(self, now_ms: float) -> frozenset[str]:
-        """Return the variants that are left alone now."""
+        """Return the variants that may not be asked now."""
         return frozenset(name for name, b in self._of.items() if not b.allows(now_ms))
 
 
 class RetryBudget:
-    """At most a share of the requests is tried again, so that an outage is not made worse.
+    """Limits retries to a share of the requests, so that they do not make an outage worse.
 
-    Every request pays in `share`, every retry takes 1; saved is at most `burst`, which is there at first.
+    Every request adds `share`, every retry takes 1. The budget starts full, at `burst`.
     """
 
     def __init__(self, share: float, burst: float = 20.0) -> None:

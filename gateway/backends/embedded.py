@@ -99,7 +99,7 @@ class EmbeddedBackend:
                 raise BackendError(f"{variant.name}: inference failed") from exc
 
         async def in_turn(row: int) -> tuple[Floats, Floats]:
-            async with places:  # a long context takes turns with other requests
+            async with places:  # a long context shares the cores with other requests
                 return await loop.run_in_executor(self._workers, work, row)
 
         tasks = [asyncio.ensure_future(in_turn(row)) for row in range(windows.n_windows)]
@@ -138,7 +138,7 @@ class EmbeddedBackend:
     def capacity(self, variant: Variant) -> int:
         return 1
 
-    async def others(self) -> Mapping[str, float]:
+    async def external_load(self) -> Mapping[str, float]:
         return {}
 
     async def is_ready(self) -> bool:

@@ -1,4 +1,4 @@
-"""What others do in a shared model server, from what it counts and from what it answered to us. Pure."""
+"""The load that other gateways put on a shared model server, from its statistics. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What a server says of itself, and what it answered to us, up to a time."""
+    """The statistics of a server and its answers to us, up to a time."""
 
     at_s: float
     spent_s: Mapping[str, float]  # by model: on requests it answered, their queue included
@@ -18,21 +18,21 @@ class Counted:
 
     @classmethod
     def of(
-        cls, at_s: float, told: Iterable[tuple[str, float, int]], ours: Mapping[str, int]
+        cls, at_s: float, counts: Iterable[tuple[str, float, int]], ours: Mapping[str, int]
     ) -> Counted:
-        """`told`: model, time and number of its requests, once for each version."""
+        """`counts`: model, time and number of its requests, once for each version."""
         spent_s: dict[str, float] = {}
         answered: Counter[str] = Counter()
-        for name, s, n in told:
+        for name, s, n in counts:
             spent_s[name] = spent_s.get(name, 0.0) + s
             answered[name] += n
         return cls(at_s, spent_s, answered, dict(ours))
 
-    def others_since(self, before: Counted) -> dict[str, float]:
-        """Return the mean number of requests of others by model; a server that began anew has none.
+    def external_since(self, before: Counted) -> dict[str, float]:
+        """Return the mean number of requests of other gateways, by model; none after a restart of the server.
 
-        The time that requests spent there, per second, is how many were there on average (Little 1961); of
-        it the share that was not answered to us.
+        By Little's law (1961) the time that requests spent there, per second, is their mean number; the share
+        of answers that were not ours is the external part.
         """
         found = {}
         passed_s = max(1e-3, self.at_s - before.at_s)
@@ -45,19 +45,21 @@ class Counted:
         return found
 
 
-class Quiet:
-    """For how long nobody has asked a model, whoever it may be: its server says when it was asked last.
+class IdleTimer:
+    """How long a model has been idle, from the time of its last request as the server reports it.
 
-    In our own time: the clock of another host may be wrong.
+    Measured by our own clock: the clock of another host may be wrong.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         """`clock` is in ms."""
         self._clock = clock
-        self._seen: dict[str, tuple[int, float]] = {}  # asked last; seen so since
+        self._seen: dict[
+            str, tuple[int, float]
+        ] = {}  # last request, and since when it is unchanged
 
     def for_ms(self, model: str, asked_last: int) -> float:
-        """Return it, as far as it was seen: 0 at the first look and after every change."""
+        """Return the idle time, ms; 0 at the first look and after every change."""
         now = self._clock()
         last, since = self._seen.get(model, (None, now))
         if last != asked_last:

@@ -1,4 +1,4 @@
-"""Which calls the instances of a model leave unanswered, as seen by who asks them.
+"""Finds the calls that the instances of a model leave unanswered, seen from the client side.
 
 A server starts the calls of a model in the order in which they come, each at the first instance that is
 free. So a call is at an instance once fewer calls are ahead of it than there are instances, and one that
@@ -11,14 +11,14 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 
-SILENT_MS = 200.0  # at least so long at an instance, before it may be one that answers nothing
-PATIENCE = 8.0  # times what calls took of late: all instances of all models may share the cores
-PACE = 1 / 8  # weight of the last call in that,
-MOST = 4.0  # which counts as at most so many times what was known: one stall is no trend
-HASTE = 0.35  # of the time a call has: who is in a hurry does not wait SILENT_MS
-HUNG_MS = 800.0  # silent for so long,
-OVERTAKEN = 3  # while so many younger calls were answered: the instance hangs
-SUSPICIONS, SUSPICION_MS = 5, 10_000.0  # so do so many silent calls in that time
+SILENT_MS = 200.0  # minimum time at an instance before a call counts as silent
+PATIENCE = 8.0  # factor on the recent time of calls: all instances may share the cores
+PACE = 1 / 8  # weight of the last call in that time
+MOST = 4.0  # a call counts at most this multiple of the known time: one stall is no trend
+HASTE = 0.35  # share of the time a call has: an urgent call does not wait SILENT_MS
+HUNG_MS = 800.0  # an instance hangs if a call is silent for so long
+OVERTAKEN = 3  # while so many younger calls were answered
+SUSPICIONS, SUSPICION_MS = 5, 10_000.0  # or after so many silent calls within this time
 
 
 class Call:
@@ -29,7 +29,7 @@ class Call:
     def __init__(self, work_ms: float, budget_ms: float) -> None:
         self.work_ms = work_ms
         self.budget_ms = budget_ms
-        self.running_ms: float | None = None  # at an instance since; None: it waits for its turn
+        self.running_ms: float | None = None  # at an instance since; None: queued
         self.overtaken = 0  # younger calls that were answered
 
     def is_silent(self, now_ms: float, slowness: float) -> bool:

@@ -1,8 +1,8 @@
-"""Several model servers as one backend: asks the one with the least work, and no sick one.
+"""Several model servers as one backend: sends each request to the healthy server with the least work.
 
-A server is asked for a variant only once its file and golden answers were found right there (it is
-admitted). What fails or hangs is left alone by a circuit breaker and probed; a server that was away, or
-that had unloaded a variant, is checked again before it is asked. It knows no protocol.
+A server gets requests for a variant only after its model file and golden answers were checked (it is
+admitted). A circuit breaker ejects and probes a server that fails or hangs. A server that was away, or had
+unloaded a variant, is checked again before it gets requests. Knows no protocol.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Replicas:
         retry_share: float,
         clock: Callable[[], float] = now_ms,
     ) -> None:
-        """`servers`: by what names them in logs and metrics; `retry_share`: of all requests, so many may go on
-        to another server when the first fails.
+        """`servers`: by their name in logs and metrics; `retry_share`: share of requests that may be retried on
+        another server when the first one fails.
         """
         self.members = [Replica(name, backend, clock) for name, backend in servers.items()]
         self._metrics = metrics
@@ -87,16 +87,16 @@ class Replicas:
                 log.warning("%s: %s; asking another replica", replica.name, exc)
 
     async def hashes(self) -> Mapping[str, str]:
-        """Return what the servers hold; one that holds another file than was admitted is dismissed."""
-        told = await self._each(lambda server: server.hashes())
+        """Return the model files of the servers; dismiss a server whose file is not the admitted one."""
+        held = await self._each(lambda server: server.hashes())
         merged: dict[str, str] = {}
-        for replica, found in told.items():
+        for replica, found in held.items():
             for key, variant in list(replica.admitted.items()):
                 if found.get(key) != variant.sha256:
                     replica.dismiss(variant, "the server holds another file, or none")
-                    log.error("%s: %s: not asked for it any more", replica.name, key)
+                    log.error("%s: %s: removed from its variants", replica.name, key)
             merged |= {key: found[key] for key in replica.admitted}
-        for found in told.values():
+        for found in held.values():
             merged = dict(found) | merged
         return merged
 
@@ -111,7 +111,7 @@ class Replicas:
         return all(done.values())
 
     async def checked(self, variant: Variant, check: Check) -> Trust:
-        """Admit the servers on which the check holds best; return how well it does."""
+        """Admit the servers with the best result of the check; return that result."""
         found = dict(
             zip(
                 self.members,
@@ -128,7 +128,7 @@ class Replicas:
         return best
 
     def unchecked(self, variant: Variant) -> list[Replica]:
-        """Return the servers that are up, but must be checked before they are asked for the variant."""
+        """Return the servers that are up, but not yet admitted for the variant."""
         key = key_of(variant)
         return [
             r
@@ -137,7 +137,7 @@ class Replicas:
         ]
 
     async def readmit(self, variant: Variant, check: Check, trust: Trust) -> None:
-        """Check the servers that are not asked for the variant; `trust`: what it has where it is."""
+        """Check the servers not admitted for the variant; `trust`: its trust on the admitted ones."""
         for replica in self.unchecked(variant):
             outcome = await _outcome(check(replica.backend))
             self._settle(replica, variant, outcome, trust)
@@ -145,18 +145,18 @@ class Replicas:
     def capacity(self, variant: Variant) -> int:
         return max(1, len(self._able(variant, ())))
 
-    async def others(self) -> Mapping[str, float]:
+    async def external_load(self) -> Mapping[str, float]:
         found: Counter[str] = Counter()
-        for told in (await self._each(lambda server: server.others())).values():
-            found.update(told)
+        for counted in (await self._each(lambda server: server.external_load())).values():
+            found.update(counted)
         return found
 
     async def is_ready(self) -> bool:
-        """Ask all of them; one that is down has to be checked again when it is back."""
+        """Ask every server; one that is down is checked again when it is back."""
         ready = await asyncio.gather(*(r.backend.is_ready() for r in self.members))
         for replica, up in zip(self.members, ready, strict=True):
             if replica.up and not up:
-                log.error("%s: not ready; it is asked for nothing until it is back", replica.name)
+                log.error("%s: not ready; it gets no requests until it is back", replica.name)
                 self._metrics.replica_ejections.labels(replica.name).inc(bool(replica.admitted))
                 replica.dismiss_all()
             replica.up = up
@@ -171,9 +171,9 @@ class Replicas:
         return [r for r in self.members if r not in tried and r.serves(variant, now)]
 
     def _pick(self, variant: Variant, windows: Windows, tried: Sequence[Replica]) -> Replica:
-        """Return the server with the least work; equals take turns. Raises: BackendUnavailable.
+        """Return the server with the least work, ties round-robin. Raises: BackendUnavailable.
 
-        Windows that are in flight already are asked a second time to be sooner there: elsewhere.
+        Windows already in flight are a hedged request: it goes to another server.
         """
         able = self._able(variant, tried)
         if not able:
@@ -196,7 +196,7 @@ class Replicas:
     def _settled(self, replica: Replica, variant: Variant, work_ms: float) -> Iterator[None]:
         """Begin a call at the breakers of the server and of the variant there, and settle both.
 
-        A half-open breaker whose probe is never settled would let nobody through again.
+        A half-open breaker whose probe is never settled would stay closed to requests forever.
         """
         now = self._clock()
         server = replica.breaker.begin(now)
@@ -220,16 +220,16 @@ class Replicas:
         calls: tuple[Call, Call],
         work_ms: float,
     ) -> None:
-        """Settle both calls: take the failure to the account of the server, or of the variant there."""
+        """Settle both calls: blame the failure on the server, or on the variant there."""
         now = self._clock()
         server, own = calls
         if isinstance(exc, VariantUnavailable):  # reloading, or gone
             server.worked(now)
-            own.told_nothing()
+            own.inconclusive()
             replica.dismiss(variant, str(exc))
             self._ejected(replica, variant.name)
         elif isinstance(exc, BackendUnavailable):
-            own.told_nothing()
+            own.inconclusive()
             if server.failed(now):
                 replica.dismiss_all()
                 self._ejected(replica, "everything")
@@ -243,7 +243,7 @@ class Replicas:
                 self._ejected(replica, "everything" if hangs[0] else variant.name)
 
     def _ejected(self, replica: Replica, what: str) -> None:
-        log.warning("%s: fails: left alone for %s", replica.name, what)
+        log.warning("%s: fails: ejected for %s", replica.name, what)
         self._metrics.replica_ejections.labels(replica.name).inc()
         self._show(replica)
 
@@ -268,32 +268,34 @@ class Replicas:
     def _settle(
         self, replica: Replica, variant: Variant, outcome: Trust | BertierError, trust: Trust
     ) -> None:
-        """Admit the server for the variant if it holds there as well as elsewhere."""
+        """Admit the server for the variant if its trust there is as high as elsewhere."""
         if isinstance(outcome, Trust) and BY_TRUST.index(outcome) >= BY_TRUST.index(trust):
             replica.admit(variant)
             replica.recheck.worked()
             self._show(replica)
-            log.info("%s: asked for %s (%s)", replica.name, variant.name, outcome)
+            log.info("%s: serves %s (%s)", replica.name, variant.name, outcome)
             return
         why = f"{outcome} here, {trust} elsewhere" if isinstance(outcome, Trust) else str(outcome)
-        log.warning("%s: not asked for %s: %s", replica.name, variant.name, why)
+        log.warning("%s: does not serve %s: %s", replica.name, variant.name, why)
         replica.dismiss(variant, why)
         if not replica.recheck.left_ms:
             replica.recheck.failed()
 
     async def _each(self, call: Callable[[Backend], Coroutine[Any, Any, T]]) -> dict[Replica, T]:
-        """Return what the servers said that could. Raises: what the first one did, when none could."""
-        told = await asyncio.gather(*(_outcome(call(r.backend)) for r in self.members))
+        """Return the results of the servers that answered. Raises: the first error, when none did."""
+        outcomes = await asyncio.gather(*(_outcome(call(r.backend)) for r in self.members))
         found = {
-            r: t for r, t in zip(self.members, told, strict=True) if not isinstance(t, BertierError)
+            r: t
+            for r, t in zip(self.members, outcomes, strict=True)
+            if not isinstance(t, BertierError)
         }
         if not found:
-            raise next(exc for exc in told if isinstance(exc, BertierError))
+            raise next(exc for exc in outcomes if isinstance(exc, BertierError))
         return found
 
 
 async def _outcome(asked: Any) -> Any:
-    """Return what a server says, or why it does not."""
+    """Return the result of a server, or its error."""
     try:
         return await asked
     except (BackendError, DeadlineExceeded) as exc:

@@ -45,7 +45,7 @@ class Backend(Protocol):
     async def unload(self, variant: Variant, kept: Collection[Variant]) -> bool:
         """Free what the variant's version holds; nothing to do when it is not loaded.
 
-        `kept`: what is routed to; a server that unloads whole models leaves alone those named there.
+        `kept`: what is routed to; a server that unloads whole models keeps those named there.
         Returns False while others may need it: ask again later.
         Raises: BackendError.
         """
@@ -63,22 +63,22 @@ class Backend(Protocol):
         """Return how many servers share the variant's requests now, at least 1."""
         ...
 
-    async def others(self) -> Mapping[str, float]:
-        """Return by variant's name how much of others is in the server, as a mean since the last call.
+    async def external_load(self) -> Mapping[str, float]:
+        """Return the mean number of requests of other gateways since the last call, by name of variant.
 
-        In requests; of who runs in this process alone there is nothing. Raises: BackendError, DeadlineExceeded.
+        Returns an empty mapping for an in-process backend. Raises: BackendError, DeadlineExceeded.
         """
         ...
 
     async def is_ready(self) -> bool:
-        """Can it answer at all?"""
+        """Return whether the backend can answer."""
         ...
 
     async def close(self) -> None: ...
 
 
 def logits_of(model: str, windows: Windows, start: Floats, end: Floats) -> Logits:  # (W, S) each
-    """Return what a model server sent as logits of these windows. Raises: InvalidLogits."""
+    """Return the logits that a model server sent for these windows. Raises: InvalidLogits."""
     shape = windows.input_ids.shape
     for sent in (start, end):
         if sent.shape != shape:
@@ -89,5 +89,5 @@ def logits_of(model: str, windows: Windows, start: Floats, end: Floats) -> Logit
 
 
 def key_of(variant: Variant) -> str:
-    """Return by what `hashes` tells of the variant's file: `name/version`."""
+    """Return the key of the variant in `hashes`: `name/version`."""
     return f"{variant.name}/{variant.version}"

@@ -1,4 +1,4 @@
-"""One of several model servers: what it may be asked for, what it has to do, and whether it fails."""
+"""One of several model servers: its admitted variants, its work in flight, and its health."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ FIRST_RECHECK_MS, LONGEST_RECHECK_MS = 1_000.0, 60_000.0
 
 @dataclass(frozen=True, slots=True)
 class ReplicaState:
-    """One model server as /readyz tells it."""
+    """One model server as /readyz shows it."""
 
     up: bool
-    left_alone: bool  # it failed, and is being probed or waited for
+    left_alone: (
+        bool  # ejected: it failed and is being probed, or is away; /readyz documents this name
+    )
     in_flight: int
-    variants: Mapping[str, str]  # by name: `serving`, `failing`, or why it is not asked
+    variants: Mapping[str, str]  # by name: `serving`, `failing`, or why it gets no requests
 
 
 class Replica:
-    """One server: what it may be asked for, and what it has to do."""
+    """One server: its admitted variants and its work in flight."""
 
     def __init__(self, name: str, backend: Backend, clock: Callable[[], float]) -> None:
         self.name = name
         self.backend = backend
         self.up = True  # until it is asked
         self.admitted: dict[str, Variant] = {}  # by name/version
-        self.problems: dict[str, str] = {}  # by variant's name: why it is not asked for it
-        self.work_ms = 0.0  # in flight, as the profiles have it
+        self.problems: dict[str, str] = {}  # by variant's name: why it gets no requests for it
+        self.work_ms = 0.0  # profiled work in flight
         self.in_flight = 0
         self.held: list[int] = []  # identities of the windows in flight
-        self.away = (
-            False  # it was not there when it was asked; it is checked before it is asked again
-        )
+        self.away = False  # it could not be reached; it is checked before it gets requests again
         self.breaker = Breaker()
         self.breakers = Breakers()
         self.recheck = Retry(FIRST_RECHECK_MS, LONGEST_RECHECK_MS, clock)
@@ -52,7 +52,7 @@ class Replica:
 
     @property
     def sound(self) -> bool:
-        """Is the server as a whole ready, and not left alone for failing?"""
+        """Whether the server as a whole is ready and not ejected."""
         return self.up and not self.away and self.breaker.closed
 
     def admit(self, variant: Variant) -> None:
@@ -61,12 +61,12 @@ class Replica:
         self.problems.pop(variant.name, None)
 
     def dismiss(self, variant: Variant, why: str) -> None:
-        """Ask it for the variant no more, until it was checked again."""
+        """Send it no more requests for the variant until it is checked again."""
         self.admitted.pop(key_of(variant), None)
         self.problems[variant.name] = why
 
     def dismiss_all(self) -> None:
-        """Start anew: what comes back may be another server."""
+        """Forget all admissions and breakers: what comes back may be another server."""
         for variant in list(self.admitted.values()):
             self.dismiss(variant, "the server was away: it is checked again when it is back")
         self.breaker, self.breakers = Breaker(), Breakers()

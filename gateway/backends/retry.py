@@ -1,4 +1,4 @@
-"""When to try again what failed: soon, then less and less often."""
+"""Backoff: when to retry, soon at first, then less and less often."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 def backoff_ms(failures: int, first_ms: float, longest_ms: float) -> float:
-    """Return how long to wait after so many failures: twice as long each time."""
+    """Return the wait after so many failures; it doubles each time."""
     return float(min(longest_ms, first_ms * 2.0 ** min(failures, 32)))
 
 

@@ -21,9 +21,9 @@ from google.protobuf import json_format
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from gateway.backends.external_load import Counted, Quiet
+from gateway.backends.external_load import Counted, IdleTimer
 from gateway.backends.protocol import Check, logits_of
-from gateway.backends.second_asking import Asked, SecondAsking
+from gateway.backends.silent_calls import Inquiry, SilentCalls
 from gateway.backends.triton_errors import (
     NO_EXPLICIT_LOAD,
     inference_error,
@@ -85,7 +85,7 @@ class TritonBackend:
     ) -> None:
         """`url` is host:port of gRPC; `engine` names what runs inside, if the caller knows.
 
-        `unload_after_ms`: of a server that others may use, for so long nobody asks what is unloaded.
+        `unload_after_ms`: a variant on a shared server is unloaded once it has been idle for so long.
         """
         self._url = url
         self._engine = engine
@@ -97,8 +97,8 @@ class TritonBackend:
         self._stubs = itertools.cycle(stubs)
         self._counted: Counted | None = None
         self._unload_after_ms = unload_after_ms
-        self._quiet = Quiet(clock)
-        self._asking = SecondAsking(lost_instance)
+        self._idle = IdleTimer(clock)
+        self._calls = SilentCalls(lost_instance)
 
     @property
     def engine(self) -> str:
@@ -160,7 +160,7 @@ class TritonBackend:
         """
         if any(other.name == variant.name for other in kept):
             return True
-        if self._unload_after_ms and await self._quiet_ms(variant.name) < self._unload_after_ms:
+        if self._unload_after_ms and await self._idle_ms(variant.name) < self._unload_after_ms:
             return False
         request = pb.RepositoryModelUnloadRequest(model_name=variant.name)
         try:
@@ -172,18 +172,18 @@ class TritonBackend:
 
     @property
     def lost(self) -> Mapping[str, str]:
-        """The models that seem to have lost an instance, and why; until they are loaded anew."""
-        return self._asking.lost
+        """The models that seem to have lost an instance, and why; until they are loaded again."""
+        return self._calls.lost
 
     @property
-    def asked_again(self) -> Mapping[str, int]:
+    def repeated(self) -> Mapping[str, int]:
         """How many requests an instance left unanswered and another was asked, by model."""
-        return self._asking.asked_again
+        return self._calls.repeated
 
     async def reload(self, variant: Variant) -> None:
-        """Have an explicit server start all instances of the model anew; the old ones answer until then.
+        """Have an explicit server restart all instances of the model; the old ones answer until then.
 
-        Only a model whose configuration changed is loaded again: so a parameter of it is.
+        Triton reloads only a model whose configuration changed, so this changes a parameter of it.
         Raises: BackendError, DeadlineExceeded.
         """
         asked = pb.ModelConfigRequest(name=variant.name, version=str(variant.version))
@@ -193,7 +193,7 @@ class TritonBackend:
         text = json_format.MessageToJson(config, preserving_proto_field_name=True)
         request.parameters["config"].string_param = text
         await self._call("RepositoryModelLoad", request, LOAD_TIMEOUT_MS)
-        self._asking.forget(variant.name)
+        self._calls.forget(variant.name)
 
     async def checked(self, variant: Variant, check: Check) -> Trust:
         return await check(self)
@@ -201,15 +201,15 @@ class TritonBackend:
     def capacity(self, variant: Variant) -> int:
         return 1
 
-    async def others(self) -> Mapping[str, float]:
-        """Return the mean number of requests of others since the last call; {} at the first."""
-        told = await self._call("ModelStatistics", pb.ModelStatisticsRequest())
+    async def external_load(self) -> Mapping[str, float]:
+        """Return the mean number of requests of other gateways since the last call; {} at the first."""
+        statistics = await self._call("ModelStatistics", pb.ModelStatisticsRequest())
         before = self._counted
-        stats = [(m.name, m.inference_stats.success) for m in told.model_stats]
+        stats = [(m.name, m.inference_stats.success) for m in statistics.model_stats]
         now = self._counted = Counted.of(
-            time.perf_counter(), [(n, s.ns / 1e9, s.count) for n, s in stats], self._asking.answered
+            time.perf_counter(), [(n, s.ns / 1e9, s.count) for n, s in stats], self._calls.answered
         )
-        return {} if before is None else now.others_since(before)
+        return {} if before is None else now.external_since(before)
 
     async def is_ready(self) -> bool:
         try:
@@ -221,7 +221,7 @@ class TritonBackend:
         return bool(ready.ready)
 
     async def close(self) -> None:
-        await self._asking.close()
+        await self._calls.close()
         await asyncio.gather(*(channel.close() for channel in self._channels))
 
     async def _infer_all(
@@ -255,20 +255,20 @@ class TritonBackend:
         rows, tokens = request.inputs[0].shape
         work_ms = rows * variant.profile.cell(tokens).p50_ms
         try:
-            reply = await self._asking.ask(
-                Asked(variant.name, variant.instances, work_ms, send), budget_ms
+            reply = await self._calls.ask(
+                Inquiry(variant.name, variant.instances, work_ms, send), budget_ms
             )
         except grpc.aio.AioRpcError as exc:
             raise inference_error(exc, request.model_name) from exc
         return read_logits(reply)
 
-    async def _quiet_ms(self, model: str) -> float:
-        """Return for how long nobody has asked the model; for ever, where it is not there."""
+    async def _idle_ms(self, model: str) -> float:
+        """Return how long the model has been idle; inf where it is not loaded."""
         try:
-            told = await self._call("ModelStatistics", pb.ModelStatisticsRequest(name=model))
+            statistics = await self._call("ModelStatistics", pb.ModelStatisticsRequest(name=model))
         except VariantUnavailable:
             return math.inf
-        return self._quiet.for_ms(model, max(m.last_inference for m in told.model_stats))
+        return self._idle.for_ms(model, max(m.last_inference for m in statistics.model_stats))
 
     async def _hash(self, name: str, version: str) -> str:
         request = pb.ModelConfigRequest(name=name, version=version)

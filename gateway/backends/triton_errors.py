@@ -1,4 +1,4 @@
-"""Triton's errors as ours: by status where it has one, else by its words."""
+"""Maps Triton's errors to ours: by status where it has one, else by message."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def lost_instance(exc: BaseException) -> str | None:
 
 
 def inference_error(exc: grpc.aio.AioRpcError, model: str) -> BertierError:
-    """Return our error for a caller, who is not told Triton's own words: the log has them."""
+    """Return our error without Triton's own message, which only the log has."""
     error = map_triton_error(exc, model)
     if not isinstance(error, BackendUnavailable):
         return error

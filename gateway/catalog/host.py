@@ -1,4 +1,4 @@
-"""What this host is: the things that change a model's speed or its int8 results."""
+"""Describes this host: the properties that change a model's speed or its int8 results."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def gpu_names(command: str = "nvidia-smi") -> str:
         return ""
     ask = [program, "--query-gpu=name", "--format=csv,noheader"]
     try:
-        told = subprocess.run(
+        listed = subprocess.run(
             ask, capture_output=True, text=True, timeout=GPU_PATIENCE_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    if told.returncode:  # a driver without a device, or the other way round
+    if listed.returncode:  # a driver without a device, or the other way round
         return ""
-    return ", ".join(line.strip() for line in told.stdout.splitlines() if line.strip())
+    return ", ".join(line.strip() for line in listed.stdout.splitlines() if line.strip())
 
 
 def usable_cores() -> int:

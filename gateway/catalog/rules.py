@@ -1,6 +1,6 @@
-"""What the values of a catalog may be: ranges, names, and what has to agree with what. Pure.
+"""The rules for the values of a catalog: ranges, names and consistency. Pure.
 
-Types and unknown keys are checked where the JSON is read (store.py); here is what types cannot say.
+store.py checks types and unknown keys when it reads the JSON; these are the rules that types cannot express.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _reach(where: str, plan: Plan) -> Iterator[Problem]:
 
 
 def _comparisons(where: str, plan: Plan, known: Container[str]) -> Iterator[Problem]:
-    """Check what is said of the plan beside the largest variant."""
+    """Check the comparison of the plan with the largest variant."""
     paired = plan.certificate.paired
     if paired is not None and paired.to not in known:
         yield f"{where}.certificate.paired.to", f"names an unknown variant {paired.to!r}"

@@ -1,4 +1,4 @@
-"""What a catalog publishes: variants and plans, with what was measured of them. Frozen, free of I/O."""
+"""The values of a catalog: variants and plans with their measurements. Frozen; no I/O."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_BATCH = 8  # windows in one request; max_batch_size of every batch-invariant
 
 
 class Precision(StrEnum):
-    """How the products of a model are computed."""
+    """The numeric precision of a model."""
 
     FP32 = "fp32"
     FP16 = "fp16"  # for a GPU
@@ -67,7 +67,7 @@ class Quality:
     f1: float
     f1_low: float  # 95 % interval over articles, or contexts of unknown article
     f1_high: float
-    has_answer_f1: float | None  # None, here and below: the data has no such question
+    has_answer_f1: float | None  # None, here and below: the data has no such questions
     no_answer_f1: float | None
     forced_f1: float | None  # answerable questions only, an answer forced
 
@@ -85,7 +85,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What a latency profile or a certificate was measured on."""
+    """The host of a latency profile or a certificate."""
 
     cpu: str
     flags: str  # the instruction sets that change int8 results
@@ -110,7 +110,7 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class GoldenLogits:
-    """What a variant said to one golden input where it was certified."""
+    """The logits of a variant for one golden input on the host of its certificate."""
 
     start: tuple[float, ...]
     end: tuple[float, ...]
@@ -170,13 +170,13 @@ class Variant:
 
     @property
     def max_batch(self) -> int:
-        """Windows that may run together: one, where the answer depends on the company."""
+        """The largest batch of windows: 1 where an answer depends on the rest of its batch."""
         return MAX_BATCH if self.batch_invariant else 1
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """The floor that one method gives; a certificate's own is that of the study's method."""
+    """The floor of one method; the certificate's own floor is that of the study's method."""
 
     method: str
     floor: float
@@ -201,7 +201,7 @@ class Stratum:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What a plan scored on questions that its floors were not made from.
+    """The score of a plan on questions that its floors were not made from.
 
     `stratum`: a stratum of the certificate, or `all`. `shift`: where the floor fails, what differs
     between this data and the certified one.
@@ -226,7 +226,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class LossCheck:
-    """What a plan lost to the largest variant on questions that its paired certificate was not made from."""
+    """The loss of a plan to the largest variant on questions that its paired certificate was not made from."""
 
     data: str
     n_contexts: int
@@ -288,7 +288,7 @@ class Certificate:
     )
 
     def floor_of(self, stratum: str) -> float | None:
-        """Return the floor of a part of the questions; None: there is none."""
+        """Return the floor of a stratum; None: it has none."""
         return next((s.floor for s in self.strata if s.name == stratum), None)
 
 
@@ -314,7 +314,7 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What answers one request: one variant, or a cascade with escalation thresholds."""
+    """One variant, or a cascade of variants with escalation thresholds; a plan answers a request."""
 
     name: str
     variants: tuple[str, ...]
@@ -330,6 +330,6 @@ class Plan:
 
     @property
     def certified_loss(self) -> float | None:
-        """The most F1 it loses to the largest variant; None: not certified."""
+        """The certified limit on its F1 loss to the largest variant; None: not certified."""
         paired = self.certificate.paired
         return None if paired is None else paired.loss

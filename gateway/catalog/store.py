@@ -50,7 +50,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """That floors were made from a data set: it spends a part of delta, whatever came of it."""
+    """A use of a data set to make floors: it spends a part of delta, whatever its result."""
 
     data: tuple[str, ...]  # of each data set: its sha256 and the version of its split
     claims: str  # sha256 of what was certified: models, decoding, method
@@ -138,7 +138,7 @@ def write(repository: Path, catalog: Catalog) -> None:
 
 
 def prepare(repository: Path, catalog: Catalog) -> None:
-    """Write all that a switch needs but the renames: what can fail for want of room, fails here.
+    """Write everything that a switch needs except the renames: a full disk fails here.
 
     Raises: RepositoryError when it is one that no gateway would read.
     """
@@ -154,7 +154,7 @@ def prepare(repository: Path, catalog: Catalog) -> None:
 
 
 def note_looks(repository: Path, looks: tuple[Look, ...]) -> None:
-    """Keep what was looked at in the catalog in place; the one before stays the one before."""
+    """Add the looks to the catalog in place; the previous catalog for a rollback stays."""
     path = repository / CATALOG
     catalog = replace(read(repository), looks=looks)
     path.with_suffix(PART).write_bytes(_ADAPTER.dump_json(catalog, indent=1) + b"\n")
@@ -162,7 +162,7 @@ def note_looks(repository: Path, looks: tuple[Look, ...]) -> None:
 
 
 def discard(repository: Path) -> None:
-    """Remove what was prepared."""
+    """Remove the prepared files."""
     for suffix in (PART, KEEP):
         (repository / CATALOG).with_suffix(suffix).unlink(missing_ok=True)
 

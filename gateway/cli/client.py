@@ -1,6 +1,6 @@
-"""Questions to a gateway from the command line: over HTTP, or answered in this process.
+"""The client of the command line: asks a gateway over HTTP, or answers in this process.
 
-Both ways end in the same JSON, the HTTP API's.
+Both return the JSON of the HTTP API.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FILE_NAME = re.compile(r"\S*/\S*|\S+\.(txt|md|json|html?|csv|rst)")  # what look
 
 
 class AskFailed(BackendError):
-    """The gateway refused, or cannot be asked; the text is its own."""
+    """The gateway refused the request; the text is the gateway's."""
 
 
 class HttpGateway:
@@ -66,24 +66,24 @@ class HttpGateway:
                 trust_env=False,
                 verify=self._trusted,
             )
-            told = reply.json()
+            content = reply.json()
         except httpx2.ConnectError as exc:
             if "CERTIFICATE_VERIFY_FAILED" not in str(exc):
                 raise self._nobody(exc) from exc
             raise BackendUnavailable(
-                f"{self._url}: its certificate is not trusted here; name who signed it with --authority PEM"
+                f"{self._url}: its certificate is not trusted; name the authority that signed it with --authority PEM"
             ) from exc
         except httpx2.RemoteProtocolError as exc:
             raise BackendUnavailable(
-                f"{self._url}: what answers there speaks no HTTP ({exc}); if it speaks TLS, ask https://"
+                f"{self._url}: the server does not speak HTTP ({exc}); if it speaks TLS, use https://"
             ) from exc
         except (httpx2.TransportError, httpx2.InvalidURL, httpx2.UnsupportedProtocol) as exc:
             raise self._nobody(exc) from exc
         except ValueError as exc:
             raise AskFailed(f"{self._url}: not a bertier gateway (no JSON at {path})") from exc
-        if not isinstance(told, dict) or not reply.is_success:
-            raise AskFailed(_failure(self._url, reply.status_code, told))
-        return told
+        if not isinstance(content, dict) or not reply.is_success:
+            raise AskFailed(_failure(self._url, reply.status_code, content))
+        return content
 
     def _nobody(self, exc: Exception) -> BackendUnavailable:
         return BackendUnavailable(
@@ -153,7 +153,7 @@ def read_context(given: str, stdin: Callable[[], str]) -> str:
         raise InvalidField(f"--context {given}: cannot be read as UTF-8 text: {exc}") from exc
     if FILE_NAME.fullmatch(given):
         raise InvalidField(
-            f"--context {given}: no such file; a text that looks like one goes in by '-'"
+            f"--context {given}: no such file; if it is a text, pass it on standard input with --context -"
         )
     return given
 
@@ -182,12 +182,12 @@ def _parsed(body: bytes) -> Json:
     return parsed
 
 
-def _failure(url: str, status: int, told: Any) -> str:
-    """Return a problem in one line, with what would be feasible."""
-    if not isinstance(told, dict) or "detail" not in told:
+def _failure(url: str, status: int, body: Any) -> str:
+    """Return a problem in one line, with the feasible plans."""
+    if not isinstance(body, dict) or "detail" not in body:
         return f"{url}: HTTP {status}, and no reason given"
-    points = told.get("nearest") or []
+    points = body.get("nearest") or []
     near = "; ".join(
         f"{p['plan']}: {p['idle_ms']:g} ms at F1 {p['certified_f1']:.3f}" for p in points
     )
-    return f"{told['detail']}" + (f"; feasible: {near}" if near else "")
+    return f"{body['detail']}" + (f"; feasible: {near}" if near else "")

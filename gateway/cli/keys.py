@@ -18,11 +18,11 @@ Add = Callable[..., argparse.ArgumentParser]
 def add(commands: Any, register: Add) -> None:
     """Register the command."""
     command = register(commands, "keys", run, "make an API key; it is shown once, its hash is kept")
-    command.add_argument("name", help="of who will use it")
-    command.add_argument("--file", type=Path, help="put it into this file of keys")
+    command.add_argument("name", help="name of the caller")
+    command.add_argument("--file", type=Path, help="append it to this key file")
     command.add_argument("--requests-per-s", type=float, metavar="N", help="quota; none: unlimited")
     command.add_argument(
-        "--tightest-class", metavar="CLASS", help="no less latency than this one's"
+        "--tightest-class", metavar="CLASS", help="tightest SLO class that the key may use"
     )
     command.add_argument("--scope", action="append", choices=tuple(Scope), dest="scopes")
 

@@ -1,6 +1,6 @@
 """`bertier`: serve, triton, ask, plan, variants, validate, keys. Parses flags and prints; decides nothing.
 
-Exit code 0: done; 1: it failed, said in one line on stderr; 2: wrong usage.
+Exit code 0: success; 1: failure, with one line on stderr; 2: wrong usage.
 """
 
 from __future__ import annotations
@@ -79,38 +79,38 @@ def ask(flags: argparse.Namespace) -> int:
     context = client.read_context(flags.context, sys.stdin.read)
     body = {"question": flags.question, "context": context, "top_k": flags.top_k}
     explain = "1" if flags.explain or not flags.json else None
-    told = _gateway(flags).answer(body, _slo_headers(flags, explain))
+    reply = _gateway(flags).answer(body, _slo_headers(flags, explain))
     if flags.json:
-        print(json.dumps(told, ensure_ascii=False))
+        print(json.dumps(reply, ensure_ascii=False))
     else:
-        tables.show_answer(told)
+        tables.show_answer(reply)
     return 0
 
 
 def plan(flags: argparse.Namespace) -> int:
     body = {} if flags.tokens is None else {"n_tokens": flags.tokens}
-    told = _gateway(flags).plan(body, _slo_headers(flags, None))
+    reply = _gateway(flags).plan(body, _slo_headers(flags, None))
     if flags.json:
-        print(json.dumps(told, ensure_ascii=False))
+        print(json.dumps(reply, ensure_ascii=False))
     else:
-        tables.show_plan(told)
-    return 0 if told["feasible"] else 1
+        tables.show_plan(reply)
+    return 0 if reply["feasible"] else 1
 
 
 def variants(flags: argparse.Namespace) -> int:
     try:
         if flags.model_repository is not None:
             raise BackendUnavailable("a repository was asked for, not a gateway")
-        told, source = _http(flags).variants(), flags.url or URL
+        reply, source = _http(flags).variants(), flags.url or URL
     except BackendUnavailable:
         if flags.url is not None and flags.model_repository is None:
             raise
         repository = _settings(flags).model_repository
-        told, source = _catalog_as_told(store.read(repository)), str(repository)
+        reply, source = _unserved_catalog(store.read(repository)), str(repository)
     if flags.json:
-        print(json.dumps(told, ensure_ascii=False))
+        print(json.dumps(reply, ensure_ascii=False))
     else:
-        tables.show_variants(told, source)
+        tables.show_variants(reply, source)
     return 0
 
 
@@ -122,7 +122,7 @@ def validate(flags: argparse.Namespace) -> int:
     for problem in finding.problems:
         print(problem)
     if finding.problems:
-        print(f"bertier: {repository}: {len(finding.problems)} wrong", file=sys.stderr)
+        print(f"bertier: {repository}: {len(finding.problems)} problems found", file=sys.stderr)
         return 1
     states = ", ".join(f"{name} {trust}" for name, trust in finding.trust.items())
     print(f"{repository}: good; {states}")
@@ -139,7 +139,7 @@ def serve_flags() -> frozenset[str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "bertier", description="Answers from the smallest BERT that keeps each request's promise."
+        "bertier", description="Answers from the smallest BERT that meets each request's SLO."
     )
     parser.add_argument("--version", action="version", version=f"bertier {version('bertier')}")
     commands = parser.add_subparsers(required=True, metavar="command")
@@ -198,7 +198,9 @@ def _add_ask(commands: Any) -> None:
     command.add_argument("--context", required=True, metavar="FILE|-|TEXT")
     command.add_argument("--top-k", type=int, default=1)
     command.add_argument("--variant", help="pin one variant")
-    command.add_argument("--explain", action="store_true", help="the decision, in JSON, too")
+    command.add_argument(
+        "--explain", action="store_true", help="include the decision in the JSON, too"
+    )
     _add_slo(command)
     _add_source(command)
     command.add_argument("--embedded", action="store_true", help="answer in this process")
@@ -265,12 +267,12 @@ def _slo_headers(flags: argparse.Namespace, explain: str | None) -> dict[str, st
     )
 
 
-def _catalog_as_told(catalog: Catalog) -> Json:
-    """Return a catalog as /v1/variants tells it, before any gateway has asked its models."""
-    told: Json = json.loads(json.dumps(asdict(catalog)))
-    for variant in told["variants"]:
+def _unserved_catalog(catalog: Catalog) -> Json:
+    """Return a catalog in the form of /v1/variants, for a repository that no gateway serves."""
+    reply: Json = json.loads(json.dumps(asdict(catalog)))
+    for variant in reply["variants"]:
         variant |= {"served": None, "trust": None, "problem": None}
-    return told
+    return reply
 
 
 if __name__ == "__main__":

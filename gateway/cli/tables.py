@@ -1,4 +1,4 @@
-"""What `bertier` prints for people: an answer and why, a plan, the variants. Prints; asks nobody."""
+"""The tables that `bertier` prints: an answer and its decision, a plan, the variants."""
 
 from __future__ import annotations
 
@@ -16,32 +16,35 @@ PIPED_WIDTH = 160  # characters, where no terminal says how many there are
 TYPICAL_BUCKETS = (128, 384)  # the lengths whose latency is shown
 
 
-def show_answer(told: Json) -> None:
-    answer = told["answer"] or "(no answer in this context)"
-    slo, explain = told["slo"], told["explain"]
-    where = "" if told["start"] is None else f", characters {told['start']} to {told['end']}"
-    score = f"score {told['score']:.2f}, unanswerable {told['no_answer_probability']:.2f}{where}"
-    by = f"by {told['variant']} ({explain['reason']}): F1 >= {slo['certified_f1']:.3f}"
+def show_answer(reply: Json) -> None:
+    answer = reply["answer"] or "(no answer in this context)"
+    slo, explain = reply["slo"], reply["explain"]
+    where = "" if reply["start"] is None else f", characters {reply['start']} to {reply['end']}"
+    score = f"score {reply['score']:.2f}, unanswerable {reply['no_answer_probability']:.2f}{where}"
+    by = f"by {reply['variant']} ({explain['reason']}): F1 >= {slo['certified_f1']:.3f}"
     lines = (
         score,
         f"{by}, predicted {slo['predicted_ms']:.1f} ms",
-        f"asked: {_promise(slo)}; met: {slo['met']}",
+        f"asked: {_describe_slo(slo)}; met: {slo['met']}",
     )
     console = _console()
     console.print(Text(answer, style="bold"), *(Text(line) for line in lines), sep="\n")
-    for other in told["alternatives"]:
+    for other in reply["alternatives"]:
         console.print(Text(f"  {other['probability']:.2f}  {other['answer']}"))
     console.print(_options_table(explain["options"]))
 
 
-def show_plan(told: Json) -> None:
-    slo, console = told["slo"], _console()
-    verdict = f"{told['plan']} keeps it" if told["feasible"] else f"{told['plan'] or 'nothing'} now"
-    gave = f", but {', '.join(told['gave'])}" if told["gave"] else ""
-    console.print(Text(f"{_promise(slo)}: {verdict}{gave} ({told['reason']})"))
-    console.print(_options_table(told["options"]))
+def show_plan(reply: Json) -> None:
+    slo, console = reply["slo"], _console()
+    verdict = (
+        f"{reply['plan']} meets it" if reply["feasible"] else f"{reply['plan'] or 'nothing'} now"
+    )
+    violations = f", but {', '.join(reply['gave'])}" if reply["gave"] else ""
+    console.print(Text(f"{_describe_slo(slo)}: {verdict}{violations} ({reply['reason']})"))
+    console.print(_options_table(reply["options"]))
     near = [
-        f"{p['plan']}: {p['idle_ms']:.1f} ms at F1 {p['certified_f1']:.3f}" for p in told["nearest"]
+        f"{p['plan']}: {p['idle_ms']:.1f} ms at F1 {p['certified_f1']:.3f}"
+        for p in reply["nearest"]
     ]
     console.print(Text("feasible when idle: " + "; ".join(near)))
 
@@ -61,12 +64,12 @@ def _options_table(options: Sequence[Json]) -> Table:
 
 
 def _why(option: Json) -> str:
-    """Return what struck an option out, or that it was chosen; else it only costs more."""
+    """Return why a candidate was rejected, or that it was chosen, or that it only costs more."""
     said = ["chosen"] * option["chosen"] + option["struck_out_by"]
     return ", ".join(said) or "costs more"
 
 
-def _promise(slo: Json) -> str:
+def _describe_slo(slo: Json) -> str:
     loss = slo.get("max_f1_loss")
     paired = "" if loss is None else f", at most {loss:.3f} below the largest's"
     kind = slo.get("min_answerable_f1")
@@ -77,11 +80,11 @@ def _promise(slo: Json) -> str:
     )
 
 
-def show_variants(told: Json, source: str) -> None:
+def show_variants(reply: Json, source: str) -> None:
     kinds = ("F1 >=", "answerable F1 >=", "unanswerable F1 >=")
     table = _table("variant", "F1 (n)", *kinds, "p95 ms 128/384", "MB", "precision", "trust")
-    floors = {p["variants"][0]: p for p in told["plans"] if len(p["variants"]) == 1}
-    for variant in told["variants"]:
+    floors = {p["variants"][0]: p for p in reply["plans"] if len(p["variants"]) == 1}
+    for variant in reply["variants"]:
         plan_ = floors.get(variant["name"])
         table.add_row(
             variant["name"],
@@ -94,7 +97,7 @@ def show_variants(told: Json, source: str) -> None:
         )
     console = _console()
     console.print(table)
-    cascades = [p for p in told["plans"] if len(p["variants"]) > 1]
+    cascades = [p for p in reply["plans"] if len(p["variants"]) > 1]
     if cascades:
         console.print(_cascades_table(cascades))
     console.print(Text(f"from {source}"))
@@ -116,7 +119,7 @@ def _cascades_table(plans: Sequence[Json]) -> Table:
 
 
 def _quality(variant: Json, plan_: Json | None) -> str:
-    """Return the mean F1 of what the floor was made from: a floor is read beside its own mean."""
+    """Return the mean F1 of the sample that the floor comes from."""
     if plan_ is not None:
         certificate = plan_["certificate"]
         return f"{certificate['f1']:.3f} ({certificate['n_questions']})"
@@ -145,7 +148,7 @@ def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in columns:
         side: JustifyMethod = "right" if " ms" in column or "F1" in column else "left"
-        # Names that begin alike must be readable to their end.
+        # Names with a common beginning must stay distinguishable.
         table.add_column(column, justify=side, overflow="fold")
     return table
 

@@ -66,8 +66,8 @@ def _source(place: Path) -> Path:
 
 
 def _purpose(source: Path) -> str:
-    told = ast.get_docstring(ast.parse(source.read_text())) or ""
-    return told.partition("\n")[0]
+    docstring = ast.get_docstring(ast.parse(source.read_text())) or ""
+    return docstring.partition("\n")[0]
 
 
 def picture(programs: Mapping[str, Rows]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from gateway.domain import STAGES, Reason, Trust
 from gateway.observability.metrics import Metrics
-from gateway.observability.metrics_declared import DENIALS, FILES, FRONTS, PROMISES, Declared
+from gateway.observability.metrics_declared import DENIALS, FILES, FRONTENDS, OBJECTIVES, Declared
 
 # Endings of a name, in this order, and what is counted in; no ending: a plain number.
 UNITS = (
@@ -37,10 +37,10 @@ def _words(*words: str) -> str:
 VALUES = {
     "backend": _words("triton", "embedded"),
     "commit": "of the study that made the catalog",
-    "front": _words(*FRONTS),
+    "front": _words(*FRONTENDS),
     "kind": _words("text", "padding"),
     "plan": "a plan of the catalog",
-    "promise": _words(*PROMISES) + " (both)",
+    "promise": _words(*OBJECTIVES) + " (both)",
     "quantile": _words("0.95", "0.99"),
     "reason": _words(*Reason),
     "replica": "the address of a model server, where there are several",
@@ -67,7 +67,7 @@ VALUES = {
     "bertier_latency_predictions_total.outcome": _words("within", "beyond"),
     "bertier_request_duration_seconds.slo_class": "a class of the settings, `unknown`",
     "bertier_requests_total.outcome": "`ok`, `gone` (the caller left), or a"
-    " [failure's word](api.md#failures)",
+    " [kind of failure](api.md#failures)",
     "bertier_requests_total.slo_class": "a class of the settings, `unknown`",
     "bertier_retries_total.outcome": "`retried`, `no_plan` (none left that answers in time),"
     " `no_budget`",
@@ -75,7 +75,7 @@ VALUES = {
     " `dropped` (no room to ask), `failed`",
     "bertier_hedges_total.outcome": "`won` (the second answered first), `lost`, `no_budget` (not asked again)",
     "bertier_sheds_total.reason": "`full` (`max_in_flight`), `strict` (cannot be met now), `unreachable` (no plan is predicted to answer by the deadline)",
-    "bertier_slo_outcomes_total.outcome": "`met`, or a [word of `SLO-Met`](api.md#headers-of-an-answer)",
+    "bertier_slo_outcomes_total.outcome": "`met`, or a [value of `SLO-Met`](api.md#headers-of-an-answer)",
     "bertier_slo_requests_total.outcome": _words("kept", "broken"),
 }
 
@@ -87,13 +87,13 @@ Made from `gateway/observability/metrics_declared.py` by `make docs-metrics`; wh
 `bertier_request_duration_seconds` carry a trace id as exemplar. Label values come from the settings, the catalog and fixed sets: no request
 can make a new one. Histograms of durations have an edge at the target and at the deadline of every SLO class, own classes included.
 
-| metric | type | unit | labels | what it tells |
+| metric | type | unit | labels | description |
 |---|---|---|---|---|
 """
 
 FOOT = """
 Besides, as Prometheus' clients name them: `process_...` (CPU seconds, memory, file descriptors, start time; on Linux), `python_gc_...` and
-`python_info`. What happens inside Triton, above all the batches it makes, is told by Triton's own metrics (`nv_...`) on its metrics port.
+`python_info`. What happens inside Triton, above all the batches it makes, is in Triton's own metrics (`nv_...`) on its metrics port.
 """
 
 
@@ -104,7 +104,9 @@ def document(metrics: Metrics) -> str:
 
 def _row(metric: Declared) -> str:
     labels = "<br>".join(_labels(metric))
-    return f"| `{metric.name}` | {metric.kind} | {_unit(metric)} | {labels} | {metric.told} |"
+    return (
+        f"| `{metric.name}` | {metric.kind} | {_unit(metric)} | {labels} | {metric.description} |"
+    )
 
 
 def _labels(metric: Declared) -> Iterator[str]:

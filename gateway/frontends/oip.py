@@ -1,4 +1,4 @@
-"""Open Inference Protocol v2 <-> our questions and answers, for both fronts: the model `qa`.
+"""Open Inference Protocol v2 <-> our questions and answers, for both frontends: the model `qa`.
 
 A stock Triton client may call the gateway as if it were Triton. Never asks a model server itself.
 """
@@ -78,7 +78,7 @@ def server_metadata() -> dict[str, Any]:
 
 
 def model_metadata() -> dict[str, Any]:
-    """Return the model's metadata, in the protocol's words; -1: any number of items."""
+    """Return the model's metadata, in the protocol's form; -1: any number of items."""
     datatypes = [(name, datatype) for name, (datatype, _) in OUTPUTS.items()]
     return {
         "name": MODEL,
@@ -128,7 +128,7 @@ async def answer(
     request: SloRequest,
     arrived_ms: float,
     *,
-    front: str = "http",
+    frontend: str = "http",
 ) -> list[Answered]:
     """Answer every item, a few at once; the first failure ends the call and names its item.
 
@@ -141,7 +141,7 @@ async def answer(
     async def one(index: int, question: Question) -> Answered:
         async with slots:
             try:
-                return await service.answer(question, request, arrived_ms, front=front)
+                return await service.answer(question, request, arrived_ms, frontend=frontend)
             except BertierError as exc:
                 if len(asked.questions) > 1:
                     exc.args = (f"item {index}: {exc}",)

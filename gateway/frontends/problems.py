@@ -1,7 +1,7 @@
-"""Errors as RFC 9457 problems: the one table from our errors to HTTP. Decides nothing else.
+"""Errors as RFC 9457 problems: the one table that maps our errors to HTTP. Decides nothing else.
 
-An error that is not in the table, and every one with status 500, is told to the caller by a fixed
-text and the request id; its cause belongs in the log.
+For an error that is not in the table, and for every status 500, the caller gets a fixed text and the
+request id; the cause is logged.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ FIXED_TEXT = "the gateway failed on this request; its log has the cause under th
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How one kind of error is told over HTTP; `name` ends its `type` and labels metrics."""
+    """How HTTP reports one kind of error; `name` is the last part of its `type` and a metric label."""
 
     status: int
     name: str
@@ -55,7 +55,7 @@ class Kind:
 
 
 class ClientGone(Exception):
-    """The caller left before the answer was there; nobody is told."""
+    """The caller left before the answer was ready; no response is sent."""
 
 
 INTERNAL = Kind(500, "internal", "Internal error")
@@ -97,9 +97,9 @@ def kind_of(error: BaseException) -> Kind:
 
 
 def problem(error: BaseException, request_id: str) -> dict[str, Any]:
-    """Return the problem that the caller is told."""
+    """Return the problem document for the caller."""
     kind = kind_of(error)
-    told: dict[str, Any] = {
+    body: dict[str, Any] = {
         "type": TYPE_PREFIX + kind.name,
         "title": kind.title,
         "status": kind.status,
@@ -107,10 +107,10 @@ def problem(error: BaseException, request_id: str) -> dict[str, Any]:
         "request_id": request_id,
     }
     if isinstance(error, Infeasible):
-        told["nearest"] = list(error.nearest)
+        body["nearest"] = list(error.nearest)
     if isinstance(error, Overloaded):
-        told["retry_after_ms"] = round(error.retry_after_ms, 1)
-    return told
+        body["retry_after_ms"] = round(error.retry_after_ms, 1)
+    return body
 
 
 def headers(error: BaseException) -> dict[str, str]:
@@ -120,7 +120,7 @@ def headers(error: BaseException) -> dict[str, str]:
     if isinstance(error, Overloaded):
         return {"Retry-After": str(max(1, math.ceil(error.retry_after_ms / 1e3)))}
     if isinstance(error, BackendUnavailable | InvalidLogits):
-        return {"Retry-After": "1"}  # it is looked for all the time
+        return {"Retry-After": "1"}  # the gateway checks for its return all the time
     if isinstance(error, BodyTooSlow):
         return {"Connection": "close"}  # what is still to come would be read as the next request
     return dict(error.headers or {}) if isinstance(error, HTTPException) else {}

@@ -1,4 +1,4 @@
-"""Answers and plans as the JSON that is sent: over HTTP, on the command line, in a parameter of OIP."""
+"""Answers and plans as JSON: for HTTP, the command line, and a parameter of OIP."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from gateway.domain import Answered, Option, Question, Slo, Weighed
+from gateway.domain import Answered, Candidate, Option, Question, Slo
 from gateway.frontends import slo_headers
 from gateway.frontends.schemas import (
     AlternativeBody,
@@ -52,23 +52,23 @@ def plan_body(report: PlanReport) -> bytes:
     """Return a plan report as JSON."""
     decision, size = report.decision, report.size
     body = PlanBody(
-        feasible=decision.option is not None and not decision.gave,
+        feasible=decision.option is not None and not decision.violations,
         plan=decision.option.plan.name if decision.option else None,
         reason=decision.reason,
-        gave=list(decision.gave),
-        slo=SloBody(**_promise(report.slo)),
+        gave=list(decision.violations),
+        slo=SloBody(**_slo_fields(report.slo)),
         n_tokens=size.bucket,
         n_windows=size.n_windows,
-        options=_options(report.weighed, decision.option),
+        options=_options(report.candidates, decision.option),
         nearest=[OptionBody.model_validate(refusal.describe(o)) for o in report.feasible],
     )
     return body.model_dump_json(by_alias=True).encode()
 
 
 def explanations(answers: Sequence[Answered]) -> dict[str, str]:
-    """Return what Open Inference calls tell as a parameter: the decision of each item, as JSON."""
-    told = [_explain(answered).model_dump() for answered in answers if answered.slo.explain]
-    return {"slo_explanation": to_json(told).decode()} if told else {}
+    """Return the decisions of all items as JSON, for a parameter of an Open Inference response."""
+    explained = [_explain(answered).model_dump() for answered in answers if answered.slo.explain]
+    return {"slo_explanation": to_json(explained).decode()} if explained else {}
 
 
 def _outcome(answered: Answered) -> SloOutcomeBody:
@@ -78,7 +78,7 @@ def _outcome(answered: Answered) -> SloOutcomeBody:
     if (answerable := option.certified_answerable_f1) is not None:
         certified["certified_answerable_f1"] = answerable
     return SloOutcomeBody(
-        **_promise(answered.slo),
+        **_slo_fields(answered.slo),
         met=answered.met,
         certified_f1=option.certified_f1,
         **certified,
@@ -86,7 +86,7 @@ def _outcome(answered: Answered) -> SloOutcomeBody:
     )
 
 
-def _promise(slo: Slo) -> dict[str, Any]:
+def _slo_fields(slo: Slo) -> dict[str, Any]:
     return {
         "slo_class": slo.slo_class,
         "latency_ms": slo.latency_ms,
@@ -103,9 +103,9 @@ def _explain(answered: Answered) -> ExplainBody:
         reason=answered.decision.reason,
         quantile=quantile_for(answered.slo.policy),
         spent_ms=round(slo_headers.spent_before_routing_ms(answered.timings), 3),
-        options=_options(answered.weighed, answered.option),
+        options=_options(answered.candidates, answered.option),
     )
 
 
-def _options(weighed: tuple[Weighed, ...], chosen: Option | None) -> list[ExplainedOptionBody]:
-    return [ExplainedOptionBody.model_validate(explain.describe(w, chosen)) for w in weighed]
+def _options(candidates: tuple[Candidate, ...], chosen: Option | None) -> list[ExplainedOptionBody]:
+    return [ExplainedOptionBody.model_validate(explain.describe(w, chosen)) for w in candidates]

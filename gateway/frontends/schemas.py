@@ -18,13 +18,13 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class Sent(BaseModel):
-    """What a caller sends: no conversions, no unknown fields."""
+    """The body of a request: strict types, no unknown fields."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class Told(BaseModel):
-    """What the gateway answers."""
+class ReplyBody(BaseModel):
+    """The body of a response."""
 
     model_config = ConfigDict(frozen=True, populate_by_name=True)
 
@@ -44,7 +44,7 @@ class QuestionBody(Sent):
 
 
 class SloFields(Sent):
-    """An SLO as a JSON object; what is absent is as the headers say."""
+    """An SLO as a JSON object; absent fields come from the headers."""
 
     latency_ms: float | None = Field(None, ge=1, le=MAX_LATENCY_MS, allow_inf_nan=False)
     min_f1: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
@@ -57,7 +57,7 @@ class SloFields(Sent):
     explain: bool | None = None
 
     def over(self, request: SloRequest) -> SloRequest:
-        """Return the request with what is said here put over it."""
+        """Return the request overridden by the fields that are set here."""
         said = {name: getattr(self, name) for name in self.model_fields_set}
         return replace(request, **{k: v for k, v in said.items() if v is not None})
 
@@ -83,7 +83,7 @@ class PlanRequestBody(Sent):
         return Question(self.question, self.context)
 
 
-class AlternativeBody(Told):
+class AlternativeBody(ReplyBody):
     """Another span; `probability` is its share of the n-best mass."""
 
     answer: str
@@ -92,8 +92,8 @@ class AlternativeBody(Told):
     probability: float
 
 
-class SloBody(Told):
-    """The promise the request was answered under."""
+class SloBody(ReplyBody):
+    """The SLO of the request, with every default filled in."""
 
     slo_class: str = Field(alias="class")
     latency_ms: float
@@ -105,7 +105,7 @@ class SloBody(Told):
 
 
 class SloOutcomeBody(SloBody):
-    """The promise, and what became of it; `met` is `true`, or what gave, comma-separated."""
+    """The SLO and its outcome; `met` is `true`, or the violations, comma-separated."""
 
     met: str
     certified_f1: float
@@ -114,8 +114,8 @@ class SloOutcomeBody(SloBody):
     predicted_ms: float
 
 
-class OptionBody(Told):
-    """A plan as it stood for this request."""
+class OptionBody(ReplyBody):
+    """A plan with its predictions for this request."""
 
     plan: str
     certified_f1: float
@@ -132,26 +132,28 @@ class OptionBody(Told):
 
 
 class ExplainedOptionBody(OptionBody):
-    """An option with all that was predicted for it, and what struck it out; nothing: it costs more."""
+    """A candidate with its predictions; `struck_out_by`: why it was rejected, empty if it only costs more."""
 
-    p50_ms: float = Field(description="Quantiles of the time predicted, work in flight counted.")
+    p50_ms: float = Field(description="Predicted latency quantile, with the work in flight.")
     p95_ms: float
     p99_ms: float
-    wait_ms: float = Field(description="What of `predicted_ms` is a wait for work in flight.")
+    wait_ms: float = Field(
+        description="The part of `predicted_ms` that is a wait for work in flight."
+    )
     chosen: bool
     struck_out_by: list[str]
 
 
-class ExplainBody(Told):
-    """Why this plan: all that were considered, and the reason of the choice."""
+class ExplainBody(ReplyBody):
+    """Why this plan was chosen: all candidates and the reason."""
 
     reason: str
-    quantile: float = Field(description="Which quantile of the time had to fit.")
-    spent_ms: float = Field(description="What of the target was gone when it was chosen.")
+    quantile: float = Field(description="The latency quantile that had to meet the target.")
+    spent_ms: float = Field(description="Time already spent when the plan was chosen.")
     options: list[ExplainedOptionBody]
 
 
-class AnswerBody(Told):
+class AnswerBody(ReplyBody):
     """The answer; unanswerable: empty, offsets null. Offsets count code points of the context."""
 
     id: str | None = Field(None, description="There when the request had one.")
@@ -167,10 +169,10 @@ class AnswerBody(Told):
     explain: ExplainBody | None = Field(None, description="There with `SLO-Explain: 1`.")
 
 
-class PlanBody(Told):
-    """What would happen to such a request now; `nearest`: what an idle system could promise."""
+class PlanBody(ReplyBody):
+    """What would happen to such a request now; `nearest`: what an idle system could offer."""
 
-    feasible: bool = Field(description="A plan keeps the whole promise now.")
+    feasible: bool = Field(description="A plan meets the whole SLO now.")
     plan: str | None = Field(description="The plan that would answer; null: refused.")
     reason: str
     gave: list[str]

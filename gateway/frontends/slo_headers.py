@@ -1,4 +1,4 @@
-"""What every front says and counts in the same words: SLO headers, request ids, outcomes.
+"""What both frontends share: SLO headers, request ids and the counting of outcomes.
 
 Knows no protocol: names and values in, names and values out.
 """
@@ -37,8 +37,8 @@ SLO_NAMES = (
     *("slo-latency-ms", "slo-min-f1", "slo-max-f1-loss", "slo-class", "slo-policy"),
     *("slo-min-answerable-f1", "slo-variant", "slo-explain", "priority"),
 )
-SLO_PREFIXES = ("slo-", "x-slo-")  # none of them may be of a header that is not there
-# Every header of the SLO as it may come, to its own name.
+SLO_PREFIXES = ("slo-", "x-slo-")  # every header with such a prefix must be a known SLO header
+# Every accepted spelling of an SLO header, with its canonical name.
 SLO_HEADERS = {
     **{name: name for name in (*SLO_NAMES, ENVOY_TIMEOUT)},
     **{f"x-{name}": name for name in SLO_NAMES},
@@ -51,7 +51,7 @@ def request_id(given: str | None) -> str:
 
 
 def slo_headers(answered: Answered) -> dict[str, str]:
-    """Return what became of the promise, by lower-case header name."""
+    """Return the SLO headers of an answer, by lower-case name."""
     loss = answered.option.certified_loss
     return {
         "slo-plan": answered.option.plan.name,
@@ -76,9 +76,9 @@ def spent_before_routing_ms(timings: Timings) -> float:
 
 
 def slo_lookup(pairs: Iterable[tuple[str, str]]) -> Lookup:
-    """Return the headers or metadata that say something of the SLO, by lower-case name.
+    """Return the SLO headers of a request, by lower-case name.
 
-    Raises: InvalidHeader when one comes twice, be it under its `x-` alias, or is misspelt: it has no meaning.
+    Raises: InvalidHeader when one occurs twice (also as its `x-` alias) or has an unknown name.
     """
     found: dict[str, str] = {}
     for given, value in pairs:
@@ -94,19 +94,19 @@ def slo_lookup(pairs: Iterable[tuple[str, str]]) -> Lookup:
 
 
 def of_caller(request: SloRequest) -> SloRequest:
-    """Return what is asked for with the limits of who asks."""
+    """Return the request with the limits of its caller."""
     tightest = access.tightest_class()
     return request if tightest is None else replace(request, tightest_class=tightest)
 
 
-def raise_if_full(service: AnswerService, front: str, pairs: Iterable[tuple[str, str]]) -> None:
-    """Raise Overloaded where no more requests may be in flight; what is wrong with headers is told later."""
+def raise_if_full(service: AnswerService, frontend: str, pairs: Iterable[tuple[str, str]]) -> None:
+    """Raise Overloaded where `max_in_flight` is reached; invalid headers are reported later."""
     found = [(name, value) for name, value in pairs if name in SLO_HEADERS]
     try:
         request = of_caller(slo.parse(slo_lookup(found)))
     except InvalidHeader:
         request = SloRequest()
-    service.raise_if_full(request, front)
+    service.raise_if_full(request, frontend)
 
 
 def overlay(lookup: Lookup, fields: Mapping[str, object]) -> Lookup:
@@ -122,7 +122,7 @@ def overlay(lookup: Lookup, fields: Mapping[str, object]) -> Lookup:
 
 
 def _text(name: str, value: object) -> str:
-    """Return a typed value as the header would spell it; what has no spelling is refused later."""
+    """Return a typed value as header text; an invalid one is refused by the parser."""
     if isinstance(value, bool):
         return str(int(value))
     if isinstance(value, float):
@@ -139,13 +139,13 @@ def class_label(name: str | None, settings: Settings) -> str:
 
 
 class Clocked:
-    """When a request was read: from then on it takes the gateway's time, before that its caller's."""
+    """The time at which a request was read: the duration counts from then."""
 
     def __init__(self, read_s: float | None) -> None:
         self._read_s = read_s
 
     def read(self) -> None:
-        """Note that the request is there whole."""
+        """Note that the whole request was read."""
         self._read_s = time.perf_counter()
 
     def took_s(self) -> float:
@@ -154,17 +154,17 @@ class Clocked:
 
 @contextmanager
 def observed(
-    metrics: Metrics, front: str, slo_class: str, n: int = 1, *, unread: bool = False
+    metrics: Metrics, frontend: str, slo_class: str, n: int = 1, *, unread: bool = False
 ) -> Iterator[Clocked]:
     """Take n questions off the caller's quota, and count the request by how it ended.
 
-    `unread`: its body is still to come; the block says when it is there. Raises: QuotaExceeded.
+    `unread`: its body is not read yet; the block reports when it is. Raises: QuotaExceeded.
     """
     began = time.perf_counter()
     clocked = Clocked(None if unread else began)
     outcome, failed = "ok", False
-    entry = access_log.begin(front, slo_class)
-    with tracing.request(front, logs.request_id.get()) as span:
+    entry = access_log.begin(frontend, slo_class)
+    with tracing.request(frontend, logs.request_id.get()) as span:
         if span is not None:
             logs.trace_id.set(span.trace_id)
         try:
@@ -178,7 +178,7 @@ def observed(
             raise
         finally:
             took_s = clocked.took_s()
-            metrics.note_request(front, slo_class, outcome, took_s, logs.trace_id.get())
+            metrics.note_request(frontend, slo_class, outcome, took_s, logs.trace_id.get())
             if failed:
                 metrics.note_broken(slo_class)
             if span is not None:
@@ -187,25 +187,25 @@ def observed(
 
 
 @contextmanager
-def refused_whole(metrics: Metrics, front: str, slo_class: str) -> Iterator[None]:
-    """Count a request of many questions that is refused before any of them is looked at.
+def refused_whole(metrics: Metrics, frontend: str, slo_class: str) -> Iterator[None]:
+    """Count a request of many questions that is refused as a whole.
 
-    Where it is not, each question is counted for itself.
+    If it is not refused, each question is counted on its own.
     """
     try:
         yield
     except Exception as exc:
-        with observed(metrics, front, slo_class, n=0, unread=True):
+        with observed(metrics, frontend, slo_class, n=0, unread=True):
             raise exc  # noqa: TRY201 (to be seen by the block around it)
 
 
 def is_our_fault(error: Exception) -> bool:
-    """Say whether a promise was broken by us, the load included; a caller's own quota is not ours."""
+    """Return whether the gateway or its load broke the SLO; a caller's own quota does not count."""
     return kind_of(error).status in OUR_FAULT and not isinstance(error, QuotaExceeded)
 
 
 async def is_ready(service: AnswerService) -> bool:
-    """Can a question be answered now?"""
+    """Return whether a question can be answered now."""
     serving = service.serving
     if service.leaving:
         return False

@@ -1,4 +1,4 @@
-"""The sockets that this process listens at: made, named when they cannot be, closed to newcomers."""
+"""The listening sockets of this process: opened, checked, and closed to new connections."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from gateway.settings import Settings, SettingsError
 BACKLOG = 2048
 
 
-def front(settings: Settings) -> socket.socket:
-    """Return the HTTP front's socket. Raises: SettingsError when an own port is taken."""
+def open_http(settings: Settings) -> socket.socket:
+    """Return the listening socket of the HTTP frontend. Raises: SettingsError when a port is in use."""
     if settings.grpc_port:
         bind(settings.host, settings.grpc_port, "grpc_port").close()
     return bind(settings.host, settings.http_port, "http_port")
@@ -25,15 +25,15 @@ def front(settings: Settings) -> socket.socket:
 def bind(host: str, port: int, setting: str) -> socket.socket:
     """Return a socket that listens there. Raises: SettingsError naming `setting`, or that of the host."""
     family, address = _resolve(host, port, setting)
-    door = socket.socket(family)
-    door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        door.bind(address)
+        listener.bind(address)
     except OSError as exc:
-        door.close()
+        listener.close()
         raise _unusable(exc, host, port, setting) from exc
-    door.listen(BACKLOG)
-    return door
+    listener.listen(BACKLOG)
+    return listener
 
 
 def _resolve(host: str, port: int, setting: str) -> tuple[int, Any]:
@@ -66,7 +66,7 @@ def _wrong_host(setting: str, what: str) -> SettingsError:
 
 
 def refuse_new(port: int) -> None:
-    """Take no more connections at a port of ours; those that are open go on.
+    """Refuse new connections at one of our ports; open ones continue.
 
     For a library's listener, which can only be closed together with its connections.
     """

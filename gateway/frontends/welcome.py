@@ -1,4 +1,4 @@
-"""What a newcomer is told when the gateway is up: where it answers, and a request to try."""
+"""The message printed when the gateway is ready: its URLs and an example request."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ def ready_text(
     apart: bool = False,
     best_floor: float = 1.0,
 ) -> str:
-    """Return what a newcomer needs once questions can be answered: the URL and a request.
+    """Return the URL and an example request, printed once the gateway is ready.
 
-    `apart`: metrics have a port of their own. `best_floor`: the largest certified floor; no more is asked for.
+    `apart`: metrics have a port of their own. `best_floor`: the largest certified floor, an upper bound for
+    the F1 of the example.
     """
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 (compared, not bound)
     url = f"{'https' if tls else 'http'}://{host}:{port}"

@@ -1,11 +1,11 @@
-"""By how much latencies differ from what was expected of them, learned online and forgotten.
+"""The online correction of predicted latencies: how observed times differ from expected ones.
 
-Forgotten with answers, and with time: what was learned is worth less with every moment in which nothing is
-in flight, and nothing after FORGET_MS of it. What is left then is what answers took that had the host to
-themselves, where that is less than the profile says: an idle gateway promises at least what a fresh one would.
+Old observations expire with new answers and with idle time: while nothing is in flight their weight falls, to 0
+after FORGET_MS. Then only answers that had the host to themselves still count, and only where they were faster
+than the profile: an idle gateway predicts at most what a fresh one would.
 
-A score is the log of seen / expected. Quantiles are those of the last scores under like load, moved
-by what a variant's length bucket does and by whether the last predictions held. Pure: times are given.
+A score is the log of observed / expected. Quantiles are those of the last scores under similar load, shifted by
+the offset of the variant's length bucket and by whether the last predictions held. Pure: times are arguments.
 
 Source: split conformal prediction on a sliding window; its level corrected by pinball steps as in
 Gibbs & Candes 2021 (adaptive conformal inference) and Angelopoulos, Candes & Tibshirani 2023
@@ -22,7 +22,7 @@ from math import ceil, exp, log
 from typing import NamedTuple
 
 LEVELS = (0.5, 0.95, 0.99)
-_AIMS = (0.5, 0.96, 0.993)  # a little above: what is promised is "at least"
+_AIMS = (0.5, 0.96, 0.993)  # slightly above the levels: coverage must be at least the level
 _PRIOR_N = (4.0, 20.0, 60.0)  # scores that the prior is worth, for each level
 _PRIOR_CALM_N = (
     2.0,
@@ -84,7 +84,7 @@ class Window:
 
 @dataclass(slots=True)
 class Cell:
-    """What is particular to one variant at one length."""
+    """The correction of one variant at one length."""
 
     spreads: Sequence[float]  # (levels,) the profile's log quantile / median, widened
     tails: Sequence[float] = _NOTHING  # (levels,) the same, not widened
@@ -113,20 +113,20 @@ class Cell:
         return min(known, share * self.calm.quantiles[level] + (1.0 - share) * known)
 
     def forget(self) -> None:
-        """Forget all but what answers took that had the host to themselves."""
+        """Forget everything except the answers that had the host to themselves."""
         self.n, self.location, self.offset, self.factor = 0, 0.0, 0.0, 1.0
         self.reach = [0.0] * len(LEVELS)
 
 
-class Told(NamedTuple):
-    """What became of a prediction; n: scores that were known when it was made."""
+class Observed(NamedTuple):
+    """How a prediction turned out; n: scores that were known when it was made."""
 
     n: int
-    missed: tuple[bool, bool]  # did it take longer than P95, than P99?
+    missed: tuple[bool, bool]  # whether it took longer than P95, than P99
 
 
-class Drift:
-    """Tracks scores; regimes are loads, numbered from 0: nothing waits."""
+class LatencyCorrection:
+    """Tracks scores by regime, a level of load from 0 (nothing waits)."""
 
     def __init__(self, regimes: int) -> None:
         self.n = 0  # scores so far
@@ -173,23 +173,27 @@ class Drift:
         return exp(weight * (found + cell.offset) + (1.0 - weight) * rested)
 
     def add_calm(self, at_ms: float, cell: Cell, ratio: float) -> None:
-        """Learn from an answer that had the host to itself, for when it is at rest again."""
+        """Learn from an answer that had the host to itself, for the next time the host is idle."""
         score = log(max(ratio, 1e-6))
         if score <= _STALL:
             cell.calm.add(at_ms, score)
 
-    def add(self, at_ms: float, cell: Cell, regime: int, ratio: float, told: Told) -> None:
+    def add(self, at_ms: float, cell: Cell, regime: int, ratio: float, observed: Observed) -> None:
         """Learn from an answer: seen / expected."""
-        self._learn(at_ms, cell, regime, self._score(cell, ratio), told)
+        self._learn(at_ms, cell, regime, self._score(cell, ratio), observed)
 
-    def add_censored(self, at_ms: float, cell: Cell, regime: int, ratio: float, told: Told) -> None:
-        """Learn from work that was given up: it would have taken at least so long."""
-        self._learn(at_ms, cell, regime, self._all.beyond(self._score(cell, ratio)), told)
+    def add_censored(
+        self, at_ms: float, cell: Cell, regime: int, ratio: float, observed: Observed
+    ) -> None:
+        """Learn from cancelled work: it would have taken at least so long."""
+        self._learn(at_ms, cell, regime, self._all.beyond(self._score(cell, ratio)), observed)
 
     def _score(self, cell: Cell, ratio: float) -> float:
         return max(-_MOST, min(_MOST, log(max(ratio, 1e-6)) - self.location - cell.offset))
 
-    def _learn(self, at_ms: float, cell: Cell, regime: int, score: float, told: Told) -> None:
+    def _learn(
+        self, at_ms: float, cell: Cell, regime: int, score: float, observed: Observed
+    ) -> None:
         self.n += 1
         self._n_known += 1
         self._all.add(at_ms, score)
@@ -200,9 +204,9 @@ class Drift:
         cell.location += max(_CELL_PACE, 1.0 / (cell.n + _CELL_N)) * score
         cell.offset = cell.location * cell.n / (cell.n + _CELL_N)
         cell.factor = exp(cell.offset)
-        delay = self.n - told.n
+        delay = self.n - observed.n
         pace = min(1.0, _PROMPT / delay)
-        for level, late in enumerate(told.missed, start=1):  # a window's median needs no help
+        for level, late in enumerate(observed.missed, start=1):  # a window's median needs no help
             push = pace * (_AIMS[level] if late else _AIMS[level] - 1.0)
             self._reach[level] = _step(self._reach[level], _STEP * push)
             cell.reach[level] = _step(cell.reach[level], _CELL_STEP * push)

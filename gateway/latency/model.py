@@ -1,7 +1,7 @@
-"""How long a plan will take for a request, as a quantile: profile, work in flight, what was seen.
+"""Predicts latency quantiles of plans from profiles, work in flight and an online correction.
 
-What is predicted is the time from the decision to the answer. Pure: no clock and no I/O, times are
-given, ms; so a simulator runs it as it is. One thread.
+The predicted time runs from the decision to the answer. Pure: no clock and no I/O, times are arguments, ms; a
+simulator runs this code unchanged. For one thread.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from gateway.catalog.schema import Plan, Profile
 from gateway.domain import Size
 from gateway.latency.correction import Cell as Tracked
-from gateway.latency.correction import Drift, Told
+from gateway.latency.correction import LatencyCorrection, Observed
 from gateway.latency.queueing import Backlog, Job, Queue
 
 GATEWAY_MS = 2.0  # route, decode and the way to the model server, of one window
@@ -58,7 +58,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What became of a prediction; `ratio` is seen / predicted P95."""
+    """How a prediction turned out; `ratio` is observed / predicted P95."""
 
     variant: str
     in_p95: bool
@@ -87,7 +87,7 @@ class _Known:
 
 
 class LatencyModel:
-    """Predicts quantiles, and is told when work begins, leaves the model server and is over.
+    """Predicts quantiles; its caller reports when work begins, leaves the model server and ends.
 
     A variant answers as many windows at once as it has instances; all variants share the cores.
     """
@@ -102,7 +102,9 @@ class LatencyModel:
         """`previous`: a model of the same host; its work in flight and what it learned are kept."""
         self._profiles = profiles
         self.queue: Queue = Queue(cores) if previous is None else previous.queue
-        self.drift: Drift = Drift(_REGIMES) if previous is None else previous.drift
+        self.correction: LatencyCorrection = (
+            LatencyCorrection(_REGIMES) if previous is None else previous.correction
+        )
         self._known: dict[tuple[str, int], _Known] = {}
         self._backlog: Backlog | None = None  # of `_backlog_ms`; None: work came or went since
         self._backlog_ms = 0.0
@@ -110,22 +112,22 @@ class LatencyModel:
 
     @property
     def busy(self) -> bool:
-        """Is any work of ours in flight?"""
+        """Whether any of our work is in flight."""
         return self.queue.in_flight > 0
 
     @property
     def has_room(self) -> bool:
-        """Would one more window leave half of the cores to whoever comes?"""
+        """Whether one more window would leave half of the cores free."""
         return self.queue.lanes_at_work < max(1, self.queue.cores // 2)
 
     @property
     def crowded(self) -> bool:
-        """Is there more work, of ours or of other gateways, than cores?"""
-        others = sum(line.others for line in self.queue.lines.values())
-        return self.queue.in_flight + others > self.queue.cores
+        """Whether there is more work, ours and external, than cores."""
+        external = sum(line.external for line in self.queue.lines.values())
+        return self.queue.in_flight + external > self.queue.cores
 
     def wait_ms(self, plans: Sequence[Plan], size: Size, now_ms: float) -> float:
-        """Return how long the plan that waits least would wait for others, as expected; 0: a core is free."""
+        """Return the lowest expected wait of any plan for work in flight; 0: a core is free."""
         if not self.crowded:
             return 0.0
         found = self.predict(plans, size, 0.5, now_ms)
@@ -150,7 +152,7 @@ class LatencyModel:
             idle_ms = predicted_ms = cost_ms = wait_ms = 0.0
             for i, variant in enumerate(plan.variants):
                 stage = known.get(variant)
-                if stage is None:  # plans share variants: a front of cascades asks for each often
+                if stage is None:  # cascades share variants
                     stage = known[variant] = self._stage(variant, size, level, now_ms)
                 idle_ms += stage.idle_ms
                 predicted_ms += stage.predicted_ms
@@ -182,7 +184,7 @@ class LatencyModel:
             job,
             known.tracked,
             p95.regime,
-            self.drift.n,
+            self.correction.n,
             self.queue.n_begun,
             alone and p95.regime == 0,
         )
@@ -197,36 +199,38 @@ class LatencyModel:
         """Learn how long an answer took from `begin`."""
         self.leave(work, now_ms)
         took_ms = now_ms - work.began_ms
-        told = _told(work, took_ms)
-        self.drift.add(now_ms, work.cell, work.regime, took_ms / work.expected_ms, told)
+        observed = _observed(work, took_ms)
+        self.correction.add(now_ms, work.cell, work.regime, took_ms / work.expected_ms, observed)
         if work.alone and work.nth == self.queue.n_begun:  # and nothing else began meanwhile
-            self.drift.add_calm(now_ms, work.cell, took_ms / work.expected_ms)
+            self.correction.add_calm(now_ms, work.cell, took_ms / work.expected_ms)
         self._follow()
         return _seen(work, took_ms)
 
     def give_up(self, work: Work, now_ms: float) -> Seen | None:
-        """Learn from work that was cancelled, failed or timed out: it would have taken longer.
+        """Learn from work that was cancelled, failed or timed out: its time is a lower bound.
 
-        Returns what became of the prediction where that is known: it did not hold.
+        Returns the outcome of the prediction if it is known, that is if it did not hold; else None.
         """
         self.leave(work, now_ms)
         took_ms = now_ms - work.began_ms
-        told = _told(work, took_ms)
-        self.drift.add_censored(now_ms, work.cell, work.regime, took_ms / work.expected_ms, told)
+        observed = _observed(work, took_ms)
+        self.correction.add_censored(
+            now_ms, work.cell, work.regime, took_ms / work.expected_ms, observed
+        )
         self._follow()
         return _seen(work, took_ms) if took_ms > work.p95_ms else None
 
     def resize(self, cores: int, instances: Mapping[str, int]) -> None:
-        """Say how many cores all model servers have, and how many instances of each variant."""
+        """Set the cores of all model servers and the instances of each variant."""
         self.queue.cores = max(1, cores)
         for name in self._profiles:
             self.queue.open(name, instances[name])
         self._known.clear()
         self._backlog = None
 
-    def set_others(self, windows: Mapping[str, int], now_ms: float) -> None:
-        """Say how many windows of other gateways each variant of a shared server has pending."""
-        self.queue.set_others(now_ms, windows)
+    def set_external(self, windows: Mapping[str, int], now_ms: float) -> None:
+        """Set the pending windows of other gateways at each variant of a shared server."""
+        self.queue.set_external(now_ms, windows)
         self._backlog = None
 
     def _stage(self, variant: str, size: Size, level: int, now_ms: float) -> _Stage:
@@ -235,7 +239,12 @@ class LatencyModel:
         backlog = self._backlog
         if backlog is None or self._backlog_ms != now_ms:
             backlog = self._look(now_ms)
-        windows, p50_ms, slots, drift = size.n_windows, known.p50_ms, known.slots, self.drift
+        windows, p50_ms, slots, correction = (
+            size.n_windows,
+            known.p50_ms,
+            known.slots,
+            self.correction,
+        )
         run_ms = p50_ms * -(-windows // slots)
         busy_ms = backlog.until_done_ms(variant, slots, windows, p50_ms)
         if run_ms >= _NO_WAIT * busy_ms:
@@ -246,17 +255,17 @@ class LatencyModel:
             )
         overhead_ms = GATEWAY_MS + WINDOW_MS * (windows - 1)
         expected_ms, alone_ms = busy_ms + overhead_ms, run_ms + overhead_ms
-        predicted_ms = expected_ms * drift.factor(known.tracked, regime, level)
+        predicted_ms = expected_ms * correction.factor(known.tracked, regime, level)
         wait_ms = 0.0
         if regime:
-            alone_now_ms = alone_ms * drift.factor(known.tracked, 0, level)
+            alone_now_ms = alone_ms * correction.factor(known.tracked, 0, level)
             wait_ms = max(0.0, predicted_ms - alone_now_ms)
         idle_ms = min(predicted_ms, alone_ms * exp(known.tracked.idle(level)))
         return _Stage(idle_ms, predicted_ms, p50_ms * windows, expected_ms, regime, wait_ms)
 
     def _look(self, now_ms: float) -> Backlog:
         self._backlog, self._backlog_ms = self.queue.backlog(now_ms), now_ms
-        self.drift.rest(0.0 if self.busy else now_ms - self.queue.idle_since_ms)
+        self.correction.rest(0.0 if self.busy else now_ms - self.queue.idle_since_ms)
         self._follow()
         return self._backlog
 
@@ -268,21 +277,21 @@ class LatencyModel:
 
     def _learn_cell(self, variant: str, bucket: int) -> _Known:
         cell = self._profiles[variant].cell(bucket)
-        key = (variant, cell)  # measured anew: learned anew
+        key = (variant, cell)  # a new profile starts a new correction
         tails = [ms / cell.p50_ms for ms in (cell.p50_ms, cell.p95_ms, cell.p99_ms)]
-        tracked = self.drift.cells.get(key)
+        tracked = self.correction.cells.get(key)
         if tracked is None:
             spreads = [log(tail) + wider for tail, wider in zip(tails, _WIDER, strict=True)]
-            tracked = self.drift.cells[key] = Tracked(spreads, [log(tail) for tail in tails])
+            tracked = self.correction.cells[key] = Tracked(spreads, [log(tail) for tail in tails])
         return _Known(cell.p50_ms, tracked, self.queue.lines[variant].slots)
 
     def _follow(self) -> None:
-        """Let work in flight progress as fast as work was seen to."""
-        self.queue.slowness = self.drift.slowness
+        """Let work in flight progress as fast as observed."""
+        self.queue.slowness = self.correction.slowness
 
 
-def _told(work: Work, took_ms: float) -> Told:
-    return Told(work.n_known, (took_ms > work.p95_ms, took_ms > work.p99_ms))
+def _observed(work: Work, took_ms: float) -> Observed:
+    return Observed(work.n_known, (took_ms > work.p95_ms, took_ms > work.p99_ms))
 
 
 def _seen(work: Work, took_ms: float) -> Seen:

@@ -1,7 +1,7 @@
-"""How long a variant takes on this host, asked through the backend: a few seconds, not a study.
+"""Profiles the latency of a variant on this host through the backend, in a few seconds.
 
-Other work can lengthen a run, never shorten it. So the lower quartile of a few runs stands for the
-median of an idle host, and runs beside requests in flight count only where there are no others.
+Other work can lengthen a run, never shorten it. So the lower quartile of a few runs estimates the median of an
+idle host, and runs beside requests in flight count only where there are no others.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 BUDGET_MS = 30_000.0  # of one run
 RUNS = 9
-ENOUGH_QUIET_RUNS = 4
+ENOUGH_UNDISTURBED_RUNS = 4
 BUCKETS = (64, 128, 256, 384)
 PROBE_RUNS = 5
 PROBE_BUCKET = 128
@@ -32,10 +32,10 @@ Busy = Callable[[], bool]  # is any request in flight?
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A profile that holds here; not `quiet`: requests in flight may have spoilt it."""
+    """A profile that holds here; not `undisturbed`: requests in flight may have distorted it."""
 
     profile: Profile
-    quiet: bool = True
+    undisturbed: bool = True
 
 
 def never_busy() -> bool:
@@ -53,13 +53,13 @@ async def profile(
     same_host = here == variant.profile.host
     if same_host:
         known = variant.profile.cell(PROBE_BUCKET)
-        found_ms, quiet = await _typical_ms(
+        found_ms, undisturbed = await _typical_ms(
             variant, sample, known.bucket, backend, PROBE_RUNS, busy
         )
-        if not quiet or _holds(known.p50_ms, found_ms):
-            return Measured(variant.profile, quiet)
+        if not undisturbed or _holds(known.p50_ms, found_ms):
+            return Measured(variant.profile, undisturbed)
         log.warning(
-            "%s: takes %.1f ms, its profile of this host says %.1f; it is measured anew",
+            "%s: takes %.1f ms, its profile of this host says %.1f; it is measured again",
             variant.name,
             found_ms,
             known.p50_ms,
@@ -79,20 +79,20 @@ async def _measure(
     variant: Variant, sample: Windows, backend: Backend, here: Host, busy: Busy
 ) -> Measured:
     """Return a profile with the tails of the catalog's: a few runs tell a median, but no tail."""
-    cells, quiet = [], True
+    cells, undisturbed = [], True
     for bucket in BUCKETS:
-        p50, alone = await _typical_ms(variant, sample, bucket, backend, RUNS, busy)
+        p50, undisturbed_here = await _typical_ms(variant, sample, bucket, backend, RUNS, busy)
         known = variant.profile.cell(bucket)
         tails = (p50 * known.p95_ms / known.p50_ms, p50 * known.p99_ms / known.p50_ms)
         cells.append(Cell(bucket, 1, p50, *tails))
-        quiet = quiet and alone
+        undisturbed = undisturbed and undisturbed_here
     log.info(
         "%s: profiled on this host%s: %s",
         variant.name,
-        "" if quiet else ", beside requests in flight",
+        "" if undisturbed else ", beside requests in flight",
         ", ".join(f"{c.bucket} tokens {c.p50_ms:.1f} ms" for c in cells),
     )
-    return Measured(Profile(here, variant.profile.threads, tuple(cells)), quiet)
+    return Measured(Profile(here, variant.profile.threads, tuple(cells)), undisturbed)
 
 
 async def _typical_ms(
@@ -101,15 +101,15 @@ async def _typical_ms(
     """Return the lower quartile of some runs, and whether they were undisturbed."""
     padded = filled(sample, bucket)
     await backend.infer(variant, padded, BUDGET_MS)
-    quiet_ms, all_ms = [], []
+    undisturbed_ms, all_ms = [], []
     for _ in range(runs):
         before = busy()
         took_ms = (await backend.infer(variant, padded, BUDGET_MS)).infer_ms
         all_ms.append(took_ms)
         if not before and not busy():
-            quiet_ms.append(took_ms)
-    quiet = len(quiet_ms) >= min(ENOUGH_QUIET_RUNS, runs)
-    return float(np.quantile(quiet_ms if quiet else all_ms, 0.25)), quiet
+            undisturbed_ms.append(took_ms)
+    undisturbed = len(undisturbed_ms) >= min(ENOUGH_UNDISTURBED_RUNS, runs)
+    return float(np.quantile(undisturbed_ms if undisturbed else all_ms, 0.25)), undisturbed
 
 
 def filled(windows: Windows, bucket: int) -> Windows:

@@ -1,7 +1,7 @@
-"""Work in flight on one host, and the time until new work would be done: a fluid model of its queues.
+"""A fluid model of the queues on one host: the time until new work would be done behind the work in flight.
 
 Each variant is a line: first come, first served by its instances. All running windows share the
-cores alike (processor sharing), so a line delays the others. Pure: times are given, ms.
+cores alike (processor sharing), so a line delays the others. Pure: times are arguments, ms.
 """
 
 from __future__ import annotations
@@ -54,19 +54,19 @@ class Line:
             0.0  # of it, what is done before the work of a request that comes now
         )
         self.running: list[Job] = []
-        self.others = 0  # windows of other gateways
+        self.external = 0  # windows of other gateways
         self.window_ms = 0.0  # of the last job
 
     @property
     def busy(self) -> int:
         """Instances at work."""
-        return min(self.slots, self.lanes + self.others)
+        return min(self.slots, self.lanes + self.external)
 
     @property
     def windows(self) -> int:
         """Windows at work or waiting, those of other gateways included."""
         waiting = sum(job.windows for job in self.waiting if not job.gone)
-        return waiting + sum(job.windows for job in self.running) + self.others
+        return waiting + sum(job.windows for job in self.running) + self.external
 
     def left_ms(self, served_ms: float) -> tuple[float, float, float]:
         """Return the work left, what of it is before a new request, and the least left of a running job.
@@ -88,10 +88,10 @@ class Line:
             ahead_ms += ms
             if ms < least_ms * job.lanes:
                 least_ms = ms / job.lanes
-        others_ms = self.others * self.window_ms
+        external_ms = self.external * self.window_ms
         return (
-            left_ms + self.waiting_ms + others_ms,
-            ahead_ms + self.waiting_ahead_ms + others_ms,
+            left_ms + self.waiting_ms + external_ms,
+            ahead_ms + self.waiting_ahead_ms + external_ms,
             least_ms,
         )
 
@@ -122,7 +122,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What was in flight at one moment; lines in the order in which their work ends."""
+    """The work in flight at one moment; lines ordered by the end of their work."""
 
     cores: int
     wait_ms: Mapping[str, float]  # lane time until an instance of the variant is free, if not now
@@ -192,22 +192,22 @@ class Queue:
         """Instances at work, of all lines."""
         return sum(line.busy for line in self.lines.values())
 
-    def set_others(self, now_ms: float, windows: Mapping[str, int]) -> None:
-        """Say how many windows of other gateways each variant has; one not named has none."""
+    def set_external(self, now_ms: float, windows: Mapping[str, int]) -> None:
+        """Set the windows of other gateways at each variant; 0 for one that is not named."""
         self._serve(now_ms)
         for name, line in self.lines.items():
-            line.others = max(0, windows.get(name, 0))
+            line.external = max(0, windows.get(name, 0))
 
     def backlog(self, now_ms: float) -> Backlog:
         self._serve(now_ms)
         wait_ms, ends = {}, []
         for name, line in self.lines.items():
-            if not line.lanes and not line.others:
+            if not line.lanes and not line.external:
                 continue
             busy = line.busy
             left_ms, ahead_ms, least_ms = line.left_ms(self._served_ms)
             ends.append((left_ms / busy, left_ms, busy))
-            if line.lanes + line.others >= line.slots:
+            if line.lanes + line.external >= line.slots:
                 wait_ms[name] = _wait_ms(line, ahead_ms, least_ms)
         ends.sort()
         done_ms, lanes = [0.0], [sum(busy for _, _, busy in ends)]
@@ -224,7 +224,7 @@ class Queue:
             return
         self._at_ms = now_ms
         if self.in_flight:
-            busy = [line.busy for line in self.lines.values() if line.lanes or line.others]
+            busy = [line.busy for line in self.lines.values() if line.lanes or line.external]
             crowd = sum(busy) / self.cores
             self._served_ms += passed_ms / (self.slowness * max(1.0, crowd))
 
@@ -235,7 +235,7 @@ def _wait_ms(line: Line, ahead_ms: float, least_ms: float) -> float:
     The lanes of a queue end one after the other, on average a window apart: the first of k is free
     (k - 1) / 2 windows of work before all would be.
     """
-    if not line.waiting_ms and not line.others:
+    if not line.waiting_ms and not line.external:
         return least_ms
     early_ms = 0.5 * (line.slots - 1) * line.window_ms
     return max(0.0, ahead_ms - early_ms) / line.slots

@@ -1,6 +1,6 @@
-"""Looks after shared and several model servers beside the watcher: who is back, and what they have to do.
+"""Background tasks: check replicas that are back, poll the external load, keep used variants loaded.
 
-Runs off the request path and never answers a question.
+Runs beside the request path and never answers a question.
 """
 
 from __future__ import annotations
@@ -20,32 +20,34 @@ from gateway.request.service import AnswerService
 
 log = logging.getLogger(__name__)
 
-ROUND_MS = 1_000.0
-KEEP_BUDGET_MS = 30_000.0
-KEEPS = 3  # times that a variant is asked while another gateway would wait before it unloads it
+REPLICA_CHECK_MS = 1_000.0
+KEEP_LOADED_BUDGET_MS = 30_000.0
+KEEP_LOADED_CALLS = (
+    3  # calls to a variant within the time after which another gateway would unload it
+)
 
 
-class Rounds:
-    """Keeps replicas, and what predicts latency, in step with the model servers."""
+class BackgroundTasks:
+    """Keeps replicas and the latency model in step with the model servers."""
 
     def __init__(self, service: AnswerService) -> None:
         self._service = service
         self._replicas = service.backend if isinstance(service.backend, Replicas) else None
 
     async def run(self) -> None:
-        """Look for ever, where there is anything to look after."""
+        """Run the tasks that the settings need, forever."""
         settings = self._service.settings
-        rounds = []
+        tasks = []
         if self._replicas is not None:
-            rounds.append(_for_ever(self.look, ROUND_MS))
+            tasks.append(_for_ever(self.check_replicas, REPLICA_CHECK_MS))
         if settings.triton_url and settings.others_poll_ms:
-            rounds.append(_for_ever(self.ask_for_others, settings.others_poll_ms))
+            tasks.append(_for_ever(self.poll_external_load, settings.others_poll_ms))
         if self._service.backend.name != "embedded" and settings.unload_after_ms:
-            rounds.append(_for_ever(self.keep, settings.unload_after_ms / KEEPS))
-        await asyncio.gather(*rounds)
+            tasks.append(_for_ever(self.keep_loaded, settings.unload_after_ms / KEEP_LOADED_CALLS))
+        await asyncio.gather(*tasks)
 
-    async def look(self) -> None:
-        """Have servers that came back checked, and tell the predictor how many answer."""
+    async def check_replicas(self) -> None:
+        """Check the servers that came back, and update the capacity of the latency model."""
         serving, replicas = self._service.serving, self._replicas
         if serving is None or replicas is None:
             return
@@ -53,32 +55,32 @@ class Rounds:
             await readmit(serving, replicas)
         serving.latency.resize(*capacity(serving.catalog, replicas, usable_cores()))
 
-    async def ask_for_others(self) -> None:
-        """Tell the predictor what other gateways have in the servers: our work waits behind it."""
+    async def poll_external_load(self) -> None:
+        """Update the external load of the latency model: our work waits behind it."""
         try:
-            others = await self._service.backend.others()
+            external = await self._service.backend.external_load()
         except BertierError:
-            others = {}  # who is not there has nothing to do
+            external = {}  # a server that cannot be reached has no load
         if self._service.serving is not None:
-            windows = {name: round(n) for name, n in others.items()}
-            self._service.serving.latency.set_others(windows, now_ms())
+            windows = {name: round(n) for name, n in external.items()}
+            self._service.serving.latency.set_external(windows, now_ms())
 
-    async def keep(self) -> None:
-        """Ask every variant that is routed to, as others unload what nobody asks."""
+    async def keep_loaded(self) -> None:
+        """Ask every routed variant, so that other gateways do not unload it as idle."""
         serving, backend = self._service.serving, self._service.backend
         if serving is None:
             return
         golden = serving.catalog.golden_inputs[0]
         windows = serving.encoder.encode(Question(golden.question, golden.context))
         for name in serving.trust:
-            with suppress(BertierError):  # the watcher sees to it
-                await backend.infer(serving.catalog.variant(name), windows, KEEP_BUDGET_MS)
+            with suppress(BertierError):  # the watcher handles it
+                await backend.infer(serving.catalog.variant(name), windows, KEEP_LOADED_BUDGET_MS)
 
 
 async def _for_ever(do: Callable[[], Awaitable[None]], every_ms: float) -> None:
     while True:
         try:
             await do()
-        except Exception:  # the gateway goes on with what it knows
-            log.exception("the rounds failed; they go on")
+        except Exception:  # keep serving
+            log.exception("a background task failed; it continues")
         await asyncio.sleep(every_ms / 1e3)

@@ -1,7 +1,7 @@
-"""Loads a model again that has lost an instance; what is left of it, or another plan, answers meanwhile.
+"""Reloads models that lost an instance; the remaining instances or other plans answer meanwhile.
 
-A lost instance is noticed by its process (model_processes.py, of a Triton on this host) or by calls that it
-leaves unanswered (second_asking.py, of any). It never answers a question.
+A lost instance is detected by its process (model_processes.py, for a Triton on this host) or by unanswered calls
+(silent_calls.py, for any Triton). It never answers a question.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from gateway.triton_server.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
-ROUND_MS = 250.0
+CHECK_MS = 250.0
 FIRST_RETRY_MS, LONGEST_RETRY_MS = 2_000.0, 60_000.0
-ATTEMPTS = 3  # failed ones in a row, and a Triton of our own is started anew
-LEFT_MS = 10_000.0  # after which replaced processes that are still there are ended
-CALM_MS = 60_000.0  # after which an instance that is lost again is the first again
+ATTEMPTS = 3  # failed reloads in a row after which our own Triton is restarted
+LEFT_MS = 10_000.0  # until replaced processes that still run are killed
+CALM_MS = 60_000.0  # a loss after this time without one counts as the first again
 
 
 @dataclass(slots=True)
@@ -62,20 +62,20 @@ class Healing:
         self._counted: dict[str, Counter[str]] = {name: Counter() for name in servers}
 
     async def run(self) -> None:
-        """Look for ever, where there is anything to look after."""
+        """Check forever, if there is a server to check."""
         while self._servers:
             try:
                 self.look()
-            except Exception:  # the gateway goes on with what it knows
-                log.exception("looking after the models failed; it goes on")
-            await asyncio.sleep(ROUND_MS / 1e3)
+            except Exception:  # keep serving
+                log.exception("checking the models failed; it continues")
+            await asyncio.sleep(CHECK_MS / 1e3)
 
     def states(self) -> dict[str, str]:
         """Return by variant what is wrong with it now; {}: nothing."""
         return {name: p.why for (_, name), p in self._patients.items() if p.why}
 
     def look(self) -> None:
-        """Look once at every server, and begin to heal what is ill."""
+        """Check every server once, and begin to reload models that lost an instance."""
         for where, server in self._servers.items():
             self._count(where, server)
             for model, why in {**server.lost, **self._ended()}.items():
@@ -93,8 +93,8 @@ class Healing:
 
     def _count(self, where: str, server: TritonBackend) -> None:
         before = self._counted[where]
-        for model, n in server.asked_again.items():
-            self._metrics.asked_again.labels(model).inc(n - before[model])
+        for model, n in server.repeated.items():
+            self._metrics.repeated.labels(model).inc(n - before[model])
             before[model] = n
 
     def _note(self, where: str, model: str, why: str) -> None:
@@ -128,7 +128,7 @@ class Healing:
             patient.task = asyncio.create_task(self._heal(where, model, patient))
 
     def _route_around(self, model: str) -> None:
-        """Leave a variant alone that has no instance any more."""
+        """Open the circuit breaker of a variant that has no instance left."""
         serving = self._service.serving
         if serving is None or self._supervisor is None:
             return
@@ -163,7 +163,7 @@ class Healing:
         log.info("%s: %s is loaded again: all of its instances answer", where, model)
 
     def _end(self, model: str, patient: _Patient) -> None:
-        """Note that a variant is well; one that is soon ill again is treated later and later."""
+        """Note that a variant has recovered; if it fails again soon, its reload is delayed more each time."""
         now = self._clock()
         if now - patient.healed_ms > CALM_MS:
             patient.retry.worked()

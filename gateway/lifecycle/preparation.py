@@ -1,6 +1,6 @@
 """From a catalog to a ServingSet: files, hashes, golden answers and latency, checked on this host.
 
-A set that fails its checks is refused; a variant that fails them is left out, and can be mended.
+A set that fails its checks is refused; a variant that fails them is left out, and tried again later.
 """
 
 from __future__ import annotations
@@ -57,19 +57,19 @@ async def prepare(
     return _build(catalog, encoder, found, problems, look)
 
 
-async def mend(repository: Path, serving: ServingSet, backend: Backend) -> ServingSet:
-    """Look again at what is not served; what is stays as it is. Raises: RepositoryError."""
+async def recheck(repository: Path, serving: ServingSet, backend: Backend) -> ServingSet:
+    """Check the variants again that are not served; keep the others. Raises: RepositoryError."""
     _check_files(repository, serving.catalog)
     look = await _Look.here(serving.catalog, serving.encoder, backend, serving)
     missing = [v for v in serving.catalog.variants if v.name not in serving.trust]
     found, problems = await look.at(missing)
     kept = {name: _Found(t, _measured_in(serving, name)) for name, t in serving.trust.items()}
-    mended = _build(serving.catalog, serving.encoder, kept | found, problems, look)
-    return replace(mended, breakers=serving.breakers.keeping(kept.keys()))
+    checked_again = _build(serving.catalog, serving.encoder, kept | found, problems, look)
+    return replace(checked_again, breakers=serving.breakers.keeping(kept.keys()))
 
 
 async def measure_again(serving: ServingSet, backend: Backend) -> ServingSet:
-    """Measure anew what was measured beside requests in flight.
+    """Measure the latency again that was measured beside requests in flight.
 
     Raises: BackendError, DeadlineExceeded.
     """
@@ -118,7 +118,7 @@ def _build(
         profiles=profiles,
         latency=LatencyModel(profiles, cores, instances, before),
         problems=problems,
-        under_load=frozenset(name for name, each in found.items() if not each.measured.quiet),
+        under_load=frozenset(name for name, each in found.items() if not each.measured.undisturbed),
     )
 
 

@@ -1,4 +1,4 @@
-"""Can questions be answered, and if not, why? What /readyz and /v1/variants tell. Pure."""
+"""Whether questions can be answered, and if not, why: the data of /readyz and /v1/variants. Pure."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from gateway.serving_set import ServingSet
 
 @dataclass(frozen=True, slots=True)
 class VariantState:
-    """Is a variant of the catalog routed to, and how far does its certificate hold here?"""
+    """The state of one variant: whether it is routed to, and how far its certificate holds here."""
 
     served: bool
     trust: str | None
     problem: str | None
-    failing: bool  # left alone, or probed, because it failed when it was asked
-    measured_under_load: bool  # its latency, beside requests in flight: it is measured again
-    confidence_shifted: bool = False  # it is not as sure, or as unsure, as on the certified data
-    host_differs: str | None = None  # from the one it was certified on: in what
+    failing: bool  # its circuit breaker is open or half-open
+    measured_under_load: bool  # its latency was measured beside requests: it is measured again
+    confidence_shifted: bool = (
+        False  # its confidence is distributed differently than on the certified data
+    )
+    host_differs: str | None = None  # how this host differs from the certified one
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class Readiness:
     variants: Mapping[str, VariantState]
     retry_in_ms: float | None = None  # until what failed is tried again; None: nothing is
     replicas: Mapping[str, ReplicaState] = field(default_factory=dict)  # of several servers
-    broken_plans: tuple[str, ...] = ()  # shadow answers say so: not trusted any more
+    broken_plans: tuple[str, ...] = ()  # by shadow answers; no longer trusted
     healing: Mapping[str, str] = field(default_factory=dict)  # variants that lost an instance: why
 
 
@@ -52,13 +54,13 @@ def state_of(name: str, serving: ServingSet) -> VariantState:
         problem=serving.problems.get(name),
         failing=not serving.breakers.of(name).closed,
         measured_under_load=name in serving.under_load,
-        confidence_shifted=serving.evidence.is_shifted(name),
+        confidence_shifted=serving.certificate_tests.is_shifted(name),
         host_differs=_host_differs(name, serving),
     )
 
 
 def _host_differs(name: str, serving: ServingSet) -> str | None:
-    """Return what is other here than where a variant was certified, for one that is not `certified`."""
+    """Return how this host differs from the one of the certificate, for a variant that is not `certified`."""
     if serving.trust.get(name) in (None, Trust.CERTIFIED):
         return None
     here = asdict(serving.profiles[name].host)
@@ -81,9 +83,9 @@ def states_of(serving: ServingSet | None) -> dict[str, VariantState]:
 def summary(serving: ServingSet) -> str:
     """Return the states in one line, for a log."""
     states = states_of(serving)
-    told = [f"{name} ({state.trust or 'not served'})" for name, state in states.items()]
+    report = [f"{name} ({state.trust or 'not served'})" for name, state in states.items()]
     differs = dict.fromkeys(s.host_differs for s in states.values() if s.host_differs)
-    return "; ".join([", ".join(told), *differs])
+    return "; ".join([", ".join(report), *differs])
 
 
 def catalog_report(serving: ServingSet) -> dict[str, Any]:
@@ -97,24 +99,24 @@ def catalog_report(serving: ServingSet) -> dict[str, Any]:
 
 
 def _variant_report(variant: Variant, serving: ServingSet) -> dict[str, Any]:
-    told = asdict(variant)
-    del told["golden"], told["golden_tolerance"]
+    report = asdict(variant)
+    del report["golden"], report["golden_tolerance"]
     profile = serving.profiles.get(variant.name)
     if profile is not None:
-        told["profile"] = asdict(profile)  # as measured here, where that was needed
-    return told | asdict(state_of(variant.name, serving))
+        report["profile"] = asdict(profile)  # as measured here, where that was needed
+    return report | asdict(state_of(variant.name, serving))
 
 
 def _plan_report(plan: Plan, serving: ServingSet) -> dict[str, Any]:
     served = all(name in serving.trust for name in plan.variants)
     trust = str(serving.trust_of(plan)) if served else None
-    evidence = _evidence_report(serving.evidence.agreement.get(plan.name))
+    evidence = _agreement_report(serving.certificate_tests.agreement.get(plan.name))
     return asdict(plan) | {"served": served, "trust": trust, "evidence": evidence}
 
 
-def _evidence_report(test: AgreementTest | None) -> dict[str, Any] | None:
-    """Return what shadow answers say of a plan; None: the catalog does not say what to expect."""
+def _agreement_report(test: AgreementTest | None) -> dict[str, Any] | None:
+    """Return the test of a plan's agreement; None: the catalog has no expected agreement."""
     if test is None:
         return None
-    told = {"broken": test.broken, "log10": test.log10_evidence, "alarm_at": test.log10_alarm}
-    return told | {each.value: test.seen[each] for each in Comparison}
+    report = {"broken": test.broken, "log10": test.log10_e_value, "alarm_at": test.log10_alarm}
+    return report | {each.value: test.seen[each] for each in Comparison}

@@ -1,6 +1,6 @@
-"""Which loaded variants nobody can ask any more: what a switch of the catalog leaves behind.
+"""Tracks loaded variants that no request can use any more, after a switch of the catalog.
 
-Asks no model server: the watcher does.
+The watcher unloads them; this module calls no model server.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Key = tuple[str, int]
 class Retirement:
     """Remembers what was loaded, and the sets that requests in flight may still hold.
 
-    A request holds the ServingSet it began with until it ends, at its deadline at the latest.
+    A request uses the ServingSet that it began with until it ends, at the latest at its deadline.
     """
 
     def __init__(self, longest_ms: float, clock: Callable[[], float]) -> None:
@@ -28,7 +28,7 @@ class Retirement:
         self._past: list[tuple[weakref.ref[ServingSet], float]] = []  # and when it was replaced
 
     def load(self, variants: Iterable[Variant]) -> None:
-        """Remember what the model server was told to load."""
+        """Remember a variant that the model server was asked to load."""
         self._loaded |= {_key(variant): variant for variant in variants}
 
     def replace(self, serving: ServingSet) -> None:

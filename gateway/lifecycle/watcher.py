@@ -1,8 +1,8 @@
 """Keeps what is served in step with the catalog on disk and with the model server.
 
-Polls both. A new catalog is checked whole before it is switched to; a bad one is refused, once, and
-the old one goes on. What failed for a reason that may pass is tried again, less and less often; what
-nothing routes to any more is unloaded. It never answers a question.
+Polls both. A new catalog is checked completely before the switch; an invalid one is refused once, and the old one
+stays in use. A failure that may be temporary is retried with growing delays; a variant that is no longer routed to
+is unloaded. It never answers a question.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gateway.errors import (
     RepositoryError,
     VariantsUnserved,
 )
-from gateway.lifecycle.preparation import hash_problems, measure_again, mend, prepare
+from gateway.lifecycle.preparation import hash_problems, measure_again, prepare, recheck
 from gateway.lifecycle.readiness import Readiness, states_of, summary
 from gateway.lifecycle.retirement import Retirement
 from gateway.request.service import AnswerService
@@ -48,8 +48,8 @@ class Watcher:
         clock: Callable[[], float] = now_ms,
         healing: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
-        """`restarts`: how often a model server of our own was started again; `healing`: what is being healed, by
-        variant, and why.
+        """`restarts` returns how often our own model server was restarted; `healing` the variants that are being
+        reloaded, with the reason.
         """
         self.ready = asyncio.Event()  # set once, by the first catalog that can be served
         self._service = service
@@ -71,12 +71,12 @@ class Watcher:
         self._retirement = Retirement(longest_ms, clock)
 
     async def run(self) -> None:
-        """Check for ever."""
+        """Check forever."""
         while True:
             try:
                 await self.check()
-            except Exception:  # the gateway goes on with what it has
-                log.exception("the watcher failed; it goes on")
+            except Exception:  # keep serving
+                log.exception("the watcher failed; it continues")
             await asyncio.sleep(self._service.settings.catalog_poll_ms / 1e3)
 
     async def check(self) -> None:
@@ -91,7 +91,7 @@ class Watcher:
         await self._unload_unused()
 
     async def readiness(self) -> Readiness:
-        """Return the state, with the model server asked now."""
+        """Return the state of the gateway, including the model server's readiness now."""
         serving = self._service.serving
         up = await self._backend.is_ready()
         reasons = []
@@ -112,12 +112,12 @@ class Watcher:
             variants=states_of(serving),
             retry_in_ms=self._retry.left_ms,
             replicas=self._backend.states() if isinstance(self._backend, Replicas) else {},
-            broken_plans=tuple(sorted(self._service.shadow.evidence.broken)),
+            broken_plans=tuple(sorted(self._service.shadow.certificate_tests.broken)),
             healing=dict(self._healing()),
         )
 
     async def _follow(self, raw: bytes, came_back: bool) -> None:
-        """Do the one thing that the state of catalog and model server asks for."""
+        """Take the one action that the state of catalog and model server requires."""
         digest = hashlib.sha256(raw).hexdigest()
         serving = self._service.serving
         if digest != self._seen:
@@ -160,10 +160,10 @@ class Watcher:
             new = await prepare(self._repository, catalog, self._backend, old)
             _refuse_worse(new, old)
         except BertierError as exc:
-            if await self._backend.is_ready():  # else it may be as good as any: try again
+            if await self._backend.is_ready():  # else the catalog may be fine: try again
                 self._refuse(exc, digest)
             return
-        except Exception as exc:  # whatever breaks the checks is wrong with the set
+        except Exception as exc:  # any error in the checks condemns the catalog
             log.exception("the new catalog broke the checks")
             self._refuse(RepositoryError(f"it could not be checked: {exc!r}"), digest)
             return
@@ -202,7 +202,7 @@ class Watcher:
     async def _mend(self, old: ServingSet) -> None:
         """Look again at the variants that are not served."""
         try:
-            new = await mend(self._repository, old, self._backend)
+            new = await recheck(self._repository, old, self._backend)
         except BertierError as exc:
             log.warning("looked again: %s", exc)
             self._retry.failed()
@@ -256,7 +256,7 @@ class Watcher:
         try:
             problems = hash_problems(serving.catalog, await self._backend.hashes())
         except BertierError as exc:
-            log.warning("the model server did not tell its hashes: %s", exc)
+            log.warning("the model server did not report its hashes: %s", exc)
             return False
         right_again = self._wrong - problems.keys()
         self._wrong = frozenset(problems)

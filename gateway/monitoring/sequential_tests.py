@@ -1,8 +1,8 @@
-"""Do plans still answer as they did where they were certified? Bets that they do not. Pure.
+"""Sequential tests of certificates: do plans still answer as they did when they were certified? Pure.
 
-Two tests that may be looked at after every answer, for ever: of a plan's agreement with the largest
-variant, and of the distribution of a variant's confidence. Each states a null hypothesis in floors under
-rates, and a false alarm, at any time, has at most the chance that was asked for.
+Two anytime-valid tests, evaluated after every answer: of a plan's agreement with the largest variant, and of
+the distribution of a variant's confidence. The null hypothesis of each is that rates are at least their floors.
+The chance of a false alarm, at any time, is at most the configured one.
 
 Every text counts once, however many questions are asked on it.
 
@@ -34,8 +34,8 @@ OPEN_FOR = 16  # comparisons of a plan, or answers of a variant, that a text is 
 MOST_TEXTS = 100_000  # that are remembered as counted, for each plan and variant
 
 
-class Bets:
-    """Tests that rates are at least their floors, by bets on observations that fall short.
+class BettingTest:
+    """A test that rates are at least their floors, by betting against it.
 
     A gambler owns 1 in all, an equal part for each floor. While a rate p >= p0, its floor, a bet on a
     shortfall s multiplies what is staked by 1 - s at a hit and by 1 + s p0 / (1 - p0) at a miss: on average
@@ -72,7 +72,7 @@ class Bets:
 
     @property
     def capital(self) -> Array:  # (...)
-        """What the gambler owns: the e-value, 1 at first."""
+        """The capital of the gambler: the e-value, 1 at first."""
         owned: Array = self._staked.sum(axis=-1) + _reserve(self._n)
         return np.asarray(owned.mean(axis=-1))
 
@@ -82,7 +82,7 @@ def _reserve(n: Array) -> Array:
 
 
 class Comparison(StrEnum):
-    """How a plan's answer stands to the largest variant's."""
+    """How a plan's answer compares with the largest variant's."""
 
     SAME = "same"
     DIFFERENT = "different"
@@ -160,13 +160,13 @@ class Texts:
 
 
 class AgreementTest:
-    """Of one plan: are both rates of its agreement at least what they were, less a tolerance?"""
+    """The test of one plan: both rates of its agreement are at least the certified ones, less a tolerance."""
 
     def __init__(self, expected: Agreement, delta: float, tolerance: float) -> None:
         self.expected = expected
         self.broken = False
         self.seen: Counter[Comparison] = Counter()
-        self._bets = Bets(agreement_floors(expected, tolerance))
+        self._betting = BettingTest(agreement_floors(expected, tolerance))
         self._texts = Texts()
         self._alarm = 1 / delta
 
@@ -176,16 +176,16 @@ class AgreementTest:
         if found is Comparison.BOTH_SILENT:
             return False
         for hits, misses in self._texts.add(text, *COUNTS[found]):
-            self._bets.add(hits, misses)
-        if self.broken or self._bets.capital < self._alarm:
+            self._betting.add(hits, misses)
+        if self.broken or self._betting.capital < self._alarm:
             return False
         self.broken = True
         return True
 
     @property
-    def log10_evidence(self) -> float:
+    def log10_e_value(self) -> float:
         """The e-value against the certificate, log10: 0 at first, the alarm rises at log10(1/delta)."""
-        return log10(self._bets.capital)
+        return log10(self._betting.capital)
 
     @property
     def log10_alarm(self) -> float:
@@ -194,9 +194,9 @@ class AgreementTest:
 
 
 class ConfidenceTest:
-    """Of one variant: is the share of confidences at most each edge what it was, give or take?
+    """The test of one variant: the distribution of its confidence is the certified one, within a tolerance.
 
-    For each length by itself: which lengths a variant is sent is routing's choice, not a change of the texts.
+    Each length is tested by itself: routing decides which lengths a variant gets, so their mix is no shift.
     """
 
     def __init__(self, expected: Confidence, delta: float) -> None:
@@ -206,7 +206,7 @@ class ConfidenceTest:
         self._longest = [part.max_tokens for part in expected.by_length]
         floors = np.array(confidence_floors(expected))  # (lengths, 2 edges)
         self._shape = floors.shape
-        self._bets = Bets(floors.ravel())
+        self._betting = BettingTest(floors.ravel())
         self._texts = Texts()
         self._waiting: list[tuple[Array, Array]] = []
         self._alarm = 1 / delta
@@ -220,19 +220,19 @@ class ConfidenceTest:
         self._waiting += self._texts.add(text, hits.ravel(), misses.ravel())
         if len(self._waiting) < BLOCK:
             return False
-        self._bets.add(*np.sum(self._waiting, axis=0))
+        self._betting.add(*np.sum(self._waiting, axis=0))
         self._waiting = []
-        self.shifted = self.shifted or bool(self._bets.capital >= self._alarm)
+        self.shifted = self.shifted or bool(self._betting.capital >= self._alarm)
         return True
 
     @property
-    def log10_evidence(self) -> float:
+    def log10_e_value(self) -> float:
         """The e-value against the null hypothesis, log10, after the last block."""
-        return log10(self._bets.capital)
+        return log10(self._betting.capital)
 
 
-class Evidence:
-    """What was seen of every plan and variant since its certificate was published; kept over switches.
+class SequentialTests:
+    """The tests of every plan and variant since its certificate was published; they outlive switches.
 
     `delta` is the chance of any false alarm about a plan of one catalog, and of any about a variant.
     """
@@ -248,7 +248,7 @@ class Evidence:
         self._tolerance = tolerance
 
     def follow(self, plans: Sequence[Plan], variants: Sequence[Variant]) -> None:
-        """Go on with a catalog: what it says anew of a plan or variant is tested from the beginning."""
+        """Follow a new catalog: a plan or variant with a new certificate is tested from the beginning."""
         n_plans = sum(plan.agreement is not None for plan in plans)
         self.agreement = {
             plan.name: self._kept(plan) or self._test(plan.agreement, n_plans)
@@ -272,7 +272,7 @@ class Evidence:
         return True
 
     def is_shifted(self, variant: str) -> bool:
-        """Say whether the variant's confidence is known to be spread otherwise."""
+        """Return whether the variant's confidence is known to be distributed differently."""
         test = self.confidence.get(variant)
         return test is not None and test.shifted
 

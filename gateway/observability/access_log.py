@@ -1,6 +1,6 @@
-"""The access log: one line for each answer of a share of the requests, and for each that got none.
+"""The access log: for a sampled share of the requests, one line per answer or per request without one.
 
-Texts of questions, contexts and answers are in it only where the operator asked for them.
+It contains the texts of questions, contexts and answers only if the operator enables that.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ log = logging.getLogger("gateway.request_log")  # documented: operators filter b
 
 @dataclass(slots=True)
 class Entry:
-    """A request that is going to be logged."""
+    """A request that will be logged."""
 
-    front: str
+    frontend: str
     slo_class: str
     answers: list[dict[str, Any]] = field(default_factory=list)
 
@@ -37,25 +37,25 @@ _entry: ContextVar[Entry | None] = ContextVar("entry", default=None)
 
 
 def set_up(share: float, *, texts: bool) -> None:
-    """Log this share of the requests, 0 to 1; `texts`: with what was asked and answered."""
+    """Log this share of the requests, 0 to 1; `texts`: include question, context and answer."""
     global _what
     _what = _What(share, texts)
 
 
-def begin(front: str, slo_class: str) -> Entry | None:
-    """Return the entry of a request that begins; None: it is not of the share."""
+def begin(frontend: str, slo_class: str) -> Entry | None:
+    """Return the entry of a request that begins; None: it is not sampled."""
     drawn = _what.share > 0 and random.random() < _what.share
-    entry = Entry(front, slo_class) if drawn else None
+    entry = Entry(frontend, slo_class) if drawn else None
     _entry.set(entry)
     return entry
 
 
 def answered(question: Question, what: Answered) -> None:
-    """Note an answer of the request at hand; one call may hold several questions."""
+    """Add an answer to the entry of the current request; one request may hold several questions."""
     entry = _entry.get()
     if entry is None:
         return
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "plan": what.option.plan.name,
         "variant": what.variant,
         "reason": what.decision.reason.value,
@@ -64,14 +64,14 @@ def answered(question: Question, what: Answered) -> None:
     }
     if _what.texts:
         texts = {"question": question.question, "context": question.context}
-        told |= texts | {"answer": what.answer.text}
-    entry.answers.append(told)
+        fields |= texts | {"answer": what.answer.text}
+    entry.answers.append(fields)
 
 
 def end(entry: Entry | None, outcome: str, took_s: float) -> None:
-    """Write the lines of a request that has ended."""
+    """Write the lines of a request that ended."""
     if entry is None:
         return
-    told = {"front": entry.front, "class": entry.slo_class, "outcome": outcome}
+    fields = {"front": entry.frontend, "class": entry.slo_class, "outcome": outcome}
     for answer in entry.answers or ({"total_ms": round(took_s * 1e3, 3)},):
-        log.info("request", extra={FIELDS: told | answer})
+        log.info("request", extra={FIELDS: fields | answer})

@@ -1,7 +1,7 @@
-"""What was decided for each question, one JSON line each, for `bertier-loadtest replay`; no text is in it.
+"""The decision about each question as one JSON line, for `bertier-loadtest replay`; without any text.
 
-Lines wait in memory and are written in chunks beside the event loop. What finds no room, in memory or on
-the disk, is lost and counted; no question waits for it.
+Lines are queued in memory and written in chunks in a thread. A line that finds no room in memory or on disk
+is lost and counted; no question waits for the log.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from pathlib import Path
 from types import TracebackType
 
 from gateway.domain import Decision, Reason, Size, Slo
-from gateway.errors import BadInput, BertierError, DeadlineExceeded, Infeasible, Overloaded
+from gateway.errors import BadInput, DeadlineExceeded, Infeasible, Overloaded
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of the form of a line; loadtest/lab/replay.py tells its fields
+VERSION = 1  # of the line format; loadtest/lab/replay.py documents its fields
 CAPACITY = 65_536  # lines that may wait
 PERIOD_S = 1.0  # from one chunk to the next
-LONGEST_BYTES = 4_096  # more than any line has
+LONGEST_BYTES = 4_096  # longer than any line
 
 
 @dataclass(slots=True)
 class Entry:
-    """What is known of a question; `size` None: refused, or too late, before it was read."""
+    """What is known about a question; `size` None: refused or too late before its body was read."""
 
-    promise: Slo
+    slo: Slo
     arrived_ms: float
     size: Size | None = None
     plan: str | None = None
@@ -46,21 +46,21 @@ class Entry:
     gone: bool = False
 
     def line(self) -> bytes:
-        promise, size = self.promise, self.size
-        told = {
+        slo, size = self.slo, self.size
+        fields = {
             "v": VERSION,
             "arrival_ms": round(self.arrived_ms, 3),
             "bucket": size and size.bucket,
             "n_windows": size and size.n_windows,
-            "latency_ms": promise.latency_ms,
-            "min_f1": promise.min_f1,
-            "max_f1_loss": promise.max_f1_loss,
-            "min_answerable_f1": promise.min_answerable_f1,
-            "policy": promise.policy,
-            "timeout_ms": promise.timeout_ms,
-            "slo_class": promise.slo_class,
-            "priority": promise.priority,
-            "variant": promise.variant,
+            "latency_ms": slo.latency_ms,
+            "min_f1": slo.min_f1,
+            "max_f1_loss": slo.max_f1_loss,
+            "min_answerable_f1": slo.min_answerable_f1,
+            "policy": slo.policy,
+            "timeout_ms": slo.timeout_ms,
+            "slo_class": slo.slo_class,
+            "priority": slo.priority,
+            "variant": slo.variant,
             "plan": self.plan,
             "reason": self.reason,
             "predicted_ms": self.predicted_ms,
@@ -68,14 +68,14 @@ class Entry:
             "outcome": self.outcome,
             "gone": self.gone,
         }
-        return json.dumps(told, separators=(",", ":")).encode() + b"\n"
+        return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
 
 
 _entry: ContextVar[Entry | None] = ContextVar("decided", default=None)
 
 
 class DecisionLog:
-    """Keeps what was decided, where a file is named; made for one event loop."""
+    """Records decisions if a file is configured; for one event loop."""
 
     def __init__(
         self, path: Path | None, clock: Callable[[], float], on_lost: Callable[[int], None]
@@ -88,35 +88,33 @@ class DecisionLog:
         self._failing = False
         self._writing = threading.Lock()
 
-    def asked(self, promise: Slo, arrived_ms: float) -> AbstractContextManager[object]:
-        """Return what keeps how its block, the answering of one question, ends."""
+    def asked(self, slo: Slo, arrived_ms: float) -> AbstractContextManager[object]:
+        """Return a context manager that records how the question answered in its block ends."""
         if self._path is None:
             return _OFF
-        return _Asked(Entry(promise, arrived_ms), self._clock, self._add)
+        return _Asked(Entry(slo, arrived_ms), self._clock, self._add)
 
     def decided(self, decision: Decision, size: Size) -> None:
-        """Note what was decided for the question at hand; `size`: of all of it."""
+        """Record the decision about the current question; `size`: of its whole context."""
         if (entry := _entry.get()) is None:
             return
         entry.size, entry.reason = size, decision.reason
         if (option := decision.option) is not None:
             entry.plan, entry.predicted_ms = option.plan.name, round(option.predicted_ms, 3)
 
-    def refused_unread(self, promise: Callable[[], Slo], reason: str) -> None:
-        """Keep that a request was refused from its headers alone; what is in it, nobody knows."""
-        if self._path is None:
-            return
-        with suppress(BertierError):  # it would have got no further
-            self._add(Entry(promise(), self._clock(), reason=reason, outcome="refused"))
+    def refused_unread(self, slo: Slo, reason: str) -> None:
+        """Record a request that was refused by its headers, before its body was read."""
+        if self._path is not None:
+            self._add(Entry(slo, self._clock(), reason=reason, outcome="refused"))
 
     async def run(self) -> None:
-        """Write for ever; at once over where nothing is kept."""
+        """Write forever; return at once where no file is configured."""
         while self._path is not None:
             await asyncio.sleep(PERIOD_S)
             await asyncio.to_thread(self.write)
 
     def write(self) -> None:
-        """Write what waits. Blocks as long as the disk does."""
+        """Write the queued lines. Blocks on the disk."""
         with self._writing:
             self._write()
 
@@ -192,7 +190,7 @@ def _outcome(error: BaseException | None) -> str:
 
 
 class _File:
-    """A file of whole lines: half of one, which a full disk or a killed process left, is taken back."""
+    """A file of whole lines: a partial line, left by a full disk or a killed process, is removed."""
 
     def __init__(self, path: Path) -> None:
         """Raises: OSError."""
@@ -206,7 +204,7 @@ class _File:
 
     @property
     def moved(self) -> bool:
-        """Is another file, or none, at the path by now?"""
+        """Whether the path now names another file, or none."""
         try:
             found = self._path.stat()
         except OSError:
@@ -214,7 +212,7 @@ class _File:
         return (found.st_dev, found.st_ino) != self._is
 
     def append(self, chunk: bytes) -> None:
-        """Write all of it, or none. Raises: OSError."""
+        """Write the whole chunk or nothing. Raises: OSError."""
         before, left = os.fstat(self._number).st_size, memoryview(chunk)
         try:
             while left:

@@ -14,10 +14,10 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-CONSOLE = "%(asctime)s %(levelname)-7s %(name)s%(request)s %(message)s%(told)s"
+CONSOLE = "%(asctime)s %(levelname)-7s %(name)s%(request)s %(message)s%(details)s"
 # Libraries that say more than their share at our levels.
 QUIET = ("asyncio", "httpx2", "httpcore2", "hpack")
-FIELDS = "fields"  # of a record: what it tells beside its message, by name
+FIELDS = "fields"  # attribute of a record: its fields beside the message
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 trace_id: ContextVar[str] = ContextVar("trace_id", default="")  # 32 hexadecimal digits, or none
@@ -61,8 +61,8 @@ def _add_request(record: logging.LogRecord) -> bool:
     record.request = f" [{known}]" if known else ""
     fields: dict[str, Any] = getattr(record, FIELDS, {})
     # As JSON, a line break in a text starts no line of its own.
-    told = (f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in fields.items())
-    record.told = "".join(f" {each}" for each in told)
+    details = (f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in fields.items())
+    record.details = "".join(f" {each}" for each in details)
     return True
 
 

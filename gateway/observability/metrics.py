@@ -1,6 +1,6 @@
-"""Every Prometheus metric of the gateway, and what is counted in it; label values come from bounded sets only.
+"""Every Prometheus metric of the gateway and the methods that update it; label values are bounded.
 
-What each one is stands in metrics_declared; how a scrape is answered, in exposition.
+`metrics_declared` describes each metric; `exposition` answers scrapes.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from prometheus_client import (
     ProcessCollector,
 )
 
-from gateway.domain import STAGES, Gave, Timings
+from gateway.domain import STAGES, SloViolation, Timings
 from gateway.observability import metrics_declared as declared
 from gateway.observability.metrics_declared import (
     CLOSINGS,
     DENIALS,
     FILES,
-    FRONTS,
+    FRONTENDS,
     HEDGED,
-    PROMISES,
+    OBJECTIVES,
     Declared,
 )
 from gateway.slo import DEADLINE_FACTOR, STANDARD_CLASSES, SloClass
@@ -68,13 +68,13 @@ class Metrics:
         self._declare_requests(seconds)
         self._declare_models(seconds)
         self._declare_catalog()
-        self._declare_evidence()
+        self._declare_certificate_tests()
         self._declare_access()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
         # Looking a child up costs more than counting in it; how many there are is bounded.
         self._decided = cache(self.decisions.labels)
-        self._kept = cache(self._find_kept)
+        self._objective = cache(self._find_objectives)
         self._predicted = cache(self._find_predicted)
         self._ratio = cache(self.prediction_ratio.labels)
         self._inferred = cache(self.inference.labels)
@@ -82,12 +82,12 @@ class Metrics:
         self._tokens = cache(self._find_tokens)
         self._ended = cache(self.requests.labels)
         self._lasted = cache(self.duration.labels)
-        self._gave = cache(self.slo.labels)
+        self._violated = cache(self.slo.labels)
         self._stages = [(name, self.stage.labels(name)) for name in STAGES]
         self._bear(classes)
 
     def _declare_requests(self, seconds: Sequence[float]) -> None:
-        """What callers asked, and what they got."""
+        """Requests and answers."""
         self.requests = self._counter(declared.REQUESTS)
         self.duration = self._histogram(declared.DURATION, edges=seconds)
         self.stage = self._histogram(declared.STAGE, edges=seconds)
@@ -103,7 +103,7 @@ class Metrics:
         self.retries = self._counter(declared.RETRIES)
 
     def _declare_models(self, seconds: Sequence[float]) -> None:
-        """How the variants and their server do."""
+        """Variants and their model server."""
         self.inference = self._histogram(declared.INFERENCE, edges=seconds)
         self.batch = self._histogram(declared.BATCH, edges=COUNTS)
         self.tokens = self._counter(declared.TOKENS)
@@ -111,7 +111,7 @@ class Metrics:
         self.prediction_ratio = self._histogram(declared.PREDICTION_RATIO, edges=RATIOS)
         self.backend_up = self._gauge(declared.BACKEND_UP)
         self.backend_restarts = self._counter(declared.BACKEND_RESTARTS)
-        self.asked_again = self._counter(declared.ASKED_AGAIN)
+        self.repeated = self._counter(declared.REPEATED_CALLS)
         self.instances_lost = self._counter(declared.INSTANCES_LOST)
         self.model_reloads = self._counter(declared.MODEL_RELOADS)
         self.healing = self._gauge(declared.HEALING)
@@ -122,13 +122,13 @@ class Metrics:
         self.breaker_changes = self._counter(declared.BREAKER_CHANGES)
 
     def _declare_replicas(self) -> None:
-        """How each of several model servers does."""
+        """Each of several model servers."""
         self.replica_up = self._gauge(declared.REPLICA_UP)
         self.replica_in_flight = self._gauge(declared.REPLICA_IN_FLIGHT)
         self.replica_ejections = self._counter(declared.REPLICA_EJECTIONS)
 
     def _declare_access(self) -> None:
-        """Who asked, and who was turned away at the door."""
+        """Connections and API keys."""
         self.connections = self._gauge(declared.CONNECTIONS)
         self.connections_closed = self._counter(declared.CONNECTIONS_CLOSED)
         self.denied = self._counter(declared.DENIED)
@@ -138,7 +138,7 @@ class Metrics:
         self.reload_refused = self._gauge(declared.RELOAD_REFUSED)
 
     def _declare_catalog(self) -> None:
-        """What is served."""
+        """The catalog that is served."""
         self.variant_up = self._gauge(declared.VARIANT_UP)
         self.hash_matches = self._gauge(declared.HASH_MATCHES)
         self.certified_f1 = self._gauge(declared.CERTIFIED_F1)
@@ -150,8 +150,8 @@ class Metrics:
         self.decisions_lost = self._counter(declared.DECISIONS_LOST)
         self.build = self._info(declared.BUILD)
 
-    def _declare_evidence(self) -> None:
-        """Whether certificates still hold for what is asked."""
+    def _declare_certificate_tests(self) -> None:
+        """Tests whether certificates still hold."""
         self.shadows = self._counter(declared.SHADOWS)
         self.certificate_evidence = self._gauge(declared.CERTIFICATE_EVIDENCE)
         self.certificate_broken = self._gauge(declared.CERTIFICATE_BROKEN)
@@ -159,15 +159,15 @@ class Metrics:
         self.confidence_shifted = self._gauge(declared.CONFIDENCE_SHIFTED)
 
     def _bear(self, classes: Iterable[str]) -> None:
-        """Show at 0 what may come: of a series that begins at 1 `rate` and `increase` miss the first event."""
+        """Create series at 0: `rate` and `increase` miss the first event of a series that begins at 1."""
         for slo_class in classes:
             self.partial_answers.labels(slo_class)
             for held in (True, False):
-                self._kept(slo_class, *[held] * len(PROMISES))
+                self._objective(slo_class, *[held] * len(OBJECTIVES))
         rare = (
             (self.hedges, product(HEDGED)),
             (self.connections_closed, product(CLOSINGS)),
-            (self.denied, product(FRONTS, DENIALS)),
+            (self.denied, product(FRONTENDS, DENIALS)),
             (self.reloads, product(FILES, ("loaded", "refused"))),
             (self.reload_refused, product(FILES)),
             (self.catalog_switches, product(("switched", "refused"))),
@@ -198,32 +198,34 @@ class Metrics:
         self._ratio(variant).observe(ratio)
 
     def note_answer(
-        self, slo_class: str, gave: Sequence[Gave], timings: Timings, n_windows: int
+        self, slo_class: str, violations: Sequence[SloViolation], timings: Timings, n_windows: int
     ) -> None:
-        """Count an answer: where its time went, and what became of its promise."""
+        """Count an answer: the time of its stages and what it violates."""
         for name, stage in self._stages:
             stage.observe(getattr(timings, name) / 1e3)
         self.windows.observe(n_windows)
-        for outcome in gave or ("met",):
-            self._gave(slo_class, outcome).inc()
-        if Gave.PARTIAL in gave:
+        for outcome in violations or ("met",):
+            self._violated(slo_class, outcome).inc()
+        if SloViolation.PARTIAL in violations:
             self.partial_answers.labels(slo_class).inc()
-        late = Gave.LATE in gave
-        for counter in self._kept(slo_class, not late, len(gave) == late, not gave):
+        late = SloViolation.LATE in violations
+        for counter in self._objective(
+            slo_class, not late, len(violations) == late, not violations
+        ):
             counter.inc()
 
     def note_broken(self, slo_class: str) -> None:
         """Count a request that got no answer through no fault of its caller."""
-        for counter in self._kept(slo_class, *[False] * len(PROMISES)):
+        for counter in self._objective(slo_class, *[False] * len(OBJECTIVES)):
             counter.inc()
 
     def note_request(
-        self, front: str, slo_class: str, outcome: str, took_s: float, trace_id: str = ""
+        self, frontend: str, slo_class: str, outcome: str, took_s: float, trace_id: str = ""
     ) -> None:
         """Count how a request ended; its trace becomes an exemplar of the duration."""
-        self._ended(front, slo_class, outcome).inc()
+        self._ended(frontend, slo_class, outcome).inc()
         exemplar = {"trace_id": trace_id} if trace_id else None
-        self._lasted(front, slo_class).observe(took_s, exemplar)
+        self._lasted(frontend, slo_class).observe(took_s, exemplar)
 
     def note_breaker(self, variant: str, state: str) -> None:
         """Count that a variant's breaker came to another state: `open` or `closed`."""
@@ -254,17 +256,17 @@ class Metrics:
         for plan, floor in floors.items():
             self.certified_f1.labels(plan).set(floor)
 
-    def note_plan(self, plan: str, log10_evidence: float, *, broken: bool) -> None:
+    def note_plan(self, plan: str, log10_e_value: float, *, broken: bool) -> None:
         """Show what is known against a plan's certificate."""
-        self.certificate_evidence.labels(plan).set(log10_evidence)
+        self.certificate_evidence.labels(plan).set(log10_e_value)
         self.certificate_broken.labels(plan).set(broken)
 
-    def note_confidence(self, variant: str, log10_evidence: float, *, shifted: bool) -> None:
+    def note_confidence(self, variant: str, log10_e_value: float, *, shifted: bool) -> None:
         """Show whether a variant's confidence is spread as certified."""
-        self.confidence_shift.labels(variant).set(log10_evidence)
+        self.confidence_shift.labels(variant).set(log10_e_value)
         self.confidence_shifted.labels(variant).set(shifted)
 
-    def forget_evidence(self) -> None:
+    def clear_certificate_tests(self) -> None:
         """Drop what is shown of plans and variants, before that of another catalog is."""
         for gauge in (self.certificate_evidence, self.certificate_broken):
             gauge.clear()
@@ -279,10 +281,10 @@ class Metrics:
             self.windows_pending.labels(variant).set(windows)
             self.queue_wait.labels(variant).set(wait_ms / 1e3)
 
-    def _find_kept(self, slo_class: str, *kept: bool) -> list[Counter]:
-        words = ["kept" if held else "broken" for held in kept]
-        pairs = zip(PROMISES, words, strict=True)
-        return [self.slo_requests.labels(slo_class, promise, word) for promise, word in pairs]
+    def _find_objectives(self, slo_class: str, *met: bool) -> list[Counter]:
+        words = ["kept" if held else "broken" for held in met]
+        pairs = zip(OBJECTIVES, words, strict=True)
+        return [self.slo_requests.labels(slo_class, objective, word) for objective, word in pairs]
 
     def _find_predicted(self, variant: str, *held: bool) -> list[Counter]:
         words = ["within" if each else "beyond" for each in held]
@@ -299,12 +301,12 @@ class Metrics:
         return Gauge(*self._declare(what), registry=self.registry)
 
     def _info(self, what: Declared) -> Info:
-        name, told, _ = self._declare(what)  # its labels are its value
-        return Info(name.removesuffix("_info"), told, registry=self.registry)
+        name, description, _ = self._declare(what)  # its labels are its value
+        return Info(name.removesuffix("_info"), description, registry=self.registry)
 
     def _histogram(self, what: Declared, edges: Sequence[float]) -> Histogram:
         return Histogram(*self._declare(what), buckets=edges, registry=self.registry)
 
     def _declare(self, what: Declared) -> tuple[str, str, tuple[str, ...]]:
         self.declared.append(what)
-        return what.name, what.told, what.labels
+        return what.name, what.description, what.labels

@@ -1,15 +1,15 @@
-"""What each Prometheus metric is: name, kind, what it tells, labels; values only, and no metric itself.
+"""The declaration of each Prometheus metric: name, kind, description and labels. Creates no metric.
 
-All values of labels are told in metrics_doc; the metrics are made of these in metrics.
+`metrics` creates the metrics from these; `gateway.docs.metrics` documents the values of the labels.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Values of labels that are the same in every gateway.
-PROMISES = ("latency", "accuracy", "joint")
-FRONTS = ("http", "grpc")
+# Label values that are the same in every gateway.
+OBJECTIVES = ("latency", "accuracy", "joint")
+FRONTENDS = ("http", "grpc")
 HEDGED = ("won", "lost", "no_budget")
 DENIALS = ("missing", "unknown", "scope")
 CLOSINGS = ("slow_head", "large_head", "malformed", "idle", "stalled", "full")
@@ -18,38 +18,38 @@ FILES = ("keys", "certificate")  # that serving depends on, and that are read ag
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """A metric as its documentation tells it."""
+    """A metric as it is documented."""
 
     name: str  # as it is queried, without a histogram's endings
     kind: str  # counter, gauge or histogram
-    told: str
+    description: str
     labels: tuple[str, ...]
 
 
-def _counter(name: str, told: str, *labels: str) -> Declared:
-    return Declared(name, "counter", told, labels)
+def _counter(name: str, description: str, *labels: str) -> Declared:
+    return Declared(name, "counter", description, labels)
 
 
-def _gauge(name: str, told: str, *labels: str) -> Declared:
-    return Declared(name, "gauge", told, labels)
+def _gauge(name: str, description: str, *labels: str) -> Declared:
+    return Declared(name, "gauge", description, labels)
 
 
-def _histogram(name: str, told: str, *labels: str) -> Declared:
-    return Declared(name, "histogram", told, labels)
+def _histogram(name: str, description: str, *labels: str) -> Declared:
+    return Declared(name, "histogram", description, labels)
 
 
-_info = _gauge  # whose value is 1: its labels tell
+_info = _gauge  # a gauge of value 1; the labels hold the information
 
 
 # What callers asked, and what they got.
 REQUESTS = _counter(
     "bertier_requests_total",
-    "Requests by front, SLO class and outcome (ok or the error's kind).",
+    "Requests by frontend, SLO class and outcome (ok or the kind of the error).",
     *("front", "slo_class", "outcome"),
 )
 DURATION = _histogram(
     "bertier_request_duration_seconds",
-    "From the request read to the answer ready, failures included.",
+    "Time from the request read to the answer ready, failures included.",
     *("front", "slo_class"),
 )
 STAGE = _histogram(
@@ -72,45 +72,45 @@ DECISIONS = _counter(
 )
 SLO = _counter(
     "bertier_slo_outcomes_total",
-    "Answers by SLO class and what became of the promise (met, or what gave).",
+    "Answers by SLO class and outcome: met, or each violation of the SLO.",
     *("slo_class", "outcome"),
 )
 SLO_REQUESTS = _counter(
     "bertier_slo_requests_total",
-    "Requests that were not the caller's fault, by which promise was kept or broken;"
-    " one that is refused under load or fails breaks all.",
+    "Requests without a fault of the caller, by objective and outcome;"
+    " a request that is refused under load or fails breaks every objective.",
     *("slo_class", "promise", "outcome"),
 )
 PARTIAL_ANSWERS = _counter(
     "bertier_partial_answers_total",
-    "Answers from a part of a long context, as the time did not suffice for all of it.",
+    "Answers from a part of a long context, because there was no time for all of it.",
     "slo_class",
 )
 HEDGES = _counter(
     "bertier_hedges_total",
-    "Strict requests whose answer was late, by what came of asking a second time.",
+    "Hedged requests (strict, and late), by result of the second call.",
     "outcome",
 )
 SHEDS = _counter(
     "bertier_sheds_total",
-    "Requests refused from their headers alone, before they were read.",
+    "Requests refused by admission control, before their bodies were read.",
     *("front", "reason"),
 )
 ESCALATIONS = _counter(
     "bertier_escalations_total",
-    "Stages of cascades that were left, by what became of the answer: kept, asked of the next"
-    " variant, or kept because the time left, or a failing variant, did not allow to ask.",
+    "Completed stages of cascades, by outcome: the answer was kept, escalated to the next variant,"
+    " or kept because the time left or a failing variant cut the escalation.",
     *("plan", "outcome"),
 )
 RETRIES = _counter(
     "bertier_retries_total",
-    "Requests whose first variant failed, by what came of it.",
+    "Requests whose first variant failed, by result of the retry.",
     "outcome",
 )
 # How the variants and their server do.
 INFERENCE = _histogram(
     "bertier_inference_duration_seconds",
-    "From what is sent for one stage of a request to its logits, the server's queue included.",
+    "Time from sending one stage of a request to its logits, including the queue of the server.",
     "variant",
 )
 BATCH = _histogram(
@@ -154,17 +154,17 @@ QUEUE_WAIT = _gauge(
 )
 BREAKER_OPEN = _gauge(
     "bertier_breaker_open",
-    "1 while the variant is left alone because it fails, or is being probed, else 0.",
+    "1 while the circuit breaker of the variant is open or half-open, else 0.",
     "variant",
 )
 BREAKER_CHANGES = _counter(
     "bertier_breaker_changes_total",
-    "Breakers that came to a state.",
+    "Changes of circuit breakers, by new state.",
     *("variant", "state"),
 )
-ASKED_AGAIN = _counter(
+REPEATED_CALLS = _counter(
     "bertier_asked_again_total",
-    "Requests to the model server that one instance left unanswered, so that another was asked.",
+    "Requests repeated because one model instance left them unanswered.",
     "variant",
 )
 INSTANCES_LOST = _counter(
@@ -185,7 +185,7 @@ HEALING = _gauge(
 # How each of several model servers does.
 REPLICA_UP = _gauge(
     "bertier_replica_up",
-    "1 while the model server is ready and not left alone for failing, else 0.",
+    "1 while the model server is ready and not ejected, else 0.",
     "replica",
 )
 REPLICA_IN_FLIGHT = _gauge(
@@ -195,7 +195,7 @@ REPLICA_IN_FLIGHT = _gauge(
 )
 REPLICA_EJECTIONS = _counter(
     "bertier_replica_ejections_total",
-    "How often a model server, or a variant on it, was left alone because it failed.",
+    "How often a model server, or a variant on it, was ejected because it failed.",
     "replica",
 )
 # Who connected, who asked, and who was turned away.
@@ -210,17 +210,17 @@ CONNECTIONS_CLOSED = _counter(
 )
 DENIED = _counter(
     "bertier_denied_total",
-    "Requests turned away for their key.",
+    "Requests refused for their API key.",
     *("front", "reason"),
 )
 KEY_REQUESTS = _counter(
     "bertier_key_requests_total",
-    "Questions by the API key that asked them.",
+    "Questions by API key.",
     *("key", "outcome"),
 )
 RELOADS = _counter(
     "bertier_reloads_total",
-    "Files that serving depends on, read again because they changed.",
+    "Reloads of files that serving depends on.",
     *("file", "result"),
 )
 CERTIFICATE_ENDS = _gauge(
@@ -229,7 +229,7 @@ CERTIFICATE_ENDS = _gauge(
 )
 RELOAD_REFUSED = _gauge(
     "bertier_reload_refused",
-    "1 while such a file cannot be used, and what it held before serves on, else 0.",
+    "1 while such a file cannot be used and its previous contents stay in use, else 0.",
     "file",
 )
 # What is served.
@@ -282,7 +282,7 @@ BUILD = _info(
 # Whether certificates still hold for what is asked.
 SHADOWS = _counter(
     "bertier_shadow_total",
-    "Sampled requests by what the largest variant said when it was asked, too.",
+    "Shadow answers by how they compare with the answer of the largest variant.",
     *("plan", "outcome"),
 )
 CERTIFICATE_EVIDENCE = _gauge(
@@ -292,7 +292,7 @@ CERTIFICATE_EVIDENCE = _gauge(
 )
 CERTIFICATE_BROKEN = _gauge(
     "bertier_certificate_broken",
-    "1 when that evidence is beyond doubt: the plan is not trusted until certified anew; else 0.",
+    "1 when that evidence reaches the alarm: the plan is not trusted until it is certified again; else 0.",
     "plan",
 )
 CONFIDENCE_SHIFT = _gauge(
@@ -302,6 +302,6 @@ CONFIDENCE_SHIFT = _gauge(
 )
 CONFIDENCE_SHIFTED = _gauge(
     "bertier_confidence_shifted",
-    "1 when that evidence is beyond doubt, else 0; it reroutes nothing.",
+    "1 when that evidence reaches the alarm, else 0; routing does not change.",
     "variant",
 )

@@ -24,15 +24,15 @@ log = logging.getLogger(__name__)
 
 EXPORTER = "OTEL_TRACES_EXPORTER"
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-TELL_EVERY_S = 60.0  # that a collector does not take spans
-FLUSH_S = 2.0  # what the last spans may hold up an end
+TELL_EVERY_S = 60.0  # between warnings that the collector takes no spans
+FLUSH_S = 2.0  # the longest that sending the last spans may delay a stop
 
 Attributes = Mapping[str, str | float]
 
 
 @dataclass(frozen=True, slots=True)
 class RequestSpan:
-    """The span of one request, as the fronts see it."""
+    """The span of one request, as the frontends see it."""
 
     span: Span
 
@@ -42,7 +42,7 @@ class RequestSpan:
         return f"{self.span.get_span_context().trace_id:032x}"
 
     def end(self, outcome: str, *, failed: bool) -> None:
-        """Tell how the request ended; `failed`: through no fault of its caller."""
+        """Record how the request ended; `failed`: without a fault of the caller."""
         self.span.set_attribute("bertier.outcome", outcome)
         if failed:
             self.span.set_attribute("error.type", outcome)
@@ -88,7 +88,7 @@ class Tracing:
                 raise
 
     def annotate(self, attributes: Attributes) -> None:
-        """Tell the request's span, whatever stage is open."""
+        """Add attributes to the request's span, whatever stage is open."""
         span = self._request.get()
         if span is not None:
             span.set_attributes(attributes)
@@ -133,7 +133,7 @@ class Tracing:
 
 
 class _Exporter(SpanExporter):
-    """Another exporter, whose failures are told now and then instead of each time."""
+    """Wraps an exporter and logs its failures now and then, instead of each one."""
 
     def __init__(self, inner: SpanExporter) -> None:
         self._inner = inner

@@ -1,7 +1,7 @@
-"""Spans of requests and their stages, and the W3C trace context in and on. Off until `start` is asked.
+"""Trace spans of requests and their stages, and the W3C trace context. Off until `start` switches it on.
 
-Off, it costs next to nothing and needs no library; what a span is made of is otel's matter. Spans hold no
-text of a question, a context or an answer.
+While off, it costs almost nothing and needs no library; `otel` makes the spans. Spans never contain the text of a
+question, a context or an answer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 TRACEPARENT = re.compile(
     r"(?P<version>[0-9a-f]{2})-(?P<trace>(?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
 )
-ASKING = (
+TRACE_VARIABLES = (
     *("OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),
     "OTEL_EXPORTER_OTLP_ENDPOINT",
 )
@@ -37,12 +37,12 @@ _active: Tracing | None = None
 
 
 def start(version: str) -> bool:
-    """Switch tracing on where OTEL_* variables ask for it; return whether it is on.
+    """Switch tracing on if OTEL_* variables configure it; return whether it is on.
 
-    What is wrong with them is logged; questions are answered all the same.
+    An error in them is logged; the gateway serves without traces.
     """
     global _active
-    asked = _asked_by(os.environ)
+    asked = _configured_by(os.environ)
     if asked is None:
         return False
     try:
@@ -50,16 +50,16 @@ def start(version: str) -> bool:
 
         _active = Tracing(version, os.environ)
     except ImportError as exc:
-        log.error("no traces: %s asks for them, but %s; install the extra `otel`", asked, exc)
+        log.error("no traces: %s is set, but %s; install the extra `otel`", asked, exc)
     except Exception as exc:  # noqa: BLE001 (the SDK says in many ways what it cannot read)
         log.error("no traces: the OTEL_* variables cannot be used: %s", exc)
     else:
-        log.info("traces are on, as %s asks", asked)
+        log.info("traces are on, because %s is set", asked)
     return _active is not None
 
 
 def stop() -> None:
-    """Send what is left, for a short time, and switch tracing off."""
+    """Send the remaining spans, for a short time, and switch tracing off."""
     global _active
     if _active is not None:
         _active.close()
@@ -76,37 +76,37 @@ def receive(traceparent: str | None, tracestate: str | None) -> str:
     return found["trace"]
 
 
-def request(front: str, request_id: str) -> AbstractContextManager[RequestSpan | None]:
-    """Open the span of one request, under the caller's where there is one."""
+def request(frontend: str, request_id: str) -> AbstractContextManager[RequestSpan | None]:
+    """Open the span of one request, as a child of the caller's span if there is one."""
     if _active is None:
         return _OFF
     return _active.request(
-        _parent.get(), {"bertier.front": front, "bertier.request_id": request_id}
+        _parent.get(), {"bertier.front": frontend, "bertier.request_id": request_id}
     )
 
 
 def stage(name: str, variant: str = "") -> AbstractContextManager[None]:
-    """Open the span of one stage of the request at hand."""
+    """Open the span of one stage of the current request."""
     if _active is None:
         return _OFF
     return _active.stage(name, {"bertier.variant": variant} if variant else {})
 
 
 def queued(wait_ms: float) -> None:
-    """Record the wait in the gateway that the open stage began with."""
+    """Record the wait in the gateway at the beginning of the open stage."""
     if _active is not None:
         _active.record("queue", wait_ms)
 
 
-def decided(promise: Slo, decision: Decision, size: Size) -> None:
-    """Tell the request's span what was asked and what was chosen."""
+def decided(slo: Slo, decision: Decision, size: Size) -> None:
+    """Add the SLO and the decision to the request's span."""
     if _active is not None:
         _active.annotate(
             {
-                "bertier.slo.class": promise.slo_class,
-                "bertier.slo.latency_ms": promise.latency_ms,
-                "bertier.slo.min_f1": promise.min_f1,
-                "bertier.slo.policy": promise.policy.value,
+                "bertier.slo.class": slo.slo_class,
+                "bertier.slo.latency_ms": slo.latency_ms,
+                "bertier.slo.min_f1": slo.min_f1,
+                "bertier.slo.policy": slo.policy.value,
                 "bertier.bucket_tokens": size.bucket,
                 "bertier.windows": size.n_windows,
                 "bertier.reason": decision.reason.value,
@@ -116,7 +116,7 @@ def decided(promise: Slo, decision: Decision, size: Size) -> None:
 
 
 def answered(what: Answered) -> None:
-    """Tell the request's span what answered, and what became of the promise."""
+    """Add the answering variant and the SLO outcome to the request's span."""
     if _active is not None:
         _active.annotate(
             {
@@ -129,15 +129,15 @@ def answered(what: Answered) -> None:
 
 
 def outgoing() -> tuple[tuple[str, str], ...] | None:
-    """Return the open span's context, as metadata of a call to a server behind us."""
+    """Return the context of the open span, as metadata of a call to a model server."""
     return None if _active is None else _active.outgoing()
 
 
-def _asked_by(environ: Mapping[str, str]) -> str | None:
-    """Return the variable that asks for traces; None: none does."""
+def _configured_by(environ: Mapping[str, str]) -> str | None:
+    """Return the variable that configures traces; None: there is none."""
     if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
-    asking = [name for name in ASKING if environ.get(name)]
-    if not asking or environ.get("OTEL_TRACES_EXPORTER") == "none":
+    configured = [name for name in TRACE_VARIABLES if environ.get(name)]
+    if not configured or environ.get("OTEL_TRACES_EXPORTER") == "none":
         return None
-    return asking[0]
+    return configured[0]

@@ -1,4 +1,4 @@
-"""Characters as a reader sees them: where a text may be cut, and whether it holds anything to read.
+"""Grapheme clusters, the characters that a reader sees: where a text may be cut, and whether it is visible.
 
 Knows no tokens and no models. Source: Unicode Standard Annex 29 (extended grapheme clusters), by the
 `regex` package, whose tables follow the Unicode releases.
@@ -32,7 +32,7 @@ _VISIBLE = regex.compile(
 
 
 def has_visible(text: str) -> bool:
-    """Say whether there is anything to read: more than space, controls and format characters."""
+    """Return whether a text has visible characters, not only space, control and format characters."""
     return _VISIBLE.search(text) is not None
 
 

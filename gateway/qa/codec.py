@@ -21,7 +21,7 @@ from gateway.qa.characters import has_visible, long_clusters
 from gateway.qa.token_cache import Tokens, WordMemory
 
 MAX_TOKENS = 384
-TYPICAL_TOKENS = 192  # of a request that nobody described; one of the buckets
+TYPICAL_TOKENS = 192  # assumed for a request without a size; one of the buckets
 OVERLAP_TOKENS = 128
 MAX_QUESTION_TOKENS = 128
 MAX_ANSWER_TOKENS = 30
@@ -42,7 +42,7 @@ class SpanEncoder:
         self._frame = _Frame.of(tokenizer)
         self._max_tokens = max_tokens
         self._overlap = min(overlap, max_tokens // 3)
-        # A window holds more of the context than the overlap, or the windows would not move on.
+        # A window holds more of the context than the overlap; else the windows would not advance.
         room = max_tokens - self._overlap - self._frame.n_tokens - 1
         self._max_question_tokens = min(MAX_QUESTION_TOKENS, room)
 
@@ -58,7 +58,7 @@ class SpanEncoder:
         return SpanEncoder(self.tokenizer, max_tokens=max_tokens)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of some tokens, as the vocabulary spells it."""
+        """Return the text of some tokens, in the spelling of the vocabulary."""
         return self.tokenizer.decode([int(i) for i in ids])
 
     def encode(self, question: Question) -> Windows:
@@ -183,19 +183,19 @@ def bucket_of(n_tokens: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the logits say before any threshold: spans, best first, and no answer against the best."""
+    """The answer spans before any threshold, best first, and the no-answer score against the best."""
 
     spans: tuple[Span, ...]
     difference: float  # no-answer score less the best span's
 
 
 def decode(windows: Windows, logits: Logits, question: Question, how: Decoding) -> Answer:
-    """Return the answer that the logits of all windows give together."""
+    """Return the answer from the logits of all windows."""
     return answer_of(read(windows, logits, question), how, question.top_k)
 
 
 def read(windows: Windows, logits: Logits, question: Question) -> Reading:
-    """Return the best spans of all windows, weighed against each other and against no answer.
+    """Return the best spans of all windows, normalized against each other and against no answer.
 
     Source: Devlin et al. 2019, section 4.3 (span score against the no-answer score at [CLS]).
     """
@@ -227,7 +227,7 @@ def answer_of(reading: Reading, how: Decoding, top_k: int = 1) -> Answer:
 
 
 def score_features(reading: Reading, null_threshold: float) -> tuple[float, float]:
-    """Return what an answer's score is computed from: margin to the threshold, log share of the best span."""
+    """Return the features of an answer's score: margin to the threshold, log share of the best span."""
     if not reading.spans:
         return SCORE_CLIP, 0.0
     margin = min(abs(reading.difference - null_threshold), SCORE_CLIP)

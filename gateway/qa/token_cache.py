@@ -1,7 +1,7 @@
-"""Text to token ids and offsets, word by word; what a word became is remembered.
+"""A tokenizer with a cache of words: text to token ids and offsets.
 
-The library does all the tokenizing. Most words of a running text were seen before, and looking
-them up takes a fraction of the time of a fresh look at every character.
+The library does all the tokenizing. Most words of a text occurred before; a look-up takes a fraction of the time of
+tokenizing them again.
 Text is data: the name of a special token (`[SEP]`) written in a text is read as its characters.
 """
 
@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from gateway.errors import RepositoryError
 
-MAX_REMEMBERED_CHARS = 400_000  # of all words together, some 60,000; then the memory begins anew
+MAX_REMEMBERED_CHARS = 400_000  # of all words together, some 60,000; then the cache is cleared
 
 # White space at which these tokenizers split, whatever stands on either side.
 _WORD = re.compile(r"[^ \t\n\r]+")
@@ -39,7 +39,7 @@ class Tokens:
 
 
 class WordMemory:
-    """Tokenizes as the library does, and remembers words. Safe to use from several threads."""
+    """Tokenizes as the library does, with a cache of words. Thread-safe."""
 
     def __init__(self, tokenizer: Tokenizer, max_chars: int = MAX_REMEMBERED_CHARS) -> None:
         """Has the tokenizer read special tokens' names as plain text from now on.
@@ -55,7 +55,7 @@ class WordMemory:
         self._chars = 0
 
     def tokens_of(self, text: str) -> Tokens:
-        """Return what the library makes of the text, without special tokens."""
+        """Return the library's tokens of the text, without special tokens."""
         if not self._by_word or len(text) > self._max_chars:
             encoding = self._tokenizer.encode(text, add_special_tokens=False)
             offsets = [_trimmed(text, begin, end) for begin, end in encoding.offsets]
@@ -75,14 +75,14 @@ class WordMemory:
         return tokens
 
     def _knowing(self, words: Iterable[str]) -> dict[str, Pieces]:
-        """Return the memory, with these words in it."""
+        """Return the cache after adding these words."""
         known = self._known
         new = {word for word in words if word not in known}
         if not new:
             return known
         n_chars = sum(map(len, new))
         if self._chars + n_chars > self._max_chars:
-            known = self._known = {}  # whoever reads the old one keeps it
+            known = self._known = {}  # other threads may still read the old dict
             new, self._chars = set(words), 0
             n_chars = sum(map(len, new))
         known.update(self._learn(list(new)))
@@ -114,7 +114,7 @@ def _trimmed(text: str, begin: int, end: int) -> tuple[int, int]:
 
 
 def splits_at_white_space(tokenizer: Tokenizer) -> bool:
-    """Is a text's tokenization that of its words, one after the other?"""
+    """Whether the tokens of a text are those of its words, one after the other."""
     how = json.loads(tokenizer.to_str())
     splitting, normalizer = how.get("pre_tokenizer") or {}, how.get("normalizer")
     added = [t for t in how.get("added_tokens") or [] if not t["special"]]

@@ -1,6 +1,6 @@
-"""A plan at work on one request: its variants are asked in turn until one is sure of its answer.
+"""Runs a plan on one request: asks its variants in order until one is confident of its answer.
 
-A direct plan is a cascade of one. Which plan it is was chosen before (service.py); knows no protocol.
+A direct plan is a cascade of one variant. The plan is chosen in service.py. Knows no protocol.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from gateway.catalog.schema import Variant
 from gateway.domain import (
     Answer,
     Decision,
-    Gave,
     Inference,
     Ints,
     Option,
@@ -23,6 +22,7 @@ from gateway.domain import (
     Size,
     Slo,
     SloPolicy,
+    SloViolation,
     Timings,
     Windows,
 )
@@ -39,22 +39,24 @@ from gateway.serving_set import ServingSet
 log = logging.getLogger(__name__)
 
 LONG_TEXT_CHARS = 8_000  # above this, tokenizing and decoding leave the event loop
-RESERVE = 0.05  # of the deadline: kept from an escalation that hangs, to return the answer at hand
+RESERVE = (
+    0.05  # share of the deadline that a hanging escalation leaves, to return the answer at hand
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One request, encoded: what every attempt to answer it starts from."""
+    """One encoded request: the input of every attempt to answer it."""
 
     question: Question
-    promise: Slo
+    slo: Slo
     serving: ServingSet
     windows: Windows
     arrived_ms: float
     began_ms: float
     encoded_ms: float
-    sampled: bool  # drawn at its arrival to be asked of the largest variant, too
-    order: Ints | None = None  # windows to ask, the most promising first; None: there is but one
+    sampled: bool  # drawn on arrival for a shadow answer of the largest variant
+    order: Ints | None = None  # windows to ask, the most promising first; None: there is only one
 
     @property
     def size(self) -> Size:
@@ -63,11 +65,11 @@ class Job:
 
     @property
     def whole(self) -> Size:
-        """The size of all of the context, asked or not."""
+        """The size of the whole context, including windows that are not asked."""
         return Size(self.windows.input_ids.shape[1], self.windows.n_windows)
 
     def shortened(self) -> Job:
-        """Return the same with the better half of its windows."""
+        """Return the job with the more promising half of its windows."""
         assert self.order is not None
         return replace(self, order=self.order[: (len(self.order) + 1) // 2])
 
@@ -77,24 +79,27 @@ class Outcome:
     """The answer of a plan."""
 
     answer: Answer
-    variant: str  # that gave it
-    first: Answer  # of the plan's first variant: only that one sees all kinds of questions
-    cut: bool  # it doubted the answer, and did not get to ask the next variant
-    partial: bool  # not all of the context was read
+    variant: str  # that answered
+    first: Answer  # of the plan's first variant, the only one that sees every question
+    cut: bool  # the answer was below the threshold, but the next variant could not be asked
+    partial: bool  # part of the context was not read
     timings: Timings
 
 
-def gave_of(decision: Decision, outcome: Outcome, *, late: bool) -> tuple[Gave, ...]:
-    """Return which promises were not kept in the end: lateness as measured, not as predicted."""
-    told = [Gave.LATE] if late else []
-    told += [gave for gave in decision.gave if gave is not Gave.LATE]
-    told += [Gave.ESCALATION_CUT] if outcome.cut else []
-    return (*told, Gave.PARTIAL) if outcome.partial else tuple(told)
+def final_violations(
+    decision: Decision, outcome: Outcome, *, late: bool
+) -> tuple[SloViolation, ...]:
+    """Return what the answer violates in the end; `late` is measured, not predicted."""
+    violations = [SloViolation.LATE] if late else []
+    violations += [v for v in decision.violations if v is not SloViolation.LATE]
+    violations += [SloViolation.ESCALATION_CUT] if outcome.cut else []
+    violations += [SloViolation.PARTIAL] if outcome.partial else []
+    return tuple(violations)
 
 
 @dataclass(frozen=True, slots=True)
 class _Stage:
-    """What one variant said, and when, ms."""
+    """The answer of one variant and its times, ms."""
 
     variant: str
     answer: Answer
@@ -106,7 +111,7 @@ class _Stage:
 
 
 class Cascade:
-    """Asks the variants of plans, and has what becomes of each seen by what predicts."""
+    """Asks the variants of a plan and reports each outcome to the latency model and the breakers."""
 
     def __init__(
         self,
@@ -121,13 +126,13 @@ class Cascade:
         self._clock = clock
 
     async def answer(self, job: Job, option: Option) -> Outcome:
-        """Return the answer of the first variant that is sure, or of the last one there was time for.
+        """Return the answer of the first confident variant, or of the last one that there was time for.
 
-        Raises: BackendError, DeadlineExceeded, of the first variant: a later one that fails, or does not
-        answer in time, leaves the answer at hand.
+        Raises: BackendError, DeadlineExceeded, for the first variant only. If a later variant fails or is
+        late, the answer at hand is returned.
         """
         plan, cut = option.plan, False
-        may_be_partial = job.promise.policy is not SloPolicy.STRICT
+        may_be_partial = job.slo.policy is not SloPolicy.STRICT
         stages = [await self._ask(job, plan.variants[0], partial=may_be_partial)]
         for variant, threshold in zip(plan.variants[1:], plan.thresholds, strict=True):
             doubted = stages[-1].answer.score < threshold
@@ -142,16 +147,16 @@ class Cascade:
         return Outcome(last.answer, last.variant, stages[0].answer, cut, last.partial, timings)
 
     async def _escalate(self, job: Job, variant: str) -> _Stage | None:
-        """Ask the next variant; None: it fails, or the time left does not cover it."""
-        now, promise, serving = self._clock(), job.promise, job.serving
+        """Ask the next variant; None: it fails, or there is not enough time left."""
+        now, slo, serving = self._clock(), job.slo, job.serving
         spent_ms = now - job.arrived_ms
-        quantile = policy.quantile_for(promise.policy)
+        quantile = policy.quantile_for(slo.policy)
         predicted = serving.latency.predict_stage(variant, job.size, quantile, now)
-        if predicted.predicted_ms > policy.escalation_left_ms(promise, spent_ms):
+        if predicted.predicted_ms > policy.escalation_left_ms(slo, spent_ms):
             return None
         if variant in serving.breakers.failing(now):
             return None
-        left_ms = (1 - RESERVE) * promise.timeout_ms - spent_ms
+        left_ms = (1 - RESERVE) * slo.timeout_ms - spent_ms
         try:
             async with asyncio.timeout(left_ms / 1e3):
                 return await self._ask(job, variant, partial=False)
@@ -160,7 +165,7 @@ class Cascade:
             return None
 
     async def _ask(self, job: Job, variant: str, *, partial: bool) -> _Stage:
-        """Ask the model server once; `partial`: what was read when the time is short will do."""
+        """Ask the model server once; `partial`: accept an answer from part of the windows when time is short."""
         serving, asked = job.serving, self._clock()
         work = serving.latency.begin(variant, job.size, asked)
         breaker = serving.breakers.of(variant)
@@ -176,7 +181,7 @@ class Cascade:
             with tracing.stage("decode", variant):
                 answer = await self._decode(job, windows, inference, variant)
             done = self._clock()
-        except BaseException as exc:  # cancelled, timed out, failed: it would have taken longer
+        except BaseException as exc:  # cancelled, timed out or failed: the time is a lower bound
             now = self._clock()
             self._note(serving.latency.give_up(work, now))
             failed = isinstance(exc, BackendError)
@@ -193,7 +198,7 @@ class Cascade:
         self, job: Job, variant: str, work: Work, *, partial: bool
     ) -> tuple[Windows, Inference]:
         """Return the windows that were answered, and their logits."""
-        left_ms = job.promise.timeout_ms - (self._clock() - job.arrived_ms)
+        left_ms = job.slo.timeout_ms - (self._clock() - job.arrived_ms)
         known, windows = job.serving.catalog.variant(variant), job.windows
         if job.order is None:
             found = await self._infer_one(job, known, work, left_ms)
@@ -207,8 +212,8 @@ class Cascade:
         return windows, found
 
     async def _infer_one(self, job: Job, variant: Variant, work: Work, left_ms: float) -> Inference:
-        """Ask once, or, where it is late and a strict promise is at stake, twice."""
-        strict, ends_ms = job.promise.policy is SloPolicy.STRICT, self._clock() + left_ms
+        """Ask once; hedge a strict request that is late with a second call."""
+        strict, ends_ms = job.slo.policy is SloPolicy.STRICT, self._clock() + left_ms
         in_time = work.p95_ms + work.compute_ms < left_ms
         if not (self._hedging.on and strict and in_time):
             return await self._backend.infer(variant, job.windows, left_ms)
@@ -228,14 +233,14 @@ class Cascade:
         return await asyncio.to_thread(codec.decode, windows, logits, question, how)
 
     def _note(self, seen: Seen | None) -> None:
-        """Count whether the predicted latency held, where that is known."""
+        """Count whether the predicted latency held; `seen` None: unknown."""
         if seen is None:
             return
         self._metrics.note_prediction(seen.variant, seen.in_p95, seen.in_p99, seen.ratio)
 
 
 def _timings(job: Job, stages: list[_Stage]) -> Timings:
-    """Return where the time went, stages added up; a cut escalation's is in `total` alone."""
+    """Return the time of each stage, summed over variants; a cut escalation counts in `total` only."""
     queue_ms = sum(stage.queue_ms for stage in stages)
     return Timings(
         tokenize=job.encoded_ms - job.began_ms,

@@ -1,4 +1,4 @@
-"""The deadline of one request, around all that is done for it."""
+"""The deadline of one request: a context manager around its work."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gateway.errors import DeadlineExceeded
 
 
 class Deadline:
-    """Ends its block with DeadlineExceeded when the time of the request is up."""
+    """Ends its block with DeadlineExceeded when the deadline passes."""
 
     def __init__(self, timeout_ms: float, left_ms: float) -> None:
         """`left_ms` of `timeout_ms` are left; none: the block is not entered."""

@@ -1,6 +1,6 @@
-"""Asks a second time when the first answer is later than it should be; the first to answer counts.
+"""Hedged requests: a second call when the first one is late; the first answer counts.
 
-With several model servers the second one goes to another (pool.py), else to the variant's next instance.
+With several model servers the second call goes to another one (pool.py), else to the variant's next instance.
 Source: Dean & Barroso 2013, "The Tail at Scale" (hedged requests).
 """
 
@@ -13,20 +13,20 @@ from gateway.backends.breaker import RetryBudget
 from gateway.domain import Inference
 from gateway.observability.metrics import Metrics
 
-BURST = 5.0  # second questions that may be asked at once, before their share is saved up
+BURST = 5.0  # hedges that the budget holds at most
 
 
 class Hedging:
-    """For requests that would rather be asked twice than be late; at most a share of them is."""
+    """Hedges late requests; at most a share of them."""
 
     def __init__(self, share: float, metrics: Metrics) -> None:
-        """`share`: of the requests that may be hedged; 0: none is."""
+        """`share`: largest share of hedged requests; 0: none."""
         self.on = share > 0
         self._budget = RetryBudget(share, BURST)
         self._metrics = metrics
 
     async def infer(self, ask: Callable[[], Awaitable[Inference]], late_ms: float) -> Inference:
-        """Return the first answer; whatever else was asked is cancelled. Raises: what the first question did."""
+        """Return the first answer and cancel the other call. Raises: the error of the first call."""
         self._budget.pay_in()
         first = asyncio.ensure_future(ask())
         asked: list[asyncio.Future[Inference]] = [first]

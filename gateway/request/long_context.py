@@ -1,6 +1,6 @@
-"""A context of several windows, asked window by window, the most promising first.
+"""Long contexts: asks the windows of a context one by one, the most promising first.
 
-When the time is short, what was answered by then is an answer: of a part of the context, and marked so.
+When time runs out, the windows answered so far give the answer; it is marked as partial.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gateway.catalog.schema import Variant
 from gateway.domain import Inference, Ints, Logits, Windows
 from gateway.errors import DeadlineExceeded
 
-AT_ONCE = 2  # pieces of one context under way at once, a model server: more would be in others' way
+AT_ONCE = 2  # windows of one context in flight per model server: more would delay other requests
 # Of the time left: kept to decode and answer.
 RESERVE_SHARE = 0.1
 RESERVE_MS, RESERVE_WINDOW_MS = 5.0, 0.5

@@ -1,4 +1,4 @@
-"""The life of a request: encode, route, infer, decode. Knows no protocol and no model server."""
+"""The life of a request: admit, encode, route, infer, decode. Knows no protocol and no model server."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
-from gateway import slo
 from gateway.auth import access
 from gateway.backends.breaker import RetryBudget
 from gateway.backends.protocol import Backend
 from gateway.clock import now_ms
 from gateway.domain import (
     Answered,
+    Candidate,
     Decision,
-    Gave,
     Option,
     Question,
     Reason,
     Size,
     Slo,
     SloRequest,
-    Weighed,
+    SloViolation,
     Windows,
 )
 from gateway.errors import (
@@ -35,12 +34,12 @@ from gateway.errors import (
     TextTooLong,
     UnknownVariant,
 )
-from gateway.observability import access_log, tracing
 from gateway.observability.decision_log import DecisionLog
 from gateway.observability.metrics import Metrics
+from gateway.observability.observer import Observer
 from gateway.qa import codec
 from gateway.request import long_context
-from gateway.request.cascade import LONG_TEXT_CHARS, Cascade, Job, Outcome, gave_of
+from gateway.request.cascade import LONG_TEXT_CHARS, Cascade, Job, Outcome, final_violations
 from gateway.request.deadline import Deadline
 from gateway.request.shadow import Sample, Shadow
 from gateway.routing import explain, policy
@@ -49,18 +48,19 @@ from gateway.routing.choice import Chooser, Routed, route
 from gateway.routing.refusal import refusal
 from gateway.serving_set import ServingSet
 from gateway.settings import Settings
+from gateway.slo import resolve
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class PlanReport:
-    """What would happen to a request now; `feasible` is what an idle system could promise."""
+    """What would happen to a request now; `feasible`: the options that an idle system could offer."""
 
     slo: Slo
     size: Size
     decision: Decision
-    weighed: tuple[Weighed, ...]
+    candidates: tuple[Candidate, ...]
     feasible: tuple[Option, ...]
 
 
@@ -76,9 +76,9 @@ class AnswerService:
         draw: Callable[[], float] = random.random,
         chooser: Chooser = policy,
     ) -> None:
-        """`draw`: a number in [0, 1), uniform; for what is sampled."""
+        """`draw` returns a uniform number in [0, 1); it decides which requests are sampled."""
         self.serving: ServingSet | None = None
-        self.leaving = False  # soon no question is answered any more
+        self.leaving = False  # the gateway is about to stop
         self.backend = backend
         self.settings = settings
         self.metrics = metrics
@@ -90,6 +90,7 @@ class AnswerService:
         self.shadow = Shadow(backend, settings, metrics, clock, draw)
         lost = metrics.decisions_lost.inc
         self.decisions = DecisionLog(settings.decisions_file, clock, lost)
+        self._observer = Observer(metrics, self.decisions)
 
     async def answer(
         self,
@@ -98,69 +99,65 @@ class AnswerService:
         arrived_ms: float,
         *,
         admitted: bool = False,
-        front: str = "http",
+        frontend: str = "http",
     ) -> Answered:
-        """Answer one question under its SLO, from the smallest model that keeps it.
+        """Answer one question with the smallest model that meets its SLO.
 
-        `admitted`: the caller waited for that already (`admitted`).
+        `admitted`: the request has passed admission control already, in a block of `self.admitted`.
         Raises: BadInput, Infeasible, Overloaded, DeadlineExceeded, BackendError.
         """
         if admitted:
             return await self._answer_in_time(question, request, arrived_ms)
-        async with self.admitted(request, front):
+        async with self.admitted(request, frontend):
             return await self._answer_in_time(question, request, arrived_ms)
 
     @asynccontextmanager
-    async def admitted(self, request: SloRequest, front: str) -> AsyncIterator[float]:
-        """Wait until the request may begin, and give how long that took, ms.
+    async def admitted(self, request: SloRequest, frontend: str) -> AsyncIterator[float]:
+        """Admit the request for the length of the block; yield how long it waited, ms.
 
         Raises: BadInput, Overloaded, BackendUnavailable.
         """
         serving = self._serving()
-        promise = self._promise(request, serving)
+        slo = self._resolve_slo(request, serving)
         try:
-            with self.metrics.in_flight.track_inprogress():
-                async with self.admission.admitted(promise, serving, access.caller()) as waited_ms:
+            with self._observer.in_flight():
+                async with self.admission.admitted(slo, serving, access.caller()) as waited_ms:
                     yield waited_ms
         except Refused as refused:
-            self._note_refusal(promise, front, refused.rule)
+            self._observer.refused(slo, frontend, refused.rule)
             raise refused.error from None
 
-    def raise_if_full(self, request: SloRequest, front: str) -> None:
-        """Raise Overloaded, before anything is read, where the bound on requests in flight is reached."""
+    def raise_if_full(self, request: SloRequest, frontend: str) -> None:
+        """Raise Overloaded where `max_in_flight` is reached; the body of the request is still unread."""
         try:
             self.admission.raise_if_full()
         except Refused as refused:
             if (serving := self.serving) is not None:
-                self._note_refusal(self._promise(request, serving), front, refused.rule)
+                slo = self._resolve_slo(request, serving)
+                self._observer.refused(slo, frontend, refused.rule)
             raise refused.error from None
-
-    def _note_refusal(self, promise: Slo, front: str, rule: str) -> None:
-        self.metrics.sheds.labels(front, rule).inc()
-        self.decisions.refused_unread(lambda: promise, rule)
 
     async def _answer_in_time(
         self, question: Question, request: SloRequest, arrived_ms: float
     ) -> Answered:
         serving = self._serving()
-        promise = self._promise(request, serving)
-        with self.decisions.asked(promise, arrived_ms):
-            async with self._deadline(promise, arrived_ms):
-                return await self._answer(question, promise, serving, arrived_ms)
+        slo = self._resolve_slo(request, serving)
+        with self._observer.answering(slo, arrived_ms):
+            async with self._deadline(slo, arrived_ms):
+                return await self._answer(question, slo, serving, arrived_ms)
 
     async def _answer(
-        self, question: Question, promise: Slo, serving: ServingSet, arrived_ms: float
+        self, question: Question, slo: Slo, serving: ServingSet, arrived_ms: float
     ) -> Answered:
         began, sampled = self._clock(), self.shadow.drawn()
-        with tracing.stage("tokenize"):
+        with self._observer.stage("tokenize"):
             windows = await self._encode(question, serving)
         order = long_context.rank(windows) if windows.n_windows > 1 else None
         now = self._clock()
-        job = Job(question, promise, serving, windows, arrived_ms, began, now, sampled, order)
-        with tracing.stage("route"):
+        job = Job(question, slo, serving, windows, arrived_ms, began, now, sampled, order)
+        with self._observer.stage("route"):
             job, routed = self._fit(job)
-        tracing.decided(promise, routed.decision, job.size)
-        self.decisions.decided(routed.decision, job.whole)
+        self._observer.decided(slo, routed.decision, job.size, job.whole)
         option = await self._accept(job, routed)
         self._budget.pay_in()
         try:
@@ -174,13 +171,11 @@ class AnswerService:
                 raise
             log.warning("%s; asking %s instead", failed, second[0].plan.name)
         option, routed = second
-        self.metrics.note_decision(promise.slo_class, option.plan.name, routed.decision.reason)
-        self.decisions.decided(routed.decision, job.whole)
         outcome = await self._cascade.answer(job, option)
         return self._answered(job, outcome, option, routed)
 
     def _fit(self, job: Job) -> tuple[Job, Routed]:
-        """Route the request; where its context cannot be read whole in time, the better part of it."""
+        """Route the request; drop the least promising windows of its context until a plan can answer in time."""
         routed = self._route(job)
         while routed.decision.reason is Reason.SHED and job.size.n_windows > 1:
             job = job.shortened()
@@ -188,7 +183,7 @@ class AnswerService:
         return job, routed
 
     def _another(self, job: Job, tried: frozenset[str]) -> tuple[Option, Routed] | None:
-        """Return what to ask instead of what failed; None: no time, no such plan, or no budget."""
+        """Return another plan in place of one that failed; None: no plan in time, or no retry budget."""
         routed = self._route(job, tried)
         option = routed.decision.option
         if option is None:
@@ -197,18 +192,20 @@ class AnswerService:
             outcome = "no_budget"
         else:
             outcome = "retried"
-        self.metrics.retries.labels(outcome).inc()
+        self._observer.retried(job.slo, outcome, routed.decision, job.whole)
         return (option, routed) if option is not None and outcome == "retried" else None
 
     def _route(self, job: Job, tried: frozenset[str] = frozenset()) -> Routed:
-        now, promise, serving, size = self._clock(), job.promise, job.serving, job.size
+        now, slo, serving, size = self._clock(), job.slo, job.serving, job.size
         spent_ms, failing = now - job.arrived_ms, tried | serving.breakers.failing(now)
         n_behind = self.admission.n_behind
-        routed = route(self._chooser, promise, serving, size, spent_ms, now, failing, n_behind)
-        if not promise.explain:
+        routed = route(self._chooser, slo, serving, size, spent_ms, now, failing, n_behind)
+        if not slo.explain:
             return routed
-        weighed = explain.weigh(serving, promise, size, routed.options, spent_ms, now, failing)
-        return routed._replace(weighed=weighed)
+        candidates = explain.list_candidates(
+            serving, slo, size, routed.options, spent_ms, now, failing
+        )
+        return routed._replace(candidates=candidates)
 
     async def plan(
         self, request: SloRequest, question: Question | None = None, n_tokens: int | None = None
@@ -219,24 +216,24 @@ class AnswerService:
         Raises: BadInput, BackendUnavailable.
         """
         serving = self._serving()
-        promise = self._promise(request, serving)
+        slo = self._resolve_slo(request, serving)
         size = whole = await self._size(serving, question, n_tokens)
         now, n_behind = self._clock(), self.admission.n_behind
-        waits_ms = self.admission.expected_wait_ms(promise, now)
+        waits_ms = self.admission.expected_wait_ms(slo, now)
         failing = serving.breakers.failing(now)
 
         def routed(size: Size) -> Routed:
-            return route(self._chooser, promise, serving, size, waits_ms, now, failing, n_behind)
+            return route(self._chooser, slo, serving, size, waits_ms, now, failing, n_behind)
 
         options, decision, _ = routed(size)
         while decision.reason is Reason.SHED and size.n_windows > 1:  # as `_fit` does
             size = replace(size, n_windows=(size.n_windows + 1) // 2)
             options, decision, _ = routed(size)
         if decision.option is not None and size != whole:
-            decision = replace(decision, gave=(*decision.gave, Gave.PARTIAL))
-        weighed = explain.weigh(serving, promise, size, options, waits_ms, now, failing)
-        nearest = policy.nearest_feasible(promise, options)
-        return PlanReport(promise, size, decision, weighed, nearest)
+            decision = replace(decision, violations=(*decision.violations, SloViolation.PARTIAL))
+        candidates = explain.list_candidates(serving, slo, size, options, waits_ms, now, failing)
+        nearest = policy.nearest_feasible(slo, options)
+        return PlanReport(slo, size, decision, candidates, nearest)
 
     async def _size(
         self, serving: ServingSet, question: Question | None, n_tokens: int | None
@@ -254,7 +251,7 @@ class AnswerService:
             raise BackendUnavailable("no model is ready yet; see /readyz")
         return self.serving
 
-    def _promise(self, request: SloRequest, serving: ServingSet) -> Slo:
+    def _resolve_slo(self, request: SloRequest, serving: ServingSet) -> Slo:
         settings = self.settings
         known = [v.name for v in serving.catalog.variants]
         if request.variant is not None and request.variant not in known:
@@ -262,10 +259,10 @@ class AnswerService:
         if request.variant is not None and request.variant not in serving.trust:
             raise BackendUnavailable(f"{request.variant}: not served at present; see /readyz")
         best = serving.catalog.best_floor
-        return slo.resolve(request, settings.classes, settings.default_class, best)
+        return resolve(request, settings.classes, settings.default_class, best)
 
-    def _deadline(self, promise: Slo, arrived_ms: float) -> Deadline:
-        return Deadline(promise.timeout_ms, promise.timeout_ms - (self._clock() - arrived_ms))
+    def _deadline(self, slo: Slo, arrived_ms: float) -> Deadline:
+        return Deadline(slo.timeout_ms, slo.timeout_ms - (self._clock() - arrived_ms))
 
     def _checked(self, question: Question) -> Question:
         limits = self.settings
@@ -282,38 +279,34 @@ class AnswerService:
         return await asyncio.to_thread(serving.encoder.encode, question)
 
     async def _accept(self, job: Job, routed: Routed) -> Option:
-        """Count the decision and return its option, or raise the refusal it stands for."""
-        decision, promise = routed.decision, job.promise
-        plan = decision.option.plan.name if decision.option else "none"
-        self.metrics.note_decision(promise.slo_class, plan, decision.reason)
+        """Return the chosen option, or raise the refusal."""
+        decision, slo = routed.decision, job.slo
         if decision.option is not None:
             return decision.option
         spent_ms = self._clock() - job.arrived_ms
-        error = refusal(decision, promise, routed.options, spent_ms)
+        error = refusal(decision, slo, routed.options, spent_ms)
         if isinstance(error, Overloaded):
-            await self.admission.hold_back(promise, spent_ms, error)
+            await self.admission.hold_back(slo, spent_ms, error)
         raise error
 
     def _answered(self, job: Job, outcome: Outcome, option: Option, routed: Routed) -> Answered:
-        promise, decision, weighed = job.promise, routed.decision, routed.weighed
+        slo, decision, candidates = job.slo, routed.decision, routed.candidates
         self._watch(job, outcome, option)
         timings = replace(outcome.timings, total=self._clock() - job.arrived_ms)
-        gave = gave_of(decision, outcome, late=timings.total > promise.latency_ms)
-        self.metrics.note_answer(promise.slo_class, gave, timings, job.size.n_windows)
+        violations = final_violations(decision, outcome, late=timings.total > slo.latency_ms)
         answered = Answered(
-            outcome.answer, promise, decision, option, outcome.variant, gave, timings, weighed
+            outcome.answer, slo, decision, option, outcome.variant, violations, timings, candidates
         )
-        tracing.answered(answered)
-        access_log.answered(job.question, answered)
+        self._observer.answered(job.question, answered, job.size.n_windows)
         return answered
 
     def _watch(self, job: Job, outcome: Outcome, option: Option) -> None:
-        """Let what was answered tell whether certificates still hold.
+        """Pass the answer to the tests of the certificates.
 
-        Pinned variants are left out: they are evaluated on anything. So are answers of a part of the context,
-        which no certificate speaks of, and of cascades that were cut.
+        Skip pinned variants: evaluations pin them, on questions of any kind. Skip partial answers: no
+        certificate covers them. Skip cascades cut short by the deadline: their answer is not the plan's.
         """
-        if job.promise.variant is not None:
+        if job.slo.variant is not None:
             return
         if outcome.partial:
             return

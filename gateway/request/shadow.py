@@ -1,7 +1,8 @@
-"""Shadow answers: a sample of requests is asked of the largest variant, too, and both answers compared.
+"""Shadow answers: the largest variant also answers a sample of requests, and both answers are compared.
 
-Chosen at arrival; asked after the caller has the answer, one window at a time, where there is room. What
-finds no room is dropped and counted: to sample idle moments alone would be biased. It delays no request.
+A request is drawn on arrival and asked again after its caller has the answer, one window at a time, when there
+is capacity. A sample without capacity is dropped and counted: sampling only idle moments would be biased. No
+request is delayed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from gateway.backends.protocol import Backend
 from gateway.catalog.schema import Plan, Variant
 from gateway.domain import Answer, Logits, Question, Size, Trust, Windows
 from gateway.errors import BackendError, DeadlineExceeded
-from gateway.monitoring.sequential_tests import Comparison, Evidence, compare
+from gateway.monitoring.sequential_tests import Comparison, SequentialTests, compare
 from gateway.observability.metrics import Metrics
 from gateway.qa import codec
 from gateway.serving_set import ServingSet
@@ -28,9 +29,9 @@ from gateway.settings import Settings
 
 log = logging.getLogger(__name__)
 
-DEADLINE_MS = 10_000.0  # from the answer to the shadow's
-MOST_WAITING = 16  # samples; one is asked at a time
-LOOK_EVERY_MS = 20.0  # for room, while a sample waits
+DEADLINE_MS = 10_000.0  # from the answer to its shadow answer
+MOST_WAITING = 16  # samples in the queue; one is asked at a time
+LOOK_EVERY_MS = 20.0  # between checks for capacity while a sample waits
 LABELS = {
     Comparison.SAME: "agreed",
     Comparison.DIFFERENT: "disagreed",
@@ -40,24 +41,24 @@ LABELS = {
 
 
 def text_of(question: Question) -> bytes:
-    """Return a key of the text that is asked about; the text itself is not kept."""
+    """Return a hash of the context; the text itself is not kept."""
     return hashlib.blake2b(question.context.encode(), digest_size=16).digest()
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A request that was answered: what is needed to ask and judge it once more."""
+    """An answered request: what is needed to ask it again and compare the answers."""
 
     question: Question
     windows: Windows
     serving: ServingSet
     plan: Plan
-    variant: str  # that gave the answer
+    variant: str  # that answered
     answer: Answer
 
 
 class Shadow:
-    """Draws samples, asks the largest variant, and keeps the evidence for and against certificates."""
+    """Draws samples, asks the largest variant, and feeds the tests of the certificates."""
 
     def __init__(
         self,
@@ -67,37 +68,37 @@ class Shadow:
         clock: Callable[[], float],
         draw: Callable[[], float],
     ) -> None:
-        """`clock`: ms; `draw`: a number in [0, 1), uniform."""
-        self.evidence = Evidence(settings.shadow_delta, settings.shadow_tolerance)
+        """`clock` returns ms; `draw` a uniform number in [0, 1)."""
+        self.certificate_tests = SequentialTests(settings.shadow_delta, settings.shadow_tolerance)
         self._backend = backend
         self._share = settings.shadow_share
         self._metrics = metrics
         self._clock = clock
         self._draw = draw
-        self._waiting: deque[tuple[Sample, float]] = deque()  # and when it is given up, ms
+        self._waiting: deque[tuple[Sample, float]] = deque()  # and when it is dropped, ms
         self._worker: asyncio.Task[None] | None = None
-        self._unknown: list[str] = []  # plans that the catalog does not say enough of
+        self._unknown: list[str] = []  # plans without an expected agreement in the catalog
 
     def drawn(self) -> bool:
-        """Decide at the arrival of a request whether it is of the sample."""
+        """Decide on arrival whether a request belongs to the sample."""
         return self._share > 0 and self._draw() < self._share
 
     def follow(self, serving: ServingSet) -> ServingSet:
-        """Go on with a set that is about to be served; return it with what is known against it."""
-        catalog, before = serving.catalog, self.evidence.broken
-        self.evidence.follow(catalog.plans, catalog.variants)
-        for name in before - self.evidence.broken:
-            log.info("%s: certified anew, and trusted again", name)
+        """Continue with a set that is about to be served; return it with the tests of its certificates."""
+        catalog, before = serving.catalog, self.certificate_tests.broken
+        self.certificate_tests.follow(catalog.plans, catalog.variants)
+        for name in before - self.certificate_tests.broken:
+            log.info("%s: certified again, and trusted again", name)
         self._say_what_is_not_known(catalog.plans)
-        self._metrics.forget_evidence()
-        for name in self.evidence.agreement:
+        self._metrics.clear_certificate_tests()
+        for name in self.certificate_tests.agreement:
             self._tell_plan(name)
-        for name in self.evidence.confidence:
+        for name in self.certificate_tests.confidence:
             self._tell_variant(name)
-        return replace(serving, evidence=self.evidence)
+        return replace(serving, certificate_tests=self.certificate_tests)
 
     def offer(self, sample: Sample) -> None:
-        """Take a sample whose answer has been given, if its plan can be judged by it."""
+        """Queue an answered sample if it can be compared with the plan's expected agreement."""
         if not self._can_judge(sample):
             return
         if len(self._waiting) >= MOST_WAITING:
@@ -105,12 +106,12 @@ class Shadow:
             return
         self._waiting.append((sample, self._clock() + DEADLINE_MS))
         if self._worker is None or self._worker.done():
-            # In no context of a request: its id and trace are not those of the samples to come.
+            # An empty context: the id and trace of this request are not those of later samples.
             self._worker = asyncio.create_task(self._work(), name="shadow", context=Context())
 
     def answered(self, variant: str, answer: Answer, question: Question, n_tokens: int) -> None:
-        """Take the confidence of an answer: does the variant still see what it was certified on?"""
-        test = self.evidence.confidence.get(variant)
+        """Test the confidence of an answer: does the variant still see data like its certification data?"""
+        test = self.certificate_tests.confidence.get(variant)
         if test is None:
             return
         before = test.shifted
@@ -166,7 +167,7 @@ class Shadow:
                 self._learn(sample, outcome)
 
     async def _shadowed(self, sample: Sample, until_ms: float) -> Comparison | None:
-        """Return how the largest variant's answer compares; None: there was no room."""
+        """Return how the largest variant's answer compares; None: there was no capacity."""
         assert sample.plan.agreement is not None
         variant = sample.serving.catalog.variant(sample.plan.agreement.reference)
         logits = []
@@ -181,7 +182,7 @@ class Shadow:
         return compare(sample.answer.text, theirs.text)
 
     async def _room(self, serving: ServingSet, variant: Variant, until_ms: float) -> bool:
-        """Wait until one more window delays nobody; False: the time is up."""
+        """Wait until one more window delays no request; False: the time is up."""
         while (left_ms := until_ms - self._clock()) > 0 and not serving.latency.has_room:  # noqa: ASYNC110 (what others do ends without a word)
             await asyncio.sleep(LOOK_EVERY_MS / 1e3)
         if left_ms <= 0:
@@ -193,7 +194,7 @@ class Shadow:
     async def _infer(
         self, sample: Sample, variant: Variant, row: int, until_ms: float
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the logits of one window. It counts as work in flight, so that routing knows of it."""
+        """Return the logits of one window. It counts as work in flight, so that routing sees it."""
         window = sample.windows.window(row)
         latency, size = sample.serving.latency, Size(window.input_ids.shape[1], 1)
         work = latency.begin(variant.name, size, self._clock())
@@ -206,16 +207,16 @@ class Shadow:
     def _learn(self, sample: Sample, outcome: Comparison) -> None:
         self._count(sample, LABELS[outcome])
         name = sample.plan.name
-        rose = self.evidence.compared(name, text_of(sample.question), outcome)
-        if name in self.evidence.agreement:
+        rose = self.certificate_tests.compared(name, text_of(sample.question), outcome)
+        if name in self.certificate_tests.agreement:
             self._tell_plan(name)
         if rose:
-            seen = self.evidence.agreement[name].seen
+            seen = self.certificate_tests.agreement[name].seen
             log.error(
-                "%s: its certificate is broken: it gave %s's answer to %d of %d questions that either"
-                " answered (%d times one of the two gave none), fewer than certified. It is not trusted any"
-                " more, and requests move to other plans. Look at what is asked now, and certify again with"
-                " such questions ('bertier-optimize certify')",
+                "%s: its certificate is broken: it agreed with %s on %d of the %d questions that at least one of them"
+                " answered (one of the two gave no answer to %d), fewer than certified. The plan is no longer"
+                " trusted, and requests move to other plans. Check which questions arrive now, and certify again"
+                " on such questions ('bertier-optimize certify')",
                 name,
                 sample.plan.agreement.reference if sample.plan.agreement else "",
                 seen[Comparison.SAME],
@@ -228,19 +229,19 @@ class Shadow:
         unknown = [p.name for p in plans if p.agreement is None and p.variants not in judges]
         if self._share and len(plans) > 1 and unknown and unknown != self._unknown:
             log.warning(
-                "the catalog does not say how %s agree with the largest variant: shadow answers teach"
-                " nothing of them",
+                "the catalog has no expected agreement with the largest variant for %s: shadow answers cannot test"
+                " their certificates; publish them again",
                 ", ".join(unknown),
             )
         self._unknown = unknown
 
     def _tell_plan(self, name: str) -> None:
-        test = self.evidence.agreement[name]
-        self._metrics.note_plan(name, test.log10_evidence, broken=test.broken)
+        test = self.certificate_tests.agreement[name]
+        self._metrics.note_plan(name, test.log10_e_value, broken=test.broken)
 
     def _tell_variant(self, name: str) -> None:
-        test = self.evidence.confidence[name]
-        self._metrics.note_confidence(name, test.log10_evidence, shifted=test.shifted)
+        test = self.certificate_tests.confidence[name]
+        self._metrics.note_confidence(name, test.log10_e_value, shifted=test.shifted)
 
     def _count(self, sample: Sample, outcome: str) -> None:
         self._metrics.shadows.labels(sample.plan.name, outcome).inc()

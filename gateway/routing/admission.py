@@ -1,13 +1,14 @@
-"""Who is let in next of the requests that wait unread, and who waits in vain.
+"""The admission queue: which waiting request is admitted next, and which ones cannot be answered in time.
 
-A request that cannot begin at once waits before its body is read: there it costs a few kilobytes and no work,
-and the order is ours. The queue inside, for the event loop and the models, is kept short; nobody is refused
-for the length of either. Pure: times and predictions are given, ms; so a simulator runs it as it is.
+A request that cannot begin at once waits before its body is read. There it costs a few kilobytes and no work,
+and the gateway decides the order. The queue behind admission, for the event loop and the models, stays short. No
+request is refused because either queue is long. Pure: times and predictions are arguments, ms; a simulator runs
+this code unchanged.
 
-Order: who can still be answered within the target first, earliest target first (Liu & Layland 1973); among
-equals in number of requests inside, so that no caller takes the queue. Who is late already waits for what
-is left over, and gets every so many turns (adaptive LIFO: Maurer 2015, "Fail at Scale"), until no plan is
-predicted to answer by the deadline.
+Order: requests that can still meet their target come first, earliest target first (Liu & Layland 1973). Callers
+with fewer admitted requests go before others, so that no caller takes the whole queue. Late requests get the
+capacity that is left and, by aging, one of every AGING_INTERVAL admissions (adaptive LIFO: Maurer 2015, "Fail at
+Scale"). A request leaves the queue when no plan is predicted to answer it by its deadline.
 """
 
 from __future__ import annotations
@@ -17,29 +18,32 @@ from collections.abc import Callable, Hashable, Sequence
 from math import exp, inf
 
 from gateway.domain import Option, Size, Slo, SloPolicy
-from gateway.routing.policy import keeps_f1
+from gateway.routing.policy import meets_f1
 
-SMALLEST = Size(64, 1)  # the request that an unread one is taken for
-ROOM_MS = 10.0  # the wait inside, as expected, up to which one more is let in
-IN_TIME = 0.6  # of its target may be gone when a request is let in: the rest is for its answer
-LATE_TURNS = 12  # requests that are let in for each that will be late anyway, while both wait
-# Of the time to its deadline: who has no more left goes first, unless that has not been enough of late.
+SMALLEST = Size(64, 1)  # the assumed size of a request that is still unread
+ROOM_MS = 10.0  # admit another request while the expected wait behind admission is at most this
+IN_TIME = 0.6  # share of its target that may pass before admission; the rest is for the answer
+AGING_INTERVAL = (
+    12  # admissions of requests in time for each admission of a late one, while both wait
+)
+# A late request goes first when at most this share of its time to the deadline is left, unless such
+# last chances failed recently.
 LAST_CHANCE = 0.5
-VAIN = 0.05  # refused, of those let in: then last chances are not enough, and cost those who are in time
-MEMORY_MS = 1_000.0  # over which both are counted
-FAR_ABOVE = 0.6  # the same: so far above what can be answered it is not even tried again
-HOLD_MS, MAX_HOLD_MS = 4_000.0, 60_000.0  # then it is tried again, ever later
-# By urgency (RFC 9218, 0 the most urgent): a request is ordered as if its target were so many times as far off.
+VAIN = (
+    0.05  # refused / admitted: above this, last chances do not suffice and delay requests in time
+)
+MEMORY_MS = 1_000.0  # time constant of both counts
+FAR_ABOVE = 0.6  # the same ratio: above this, load is too high for last chances at all
+HOLD_MS, MAX_HOLD_MS = 4_000.0, 60_000.0  # until last chances are tried again; doubles each time
+# By urgency (RFC 9218, 0 the most urgent): factor on the target, for the order only.
 STRETCH = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 
-BEHIND = (
-    16  # at most so many of those who wait make plans cheaper: more of them would be late anyway
-)
-LOOK_MS = 5.0  # how often it is looked for who waits in vain
+BEHIND = 16  # limit on the waiting requests that the choice of a plan considers: later ones are late anyway
+LOOK_MS = 5.0  # between searches for requests that cannot be answered in time
 
 
 class Waiting:
-    """A request that is not read yet, with the times by which it is ordered."""
+    """A request whose body is still unread, with the times that order it."""
 
     __slots__ = ("arrived_ms", "caller", "deadline_ms", "due_ms", "ends_ms", "late_ms", "slo")
 
@@ -50,28 +54,28 @@ class Waiting:
         self.caller = caller
         self.late_ms = arrived_ms + IN_TIME * slo.latency_ms
         self.deadline_ms = arrived_ms + slo.timeout_ms
-        self.due_ms = arrived_ms + stretch * slo.latency_ms  # the order of who is in time
-        self.ends_ms = arrived_ms + stretch * slo.timeout_ms  # the order of who is late
+        self.due_ms = arrived_ms + stretch * slo.latency_ms  # orders the requests in time
+        self.ends_ms = arrived_ms + stretch * slo.timeout_ms  # orders the late requests
 
 
 def soonest_ms(slo: Slo, options: Sequence[Option]) -> float:
-    """Return the least time predicted for a plan that may answer this; inf: no plan may.
+    """Return the lowest predicted latency of a plan that may answer this request; inf: there is none.
 
-    `strict` takes only what keeps the floor; a pinned variant is the only one that may answer.
+    Under `strict` only plans that meet the floors count; a pinned variant is the only one that counts.
     """
     able = options
     if slo.variant is not None:
         able = [o for o in able if o.plan.variants == (slo.variant,)]
     if slo.policy is SloPolicy.STRICT:
-        able = [o for o in able if keeps_f1(o, slo)]
+        able = [o for o in able if meets_f1(o, slo)]
     return min((o.predicted_ms for o in able), default=inf)
 
 
 class Soonest:
-    """The same for many requests at one moment; what is alike is predicted once."""
+    """`soonest_ms` for many requests at one moment; equal requests share a prediction."""
 
     def __init__(self, options: Callable[[Slo], Sequence[Option]], late_ms: float = 0.0) -> None:
-        """`options`: those for the smallest request; `late_ms`: that it waits for the event loop."""
+        """`options`: for the smallest request; `late_ms`: its wait for the event loop."""
         self._options = options
         self._late_ms = late_ms
         self._found: dict[Hashable, float] = {}
@@ -86,13 +90,13 @@ class Soonest:
 
 
 class AdmissionQueue:
-    """The requests that wait, and how many of each caller are inside."""
+    """The waiting requests, and the number of admitted requests of each caller."""
 
     def __init__(self) -> None:
         self._waiting: list[Waiting] = []
         self._inside: Counter[Hashable] = Counter()
-        self._since_late = 0  # requests let in since one that was late
-        self._let_in = self._refused = 0.0  # of late
+        self._since_late = 0  # admissions since the last late request
+        self._let_in = self._refused = 0.0  # recently
         self._counted_ms = 0.0
         self._in_vain_until_ms = 0.0
         self._hold_ms = HOLD_MS
@@ -102,18 +106,18 @@ class AdmissionQueue:
 
     @property
     def n_behind(self) -> int:
-        """Return how many of those who wait a plan is chosen in view of."""
+        """Return the number of waiting requests that the choice of a plan considers."""
         return min(len(self._waiting), BEHIND)
 
     def add(self, request: Waiting) -> None:
         self._waiting.append(request)
 
     def remove(self, request: Waiting) -> None:
-        """Take out a request that waits no longer: its caller left."""
+        """Remove a request whose caller left."""
         self._waiting.remove(request)
 
     def enter(self, caller: Hashable) -> None:
-        """Count a request of this caller as inside."""
+        """Count a request of this caller as admitted."""
         self._inside[caller] += 1
 
     def leave(self, caller: Hashable) -> None:
@@ -122,12 +126,12 @@ class AdmissionQueue:
             del self._inside[caller]
 
     def n_ahead(self, slo: Slo, now_ms: float) -> int:
-        """Return how many of those who wait would be let in before a request that came now."""
+        """Return how many waiting requests would be admitted before one that arrives now."""
         due_ms = now_ms + STRETCH[slo.priority] * slo.latency_ms
         return sum(now_ms <= r.late_ms and r.due_ms <= due_ms for r in self._waiting)
 
     def take(self, now_ms: float) -> Waiting | None:
-        """Take out the request that is let in next; None: nobody waits."""
+        """Remove and return the request to admit next; None: the queue is empty."""
         if not self._waiting:
             return None
         in_time, late = _First(), _First()
@@ -148,7 +152,7 @@ class AdmissionQueue:
         return chosen
 
     def take_hopeless(self, now_ms: float, soonest: Soonest) -> list[Waiting]:
-        """Take out all that no plan is predicted to answer by their deadline, were they let in now."""
+        """Remove and return all requests that no plan is predicted to answer by their deadline."""
         found = [r for r in self._waiting if now_ms + soonest(r.slo) > r.deadline_ms]
         if found:
             gone = set(found)
@@ -158,8 +162,8 @@ class AdmissionQueue:
         return found
 
     def _may_pass(self, late: Waiting, now_ms: float) -> bool:
-        """Say whether a request that will be late passes one that can be in time."""
-        if self._since_late >= LATE_TURNS:
+        """Return whether a late request goes before one that can still be in time."""
+        if self._since_late >= AGING_INTERVAL:
             return True
         if late.deadline_ms - now_ms >= LAST_CHANCE * late.slo.timeout_ms:
             return False
@@ -169,9 +173,9 @@ class AdmissionQueue:
         return self._refused <= FAR_ABOVE * self._let_in
 
     def _judge_last_chances(self, now_ms: float) -> None:
-        """Where so many are refused all the same, let nobody pass for a while.
+        """Stop giving last chances for a while where many requests are refused in spite of them.
 
-        A bounded number of callers can all be answered, if late; a stream of more than can be answered cannot.
+        A bounded number of callers can all be answered, if late. A stream above the capacity cannot.
         """
         if now_ms < self._in_vain_until_ms or self._refused <= max(2.0, VAIN * self._let_in):
             return
@@ -188,7 +192,7 @@ class AdmissionQueue:
 
 
 class _First:
-    """The request with the least key."""
+    """The request with the lowest key."""
 
     def __init__(self) -> None:
         self.request: Waiting | None = None

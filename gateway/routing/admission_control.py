@@ -1,8 +1,8 @@
-"""Lets requests in one after the other, and refuses those that no plan can answer in time.
+"""Admission control: admits requests one by one, and refuses those that no plan can answer in time.
 
-The queue and its order are `admission`'s; here are the event loop, the clock and the predictions. Reading and
-tokenizing a request that is refused afterwards is what a gateway drowns in: so requests wait, and are refused,
-unread.
+`admission` has the queue and its order; this module has the event loop, the clock and the predictions. An
+overloaded gateway wastes its time on reading and tokenizing requests that it then refuses. So requests wait, and
+are refused, before their bodies are read.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from gateway.routing.loop_lag import LoopLag
 from gateway.routing.refusal import refusal
 from gateway.serving_set import ServingSet
 
-LOOP_TURNS = 2.0  # a request waits for the loop again when the model has answered
-MAX_HELD = 256  # refusals that are held back at once
-HELD = 0.9  # of the time left: so long a refusal is held back at most
-PACE = 1 / 32  # weight of the last gap between two requests let in
+LOOP_PASSES = 2.0  # a request waits for the event loop before and after the model
+MAX_HELD = 256  # refusals that are delayed at the same time
+HELD = 0.9  # a refusal is delayed by at most this share of the time left
+PACE = 1 / 32  # weight of the last gap between two admissions
 MAX_GAP_MS = 1_000.0
 
 
 class Refused(Exception):
-    """A request is not let in: the error to raise, and the rule as a metric's label."""
+    """A request is not admitted: the error to raise, and the rule as a metric label."""
 
     def __init__(self, rule: str, error: Exception) -> None:
         super().__init__(str(error))
@@ -45,9 +45,9 @@ class AdmissionControl:
         serving: Callable[[], ServingSet | None],
         clock: Callable[[], float],
     ) -> None:
-        """`serving`: what is served at present."""
+        """`serving` returns the current serving set."""
         self.lag = LoopLag(clock)
-        self.in_flight = 0  # requests that wait or are inside
+        self.in_flight = 0  # requests that wait or are admitted
         self._max_in_flight = max_in_flight
         self._serving = serving
         self._clock = clock
@@ -56,8 +56,8 @@ class AdmissionControl:
         self._timer: asyncio.TimerHandle | None = None
         self._look_ms = -math.inf
         self._n_held = 0
-        self._gap_ms = 0.0  # between two requests let in while others wait, on average
-        self._last_ms = -math.inf  # when the last of them was
+        self._gap_ms = 0.0  # mean gap between two admissions while others wait
+        self._last_ms = -math.inf  # time of the last admission
 
     @property
     def n_waiting(self) -> int:
@@ -65,11 +65,11 @@ class AdmissionControl:
 
     @property
     def n_behind(self) -> int:
-        """Return how many of those who wait a plan is chosen in view of."""
+        """Return the number of waiting requests that the choice of a plan considers."""
         return self._queue.n_behind
 
     def raise_if_full(self) -> None:
-        """Raise Refused where the bound on requests in flight is reached."""
+        """Raise Refused where `max_in_flight` is reached."""
         if self.in_flight >= self._max_in_flight:
             raise Refused(
                 "full",
@@ -82,11 +82,11 @@ class AdmissionControl:
 
     @property
     def wait_ms(self) -> float:
-        """Return how long those who wait now will have been let in, at the present pace."""
+        """Return the time until all waiting requests are admitted, at the current pace."""
         return len(self._queue) * self._gap_ms
 
     def expected_wait_ms(self, slo: Slo, now_ms: float) -> float:
-        """Return how long such a request would wait to be let in if it came now."""
+        """Return how long such a request would wait for admission if it arrived now."""
         if slo.policy is SloPolicy.STRICT:
             return 0.0
         return self._queue.n_ahead(slo, now_ms) * self._gap_ms
@@ -95,9 +95,9 @@ class AdmissionControl:
     async def admitted(
         self, slo: Slo, serving: ServingSet, caller: Hashable
     ) -> AsyncIterator[float]:
-        """Wait until the request may begin, give how long it waited, and count it until the block ends.
+        """Wait for admission, yield how long that took, and count the request until the block ends.
 
-        Raises: Refused, at once for `strict`, else held back at most until the deadline.
+        Raises: Refused; at once for `strict`, else delayed at most until the deadline.
         """
         began_ms = self._clock()
         try:
@@ -122,7 +122,7 @@ class AdmissionControl:
             return
         if slo.policy is SloPolicy.STRICT:
             self._raise_if_unmeetable(slo, serving, now_ms)
-            self._release(now_ms)  # who passes others lets one of them in, too
+            self._release(now_ms)  # a request that skips the queue also admits one from it
             return
         waiting = Waiting(slo, now_ms, caller)
         self._queue.add(waiting)
@@ -136,26 +136,26 @@ class AdmissionControl:
             raise
 
     def _has_room(self, serving: ServingSet, now_ms: float) -> bool:
-        """Would a request that is let in now have next to nothing before it?"""
+        """Return whether a request admitted now would wait for almost nothing."""
         if self.lag.late_ms > admission.ROOM_MS:
             return False
         latency = serving.latency
         return latency.wait_ms(serving.plans(), SMALLEST, now_ms) <= admission.ROOM_MS
 
     def _raise_if_unmeetable(self, slo: Slo, serving: ServingSet, now_ms: float) -> None:
-        """Raise Refused where even the smallest request could not keep this strict SLO."""
+        """Raise Refused where even the smallest request could not meet this strict SLO."""
         options = serving.options(SMALLEST, policy.quantile_for(slo.policy), now_ms)
-        late_ms = LOOP_TURNS * self.lag.late_ms
+        late_ms = LOOP_PASSES * self.lag.late_ms
         decision = policy.choose(slo, options, late_ms, serving.breakers.failing(now_ms))
         if decision.option is None and decision.reason in (Reason.BUSY, Reason.TOO_LATE):
             raise Refused("strict", refusal(decision, slo, tuple(options)))
 
     def _pump(self) -> None:
-        """Let in the next, as far as there is room, and refuse who waits in vain."""
+        """Admit the next request if there is room, and refuse those that cannot be answered in time."""
         serving, now_ms = self._serving(), self._clock()
         if not len(self._queue):
             return
-        if serving is None:  # nothing is predicted: the service says what is wrong
+        if serving is None:  # no predictions: the service raises the error
             self._release(now_ms)
         else:
             if now_ms >= self._look_ms:
@@ -172,7 +172,7 @@ class AdmissionControl:
         self._pump()
 
     def _release(self, now_ms: float) -> None:
-        """Let in one: it begins in the next turn of the loop, and only then the next one is judged."""
+        """Admit one request. It begins in the next pass of the event loop; only then is the next one considered."""
         waiting = self._queue.take(now_ms)
         if waiting is None:
             return
@@ -185,7 +185,7 @@ class AdmissionControl:
         asyncio.get_running_loop().call_soon(self._pump)
 
     def _refuse_hopeless(self, serving: ServingSet, now_ms: float) -> None:
-        late_ms = LOOP_TURNS * self.lag.late_ms
+        late_ms = LOOP_PASSES * self.lag.late_ms
 
         def options(slo: Slo) -> Sequence[Option]:
             return serving.options(SMALLEST, policy.quantile_for(slo.policy), now_ms)
@@ -201,16 +201,16 @@ class AdmissionControl:
         error = Overloaded(
             f"busy: no plan is predicted to answer before the deadline of {waiting.slo.timeout_ms:g} ms:"
             f" {waited_ms:.0f} ms of it passed in the queue, where {len(self._queue)} others wait, and the"
-            f" fastest plan takes {soonest_ms:.0f} ms now; try again later, or give more time",
+            f" fastest plan takes {soonest_ms:.0f} ms now; try again later, or allow more time",
             max(self.wait_ms, soonest_ms),
         )
         return Refused("unreachable", error)
 
     async def hold_back(self, slo: Slo, spent_ms: float, error: Overloaded) -> None:
-        """Wait with a refusal, so that a caller who comes back at once costs others next to nothing.
+        """Delay a refusal, so that a caller who retries at once costs the others almost nothing.
 
-        Not longer than until it is worth coming back, nor than the deadline allows, never for `strict`, and
-        only so many at once.
+        The delay ends when a retry makes sense, at the latest shortly before the deadline. `strict` requests
+        and refusals above MAX_HELD are not delayed.
         """
         held_ms = min(error.retry_after_ms, HELD * (slo.timeout_ms - spent_ms))
         if slo.policy is SloPolicy.STRICT or self._n_held >= MAX_HELD or held_ms <= 0:

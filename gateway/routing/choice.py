@@ -1,37 +1,37 @@
-"""Puts the question of which plan to whoever chooses: the policy, or in an experiment another."""
+"""Predicts the options for a request and has the policy choose one; an experiment may use another policy."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
 
-from gateway.domain import Decision, Option, Size, Slo, SloPolicy, Weighed
+from gateway.domain import Candidate, Decision, Option, Size, Slo, SloPolicy
 from gateway.serving_set import ServingSet
 
 
 class Chooser(Protocol):
-    """What `gateway.routing.policy` does, and whatever is to be measured in its place."""
+    """The interface of `gateway.routing.policy`, for policies that are measured in its place."""
 
     def quantile_for(self, policy: SloPolicy, /) -> float:
-        """Return which latency quantile is to be predicted."""
+        """Return the latency quantile to predict."""
 
     def choose(
         self, slo: Slo, options: Sequence[Option], spent_ms: float, failing: Collection[str], /
     ) -> Decision:
-        """Return which option is taken, none with a `failing` variant, and why."""
+        """Return the chosen option, without any `failing` variant, and the reason."""
 
 
 class Routed(NamedTuple):
-    """Every option for a request, the choice, and, where it was asked for, what was known of each."""
+    """The options for a request, the decision and, with `explain`, the candidates in detail."""
 
     options: tuple[Option, ...]
     decision: Decision
-    weighed: tuple[Weighed, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
 
 
 def route(
     chooser: Chooser,
-    promise: Slo,
+    slo: Slo,
     serving: ServingSet,
     size: Size,
     spent_ms: float,
@@ -39,10 +39,10 @@ def route(
     failing: Collection[str] = (),
     n_behind: int = 0,
 ) -> Routed:
-    """Return every option for a request of this size, and the one chosen, none of a `failing` variant.
+    """Return the options for a request of this size and the decision; `failing` variants are not chosen.
 
-    `n_behind`: requests that wait unread.
+    `n_behind`: requests that wait for admission.
     """
-    quantile = chooser.quantile_for(promise.policy)
+    quantile = chooser.quantile_for(slo.policy)
     options = tuple(serving.options(size, quantile, now_ms, n_behind))
-    return Routed(options, chooser.choose(promise, options, spent_ms, failing))
+    return Routed(options, chooser.choose(slo, options, spent_ms, failing))

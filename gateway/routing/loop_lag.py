@@ -1,4 +1,4 @@
-"""How late this event loop is: what is ready waits for that long before it runs."""
+"""The lag of the event loop: how long a ready callback waits before it runs."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import asyncio
 import math
 from collections.abc import Callable
 
-LOOK_MS = 20.0  # how often it is measured
+LOOK_MS = 20.0  # between measurements
 
 
 class LoopLag:
-    """Measures the lag of the loop that `run` runs in."""
+    """Measures the lag of the event loop that `run` runs in."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -19,11 +19,11 @@ class LoopLag:
 
     @property
     def late_ms(self) -> float:
-        """Return the last lag, or the present one where the loop is later by now."""
+        """Return the last measured lag, or the current one if that is larger."""
         return max(self._last_ms, self._clock() - self._due_ms, 0.0)
 
     async def run(self) -> None:
-        """Measure for ever."""
+        """Measure forever."""
         while True:
             self._due_ms = self._clock() + LOOK_MS
             await asyncio.sleep(LOOK_MS / 1e3)

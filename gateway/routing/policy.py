@@ -1,4 +1,4 @@
-"""Which plan answers a request: filter by both promises, pick the cheapest, or say what gives.
+"""Which plan answers a request: the cheapest that meets the SLO, else the best fallback of its policy.
 
 Pure: values in, a Decision out; no clock, no I/O, no randomness.
 """
@@ -7,22 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from gateway.domain import Decision, Gave, Option, Reason, Slo, SloPolicy, Struck, Trust
+from gateway.domain import (
+    Decision,
+    Option,
+    Reason,
+    RejectionReason,
+    Slo,
+    SloPolicy,
+    SloViolation,
+    Trust,
+)
 
 
 def quantile_for(policy: SloPolicy) -> float:
-    """Return the latency quantile that has to fit: strict promises more."""
+    """Return the latency quantile that must meet the target."""
     return 0.99 if policy is SloPolicy.STRICT else 0.95
 
 
 def choose(
     slo: Slo, options: Sequence[Option], spent_ms: float = 0.0, failing: Collection[str] = ()
 ) -> Decision:
-    """Pick the cheapest plan that keeps both promises, or say which promise had to give.
+    """Return the cheapest option that meets latency target and F1 floors, or the best fallback.
 
-    `options` come with their latency predicted for this request; `spent_ms` of its time is gone.
-    A pinned variant must be among them; only `strict` refuses it. No plan with a `failing` variant is
-    picked; where only such a one would do, the reason is UNAVAILABLE.
+    `options` have their latency predicted for this request, `spent_ms` after its arrival. A pinned
+    variant must be among them; only `strict` refuses it. A plan with a `failing` variant is never chosen;
+    where only such a plan would do, the reason is UNAVAILABLE.
     """
     if not failing:
         return _choose(slo, options, spent_ms)
@@ -47,9 +56,11 @@ def _choose(slo: Slo, options: Sequence[Option], spent_ms: float) -> Decision:
             return _decide(options[0], Reason.PINNED, slo, spent_ms)
     target_ms = slo.latency_ms - spent_ms
     trusted = [o for o in options if slo.policy is not SloPolicy.STRICT or _trusted(o)]
-    accurate = [o for o in trusted if keeps_f1(o, slo)]
+    accurate = [o for o in trusted if meets_f1(o, slo)]
     in_time = [o for o in accurate if o.predicted_ms <= target_ms]
-    if slo.policy is SloPolicy.PREFER_LATENCY:  # of the time of those who wait behind, too
+    if (
+        slo.policy is SloPolicy.PREFER_LATENCY
+    ):  # the requests that wait behind must be answered in time, too
         in_time = [o for o in in_time if o.predicted_ms + o.behind_ms <= target_ms]
     if in_time:
         return _decide(cheapest(in_time), Reason.MEETS_SLO, slo, spent_ms)
@@ -64,21 +75,21 @@ def _choose(slo: Slo, options: Sequence[Option], spent_ms: float) -> Decision:
     return _prefer_accuracy(reachable, slo, spent_ms)
 
 
-def keeps_f1(option: Option, slo: Slo) -> bool:
-    """Say whether all certificates asked for hold: the floors, and the loss to the largest variant."""
-    if option.certified_f1 < slo.min_f1 or not _keeps_answerable_f1(option, slo):
+def meets_f1(option: Option, slo: Slo) -> bool:
+    """Return whether the certificates meet the floors of the SLO and its limit on the loss."""
+    if option.certified_f1 < slo.min_f1 or not _meets_answerable_f1(option, slo):
         return False
     loss = option.certified_loss
     return slo.max_f1_loss is None or (loss is not None and loss <= slo.max_f1_loss)
 
 
-def _keeps_answerable_f1(option: Option, slo: Slo) -> bool:
+def _meets_answerable_f1(option: Option, slo: Slo) -> bool:
     floor = option.certified_answerable_f1
     return slo.min_answerable_f1 is None or (floor is not None and floor >= slo.min_answerable_f1)
 
 
 def _certifies(option: Option, slo: Slo) -> bool:
-    """Say whether the plan is certified in all that is asked for, whatever the values are."""
+    """Return whether the plan has every certificate that the SLO needs, whatever their values."""
     loss = slo.max_f1_loss is None or option.certified_loss is not None
     return loss and (slo.min_answerable_f1 is None or option.certified_answerable_f1 is not None)
 
@@ -86,7 +97,7 @@ def _certifies(option: Option, slo: Slo) -> bool:
 def escalation_left_ms(slo: Slo, spent_ms: float) -> float:
     """Return the time that the next stage of a cascade may take.
 
-    Up to the target; who prefers accuracy waits up to the deadline.
+    It may last until the target, under `prefer-accuracy` until the deadline.
     """
     until_ms = slo.timeout_ms if slo.policy is SloPolicy.PREFER_ACCURACY else slo.latency_ms
     return min(until_ms, slo.timeout_ms) - spent_ms
@@ -97,41 +108,41 @@ def cheapest(options: Sequence[Option]) -> Option:
 
 
 def nearest_feasible(slo: Slo, options: Sequence[Option]) -> tuple[Option, ...]:
-    """Return what an idle system can promise: no other plan is both faster and more accurate.
+    """Return the Pareto front of the options on an idle system, the fastest first.
 
-    Only plans that keep one of the two promises of `slo`, where there are any.
+    Only options that meet the latency target or the F1 floors of `slo`, where there are any.
     """
     trusted = [o for o in options if slo.policy is not SloPolicy.STRICT or _trusted(o)]
     paired = slo.max_f1_loss is not None
     front = [o for o in trusted if not any(_dominates(p, o, paired) for p in trusted)]
-    keeps_one = [o for o in front if keeps_f1(o, slo) or o.idle_ms <= slo.latency_ms]
-    return tuple(sorted(keeps_one or front, key=lambda o: o.idle_ms))
+    meets_one = [o for o in front if meets_f1(o, slo) or o.idle_ms <= slo.latency_ms]
+    return tuple(sorted(meets_one or front, key=lambda o: o.idle_ms))
 
 
-def shortfalls(option: Option, slo: Slo, spent_ms: float) -> tuple[Gave, ...]:
-    """Return which promises this option would not keep."""
-    gave = []
+def find_violations(option: Option, slo: Slo, spent_ms: float) -> tuple[SloViolation, ...]:
+    """Return what this option is predicted to violate."""
+    violations = []
     if option.predicted_ms > slo.latency_ms - spent_ms:
-        gave.append(Gave.LATE)
+        violations.append(SloViolation.LATE)
     certified = _certifies(option, slo)
-    if option.certified_f1 < slo.min_f1 or (certified and not keeps_f1(option, slo)):
-        gave.append(Gave.BELOW_FLOOR)
+    if option.certified_f1 < slo.min_f1 or (certified and not meets_f1(option, slo)):
+        violations.append(SloViolation.BELOW_FLOOR)
     if not certified or not _trusted(option):
-        gave.append(Gave.UNCERTIFIED)
-    return tuple(gave)
+        violations.append(SloViolation.UNCERTIFIED)
+    return tuple(violations)
 
 
-def struck_out(
+def rejection_reasons(
     option: Option, slo: Slo, spent_ms: float, failing: Collection[str]
-) -> tuple[Gave | Struck, ...]:
-    """Return all that speaks against this option; nothing does, and it was not chosen: it costs more."""
-    against: list[Gave | Struck] = [*shortfalls(option, slo, spent_ms)]
+) -> tuple[SloViolation | RejectionReason, ...]:
+    """Return every reason against this option; () for one that only costs more than the chosen one."""
+    against: list[SloViolation | RejectionReason] = [*find_violations(option, slo, spent_ms)]
     if option.predicted_ms > slo.timeout_ms - spent_ms:
-        against.append(Struck.DEADLINE)
+        against.append(RejectionReason.DEADLINE)
     if any(variant in failing for variant in option.plan.variants):
-        against.append(Struck.FAILING)
+        against.append(RejectionReason.FAILING)
     if slo.variant is not None and option.plan.variants != (slo.variant,):
-        against.append(Struck.PINNED)
+        against.append(RejectionReason.PINNED)
     return tuple(against)
 
 
@@ -141,7 +152,7 @@ def _dominates(a: Option, b: Option, paired: bool) -> bool:
 
 
 def _badness(option: Option, paired: bool) -> tuple[float, ...]:
-    """Return what options are compared by, less is better; `paired`: by the loss, too."""
+    """Return the criteria that options are compared by, less is better; `paired`: including the loss."""
     loss = 1.0 if option.certified_loss is None else option.certified_loss
     return option.idle_ms, -option.certified_f1, *((loss,) if paired else ())
 
@@ -151,12 +162,12 @@ def _trusted(option: Option) -> bool:
 
 
 def _drain_ms(options: Sequence[Option]) -> float:
-    """Return how long until the work in flight is done, as the predictions imply."""
+    """Return the time until the work in flight is done, as implied by the predictions."""
     return min((o.predicted_ms - o.idle_ms for o in options), default=0.0)
 
 
 def _refuse(accurate: Sequence[Option], latency_ms: float, target_ms: float) -> Decision:
-    """Refuse for ever when idle would not help, else until the work in flight is done."""
+    """Refuse for good if an idle system could not help, else until the work in flight is done."""
     if not any(o.idle_ms <= latency_ms for o in accurate):
         return Decision(None, Reason.INFEASIBLE)
     if not any(o.idle_ms <= target_ms for o in accurate):
@@ -179,7 +190,7 @@ def _prefer_latency(
 
 
 def _prefer_accuracy(reachable: Sequence[Option], slo: Slo, spent_ms: float) -> Decision:
-    accurate = [o for o in reachable if keeps_f1(o, slo)]
+    accurate = [o for o in reachable if meets_f1(o, slo)]
     if accurate:
         soonest = min(accurate, key=lambda o: (o.predicted_ms, o.cost_ms))
         return _decide(soonest, Reason.LEAST_LATE, slo, spent_ms)
@@ -188,4 +199,4 @@ def _prefer_accuracy(reachable: Sequence[Option], slo: Slo, spent_ms: float) -> 
 
 
 def _decide(option: Option, reason: Reason, slo: Slo, spent_ms: float) -> Decision:
-    return Decision(option, reason, shortfalls(option, slo, spent_ms))
+    return Decision(option, reason, find_violations(option, slo, spent_ms))

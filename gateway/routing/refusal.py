@@ -1,4 +1,4 @@
-"""The error, in our words, that a decision without an option stands for. Pure."""
+"""The error for a decision without an option. Pure."""
 
 from __future__ import annotations
 
@@ -9,53 +9,55 @@ from gateway.errors import BackendUnavailable, BertierError, Infeasible, Overloa
 from gateway.routing import policy
 
 UNPAIRED = (
-    "; this catalog certifies no loss to the largest variant: ask for SLO-Min-F1, or certify the repository"
+    "; this catalog certifies no loss to the largest variant: use SLO-Min-F1, or certify the repository"
     " with 'bertier-optimize certify'"
 )
 
 
 def refusal(
-    decision: Decision, promise: Slo, options: tuple[Option, ...], spent_ms: float = 0.0
+    decision: Decision, slo: Slo, options: tuple[Option, ...], spent_ms: float = 0.0
 ) -> BertierError:
-    """Return the error to raise; `options` are those that were weighed when `spent_ms` were gone."""
-    asked = _asked(promise)
+    """Return the error to raise; `options`: the candidates, `spent_ms` after the arrival."""
+    wanted = _describe_slo(slo)
     if decision.reason is Reason.INFEASIBLE:
-        points = [describe(o) for o in policy.nearest_feasible(promise, options)]
-        why = "" if _has_losses(promise, options) else UNPAIRED
-        return Infeasible(f"no plan gives {asked}, even on an idle system{why}", points)
+        points = [describe(o) for o in policy.nearest_feasible(slo, options)]
+        why = "" if _has_losses(slo, options) else UNPAIRED
+        return Infeasible(f"no plan meets {wanted}, even on an idle system{why}", points)
     if decision.reason is Reason.UNAVAILABLE:
         return BackendUnavailable(
-            f"the model server fails on what would give {asked}; it is tried again by itself, see /readyz"
+            f"the model server fails for every plan that meets {wanted}; the gateway retries by itself, see /readyz"
         )
     if decision.reason is Reason.TOO_LATE:
-        spent = f"{asked} can no longer be kept: too much of the time passed in the gateway"
-        return Overloaded(f"{spent}; try again", decision.retry_after_ms)
+        late = f"{wanted} cannot be met any more: the request waited too long in the gateway"
+        return Overloaded(f"{late}; try again", decision.retry_after_ms)
     soonest = min((o.predicted_ms for o in options), default=0.0)
-    numbers = f"{spent_ms:.0f} ms are spent and the fastest plan takes {soonest:.0f} ms now"
+    numbers = f"{spent_ms:.0f} ms have passed and the fastest plan takes {soonest:.0f} ms now"
     if decision.reason is Reason.SHED:
         return Overloaded(
-            f"busy: no plan is predicted to answer before the deadline of {promise.timeout_ms:g} ms:"
-            f" {numbers}; try again later, or give more time",
+            f"busy: no plan is predicted to answer before the deadline of {slo.timeout_ms:g} ms:"
+            f" {numbers}; try again later, or allow more time",
             decision.retry_after_ms,
         )
-    return Overloaded(f"busy: {asked} cannot be kept now: {numbers}", decision.retry_after_ms)
+    return Overloaded(
+        f"busy: {wanted} cannot be met now: {numbers}; try again later", decision.retry_after_ms
+    )
 
 
-def _asked(promise: Slo) -> str:
-    asked = f"{promise.latency_ms:g} ms at F1 >= {promise.min_f1:.3f}"
-    if promise.min_answerable_f1 is not None:
-        asked += f", >= {promise.min_answerable_f1:.3f} of questions with an answer,"
-    if promise.max_f1_loss is None:
-        return asked
-    return f"{asked} and at most {promise.max_f1_loss:.3f} below the largest variant's"
+def _describe_slo(slo: Slo) -> str:
+    wanted = f"{slo.latency_ms:g} ms at F1 >= {slo.min_f1:.3f}"
+    if slo.min_answerable_f1 is not None:
+        wanted += f", >= {slo.min_answerable_f1:.3f} of questions with an answer,"
+    if slo.max_f1_loss is None:
+        return wanted
+    return f"{wanted} and at most {slo.max_f1_loss:.3f} below the largest variant's"
 
 
-def _has_losses(promise: Slo, options: tuple[Option, ...]) -> bool:
-    return promise.max_f1_loss is None or any(o.certified_loss is not None for o in options)
+def _has_losses(slo: Slo, options: tuple[Option, ...]) -> bool:
+    return slo.max_f1_loss is None or any(o.certified_loss is not None for o in options)
 
 
 def describe(option: Option) -> dict[str, Any]:
-    """Return an option as the fronts show it."""
+    """Return an option as the frontends show it."""
     return {
         "plan": option.plan.name,
         "certified_f1": option.certified_f1,

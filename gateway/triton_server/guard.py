@@ -117,7 +117,7 @@ def _has_ended(pid: int) -> bool:
 
 
 def _end(pid: int, wakeup: int) -> int:
-    """End the child, politely until told again, then its whole group; return its exit code."""
+    """End the child, politely until the second signal, then its whole group; return its exit code."""
     if not _has_ended(pid):
         os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + GRACE_S

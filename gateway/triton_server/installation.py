@@ -1,7 +1,7 @@
-"""A Triton on this host: where it is, and how it is started. Starts nothing itself.
+"""Finds a Triton on this host and the environment to start it. Starts nothing itself.
 
-Two are known: the one inside the wheel nvidia-pytriton (installed without its dependencies), which
-has the Python backend only and is given ours for ONNX models, and a whole one on PATH.
+It finds two kinds: the Triton inside the wheel nvidia-pytriton (installed without its dependencies), which has only
+the Python backend and uses ours for ONNX models; and a complete Triton on PATH.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def _in_wheel() -> TritonInstallation | None:
 
 def _what_is_missing(server: Path, stub: Path, library_folder: Path) -> str | None:
     if not (server / "bin" / "tritonserver").exists():
-        return f"{server} holds no tritonserver; install it again"
+        return f"{server} has no tritonserver; install it again"
     if not stub.exists():
         return f"it has no stub for Python {_PYTHON}"
     shared = library_folder.glob(f"libpython{_PYTHON}.so*")

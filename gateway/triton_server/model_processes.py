@@ -1,4 +1,4 @@
-"""The processes that a local Triton runs its model instances in: which there are, and which of them are lost.
+"""The processes of a local Triton's model instances: finds them, and detects lost ones.
 
 Triton's Python backend never starts one again that has ended. It gives up one that is silent for a second,
 and aborts as a whole when that one goes on later: so one that is stopped (SIGSTOP) is ended here before.
@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 
 LOOK_MS = 250.0
 FIND_MS = 1_000.0  # between two searches for new processes: Triton has many threads to look through
-MOST_FOUND = 64  # losses that are remembered until somebody takes them
-CERTAIN_MS = 400.0  # ended or stopped for so long: it is no unloading, and no pause
+MOST_FOUND = 64  # losses that are kept until they are read
+CERTAIN_MS = 400.0  # a process ended or stopped for so long is lost, not unloading or paused
 STUB = "triton_python_backend_stub"
 
 _ENDED, _STOPPED = "Z", "T"

@@ -1,6 +1,6 @@
-"""One life of tritonserver: its command line, its health, its log, and the guard that ends it.
+"""One run of tritonserver: its command line, its health, its log, and the guard that stops it.
 
-It never speaks Triton's protocol beyond the standard gRPC health check, and starts nothing again.
+Uses only the standard gRPC health check, and restarts nothing.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ triton_log = logging.getLogger("triton")
 
 PROBE_MS = 2_000.0  # between two health checks
 PROBE_TIMEOUT_MS = 10_000.0
-PROBES = 3  # failed ones in a row, and it is taken for hung
-EXIT_TIMEOUT_S = 8  # for inferences in flight when Triton is told to stop
+PROBES = 3  # failed checks in a row after which it counts as hung
+EXIT_TIMEOUT_S = 8  # for inferences in flight when Triton stops
 STUB_TIMEOUT_S = 300  # for the process of one model instance to start
 _READY_POLL_MS = 50.0
 # While Triton starts nobody listens; gRPC's own back-off would find it seconds later.
@@ -75,7 +75,7 @@ class TritonOptions:
 
 
 class TritonProcess:
-    """One life of tritonserver, with the guard that ends it."""
+    """One run of tritonserver, with the guard that stops it."""
 
     def __init__(self, name: str, options: TritonOptions, process: asyncio.subprocess.Process):
         self._name = name
@@ -115,7 +115,7 @@ class TritonProcess:
         while not await self._is(READY):
             if self._ended.done():
                 await self._logging
-                said = "; ".join(self._errors) or "it gave no reason"
+                said = "; ".join(self._errors) or "it reported no reason"
                 raise BackendUnavailable(
                     f"Triton ended with code {self._ended.result()} while starting: {said}"
                 )
@@ -144,7 +144,7 @@ class TritonProcess:
         self._tell_guard()
         await self._wait(idle, timeout_s=guard.GRACE_S)
         idle.cancel()
-        self._tell_guard()  # told twice, it waits for nothing
+        self._tell_guard()  # a second signal makes it stop at once
         await self._wait(timeout_s=5)
         if not self._ended.done():
             self._guard.kill()

@@ -1,7 +1,7 @@
 """A Triton of our own: started, watched, restarted when it dies, and stopped.
 
-One life of it is process.py's. What must survive even a kill -9 of this process is done by
-guard.py, which stands between the two.
+process.py handles one run of it. guard.py, a process between this one and Triton, cleans up even after a
+kill -9 of this process.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 FIRST_BACKOFF_MS = 500.0
 LONGEST_BACKOFF_MS = 30_000.0
-STABLE_MS = 60_000.0  # up for so long, its next death is the first again
+STABLE_MS = 60_000.0  # after running for so long, the next failure counts as the first again
 START_TIMEOUT_MS = 120_000.0
 
 
@@ -57,13 +57,13 @@ class Supervisor:
 
     @property
     def restarts(self) -> int:
-        """How often it came back after it had died."""
+        """How often it was restarted after it died."""
         return self._restarts
 
     async def start(self, ready_timeout_ms: float = START_TIMEOUT_MS) -> None:
-        """Start Triton and return when it has loaded what can be loaded.
+        """Start Triton and return when it has loaded every model that it can.
 
-        Raises: BackendUnavailable or RepositoryError, saying what is in the way.
+        Raises: BackendUnavailable, RepositoryError.
         """
         check_repository(self._options.model_repository)
         check_ports(self._options)
@@ -75,7 +75,7 @@ class Supervisor:
         self._looking = asyncio.create_task(self._look(), name="model processes")
 
     async def stop(self) -> None:
-        """End Triton; nothing of it is left when this returns."""
+        """Stop Triton; none of its processes or files remain."""
         for task in (self._watching, self._looking):
             if task:
                 task.cancel()
@@ -84,7 +84,7 @@ class Supervisor:
         await self._end_run()
 
     def restart(self, why: str) -> None:
-        """Have Triton ended and started again, soon."""
+        """Request a restart of Triton."""
         if self._run:
             self._run.condemn(why)
 
@@ -150,11 +150,11 @@ def run_foreground(
 
 
 async def _run_until_signal(supervisor: Supervisor, ready_timeout_ms: float) -> None:
-    told = asyncio.Event()
+    stop_requested = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, told.set)
+        asyncio.get_running_loop().add_signal_handler(number, stop_requested.set)
     starting = asyncio.create_task(supervisor.start(ready_timeout_ms))
-    stopping = asyncio.create_task(told.wait())
+    stopping = asyncio.create_task(stop_requested.wait())
     try:
         await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
         if starting.done():

@@ -52,14 +52,14 @@ class Rival:
         option = self._rival.decide(Asked(0, now_ms, slo, 0), direct, spent_ms, now_ms)
         if option is None:
             return Decision(None, Reason.BUSY)
-        return Decision(option, Reason.MEETS_SLO, policy.shortfalls(option, slo, spent_ms))
+        return Decision(option, Reason.MEETS_SLO, policy.find_violations(option, slo, spent_ms))
 
 
 class RivalService(AnswerService):
     """Reads everything that comes."""
 
     @asynccontextmanager
-    async def admitted(self, request: SloRequest, front: str) -> AsyncIterator[float]:
+    async def admitted(self, request: SloRequest, frontend: str) -> AsyncIterator[float]:
         yield 0.0
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from gateway.catalog.schema import Plan
-from gateway.domain import Gave
+from gateway.domain import SloViolation
 from loadtest.drive import load_clients, open_loop, schedule
 from loadtest.drive.open_loop import Client
 from loadtest.drive.outcomes import Outcome, Result
@@ -102,7 +102,7 @@ def fate_of(result: Result, plans: Mapping[str, Plan]) -> Fate:
         latency_ms=result.latency_ms,
         predicted_ms=reply.predicted_ms,
         stage=stages.index(reply.variant) if reply.variant in stages else 0,
-        cut=Gave.ESCALATION_CUT in reply.met.split(","),
+        cut=SloViolation.ESCALATION_CUT in reply.met.split(","),
     )
 
 

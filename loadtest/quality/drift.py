@@ -16,7 +16,7 @@ from math import ceil
 import numpy as np
 
 from gateway.catalog.schema import Agreement, Confidence, Plan
-from gateway.monitoring.sequential_tests import BLOCK, Bets, agreement_floors, share_floors
+from gateway.monitoring.sequential_tests import BLOCK, BettingTest, agreement_floors, share_floors
 from loadtest.quality.recording import RELATIONS, SILENT, Relation, Series
 from optimizer.certify import expected_agreement
 
@@ -94,7 +94,7 @@ def first_shifts(expected: Confidence, confidence: np.ndarray, delta: float) -> 
     under = confidence[..., None] <= np.array(expected.edges)  # (T, S, K)
     blocks = under[: len(under) // BLOCK * BLOCK].reshape(-1, BLOCK, *under.shape[1:]).sum(axis=1)
     hits = np.concatenate([blocks, BLOCK - blocks], axis=-1)  # (T / BLOCK, S, F)
-    bets = Bets(share_floors(expected), (confidence.shape[1],))
+    bets = BettingTest(share_floors(expected), (confidence.shape[1],))
     found = _rises(bets, hits, BLOCK - hits, delta)
     return np.where(found < 0, -1, (found + 1) * BLOCK - 1)
 
@@ -103,11 +103,11 @@ def _alarms(
     statistic: Statistic, floors: np.ndarray, compared: np.ndarray, delta: float
 ) -> np.ndarray:  # floors: (F,) or (S, F); compared: (T, S) -> (S,)
     streams = () if floors.ndim > 1 else (compared.shape[1],)
-    bets = Bets(floors, streams)
+    bets = BettingTest(floors, streams)
     return _rises(bets, statistic.hits[compared], statistic.misses[compared], delta)
 
 
-def _rises(bets: Bets, hits: np.ndarray, misses: np.ndarray, delta: float) -> np.ndarray:
+def _rises(bets: BettingTest, hits: np.ndarray, misses: np.ndarray, delta: float) -> np.ndarray:
     """Return when 1/delta is reached; hits, misses: (T, S, F) -> (S,)."""
     found = np.full(hits.shape[1], -1)
     for t in range(len(hits)):

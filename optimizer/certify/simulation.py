@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gateway.catalog.schema import Agreement, Host
-from gateway.monitoring.sequential_tests import AgreementTest, Bets, Comparison
+from gateway.monitoring.sequential_tests import AgreementTest, BettingTest, Comparison
 from optimizer.certify.bounds import Bound, betting_floor
 from optimizer.data.clusters import MOST_CONTEXTS
 
@@ -112,7 +112,7 @@ def false_alarms(questions: int, runs: int, texts: int = 60, seed: int = 0) -> t
     expected = Agreement("large", texts, texts, 0.9, 0.0, floor, floor, NOWHERE)
     alarms = np.zeros((runs, 2), dtype=bool)
     for run in range(runs):
-        test, single = AgreementTest(expected, delta, 0.0), Bets((0.0, floor))
+        test, single = AgreementTest(expected, delta, 0.0), BettingTest((0.0, floor))
         for i, rate in enumerate(rng.beta(3 * floor, 3 * (1 - floor), texts)):
             for same in rng.random(questions) < rate:
                 found = Comparison.SAME if same else Comparison.DIFFERENT

@@ -1,4 +1,4 @@
-"""The client against a real gateway's two fronts: the same values and errors, whichever way it asks."""
+"""The client against a real gateway's two frontends: the same values and errors, whichever way it asks."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def in_thread(url: str, ask: Callable[[Client], Any], retries: Retries = O
 
 @both
 async def test_an_answer_comes_typed(gateway: Running, url_of: Callable[[Running], str]) -> None:
-    """A caller highlights by offsets and reads what became of the promise, over either protocol."""
+    """A caller highlights by offsets and reads the SLO outcome, over either protocol."""
     answer = await in_thread(
         url_of(gateway),
         lambda c: c.answer(QUESTION, CONTEXT, id="a", top_k=2, min_f1=0.6, latency_ms=30_000),
@@ -126,7 +126,7 @@ async def test_many_questions_come_back_in_order(
 async def test_a_plan_is_asked_without_an_answer(
     gateway: Running, url_of: Callable[[Running], str]
 ) -> None:
-    """What a promise would get can be looked up."""
+    """The plan for an SLO can be looked up."""
     report = await in_thread(url_of(gateway), lambda c: c.plan(n_tokens=100, min_f1=0.6))
     assert (report.feasible, report.plan, report.n_tokens) == (True, "large", 128)
     assert {o.plan for o in report.options} == {"small", "large"}
@@ -136,7 +136,7 @@ async def test_a_plan_is_asked_without_an_answer(
 async def test_an_infeasible_promise_names_what_is_feasible(
     gateway: Running, url_of: Callable[[Running], str]
 ) -> None:
-    """A refusal tells the caller what to ask for instead."""
+    """A refusal lists feasible SLOs."""
     ask = SloArguments(min_f1=0.99, policy="strict")
     with pytest.raises(bertier.Infeasible) as caught:
         await in_thread(url_of(gateway), lambda c: c.answer(QUESTION, CONTEXT, **ask))
@@ -203,7 +203,7 @@ def test_an_address_of_no_protocol_is_refused(url: str) -> None:
 async def test_what_is_no_ask_is_refused_with_what_is_wanted(
     gateway: Running, url_of: Callable[[Running], str], wrong: Any
 ) -> None:
-    """A pair of texts is the first thing that people try; an attribute error tells them nothing."""
+    """A pair of texts is the first thing that people try; an attribute error would not help them."""
     asks = [Ask(QUESTION, CONTEXT), wrong]
     said = rf"takes bertier\.Ask.*item 1 is a {type(wrong).__name__}"
     with pytest.raises(TypeError, match=said):

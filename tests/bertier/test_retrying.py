@@ -1,26 +1,26 @@
-"""When a client asks again: for what passes, not before it was told to, not for ever."""
+"""When a client retries: only passing failures, not before the gateway says so, not forever."""
 
 from __future__ import annotations
 
 import pytest
 
 from bertier import Retries, errors
-from bertier.errors import Told
+from bertier.errors import Failure
 
-BUSY = errors.Overloaded(Told("overloaded", "busy", retry_after_ms=400.0))
-AWAY = errors.Unreachable(Told("unreachable", "nobody there"))
+BUSY = errors.Overloaded(Failure("overloaded", "busy", retry_after_ms=400.0))
+AWAY = errors.Unreachable(Failure("unreachable", "nobody there"))
 
 
 @pytest.mark.parametrize(
     ("error", "attempt", "spent_ms", "wait_ms"),
     [
-        (BUSY, 1, 0.0, 400.0),  # as told
-        (AWAY, 1, 0.0, 50.0),  # nothing was told: the usual backoff
+        (BUSY, 1, 0.0, 400.0),  # as the gateway said
+        (AWAY, 1, 0.0, 50.0),  # without a hint: the usual backoff
         (AWAY, 3, 0.0, 200.0),  # twice as long each time
         (AWAY, 4, 0.0, None),  # enough attempts
         (BUSY, 1, 700.0, None),  # would end later than the caller's patience
-        (errors.Infeasible(Told("infeasible", "never")), 1, 0.0, None),
-        (errors.DeadlineExceeded(Told("deadline-exceeded", "late")), 1, 0.0, None),
+        (errors.Infeasible(Failure("infeasible", "never")), 1, 0.0, None),
+        (errors.DeadlineExceeded(Failure("deadline-exceeded", "late")), 1, 0.0, None),
     ],
 )
 def test_waits(
@@ -52,4 +52,4 @@ def test_both_protocols_raise_one_tree(
     status: int | str, kind: str, expected: type[errors.ApiError]
 ) -> None:
     """Who changes the protocol changes no `except`."""
-    assert type(errors.error_of(status, Told(kind, "said"))) is expected
+    assert type(errors.error_of(status, Failure(kind, "said"))) is expected

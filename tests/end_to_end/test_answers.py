@@ -1,4 +1,4 @@
-"""Answers of the real system: the same through every door, by the variant that the SLO asks for."""
+"""Answers of the real system: the same over every protocol, by the variant that the SLO asks for."""
 
 from __future__ import annotations
 

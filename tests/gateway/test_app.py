@@ -1,4 +1,4 @@
-"""What a newcomer is told when the gateway is up, and where those who watch it ask."""
+"""The message of a gateway that is ready, and its ops server."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def test_who_watches_has_a_port_of_its_own() -> None:
 
 
 async def test_metrics_that_moved_are_no_longer_at_the_front() -> None:
-    """What is told at two places is protected at none."""
+    """A page that is served at two places is protected at neither."""
     for settings, status in ({}, 200), ({"metrics_port": 0}, 404):
         transport = httpx2.ASGITransport(app=app.build(gateway_of(**settings)))
         async with httpx2.AsyncClient(transport=transport, base_url="http://test") as http:
@@ -88,19 +88,19 @@ async def test_a_port_that_is_taken_is_named() -> None:
 def test_a_host_that_is_not_ours_is_told_apart_from_a_port_in_use(host: str, said: str) -> None:
     """Another port would not help."""
     with pytest.raises(SettingsError, match=said) as caught:
-        listening.front(Settings(host=host, http_port=0, grpc_port=0))
+        listening.open_http(Settings(host=host, http_port=0, grpc_port=0))
     assert "--host" in str(caught.value)
     assert "other program" not in str(caught.value)
 
 
 def test_a_name_of_this_host_can_be_listened_at() -> None:
     """A pod is given its own name."""
-    with listening.front(Settings(host="localhost", http_port=0, grpc_port=0)) as found:
+    with listening.open_http(Settings(host="localhost", http_port=0, grpc_port=0)) as found:
         assert found.getsockname()[0] == "127.0.0.1"
 
 
 async def test_what_was_decided_last_is_written_at_the_stop(tmp_path: Path) -> None:
-    """Lines wait for up to a second; a gateway that is told to stop loses none."""
+    """Lines wait for up to a second; a gateway that is stopped loses none."""
     record = tmp_path / "decisions.jsonl"
     gateway = gateway_of(decisions_file=record, grpc_port=0, model_repository=tmp_path)
     async with gateway.lifespan(app.build(gateway)):

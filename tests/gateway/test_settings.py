@@ -106,8 +106,8 @@ def written(text: str) -> None:
             r"a\.below_best is 2, .* 0 to 1",
         ),
         ("[classes.a]\nlatency_s = 0.1" + STRICT, r"a\.latency_s: .* the nearest is latency_ms"),
-        ('[classes."a b"]\nlatency_ms = 100' + STRICT, "'a b' is no name"),
-        ("[classes.unknown]\nlatency_ms = 100" + STRICT, "'unknown' is no name"),
+        ('[classes."a b"]\nlatency_ms = 100' + STRICT, "'a b' is not a valid class name"),
+        ("[classes.unknown]\nlatency_ms = 100" + STRICT, "'unknown' is not a valid class name"),
         ("[api_keys.me]\nqouta = 1", r"api_keys\.me\.qouta: .* the nearest is"),
         ("htp_port = 1", "htp_port: .* the nearest is http_port"),
         ('drain_ms = "10s"', "drain_ms: '10s': give a number of ms"),
@@ -176,8 +176,10 @@ def test_a_hash_of_a_key_is_not_repeated() -> None:
     assert "bt-a-secret" not in str(caught.value)
 
 
-def test_classes_that_promise_the_same_are_told() -> None:
-    """It may be meant: two teams, counted apart; or one of them was to be another."""
+def test_equal_classes_are_reported() -> None:
+    """Equal classes may be intended, to count two teams separately, or be a mistake."""
     standard = slo.STANDARD_CLASSES["standard"]
-    assert slo.alike({**slo.STANDARD_CLASSES, "search": standard}) == [("search", "standard")]
-    assert slo.alike(slo.STANDARD_CLASSES) == []
+    assert slo.equal_classes({**slo.STANDARD_CLASSES, "search": standard}) == [
+        ("search", "standard")
+    ]
+    assert slo.equal_classes(slo.STANDARD_CLASSES) == []

@@ -143,10 +143,10 @@ def test_a_class_fills_in_what_is_absent(
     request_: SloRequest, latency_ms: float, min_f1: float, policy: SloPolicy, timeout_ms: float
 ) -> None:
     """The deadline is the tightest of what all parties said."""
-    promise = resolve(request_)
-    assert (promise.latency_ms, promise.policy) == (latency_ms, policy)
-    assert promise.min_f1 == pytest.approx(min_f1)
-    assert promise.timeout_ms == timeout_ms
+    resolved = resolve(request_)
+    assert (resolved.latency_ms, resolved.policy) == (latency_ms, policy)
+    assert resolved.min_f1 == pytest.approx(min_f1)
+    assert resolved.timeout_ms == timeout_ms
 
 
 @pytest.mark.parametrize("name", ["gold", "", "Standard"])
@@ -176,5 +176,5 @@ def test_a_floor_of_a_kind_takes_the_place_of_the_default_floor() -> None:
 def test_a_class_may_promise_a_loss() -> None:
     """With a floor of its own, both hold."""
     classes = {"close": SloClass(50, SloPolicy.STRICT, min_f1=0.4, max_f1_loss=0.01)}
-    promise = slo.resolve(SloRequest(slo_class="close"), classes, "close", best_floor=0.7)
-    assert (promise.max_f1_loss, promise.min_f1) == (0.01, 0.4)
+    resolved = slo.resolve(SloRequest(slo_class="close"), classes, "close", best_floor=0.7)
+    assert (resolved.max_f1_loss, resolved.min_f1) == (0.01, 0.4)

@@ -1,4 +1,4 @@
-"""The door of the gRPC front: TLS, and a key before any message is read, for reflection, too."""
+"""Authentication of the gRPC frontend: TLS, and the API key before any message is read."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from gateway.auth.tls import Certificates, Pem
 from gateway.errors import Forbidden, Unauthenticated
 from gateway.frontends.grpc.call import help_of, status_of
 
-OPEN = "/grpc.health.v1.Health/"  # what probes ask
+OPEN = "/grpc.health.v1.Health/"  # for probes
 
 
-class GrpcDoor(grpc.aio.ServerInterceptor):
-    """Admits a call, or answers it with the status of what is wrong."""
+class AuthInterceptor(grpc.aio.ServerInterceptor):
+    """Admits a call, or ends it with the status of the error."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
@@ -42,14 +42,14 @@ class GrpcDoor(grpc.aio.ServerInterceptor):
 
 def credentials(certificates: Certificates) -> grpc.ServerCredentials:
     """Return credentials whose connections each use the files of when they are opened."""
-    told = certificates.version
+    served = certificates.version
 
     def fetch() -> Any:
-        nonlocal told
+        nonlocal served
         pem = certificates.pem()
-        if certificates.version == told:
-            return None  # as before
-        told = certificates.version
+        if certificates.version == served:
+            return None  # unchanged
+        served = certificates.version
         return _configuration(pem)
 
     return grpc.dynamic_ssl_server_credentials(

@@ -69,7 +69,7 @@ STATUS: Mapping[type[BertierError], grpc.StatusCode] = {
     KeyFileError: grpc.StatusCode.INTERNAL,
     CertificateError: grpc.StatusCode.INTERNAL,
 }
-MAX_NEAREST = 8  # feasible points told in metadata, which is limited to 8 KiB
+MAX_NEAREST = 8  # feasible plans listed in metadata, which is limited to 8 KiB
 
 
 def status_of(error: BaseException) -> grpc.StatusCode:
@@ -81,14 +81,14 @@ def status_of(error: BaseException) -> grpc.StatusCode:
 
 
 def detail_of(error: BaseException, request_id: str) -> str:
-    """Return what the caller is told; the cause of an internal error stays in the log."""
+    """Return the message for the caller; the cause of an internal error is only logged."""
     if status_of(error) is not grpc.StatusCode.INTERNAL:
         return str(error)
     return f"{FIXED_TEXT}: {request_id}"
 
 
 def help_of(error: BaseException) -> Metadata:
-    """Return what may help the caller, as trailing metadata."""
+    """Return the error's type and hints for a retry, as trailing metadata."""
     pairs = [("error-type", kind_of(error).name)]
     if isinstance(error, Overloaded):
         # gRFC A6: clients with a retry policy wait this long.
@@ -100,7 +100,7 @@ def help_of(error: BaseException) -> Metadata:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a call says beside its message."""
+    """The metadata of a call: id, SLO and deadline."""
 
     request_id: str
     metadata: Metadata
@@ -184,15 +184,15 @@ class Calls:
     ) -> T:
         """Return the body's reply, after sending its metadata; abort the call on an error.
 
-        Only what `answers` a question is counted, as the HTTP front does.
+        Only what `answers` a question is counted, as in the HTTP frontend.
         """
         call = self.begin(context)
         try:
             with self.observed(call, fields) if answers else nullcontext():
                 reply, metadata = await body(readable(request), call)
-        except Exception as exc:  # noqa: BLE001  # one table tells every error
+        except Exception as exc:  # noqa: BLE001  # one table maps every error
             await abort(context, call, exc)
-        await context.send_initial_metadata((*metadata.items(), *told(call)))
+        await context.send_initial_metadata((*metadata.items(), *common_metadata(call)))
         return reply
 
     def observed(self, call: Call, fields: Mapping[str, object]) -> AbstractContextManager[object]:
@@ -214,12 +214,12 @@ def readable(request: M | Malformed) -> M:
 async def abort(context: Context, call: Call, error: Exception) -> NoReturn:
     """End the call with the error's status; an internal one is logged with its cause."""
     log_failure(error, call.request_id)
-    trailing = (*help_of(error), *told(call))
+    trailing = (*help_of(error), *common_metadata(call))
     await context.abort(status_of(error), detail_of(error, call.request_id), trailing)
 
 
-def told(call: Call) -> Metadata:
-    """Return what every answer and every failure says: the call's id, and the caller's quota if it has one."""
+def common_metadata(call: Call) -> Metadata:
+    """Return the metadata of every answer and failure: the call's id and the caller's rate limit."""
     return (*access.rate_limit().items(), ("x-request-id", call.request_id))
 
 

@@ -12,7 +12,15 @@ from google.protobuf.message import Message
 from gateway.domain import Answered
 from gateway.errors import InvalidField, Malformed
 from gateway.frontends import oip, oip_tensors, replies, slo_headers
-from gateway.frontends.grpc.call import Call, Calls, Context, detail_of, log_failure, readable, told
+from gateway.frontends.grpc.call import (
+    Call,
+    Calls,
+    Context,
+    common_metadata,
+    detail_of,
+    log_failure,
+    readable,
+)
 from gateway.frontends.oip import Inference
 from gateway.frontends.oip_tensors import Tensor
 from gateway.proto.inference import service_pb2 as pb
@@ -61,13 +69,13 @@ class GrpcInferenceService:
             try:
                 with self._calls.observed(item, _slo_fields(request)):
                     reply, _ = await self._infer(readable(request), item)
-            except Exception as exc:  # noqa: BLE001  # told as a response, logged with its cause
+            except Exception as exc:  # noqa: BLE001  # sent as a response, logged with its cause
                 log_failure(exc, call.request_id)
                 return _stream_failure(request, detail_of(exc, call.request_id))
             return pb.ModelStreamInferResponse(infer_response=reply)
 
         limit = self._service.settings.max_concurrent_items
-        await context.send_initial_metadata(told(call))
+        await context.send_initial_metadata(common_metadata(call))
         await slo_headers.map_in_order(requests, work, context.write, limit)
 
     async def _ready(
@@ -81,8 +89,8 @@ class GrpcInferenceService:
     ) -> tuple[pb.ModelInferResponse, Mapping[str, str]]:
         oip.check_model(request.model_name, request.model_version)
         asked = _asked(request)
-        promise = call.slo_request(asked.slo_fields, asked.timeout_ms)
-        answers = await oip.answer(self._service, asked, promise, call.arrived_ms, front="grpc")
+        slo = call.slo_request(asked.slo_fields, asked.timeout_ms)
+        answers = await oip.answer(self._service, asked, slo, call.arrived_ms, frontend="grpc")
         return _response(request.id, asked, answers), oip.slo_metadata(answers)
 
 
@@ -133,8 +141,8 @@ def _response(request_id: str, asked: Inference, answers: list[Answered]) -> pb.
     for tensor in outputs:
         response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
         response.raw_output_contents.append(oip_tensors.pack(tensor))
-    told = {n.replace("-", "_"): text for n, text in oip.slo_metadata(answers).items()}
-    for name, text in (told | replies.explanations(answers)).items():
+    parameters = {n.replace("-", "_"): text for n, text in oip.slo_metadata(answers).items()}
+    for name, text in (parameters | replies.explanations(answers)).items():
         response.parameters[name].string_param = text
     return response
 

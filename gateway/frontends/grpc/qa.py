@@ -9,18 +9,18 @@ from collections.abc import AsyncIterable, Mapping, Sequence
 from google.protobuf.message import Message
 
 from gateway.auth import access
-from gateway.domain import Answered, Option, Question, Weighed
+from gateway.domain import Answered, Candidate, Option, Question
 from gateway.errors import InvalidField, Malformed, Overloaded, TextTooLong
 from gateway.frontends import slo_headers
 from gateway.frontends.grpc.call import (
     Call,
     Calls,
     Context,
+    common_metadata,
     detail_of,
     log_failure,
     readable,
     status_of,
-    told,
 )
 from gateway.frontends.problems import kind_of
 from gateway.frontends.slo_headers import MAX_ID_CHARS, MAX_PLAN_TOKENS
@@ -55,7 +55,7 @@ class QuestionAnswering:
             return await self._item(request, call.again())
 
         limit = self._service.settings.max_concurrent_items
-        await context.send_initial_metadata(told(call))
+        await context.send_initial_metadata(common_metadata(call))
         await slo_headers.map_in_order(requests, work, context.write, limit)
 
     async def Plan(self, request: pb.PlanRequest | Malformed, context: Context) -> pb.PlanResponse:
@@ -73,21 +73,21 @@ class QuestionAnswering:
         self, request: pb.PlanRequest, call: Call
     ) -> tuple[pb.PlanResponse, Mapping[str, str]]:
         access.take(1)
-        promise = call.slo_request(slo_fields(request), None)
-        report = await self._service.plan(promise, *_plan_size(request))
+        slo = call.slo_request(slo_fields(request), None)
+        report = await self._service.plan(slo, *_plan_size(request))
         return to_plan(report), {}
 
     async def _answer(self, request: pb.AnswerRequest, call: Call) -> Answered:
         question = to_question(request, self._service.settings)
-        promise = call.slo_request(slo_fields(request), None)
-        return await self._service.answer(question, promise, call.arrived_ms, front="grpc")
+        slo = call.slo_request(slo_fields(request), None)
+        return await self._service.answer(question, slo, call.arrived_ms, frontend="grpc")
 
     async def _item(self, request: pb.AnswerRequest | Malformed, call: Call) -> pb.AnswerItem:
         own_id = "" if isinstance(request, Malformed) else request.id[:MAX_ID_CHARS]
         try:
             with self._calls.observed(call, slo_fields(request)):
                 answered = await self._answer(readable(request), call)
-        except Exception as exc:  # noqa: BLE001  # told as an item, logged with its cause
+        except Exception as exc:  # noqa: BLE001  # sent as an item, logged with its cause
             log_failure(exc, call.request_id)
             return pb.AnswerItem(id=own_id, failure=to_failure(exc, call.request_id))
         return pb.AnswerItem(id=own_id, answer=to_response(own_id, answered))
@@ -139,7 +139,7 @@ def to_response(own_id: str, answered: Answered) -> pb.AnswerResponse:
 
 
 def to_failure(error: Exception, request_id: str) -> pb.Failure:
-    """Return an error as an item of a stream tells it."""
+    """Return an error as an item of a stream."""
     return pb.Failure(
         type=kind_of(error).name,
         code=status_of(error).name,
@@ -152,13 +152,13 @@ def to_plan(report: PlanReport) -> pb.PlanResponse:
     """Return a plan report as its message."""
     chosen = report.decision.option
     return pb.PlanResponse(
-        feasible=chosen is not None and not report.decision.gave,
+        feasible=chosen is not None and not report.decision.violations,
         plan=chosen.plan.name if chosen else "",
         reason=report.decision.reason,
-        gave=report.decision.gave,
+        gave=report.decision.violations,
         n_tokens=report.size.bucket,
         n_windows=report.size.n_windows,
-        options=_options(report.weighed, chosen),
+        options=_options(report.candidates, chosen),
         nearest=[pb.PlanOption(**refusal.describe(each)) for each in report.feasible],
         latency_ms=report.slo.latency_ms,
         min_f1=report.slo.min_f1,
@@ -215,9 +215,9 @@ def _explanation(answered: Answered) -> pb.Explanation:
         reason=answered.decision.reason,
         quantile=quantile_for(answered.slo.policy),
         spent_ms=slo_headers.spent_before_routing_ms(answered.timings),
-        options=_options(answered.weighed, answered.option),
+        options=_options(answered.candidates, answered.option),
     )
 
 
-def _options(weighed: Sequence[Weighed], chosen: Option | None) -> list[pb.PlanOption]:
-    return [pb.PlanOption(**explain.describe(each, chosen)) for each in weighed]
+def _options(candidates: Sequence[Candidate], chosen: Option | None) -> list[pb.PlanOption]:
+    return [pb.PlanOption(**explain.describe(each, chosen)) for each in candidates]

@@ -1,6 +1,6 @@
-"""The gRPC front: one server with QuestionAnswering, Open Inference Protocol v2, health, reflection.
+"""The gRPC frontend: one server with QuestionAnswering, Open Inference Protocol v2, health, reflection.
 
-Same shape as the HTTP front; the table of errors and statuses is in grpc_call.
+Built like the HTTP frontend; `grpc.call` has the table of errors and statuses.
 """
 
 # ruff: noqa: N802  # the protocol names its calls
@@ -25,7 +25,7 @@ from gateway.auth.tls import Certificates
 from gateway.clock import now_ms
 from gateway.frontends import slo_headers, sockets
 from gateway.frontends.grpc import auth, oip, qa
-from gateway.frontends.grpc.auth import GrpcDoor
+from gateway.frontends.grpc.auth import AuthInterceptor
 from gateway.frontends.grpc.call import Calls, Context, handlers
 from gateway.proto.bertier.v1 import qa_pb2
 from gateway.proto.inference import service_pb2
@@ -35,7 +35,7 @@ from gateway.settings import Settings, SettingsError
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 WATCH_MS = 1_000.0  # how often a health watch looks
 AGE_JITTER = 1.1  # gRPC lets a connection get so much older, so that not all end at once
-QUIET_MS = 500.0  # without a call: at a stop nobody is sending any
+IDLE_MS = 500.0  # without a new call: then no client is sending any more
 LOOK_MS = 50.0  # how often that is looked at
 HANDSHAKES = ("grpc.server_handshake_timeout_ms", "grpc.http2.settings_timeout")
 METADATA_SIZES = ("grpc.max_metadata_size", "grpc.absolute_max_metadata_size")
@@ -43,7 +43,7 @@ Status = health_pb2.HealthCheckResponse
 
 
 @dataclass(frozen=True, slots=True)
-class GrpcFront:
+class GrpcServer:
     """A started server, and the port it really has."""
 
     server: grpc.aio.Server
@@ -73,12 +73,12 @@ class Health:
     async def Watch(
         self, request: health_pb2.HealthCheckRequest, context: Context
     ) -> AsyncIterator[Message]:
-        told = None
+        last = None
         while not self._stopping.is_set():
             status = await self._status(request.service)
-            if status != told:
+            if status != last:
                 yield Status(status=status)
-                told = status
+                last = status
             await self._pause()
         yield Status(status=await self._status(request.service))
 
@@ -100,11 +100,11 @@ async def start(
     settings: Settings,
     access: Access | None = None,
     certificates: Certificates | None = None,
-) -> GrpcFront:
+) -> GrpcServer:
     """Return a server that listens on settings.host:grpc_port. Raises: SettingsError."""
-    doors = [GrpcDoor(access)] if access is not None and access.guarded else []
+    interceptors = [AuthInterceptor(access)] if access is not None and access.guarded else []
     server = grpc.aio.server(
-        interceptors=doors,
+        interceptors=interceptors,
         options=(
             ("grpc.so_reuseport", 0),  # else a second gateway would share the port unnoticed
             # The only way to part with a caller and lose nothing: what comes while a server stops is cancelled.
@@ -127,27 +127,27 @@ async def start(
     _enable_reflection(server)
     port = _bind(server, settings, certificates)
     await server.start()
-    return GrpcFront(server, port, health, calls, settings.grpc_connection_age_ms)
+    return GrpcServer(server, port, health, calls, settings.grpc_connection_age_ms)
 
 
-async def stop(front: GrpcFront, drain_ms: float) -> None:
-    """Part with all callers, then let calls in flight end for `drain_ms`, then cancel them.
+async def stop(running: GrpcServer, drain_ms: float) -> None:
+    """Close all connections, wait up to `drain_ms` for calls in flight, then cancel them.
 
-    A server that stops cancels every call that has not reached its handler. So new connections are refused
-    first, and the open ones reach their age and are told to go elsewhere; 0 `drain_ms`: all of it at once.
+    A stopping server cancels every call that has not reached its handler. So it first refuses new connections
+    and lets open ones reach their maximum age (GOAWAY). `drain_ms` 0: stop at once.
     """
-    front.health.stop()
+    running.health.stop()
     if drain_ms:
-        sockets.refuse_new(front.port)
-        await _parted(front)
-    await front.server.stop(drain_ms / 1e3)
+        sockets.refuse_new(running.port)
+        await _parted(running)
+    await running.server.stop(drain_ms / 1e3)
 
 
-async def _parted(front: GrpcFront) -> None:
+async def _parted(running: GrpcServer) -> None:
     """Return when no connection is open, none has sent a call for a while, or all are of age."""
-    ends_ms = now_ms() + AGE_JITTER * front.age_ms + QUIET_MS
-    while now_ms() < min(ends_ms, front.calls.began_ms + QUIET_MS):
-        if not sockets.n_connected(front.port):
+    ends_ms = now_ms() + AGE_JITTER * running.age_ms + IDLE_MS
+    while now_ms() < min(ends_ms, running.calls.began_ms + IDLE_MS):
+        if not sockets.n_connected(running.port):
             return
         await asyncio.sleep(LOOK_MS / 1e3)
 

@@ -1,4 +1,4 @@
-"""The door of the HTTP front: a key before the body is read."""
+"""Authentication of the HTTP frontend: the API key, before the body is read."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.api_keys import Scope as KeyScope
 from gateway.auth.access import CALLER, Access
 
-OPEN = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")  # what probes ask
+OPEN = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")  # for probes
 METRICS = "/metrics"
 
 
-class HttpDoor:
-    """Pure ASGI, inside the frame that tells failures."""
+class AuthMiddleware:
+    """Pure ASGI; RequestFrame around it turns errors into responses."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app = app

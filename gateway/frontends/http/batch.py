@@ -1,6 +1,6 @@
 """Many questions in one HTTP request: a list or lines come in, a line for each goes out, in order.
 
-A failure is the line of its question; the others are answered.
+A question that fails gets an error line; the others are answered.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from gateway.request.service import AnswerService
 
 NDJSON_TYPES = (NDJSON, "application/ndjson", "application/jsonl", "application/x-jsonlines")
 
-# In JSON these stand in strings alone.
+# In JSON these occur in strings only.
 SEPARATORS = tuple((c.encode(), b"\\u%04x" % ord(c)) for c in "\x85\u2028\u2029")
 
 Write = Callable[[bytes], Awaitable[None]]
@@ -57,12 +57,12 @@ class LinesResponse(Response):
 
 
 class Batch:
-    """The questions of one request, under the promise of its headers."""
+    """The questions of one request, under the SLO of its headers."""
 
-    def __init__(self, service: AnswerService, promise: SloRequest) -> None:
+    def __init__(self, service: AnswerService, slo: SloRequest) -> None:
         self._service = service
         self._settings = service.settings
-        self._promise = promise
+        self._slo = slo
 
     async def answer(self, request: Request) -> Response:
         """Answer a list, or lines while they come in."""
@@ -103,15 +103,15 @@ class Batch:
             return b'{"id":' + to_json(item_id) + b',"error":' + bytes(failure) + b"}"
 
     async def _answer_item(self, value: Any) -> bytes:
-        """Answer one item; its promise counts from now, when its turn has come."""
+        """Answer one item; its latency counts from now, not from the arrival of the request."""
         arrived_ms = now_ms()
         own = _string(value.get("slo"), "class") if isinstance(value, dict) else None
-        label = slo_headers.class_label(own or self._promise.slo_class, self._settings)
+        label = slo_headers.class_label(own or self._slo.slo_class, self._settings)
         with slo_headers.observed(self._service.metrics, "http", label):
             item = models.check(models.ItemBody, value)
             question = item.to_question(self._settings.max_top_k)
-            promise = item.slo.over(self._promise)
-            answered = await self._service.answer(question, promise, arrived_ms)
+            slo = item.slo.over(self._slo)
+            answered = await self._service.answer(question, slo, arrived_ms)
             return replies.answer_body(answered, question)
 
 

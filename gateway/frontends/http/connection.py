@@ -1,7 +1,7 @@
 """One HTTP connection: what its peer may send and keep waiting before anybody is asked for a key.
 
 uvicorn's protocol with limits of time and size around it, and problem documents (RFC 9457) where it writes plain
-text. It chooses nothing about a request that can be read, except that HTTP/1.1 needs one Host.
+text. It does not judge requests that can be parsed, except that HTTP/1.1 needs one Host.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from gateway.frontends.http.connections import Closed, Connection, Connections
 from gateway.frontends.http.middleware import RequestFrame, problem_response
 from gateway.observability import logs
 
-LINGER_S = 1.0  # what still comes after a refusal is read for so long: closing at once would destroy the answer
-LAST_CALL_S = 0.2  # at a stop: a request that is on its way has so long to arrive
+LINGER_S = 1.0  # keep reading for so long after a refusal: closing at once would discard the answer
+LAST_CALL_S = 0.2  # at a stop: wait so long for a request that is on its way
 
 
 class HttpConnection(HttpToolsProtocol):
@@ -42,8 +42,8 @@ class HttpConnection(HttpToolsProtocol):
         self._limits = all_.limits
         self._closing = closing
         self.timeout_keep_alive = self._limits.idle_timeout_s  # type: ignore[assignment]  # any number does
-        self._timer: asyncio.TimerHandle | None = None  # runs while a head is waited for
-        self._stall: asyncio.TimerHandle | None = None  # runs while the peer takes no answer
+        self._timer: asyncio.TimerHandle | None = None  # runs while waiting for a request head
+        self._stall: asyncio.TimerHandle | None = None  # runs while the peer reads no answer
         self._in_body = False
         self._head_bytes = 0  # of the head that is being read
         self._field_bytes = 0  # the same, of whole fields; trailers included
@@ -212,7 +212,7 @@ class HttpConnection(HttpToolsProtocol):
             self._timer = None
 
     def _on_slow_head(self) -> None:
-        if self._timer is None:  # it came at the last moment
+        if self._timer is None:  # it arrived in time after all
             return
         if self._head_bytes and not self._in_body:
             self._refuse(HeadTooSlow(self._limits.head_timeout_s * 1e3))
@@ -268,7 +268,7 @@ class HttpConnection(HttpToolsProtocol):
 def _as_ours(error: httptools.HttpParserError) -> BertierError:
     if isinstance(error.__context__, HeadTooLarge):  # raised in a callback of the parser
         return error.__context__
-    return Malformed(f"the request is not valid HTTP/1.1 ({error}); send one that is, in the clear")
+    return Malformed(f"the request is not valid HTTP/1.1 ({error}); send plain HTTP/1.1")
 
 
 def _closed(error: BertierError) -> Closed:

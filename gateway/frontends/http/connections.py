@@ -1,4 +1,4 @@
-"""The HTTP connections that are open: how many there may be, and which one gives way to one more.
+"""The open HTTP connections: their limit, and which one is closed when a new one arrives at the limit.
 
 Decides and counts; knows neither sockets nor HTTP.
 """
@@ -17,13 +17,17 @@ from gateway.settings import Settings
 
 log = logging.getLogger(__name__)
 
-LOG_EVERY_S = 10.0  # connections closed for one reason: the first are logged, the others as a sum
-LOGGED = 10  # so many
-PACE_S = 0.002  # between two connections that are closed for their time: a thousand at once would hold up the others
+LOG_EVERY_S = (
+    10.0  # per reason: the first closed connections are logged one by one, the others as a sum
+)
+LOGGED = 10  # closed connections that are logged one by one
+PACE_S = (
+    0.002  # between two timeouts: closing a thousand connections at once would delay the others
+)
 
 
 class Closed(StrEnum):
-    """Why the gateway closed a connection, or took none."""
+    """Why the gateway closed a connection, or did not accept it."""
 
     SLOW_HEAD = "slow_head"
     LARGE_HEAD = "large_head"
@@ -34,12 +38,12 @@ class Closed(StrEnum):
 
 
 EXPLANATIONS = {
-    Closed.SLOW_HEAD: "no request, or not the whole head of one, came in time",
+    Closed.SLOW_HEAD: "no complete request head arrived in time",
     Closed.LARGE_HEAD: "the head of a request was too large",
-    Closed.MALFORMED: "what came is no HTTP request",
-    Closed.IDLE: "no request came for a long time",
-    Closed.STALLED: "the answer was not taken for a long time",
-    Closed.FULL: "more connections are open than there may be",
+    Closed.MALFORMED: "the data is not an HTTP request",
+    Closed.IDLE: "no request arrived for a long time",
+    Closed.STALLED: "the peer did not read its answer for a long time",
+    Closed.FULL: "the limit of open connections is reached",
 }
 
 
@@ -53,7 +57,7 @@ class Limits:
     )
     max_head_bytes: int = 64 << 10  # request line and headers
     max_connections: int = 4_096
-    probe_connections: int = 32  # beyond these, for probes alone
+    probe_connections: int = 32  # additional connections, for probes only
 
     @classmethod
     def of(cls, settings: Settings) -> Limits:
@@ -76,11 +80,11 @@ class Connection:
 
 
 class Connections:
-    """All open connections of one front.
+    """All open connections of one HTTP server.
 
-    At the limit the connection that has waited longest for its first request gives way, then the one that is
-    idle longest: a client that sends its request at once is served however many slow ones there are. While all
-    are being answered, some more are taken for probes alone.
+    At the limit, the connection that has waited longest for its first request is closed, then the one that has
+    been idle longest. So a client that sends its request at once is served however many slow ones there are. While
+    all connections are being answered, some more are accepted for probes only.
     """
 
     def __init__(self, limits: Limits, metrics: Metrics) -> None:
@@ -126,7 +130,7 @@ class Connections:
         self.works(connection)
 
     def soon(self, close: Callable[[], None]) -> None:
-        """Call this when it is its turn among the connections whose time is over."""
+        """Schedule the callback of a timed-out connection, PACE_S after the previous one."""
         loop = asyncio.get_running_loop()
         at_s = max(loop.time(), self._next_s)
         self._next_s = at_s + PACE_S

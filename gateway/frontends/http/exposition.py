@@ -1,6 +1,6 @@
-"""How a scrape is answered: fresh while scrapes are few, at bounded cost when they are many.
+"""Answers Prometheus scrapes: with fresh metrics while scrapes are few, at bounded cost when they are many.
 
-The text is made on the event loop, one metric at a time, and requests go on between two of them.
+The text is built on the event loop, one metric at a time; requests run between two metrics.
 Declares no metric, and knows nothing of HTTP but two content types.
 """
 
@@ -26,7 +26,7 @@ OPENMETRICS_TYPE = openmetrics.CONTENT_TYPE_LATEST
 OPENMETRICS = "application/openmetrics-text"
 EOF = b"# EOF\n"  # ends a text in OpenMetrics
 
-# So many texts are made at once, and so many a second in the long run; other scrapes get the last one.
+# Burst and rate per second of texts that are built; other scrapes get the last one.
 BURST, PER_SECOND = 10.0, 2.0
 
 Page = Sequence[tuple[frozenset[str], bytes]]  # of each metric: its names, its text
@@ -76,7 +76,7 @@ class Exposition:
         page = []
         for metric in metrics.registry.collect():
             page.append((names_of(metric), render(metric, content_type)))
-            await asyncio.sleep(0)  # let requests have their turn
+            await asyncio.sleep(0)  # let requests run in between
         return page
 
 

@@ -21,15 +21,15 @@ OIP_PREFIX = "/v2"
 
 
 def problem_response(path: str, error: Exception) -> Response:
-    """Return the answer to a failure; what is our fault is logged with its cause."""
-    told = problems.problem(error, logs.request_id.get())
-    if told["status"] >= 500:
-        _log_failure(told["type"], error, told["status"])
+    """Return the problem response of an error; one of status 500 and above is logged with its cause."""
+    body = problems.problem(error, logs.request_id.get())
+    if body["status"] >= 500:
+        _log_failure(body["type"], error, body["status"])
     if path.startswith(OIP_PREFIX):
-        told["error"] = told["detail"]  # where clients of that protocol look
+        body["error"] = body["detail"]  # where clients of the Open Inference Protocol expect it
     return Response(
-        json.dumps(told),
-        status_code=told["status"],
+        json.dumps(body),
+        status_code=body["status"],
         headers=problems.headers(error),
         media_type=problems.MEDIA_TYPE,
     )
@@ -44,7 +44,7 @@ class RequestFrame:
     """Pure ASGI, around everything else."""
 
     def __init__(self, app: ASGIApp, leaving: Callable[[], bool]) -> None:
-        """`leaving`: is this gateway about to stop? Then callers are told to come on another connection."""
+        """`leaving` returns whether the gateway is about to stop; then responses close their connection."""
         self.app = app
         self._leaving = leaving
 
@@ -64,8 +64,8 @@ class RequestFrame:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                told = {"x-request-id": name, **access.rate_limit()}  # of failures, too
-                own = [(key.encode(), value.encode()) for key, value in told.items()]
+                own_headers = {"x-request-id": name, **access.rate_limit()}  # also of failures
+                own = [(key.encode(), value.encode()) for key, value in own_headers.items()]
                 message["headers"] = [*message["headers"], *own]
                 if self._leaving():
                     message["headers"].append((b"connection", b"close"))
@@ -74,7 +74,7 @@ class RequestFrame:
         try:
             await self.app(scope, receive, send_framed)
         except Exception as exc:
-            if status:  # too late to say anything but the end of the connection
+            if status:  # headers are sent: only closing the connection is left
                 raise
             await problem_response(scope["path"], exc)(scope, receive, send_framed)
         finally:

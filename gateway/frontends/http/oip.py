@@ -95,8 +95,8 @@ def _add_model_routes(routes: APIRouter, path: str, service: AnswerService) -> N
     async def model_ready(model: str, version: str = "") -> Response:
         _check_model(model, version)
         ready = await slo_headers.is_ready(service)
-        told = {"name": model, "ready": ready}
-        return JSONResponse(told, status_code=200 if ready else 503)
+        body = {"name": model, "ready": ready}
+        return JSONResponse(body, status_code=200 if ready else 503)
 
     @routes.post(f"{path}/infer")
     async def infer(request: Request, model: str, version: str = "") -> Response:
@@ -130,9 +130,9 @@ async def _infer(
             raise read
         body, asked = read
         lookup = slo_headers.slo_lookup(request.headers.items())
-        promise = slo_headers.of_caller(oip.slo_request(asked, lookup))
+        slo = slo_headers.of_caller(oip.slo_request(asked, lookup))
         async with while_connected(partial(disconnected, request.receive)):
-            answers = await oip.answer(service, asked, promise, arrived_ms)
+            answers = await oip.answer(service, asked, slo, arrived_ms)
     explained = replies.explanations(answers)
     outputs = oip.output_tensors(asked, answers)
     return _response(body, outputs, oip.slo_metadata(answers), explained)
@@ -206,17 +206,17 @@ def _response(
     explained: Mapping[str, str],
 ) -> Response:
     binary = {t.name: oip_tensors.pack(t) for t in outputs if body.wants_binary(t.name)}
-    told: dict[str, Any] = {
+    reply: dict[str, Any] = {
         "model_name": oip.MODEL,
         "model_version": oip.MODEL_VERSION,
         "outputs": [_output(t, binary.get(t.name)) for t in outputs],
     }
     if body.id:
-        told["id"] = body.id
+        reply["id"] = body.id
     parameters = {name.replace("-", "_"): text for name, text in headers.items()} | dict(explained)
     if parameters:
-        told["parameters"] = parameters
-    head = json.dumps(told, ensure_ascii=False).encode()
+        reply["parameters"] = parameters
+    head = json.dumps(reply, ensure_ascii=False).encode()
     if not binary:
         return Response(head, media_type="application/json", headers=dict(headers))
     return Response(
@@ -227,11 +227,11 @@ def _response(
 
 
 def _output(tensor: Tensor, binary: bytes | None) -> dict[str, Any]:
-    told: dict[str, Any] = {
+    body: dict[str, Any] = {
         "name": tensor.name,
         "datatype": tensor.datatype,
         "shape": list(tensor.shape),
     }
     if binary is None:
-        return told | {"data": list(tensor.data)}
-    return told | {"parameters": {BINARY_SIZE: len(binary)}}
+        return body | {"data": list(tensor.data)}
+    return body | {"parameters": {BINARY_SIZE: len(binary)}}

@@ -7,7 +7,7 @@ import resource
 
 log = logging.getLogger(__name__)
 
-OWN_FILES = 128  # models, logs, model servers, the watch port
+OWN_FILES = 128  # models, logs, model servers, the ops server
 PROTOCOLS = 2  # HTTP and gRPC may each have as many connections
 
 

@@ -1,4 +1,4 @@
-"""The OpenAPI document: routes parse their own bodies and headers, so what they take is told here."""
+"""The OpenAPI document. Routes parse their own bodies and headers, so their schemas are declared here."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ REQUEST_HEADERS: tuple[tuple[str, dict[str, Any], str], ...] = (
     (
         "SLO-Latency-Ms",
         _DECIMAL | {"minimum": 1, "maximum": 60_000},
-        "Target, end to end. Absent: the class's.",
+        "Latency target, end to end. Absent: the class's.",
     ),
     (
         "SLO-Min-F1",
@@ -54,7 +54,7 @@ REQUEST_HEADERS: tuple[tuple[str, dict[str, Any], str], ...] = (
     (
         "SLO-Policy",
         _TEXT | {"enum": [str(p) for p in SloPolicy]},
-        "What gives when both promises cannot be kept. Absent: the class's.",
+        "What to prefer when latency target and F1 floor cannot both be met. Absent: the class's.",
     ),
     ("Priority", _TEXT | {"default": "u=3"}, "RFC 9218 urgency, `u=0` to `u=7`."),
     ("SLO-Variant", _TEXT, "Pin one variant (evaluation, debugging)."),
@@ -68,7 +68,7 @@ REQUEST_HEADERS: tuple[tuple[str, dict[str, Any], str], ...] = (
 )
 RESPONSE_HEADERS: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("SLO-Plan", _TEXT, "The plan that answered."),
-    ("SLO-Variant", _TEXT, "The variant that gave the answer."),
+    ("SLO-Variant", _TEXT, "The variant that answered."),
     ("SLO-F1", _DECIMAL, "Certified floor of the plan."),
     (
         "SLO-F1-Loss",
@@ -79,7 +79,7 @@ RESPONSE_HEADERS: tuple[tuple[str, dict[str, Any], str], ...] = (
     (
         "SLO-Met",
         _TEXT,
-        "`true`, or what gave: late, below-floor, escalation-cut, partial, uncertified.",
+        "`true`, or the violations: late, below-floor, escalation-cut, partial, uncertified.",
     ),
     ("Server-Timing", _TEXT, "tokenize, route, queue, infer, decode, total; ms."),
 )
@@ -100,7 +100,7 @@ def operation(
     answer_headers: bool = False,
     statuses: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """Return what `add_api_route` needs to tell of a route; schemas by media type."""
+    """Return the documentation of a route for `add_api_route`; schemas by media type."""
     extra: dict[str, Any] = {"parameters": _parameters(REQUEST_HEADERS if slo else ())}
     if takes is not None:
         extra["requestBody"] = {"required": not optional, "content": _content(takes)}
@@ -134,15 +134,15 @@ def openapi(app: FastAPI) -> dict[str, Any]:
 
 def _problem_response(status: int) -> dict[str, Any]:
     kinds = [kind for kind in KINDS.values() if kind.status == status]
-    told: dict[str, Any] = {
+    response: dict[str, Any] = {
         "description": "; ".join(dict.fromkeys(kind.title for kind in kinds)),
         "headers": _headers(REQUEST_ID_HEADER),
         "content": _content({MEDIA_TYPE: ref(ProblemBody)}),
     }
     if status == 429:
         retry = {"description": "Whole seconds, at least 1.", "schema": {"type": "integer"}}
-        told["headers"]["Retry-After"] = retry
-    return told
+        response["headers"]["Retry-After"] = retry
+    return response
 
 
 def _content(schemas: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A port of their own for those who watch: /metrics, /healthz, /readyz; no key, no TLS, nothing else."""
+"""The ops server: /metrics, /healthz and /readyz on a port of their own, without key or TLS."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _Server(http_server.Server):
 
 @asynccontextmanager
 async def opened(
-    api: HttpApi, door: socket.socket, limits: Limits, metrics: Metrics
+    api: HttpApi, listener: socket.socket, limits: Limits, metrics: Metrics
 ) -> AsyncIterator[None]:
     """Answer at this socket for the length of the block."""
     routes = [
@@ -47,7 +47,7 @@ async def opened(
         timeout_graceful_shutdown=1,
     )
     server = _Server(config, limits, metrics)
-    serving = asyncio.create_task(server.serve(sockets=[door]), name="side door")
+    serving = asyncio.create_task(server.serve(sockets=[listener]), name="ops server")
     try:
         yield
     finally:

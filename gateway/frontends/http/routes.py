@@ -1,6 +1,6 @@
-"""The HTTP front: routes, each from the wire to the service and back. Chooses nothing itself.
+"""The HTTP frontend: routes that parse requests, call the service and write responses. Decides nothing.
 
-Routes read their own bodies and headers (`DirectRoute`): FastAPI's way costs more than tokenizing.
+Routes read their own bodies and headers (`DirectRoute`): FastAPI's parsing costs more than tokenizing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
-from gateway import slo
 from gateway.auth import access
 from gateway.auth.access import Access
 from gateway.clock import now_ms
@@ -28,7 +27,7 @@ from gateway.errors import BackendUnavailable, BertierError, InvalidField
 from gateway.frontends import replies, slo_headers
 from gateway.frontends import schemas as models
 from gateway.frontends.http import openapi as http_docs
-from gateway.frontends.http.auth import HttpDoor
+from gateway.frontends.http.auth import AuthMiddleware
 from gateway.frontends.http.batch import Batch
 from gateway.frontends.http.exposition import Exposition
 from gateway.frontends.http.middleware import AnswersHead, RequestFrame, on_error, problem_response
@@ -37,6 +36,7 @@ from gateway.frontends.http.streaming import disconnected, read_body, while_conn
 from gateway.frontends.problems import ClientGone
 from gateway.lifecycle.readiness import Readiness, catalog_report
 from gateway.request.service import AnswerService
+from gateway.slo import parse
 
 ANSWER = "/v1/answer"
 VERSION = version("bertier")
@@ -69,8 +69,8 @@ class HttpApi:
     async def answer(self, request: Request) -> Response:
         label = self._class_label(request)
         with slo_headers.observed(self._service.metrics, "http", label, unread=True) as clocked:
-            promise = read_slo(request.headers.raw)
-            async with self._service.admitted(promise, "http") as waited_ms:
+            slo = read_slo(request.headers.raw)
+            async with self._service.admitted(slo, "http") as waited_ms:
                 raw = await self._body(request)
                 clocked.read()
                 arrived_ms = (
@@ -79,9 +79,7 @@ class HttpApi:
                 body = models.read(models.QuestionBody, raw)
                 question = body.to_question(self._settings.max_top_k)
                 async with while_connected(partial(disconnected, request.receive)):
-                    answered = await self._service.answer(
-                        question, promise, arrived_ms, admitted=True
-                    )
+                    answered = await self._service.answer(question, slo, arrived_ms, admitted=True)
             return Response(
                 replies.answer_body(answered, question),
                 headers=slo_headers.slo_headers(answered),
@@ -89,19 +87,19 @@ class HttpApi:
             )
 
     async def answers(self, request: Request) -> Response:
-        """Answer a list or lines; the SLO of an item counts from when its turn has come."""
+        """Answer a list or lines; the latency of an item counts from when it is begun."""
         with slo_headers.refused_whole(self._service.metrics, "http", self._class_label(request)):
-            promise = read_slo(request.headers.raw)
-            self._service.raise_if_full(promise, "http")
-            return await Batch(self._service, promise).answer(request)
+            slo = read_slo(request.headers.raw)
+            self._service.raise_if_full(slo, "http")
+            return await Batch(self._service, slo).answer(request)
 
     async def plan(self, request: Request) -> Response:
         access.take(1)
-        promise = read_slo(request.headers.raw)
+        slo = read_slo(request.headers.raw)
         raw = await self._body(request)
         body = models.read(models.PlanRequestBody, raw or b"{}")
         question = body.to_question()
-        report = await self._service.plan(promise, question, body.n_tokens)
+        report = await self._service.plan(slo, question, body.n_tokens)
         return Response(replies.plan_body(report), media_type=JSON)
 
     async def variants(self, _: Request) -> Response:
@@ -115,8 +113,8 @@ class HttpApi:
     async def readyz(self, _: Request) -> Response:
         readiness = await self._readiness()
         status = 200 if readiness.ready else 503
-        told = {"ready": readiness.ready} if access.is_stranger() else readiness
-        return Response(to_json(told), status_code=status, media_type=JSON)
+        body = {"ready": readiness.ready} if access.lacks_key() else readiness
+        return Response(to_json(body), status_code=status, media_type=JSON)
 
     async def metrics(self, request: Request) -> Response:
         names = request.query_params.getlist("name[]")
@@ -142,7 +140,7 @@ def read_slo(raw: Iterable[tuple[bytes, bytes]]) -> SloRequest:
         for k, v in raw
         if k in SLO_HEADERS or k.startswith(SLO_PREFIXES)
     )
-    return slo_headers.of_caller(slo.parse(slo_headers.slo_lookup(pairs)))
+    return slo_headers.of_caller(parse(slo_headers.slo_lookup(pairs)))
 
 
 class DirectAnswer:
@@ -166,11 +164,11 @@ def create(
     lifespan: Lifespan[FastAPI] | None = None,
     access: Access | None = None,
 ) -> FastAPI:
-    """Return the HTTP front, without the Open Inference Protocol's routes; no `access`: open to all."""
+    """Return the HTTP app without the routes of the Open Inference Protocol; no `access`: open to all."""
     app = FastAPI(
         title="bertier",
         version=VERSION,
-        description="Question answering from the smallest model that keeps each request's promise.",
+        description="Question answering from the smallest model that meets each request's SLO.",
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
@@ -186,14 +184,14 @@ def create(
     _add_routes(app, api)
     inside: ASGIApp = DirectAnswer(app.build_middleware_stack(), api)
     if access is not None and access.guarded:
-        inside = HttpDoor(inside, access)
+        inside = AuthMiddleware(inside, access)
     app.middleware_stack = AnswersHead(RequestFrame(inside, lambda: service.leaving))
     return app
 
 
 def _add_routes(app: FastAPI, api: HttpApi) -> None:
-    def add(method: str, path: str, endpoint: Any, **told: Any) -> None:
-        app.add_api_route(path, endpoint, methods=[method], response_class=Response, **told)
+    def add(method: str, path: str, endpoint: Any, **documented: Any) -> None:
+        app.add_api_route(path, endpoint, methods=[method], response_class=Response, **documented)
 
     async def openapi(_: Request) -> Response:
         return JSONResponse(http_docs.openapi(app))

@@ -1,7 +1,7 @@
-"""The server of an HTTP front: accepts connections within limits, and loses none that it accepted.
+"""The HTTP server: accepts connections within limits, and loses none that it accepted.
 
-uvicorn's server with an accept loop of its own: asyncio's takes whatever comes, and tells nobody of a TLS
-handshake that never ends.
+uvicorn's server with its own accept loop: asyncio's has no limit, and does not report a TLS handshake that never
+ends.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from gateway.observability.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-ACCEPT_AT_ONCE = 8  # then others get their turn
-RETRY_S = 0.2  # after the process ran out of sockets
+ACCEPT_AT_ONCE = 8  # then other tasks run
+RETRY_S = 0.2  # until the next attempt after the process ran out of sockets
 MakeProtocol = Callable[[Connection], HttpConnection]
 
 
@@ -111,10 +111,10 @@ class Listener:
         )
         try:
             await self._loop.connect_accepted_socket(make, accepted, **how)
-        except ConnectionAbortedError:  # asyncio's word for a handshake that took too long
+        except ConnectionAbortedError:  # how asyncio reports a handshake that timed out
             self._connections.closed(Closed.SLOW_HEAD, own.address)
             self._connections.ended(own)
-        except (OSError, asyncio.CancelledError):  # told where the certificates are
+        except (OSError, asyncio.CancelledError):  # reported by auth.tls
             self._connections.ended(own)
 
 
@@ -152,7 +152,7 @@ class Server(uvicorn.Server):
             _, unopened = await asyncio.wait(opening, timeout=1.0)
             for task in unopened:
                 task.cancel()
-        await super().shutdown(None)  # the listeners have the sockets
+        await super().shutdown(None)  # our listeners own the sockets
         self._listeners = []
 
     def _protocol(self, own: Connection) -> HttpConnection:

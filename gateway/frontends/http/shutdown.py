@@ -1,4 +1,4 @@
-"""A stop in two steps: first say so and answer on, so that balancers turn away; then take nothing more."""
+"""A stop in two steps: report not ready and keep answering, so that load balancers move away; then drain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bodies as they come in, lines as they go out, and callers who leave. Knows no route and no model.
+"""Streaming: bodies in, lines out, and callers who disconnect. Knows no route and no model.
 
 While a request is answered nothing else may read its `receive`: `while_connected` does.
 """
@@ -16,8 +16,10 @@ from starlette.types import Receive
 from gateway.errors import BodyTooSlow, TextTooLong
 from gateway.frontends.problems import ClientGone
 
-BLANK = BOM_UTF8 + b" \t\r\n"  # bytes of which a blank line is made
-LINE_OVERHEAD_BYTES = 64  # of a line held: millions of empty ones must not fill the memory
+BLANK = BOM_UTF8 + b" \t\r\n"  # bytes of a blank line
+LINE_OVERHEAD_BYTES = (
+    64  # assumed for a buffered line: millions of empty lines must not fill the memory
+)
 
 
 @asynccontextmanager
@@ -54,7 +56,7 @@ async def disconnected(receive: Receive) -> None:
 async def read_body(request: Request, limit_bytes: int, timeout_ms: float) -> bytes:
     """Return the body, never holding more than the limit.
 
-    Raises: TextTooLong, BodyTooSlow when it is not there in time, ClientGone.
+    Raises: TextTooLong, BodyTooSlow when it does not arrive in time, ClientGone.
     """
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit_bytes:
@@ -77,8 +79,8 @@ async def read_body(request: Request, limit_bytes: int, timeout_ms: float) -> by
 class Inbox:
     """The lines of a body while it comes in.
 
-    It reads ahead of who takes the lines, because many clients read no answer before they have sent
-    everything; beyond `ahead_bytes` it waits. A line over its limit is given as its error.
+    It reads ahead of the consumer, because many clients read no answer before they have sent everything, up
+    to `ahead_bytes`. A line over its limit is yielded as its error.
     """
 
     def __init__(self, line_bytes: int, ahead_bytes: int) -> None:

@@ -171,7 +171,7 @@ def test_a_file_without_a_key_locks_all_out_when_it_says_so(tmp_path: Path) -> N
         guarded.admit("http", bearer(KEY), Scope.ANSWER)
 
 
-def test_rights_that_are_mended_are_seen(tmp_path: Path) -> None:
+def test_corrected_file_rights_are_seen(tmp_path: Path) -> None:
     """Neither content nor time of a file change with its rights."""
     path = file_of(tmp_path, mobile=KEY)
     clock = Clock()
@@ -232,16 +232,16 @@ def test_a_caller_beyond_its_quota_is_told_when_to_come_back() -> None:
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])
 async def test_both_fronts_ask_for_the_key(scheme: str) -> None:
-    """Whichever way, a stranger is denied, and a key answers."""
+    """Over both protocols, a caller without a key is refused, and one with a key is answered."""
     async with live.gateway(api_keys=one()) as running:
         url = f"{scheme}://{running.http_url if scheme == 'http' else running.grpc_url}"
-        async with AsyncClient(url) as stranger:
-            assert await stranger.ready()
+        async with AsyncClient(url) as client:
+            assert await client.ready()
             with pytest.raises(bertier.Denied, match="Authorization: Bearer"):
-                await stranger.answer(QUESTION, CONTEXT)
-        async with AsyncClient(url, security=Security(api_key=OTHER)) as stranger:
+                await client.answer(QUESTION, CONTEXT)
+        async with AsyncClient(url, security=Security(api_key=OTHER)) as client:
             with pytest.raises(bertier.Denied):
-                [found async for found in stranger.answers([bertier.Ask(QUESTION, CONTEXT)])]
+                [found async for found in client.answers([bertier.Ask(QUESTION, CONTEXT)])]
         async with AsyncClient(url, security=Security(api_key=KEY)) as friend:
             assert await friend.answer(QUESTION, CONTEXT)
         assert running.backend.asked == ["large"]
@@ -254,9 +254,9 @@ async def test_a_key_cannot_ask_for_less_latency_than_its_class(scheme: str) -> 
         url = f"{scheme}://{running.http_url if scheme == 'http' else running.grpc_url}"
         async with AsyncClient(url, security=Security(api_key=KEY)) as client:
             assert await client.answer(QUESTION, CONTEXT, latency_ms=250)
-            for promise in ({"latency_ms": 249.0}, {"slo_class": "interactive"}):
+            for slo in ({"latency_ms": 249.0}, {"slo_class": "interactive"}):
                 with pytest.raises(bertier.Denied, match="from 250, the class standard"):
-                    await client.answer(QUESTION, CONTEXT, **promise)
+                    await client.answer(QUESTION, CONTEXT, **slo)
 
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])
@@ -273,7 +273,7 @@ async def test_every_question_of_a_list_counts(scheme: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])
 async def test_a_plan_counts_as_a_question(scheme: str) -> None:
-    """It is worked out like one, and tells as much of the gateway's load."""
+    """It is worked out like one, and reveals as much of the gateway's load."""
     async with live.gateway(api_keys=one(requests_per_s=0.1)) as running:
         url = f"{scheme}://{running.http_url if scheme == 'http' else running.grpc_url}"
         impatient = Retries(attempts=1)
@@ -307,12 +307,12 @@ async def test_a_quota_stands_in_the_headers() -> None:
         live.gateway(api_keys=one(requests_per_s=5)) as running,
         httpx2.AsyncClient(base_url=f"http://{running.http_url}") as http,
     ):
-        told = {"authorization": bearer(KEY)}
+        headers = {"authorization": bearer(KEY)}
         body = {"question": QUESTION, "context": CONTEXT}
-        reply = await http.post("/v1/answer", json=body, headers=told)
+        reply = await http.post("/v1/answer", json=body, headers=headers)
         assert reply.headers["ratelimit-policy"] == '"mobile";q=5;w=1'
         assert reply.headers["ratelimit"] == '"mobile";r=4;t=1'
-        asked = (http.post("/v1/answer", json=body, headers=told) for _ in range(8))
+        asked = (http.post("/v1/answer", json=body, headers=headers) for _ in range(8))
         replies = await asyncio.gather(*asked)  # at once, or a slow host lets the quota fill again
         beyond = [r for r in replies if r.status_code == 429]
         assert beyond[0].json()["type"].endswith("quota-exceeded")
@@ -335,20 +335,20 @@ async def test_grpc_tells_the_quota_in_its_metadata() -> None:
             pb.AnswerResponse.FromString,
         )
         question = pb.AnswerRequest(question=QUESTION, context=CONTEXT)
-        told = (("authorization", bearer(KEY)),)
-        call = ask(question, metadata=told)
+        headers = (("authorization", bearer(KEY)),)
+        call = ask(question, metadata=headers)
         await call
         first = dict(await call.initial_metadata())
         assert first["ratelimit-policy"] == '"mobile";q=1;w=10'
         assert first["ratelimit"] == '"mobile";r=0;t=10'
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await ask(question, metadata=told)
+            await ask(question, metadata=headers)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert dict(caught.value.trailing_metadata() or ())["ratelimit"] == '"mobile";r=0;t=10'
 
 
 async def test_probes_need_no_key_and_all_else_does() -> None:
-    """A load balancer has none; a path that is none tells a stranger nothing."""
+    """A load balancer has no key; an unknown path reveals nothing to a caller without one."""
     async with live.gateway(api_keys=one()) as running:
         async with httpx2.AsyncClient(base_url=f"http://{running.http_url}") as http:
             assert [(await http.get(p)).status_code for p in ("/healthz", "/readyz")] == [200, 200]
@@ -417,5 +417,5 @@ async def test_a_key_is_made_put_into_a_file_and_used(
 
 def test_a_client_asks_a_denied_question_once() -> None:
     """Asking again with the same key is no use to anybody."""
-    denied = bertier.Denied(bertier.errors.Told("unauthenticated", "no"))
+    denied = bertier.Denied(bertier.errors.Failure("unauthenticated", "no"))
     assert Retries().wait_ms(denied, 1, 0.0, 0.0) is None

@@ -1,4 +1,4 @@
-"""TLS: both fronts speak it, new files are used without a restart, and wrong ones change nothing."""
+"""TLS: both frontends speak it, new files are used without a restart, and wrong ones change nothing."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ async def test_both_fronts_speak_tls(
         url = f"{scheme}://{running.http_url if scheme == 'https' else running.grpc_url}"
         async with AsyncClient(url, security=Security(authority=root)) as client:
             assert await client.answer(QUESTION, CONTEXT)
-        for stranger in (url, url.replace("s://", "://")):
-            async with AsyncClient(stranger, retries=ONCE, timeout_s=20) as client:
+        for outsider in (url, url.replace("s://", "://")):
+            async with AsyncClient(outsider, retries=ONCE, timeout_s=20) as client:
                 with pytest.raises(bertier.ApiError):
                     await client.answer(QUESTION, CONTEXT)
 
@@ -95,13 +95,13 @@ async def test_mutual_tls_wants_a_valid_certificate_of_the_authority(
         friend = Security(authority=root, certificate=known[0], key=known[1])
         async with AsyncClient(url, security=friend) as client:
             assert await client.answer(QUESTION, CONTEXT)
-        for stranger in (
+        for outsider in (
             Security(authority=root),
             Security(authority=root, certificate=foreign[0], key=foreign[1]),
             Security(authority=root, certificate=ended[0], key=ended[1]),
         ):
-            async with AsyncClient(url, security=stranger, retries=ONCE, timeout_s=20) as client:
-                with pytest.raises(bertier.Unreachable, match="is yours given, valid now"):
+            async with AsyncClient(url, security=outsider, retries=ONCE, timeout_s=20) as client:
+                with pytest.raises(bertier.Unreachable, match="check that yours is set"):
                     await client.answer(QUESTION, CONTEXT)
         assert running.backend.asked == ["large"]
     if scheme == "https":  # gRPC's own library writes its reasons to stderr
@@ -128,7 +128,7 @@ async def test_a_renewed_certificate_is_used_for_new_connections(
 def test_a_file_that_cannot_be_used_changes_nothing(
     authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A renewal that went wrong leaves the old certificate serving, and is told."""
+    """A renewal that went wrong leaves the old certificate in use, and is logged."""
     first, clock, metrics = authority.sign("first"), Clock(), Metrics()
     certificate, key = first.write(tmp_path, "gateway")
     served = Certificates(certificate, key, None, metrics, clock)
@@ -149,7 +149,7 @@ def test_a_file_that_cannot_be_used_changes_nothing(
     clock.pass_by()
     assert served.pem().certificate == second.certificate
     assert metrics.registry.get_sample_value("bertier_reload_refused", {"file": "certificate"}) == 0
-    assert "serves on" in caplog.text
+    assert "stays in use" in caplog.text
 
 
 def test_a_certificate_that_begins_later_is_used_when_it_does(

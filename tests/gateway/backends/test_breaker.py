@@ -1,4 +1,4 @@
-"""A variant that fails is left alone, probed, and asked again; retries have a budget."""
+"""The circuit of a failing variant opens, is probed, and closes again; retries have a budget."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_a_caller_with_little_patience_says_nothing() -> None:
         assert not breaker.begin(0.0).gave_up(10.0, 30.0)
 
 
-def test_breakers_name_who_is_left_alone() -> None:
+def test_breakers_name_the_variants_with_an_open_circuit() -> None:
     """What the policy routes around."""
     breakers = Breakers()
     assert breakers.of("a").closed

@@ -1,4 +1,4 @@
-"""A call that waits for its turn is told from one whose instance answers nothing."""
+"""A queued call is distinguished from one whose instance answers nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several model servers as one: who is asked, who is left alone, and who comes back."""
+"""Several model servers as one: which is asked, which is ejected, and which comes back."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gateway.errors import (
     DeadlineExceeded,
     VariantUnavailable,
 )
-from gateway.lifecycle.background_tasks import Rounds
+from gateway.lifecycle.background_tasks import BackgroundTasks
 from gateway.lifecycle.preparation import prepare
 from gateway.lifecycle.watcher import Watcher
 from gateway.observability.metrics import Metrics
@@ -65,10 +65,10 @@ class Fleet:
 
     def asked(self) -> dict[str, int]:
         """Return how often each server was asked, and forget it."""
-        told = {name: len(server.asked) for name, server in self.servers.items()}
+        n_asked = {name: len(server.asked) for name, server in self.servers.items()}
         for server in self.servers.values():
             server.asked.clear()
-        return told
+        return n_asked
 
     def sample(self, name: str, replica: str) -> float | None:
         return self.metrics.registry.get_sample_value(name, {"replica": replica})
@@ -102,17 +102,17 @@ async def test_the_least_busy_server_is_asked(fleet: Fleet) -> None:
 
 
 async def test_what_one_server_fails_another_answers(fleet: Fleet) -> None:
-    """The caller hears nothing of it, and the failing server is left alone for the variant."""
+    """The caller does not notice, and the failing server is ejected for the variant."""
     fleet.servers["a"].error = BackendError("broken")
     await fleet.ask(12)
-    told = fleet.asked()
-    assert told == {"a": breaker.IN_A_ROW, "b": 12}
+    n_asked = fleet.asked()
+    assert n_asked == {"a": breaker.IN_A_ROW, "b": 12}
     assert fleet.sample("bertier_replica_ejections_total", "a") == 1
     assert fleet.replicas.states()["a"].variants == {"small": "failing"}
     assert fleet.replicas.capacity(VARIANT) == 1
 
 
-async def test_a_server_left_alone_is_probed_and_comes_back(fleet: Fleet) -> None:
+async def test_an_ejected_server_is_probed_and_comes_back(fleet: Fleet) -> None:
     """One request at a time tries it."""
     fleet.servers["a"].error = BackendError("broken")
     await fleet.ask(12)
@@ -124,7 +124,7 @@ async def test_a_server_left_alone_is_probed_and_comes_back(fleet: Fleet) -> Non
     assert fleet.replicas.states()["a"].variants == {"small": "serving"}
 
 
-async def test_who_is_not_there_is_checked_before_it_is_asked_again(fleet: Fleet) -> None:
+async def test_a_server_that_was_away_is_checked_before_it_is_asked_again(fleet: Fleet) -> None:
     """What comes back under an address may be another server with other files."""
     fleet.servers["a"].error = BackendUnavailable("gone")
     await fleet.ask(12)
@@ -151,7 +151,7 @@ async def test_a_reloading_variant_is_routed_around_at_once(fleet: Fleet) -> Non
     assert fleet.asked() == {"a": 1, "b": 6}
 
 
-async def test_a_server_that_hangs_is_left_alone(fleet: Fleet) -> None:
+async def test_a_server_that_hangs_is_ejected(fleet: Fleet) -> None:
     """It answers nobody while requests run out of time; the other one does."""
 
     class Hanging(FakeBackend):
@@ -173,7 +173,7 @@ async def test_a_server_that_hung_is_asked_again_once_it_answers(fleet: Fleet) -
     """Its own breaker and that of the variant there are both open, and one probe settles both."""
 
     class Hanging(FakeBackend):
-        """Lets 100 ms pass, then gives up; until it is told to answer."""
+        """Lets 100 ms pass, then gives up; until it is set to answer."""
 
         hangs = True
 
@@ -250,7 +250,7 @@ async def test_retries_on_another_server_have_a_budget() -> None:
 
 
 async def test_a_retry_keeps_to_the_deadline(fleet: Fleet) -> None:
-    """Where the work no longer fits, the failure is told at once."""
+    """Where the work no longer fits, the failure is reported at once."""
     fleet.servers["a"].error = fleet.servers["b"].error = BackendError("broken")
     with pytest.raises(BackendError, match="broken"):
         await fleet.ask(budget_ms=4.0)
@@ -334,7 +334,7 @@ async def test_two_servers_are_twice_the_capacity_and_one_that_is_gone_is_not(
     service = AnswerService(fleet.replicas, Settings(model_repository=tmp_path), fleet.metrics)
     catalog = small_and_large()
     service.serving = await prepare(tmp_path, catalog, fleet.replicas)
-    latency, rounds = service.serving.latency, Rounds(service)
+    latency, background = service.serving.latency, BackgroundTasks(service)
 
     def wait_ms() -> float:
         plans, now = service.serving.plans() if service.serving else [], now_ms()
@@ -348,14 +348,14 @@ async def test_two_servers_are_twice_the_capacity_and_one_that_is_gone_is_not(
     fleet.servers["a"].error = BackendUnavailable("gone")
     assert await fleet.replicas.is_ready()
     assert fleet.sample("bertier_replica_up", "a") == 0
-    await rounds.look()
+    await background.check_replicas()
     assert 1.6 * both_ms < wait_ms() < 2.4 * both_ms
     readiness = await Watcher(service).readiness()
     assert readiness.ready
     assert not readiness.replicas["a"].up
     fleet.servers["a"].error = None
     await fleet.replicas.is_ready()
-    await rounds.look()
+    await background.check_replicas()
     assert wait_ms() == pytest.approx(both_ms, rel=0.1)
     assert fleet.sample("bertier_replica_up", "a") == 1
 
@@ -367,7 +367,7 @@ def test_several_urls_may_be_a_list_or_one_text(given: object) -> None:
 
 
 def test_the_environment_names_several_urls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As containers are told."""
+    """As containers are configured."""
     monkeypatch.setenv("BERTIER_TRITON_URL", "one:8001,two:8001")
     assert settings.read().triton_url == ("one:8001", "two:8001")
 

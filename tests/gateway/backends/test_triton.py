@@ -140,10 +140,10 @@ async def test_what_triton_says_is_for_the_log_only(caplog: pytest.LogCaptureFix
     """Addresses, paths and stacks of the inside are none of the caller's business."""
     (port,) = local_triton.free_ports(1)
     backend = TritonBackend(f"127.0.0.1:{port}")
-    with pytest.raises(BackendUnavailable) as told:
+    with pytest.raises(BackendUnavailable) as caught:
         await backend.infer(FAST_VARIANT, make_windows(1), AMPLE_MS)
     await backend.close()
-    assert str(told.value) == f"{FAST}: the model server cannot answer now; see /readyz"
+    assert str(caught.value) == f"{FAST}: the model server cannot answer now; see /readyz"
     assert str(port) in caplog.text
 
 
@@ -171,7 +171,7 @@ async def test_a_corrupt_model_says_so_and_the_others_are_served(backend: Triton
 async def test_a_model_for_a_gpu_that_is_not_here_says_so(
     backend: TritonBackend, triton: RunningTriton
 ) -> None:
-    """What Triton says of it is what `/readyz` tells; other models are not harmed."""
+    """`/readyz` shows Triton's own reason; other models are not harmed."""
     repository, name = triton.options.model_repository, "for-a-gpu"
     tiny.write_model(repository, name)
     config = repository / name / "config.pbtxt"
@@ -320,7 +320,7 @@ async def test_no_request_waits_for_the_batcher_s_clock(
 def test_every_status_of_triton_is_one_of_our_errors(
     code: grpc.StatusCode, details: str, expected: type[BackendError]
 ) -> None:
-    """The fronts know our errors only."""
+    """The frontends know our errors only."""
     empty = grpc.aio.Metadata()
     error = grpc.aio.AioRpcError(code, empty, empty, details=details)
     assert type(map_triton_error(error, "x")) is expected
@@ -328,8 +328,8 @@ def test_every_status_of_triton_is_one_of_our_errors(
 
 async def counted(backend: TritonBackend, model: str) -> int:
     """Return how many requests of the model Triton says that it has answered."""
-    told = await backend._call("ModelStatistics", pb.ModelStatisticsRequest(name=model))
-    return sum(each.inference_stats.success.count for each in told.model_stats)
+    statistics = await backend._call("ModelStatistics", pb.ModelStatisticsRequest(name=model))
+    return sum(each.inference_stats.success.count for each in statistics.model_stats)
 
 
 async def until_counted(backend: TritonBackend, model: str, n: int) -> None:
@@ -348,14 +348,14 @@ async def test_the_work_of_another_gateway_on_the_same_server_is_seen(
     port, pending = triton.options.metrics_port, "nv_inference_pending_request_count"
     await local_triton.wait_until(lambda: local_triton.counter(port, pending, SLOW) == 0)
     before = await counted(backend, SLOW)
-    assert await backend.others() == {}
+    assert await backend.external_load() == {}
     await asyncio.gather(*(backend.infer(SLOW_VARIANT, windows, AMPLE_MS) for _ in range(4)))
     await until_counted(backend, SLOW, before + 4)
-    assert await backend.others() == {}
+    assert await backend.external_load() == {}
     await asyncio.gather(*(other.infer(SLOW_VARIANT, windows, AMPLE_MS) for _ in range(8)))
     await until_counted(backend, SLOW, before + 12)
-    (name, mean), *more = (await backend.others()).items()
+    (name, mean), *more = (await backend.external_load()).items()
     assert (name, more) == (SLOW, [])
     assert 1.0 < mean < 8.1
-    assert await backend.others() == {}
+    assert await backend.external_load() == {}
     await other.close()

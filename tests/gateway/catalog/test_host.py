@@ -1,4 +1,4 @@
-"""What is told of this host: it decides whose profile and whose certificate hold here."""
+"""The description of this host: it decides which profiles and certificates hold here."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_the_gpus_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("script", ["echo No devices were found; exit 6", "exit 0"])
 def test_a_driver_without_a_gpu_names_none(tmp_path: Path, script: str) -> None:
-    """Its complaint is no name."""
+    """Its error message is not the name of a GPU."""
     assert host.gpu_names(write_tool(tmp_path, script)) == ""
 
 

@@ -76,7 +76,7 @@ def test_a_newer_schema_asks_for_an_upgrade(repository: Path) -> None:
 
 @pytest.mark.parametrize("version", [None, 0, "1", []])
 def test_another_schema_is_not_ours(repository: Path, version: object) -> None:
-    """A file of another program is told apart from one of a newer version."""
+    """A file of another program is distinguished from one of a newer version."""
     change(repository, lambda document: document.update(schema_version=version))
     assert "not a catalog of this project" in refusal(repository)
 
@@ -235,7 +235,7 @@ def test_another_file_than_the_catalogs_is_named(repository: Path, name: str) ->
 
 
 def test_a_config_without_the_hash_is_named(repository: Path) -> None:
-    """Triton tells the gateway what it loaded by that hash."""
+    """Triton reports the loaded model by that hash."""
     (repository / "small" / "config.pbtxt").write_text('name: "small"')
     (problem,) = store.check_files(repository, store.read(repository))
     assert "sha256" in problem
@@ -249,7 +249,7 @@ def test_the_best_floor_is_the_largest_certified_one() -> None:
 
 
 def test_a_catalog_without_strata_is_read(tmp_path: Path) -> None:
-    """Catalogs published before certificates told of strata are served as they are."""
+    """Catalogs published before certificates had strata are served as they are."""
     store.write(tmp_path, small_and_large())
     document = json.loads(store.read_bytes(tmp_path))
     for plan in document["plans"]:

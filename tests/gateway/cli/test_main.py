@@ -62,7 +62,7 @@ def error_line(capsys: Capture) -> str:
 
 
 async def test_ask_prints_the_answer_and_why(gateway: Running, capsys: Capture) -> None:
-    """A newcomer sees what the promise did: the plan that was chosen and what struck out the rest."""
+    """A newcomer sees the effect of the SLO: the chosen plan and why the others were rejected."""
     url = f"http://{gateway.http_url}"
     assert await run("ask", QUESTION, "--context", CONTEXT, "--min-f1", "0.6", "--url", url) == 0
     answer, *why = capsys.readouterr().out.splitlines()
@@ -80,9 +80,9 @@ async def test_ask_prints_json_on_one_line(
     context, url = str(tmp_path / "context.txt"), f"http://{gateway.http_url}"
     arguments = ("--variant", "small", "--top-k", "3", "--json", "--url", url)
     assert await run("ask", QUESTION, "--context", context, *arguments) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["answer"], told["variant"]) == ("The", "small")
-    assert "explain" not in told
+    reply = json.loads(capsys.readouterr().out)
+    assert (reply["answer"], reply["variant"]) == ("The", "small")
+    assert "explain" not in reply
 
 
 @pytest.mark.parametrize(
@@ -104,10 +104,10 @@ async def test_a_refusal_is_one_line(
 
 
 async def test_plan_shows_what_is_feasible(gateway: Running, capsys: Capture) -> None:
-    """The exit code says whether the promise can be kept."""
+    """The exit code says whether the SLO can be met."""
     url = f"http://{gateway.http_url}"
     assert await run("plan", "--latency-ms", "200", "--min-f1", "0.6", "--url", url) == 0
-    assert "large keeps it" in capsys.readouterr().out
+    assert "large meets it" in capsys.readouterr().out
     assert await run("plan", "--latency-ms", "12", "--min-f1", "0.6", "--url", url) == 1
     assert "feasible when idle: small" in capsys.readouterr().out
 
@@ -184,8 +184,8 @@ def test_ask_answers_in_this_process(repository: Path, capsys: Capture) -> None:
     """Trying the models needs no server."""
     where = ("--embedded", "--model-repository", str(repository))
     assert main.main(["ask", QUESTION, "--context", CONTEXT, "--json", *where]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["answer"] == CONTEXT[told["start"] : told["end"]] != ""
+    reply = json.loads(capsys.readouterr().out)
+    assert reply["answer"] == CONTEXT[reply["start"] : reply["end"]] != ""
     assert main.main(["plan", "--json", *where[1:]]) in (0, 1)  # the repository says it, too
     assert json.loads(capsys.readouterr().out)["options"]
 
@@ -245,7 +245,7 @@ def test_a_bad_setting_is_one_line(capsys: Capture) -> None:
 def test_a_settings_file_that_is_no_toml_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    """A typing error is told, not thrown."""
+    """A typing error is one line on stderr, not a traceback."""
     (tmp_path / "bertier.toml").write_text("host = [")
     monkeypatch.chdir(tmp_path)
     assert main.main(["serve"]) == 1
@@ -261,7 +261,7 @@ def test_wrong_usage_exits_with_two(arguments: list[str], capsys: Capture) -> No
     assert "usage: bertier" in capsys.readouterr().err
 
 
-def test_the_version_is_told(capsys: Capture) -> None:
+def test_the_version_is_printed(capsys: Capture) -> None:
     """The first question of every bug report."""
     with pytest.raises(SystemExit) as caught:
         main.main(["--version"])

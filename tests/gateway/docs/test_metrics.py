@@ -30,8 +30,8 @@ def test_every_registered_metric_is_on_the_page() -> None:
 
 def test_every_declaration_is_made() -> None:
     """One that nothing exports would be missing on the page without a word."""
-    told = [each for each in vars(metrics_declared).values() if isinstance(each, Declared)]
-    assert set(told) == set(Metrics().declared)
+    description = [each for each in vars(metrics_declared).values() if isinstance(each, Declared)]
+    assert set(description) == set(Metrics().declared)
 
 
 def test_names_follow_the_practice_of_prometheus() -> None:
@@ -40,4 +40,4 @@ def test_names_follow_the_practice_of_prometheus() -> None:
         assert each.name.startswith("bertier_")
         assert each.name.endswith("_total") == (each.kind == "counter")
         assert not each.name.endswith(("_ms", "_milliseconds", "_kb"))
-        assert each.told.endswith(".")
+        assert each.description.endswith(".")

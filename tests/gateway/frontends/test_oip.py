@@ -1,4 +1,4 @@
-"""Stock Triton clients against the gateway's two fronts; only the model server is a fake."""
+"""Stock Triton clients against the gateway's two frontends; only the model server is a fake."""
 
 from __future__ import annotations
 
@@ -159,9 +159,9 @@ async def test_the_decision_on_each_item_is_told_as_a_parameter(
         return own.parameters(own.client.infer("qa", inputs, parameters=asked))
 
     parameters = await using(kind, gateway, infer)
-    for told in json.loads(parameters["slo_explanation"]):
-        assert told["reason"] == "meets_slo"
-        assert {o["plan"]: o["struck_out_by"] for o in told["options"]} == {
+    for explained in json.loads(parameters["slo_explanation"]):
+        assert explained["reason"] == "meets_slo"
+        assert {o["plan"]: o["struck_out_by"] for o in explained["options"]} == {
             "small": ["below-floor"],
             "large": [],
         }
@@ -217,9 +217,9 @@ async def test_parameters_win_over_headers(
         )
         return _bytes(by_header, "variant"), _bytes(by_both, "variant"), own.parameters(by_both)
 
-    by_header, by_both, told = await using(kind, gateway, infer)
+    by_header, by_both, parameters = await using(kind, gateway, infer)
     assert by_header == by_both == [b"small"]
-    assert (told["slo_met"], told["slo_plan"]) == ("true", "small")
+    assert (parameters["slo_met"], parameters["slo_plan"]) == ("true", "small")
 
 
 @CLIENTS

@@ -7,7 +7,7 @@ from math import exp
 
 import pytest
 
-from gateway.latency.correction import Cell, Drift, Told, Window
+from gateway.latency.correction import Cell, LatencyCorrection, Observed, Window
 
 P95, P99 = 1, 2
 
@@ -16,13 +16,13 @@ def cell() -> Cell:
     return Cell([0.0, 0.3, 0.6])
 
 
-def feed(drift: Drift, of: Cell, ratios: list[float], at_ms: float = 0.0) -> float:
-    """Learn these ratios, one each 10 ms; return the share that was within the P95 told."""
+def feed(correction: LatencyCorrection, of: Cell, ratios: list[float], at_ms: float = 0.0) -> float:
+    """Learn these ratios, one each 10 ms; return the share that was within the predicted P95."""
     within = 0
     for i, ratio in enumerate(ratios):
-        p95, p99 = (drift.factor(of, 0, level) for level in (P95, P99))
-        told = Told(drift.n, (ratio > p95, ratio > p99))
-        drift.add(at_ms + 10.0 * i, of, 0, ratio, told)
+        p95, p99 = (correction.factor(of, 0, level) for level in (P95, P99))
+        observed = Observed(correction.n, (ratio > p95, ratio > p99))
+        correction.add(at_ms + 10.0 * i, of, 0, ratio, observed)
         within += ratio <= p95
     return within / len(ratios)
 
@@ -34,22 +34,22 @@ def lognormal(n: int, sigma: float, seed: int = 0) -> list[float]:
 
 def test_unknown_is_the_profile_widened() -> None:
     """What a cell was given, and nothing else."""
-    assert Drift(1).factor(cell(), 0, P95) == pytest.approx(exp(0.3))
+    assert LatencyCorrection(1).factor(cell(), 0, P95) == pytest.approx(exp(0.3))
 
 
 @pytest.mark.parametrize("sigma", [0.05, 0.3, 1.0])
 def test_quantiles_hold_whatever_the_scatter(sigma: float) -> None:
     """No distribution is assumed."""
-    assert 0.93 <= feed(Drift(1), cell(), lognormal(3000, sigma)) <= 0.99
+    assert 0.93 <= feed(LatencyCorrection(1), cell(), lognormal(3000, sigma)) <= 0.99
 
 
 def test_two_cells_that_differ_are_told_apart() -> None:
     """A profile that is off for one length must not widen all."""
-    drift, fast, slow = Drift(1), cell(), cell()
+    correction, fast, slow = LatencyCorrection(1), cell(), cell()
     for _ in range(400):
-        feed(drift, fast, [0.7])
-        feed(drift, slow, [1.4])
-    assert drift.factor(slow, 0, P95) / drift.factor(fast, 0, P95) > 1.6
+        feed(correction, fast, [0.7])
+        feed(correction, slow, [1.4])
+    assert correction.factor(slow, 0, P95) / correction.factor(fast, 0, P95) > 1.6
 
 
 def test_a_window_forgets_by_age_but_never_all() -> None:
@@ -74,11 +74,11 @@ def test_what_is_censored_stands_for_the_median_of_what_is_longer() -> None:
 
 def moved_by_a_miss(delay: int) -> float:
     """Return by how much P95 rises when one miss is heard of so many scores later."""
-    drift, of = Drift(1), cell()
-    feed(drift, of, lognormal(500, 0.1))
-    before = drift.factor(of, 0, P95)
-    drift.add(5000.0, of, 0, 1.0, Told(drift.n - delay, (True, True)))
-    return drift.factor(of, 0, P95) / before
+    correction, of = LatencyCorrection(1), cell()
+    feed(correction, of, lognormal(500, 0.1))
+    before = correction.factor(of, 0, P95)
+    correction.add(5000.0, of, 0, 1.0, Observed(correction.n - delay, (True, True)))
+    return correction.factor(of, 0, P95) / before
 
 
 def test_late_news_correct_less() -> None:

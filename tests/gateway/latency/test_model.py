@@ -62,7 +62,7 @@ def test_a_bucket_without_a_cell_takes_the_next_longer() -> None:
 
 
 def test_what_was_never_seen_is_predicted_wider_than_its_profile() -> None:
-    """A profile of an idle host is no promise, and no reason to refuse either."""
+    """A profile of an idle host alone neither guarantees a latency nor justifies a refusal."""
     for quantile in (0.95, 0.99):
         found = predict(model(), ONE, quantile)
         assert found.idle_ms < found.predicted_ms < 2 * found.idle_ms
@@ -104,9 +104,9 @@ def test_the_work_of_other_gateways_delays_as_well() -> None:
     latency = model()
     served(latency, 12.0, 1)
     before = predict(latency, now_ms=12.0).predicted_ms
-    latency.set_others({"small": 6, "gone": 3}, 12.0)
+    latency.set_external({"small": 6, "gone": 3}, 12.0)
     assert predict(latency, now_ms=12.0).predicted_ms > 2 * before
-    latency.set_others({}, 12.0)
+    latency.set_external({}, 12.0)
     assert predict(latency, now_ms=12.0).predicted_ms == pytest.approx(before)
 
 

@@ -39,7 +39,7 @@ async def test_a_new_host_is_profiled_at_every_length() -> None:
     assert found.profile.host == ELSEWHERE
     cells = [(c.bucket, c.p50_ms, c.p95_ms, c.p99_ms) for c in found.profile.cells]
     assert cells == [(bucket, 20.0, 30.0, 40.0) for bucket in (64, 128, 256, 384)]
-    assert found.quiet
+    assert found.undisturbed
 
 
 async def test_runs_that_had_to_wait_do_not_count() -> None:
@@ -56,7 +56,7 @@ async def test_runs_beside_requests_count_only_where_there_are_no_others(busy_ru
     found = await profile.profile(
         VARIANT, SAMPLE, backend, ELSEWHERE, lambda: len(backend.lengths) <= 1 + busy_runs
     )
-    assert found.quiet == (busy_runs < 100)
+    assert found.undisturbed == (busy_runs < 100)
     assert found.profile.cell(64).p50_ms == (20.0 if busy_runs < 100 else 80.0)
 
 
@@ -72,11 +72,11 @@ async def test_a_profile_of_this_host_is_believed_after_a_few_runs(
     assert (found.profile is VARIANT.profile) == believed
     assert (set(backend.lengths) == {128}) == believed
     assert found.profile.cell(128).p50_ms == (5.0 if believed else ms)
-    assert ("measured anew" in caplog.text) != believed
+    assert ("measured again" in caplog.text) != believed
 
 
 async def test_the_way_to_the_model_server_is_no_reason_to_doubt_a_small_model() -> None:
-    """Measured anew with it, a small model looked dearer than a larger one that was believed."""
+    """Measured again with it, a small model looked dearer than a larger one that was believed."""
     small = make_variant("smallest", 1)
     found = await profile.profile(small, SAMPLE, TimedBackend(repeat(2.6)), HOST)
     assert found.profile is small.profile
@@ -87,4 +87,4 @@ async def test_a_profile_of_this_host_is_believed_beside_requests() -> None:
     backend = TimedBackend(repeat(50.0))
     found = await profile.profile(VARIANT, SAMPLE, backend, HOST, lambda: True)
     assert found.profile is VARIANT.profile
-    assert not found.quiet
+    assert not found.undisturbed

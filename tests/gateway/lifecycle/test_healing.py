@@ -136,7 +136,7 @@ async def test_a_killed_model_process_is_replaced_and_callers_get_answers(
     labels = {"variant": "small"}
     lost = clinic.service.metrics.registry.get_sample_value("bertier_instances_lost_total", labels)
     assert lost == 1
-    assert clinic.supervisor.pid == triton, "the other model was left alone"
+    assert clinic.supervisor.pid == triton, "the other model was not touched"
 
 
 async def test_a_stopped_model_process_is_replaced_before_it_comes_back(clinic: Clinic) -> None:

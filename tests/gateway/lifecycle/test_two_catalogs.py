@@ -116,7 +116,7 @@ async def test_a_gateway_unloads_nothing_that_another_one_needs(
 
 
 async def test_catalogs_that_name_different_files_say_which(shared: Shared, tmp_path: Path) -> None:
-    """One folder holds one file of a name: who wants another is told, and serves the rest."""
+    """One folder holds one file of a name: a gateway that needs another one reports it, and serves the rest."""
     wanted = replace(shared.variants["common"], sha256="1" * 64)
     strange = make_variant("strange", 1.0, sha256="2" * 64, batch_invariant=True)
     gateway = shared.gateway(tmp_path / "other")

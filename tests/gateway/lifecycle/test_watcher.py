@@ -1,4 +1,4 @@
-"""The watcher, told to look by hand, over a repository in a temporary folder."""
+"""The watcher, run step by step over a repository in a temporary folder."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ async def test_a_sound_catalog_is_served(house: House) -> None:
 
 
 async def test_another_host_transfers_the_certificate_and_is_profiled(house: House) -> None:
-    """The latency of another machine is no promise here."""
+    """The latency of another machine says nothing about this one."""
     house.publish(small_and_large())
     await house.watcher.check()
     serving = house.service.serving
@@ -145,7 +145,7 @@ async def test_a_bad_catalog_is_refused_once_and_the_old_goes_on(house: House, b
     assert readiness.refused
 
 
-async def test_a_mended_catalog_is_served_after_a_refusal(house: House) -> None:
+async def test_a_corrected_catalog_is_served_after_a_refusal(house: House) -> None:
     """A refusal is of one file's content only."""
     (house.repository / CATALOG).write_bytes(b"{")
     await house.watcher.check()
@@ -157,7 +157,7 @@ async def test_a_mended_catalog_is_served_after_a_refusal(house: House) -> None:
 
 
 async def test_looking_again_leaves_the_breakers_of_others_open(house: House) -> None:
-    """What was not checked is as broken as before; what was checked starts anew."""
+    """What was not checked is as broken as before; what was checked starts afresh."""
     house.backend.errors["small"] = BackendError("small: broken")
     house.publish(small_and_large())
     await house.watcher.check()
@@ -171,10 +171,10 @@ async def test_looking_again_leaves_the_breakers_of_others_open(house: House) ->
     house.now_ms += LONGEST_RETRY_MS
     await house.watcher.check()
     assert house.served() == ["large", "small"]
-    mended = house.service.serving
-    assert mended is not None
-    assert not mended.breakers.of("large").closed
-    assert mended.breakers.of("small").closed
+    recovered = house.service.serving
+    assert recovered is not None
+    assert not recovered.breakers.of("large").closed
+    assert recovered.breakers.of("small").closed
 
 
 async def test_a_missing_catalog_says_what_to_do(house: House) -> None:
@@ -207,7 +207,7 @@ async def test_a_server_that_comes_later_is_waited_for(house: House) -> None:
 
 @pytest.mark.parametrize("seen_down", [True, False])
 async def test_a_server_that_came_back_is_checked_again(house: House, seen_down: bool) -> None:
-    """It has to load the models anew, even when it was away between two looks."""
+    """It has to load the models again, even when it was away between two looks."""
     house.publish(small_and_large())
     await house.watcher.check()
     if seen_down:
@@ -404,8 +404,8 @@ async def test_a_request_in_flight_keeps_its_model(tmp_path: Path, leaves: bool)
     await house.watcher.check()
     house.backend.gate = asyncio.Event()
     asked = len(house.backend.asked)
-    question, promise = Question(QUESTION, CONTEXT), SloRequest(latency_ms=60_000)
-    request = asyncio.create_task(house.service.answer(question, promise, now_ms()))
+    question, resolved = Question(QUESTION, CONTEXT), SloRequest(latency_ms=60_000)
+    request = asyncio.create_task(house.service.answer(question, resolved, now_ms()))
     await house.backend.until_asked(asked + 1)
     gate, house.backend.gate = house.backend.gate, None
     house.publish(another())
@@ -433,7 +433,7 @@ async def test_a_rollback_finds_its_models(house: House) -> None:
     assert set(house.backend.loaded) == {"small/1", "large/1"}
 
 
-async def test_a_server_that_does_not_unload_is_left_alone(tmp_path: Path) -> None:
+async def test_a_server_that_does_not_unload_keeps_its_variants(tmp_path: Path) -> None:
     """Memory is lost, answers are not."""
 
     class Stubborn(FakeBackend):

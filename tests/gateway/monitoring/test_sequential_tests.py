@@ -14,10 +14,10 @@ from gateway.monitoring.sequential_tests import (
     BLOCK,
     OPEN_FOR,
     AgreementTest,
-    Bets,
+    BettingTest,
     Comparison,
     ConfidenceTest,
-    Evidence,
+    SequentialTests,
     compare,
 )
 from tests.fakes import HOST, make_plan, make_variant
@@ -31,48 +31,48 @@ EVEN = Confidence(
 COMPARISONS = st.lists(st.sampled_from(list(Comparison)), max_size=60)
 
 
-def ever_reached(bets: Bets, rates: np.ndarray, steps: int, seed: int) -> np.ndarray:
+def ever_reached(test: BettingTest, rates: np.ndarray, steps: int, seed: int) -> np.ndarray:
     """Return by stream whether 1/DELTA was ever reached; `rates` (F,): of hits."""
     rng = np.random.default_rng(seed)
-    reached = np.zeros(bets.capital.shape, bool)
+    reached = np.zeros(test.capital.shape, bool)
     for _ in range(steps):
-        hits = rng.random((*bets.capital.shape, len(rates))) < rates
-        bets.add(hits, ~hits)
-        reached |= bets.capital >= 1 / DELTA
+        hits = rng.random((*test.capital.shape, len(rates))) < rates
+        test.add(hits, ~hits)
+        reached |= test.capital >= 1 / DELTA
     return reached
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_rate_at_its_floor_raises_no_more_alarms_than_allowed(seed: int) -> None:
     """Though looked at after each of 3,000 observations: 400 streams right at the edge of the null."""
-    bets = Bets((0.6, 0.9), streams=(400,))
-    assert ever_reached(bets, np.array([0.6, 0.9]), 3000, seed).mean() <= DELTA
+    test = BettingTest((0.6, 0.9), streams=(400,))
+    assert ever_reached(test, np.array([0.6, 0.9]), 3000, seed).mean() <= DELTA
 
 
 @pytest.mark.parametrize(("burst", "alarms"), [(1, (0, DELTA)), (25, (0.5, 1))])
 def test_samples_of_one_context_in_a_row_void_the_bound(
     burst: int, alarms: tuple[float, float]
 ) -> None:
-    """A limit, not a promise: contexts differ, and 25 samples in a row of one are not 25 pieces of evidence."""
-    rng, bets = np.random.default_rng(6), Bets((0.6,), streams=(200,))
+    """A known limit: contexts differ, and 25 samples in a row of one are not 25 pieces of evidence."""
+    rng, test = np.random.default_rng(6), BettingTest((0.6,), streams=(200,))
     reached = np.zeros(200, bool)
     for _ in range(1500 // burst):
         rate = rng.beta(3.6, 2.4, 200)  # 0.6 on average
         for _ in range(burst):
             hits = (rng.random(200) < rate)[:, None]
-            bets.add(hits, ~hits)
-            reached |= bets.capital >= 1 / DELTA
+            test.add(hits, ~hits)
+            reached |= test.capital >= 1 / DELTA
     assert alarms[0] <= reached.mean() <= alarms[1]
 
 
 def expected_capital(floor: float, rate: float, steps: int = 10) -> float:
     """Return the exact mean of the capital, over all sequences of hits and misses at this rate."""
-    bets, chance = Bets((floor,), streams=(2**steps,)), np.ones(2**steps)
+    test, chance = BettingTest((floor,), streams=(2**steps,)), np.ones(2**steps)
     for step in range(steps):
         hits = (np.arange(2**steps) >> step & 1).astype(bool)
         chance *= np.where(hits, rate, 1 - rate)
-        bets.add(hits[:, None], ~hits[:, None])
-    return float(chance @ bets.capital)
+        test.add(hits[:, None], ~hits[:, None])
+    return float(chance @ test.capital)
 
 
 @given(st.floats(0.05, 0.95), st.floats(0, 1))
@@ -85,18 +85,18 @@ def test_a_bet_is_fair_at_the_floor_and_loses_above_it(floor: float, above: floa
 def test_a_fallen_rate_is_found_in_every_stream() -> None:
     """Within hundreds of observations, whichever of the rates it is."""
     for rates in ([0.5, 0.95], [0.65, 0.8]):
-        assert ever_reached(Bets((0.6, 0.9), streams=(100,)), np.array(rates), 1500, 2).all()
+        assert ever_reached(BettingTest((0.6, 0.9), streams=(100,)), np.array(rates), 1500, 2).all()
 
 
 def test_a_rate_that_falls_late_is_found_nearly_as_soon() -> None:
     """Long agreement does not use up what a late shift is to be found with."""
-    bets = Bets((0.6,), streams=(100,))
+    test = BettingTest((0.6,), streams=(100,))
     for _ in range(200):
-        bets.add(
+        test.add(
             np.full((100, 1), 75), np.full((100, 1), 25)
         )  # 20,000 observations above the floor
-    assert (bets.capital < 1).all()
-    assert ever_reached(bets, np.array([0.45]), 1000, 3).all()
+    assert (test.capital < 1).all()
+    assert ever_reached(test, np.array([0.45]), 1000, 3).all()
 
 
 @given(COMPARISONS)
@@ -107,7 +107,7 @@ def test_two_silences_say_nothing(found: list[Comparison]) -> None:
         every.add(text(i), each)
         if each is not Comparison.BOTH_SILENT:
             spoken.add(text(i), each)
-    assert every.log10_evidence == spoken.log10_evidence
+    assert every.log10_e_value == spoken.log10_e_value
     assert every.seen.total() == len(found)
 
 
@@ -121,7 +121,7 @@ def test_a_disagreement_more_is_never_evidence_for_agreement(found: list[Compari
     for i in range(OPEN_FOR):
         agreed.add(text(len(found) + i), Comparison.SAME)
         differed.add(text(len(found) + i), Comparison.DIFFERENT)
-    assert differed.log10_evidence >= agreed.log10_evidence
+    assert differed.log10_e_value >= agreed.log10_e_value
 
 
 def test_a_broken_certificate_stays_broken() -> None:
@@ -129,7 +129,7 @@ def test_a_broken_certificate_stays_broken() -> None:
     test = AgreementTest(EXPECTED, DELTA, 0.02)
     rose = [test.add(text(i), Comparison.DIFFERENT) for i in range(80)]
     assert rose.count(True) == 1
-    assert test.log10_evidence >= test.log10_alarm
+    assert test.log10_e_value >= test.log10_alarm
     for i in range(2000):
         assert not test.add(text(100 + i), Comparison.SAME)
     assert test.broken
@@ -167,29 +167,33 @@ def test_confidence_is_judged_block_by_block() -> None:
     assert news == [False] * (OPEN_FOR - 1) + ([False] * (BLOCK - 1) + [True]) * 2
 
 
-def test_evidence_is_kept_until_a_plan_is_certified_anew() -> None:
+def test_a_test_continues_until_its_plan_is_certified_again() -> None:
     """A switch that leaves a plan as it was forgets nothing of it; a new certificate is a new start."""
     small, other = make_variant("small", 5), make_variant("other", 6)
     plans = [replace(make_plan(v, 0.5), agreement=EXPECTED) for v in (small, other)]
-    evidence = Evidence(DELTA)
-    evidence.follow(plans, [small, other])
+    certificate_tests = SequentialTests(DELTA)
+    certificate_tests.follow(plans, [small, other])
     for plan in plans:
-        rose = [evidence.compared(plan.name, text(i), Comparison.DIFFERENT) for i in range(80)]
+        rose = [
+            certificate_tests.compared(plan.name, text(i), Comparison.DIFFERENT) for i in range(80)
+        ]
         assert rose.count(True) == 1
-    assert evidence.broken == {"small", "other"}
+    assert certificate_tests.broken == {"small", "other"}
     again = replace(plans[1].certificate, f1=0.55)
-    evidence.follow([plans[0], replace(plans[1], certificate=again)], [small, other])
-    assert evidence.broken == {"small"}
-    assert evidence.agreement["other"].seen.total() == 0
+    certificate_tests.follow([plans[0], replace(plans[1], certificate=again)], [small, other])
+    assert certificate_tests.broken == {"small"}
+    assert certificate_tests.agreement["other"].seen.total() == 0
 
 
 def test_of_a_plan_without_expected_agreement_nothing_is_learnt() -> None:
     """Catalogs of earlier studies do not say what to expect."""
     plan = make_plan(make_variant("small", 5), 0.5)
-    evidence = Evidence(DELTA)
-    evidence.follow([plan], [])
-    assert not any(evidence.compared("small", text(i), Comparison.DIFFERENT) for i in range(100))
-    assert evidence.broken == frozenset()
+    certificate_tests = SequentialTests(DELTA)
+    certificate_tests.follow([plan], [])
+    assert not any(
+        certificate_tests.compared("small", text(i), Comparison.DIFFERENT) for i in range(100)
+    )
+    assert certificate_tests.broken == frozenset()
 
 
 def text(number: int) -> bytes:
@@ -220,11 +224,11 @@ def test_a_text_that_comes_again_says_nothing_new() -> None:
     test = AgreementTest(EXPECTED, DELTA, 0.02)
     for i in range(40):
         test.add(text(i % 4), Comparison.DIFFERENT)
-    once = test.log10_evidence
+    once = test.log10_e_value
     assert once > 0
     for i in range(400):
         test.add(text(i % 4), Comparison.DIFFERENT)
-    assert test.log10_evidence == once
+    assert test.log10_e_value == once
 
 
 def test_confidence_is_judged_among_texts_of_the_same_length() -> None:

@@ -35,8 +35,8 @@ STRICT = SloRequest(latency_ms=9000, min_f1=0.9, policy=SloPolicy.STRICT)
 def make_service(
     path: Path | None, backend: FakeBackend | None = None, **more: Any
 ) -> AnswerService:
-    told = Settings(decisions_file=path, **more)
-    service = AnswerService(backend or FakeBackend(), told, Metrics())
+    description = Settings(decisions_file=path, **more)
+    service = AnswerService(backend or FakeBackend(), description, Metrics())
     service.serving = serving_set(small_and_large())
     return service
 
@@ -153,8 +153,8 @@ async def test_every_front_of_a_live_gateway_records_what_replay_reads(tmp_path:
                 ("/v1/answers", [item, item]),
                 ("/v2/models/qa/infer", tensors),
             ):
-                told = await http.post(where, json=body, headers={"SLO-Latency-Ms": "9000"})
-                assert told.status_code == 200, told.text
+                description = await http.post(where, json=body, headers={"SLO-Latency-Ms": "9000"})
+                assert description.status_code == 200, description.text
         async with grpc.aio.insecure_channel(running.grpc_url) as channel:
             stub = qa_pb2_grpc.QuestionAnsweringStub(channel)  # type: ignore[no-untyped-call]
             await stub.Answer(qa_pb2.AnswerRequest(question=QUESTION, context=CONTEXT))
@@ -187,20 +187,20 @@ async def test_without_a_file_nothing_is_kept() -> None:
 
 def test_memory_is_bounded(tmp_path: Path) -> None:
     """A disk that hangs must not end the process; what waits is still written."""
-    told: list[int] = []
-    log = DecisionLog(tmp_path / "d.jsonl", lambda: 1.0, told.append)
+    description: list[int] = []
+    log = DecisionLog(tmp_path / "d.jsonl", lambda: 1.0, description.append)
     keep(log, decision_log.CAPACITY + 3)
-    assert sum(told) == 3
+    assert sum(description) == 3
     log.write()
     assert (tmp_path / "d.jsonl").read_bytes().count(b"\n") == decision_log.CAPACITY
 
 
 def test_a_file_that_was_moved_away_is_opened_anew(tmp_path: Path) -> None:
     """So logrotate needs no signal; and a folder that is gone loses lines until it is back."""
-    told: list[int] = []
+    description: list[int] = []
     folder = tmp_path / "records"
     folder.mkdir()
-    log = DecisionLog(folder / "d.jsonl", lambda: 1.0, told.append)
+    log = DecisionLog(folder / "d.jsonl", lambda: 1.0, description.append)
     keep(log, 2)
     log.write()
     (folder / "d.jsonl").rename(folder / "d.1.jsonl")
@@ -211,7 +211,7 @@ def test_a_file_that_was_moved_away_is_opened_anew(tmp_path: Path) -> None:
     folder.rename(tmp_path / "elsewhere")
     keep(log, 4)
     log.write()
-    assert told == [4]
+    assert description == [4]
     folder.mkdir()
     keep(log, 1)
     log.write()

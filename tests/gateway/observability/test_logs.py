@@ -123,11 +123,14 @@ async def test_every_line_of_a_failure_has_the_ids_of_its_request(
     logs.set_up("info", "json")
     access_log.set_up(1.0, texts=False)
     assert (await post(error=BackendError("broke"))).status_code == 500
-    told = lines(capsys)
-    assert {line["message"] for line in told} >= {"request", "urn:bertier:problem:backend-error"}
-    assert {(line["request_id"], line["trace_id"]) for line in told} == {("r-1", TRACE)}
-    assert "broke" in next(line["error"] for line in told if "error" in line)
-    (access,) = (line for line in told if line["message"] == "request")
+    description = lines(capsys)
+    assert {line["message"] for line in description} >= {
+        "request",
+        "urn:bertier:problem:backend-error",
+    }
+    assert {(line["request_id"], line["trace_id"]) for line in description} == {("r-1", TRACE)}
+    assert "broke" in next(line["error"] for line in description if "error" in line)
+    (access,) = (line for line in description if line["message"] == "request")
     assert (access["outcome"], "plan" in access) == ("backend-error", False)
 
 

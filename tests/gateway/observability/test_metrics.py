@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.utils import floatToGoString
 
-from gateway.domain import STAGES, Gave, Reason, Timings
+from gateway.domain import STAGES, Reason, SloViolation, Timings
 from gateway.errors import BackendUnavailable
 from gateway.frontends import problems
 from gateway.frontends.http import routes
@@ -21,9 +21,9 @@ from gateway.observability.metrics_declared import (
     CLOSINGS,
     DENIALS,
     FILES,
-    FRONTS,
+    FRONTENDS,
     HEDGED,
-    PROMISES,
+    OBJECTIVES,
 )
 from gateway.request.service import AnswerService
 from gateway.settings import Settings
@@ -36,7 +36,7 @@ CUSTOM = {"voice": {"latency_ms": 123.0, "policy": "prefer-latency"}}
 
 
 class Gateway:
-    """The HTTP front over a fake model server, and what it counted."""
+    """The HTTP frontend over a fake model server, and what it counted."""
 
     def __init__(self) -> None:
         self.settings = Settings(classes=CUSTOM)  # type: ignore[arg-type]
@@ -60,8 +60,8 @@ class Gateway:
         """Return how often latency, accuracy and both were kept, or broken."""
         name = "bertier_slo_requests_total"
         return [
-            self.count(name, slo_class=slo_class, promise=promise, outcome=outcome)
-            for promise in PROMISES
+            self.count(name, slo_class=slo_class, promise=objective, outcome=outcome)
+            for objective in OBJECTIVES
         ]
 
 
@@ -82,30 +82,30 @@ async def test_an_answer_below_the_floor_keeps_the_promise_of_latency_only() -> 
 
 
 @pytest.mark.parametrize(
-    ("gave", "kept"),
+    ("violations", "met"),
     [
         ((), (True, True, True)),
-        ((Gave.LATE,), (False, True, False)),
-        ((Gave.UNCERTIFIED,), (True, False, False)),
-        ((Gave.LATE, Gave.BELOW_FLOOR), (False, False, False)),
+        ((SloViolation.LATE,), (False, True, False)),
+        ((SloViolation.UNCERTIFIED,), (True, False, False)),
+        ((SloViolation.LATE, SloViolation.BELOW_FLOOR), (False, False, False)),
     ],
 )
-def test_what_gave_tells_which_promise_was_kept(
-    gave: tuple[Gave, ...], kept: tuple[bool, ...]
+def test_the_violations_tell_which_objective_was_met(
+    violations: tuple[SloViolation, ...], met: tuple[bool, ...]
 ) -> None:
     """`late` is a word about time; all others are about accuracy."""
     metrics = Metrics()
-    metrics.note_answer("batch", gave, Timings(), 1)
-    for promise, held in zip(PROMISES, kept, strict=True):
+    metrics.note_answer("batch", violations, Timings(), 1)
+    for objective, held in zip(OBJECTIVES, met, strict=True):
         labels = {
             "slo_class": "batch",
-            "promise": promise,
+            "promise": objective,
             "outcome": "kept" if held else "broken",
         }
         assert metrics.registry.get_sample_value("bertier_slo_requests_total", labels) == 1
 
 
-async def test_a_request_that_failed_breaks_every_promise() -> None:
+async def test_a_request_that_failed_misses_every_objective() -> None:
     """An outage must burn the budget of latency and of accuracy."""
     gateway = Gateway()
     gateway.backend.error = BackendUnavailable("nobody")
@@ -135,11 +135,11 @@ def test_every_promise_of_every_class_is_there_before_the_first_request() -> Non
         each for each in Metrics(classes).registry.collect() if each.name == "bertier_slo_requests"
     )
     seen = {tuple(sample.labels.values()): sample.value for sample in found.samples}
-    assert seen == dict.fromkeys(product((*STANDARD_CLASSES, "voice"), PROMISES, OUTCOMES), 0.0)
+    assert seen == dict.fromkeys(product((*STANDARD_CLASSES, "voice"), OBJECTIVES, OUTCOMES), 0.0)
 
 
 def test_what_is_rare_is_there_before_it_happens() -> None:
-    """The first refused file, stranger or late answer is the one that somebody looks for."""
+    """The first refused file, denied caller or late answer is the one that an operator looks for."""
     registry = Metrics().registry
     for name, labels in (
         ("bertier_partial_answers_total", {"slo_class": "batch"}),
@@ -185,12 +185,14 @@ def test_histograms_have_an_edge_at_every_target_and_deadline() -> None:
 
 KINDS = {kind.name for kind in (*problems.KINDS.values(), problems.INTERNAL)}
 BOUNDED: Mapping[str, frozenset[str]] = {
-    "front": frozenset(FRONTS),
+    "front": frozenset(FRONTENDS),
     "slo_class": frozenset({*STANDARD_CLASSES, "voice", "unknown"}),
     "plan": frozenset({"small", "large", "none"}),
     "variant": frozenset({"small", "large"}),
-    "outcome": frozenset({*KINDS, *Gave, "ok", "met", *OUTCOMES, "within", "beyond", *HEDGED}),
-    "promise": frozenset(PROMISES),
+    "outcome": frozenset(
+        {*KINDS, *SloViolation, "ok", "met", *OUTCOMES, "within", "beyond", *HEDGED}
+    ),
+    "promise": frozenset(OBJECTIVES),
     "stage": frozenset(STAGES),
     "kind": frozenset({"text", "padding"}),
     "reason": frozenset({*Reason, *CLOSINGS, *DENIALS}),

@@ -86,7 +86,7 @@ async def test_a_request_is_a_span_with_one_of_each_stage_below_it(collected: Co
 async def test_the_request_span_says_what_was_promised_chosen_and_kept(
     collected: Collector,
 ) -> None:
-    """Traces can be searched by promise, plan and outcome."""
+    """Traces can be searched by SLO, plan and outcome."""
     async with live.gateway() as running:
         await ask(running, SLO_Min_F1="0.6", SLO_Class="batch", X_Request_Id="r-1")
     await flush()
@@ -112,7 +112,7 @@ async def test_the_request_span_says_what_was_promised_chosen_and_kept(
 
 
 async def test_the_callers_context_comes_in_over_both_fronts(collected: Collector) -> None:
-    """A trace does not end at our door."""
+    """A trace continues from the caller into the gateway."""
     question = qa_pb2.AnswerRequest(question=QUESTION, context=CONTEXT)
     async with live.gateway() as running:
         await ask(running, traceparent=PARENT)
@@ -126,7 +126,7 @@ async def test_the_callers_context_comes_in_over_both_fronts(collected: Collecto
 
 
 async def test_each_item_of_a_list_is_a_request_of_its_own(collected: Collector) -> None:
-    """One slow item can be told from its neighbours."""
+    """One slow item can be distinguished from its neighbours."""
     async with live.gateway() as running, aiohttp.ClientSession() as http:
         url = f"http://{running.http_url}/v1/answers"
         async with http.post(url, json=[ASKED] * 3, headers={"traceparent": PARENT}) as response:
@@ -260,9 +260,9 @@ async def test_a_collector_that_is_away_costs_spans_and_one_line(
     async with live.gateway() as running:
         assert {await ask(running) for _ in range(20)} == {200}
     await flush()
-    told = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
-    assert len(told) == 1
-    assert "trace collector" in told[0]
+    description = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert len(description) == 1
+    assert "trace collector" in description[0]
 
 
 @pytest.mark.parametrize(

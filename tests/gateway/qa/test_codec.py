@@ -121,7 +121,7 @@ def test_a_question_is_measured_in_tokens(word: str, n: int) -> None:
 
 @given(before=st.text(max_size=5), after=st.text(max_size=5), code=st.integers(0xD800, 0xDFFF))
 def test_a_lone_surrogate_is_refused(before: str, after: str, code: int) -> None:
-    """JSON can carry one; UTF-8, and so every other front, cannot."""
+    """JSON can carry one; UTF-8, and so the other frontend, cannot."""
     text = f"{before}a{chr(code)}{after}"
     for question in (Question(text, "a context"), Question("a question", text)):
         with pytest.raises(MalformedText) as caught:

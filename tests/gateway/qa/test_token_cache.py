@@ -85,7 +85,7 @@ def test_a_vocabulary_that_spells_special_tokens_finds_none_in_a_text() -> None:
 
 
 def test_a_tokenizer_that_cannot_read_plain_text_is_refused() -> None:
-    """It is told of when it is loaded, not when a caller finds out."""
+    """The error is raised at load time, not at the first request."""
     made = Tokenizer(models.BPE({"<": 0, "s": 1, "<s": 2}, [("<", "s")]))
     made.add_special_tokens(["<s"])
     with pytest.raises(RepositoryError, match="'<s'"):

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.catalog.schema import Decoding
 from gateway.clock import now_ms
-from gateway.domain import Gave, Question, SloPolicy, SloRequest
+from gateway.domain import Question, SloPolicy, SloRequest, SloViolation
 from gateway.errors import BackendError
 from gateway.observability.metrics import Metrics
 from gateway.request.service import AnswerService
@@ -38,7 +38,7 @@ def make_service(
     small_ms: float = 5.0,
     clock: Callable[[], float] = now_ms,
 ) -> AnswerService:
-    """Return a service of variants as sure as told, and of a cascade of the first ones and `large`."""
+    """Return a service of variants with the given confidences, and a cascade of the first ones and `large`."""
     scores = {"small": small, "middle": middle, "large": UNSURE}
     times = {"small": small_ms, "middle": 35.0, "large": 40.0}
     variants = [
@@ -74,7 +74,7 @@ async def test_a_sure_answer_is_kept() -> None:
     backend = FakeBackend()
     service = make_service(backend, small=SURE)
     answered = await service.answer(ASKED, CASCADE, now_ms())
-    assert (backend.asked, answered.variant, answered.gave) == (["small"], "small", ())
+    assert (backend.asked, answered.variant, answered.violations) == (["small"], "small", ())
     assert answered.option.plan.variants == ("small", "large")
     assert (counted(service, "kept"), counted(service, "escalated")) == (1, 0)
 
@@ -84,7 +84,11 @@ async def test_a_doubted_answer_is_asked_of_the_next_variant() -> None:
     backend = FakeBackend()
     service = make_service(backend)
     answered = await service.answer(ASKED, CASCADE, now_ms())
-    assert (backend.asked, answered.variant, answered.gave) == (["small", "large"], "large", ())
+    assert (backend.asked, answered.variant, answered.violations) == (
+        ["small", "large"],
+        "large",
+        (),
+    )
     assert backend.windows[0] is backend.windows[1]
     assert counted(service, "escalated") == 1
     for variant in ("small", "large"):
@@ -134,7 +138,7 @@ async def test_an_escalation_that_would_be_late_is_cut_unless_accuracy_comes_fir
         ASKED, SloRequest(min_f1=0.65, latency_ms=260, policy=policy), 0.0
     )
     assert backend.asked == asked
-    assert (Gave.ESCALATION_CUT in answered.gave) == (asked == ["small"])
+    assert (SloViolation.ESCALATION_CUT in answered.violations) == (asked == ["small"])
     assert answered.variant == asked[-1]
     assert counted(service, "cut") == (asked == ["small"])
 
@@ -145,7 +149,7 @@ async def test_the_answer_at_hand_outlives_the_deadline_of_an_escalation() -> No
     service = make_service(backend)
     backend.gates["large"] = asyncio.Event()
     answered = await service.answer(ASKED, replace(CASCADE, timeout_ms=1000), now_ms())
-    assert (answered.variant, answered.gave) == ("small", (Gave.ESCALATION_CUT,))
+    assert (answered.variant, answered.violations) == ("small", (SloViolation.ESCALATION_CUT,))
     assert (backend.cancelled, counted(service, "cut")) == (1, 1)
 
 
@@ -156,7 +160,7 @@ async def test_a_next_variant_that_fails_leaves_the_answer_at_hand() -> None:
     backend.errors["large"] = BackendError("large: broken")
     for _ in range(3):
         answered = await service.answer(ASKED, CASCADE, now_ms())
-        assert (answered.variant, answered.gave) == ("small", (Gave.ESCALATION_CUT,))
+        assert (answered.variant, answered.violations) == ("small", (SloViolation.ESCALATION_CUT,))
     assert service.serving is not None
     assert "large" in service.serving.breakers.failing(now_ms())
     retries = service.metrics.registry.get_sample_value(
@@ -171,5 +175,9 @@ async def test_a_first_variant_that_fails_is_left_out_of_the_second_choice() -> 
     service = make_service(backend)
     backend.errors["small"] = BackendError("small: broken")
     answered = await service.answer(ASKED, CASCADE, now_ms())
-    assert (backend.asked, answered.variant, answered.gave) == (["small", "large"], "large", ())
+    assert (backend.asked, answered.variant, answered.violations) == (
+        ["small", "large"],
+        "large",
+        (),
+    )
     assert answered.option.plan.variants == ("large",)

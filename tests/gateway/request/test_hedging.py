@@ -39,7 +39,7 @@ def hedges(service: AnswerService, outcome: str) -> float:
 
 
 async def test_a_late_strict_request_is_asked_again_and_the_loser_is_cancelled() -> None:
-    """The second answer keeps the promise; nobody computes the first one to its end."""
+    """The second answer meets the SLO; the first call is cancelled."""
     backend = Sticking()
     service = make_service(backend, 0.1)
     answered = await service.answer(ASKED, STRICT, now_ms())

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.catalog.schema import Variant
 from gateway.clock import now_ms
-from gateway.domain import Gave, Inference, Question, SloPolicy, SloRequest, Windows
+from gateway.domain import Inference, Question, SloPolicy, SloRequest, SloViolation, Windows
 from gateway.errors import BackendError, DeadlineExceeded, Overloaded
 from gateway.observability.metrics import Metrics
 from gateway.request import long_context
@@ -97,7 +97,7 @@ async def test_what_was_read_when_the_time_is_short_is_the_answer_and_says_so() 
     answered = await service.answer(
         ASKED, SloRequest(variant="small", latency_ms=60_000, timeout_ms=3_000), now_ms()
     )
-    assert answered.gave[-1] is Gave.PARTIAL
+    assert answered.violations[-1] is SloViolation.PARTIAL
     assert answered.answer.text in WHOLE
     assert backend.cancelled == len(backend.asked) - 2 > 0
     labels = {"slo_class": "standard"}
@@ -131,5 +131,5 @@ async def test_a_context_that_cannot_be_read_whole_in_time_is_read_in_part() -> 
         await service.answer(ASKED, SloRequest(timeout_ms=2_500), 0.0)
     asked = SloRequest(latency_ms=5_000, timeout_ms=9_000)
     answered = await service.answer(ASKED, asked, 0.0)
-    assert Gave.PARTIAL in answered.gave
+    assert SloViolation.PARTIAL in answered.violations
     assert 0 < len(backend.asked) < WINDOWS.n_windows

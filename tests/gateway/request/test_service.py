@@ -13,13 +13,13 @@ from gateway.backends import breaker
 from gateway.clock import now_ms
 from gateway.domain import (
     Decision,
-    Gave,
     Option,
     Question,
     Reason,
     Slo,
     SloPolicy,
     SloRequest,
+    SloViolation,
     Trust,
 )
 from gateway.errors import (
@@ -67,7 +67,7 @@ def make_service(backend: FakeBackend | None = None, **more: Any) -> AnswerServi
 async def test_the_slo_chooses_the_variant(
     request_: SloRequest, variant: str, reason: Reason
 ) -> None:
-    """The smallest model that keeps the promise."""
+    """The smallest model that meets the SLO."""
     backend = FakeBackend()
     answered = await make_service(backend, clock=lambda: 0.0).answer(ASKED, request_, 0.0)
     assert (answered.variant, answered.decision.reason) == (variant, reason)
@@ -159,7 +159,7 @@ async def test_an_answer_after_the_target_is_an_answer_that_says_so() -> None:
     answered = await make_service(clock=lambda: next(times)).answer(
         ASKED, SloRequest(latency_ms=50), 0.0
     )
-    assert Gave.LATE in answered.gave
+    assert SloViolation.LATE in answered.violations
 
 
 async def test_an_uncertified_variant_answers_and_says_so() -> None:
@@ -167,7 +167,7 @@ async def test_an_uncertified_variant_answers_and_says_so() -> None:
     service = make_service()
     service.serving = serving_set(small_and_large(), Trust.UNCERTIFIED)
     answered = await service.answer(ASKED, SloRequest(), now_ms())
-    assert Gave.UNCERTIFIED in answered.gave
+    assert SloViolation.UNCERTIFIED in answered.violations
     with pytest.raises(Infeasible):
         await service.answer(ASKED, SloRequest(policy=STRICT, min_f1=0.1), now_ms())
 
@@ -188,7 +188,7 @@ async def test_a_variant_that_is_not_served_is_unavailable() -> None:
 
 
 async def test_without_a_catalog_nothing_is_answered() -> None:
-    """The fronts are up before the models are."""
+    """The frontends are up before the models are."""
     service = make_service()
     service.serving = None
     with pytest.raises(BackendUnavailable):
@@ -232,10 +232,10 @@ async def test_a_plan_is_made_in_the_thread_of_all_decisions(context: str) -> No
 
 
 async def test_a_plan_of_a_context_that_is_too_long_is_a_plan_of_a_part() -> None:
-    """What would be answered from a part is not told to be refused."""
+    """A request that would get a partial answer is not reported as refused."""
     report = await make_service(clock=lambda: 0.0).plan(SloRequest(latency_ms=30), n_tokens=40_000)
     assert report.decision.option is not None
-    assert Gave.PARTIAL in report.decision.gave
+    assert SloViolation.PARTIAL in report.decision.violations
     assert report.size.n_windows < 40_000 / codec.MAX_TOKENS
     strict = SloRequest(latency_ms=30, policy=STRICT)
     refused = await make_service(clock=lambda: 0.0).plan(strict, n_tokens=40_000)
@@ -286,7 +286,7 @@ def count(service: AnswerService, name: str, **labels: str) -> float:
 
 
 async def test_what_fails_is_asked_of_another_variant() -> None:
-    """The caller gets an answer that keeps the promise, from the next cheapest plan."""
+    """The caller gets an answer that meets the SLO, from the next cheapest plan."""
     backend = FakeBackend()
     backend.errors["small"] = FAILED
     service = make_service(backend)
@@ -357,7 +357,7 @@ async def test_without_another_plan_the_failure_is_told() -> None:
 
 
 async def test_a_promise_only_a_failing_variant_could_keep_is_unavailable_not_infeasible() -> None:
-    """It will be kept again; 422 would tell the caller to give up."""
+    """The SLO can be met again later; 422 would make the caller give up."""
     backend = FakeBackend()
     backend.error = BackendError("broken")
     service = make_service(backend)
@@ -387,7 +387,7 @@ async def test_retries_end_with_the_budget() -> None:
 
 
 async def test_a_second_try_keeps_to_the_first_deadline() -> None:
-    """Where no other plan can still end in time, the failure is told at once."""
+    """Where no other plan can still end in time, the failure is reported at once."""
     backend = FakeBackend()
     backend.errors["small"] = FAILED
     times = iter([*[0.0] * 8, *[90.0] * 20])
@@ -398,7 +398,7 @@ async def test_a_second_try_keeps_to_the_first_deadline() -> None:
     assert count(service, "bertier_retries_total", outcome="no_plan") == 1
 
 
-async def test_a_variant_that_hangs_is_left_alone() -> None:
+async def test_a_variant_that_hangs_opens_its_circuit() -> None:
     """Nobody else gets an answer from it either."""
     backend = FakeBackend(asyncio.Event())
     service = make_service(backend)

@@ -34,13 +34,13 @@ from gateway.settings import Settings
 from tests.fakes import CONTEXT, HOST, QUESTION, FakeBackend, serving_set, small_and_large
 
 ASKED = Question(QUESTION, CONTEXT)
-ANY = SloRequest(min_f1=0.4)  # what `small` promises
+ANY = SloRequest(min_f1=0.4)  # the floor of `small`
 EXPECTED = Agreement("large", 1000, 4000, 0.9, 0.85, 0.9, 0.85, HOST)
 SURE = Confidence((0.5,), (0.1,), (0.05,), (0.15,), 1000, 4000, HOST)
 
 
 class OtherLarge(FakeBackend):
-    """`large` finds the context's last token, unless told to agree; `small` the first."""
+    """`large` finds the context's last token, unless set to agree; `small` the first."""
 
     def __init__(self, gate: asyncio.Event | None = None, *, agrees: bool = False) -> None:
         super().__init__(gate)
@@ -211,7 +211,7 @@ async def break_small(service: AnswerService) -> None:
 
 
 async def test_a_broken_certificate_moves_requests_up(caplog: pytest.LogCaptureFixture) -> None:
-    """Its floor is promised no more; whoever asks for none still gets it, and is told."""
+    """Its floor does not count any more; a request without a floor still gets it, marked as uncertified."""
     service = watched_service(OtherLarge())
     assert (await service.answer(ASKED, ANY, now_ms())).variant == "small"
     await break_small(service)
@@ -221,17 +221,17 @@ async def test_a_broken_certificate_moves_requests_up(caplog: pytest.LogCaptureF
     assert evidence is not None
     assert evidence >= log10(1 / Settings().shadow_delta)
     no_floor = await service.answer(ASKED, SloRequest(min_f1=0), now_ms())
-    assert (no_floor.variant, no_floor.gave) == ("small", ("uncertified",))
+    assert (no_floor.variant, no_floor.violations) == ("small", ("uncertified",))
     strict = SloRequest(min_f1=0, latency_ms=1000, variant="small", policy=SloPolicy.STRICT)
     with pytest.raises(Infeasible):
         await service.answer(ASKED, strict, now_ms())
     assert service.serving is not None
-    told = catalog_report(service.serving)["plans"][0]
-    assert (told["trust"], told["evidence"]["broken"]) == ("broken", True)
+    report = catalog_report(service.serving)["plans"][0]
+    assert (report["trust"], report["evidence"]["broken"]) == ("broken", True)
 
 
 async def test_a_new_certificate_is_trusted_again() -> None:
-    """And the same one, served anew, is not."""
+    """And the same one, served again, is not."""
     service = watched_service(OtherLarge())
     await break_small(service)
     service.serving = service.shadow.follow(serving_set(watched_catalog()))

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.domain import Option, Slo, SloPolicy, Trust
-from gateway.routing.admission import IN_TIME, LATE_TURNS, STRETCH, AdmissionQueue, Soonest, Waiting
+from gateway.routing.admission import (
+    AGING_INTERVAL,
+    IN_TIME,
+    STRETCH,
+    AdmissionQueue,
+    Soonest,
+    Waiting,
+)
 from tests.fakes import make_plan, make_variant
 
 
@@ -24,8 +31,8 @@ def queue(*waiting: Waiting) -> AdmissionQueue:
     return found
 
 
-def waits(promise: Slo, arrived_ms: float = 0.0, caller: Hashable = None) -> Waiting:
-    return Waiting(promise, arrived_ms, caller)
+def waits(wanted: Slo, arrived_ms: float = 0.0, caller: Hashable = None) -> Waiting:
+    return Waiting(wanted, arrived_ms, caller)
 
 
 def soonest(ms: float) -> Soonest:
@@ -58,9 +65,9 @@ def test_who_can_be_in_time_passes_who_cannot() -> None:
 def test_who_is_late_gets_a_turn_now_and_then() -> None:
     """An answer after the target but before the deadline is an answer."""
     late = waits(slo(1_000.0), -1_000.0)
-    found = queue(late, *(waits(slo(1_000.0)) for _ in range(3 * LATE_TURNS)))
-    order = [found.take(10.0) for _ in range(2 * LATE_TURNS)]
-    assert order.index(late) == LATE_TURNS
+    found = queue(late, *(waits(slo(1_000.0)) for _ in range(3 * AGING_INTERVAL)))
+    order = [found.take(10.0) for _ in range(2 * AGING_INTERVAL)]
+    assert order.index(late) == AGING_INTERVAL
 
 
 def test_who_is_late_takes_what_is_left_over() -> None:

@@ -39,7 +39,7 @@ def fill(service: AnswerService, n: int) -> list[Any]:
 async def waiting(service: AnswerService, n: int) -> None:
     """Return when so many wait unread."""
     async with asyncio.timeout(10):
-        while service.admission.n_waiting != n:  # noqa: ASYNC110 (no event tells of it)
+        while service.admission.n_waiting != n:  # noqa: ASYNC110 (there is no event for it)
             await asyncio.sleep(0)
 
 
@@ -71,7 +71,7 @@ async def test_a_strict_request_is_refused_at_once_or_let_in_past_those_who_wait
     fill(service, 200)
     patient = [asyncio.create_task(service.answer(ASKED, PATIENT, now_ms())) for _ in range(3)]
     await waiting(service, 3)
-    with pytest.raises(Overloaded, match=r"cannot be kept now: .* fastest plan takes"):
+    with pytest.raises(Overloaded, match=r"cannot be met now: .* fastest plan takes"):
         await service.answer(ASKED, STRICT, now_ms())
     easy = SloRequest(latency_ms=60_000.0, policy=SloPolicy.STRICT, min_f1=0.4)
     await service.answer(ASKED, easy, now_ms())

@@ -82,7 +82,7 @@ def test_an_idle_gateway_never_refuses_what_it_would_accept_when_fresh(
     first = choose(asked, fresh.options(TYPICAL, quantile, 0.0))
     again = choose(asked, used.options(TYPICAL, quantile, idle_ms))
     assert (again.option is not None) >= (first.option is not None)
-    assert len(again.gave) <= len(first.gave) or first.option is None
+    assert len(again.violations) <= len(first.violations) or first.option is None
 
 
 @settings(deadline=None)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.domain import Gave, Option, Reason, Slo, SloPolicy, Trust
-from gateway.routing.policy import choose, escalation_left_ms, nearest_feasible, shortfalls
+from gateway.domain import Option, Reason, Slo, SloPolicy, SloViolation, Trust
+from gateway.routing.policy import choose, escalation_left_ms, find_violations, nearest_feasible
 from tests.fakes import make_plan, make_variant, with_answerable, with_loss
 
 STRICT, LATENCY, ACCURACY = SloPolicy.STRICT, SloPolicy.PREFER_LATENCY, SloPolicy.PREFER_ACCURACY
@@ -37,41 +37,53 @@ def idle(wait_ms: float = 0.0) -> list[Option]:
 
 
 CHOICES = [
-    # slo, wait, spent -> plan, reason, gave
+    # slo, wait, spent -> plan, reason, violations
     (slo(50, 0.0), 0, 0, "small", Reason.MEETS_SLO, ()),
     (slo(50, 0.55), 0, 0, "medium", Reason.MEETS_SLO, ()),
     (slo(50, 0.7), 0, 0, "large", Reason.MEETS_SLO, ()),
     (slo(20, 0.7), 0, 0, "large", Reason.MEETS_SLO, ()),
-    (slo(15, 0.7), 0, 0, "medium", Reason.MOST_ACCURATE_IN_TIME, (Gave.BELOW_FLOOR,)),
-    (slo(50, 0.7), 35, 0, "medium", Reason.MOST_ACCURATE_IN_TIME, (Gave.BELOW_FLOOR,)),
-    (slo(50, 0.7), 0, 35, "medium", Reason.MOST_ACCURATE_IN_TIME, (Gave.BELOW_FLOOR,)),
-    (slo(4, 0.7), 0, 0, "small", Reason.FASTEST, (Gave.LATE, Gave.BELOW_FLOOR)),
-    (slo(15, 0.7, ACCURACY), 0, 0, "large", Reason.LEAST_LATE, (Gave.LATE,)),
-    (slo(15, 0.9, ACCURACY), 0, 0, "large", Reason.MOST_ACCURATE, (Gave.LATE, Gave.BELOW_FLOOR)),
-    (slo(50, 0.9, ACCURACY), 0, 0, "large", Reason.MOST_ACCURATE, (Gave.BELOW_FLOOR,)),
+    (slo(15, 0.7), 0, 0, "medium", Reason.MOST_ACCURATE_IN_TIME, (SloViolation.BELOW_FLOOR,)),
+    (slo(50, 0.7), 35, 0, "medium", Reason.MOST_ACCURATE_IN_TIME, (SloViolation.BELOW_FLOOR,)),
+    (slo(50, 0.7), 0, 35, "medium", Reason.MOST_ACCURATE_IN_TIME, (SloViolation.BELOW_FLOOR,)),
+    (slo(4, 0.7), 0, 0, "small", Reason.FASTEST, (SloViolation.LATE, SloViolation.BELOW_FLOOR)),
+    (slo(15, 0.7, ACCURACY), 0, 0, "large", Reason.LEAST_LATE, (SloViolation.LATE,)),
+    (
+        slo(15, 0.9, ACCURACY),
+        0,
+        0,
+        "large",
+        Reason.MOST_ACCURATE,
+        (SloViolation.LATE, SloViolation.BELOW_FLOOR),
+    ),
+    (slo(50, 0.9, ACCURACY), 0, 0, "large", Reason.MOST_ACCURATE, (SloViolation.BELOW_FLOOR,)),
     (slo(15, 0.7, STRICT), 0, 0, None, Reason.INFEASIBLE, ()),
     (slo(50, 0.9, STRICT), 0, 0, None, Reason.INFEASIBLE, ()),
     (slo(50, 0.7, STRICT), 40, 0, None, Reason.BUSY, ()),
     (slo(50, 0.7, STRICT), 0, 40, None, Reason.TOO_LATE, ()),
     (slo(50, 0.7), 500, 0, None, Reason.SHED, ()),
-    (slo(50, 0.7, variant="small"), 0, 0, "small", Reason.PINNED, (Gave.BELOW_FLOOR,)),
+    (slo(50, 0.7, variant="small"), 0, 0, "small", Reason.PINNED, (SloViolation.BELOW_FLOOR,)),
 ]
 
 
-@pytest.mark.parametrize(("promise", "wait_ms", "spent_ms", "plan", "reason", "gave"), CHOICES)
+@pytest.mark.parametrize(("wanted", "wait_ms", "spent_ms", "plan", "reason", "violations"), CHOICES)
 def test_the_choice(
-    promise: Slo, wait_ms: float, spent_ms: float, plan: str | None, reason: Reason, gave: object
+    wanted: Slo,
+    wait_ms: float,
+    spent_ms: float,
+    plan: str | None,
+    reason: Reason,
+    violations: object,
 ) -> None:
     """The rules under `What is chosen` in docs/api.md, one a row."""
-    decision = choose(promise, idle(wait_ms), spent_ms)
+    decision = choose(wanted, idle(wait_ms), spent_ms)
     chosen = decision.option.plan.name if decision.option else None
-    assert (chosen, decision.reason, decision.gave) == (plan, reason, gave)
+    assert (chosen, decision.reason, decision.violations) == (plan, reason, violations)
 
 
-@pytest.mark.parametrize("promise", [slo(50, 0.7, STRICT), slo(10, 0.7)])
-def test_a_refusal_under_load_says_when_the_load_is_done(promise: Slo) -> None:
+@pytest.mark.parametrize("wanted", [slo(50, 0.7, STRICT), slo(10, 0.7)])
+def test_a_refusal_under_load_says_when_the_load_is_done(wanted: Slo) -> None:
     """Retry-After is no guess."""
-    assert choose(promise, idle(wait_ms=300)).retry_after_ms == pytest.approx(300)
+    assert choose(wanted, idle(wait_ms=300)).retry_after_ms == pytest.approx(300)
 
 
 def paired(wait_ms: float = 0.0) -> list[Option]:
@@ -84,31 +96,31 @@ def paired(wait_ms: float = 0.0) -> list[Option]:
 
 
 @pytest.mark.parametrize(
-    ("promise", "loss", "plan", "reason", "gave"),
+    ("wanted", "loss", "plan", "reason", "violations"),
     [
         (slo(50, 0.0), 0.2, "small", Reason.MEETS_SLO, ()),
         (slo(50, 0.0), 0.05, "medium", Reason.MEETS_SLO, ()),
         (slo(50, 0.65), 0.05, "large", Reason.MEETS_SLO, ()),
         (slo(50, 0.0, STRICT), 0.04, "large", Reason.MEETS_SLO, ()),
-        (slo(15, 0.0), 0.01, "medium", Reason.MOST_ACCURATE_IN_TIME, (Gave.BELOW_FLOOR,)),
-        (slo(15, 0.0, ACCURACY), 0.01, "large", Reason.LEAST_LATE, (Gave.LATE,)),
+        (slo(15, 0.0), 0.01, "medium", Reason.MOST_ACCURATE_IN_TIME, (SloViolation.BELOW_FLOOR,)),
+        (slo(15, 0.0, ACCURACY), 0.01, "large", Reason.LEAST_LATE, (SloViolation.LATE,)),
         (slo(15, 0.0, STRICT), 0.01, None, Reason.INFEASIBLE, ()),
     ],
 )
 def test_a_loss_to_the_largest_variant_is_promised_like_a_floor(
-    promise: Slo, loss: float, plan: str | None, reason: Reason, gave: object
+    wanted: Slo, loss: float, plan: str | None, reason: Reason, violations: object
 ) -> None:
     """Both certificates have to hold where both are asked for."""
-    decision = choose(replace(promise, max_f1_loss=loss), paired())
+    decision = choose(replace(wanted, max_f1_loss=loss), paired())
     chosen = decision.option.plan.name if decision.option else None
-    assert (chosen, decision.reason, decision.gave) == (plan, reason, gave)
+    assert (chosen, decision.reason, decision.violations) == (plan, reason, violations)
 
 
 def test_a_loss_that_nobody_certified_is_no_promise() -> None:
     """A catalog of early studies has none: strict refuses, the others say `uncertified`."""
-    promise = replace(slo(50, 0.0), max_f1_loss=0.5)
-    assert choose(promise, idle()).gave == (Gave.UNCERTIFIED,)
-    assert choose(replace(promise, policy=STRICT), idle()).reason is Reason.INFEASIBLE
+    wanted = replace(slo(50, 0.0), max_f1_loss=0.5)
+    assert choose(wanted, idle()).violations == (SloViolation.UNCERTIFIED,)
+    assert choose(replace(wanted, policy=STRICT), idle()).reason is Reason.INFEASIBLE
 
 
 def by_kind(wait_ms: float = 0.0) -> list[Option]:
@@ -121,29 +133,29 @@ def by_kind(wait_ms: float = 0.0) -> list[Option]:
 
 
 @pytest.mark.parametrize(
-    ("promise", "floor", "plan", "gave"),
+    ("wanted", "floor", "plan", "violations"),
     [
         (slo(50, 0.0), 0.3, "small", ()),
         (slo(50, 0.0), 0.5, "medium", ()),
         (slo(50, 0.65), 0.5, "large", ()),
         (slo(50, 0.0, STRICT), 0.7, None, ()),
-        (slo(50, 0.0), 0.7, "large", (Gave.BELOW_FLOOR,)),
+        (slo(50, 0.0), 0.7, "large", (SloViolation.BELOW_FLOOR,)),
     ],
 )
 def test_a_floor_on_answerable_questions_is_promised_beside_the_other(
-    promise: Slo, floor: float, plan: str | None, gave: object
+    wanted: Slo, floor: float, plan: str | None, violations: object
 ) -> None:
     """F1 over all questions rewards silence; who knows that there is an answer asks for this one."""
-    decision = choose(replace(promise, min_answerable_f1=floor), by_kind())
+    decision = choose(replace(wanted, min_answerable_f1=floor), by_kind())
     chosen = decision.option.plan.name if decision.option else None
-    assert (chosen, decision.gave) == (plan, gave)
+    assert (chosen, decision.violations) == (plan, violations)
 
 
 def test_a_floor_of_a_kind_that_nobody_certified_is_no_promise() -> None:
     """As with a loss: strict refuses, the others say `uncertified`; so with a broken certificate."""
-    promise = replace(slo(50, 0.0), min_answerable_f1=0.1)
-    assert choose(promise, idle()).gave == (Gave.UNCERTIFIED,)
-    assert choose(replace(promise, policy=STRICT), idle()).reason is Reason.INFEASIBLE
+    wanted = replace(slo(50, 0.0), min_answerable_f1=0.1)
+    assert choose(wanted, idle()).violations == (SloViolation.UNCERTIFIED,)
+    assert choose(replace(wanted, policy=STRICT), idle()).reason is Reason.INFEASIBLE
     broken = by_kind()[0]._replace(trust=Trust.BROKEN)
     assert broken.certified_answerable_f1 is None
 
@@ -152,13 +164,13 @@ def test_what_loses_less_is_among_the_nearest_where_a_loss_was_asked_for() -> No
     """A plan with the lower floor may be certified closer to the largest variant."""
     closer = option("closer", 0.45, 6)
     options = [*paired(), closer._replace(plan=with_loss(closer.plan, 0.02))]
-    promise = replace(slo(10, 0.0), max_f1_loss=0.01)
-    assert "closer" in [o.plan.name for o in nearest_feasible(promise, options)]
+    wanted = replace(slo(10, 0.0), max_f1_loss=0.01)
+    assert "closer" in [o.plan.name for o in nearest_feasible(wanted, options)]
     assert "closer" not in [o.plan.name for o in nearest_feasible(slo(10, 0.9), options)]
 
 
 @pytest.mark.parametrize(
-    ("promise", "spent_ms", "left_ms"),
+    ("wanted", "spent_ms", "left_ms"),
     [
         (slo(50, 0.7), 20, 30),
         (slo(50, 0.7, STRICT), 20, 30),
@@ -167,17 +179,17 @@ def test_what_loses_less_is_among_the_nearest_where_a_loss_was_asked_for() -> No
     ],
 )
 def test_an_escalation_has_until_the_target_or_for_accuracy_until_the_deadline(
-    promise: Slo, spent_ms: float, left_ms: float
+    wanted: Slo, spent_ms: float, left_ms: float
 ) -> None:
     """Who prefers latency would rather have the answer at hand in time."""
-    assert escalation_left_ms(promise, spent_ms) == left_ms
+    assert escalation_left_ms(wanted, spent_ms) == left_ms
 
 
 def test_strict_never_takes_an_uncertified_plan() -> None:
     """A floor that was not seen to hold here is no floor."""
     options = [o._replace(trust=Trust.UNCERTIFIED) for o in idle()]
     assert choose(slo(50, 0.1, STRICT), options).reason is Reason.INFEASIBLE
-    assert choose(slo(50, 0.1), options).gave == (Gave.UNCERTIFIED,)
+    assert choose(slo(50, 0.1), options).violations == (SloViolation.UNCERTIFIED,)
 
 
 def test_equal_cost_is_decided_by_bytes() -> None:
@@ -188,16 +200,16 @@ def test_equal_cost_is_decided_by_bytes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("promise", "nearest"),
+    ("wanted", "nearest"),
     [
         (slo(12, 0.7), ["small", "medium", "large"]),
         (slo(4, 0.65), ["large"]),
         (slo(4, 0.9), ["small", "medium", "large"]),
     ],
 )
-def test_nearest_points_keep_one_promise_where_any_can(promise: Slo, nearest: list[str]) -> None:
+def test_nearest_points_meet_latency_or_f1_where_any_can(wanted: Slo, nearest: list[str]) -> None:
     """The caller learns which of the two to relax, and how far."""
-    assert [o.plan.name for o in nearest_feasible(promise, idle())] == nearest
+    assert [o.plan.name for o in nearest_feasible(wanted, idle())] == nearest
 
 
 def test_a_dominated_plan_is_not_among_the_nearest() -> None:
@@ -215,18 +227,18 @@ def test_a_dominated_plan_is_not_among_the_nearest() -> None:
 def test_what_meets_the_slo_has_no_shortfall(
     ms: float, f1: float, wait_ms: float, policy: SloPolicy
 ) -> None:
-    """`gave` is empty exactly when both promises are kept, and strict gives nothing."""
-    promise = slo(ms, f1, policy)
-    decision = choose(promise, idle(wait_ms))
+    """`violations` is empty exactly when the SLO is met; strict never violates it."""
+    wanted = slo(ms, f1, policy)
+    decision = choose(wanted, idle(wait_ms))
     if decision.option is None:
         return
-    assert decision.gave == shortfalls(decision.option, promise, 0.0)
-    assert (decision.reason is Reason.MEETS_SLO) == (decision.gave == ())
-    assert policy is not STRICT or decision.gave == ()
+    assert decision.violations == find_violations(decision.option, wanted, 0.0)
+    assert (decision.reason is Reason.MEETS_SLO) == (decision.violations == ())
+    assert policy is not STRICT or decision.violations == ()
 
 
 @pytest.mark.parametrize(
-    ("promise", "failing", "plan", "reason"),
+    ("wanted", "failing", "plan", "reason"),
     [
         (slo(50, 0.0), {"small"}, "medium", Reason.MEETS_SLO),
         (slo(50, 0.0), {"small", "medium"}, "large", Reason.MEETS_SLO),
@@ -241,10 +253,10 @@ def test_what_meets_the_slo_has_no_shortfall(
     ],
 )
 def test_no_plan_with_a_failing_variant_is_picked(
-    promise: Slo, failing: set[str], plan: str | None, reason: Reason
+    wanted: Slo, failing: set[str], plan: str | None, reason: Reason
 ) -> None:
     """Where only it would do, that is not the caller's fault, and not for ever."""
-    decision = choose(promise, idle(), 0.0, failing)
+    decision = choose(wanted, idle(), 0.0, failing)
     found = decision.option.plan.name if decision.option else None
     assert (found, decision.reason) == (plan, reason)
 
@@ -272,7 +284,7 @@ def crowded(behind: float) -> list[Option]:
 
 
 @pytest.mark.parametrize(
-    ("promise", "behind", "plan", "reason"),
+    ("wanted", "behind", "plan", "reason"),
     [
         (slo(100, 0.7), 3, "large", Reason.MEETS_SLO),
         (slo(100, 0.7), 5, "medium", Reason.MOST_ACCURATE_IN_TIME),
@@ -284,9 +296,9 @@ def crowded(behind: float) -> list[Option]:
     ],
 )
 def test_who_waits_behind_makes_plans_cheaper(
-    promise: Slo, behind: float, plan: str, reason: Reason
+    wanted: Slo, behind: float, plan: str, reason: Reason
 ) -> None:
     """A request that prefers latency leaves time to the others, were they to take the same plan."""
-    decision = choose(promise, crowded(behind))
+    decision = choose(wanted, crowded(behind))
     assert decision.option is not None
     assert (decision.option.plan.name, decision.reason) == (plan, reason)

@@ -109,7 +109,7 @@ def test_one_that_was_unloaded_is_forgotten(proc: Proc) -> None:
     assert proc.processes.of("small") == {SECOND}
 
 
-def test_what_is_no_model_process_is_left_alone(proc: Proc) -> None:
+def test_other_processes_are_not_touched(proc: Proc) -> None:
     """A child that has not yet become one, and one that was never seen alive."""
     (proc.folder / str(FIRST) / "cmdline").write_bytes(b"/opt/tritonserver\0--flag")
     proc.write(SECOND, "small", "Z")

@@ -62,14 +62,14 @@ async def test_a_slow_server_holds_nothing_back(protocol: str) -> None:
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 async def test_a_refusal_is_no_error_and_no_answer(protocol: str) -> None:
-    """What no plan gives is refused on purpose; a shed or a failure is something else."""
+    """An SLO that no plan meets is refused on purpose; a shed or a failure is something else."""
     async with live.gateway() as running:
         where = running.http_url if protocol == "http" else running.grpc_url
         async with load_clients.of(f"{protocol}://{where}") as door:
             promise = slo(1_000, 0.99, SloPolicy.STRICT)
             run = await open_loop.play(schedule([0], promise), door)
     assert outcomes(run.results) == [Outcome.REFUSED]
-    assert "no plan gives" in run.results[0].reply.detail
+    assert "no plan meets" in run.results[0].reply.detail
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:{port}", "grpc://127.0.0.1:{port}"])

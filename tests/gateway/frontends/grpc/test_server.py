@@ -1,4 +1,4 @@
-"""The gRPC front against a real client on a real port; only the model server is a fake."""
+"""The gRPC frontend against a real client on a real port; only the model server is a fake."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Running:
 
     service: AnswerService
     backend: WatchedBackend
-    front: server.GrpcFront
+    grpc_server: server.GrpcServer
     channel: grpc.aio.Channel
 
     @property
@@ -52,10 +52,10 @@ async def gateway() -> AsyncIterator[Running]:
     backend = WatchedBackend()
     service = AnswerService(backend, Settings(grpc_port=0, max_concurrent_items=2), Metrics())
     service.serving = serving_set(small_and_large())
-    front = await server.start(service, service.settings)
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{front.port}") as channel:
-        yield Running(service, backend, front, channel)
-    await server.stop(front, 0)
+    grpc_server = await server.start(service, service.settings)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{grpc_server.port}") as channel:
+        yield Running(service, backend, grpc_server, channel)
+    await server.stop(grpc_server, 0)
 
 
 def ask(**more: Any) -> qa_pb2.AnswerRequest:
@@ -73,7 +73,7 @@ def trailing(error: grpc.aio.AioRpcError) -> dict[str, str]:
 
 
 async def test_an_answer_comes_with_its_promise(gateway: Running) -> None:
-    """The message and the initial metadata tell which plan answered, and whether it kept the SLO."""
+    """The message and the initial metadata say which plan answered, and whether it met the SLO."""
     call = gateway.stub.Answer(
         ask(id="q1", top_k=3), metadata=(("slo-min-f1", "0.6"), ("x-request-id", "abc"))
     )
@@ -169,7 +169,7 @@ async def test_an_unknown_class_is_counted_under_one_label(gateway: Running) -> 
 
 
 async def test_a_header_and_its_alias_are_one(gateway: Running) -> None:
-    """Two values for one promise have no meaning, however they are spelled."""
+    """Two values for one SLO field have no meaning, however they are spelled."""
     metadata = (("slo-latency-ms", "50"), ("x-slo-latency-ms", "500"))
     error = await failure(gateway.stub.Answer(ask(), metadata=metadata))
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -192,7 +192,7 @@ async def test_only_answers_are_counted(gateway: Running) -> None:
 
 
 async def test_an_infeasible_slo_names_what_is_feasible(gateway: Running) -> None:
-    """The caller learns which promise can be had."""
+    """The caller learns which SLO is feasible."""
     metadata = (("slo-policy", "strict"), ("slo-min-f1", "0.99"))
     error = await failure(gateway.stub.Answer(ask(), metadata=metadata))
     assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
@@ -201,7 +201,7 @@ async def test_an_infeasible_slo_names_what_is_feasible(gateway: Running) -> Non
 
 
 async def test_a_shed_request_is_told_when_to_come_back(gateway: Running) -> None:
-    """gRFC A6: clients with a retry policy wait as long as they are told."""
+    """gRFC A6: clients with a retry policy wait as long as the metadata says."""
     gateway.backend.gate = asyncio.Event()
     metadata = (("slo-policy", "strict"), ("slo-latency-ms", "60"), ("slo-min-f1", "0.6"))
     busy = [gateway.stub.Answer(ask(), metadata=(("slo-class", "batch"),)) for _ in range(8)]
@@ -259,16 +259,16 @@ async def test_an_internal_cause_stays_in_the_log(
 ) -> None:
     """The caller gets a fixed text and the request id; whoever is on call gets the rest."""
     gateway.backend.error = error
-    told = await failure(gateway.stub.Answer(ask(), metadata=(("x-request-id", "abc"),)))
-    assert told.code() is code
-    assert "secret" not in str(told.details())
+    error = await failure(gateway.stub.Answer(ask(), metadata=(("x-request-id", "abc"),)))
+    assert error.code() is code
+    assert "secret" not in str(error.details())
     if code is grpc.StatusCode.INTERNAL:
-        assert "abc" in str(told.details())
+        assert "abc" in str(error.details())
         assert "secret" in caplog.text
 
 
 def test_every_error_has_a_status() -> None:
-    """An error that nobody mapped would be told as our fault."""
+    """An error that nobody mapped would be reported as our fault."""
     for cls in _below(BertierError):
         assert any(base in grpc_call.STATUS for base in cls.__mro__), cls.__name__
 
@@ -313,16 +313,16 @@ async def _all(call: AsyncIterable[qa_pb2.AnswerItem]) -> list[qa_pb2.AnswerItem
 
 async def test_items_of_a_stream_count_as_requests_in_flight() -> None:
     """One stream could otherwise ask for more than all callers together may."""
-    async with live.gateway(max_in_flight=1, max_concurrent_items=2) as running:
-        running.backend.gate = asyncio.Event()
-        async with grpc.aio.insecure_channel(running.grpc_url) as channel:
+    async with live.gateway(max_in_flight=1, max_concurrent_items=2) as grpc_server:
+        grpc_server.backend.gate = asyncio.Event()
+        async with grpc.aio.insecure_channel(grpc_server.grpc_url) as channel:
             stub = qa_pb2_grpc.QuestionAnsweringStub(channel)  # type: ignore[no-untyped-call]
             reading = asyncio.create_task(_all(stub.AnswerStream(iter([ask(), ask()]))))
-            await running.backend.until_asked(1)
+            await grpc_server.backend.until_asked(1)
             refused = await failure(_all(stub.AnswerStream(iter([ask()]))))
             assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert "max_in_flight is 1" in (refused.details() or "")
-            running.backend.gate.set()
+            grpc_server.backend.gate.set()
             first, second = await reading
         assert first.answer.answer
         assert (second.failure.type, second.failure.code) == ("overloaded", "RESOURCE_EXHAUSTED")
@@ -331,8 +331,8 @@ async def test_items_of_a_stream_count_as_requests_in_flight() -> None:
 async def test_metadata_has_the_limit_of_headers() -> None:
     """Large metadata is read before any key is asked."""
     async with (
-        live.gateway(max_head_bytes=10_000) as running,
-        grpc.aio.insecure_channel(running.grpc_url) as channel,
+        live.gateway(max_head_bytes=10_000) as grpc_server,
+        grpc.aio.insecure_channel(grpc_server.grpc_url) as channel,
     ):
         stub = qa_pb2_grpc.QuestionAnsweringStub(channel)  # type: ignore[no-untyped-call]
         assert (await stub.Answer(ask(), metadata=(("x-note", "a" * 9_000),))).answer
@@ -342,8 +342,11 @@ async def test_metadata_has_the_limit_of_headers() -> None:
 
 async def test_grpc_connections_have_limits() -> None:
     """As over HTTP: who sends nothing is closed, and there are never more than so many."""
-    async with live.gateway(head_timeout_ms=200, max_connections=2) as running, asyncio.timeout(20):
-        host, port = running.grpc_url.split(":")
+    async with (
+        live.gateway(head_timeout_ms=200, max_connections=2) as grpc_server,
+        asyncio.timeout(20),
+    ):
+        host, port = grpc_server.grpc_url.split(":")
         held = [await asyncio.open_connection(host, int(port)) for _ in range(3)]
         assert await held[2][0].read() == b""
         for reader, writer in held:
@@ -356,12 +359,14 @@ async def test_a_stop_under_load_answers_every_call_that_was_accepted() -> None:
     backend, settings = WatchedBackend(), Settings(grpc_port=0, grpc_connection_age_ms=300)
     service = AnswerService(backend, settings, Metrics())
     service.serving = serving_set(small_and_large())
-    front = await server.start(service, service.settings)
+    grpc_server = await server.start(service, service.settings)
     refusals = set[str]()
 
     async def ask_until_refused() -> None:
         options = (("grpc.use_local_subchannel_pool", 1),)
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{front.port}", options=options) as channel:
+        async with grpc.aio.insecure_channel(
+            f"127.0.0.1:{grpc_server.port}", options=options
+        ) as channel:
             stub = qa_pb2_grpc.QuestionAnsweringStub(channel)  # type: ignore[no-untyped-call]
             try:
                 while True:
@@ -373,7 +378,7 @@ async def test_a_stop_under_load_answers_every_call_that_was_accepted() -> None:
         for _ in range(30):
             callers.create_task(ask_until_refused())
         await backend.until_asked(60)
-        await server.stop(front, 5_000)
+        await server.stop(grpc_server, 5_000)
     assert all("Connection refused" in each for each in refusals), refusals
 
 
@@ -421,7 +426,7 @@ async def test_a_health_watch_ends_when_the_server_drains(gateway: Running) -> N
     health = _health(gateway)
     watch = health.Watch(health_pb2.HealthCheckRequest(service=qa.NAME))
     first = await watch.read()
-    gateway.front.health.stop()
+    gateway.grpc_server.health.stop()
     last = await watch.read()
     status = health_pb2.HealthCheckResponse
     assert (first.status, last.status) == (status.SERVING, status.NOT_SERVING)
@@ -433,7 +438,7 @@ async def test_requests_in_flight_end_before_the_server_does(gateway: Running) -
     gateway.backend.gate = asyncio.Event()
     call = asyncio.ensure_future(gateway.stub.Answer(ask(), metadata=(("slo-class", "batch"),)))
     await gateway.backend.until_asked(1)
-    stopping = asyncio.ensure_future(server.stop(gateway.front, 5_000))
+    stopping = asyncio.ensure_future(server.stop(gateway.grpc_server, 5_000))
     gateway.backend.gate.set()
     assert (await call).answer == "The"
     await stopping
@@ -466,8 +471,8 @@ async def test_reflection_describes_every_service(gateway: Running) -> None:
 
 async def test_a_port_in_use_is_named_with_its_setting(gateway: Running) -> None:
     """Two gateways sharing a port unnoticed would answer from two catalogs."""
-    settings = Settings(grpc_port=gateway.front.port)
-    with pytest.raises(SettingsError, match=rf"grpc_port: .*:{gateway.front.port}"):
+    settings = Settings(grpc_port=gateway.grpc_server.port)
+    with pytest.raises(SettingsError, match=rf"grpc_port: .*:{gateway.grpc_server.port}"):
         await server.start(gateway.service, settings)
 
 

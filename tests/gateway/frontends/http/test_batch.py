@@ -60,7 +60,7 @@ async def test_items_are_answered_in_order_and_fail_alone(request_: dict[str, An
 
 
 async def test_the_headers_slo_holds_for_each_item() -> None:
-    """A list has one promise unless an item has its own."""
+    """A list has one SLO unless an item has its own."""
     headers = {"SLO-Min-F1": "0.1"}
     response = await post(make_service(), "/v1/answers", json=[ASKED, ASKED], headers=headers)
     assert [line["variant"] for line in lines(response)] == ["small", "small"]
@@ -72,11 +72,11 @@ async def test_a_bad_or_long_line_fails_alone() -> None:
     body = b"\n".join([b"{", good, b"", b'"' + b"x" * 500 + b'"', b'{"id": "\xff"}', good])
     service = make_service(max_body_bytes=300)
     response = await post(service, "/v1/answers", content=body, headers=NDJSON)
-    told = [
+    received = [
         line["error"]["type"].rsplit(":")[-1] if "error" in line else "ok"
         for line in lines(response)
     ]
-    assert told == ["malformed", "ok", "text-too-long", "malformed", "ok"]
+    assert received == ["malformed", "ok", "text-too-long", "malformed", "ok"]
 
 
 @cache
@@ -121,9 +121,9 @@ def test_every_line_of_a_stream_is_answered(stream: tuple[list[str], list[bytes]
         task.cancel()
         return b"".join(message.get("body", b"") for message in sent)
 
-    told = asyncio.run(ask()).decode()
-    assert told.splitlines() == told.split("\n")[:-1], "a reader of lines sees more of them"
-    answered = [json.loads(line) for line in told.splitlines()]
+    received = asyncio.run(ask()).decode()
+    assert received.splitlines() == received.split("\n")[:-1], "a reader of lines sees more of them"
+    answered = [json.loads(line) for line in received.splitlines()]
     assert [line["id"] for line in answered] == [str(i) for i in range(len(contexts))]
     for line, context in zip(answered, contexts, strict=True):
         assert line["answer"] == f"Normandy {context}"[line["start"] : line["end"]] != ""

@@ -62,7 +62,7 @@ async def answered(streams: Streams) -> bytes:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(WAIT_S):
-        while not condition():  # noqa: ASYNC110 (metrics tell nobody of a change)
+        while not condition():  # noqa: ASYNC110 (metrics have no event for a change)
             await asyncio.sleep(0.001)
 
 
@@ -78,9 +78,9 @@ def problem_of(response: bytes) -> dict[str, Any]:
     head, body = response.split(b"\r\n\r\n", 1)
     assert b"content-type: application/problem+json" in head
     assert b"connection: close" in head
-    told: dict[str, Any] = json.loads(body)
-    assert f"x-request-id: {told['request_id']}".encode() in head
-    return told
+    problem: dict[str, Any] = json.loads(body)
+    assert f"x-request-id: {problem['request_id']}".encode() in head
+    return problem
 
 
 @asynccontextmanager
@@ -111,9 +111,9 @@ async def test_a_head_that_comes_slowly_is_told_and_closed() -> None:
         reader, writer = await connected(running)
         writer.write(b"GET /")
         trickle = asyncio.create_task(_trickle(writer))
-        told = problem_of(await closing((reader, writer)))
+        problem = problem_of(await closing((reader, writer)))
         trickle.cancel()
-        assert (told["status"], told["type"]) == (408, "urn:bertier:problem:head-too-slow")
+        assert (problem["status"], problem["type"]) == (408, "urn:bertier:problem:head-too-slow")
         assert closed(running, "slow_head") == 1
 
 
@@ -146,7 +146,7 @@ async def test_a_connection_without_a_request_is_closed_after_its_time() -> None
 
 
 async def test_a_body_after_its_refusal_has_a_limit() -> None:
-    """Whoever has no key is told so at once, and could send a body for ever."""
+    """A caller without a key is refused at once; it could send a body forever."""
     async with live.gateway(head_timeout_ms=100, idle_timeout_ms=100_000, **LOCKED) as running:
         reader, writer = await connected(running)
         writer.write(b"POST /v1/answer HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
@@ -202,9 +202,12 @@ async def test_headers_above_their_limit_are_refused_while_they_come(shape: str)
         if shape == "pipelined":  # what came before is answered
             assert response.count(b"HTTP/1.1 200 OK") == 2
         elif shape != "trailers":  # the refusal of the request is its answer there
-            told = problem_of(response)
-            assert (told["status"], told["type"]) == (431, "urn:bertier:problem:head-too-large")
-            assert "4096 bytes" in told["detail"]
+            problem = problem_of(response)
+            assert (problem["status"], problem["type"]) == (
+                431,
+                "urn:bertier:problem:head-too-large",
+            )
+            assert "4096 bytes" in problem["detail"]
         assert closed(running, "large_head") == 1
 
 
@@ -254,9 +257,9 @@ async def test_what_is_no_request_gets_a_problem_and_a_line_in_the_log(
         reader, writer = await connected(running)
         host, port = writer.get_extra_info("sockname")
         writer.write(data)
-        told = problem_of(await closing((reader, writer)))
-        assert (told["status"], told["type"]) == (400, "urn:bertier:problem:malformed")
-        assert why in told["detail"]
+        problem = problem_of(await closing((reader, writer)))
+        assert (problem["status"], problem["type"]) == (400, "urn:bertier:problem:malformed")
+        assert why in problem["detail"]
         (line,) = [
             r.getMessage() for r in caplog.records if r.name == "gateway.frontends.http.connections"
         ]
@@ -322,8 +325,8 @@ async def test_when_all_connections_are_busy_probes_still_have_room() -> None:
             probe = await said_to(running, PROBE)
             assert probe.startswith(b"HTTP/1.1 200 OK")
             assert b"connection: close" in probe
-            told = problem_of(await said_to(running, asked))
-            assert (told["status"], told["type"]) == (
+            problem = problem_of(await said_to(running, asked))
+            assert (problem["status"], problem["type"]) == (
                 429,
                 "urn:bertier:problem:too-many-connections",
             )
@@ -331,7 +334,7 @@ async def test_when_all_connections_are_busy_probes_still_have_room() -> None:
 
 
 async def test_a_tls_handshake_that_never_ends_is_closed(tmp_path: Path) -> None:
-    """It is the first thing that a stranger can keep waiting."""
+    """It is the first step that an unknown client can stall."""
     certificate, key = Authority().sign("gateway").write(tmp_path, "gateway")
     async with live.gateway(
         tls_certificate=certificate, tls_key=key, head_timeout_ms=100

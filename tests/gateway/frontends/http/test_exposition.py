@@ -92,7 +92,7 @@ async def test_a_scrape_with_openmetrics_has_the_trace_of_a_request_as_exemplar(
     ],
 )
 async def test_a_trace_context_that_is_not_well_formed_leaves_no_exemplar(parent: str) -> None:
-    """What is told as a trace id must be one."""
+    """An exemplar's trace id must be a valid one."""
     service = make_service()
     async with client(service) as http:
         asked = {"question": QUESTION, "context": CONTEXT}
@@ -153,7 +153,7 @@ async def test_requests_go_on_while_a_text_is_made() -> None:
 
 
 async def test_the_wait_behind_work_in_flight_shows_per_variant() -> None:
-    """Autoscaling needs to know of a queue before promises break."""
+    """Autoscaling needs to know of a queue before SLOs are violated."""
     service = make_service()
     assert service.serving is not None
     latency = service.serving.latency

@@ -1,4 +1,4 @@
-"""What callers of the HTTP front are told when it goes wrong."""
+"""The problem documents that callers of the HTTP frontend get for errors."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ async def test_a_bad_body_is_a_problem_with_its_own_type(name: str) -> None:
     body, status, kind = BAD_BODIES[name]
     service = make_service()
     response = await post(service, content=body)
-    told = response.json()
-    assert (response.status_code, told["type"]) == (status, f"urn:bertier:problem:{kind}")
+    problem = response.json()
+    assert (response.status_code, problem["type"]) == (status, f"urn:bertier:problem:{kind}")
     assert response.headers["content-type"] == "application/problem+json"
-    assert told["status"] == status
-    assert told["request_id"] == response.headers["x-request-id"]
+    assert problem["status"] == status
+    assert problem["request_id"] == response.headers["x-request-id"]
     assert outcome(service, "standard", kind) == 1
     assert (await post(service, json=ASKED)).status_code == 200
 
@@ -155,7 +155,7 @@ async def test_a_byte_order_mark_before_a_body_is_skipped() -> None:
 
 @pytest.mark.parametrize("error", [errors.BackendError("secret"), ZeroDivisionError("secret")])
 async def test_the_cause_of_an_internal_error_stays_inside(error: Exception) -> None:
-    """It goes to the log, under the request id that the caller is told."""
+    """It goes to the log, under the request id that the caller gets."""
     backend = FakeBackend()
     backend.error = error
     response = await post(make_service(backend), json=ASKED, headers={"X-Request-Id": "r-1"})
@@ -189,7 +189,7 @@ def _tree(root: type[errors.BertierError]) -> list[type[errors.BertierError]]:
 
 
 def test_every_error_has_a_place_in_the_table() -> None:
-    """A new error must get a status, or it would be told as internal."""
+    """A new error must get a status, or it would be reported as internal."""
     abstract = (errors.BertierError, errors.BadInput)
     ours = [e for e in _tree(errors.BertierError) if e.__module__ == errors.__name__]
     unmapped = [

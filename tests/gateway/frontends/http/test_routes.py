@@ -1,4 +1,4 @@
-"""The HTTP front, asked over ASGI, with a small fake in place of the model server."""
+"""The HTTP frontend, asked over ASGI, with a small fake in place of the model server."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def test_an_answer_is_an_exact_piece_of_the_context() -> None:
 
 
 async def test_an_answer_says_what_it_was_given_under() -> None:
-    """The promise and what became of it can be read without parsing the body."""
+    """The SLO and its outcome can be read without parsing the body."""
     response = await post(make_service(), json=ASKED, headers={"SLO-Min-F1": "0.6"})
     assert response.status_code == 200
     assert response.headers["slo-plan"] == response.headers["slo-variant"] == "large"
@@ -72,16 +72,16 @@ async def test_explain_shows_what_struck_out_each_option() -> None:
 
 
 async def test_a_loss_to_the_largest_variant_can_be_asked_for() -> None:
-    """The header chooses, and answer, headers and explanation tell what is certified."""
+    """The header chooses, and answer, headers and explanation say what is certified."""
     service = make_service()
     service.serving = serving_set(paired_small_and_large())
     headers = {"SLO-Max-F1-Loss": "0.15", "SLO-Explain": "1"}
     response = await post(service, json=ASKED, headers=headers)
-    told = response.json()
-    assert (told["variant"], told["slo"]["met"]) == ("small", "true")
-    assert (told["slo"]["max_f1_loss"], told["slo"]["certified_f1_loss"]) == (0.15, 0.15)
+    body = response.json()
+    assert (body["variant"], body["slo"]["met"]) == ("small", "true")
+    assert (body["slo"]["max_f1_loss"], body["slo"]["certified_f1_loss"]) == (0.15, 0.15)
     assert response.headers["slo-f1-loss"] == "0.1500"
-    assert [o["certified_f1_loss"] for o in told["explain"]["options"]] == [0.15, 0.0]
+    assert [o["certified_f1_loss"] for o in body["explain"]["options"]] == [0.15, 0.0]
     tighter = await post(service, json=ASKED, headers={"SLO-Max-F1-Loss": "0.1"})
     assert tighter.json()["variant"] == "large"
     item = ASKED | {"slo": {"max_f1_loss": 0.15}}
@@ -90,14 +90,14 @@ async def test_a_loss_to_the_largest_variant_can_be_asked_for() -> None:
 
 
 async def test_a_floor_on_answerable_questions_can_be_asked_for() -> None:
-    """By header, by an item of a list, and told back; a malformed one is refused by name."""
+    """By header, by an item of a list, and sent back; a malformed one is refused by name."""
     service, catalog = make_service(), small_and_large()
     floors = (0.4, 0.6)
     plans = tuple(with_answerable(p, f) for p, f in zip(catalog.plans, floors, strict=True))
     service.serving = serving_set(replace(catalog, plans=plans))
-    told = (await post(service, json=ASKED, headers={"SLO-Min-Answerable-F1": "0.4"})).json()
-    assert (told["variant"], told["slo"]["met"]) == ("small", "true")
-    assert (told["slo"]["min_answerable_f1"], told["slo"]["certified_answerable_f1"]) == (0.4, 0.4)
+    body = (await post(service, json=ASKED, headers={"SLO-Min-Answerable-F1": "0.4"})).json()
+    assert (body["variant"], body["slo"]["met"]) == ("small", "true")
+    assert (body["slo"]["min_answerable_f1"], body["slo"]["certified_answerable_f1"]) == (0.4, 0.4)
     item = ASKED | {"slo": {"min_answerable_f1": 0.5}}
     (line,) = (await post(service, "/v1/answers", json=[item])).text.splitlines()
     assert json.loads(line)["variant"] == "large"
@@ -149,8 +149,8 @@ async def test_a_pinned_variant_strikes_the_others_out() -> None:
     """What was not free to be chosen was not beaten."""
     headers = {"SLO-Variant": "small", "SLO-Explain": "1"}
     explain = (await post(make_service(), json=ASKED, headers=headers)).json()["explain"]
-    struck = {o["plan"]: o["struck_out_by"] for o in explain["options"]}
-    assert struck == {"small": ["below-floor"], "large": ["pinned"]}
+    rejected = {o["plan"]: o["struck_out_by"] for o in explain["options"]}
+    assert rejected == {"small": ["below-floor"], "large": ["pinned"]}
 
 
 async def test_without_explain_the_body_has_none() -> None:
@@ -255,8 +255,8 @@ async def test_readyz_shows_backend_and_trust() -> None:
     """On-call looks here first."""
     async with client(make_service()) as http:
         response = await http.get("/readyz")
-    told = response.json()
-    assert (response.status_code, told["ready"], told["backend"]) == (200, True, "fake")
+    body = response.json()
+    assert (response.status_code, body["ready"], body["backend"]) == (200, True, "fake")
     large = {
         "served": True,
         "trust": "certified",
@@ -266,8 +266,8 @@ async def test_readyz_shows_backend_and_trust() -> None:
         "confidence_shifted": False,
         "host_differs": None,
     }
-    assert told["variants"]["large"] == large
-    assert told["retry_in_ms"] is None
+    assert body["variants"]["large"] == large
+    assert body["retry_in_ms"] is None
 
 
 async def test_metrics_count_requests_by_class_and_outcome() -> None:

@@ -1,4 +1,4 @@
-"""A gateway that is told to stop says so first, and stops later."""
+"""A stopping gateway reports not ready first, and stops later."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gateway.backends.second_asking import Asked, SecondAsking
+from gateway.backends.silent_calls import Inquiry, SilentCalls
 from gateway.errors import ModelCrashed
 from tests.local_triton import wait_until
 
@@ -23,7 +23,7 @@ class Server:
 
     def __init__(self) -> None:
         self.calls: list[asyncio.Future[str]] = []
-        self.asking = SecondAsking(lambda exc: str(exc) if isinstance(exc, InstanceLost) else None)
+        self.silent = SilentCalls(lambda exc: str(exc) if isinstance(exc, InstanceLost) else None)
 
     def send(self, budget_ms: float) -> asyncio.Future[str]:
         call: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -33,8 +33,8 @@ class Server:
     def ask(
         self, model: str = "small", instances: int = 2, budget_ms: float = AMPLE_MS
     ) -> asyncio.Task[str]:
-        asked = Asked(model, instances, 1.0, self.send)
-        return asyncio.create_task(self.asking.ask(asked, budget_ms))
+        inquiry = Inquiry(model, instances, 1.0, self.send)
+        return asyncio.create_task(self.silent.ask(inquiry, budget_ms))
 
     async def until_asked(self, n: int) -> None:
         await wait_until(lambda: len(self.calls) == n)
@@ -44,7 +44,7 @@ class Server:
 async def server() -> AsyncIterator[Server]:
     server = Server()
     yield server
-    await server.asking.close()
+    await server.silent.close()
 
 
 async def test_who_answers_is_asked_once(server: Server) -> None:
@@ -57,15 +57,15 @@ async def test_who_answers_is_asked_once(server: Server) -> None:
 
 
 async def test_what_one_instance_leaves_unanswered_another_answers(server: Server) -> None:
-    """The caller hears nothing of it; how the silent call ends tells that its instance is lost."""
+    """The caller does not notice; the end of the silent call shows that its instance is lost."""
     answer = server.ask()
     await server.until_asked(2)
     server.calls[1].set_result("second")
     assert await answer == "second"
-    assert server.asking.asked_again["small"] == 1
-    assert not server.asking.lost
+    assert server.silent.repeated["small"] == 1
+    assert not server.silent.lost
     server.calls[0].set_exception(InstanceLost())
-    await wait_until(lambda: "small" in server.asking.lost)
+    await wait_until(lambda: "small" in server.silent.lost)
 
 
 async def test_a_silent_call_that_is_answered_after_all_is_no_loss(server: Server) -> None:
@@ -75,7 +75,7 @@ async def test_a_silent_call_that_is_answered_after_all_is_no_loss(server: Serve
     server.calls[0].set_result("first")
     assert await answer == "first"
     assert server.calls[1].cancelled()
-    assert not server.asking.lost
+    assert not server.silent.lost
 
 
 async def test_a_failure_is_no_answer_while_the_other_may_still_come(server: Server) -> None:
@@ -83,7 +83,7 @@ async def test_a_failure_is_no_answer_while_the_other_may_still_come(server: Ser
     answer = server.ask()
     await server.until_asked(2)
     server.calls[0].set_exception(InstanceLost("small_0_0"))
-    await wait_until(lambda: "small" in server.asking.lost)
+    await wait_until(lambda: "small" in server.silent.lost)
     server.calls[1].set_result("second")
     assert await answer == "second"
 
@@ -119,7 +119,7 @@ async def test_the_only_instance_is_not_asked_twice(server: Server) -> None:
     """The second question would wait behind the first."""
     answer, other = server.ask("single", instances=1), server.ask()
     await server.until_asked(3)  # the other one is silent, too, and asked again
-    assert server.asking.asked_again == {"small": 1}
+    assert server.silent.repeated == {"small": 1}
     server.calls[0].set_result("first")
     server.calls[1].set_result("other")
     assert (await answer, await other) == ("first", "other")
@@ -140,7 +140,7 @@ async def test_instances_that_were_started_anew_are_sound(server: Server) -> Non
     await server.until_asked(2)
     server.calls[1].set_result("second")
     await answer
-    server.asking.forget("small")
+    server.silent.forget("small")
     server.calls[0].set_exception(InstanceLost())
-    await server.asking.close()
-    assert not server.asking.lost
+    await server.silent.close()
+    assert not server.silent.lost

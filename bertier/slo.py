@@ -1,4 +1,4 @@
-"""The promise of a request as arguments, and as the headers that both protocols carry."""
+"""The SLO of a request as arguments, and as the headers that both protocols carry."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Final, TypedDict
 
 
 class SloArguments(TypedDict, total=False):
-    """What a caller may ask for; what is absent is the class's."""
+    """The SLO arguments of a question; absent ones come from the SLO class."""
 
     latency_ms: float  # 1 to 60000, end to end in the gateway
     min_f1: float  # 0 to 1, floor on the certified F1 of the plan
@@ -34,19 +34,19 @@ HEADERS: Final[Mapping[str, str]] = {
 
 
 def headers_of(slo: SloArguments) -> dict[str, str]:
-    """Return the promise as headers. Raises: TypeError for an argument that is none."""
+    """Return the SLO as headers. Raises: TypeError for an unknown argument."""
     return {HEADERS[name]: _word(name, value) for name, value in _known(slo) if value is not None}
 
 
 def json_of(slo: SloArguments) -> dict[str, Any]:
-    """Return the promise as an item of a list carries it over HTTP."""
+    """Return the SLO as JSON, for an item of a list over HTTP."""
     return {"class" if n == "slo_class" else n: v for n, v in _known(slo) if v is not None}
 
 
 def _known(slo: SloArguments) -> list[tuple[str, Any]]:
     unknown = [name for name in slo if name not in HEADERS]
     if unknown:
-        raise TypeError(f"{unknown[0]}: no such argument; there are {', '.join(HEADERS)}")
+        raise TypeError(f"{unknown[0]}: no such argument; the arguments are {', '.join(HEADERS)}")
     return list(slo.items())
 
 
