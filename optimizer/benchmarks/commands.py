@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from optimizer.benchmarks.results import QUIET, Contest, Interval, Labels, Pair, Reference
+from optimizer.benchmarks.results import QUIET, Contest, Interval, Labels, Pair, ReferenceComparison
 
 METHODS = "gp,random,tpe,nsga2,trainings"
 EPOCHS = 0.1
@@ -80,7 +80,7 @@ def _searches(args: argparse.Namespace, study: Any) -> dict[str, Any]:
     from optimizer.benchmarks import searches
     from optimizer.search import stage
 
-    plan = searches.Plan(
+    plan = searches.ComparisonPlan(
         methods=tuple(dict.fromkeys(args.methods.split(","))),
         seeds=args.seeds,
         candidates=stage.how_of(study).trials if args.trials is None else args.trials,
@@ -178,7 +178,7 @@ def scale_of(found: Contest) -> str:
     return "; ".join(said)
 
 
-def reference_table(found: Reference) -> Table:
+def reference_table(found: ReferenceComparison) -> Table:
     lengths = sorted({t.tokens: t.bucket for t in found.timings}.items())
     said = ", ".join(f"{n} tokens in a bucket of {bucket}" for n, bucket in lengths)
     title = (

@@ -19,7 +19,7 @@ from optimizer.study.space import Candidate
 from optimizer.study.trials import Cost, Point
 
 
-class Ledger:
+class EvaluationLedger:
     """A file that a kill at any moment leaves whole."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
@@ -58,10 +58,10 @@ class Ledger:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Ledger]:
+def opened(path: Path) -> Iterator[EvaluationLedger]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(path, isolation_level=None)) as database:
-        yield Ledger(database)
+        yield EvaluationLedger(database)
 
 
 def shape_key(candidate: Candidate) -> str:
@@ -70,14 +70,14 @@ def shape_key(candidate: Candidate) -> str:
 
 
 @dataclass
-class Judge:
+class CachedEvaluator:
     """Evaluates candidates through the ledger.
 
     `costs_of`, `f1_of`: what its costs and its F1s hold for. `extra_s`: seconds of the last F1 that
     were spent before it was asked for, as those of a training that was finished before a kill.
     """
 
-    ledger: Ledger
+    ledger: EvaluationLedger
     costs_of: str
     f1_of: str
     measure: Callable[[Candidate], Cost]
@@ -120,8 +120,8 @@ class Meter:
     """One run's evaluations, and what it is charged for them."""
 
     run: str
-    ledger: Ledger
-    judge: Judge
+    ledger: EvaluationLedger
+    judge: CachedEvaluator
     clock: Callable[[], float] = time.monotonic
     seen: set[str] = field(default_factory=set)  # shapes whose measuring it has paid for
     _since: float = 0.0  # when the last trial was over
@@ -158,7 +158,7 @@ class Meter:
         self._working_s += self.clock() - began
         self._charged_s += charged_s
 
-    def told(self, trial: int) -> None:
+    def charge(self, trial: int) -> None:
         """Charge a finished trial: its evaluations, and the sampler's time before it."""
         now = self.clock()
         sampler_s = max(0.0, now - self._since - self._working_s)

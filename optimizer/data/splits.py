@@ -14,7 +14,7 @@ from optimizer.study.config import DataConfig, StudyConfig
 
 
 @dataclass(frozen=True)
-class Questions:
+class StudyQuestions:
     """The sources that a study file names, each split once."""
 
     config: StudyConfig

@@ -25,7 +25,7 @@ from optimizer.study.space import (
 )
 
 
-class Asking(Protocol):
+class SuggestsValues(Protocol):
     """What suggests values: an Optuna trial."""
 
     def suggest_int(self, name: str, low: int, high: int) -> int: ...
@@ -33,12 +33,12 @@ class Asking(Protocol):
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
 
 
-def suggest(trial: Asking, space: Space) -> Candidate:
+def suggest(trial: SuggestsValues, space: Space) -> Candidate:
     """Return the candidate that a sampler wants tried."""
     return space.candidate(partial(_suggest, trial))
 
 
-def _suggest(trial: Asking, name: str, values: Sequence[Any]) -> Any:
+def _suggest(trial: SuggestsValues, name: str, values: Sequence[Any]) -> Any:
     """A number goes in as its place in the list: then the sampler knows which are neighbours."""
     if _ordered(values):
         return values[trial.suggest_int(name, 0, len(values) - 1)]

@@ -36,7 +36,7 @@ SHOWN = 5  # members of the front on one line of progress
 
 
 @dataclass(frozen=True)
-class Findings:
+class SearchResult:
     """What a search came to."""
 
     how: SearchConfig
@@ -57,7 +57,7 @@ class Findings:
         return None if self.front else trials.nearest(self.points, self.how.limits)
 
 
-def run(study: Study, url: str | None) -> Findings:
+def run(study: Study, url: str | None) -> SearchResult:
     """Search, or go on, or join the others at `url`; write the front. Raises: BertierError."""
     how, space, folder = how_of(study), space_of(study), study.folder / "search"
     questions = scoring.sample(study.questions.certifying(Split.SEARCH))
@@ -67,7 +67,7 @@ def run(study: Study, url: str | None) -> Findings:
     gate = CostGate(export.graph_shape_of(study.elastic.net.model), how.tokens, folder / "costs")
     scorer = SliceScorer(study.elastic.slice, study.tokenizer, questions)
     inputs = inputs_of(study, how, space, questions[: rungs[-1]])
-    said = Said(how, lambda: gate.cost(space.largest))
+    progress_log = ProgressLog(how, lambda: gate.cost(space.largest))
     with opened(url, folder, name_of(study, inputs)) as shared:
         same_host(shared, gate.host)
         worker = Search(
@@ -78,9 +78,9 @@ def run(study: Study, url: str | None) -> Findings:
             Evaluators(gate.cost, scorer.f1),
             seed=seed_of(study),
             shared=url is not None,
-            watch_progress=said,
+            watch_progress=progress_log,
         )
-        found = Findings(how, worker.run(), gate.cost(space.largest))
+        found = SearchResult(how, worker.run(), gate.cost(space.largest))
         write(found, inputs, seed_of(study), folder)
     return found
 
@@ -125,7 +125,7 @@ def name_of(study: Study, inputs: dict[str, Any]) -> str:
 
 
 @dataclass
-class Said:
+class ProgressLog:
     """Says after each trial what it came to, how long it will go on, and the best so far."""
 
     how: SearchConfig
@@ -136,7 +136,7 @@ class Said:
     def __call__(self, point: Point, points: list[Point]) -> None:
         self.done += 1
         log.info("trial %d: %s: %s", point.trial, point.candidate.label, outcome(point, self.how))
-        found = Findings(self.how, points, self.reference())
+        found = SearchResult(self.how, points, self.reference())
         shown = found.front
         if shown:
             shown = [shown[i] for i in pareto.subset(trials.objectives(shown), SHOWN)]
@@ -168,7 +168,7 @@ def _brief(point: Point) -> str:
     return f"{f1}{point.cost.p95_ms:.1f} ms, {size:.1f} MB"
 
 
-def nothing_found(found: Findings) -> str | None:
+def nothing_found(found: SearchResult) -> str | None:
     """Return what to say when no candidate keeps the limits; None: some do."""
     nearest = found.nearest
     if nearest is None:
@@ -179,7 +179,7 @@ def nothing_found(found: Findings) -> str | None:
     )
 
 
-def table_of(found: Findings) -> Table:
+def table_of(found: SearchResult) -> Table:
     shape = ("trial", "layers", "heads", "FFN", "width", "words", "tokens", "precision")
     table = Table(
         *shape, "ms p95", "MB", "F1", "n", title=f"front of {len(found.points)} candidates"
@@ -207,7 +207,7 @@ def _words(candidate: Candidate) -> str:
     return f"{candidate.embedding_bits} bit{rank}"
 
 
-def write(found: Findings, inputs: dict[str, Any], seed: int, folder: Path) -> None:
+def write(found: SearchResult, inputs: dict[str, Any], seed: int, folder: Path) -> None:
     """Write what the next stages and the report read; the front last."""
     record = {
         **gist(found),
@@ -224,7 +224,7 @@ def write(found: Findings, inputs: dict[str, Any], seed: int, folder: Path) -> N
     stages.write_json(folder / FRONT, [_row(p, found.how) for p in found.front])
 
 
-def gist(found: Findings) -> dict[str, Any]:
+def gist(found: SearchResult) -> dict[str, Any]:
     """Return the front and how much was tried for it."""
     nearest = found.nearest
     return {

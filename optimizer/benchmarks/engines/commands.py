@@ -19,7 +19,7 @@ from optimizer.benchmarks.results import Interval
 
 if TYPE_CHECKING:
     from optimizer.benchmarks.engines.contest import Result, Task
-    from optimizer.benchmarks.engines.openers import Job, Opened
+    from optimizer.benchmarks.engines.openers import EngineInput, Opened
 
 SECONDS = 20.0
 QUESTIONS = 400
@@ -77,7 +77,7 @@ def _run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
 
 
-def _prepare(args: argparse.Namespace, folder: Path) -> tuple[Job, Task]:
+def _prepare(args: argparse.Namespace, folder: Path) -> tuple[EngineInput, Task]:
     """Return what engines are opened with, and what they are asked."""
     from gateway.qa.codec import SpanEncoder
     from optimizer.benchmarks.engines import contest, openers
@@ -93,10 +93,10 @@ def _prepare(args: argparse.Namespace, folder: Path) -> tuple[Job, Task]:
     windows = windows or [export.random_windows(4, n, vocabulary) for n in args.tokens]
     feeds = [feed for found in windows for feed in contest.feeds(found)]
     task = contest.Task(encoder, vocabulary, args.data, asked, args.tokens, args.seconds)
-    return openers.Job(model, folder, feeds), task
+    return openers.EngineInput(model, folder, feeds), task
 
 
-def _open(job: Job, only: tuple[str, ...]) -> tuple[dict[str, Opened], dict[str, str]]:
+def _open(job: EngineInput, only: tuple[str, ...]) -> tuple[dict[str, Opened], dict[str, str]]:
     """Return the engines that can run here, what ships first; and why others cannot."""
     from optimizer.benchmarks.engines.openers import ENGINES, SHIPPED, Unavailable
 

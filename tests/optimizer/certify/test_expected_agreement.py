@@ -11,7 +11,7 @@ from gateway.catalog.schema import Agreement, Precision
 from gateway.domain import Answer
 from optimizer.certify.expected_agreement import (
     MOST_QUESTIONS,
-    Asked,
+    FloorQuestions,
     agreement,
     confidence,
     largest,
@@ -25,7 +25,7 @@ from tests.fakes import HOST, make_plan, make_variant, small_and_large
 EXAMPLES = [
     Example(str(i), "Who?", f"Ada came at {i // 2}.", ("Ada",), (0,), "") for i in range(400)
 ]
-ASKED = Asked(EXAMPLES, np.full(400, 60))
+ASKED = FloorQuestions(EXAMPLES, np.full(400, 60))
 SMALL, LARGE = make_variant("small", 5), make_variant("large", 20)
 PLAN = make_plan(SMALL, 0.5)
 
@@ -102,7 +102,7 @@ def test_confidence_is_told_by_length() -> None:
     """Routing sends a variant other lengths than it was certified on, and long texts are answered less surely."""
     tokens = np.where(np.arange(400) % 2 == 0, 60, 300)
     scores = np.where(tokens == 60, 0.9, 0.3) + 0.05 * np.random.default_rng(2).random(400)
-    found = confidence(Asked(EXAMPLES, tokens), scores, HOST, 0.02)
+    found = confidence(FloorQuestions(EXAMPLES, tokens), scores, HOST, 0.02)
     short, long = found.by_length
     assert short.max_tokens < 300 < long.max_tokens
     assert (short.n_questions, long.n_questions) == (200, 200)

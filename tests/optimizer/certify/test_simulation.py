@@ -97,7 +97,9 @@ def test_hoeffding_bentkus_is_the_papers(mean: float, n: int) -> None:
     floor = hoeffding_bentkus_floor(values, DELTA)
     assert reference_p_value(1 - mean, 1 - floor, n) == pytest.approx(DELTA, rel=0.02)
     without = [
-        m for m in np.arange(0, mean, 0.001) if reference_p_value(1 - mean, 1 - m, n, 1) <= DELTA
+        m
+        for m in np.arange(0.001, mean, 0.001)
+        if reference_p_value(1 - mean, 1 - m, n, 1) <= DELTA
     ]
     assert max(without) > floor + 0.002
 

@@ -58,7 +58,7 @@ def test_evaluate_prints_the_official_scores(
         (["--data", "{set}", "--variant", "huge"], "not in"),
         (["--data", "{set}", "--model-repository", "nowhere"], "catalog.json"),
         (["--data", "{set}", "--url", "http://127.0.0.1:9"], "is a gateway running there"),
-        (["--data", "{set}", "--limit", "0"], "holds no question"),
+        (["--data", "{set}", "--limit", "0"], "contains no questions"),
     ],
 )
 def test_what_cannot_be_evaluated_is_said_in_one_line(
