@@ -1,4 +1,4 @@
-"""What a run was worth: promises kept, by class; accuracy; what answered. Pure: results in, numbers out.
+"""Summary of a run: SLO attainment by class, accuracy, answering plans. Pure.
 
 As in the lab (loadtest.lab.measures): a class keeps its floor when the mean F1 of its answers is at
 least the mean floor asked for; joint: in time, and of such a class; whatever was not answered is a

@@ -73,7 +73,12 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     add("--data", help="SQuAD-format file; default: the shipped sample")
     add("--questions", type=int, help="how many of them; default: all")
     add("--model-repository", type=Path, default=Path("model_repository"))
-    add("--folder", type=Path, default=Path("runs/closed"), help="of what rivals were told")
+    add(
+        "--folder",
+        type=Path,
+        default=Path("runs/closed"),
+        help="folder of the rivals' inputs; default: runs/closed",
+    )
     command.set_defaults(run=_closed)
 
 
@@ -108,7 +113,7 @@ def _variants(asked: Sequence[str] | None, catalog: Catalog) -> list[str]:
 def _ways(
     args: argparse.Namespace, slo: Slo, pinned: Sequence[str], stacks: ExitStack
 ) -> Mapping[str, tuple[str, Slo]]:
-    """Return where to ask, and with which promise, by name."""
+    """Return URL and SLO by name."""
     url = args.url or stacks.enter_context(fresh_stack(args.model_repository)).http_url
     ways = {ROUTED: (url, slo)}
     ways |= {name: (url, replace(slo, variant=name)) for name in pinned}
@@ -120,12 +125,12 @@ def _ways(
 
 
 async def _play(url: str, requests: Iterator[Request], loop: Loop) -> Found:
-    async with load_clients.of(url) as door:
-        return await closed_loop.play(door, requests, loop)
+    async with load_clients.of(url) as load_client:
+        return await closed_loop.play(load_client, requests, loop)
 
 
 def endless(examples: Sequence[Example], slo: Slo) -> Iterator[Request]:
-    """Yield the questions again and again, all under one promise."""
+    """Yield the questions endlessly, all with the same SLO."""
     for index, example in enumerate(itertools.cycle(examples)):
         yield Request(index, 0.0, slo, example)
 

@@ -47,7 +47,7 @@ class NothingToDrive(BertierError):
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to `bertier-loadtest`."""
-    text = "requests on a schedule (open loop), with promises; attainment, F1 and an HTML report"
+    text = "send requests with SLOs on a schedule (open loop); attainment, F1 and an HTML report"
     command = commands.add_parser("drive", help=text, description=text)
     add = command.add_argument
     add("--url", help="http://HOST:PORT or grpc://HOST:PORT; default: a fresh gateway with Triton")
@@ -56,7 +56,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     add("--rate", type=float, help="requests/s, on average; default: by --load")
     add("--load", type=float, default=0.8, help="share of what this host's cores can do")
     add("--seconds", type=float, default=60.0)
-    add("--mix", choices=MIXES, default="mixed", help="of promises")
+    add("--mix", choices=MIXES, default="mixed", help="mix of SLOs")
     add("--trace", type=Path, help="CSV (loadtest/lab/traces.py) in place of the four above")
     add("--seed", type=int, default=1)
     add("--data", help="SQuAD-format file; default: the shipped sample")
@@ -125,8 +125,8 @@ def _target(args: argparse.Namespace) -> Iterator[str]:
 
 
 async def _play(url: str, planned: Schedule, folder: Folder) -> Run:
-    async with load_clients.of(url) as door:
-        return await open_loop.play(planned, door, seen=folder.keep)
+    async with load_clients.of(url) as load_client:
+        return await open_loop.play(planned, load_client, seen=folder.keep)
 
 
 def _facts(args: argparse.Namespace, run: Run, planned: Schedule) -> dict[str, str]:

@@ -35,7 +35,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def promise(latency_ms: float, min_f1: float) -> Slo:
-    """Return the promise of every request."""
+    """Return the SLO of every request."""
     policy, timeout_ms = SloPolicy.PREFER_LATENCY, TIMEOUTS * latency_ms
     return Slo(latency_ms, min_f1, policy, timeout_ms, "standard")
 

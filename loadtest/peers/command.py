@@ -112,11 +112,11 @@ class _Asking:
         return contest.block_of(name, phase, rate, asyncio.run(self._run(target, planned)))
 
     async def _run(self, target: Target, planned: Schedule) -> Run:
-        door = target.door(self._repository, self._catalog, self._stack)
+        load_client = target.load_client(self._repository, self._catalog, self._stack)
         try:
-            return await contest.ask(door, planned)
+            return await contest.ask(load_client, planned)
         finally:
-            await door.close()
+            await load_client.close()
 
 
 def _say(line: str) -> None:

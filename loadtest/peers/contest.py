@@ -21,7 +21,7 @@ from gateway.domain import Slo, SloPolicy
 from gateway.errors import BertierError
 from gateway.slo import DEADLINE_FACTOR
 from loadtest.drive import open_loop, schedule
-from loadtest.drive.load_clients import Door
+from loadtest.drive.load_clients import LoadClient
 from loadtest.drive.open_loop import Run
 from loadtest.drive.schedule import Request
 from loadtest.lab.mixes import Kind
@@ -229,11 +229,11 @@ def requests(
     return schedule.make("poisson", rate, terms.seconds, (Kind(1.0, promise),), examples, seed)
 
 
-async def ask(door: Door, planned: Sequence[Request]) -> Run:
+async def ask(load_client: LoadClient, planned: Sequence[Request]) -> Run:
     """Return a run after a few questions that do not count. Raises: TargetLost."""
     for request in planned[:WARM_UP]:  # one by one: a burst would leave a queue to the block
-        await door.ask(request)
-    return await open_loop.play(planned, door)
+        await load_client.ask(request)
+    return await open_loop.play(planned, load_client)
 
 
 def as_json(found: Sequence[Row]) -> list[dict[str, Any]]:

@@ -58,10 +58,10 @@ def requests() -> Iterator[Request]:
 
 async def test_as_many_ask_at_once_as_there_are_callers() -> None:
     """Each sends its next request when it has what became of the last."""
-    door = Counting()
-    found = await play(door, requests(), Loop(5, 0.05))
-    assert door.most_at_once == 5
-    assert found.asked == door.asked
+    load_client = Counting()
+    found = await play(load_client, requests(), Loop(5, 0.05))
+    assert load_client.most_at_once == 5
+    assert found.asked == load_client.asked
     assert (found.answered, found.in_time, found.f1, found.met) == (1.0, 1.0, 1.0, 1.0)
 
 

@@ -16,7 +16,7 @@ from loadtest.drive.schedule import Request
 from loadtest.peers import contest, targets
 from loadtest.peers.contest import EQUAL, SEARCH, Block, ContestError, Ledger, Terms
 from loadtest.peers.rates import RESOLUTION, RateSearch
-from loadtest.peers.targets import PEERS, PeerDoor, PeerError
+from loadtest.peers.targets import PEERS, PeerError, PeerLoadClient
 from loadtest.quality import agreement
 from loadtest.sample import questions
 from tests.loadtest import driving
@@ -138,8 +138,8 @@ def test_a_peer_answers_as_the_offline_evaluation_does() -> None:
         ]
 
         async def ask() -> list[str]:
-            async with PeerDoor(target.url) as door:
-                return [r.reply.answer for r in (await contest.ask(door, planned)).results]
+            async with PeerLoadClient(target.url) as load_client:
+                return [r.reply.answer for r in (await contest.ask(load_client, planned)).results]
 
         assert asyncio.run(ask()) == wanted
 
