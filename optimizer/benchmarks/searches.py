@@ -1,7 +1,7 @@
-"""Searches with one budget, several seeds each: the study's own, others, and one that trains each candidate.
+"""Compares searches with equal budgets over several seeds: samplers, and a separate training per candidate.
 
-Slices and costs are evaluated once for all of them, and charged to each (`compare_ledger`). A kill at
-any moment keeps every finished trial.
+Slices and costs are evaluated once and charged to each run (`ledger`). A kill at any moment keeps every
+finished trial.
 """
 
 from __future__ import annotations
@@ -33,29 +33,31 @@ from optimizer.study.trials import Point
 
 log = logging.getLogger(__name__)
 
-TRAININGS: Final = "trainings"  # as a method: each candidate is trained from a truncated teacher
+TRAININGS: Final = "trainings"  # method that trains each candidate from a truncated teacher
 METHODS = (*Sampler, TRAININGS)
-ENDLESS = 1_000_000  # candidates, where minutes are the budget
+ENDLESS = 1_000_000  # candidates, when minutes are the budget
 
 
 @dataclass(frozen=True, slots=True)
 class ComparisonPlan:
-    """What is compared."""
+    """Methods and budgets of a comparison."""
 
-    methods: tuple[str, ...]  # each is held against the first, which tries slices
+    methods: tuple[str, ...]  # each is compared with the first, which tries slices
     seeds: int
     candidates: int  # of each run that tries slices
     minutes_cap: float | None  # of a run's own evaluations
     epochs: float  # of each candidate that is trained
-    elastic_minutes: float | None = None  # in place of what the manifest says
+    elastic_minutes: float | None = None  # replaces the manifest's value
 
     def check(self) -> None:
         """Raises: ComparisonError."""
         unknown = [m for m in self.methods if m not in METHODS]
         if unknown:
-            raise ComparisonError(f"--methods {unknown[0]}: is none of {', '.join(METHODS)}")
+            raise ComparisonError(f"--methods {unknown[0]}: must be among {', '.join(METHODS)}")
         if not self.methods or self.methods[0] == TRAININGS:
-            raise ComparisonError("--methods: name a sampler first; the others are held against it")
+            raise ComparisonError(
+                "--methods: name a sampler first; the others are compared with it"
+            )
         for name in ("seeds", "candidates", "epochs", "minutes_cap", "elastic_minutes"):
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -64,14 +66,14 @@ class ComparisonPlan:
 
 @dataclass(frozen=True)
 class RunContext:
-    """What all runs share."""
+    """The parts that all runs share."""
 
     study: Study
     how: SearchConfig
     space: Space
     rungs: tuple[int, ...]
     questions: Sequence[Example]
-    inputs: dict[str, Any]  # that decide on results
+    inputs: dict[str, Any]  # that results depend on
     folder: Path
     ledger: EvaluationLedger
     gate: CostGate
@@ -80,7 +82,7 @@ class RunContext:
 
     @property
     def name(self) -> str:
-        """Return what results are kept under: changed inputs never meet old ones."""
+        """Return the key of the results; it changes with the inputs."""
         return stage.name_of(self.study, self.inputs)
 
     def slices(self) -> CachedEvaluator:

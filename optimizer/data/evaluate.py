@@ -205,7 +205,22 @@ def bootstrap_interval(
         sums[clusters.cluster_of(example)].append(f1(answer, example.answers))
     totals = np.array([sum(v) for v in sums.values()])
     counts = np.array([len(v) for v in sums.values()])
-    picks = np.random.default_rng(seed).integers(0, len(totals), (resamples, len(totals)))
-    means = totals[picks].sum(1) / counts[picks].sum(1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)
+    return resampled_interval(totals, counts, resamples, seed)
+
+
+def resampled_interval(
+    totals: np.ndarray,  # (k,) sum of the values of each cluster
+    counts: np.ndarray,  # (k,) number of values of each cluster
+    resamples: int,
+    seed: int,
+) -> tuple[float, float]:
+    """Return the 95 % interval of the mean, resampling whole clusters.
+
+    Source: Efron & Tibshirani 1993, chapter 13 (percentile interval).
+    """
+    generator, means = np.random.default_rng(seed), np.empty(resamples)
+    for i in range(resamples):
+        picked = generator.integers(0, len(totals), len(totals))
+        means[i] = totals[picked].sum() / counts[picked].sum()
+    low, high = np.quantile(means, (0.025, 0.975)).tolist()
+    return low, high

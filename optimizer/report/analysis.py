@@ -14,7 +14,7 @@ from optimizer.study import pareto
 from optimizer.study.config import ELASTIC, StudentConfig
 from optimizer.study.space import Candidate
 
-MIN_PAIRS = 3  # with fewer, a rank correlation means nothing
+MIN_TRIALS = 3  # with fewer, a share of the variance means nothing
 MAX_MOMENTS = 80  # points of a line over time
 
 
@@ -104,15 +104,6 @@ def _is_slice(student: StudentConfig, candidate: Candidate) -> bool:
     return replace(shape, precision=candidate.precision) == candidate
 
 
-def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Return Spearman's rank correlation; None for too few pairs or when one side is constant."""
-    if len(a) < MIN_PAIRS or len(set(a)) == 1 or len(set(b)) == 1:
-        return None
-    from scipy.stats import spearmanr  # here because the import takes a second
-
-    return float(spearmanr(a, b).statistic)
-
-
 KNOBS: dict[str, Callable[[Candidate], float | str]] = {
     "layers": lambda c: len(c.layers),
     "heads": lambda c: c.heads,
@@ -133,7 +124,7 @@ def importance(trials: Sequence[Trial]) -> dict[str, tuple[float, float, float]]
     """
     scored = [t for t in trials if t.scored]
     values = np.array([t.scored for t in scored], np.float64)
-    if len(scored) < MIN_PAIRS:
+    if len(scored) < MIN_TRIALS:
         return {}
     total = values.var(axis=0)
     found = {}

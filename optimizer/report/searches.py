@@ -12,6 +12,7 @@ from optimizer.report.inputs import Inputs
 from optimizer.report.overview import kind_of, legend, tip_of
 from optimizer.report.tables import megabytes, no_trials, none, pair, plain, table
 from optimizer.study.stages import LOSSES
+from optimizer.study.trials import rank_correlation
 
 
 def knobs(inputs: Inputs) -> str:
@@ -117,7 +118,7 @@ def ranks(inputs: Inputs) -> str:
         )
     before = [t.f1 for t, _ in pairs if t.f1 is not None]
     after = [v.quality[0].f1 for _, v in pairs]
-    found = analysis.rank_correlation(before, after)
+    found = rank_correlation(before, after)
     said = (
         f"Spearman's rank correlation is {found:.3f}"
         if found is not None

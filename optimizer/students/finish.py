@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from gateway.catalog.schema import Precision
 from optimizer.data import evaluate
 from optimizer.data.question_sets import Example
 from optimizer.evaluation import decoding
-from optimizer.study import pareto
+from optimizer.study import pareto, trials
 from optimizer.study.config import ELASTIC, ConfigError, FinishConfig, StudentConfig
 from optimizer.study.trials import MEGABYTE
 
@@ -93,8 +92,5 @@ def f1_of(examples: Sequence[Example], readings: Sequence[Any]) -> float:
 
 
 def rank_correlation(found: Sequence[Finished]) -> float | None:
-    """Return Spearman's correlation of slices and students; fewer than three have none."""
-    if len(found) < 3:
-        return None
-    value = float(spearmanr([f.slice_f1 for f in found], [f.f1 for f in found]).statistic)
-    return None if np.isnan(value) else value
+    """Return the rank correlation of the F1 as slices and the F1 finished; None for too few."""
+    return trials.rank_correlation([f.slice_f1 for f in found], [f.f1 for f in found])

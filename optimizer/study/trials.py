@@ -13,6 +13,7 @@ from optimizer.study.pareto import Points
 from optimizer.study.space import RANK_STEP, Candidate
 
 MEGABYTE = 1e6
+MIN_PAIRS = 3  # with fewer, a rank correlation means nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +166,15 @@ def _seeing_all(candidate: Candidate) -> float:
 def _thinness(width: int) -> float:
     """Return 0 for words or states in full width, more for narrower ones."""
     return RANK_STEP / width if width else 0.0
+
+
+def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
+    """Return Spearman's rank correlation; None for too few pairs or when one side is constant."""
+    if len(a) < MIN_PAIRS or len(set(a)) == 1 or len(set(b)) == 1:
+        return None
+    from scipy.stats import spearmanr  # here because the import takes a second
+
+    return float(spearmanr(a, b).statistic)
 
 
 def hypervolume(points: Sequence[Point], reference: Cost) -> float:

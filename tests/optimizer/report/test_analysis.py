@@ -42,20 +42,6 @@ def test_only_the_highest_rung_counts() -> None:
     assert analysis.top_rung([few, many, useless]) == [many]
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "expected"),
-    [
-        ([1, 2, 3], [10, 20, 30], 1.0),
-        ([1, 2, 3], [30, 20, 10], -1.0),
-        ([1, 2], [1, 2], None),
-        ([1, 1, 1], [1, 2, 3], None),
-    ],
-)
-def test_rank_correlation(a: list[float], b: list[float], expected: float | None) -> None:
-    """Two pairs always agree or always do not: nothing is said of them."""
-    assert analysis.rank_correlation(a, b) == (expected and pytest.approx(expected))
-
-
 def test_a_knob_that_decides_all_explains_all() -> None:
     """And one that decides nothing explains nothing."""
     trials = [

@@ -134,7 +134,7 @@ def test_a_search_ends_in_a_front(study: Study, tmp_path: Path) -> None:
 def test_limits_that_nothing_keeps_are_said(study: Study, tmp_path: Path) -> None:
     """With the nearest candidate and what binds, in words and in JSON."""
     done = search(study, tmp_path, "[search]\ntokens = 64\nmax_size_mb = 0.1\n")
-    assert "none of 1 candidates keeps the limits" in " ".join(done.stderr.split())
+    assert "none of 1 candidates is within the limits" in " ".join(done.stderr.split())
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["front"] == []
     assert "max_size_mb 0.1" in found["nearest"]["reason"]
