@@ -65,7 +65,7 @@ def count(metrics: Metrics, trace_id: str) -> None:
 
 def untraced() -> None:
     """Do for one request what traces and the access log do where both are off."""
-    promise = Slo(250.0, 0.5, SloPolicy.PREFER_LATENCY, 1_000.0, "standard")
+    requested = Slo(250.0, 0.5, SloPolicy.PREFER_LATENCY, 1_000.0, "standard")
     entry = access_log.begin("http", "standard")
     tracing.receive(None, None)
     with tracing.request("http", "r-1"):
@@ -73,7 +73,7 @@ def untraced() -> None:
             with tracing.stage(name):
                 pass
         tracing.queued(0.1)
-        tracing.decided(promise, Decision(None, Reason.SHED), Size(192, 1))
+        tracing.decided(requested, Decision(None, Reason.SHED), Size(192, 1))
         tracing.outgoing()
     access_log.end(entry, "ok", 0.007)
 

@@ -154,7 +154,7 @@ def _quantiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def _plain(found: Attainment) -> dict[str, float | None]:
-    told: dict[str, float | None] = {}
+    summary: dict[str, float | None] = {}
     for name, value in asdict(found).items():
-        told[name] = (round(value, 4) if isfinite(value) else None) if name != "n" else value
-    return told
+        summary[name] = (round(value, 4) if isfinite(value) else None) if name != "n" else value
+    return summary

@@ -59,17 +59,22 @@ class Place:
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to `bertier-loadtest`."""
-    text = "callers that each send the next request when they have an answer (closed loop)"
+    text = "measure with callers that send the next request after each answer (closed loop)"
     command = commands.add_parser("closed", help=text, description=text)
     add = command.add_argument
     add("--url", help="http://HOST:PORT or grpc://HOST:PORT; default: a fresh gateway with Triton")
     add("--callers", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
     add("--contexts", nargs="+", choices=("short", "long"), default=["short", "long"])
-    add("--seconds", type=float, default=8.0, help="of one run")
+    add("--seconds", type=float, default=8.0, help="seconds of one run")
     add("--repeats", type=int, default=5, help="interleaved; the median is shown")
-    add("--variants", nargs="*", help="to pin; default: all, none: nothing after the flag")
-    add("--rivals", nargs="*", default=[], help="policies of the lab, each in a gateway of its own")
-    add("--honour", action="store_true", help="who is refused waits for Retry-After")
+    add("--variants", nargs="*", help="variants to pin; default: all; no names: none")
+    add(
+        "--rivals",
+        nargs="*",
+        default=[],
+        help="policies of the lab to compare with, each in its own gateway",
+    )
+    add("--honour", action="store_true", help="callers wait for Retry-After when refused")
     add("--data", help="SQuAD-format file; default: the shipped sample")
     add("--questions", type=int, help="how many of them; default: all")
     add("--model-repository", type=Path, default=Path("model_repository"))

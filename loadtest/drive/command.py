@@ -51,23 +51,43 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     command = commands.add_parser("drive", help=text, description=text)
     add = command.add_argument
     add("--url", help="http://HOST:PORT or grpc://HOST:PORT; default: a fresh gateway with Triton")
-    add("--grpc", action="store_true", help="ask the fresh gateway over gRPC")
+    add("--grpc", action="store_true", help="use gRPC for the fresh gateway")
     add("--arrivals", choices=PROCESSES, default="poisson")
-    add("--rate", type=float, help="requests/s, on average; default: by --load")
-    add("--load", type=float, default=0.8, help="share of what this host's cores can do")
+    add("--rate", type=float, help="mean requests/s; default: from --load")
+    add(
+        "--load",
+        type=float,
+        default=0.8,
+        help="load as a share of the capacity of this host's cores",
+    )
     add("--seconds", type=float, default=60.0)
     add("--mix", choices=MIXES, default="mixed", help="mix of SLOs")
-    add("--trace", type=Path, help="CSV (loadtest/lab/traces.py) in place of the four above")
+    add(
+        "--trace",
+        type=Path,
+        help="CSV trace (loadtest/lab/traces.py) instead of the four flags above",
+    )
     add("--seed", type=int, default=1)
     add("--data", help="SQuAD-format file; default: the shipped sample")
     add("--questions", type=int, help="how many of them; default: all")
     add("--model-repository", type=Path, default=Path("model_repository"))
-    add("--folder", type=Path, default=Path("runs/drive"), help="of the results; replaced")
     add(
-        "--min-attainment", type=float, default=0.0, help="joint, of feasible requests; else exit 1"
+        "--folder",
+        type=Path,
+        default=Path("runs/drive"),
+        help="folder of the results; its content is replaced",
     )
     add(
-        "--max-send-lag-ms", type=float, default=MAX_LAG_MS, help="p99; above, the run is not valid"
+        "--min-attainment",
+        type=float,
+        default=0.0,
+        help="exit with 1 below this joint attainment of feasible requests",
+    )
+    add(
+        "--max-send-lag-ms",
+        type=float,
+        default=MAX_LAG_MS,
+        help="limit on the p99 send lag of a valid run",
     )
     command.set_defaults(run=_drive)
 

@@ -64,7 +64,7 @@ class RivalService(AnswerService):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until told to stop."""
+    """Serve until stopped."""
     args = _parser().parse_args(argv)
     catalog = store.read(args.model_repository)
     recorded = recording.of_catalog(args.model_repository, None, args.questions, args.recorded)

@@ -1,4 +1,4 @@
-"""Traces played on a real gateway with Triton: each once, kept, and told as the lab tells its own."""
+"""Plays traces on a real gateway with Triton, once each; stores the results in the lab's format."""
 
 from __future__ import annotations
 

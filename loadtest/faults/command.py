@@ -22,7 +22,7 @@ TIMEOUTS = 4.0  # targets, until the deadline
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to `bertier-loadtest`."""
-    text = "what callers notice when a gateway or a Triton dies, models change, gateways restart"
+    text = "measure what callers notice when a gateway or a Triton dies, models change, gateways restart"
     command = commands.add_parser("scale-out", help=text, description=text)
     add = command.add_argument
     add("--rate", type=float, default=18.0, help="requests/s; a third each: HTTP, gRPC, client")

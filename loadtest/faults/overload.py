@@ -83,12 +83,17 @@ def verdict(steps: Sequence[Step]) -> Result:
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to `bertier-loadtest`."""
-    text = "goodput from half of the measured capacity to twice as much (open loop)"
+    text = "measure goodput from half to twice the measured capacity (open loop)"
     command = commands.add_parser("overload", help=text, description=text)
     add = command.add_argument
     add("--url", help="http://HOST:PORT or grpc://HOST:PORT; default: a fresh gateway with Triton")
     add("--mix", choices=MIXES, default="mixed", help="mix of SLOs")
-    add("--seconds", type=float, default=20.0, help="of each load; half of it of each step before")
+    add(
+        "--seconds",
+        type=float,
+        default=20.0,
+        help="seconds at each load; steps of the capacity search take half",
+    )
     add("--capacity", type=float, help="requests/s; default: measured")
     add("--seed", type=int, default=1)
     add("--data", help="SQuAD-format file; default: the shipped sample")

@@ -5,7 +5,7 @@ Instances of all variants together are more than the cores, and the kernel gives
 thread a share by its weight, at most a core: processor sharing among what runs. Models weigh 1, the
 gateway's thread what `weights` says. Two busy processes were measured at 98 % of twice the throughput
 of one (two cores, INT8, 93 requests/s against 2/21 ms), so `contention`, the stretch of work when
-several run at once, is 1 unless told otherwise.
+several run at once, is 1 by default.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class EmulatedHost:
         self._free = dict(slots)
         self._queues: dict[str, deque[HostJob]] = {place: deque() for place in slots}
         self._contention = contention
-        self._begins = begins  # told of a job and the time before it runs
+        self._begins = begins  # called with a job and the time before it runs
         self._dead = dead  # nobody waits for it: dropped from the queue, as Triton's `timeout` does
         self._batch = batch  # windows that one instance may take at once
         given = weights or {}

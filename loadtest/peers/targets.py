@@ -183,7 +183,7 @@ def running(
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End a peer with all its workers: some leave theirs behind when they are told to end."""
+    """End a peer with all its workers: some leave theirs behind when they are asked to end."""
     try:
         workers = psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:

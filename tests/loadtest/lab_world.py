@@ -64,9 +64,9 @@ def ours(there: World | None = None) -> Policy:
     return contenders.make(contenders.OURS, there or world(), {}, 0)
 
 
-def trace(arrivals_ms: Sequence[float], promise: Slo | None = None) -> Trace:
-    promise = promise or slo()
-    return [TraceRequest(i, t, promise, i % N) for i, t in enumerate(arrivals_ms)]
+def trace(arrivals_ms: Sequence[float], requested: Slo | None = None) -> Trace:
+    requested = requested or slo()
+    return [TraceRequest(i, t, requested, i % N) for i, t in enumerate(arrivals_ms)]
 
 
 def slo(

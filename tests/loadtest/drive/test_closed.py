@@ -89,7 +89,7 @@ def test_medians_are_taken_over_the_repeats() -> None:
     assert medians(runs)["answered_per_s"] == 50.0
 
 
-def test_a_variant_that_is_not_there_is_said_with_those_that_are() -> None:
+def test_an_unknown_variant_error_lists_the_known_ones() -> None:
     """Before anything is started."""
     args = _parser().parse_args(["closed", "--variants", "none-such", "--questions", "1"])
     with pytest.raises(NothingToAsk, match="--variants: none-such is none; there are"):

@@ -21,7 +21,7 @@ def outcomes(results: tuple[Result, ...]) -> list[Outcome]:
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
-async def test_every_request_is_answered_with_what_became_of_its_promise(protocol: str) -> None:
+async def test_every_reply_says_whether_its_slo_was_met(protocol: str) -> None:
     """Both protocols tell the same of the same answer."""
     async with live.gateway() as running:
         where = running.http_url if protocol == "http" else running.grpc_url
@@ -66,8 +66,8 @@ async def test_a_refusal_is_no_error_and_no_answer(protocol: str) -> None:
     async with live.gateway() as running:
         where = running.http_url if protocol == "http" else running.grpc_url
         async with load_clients.of(f"{protocol}://{where}") as load_client:
-            promise = slo(1_000, 0.99, SloPolicy.STRICT)
-            run = await open_loop.play(schedule([0], promise), load_client)
+            requested = slo(1_000, 0.99, SloPolicy.STRICT)
+            run = await open_loop.play(schedule([0], requested), load_client)
     assert outcomes(run.results) == [Outcome.REFUSED]
     assert "no plan gives" in run.results[0].reply.detail
 
@@ -109,7 +109,7 @@ def test_a_url_without_a_protocol_is_refused() -> None:
         (Client(0.1, 2.0, 30.0, 0.95), "95% of its one core"),
     ],
 )
-def test_a_client_that_was_the_bottleneck_is_told(client: Client, word: str) -> None:
+def test_a_run_reports_that_the_client_was_the_bottleneck(client: Client, word: str) -> None:
     """Its numbers would be its own, not the server's."""
     assert word in client.complaint()
     assert bool(client.complaint()) == bool(word)

@@ -109,12 +109,12 @@ def test_a_deadline_ends_what_is_still_waiting() -> None:
 
 def test_the_gateways_policy_refuses_what_no_plan_gives() -> None:
     """The very function that serves decides here."""
-    promise = slo(100.0, 0.9, SloPolicy.STRICT)
-    (fate,) = simulate(world(), trace([0.0], promise), ours(), seed=1)
+    requested = slo(100.0, 0.9, SloPolicy.STRICT)
+    (fate,) = simulate(world(), trace([0.0], requested), ours(), seed=1)
     assert fate.end is End.REFUSED
 
 
-def test_a_floor_is_kept_by_the_answers_not_by_the_promise() -> None:
+def test_a_floor_is_judged_by_the_answers_not_by_the_certificate() -> None:
     """The small one's recorded answers score 0.55 on average, whatever was certified."""
     for floor, kept in ((0.5, 1.0), (0.6, 0.0)):
         asked = trace([100.0 * i for i in range(20)], slo(100.0, floor))
@@ -152,7 +152,7 @@ class Escalating(Fixed):
     cascades = True
 
 
-def test_an_escalation_that_would_be_late_is_cut_and_told() -> None:
+def test_a_late_escalation_is_cut_and_reported() -> None:
     """By the gateway's rule; the certificate then says nothing of the answer."""
     there = doubtful(doubted=N)
     asked = trace([2.0 * i for i in range(40)], slo(60.0, 0.65))

@@ -116,9 +116,9 @@ def test_blocks_on_other_terms_are_not_mixed(tmp_path: Path) -> None:
 
 async def test_a_request_without_an_answer_is_later_than_any() -> None:
     """A server that drops what it cannot do in time has not kept its p99."""
-    promise = driving.slo(100.0)
-    results = [driving.result(float(i), 20.0, promise) for i in range(97)]
-    results += [driving.result(97.0 + i, 5.0, promise, outcome=Outcome.SHED) for i in range(3)]
+    requested = driving.slo(100.0)
+    results = [driving.result(float(i), 20.0, requested) for i in range(97)]
+    results += [driving.result(97.0 + i, 5.0, requested, outcome=Outcome.SHED) for i in range(3)]
     client = Client(0.1, 0.2, 0.3, 0.1)
     run = Run("http://test", tuple(results), client)
     found = contest.block_of("fast", SEARCH, 10.0, run)

@@ -279,7 +279,9 @@ def test_variants_are_set_beside_the_fp32_teacher(reference: ReferenceComparison
         assert line.data == reference.quality[-1].data == "test"
 
 
-def test_quantizing_is_told_as_a_paired_loss(study: Study, reference: ReferenceComparison) -> None:
+def test_quantization_is_reported_as_a_paired_loss(
+    study: Study, reference: ReferenceComparison
+) -> None:
     """The teacher as published against itself in fp32, on the test data."""
     (pair,) = reference.int8
     assert (pair.first, pair.second, pair.data) == ("tiny-2", FP32, "test")

@@ -1,4 +1,4 @@
-"""Floors that hold: every bound keeps its promise, and is as tight as it should be and no tighter."""
+"""Every bound holds with its confidence, and is as tight as it should be and no tighter."""
 
 from __future__ import annotations
 

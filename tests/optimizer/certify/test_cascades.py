@@ -1,4 +1,4 @@
-"""Which cascades are worth having, and that what is then promised of them holds."""
+"""Which cascades are worth having, and that their floors hold."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _span(margin: float) -> Reading:
 VARIANTS = [replace(v, decoding=Decoding(null_threshold=100.0)) for v in (SMALL, LARGE)]
 
 
-def test_every_promise_of_every_plan_holds_jointly() -> None:
+def test_all_floors_of_all_plans_hold_jointly() -> None:
     """Chosen on one half, certified on the other: at least 1 - delta of the times nothing is broken.
 
     The sample means, taken for promises, would be broken nearly every time: the test can tell.
@@ -198,7 +198,7 @@ def test_a_cascade_that_another_plan_beats_is_left_out() -> None:
     assert [r.plan.name for r in found] == ["small", "large", "beaten variant", "cheap", "closer"]
 
 
-def test_the_plans_of_a_catalog_are_chosen_certified_and_told() -> None:
+def test_the_plans_of_a_catalog_are_chosen_and_certified() -> None:
     """Cheapest first, variants among them, with reach, floors, losses and measured cost."""
     found = plans.plans_of(VARIANTS, evidence(3, 900, 0.1)).kept
     costs = [r.cost for r in found]

@@ -1,4 +1,4 @@
-"""What a gateway is told to expect: of a plan's agreement, and of a variant's confidence."""
+"""Expected agreement of plans and expected confidence of variants."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_confidence_is_bounded_on_both_sides_of_every_decile() -> None:
     assert all(a < b < c for a, b, c in zip(found.low, found.shares, found.high, strict=True))
 
 
-def test_confidence_is_told_by_length() -> None:
+def test_confidence_is_given_by_length() -> None:
     """Routing sends a variant other lengths than it was certified on, and long texts are answered less surely."""
     tokens = np.where(np.arange(400) % 2 == 0, 60, 300)
     scores = np.where(tokens == 60, 0.9, 0.3) + 0.05 * np.random.default_rng(2).random(400)
@@ -129,7 +129,7 @@ def test_the_largest_is_the_one_with_the_most_parameters() -> None:
     assert largest([LARGE, twin]).name == "fp16"
 
 
-def test_every_plan_but_the_largest_variants_own_is_told_what_to_expect() -> None:
+def test_every_plan_but_the_largest_variants_has_an_expected_agreement() -> None:
     """And the result is a catalog that a gateway reads."""
     catalog = small_and_large()
     assert largest(catalog.variants).name == "large"

@@ -1,4 +1,4 @@
-"""Floors fail as seldom as promised, and the tests of the bounds can tell when they are broken."""
+"""Floors fail no more often than delta, and the tests of the bounds detect broken ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from optimizer.certify.bounds import betting_floor, hoeffding_bentkus_floor
 DELTA, RUNS = 0.1, 150
 
 
-def test_articles_fail_no_more_often_than_promised() -> None:
+def test_floors_by_article_fail_no_more_often_than_delta() -> None:
     """With the measured correlation, floors by article hold; taken for independent, contexts' do not."""
     rows = {(r.world, r.unit, r.delta): r.failed for r in simulation.failures(RUNS)}
     for delta in simulation.DELTAS:

@@ -139,7 +139,7 @@ def _moved(document: dict[str, Any], which: list[int]) -> dict[str, Any]:
     return copied
 
 
-def test_a_missing_file_is_told_with_the_known_names() -> None:
+def test_a_missing_file_error_lists_the_known_names() -> None:
     """Who mistypes a name sees the right ones."""
     with pytest.raises(DataError, match="squad_v2"):
         question_sets.load("no-such-set")

@@ -100,7 +100,7 @@ def test_a_slice_as_wide_as_the_teacher_is_its_own(net: Supernet, teacher: PreTr
 
 
 @pytest.mark.parametrize("rank", [0, 64])
-def test_a_narrow_student_is_exported_through_every_gate(
+def test_a_narrow_student_passes_every_export_check(
     teacher: PreTrainedModel, tmp_path: Path, rank: int
 ) -> None:
     """The file says what PyTorch says, and its shape is the one whose cost was measured."""

@@ -27,7 +27,7 @@ def test_the_reference_is_the_worst_that_was_measured() -> None:
     assert analysis.reference_of([Trial(0, Candidate((0,), 1, 1))]) is None
 
 
-def test_hypervolume_is_told_where_it_grows() -> None:
+def test_hypervolume_is_reported_where_it_grows() -> None:
     """A dominated trial adds nothing; F1 is a height, latency and size are shares of the worst."""
     trials = [trial(0, 0.5, 50, 5), trial(1, 0.4, 60, 6), trial(2, 0.5, 25, 5), trial(3, None, 100)]
     found = list(analysis.hypervolumes(trials, ReferenceCorner(100, 10_000_000)))

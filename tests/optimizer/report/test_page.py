@@ -221,7 +221,7 @@ def test_it_says_what_it_ran_on(text: str) -> None:
     assert any("torch 2.99.1" in cell for cell in cells)
 
 
-def test_what_has_no_data_yet_is_said(tmp_path: Path) -> None:
+def test_sections_without_data_say_so(tmp_path: Path) -> None:
     """An empty run folder gives a whole page that names the files and commands it waits for."""
     text = sections.page(report.read(CONFIG, tmp_path / "absent", tmp_path / "nowhere"))
     Page(text)

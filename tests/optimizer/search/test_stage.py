@@ -117,11 +117,11 @@ def test_a_search_ends_in_a_front(study: Study, tmp_path: Path) -> None:
     """From the study file to the files that the next stages read."""
     text = "[search]\ntokens = 64\nquestions = [6, 12]\n"
     done = search(study, tmp_path, text, "--trials", "7", "--sampler", "random")
-    told = json.loads(done.stdout.splitlines()[-1])
+    result = json.loads(done.stdout.splitlines()[-1])
     folder = study.folder / "search"
     front = json.loads((folder / "front.json").read_text())
-    assert told["candidates"] == 7
-    assert told["front"] == front
+    assert result["candidates"] == 7
+    assert result["front"] == front
     assert all(member["n_questions"] == 12 and member["feasible"] for member in front)
     record = json.loads((folder / "search.json").read_text())
     assert (record["sampler"], record["seed"]) == ("random", 17)
@@ -131,7 +131,7 @@ def test_a_search_ends_in_a_front(study: Study, tmp_path: Path) -> None:
     assert inputs.front <= {trial.number for trial in inputs.trials}
 
 
-def test_limits_that_nothing_keeps_are_said(study: Study, tmp_path: Path) -> None:
+def test_limits_that_no_candidate_meets_are_reported(study: Study, tmp_path: Path) -> None:
     """With the nearest candidate and what binds, in words and in JSON."""
     done = search(study, tmp_path, "[search]\ntokens = 64\nmax_size_mb = 0.1\n")
     assert "none of 1 candidates is within the limits" in " ".join(done.stderr.split())

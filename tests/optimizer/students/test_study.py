@@ -198,7 +198,7 @@ def replace_commit(plan: published.Plan) -> published.Plan:
     return replace(plan, certificate=replace(plan.certificate, commit=""))
 
 
-def test_the_gates_stand_before_a_publication(study: Study, tmp_path: Path) -> None:
+def test_publish_checks_run_before_a_publication(study: Study, tmp_path: Path) -> None:
     """A study asks for a floor; when none keeps it, nothing is written."""
     asked = study.config.model_copy(update={"certify": CertifyConfig(min_floor=0.999)})
     with pytest.raises(publication.NothingToPublish, match=r"no variant is certified at F1 0\.999"):
@@ -233,8 +233,8 @@ def test_a_teacher_that_was_published_stays_the_file_it_is(
 ) -> None:
     """Rounded once more it would be another model, and a new version of it for nothing."""
     name = study.config.largest_name
-    told = study.config.model_copy(update={"teacher": str(repository / name), "students": ()})
-    again = replace(study, config=told, folder=tmp_path / "run")
+    changed = study.config.model_copy(update={"teacher": str(repository / name), "students": ()})
+    again = replace(study, config=changed, folder=tmp_path / "run")
     again.largest.train()
     before = store.read(repository).variant(name)
     exported = Exported(again, name)

@@ -112,7 +112,7 @@ def test_several_teachers_need_weights(tmp_path: Path) -> None:
         ('largest = "L"\n', {"backbone": "B"}, "largest L is used unchanged"),
     ],
 )
-def test_a_backbone_without_effect_is_said_to_have_none(
+def test_a_backbone_without_effect_gives_a_warning(
     tmp_path: Path, text: str, given: dict[str, str], said: str | None
 ) -> None:
     """Whoever names one means it to be used."""
@@ -127,7 +127,7 @@ def test_the_older_name_of_the_largest_model_is_read(tmp_path: Path) -> None:
     assert config.read(path).largest_name == "t"
 
 
-def test_the_log_says_who_is_who(tmp_path: Path) -> None:
+def test_the_log_names_the_checkpoint_of_each_role(tmp_path: Path) -> None:
     """Four roles, one line."""
     study = roles(tmp_path, 'teacher = ["A", "C"]\nweights = "W"\nreference = "R"\n')
     assert study.roles == (

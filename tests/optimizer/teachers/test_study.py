@@ -56,10 +56,10 @@ def test_teachers_of_other_families_are_neither_cut_nor_published(taught: Study)
 
 def test_the_manifest_says_how_many_answers_were_mapped(taught: Study) -> None:
     """By teacher; there are no states of another model's to be like."""
-    told = stages.read_manifest(taught.folder / "teacher-states")
-    assert told is not None
-    assert told["results"]["rows"] == len(taught.distillation.rows)
-    assert len(told["results"]["mapped"]) == 2
+    manifest = stages.read_manifest(taught.folder / "teacher-states")
+    assert manifest is not None
+    assert manifest["results"]["rows"] == len(taught.distillation.rows)
+    assert len(manifest["results"]["mapped"]) == 2
     assert not list((taught.folder / "teacher-states").glob("*.f16"))
 
 

@@ -49,7 +49,7 @@ def teacher(tiny_backbone: Path) -> PreTrainedModel:
 
 
 @torch.no_grad()
-def test_what_was_kept_is_what_was_said(teacher: PreTrainedModel, tmp_path: Path) -> None:
+def test_cached_teacher_outputs_equal_the_models(teacher: PreTrainedModel, tmp_path: Path) -> None:
     """To half precision, whatever rows a batch holds and however they are padded."""
     features = rows(70)
     teacher_outputs.write(teacher, features, tmp_path, WIDTH)
