@@ -1,4 +1,4 @@
-"""Which candidates of a search are finished as students of their own, and what finishing gave."""
+"""Members of a search's Pareto front that are trained on their own, and the effect of it."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ SUFFIX = {Precision.INT8_DYNAMIC: "int8", Precision.FP16: "fp16"}
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A member of the front, as a slice and as a student of its own."""
+    """A member of the Pareto front: its F1 as a slice and once finished."""
 
     name: str
-    slice_f1: float  # of the search's last rung
+    slice_f1: float  # on the search's last rung
     f1: float  # on the whole search split, threshold fitted alike
 
 
 def members(front: Path, how: FinishConfig) -> dict[str, tuple[StudentConfig, float]]:
-    """Return the students to finish, with their F1 as slices: those that say most of the front.
+    """Return the students to finish, with their F1 as slices: they represent the Pareto front best.
 
     None without a front. FP32 is not finished: it shows what rounding costs.
     Raises: ConfigError when not even the smallest fit into `max_total_mb`.
@@ -54,7 +54,7 @@ def members(front: Path, how: FinishConfig) -> dict[str, tuple[StudentConfig, fl
 def _student(candidate: dict[str, Any], how: FinishConfig) -> StudentConfig:
     layers, bits = candidate["layers"], candidate["embedding_bits"]
     shape = f"h{candidate['heads']}-f{candidate['ffn']}-w{bits}"
-    rank = candidate.get("rank", 0)  # a front of an older search knows none of these
+    rank = candidate.get("rank", 0)  # older searches did not write the following keys
     keep, drop_after = candidate.get("keep", 1.0), candidate.get("drop_after", 0)
     hidden = candidate.get("hidden", 0)
     shape += f"-d{hidden}" if hidden else ""
