@@ -35,7 +35,7 @@ class Mapped:
     """How many of one teacher's answers reached the rows."""
 
     questions: int
-    too_long: int  # questions that leave its window no room
+    too_long: int  # questions that do not fit into its window
     spans: int  # answers that lie in their row
     cut: int  # of these, how many begin or end inside a token of the student
 
@@ -50,7 +50,7 @@ class Mapped:
 
 @dataclass(frozen=True, slots=True)
 class MappedAnswers:
-    """The mean of what several teachers answered, row by row."""
+    """The mean answer of several teachers, row by row."""
 
     tokens: np.ndarray  # (T, R, 2, K) int16
     shares: np.ndarray  # (T, R, 2, K) float16
