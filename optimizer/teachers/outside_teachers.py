@@ -25,9 +25,7 @@ log = logging.getLogger(__name__)
 
 FIRST = 200  # questions that check a teacher's token offsets before it answers all of them
 FEW = 20  # with fewer answerable questions the check is skipped
-MOST_CUT = (
-    0.5  # of the gold answers that begin or end inside a token; a larger share means wrong offsets
-)
+MOST_CUT = 0.5  # largest share of gold answers that may begin or end inside a token
 
 
 @dataclass(frozen=True)
