@@ -226,7 +226,7 @@ def test_a_cap_ends_a_run_early(study: Study, contest: Contest, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"methods": ("magic",)}, "none of gp, tpe"),
+        ({"methods": ("magic",)}, "must be among gp, tpe"),
         ({"methods": ("trainings", "gp")}, "name a sampler first"),
         ({"seeds": 0}, "seeds 0"),
         ({"minutes_cap": -1.0}, "minutes_cap -1"),

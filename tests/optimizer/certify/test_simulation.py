@@ -94,12 +94,10 @@ def reference_p_value(risk: float, a: float, n: int, factor: float = e) -> float
 def test_hoeffding_bentkus_is_the_papers(mean: float, n: int) -> None:
     """At the floor the p-value is delta; without the factor e of Bentkus's bound the floor would be higher."""
     values = np.full(n, mean)
-    floor = hoeffding_bentkus_floor(values, DELTA)
-    assert reference_p_value(1 - mean, 1 - floor, n) == pytest.approx(DELTA, rel=0.02)
+    floor, risk = hoeffding_bentkus_floor(values, DELTA), 1 - float(np.mean(values))
+    assert reference_p_value(risk, 1 - floor, n) == pytest.approx(DELTA, rel=0.02)
     without = [
-        m
-        for m in np.arange(0.001, mean, 0.001)
-        if reference_p_value(1 - mean, 1 - m, n, 1) <= DELTA
+        m for m in np.arange(0.001, mean, 0.001) if reference_p_value(risk, 1 - m, n, 1) <= DELTA
     ]
     assert max(without) > floor + 0.002
 
