@@ -37,7 +37,7 @@ Result = dict[str, Any]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one measurement; 0: done and as promised, 1: not."""
+    """Run one measurement; return 0 if it ran and its objectives are met, else 1."""
     args = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     run: Callable[[argparse.Namespace], tuple[bool, Result]] = args.run
@@ -56,17 +56,31 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("bertier-loadtest", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, run, n_questions, text in (
-        ("agreement", _agreement, 200, "HTTP, gRPC and OIP answer as the offline evaluation does"),
-        ("invariance", _invariance, 1000, "answers do not depend on what else is being asked"),
-        ("overhead", _overhead, 200, "what the gateway adds to a direct call of Triton"),
-        ("slo-table", _slo_table, 0, "which plan answers which SLO"),
+        (
+            "agreement",
+            _agreement,
+            200,
+            "compare the answers over HTTP, gRPC and OIP with the offline evaluation",
+        ),
+        (
+            "invariance",
+            _invariance,
+            1000,
+            "compare answers at concurrency 1 and 16 with the offline evaluation",
+        ),
+        ("overhead", _overhead, 200, "measure what the gateway adds to a direct call of Triton"),
+        ("slo-table", _slo_table, 0, "show which plan answers which SLO"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--data", help="SQuAD-format file; default: the shipped sample")
-        command.add_argument("--questions", type=int, default=n_questions)
+        command.add_argument(
+            "--questions", type=int, default=n_questions, help="number of questions"
+        )
         command.add_argument("--model-repository", type=Path, default=Path("model_repository"))
         command.add_argument("--rate", type=float, default=50.0, help="requests/s (overhead)")
-        command.add_argument("--seconds", type=float, default=90.0, help="in all (overhead)")
+        command.add_argument(
+            "--seconds", type=float, default=90.0, help="duration in all (overhead)"
+        )
         command.set_defaults(run=run)
     drive.register(commands)
     closed_command.register(commands)
@@ -99,7 +113,7 @@ def _invariance(args: argparse.Namespace) -> tuple[bool, Result]:
 
 
 def _show_comparisons(found: list[Comparison]) -> tuple[bool, Result]:
-    table = Table("variant", "asked by", "questions", "different from offline evaluation")
+    table = Table("variant", "client", "questions", "different from offline evaluation")
     for c in found:
         table.add_row(c.variant, c.way, str(c.questions), str(c.different))
     Console().print(table)
@@ -124,7 +138,7 @@ def _overhead(args: argparse.Namespace) -> tuple[bool, Result]:
 
 def _show_overhead(found: Overhead) -> Result:
     print(f"{found.variant} at {found.rate:g} requests/s on {hardware()}")
-    table = Table("asked by", "n", "p50 ms", "p99 ms", "added p50", "added p99", "gateway CPU ms")
+    table = Table("client", "n", "p50 ms", "p99 ms", "added p50", "added p99", "gateway CPU ms")
     result: Result = {"variant": found.variant, "parts_ms": found.parts_ms}
     ways = {"Triton directly": found.direct, "HTTP": found.http, "gRPC": found.grpc}
     for way, sample in ways.items():
@@ -138,8 +152,8 @@ def _show_overhead(found: Overhead) -> Result:
     parts = found.parts_ms | {
         "protocol and client": found.http.quantile(0.5) - found.parts_ms["total"]
     }
-    told = ", ".join(f"{name} {ms:.2f}" for name, ms in parts.items())
-    print(f"HTTP, p50 ms of each part: {told}")
+    parts_text = ", ".join(f"{name} {ms:.2f}" for name, ms in parts.items())
+    print(f"HTTP, p50 ms of each part: {parts_text}")
     return result
 
 
@@ -147,11 +161,9 @@ def _slo_table(args: argparse.Namespace) -> tuple[bool, Result]:
     catalog = store.read(args.model_repository)
     with fresh_stack(args.model_repository) as stack:
         rows = [slo_table.ask(stack, asked) for asked in slo_table.slos(catalog)]
-    table = Table(
-        "asked", "status", "plan", "variant", "F1 >=", "predicted ms", "SLO-Met", "answer"
-    )
+    table = Table("SLO", "status", "plan", "variant", "F1 >=", "predicted ms", "SLO-Met", "answer")
     for row in rows:
-        asked = ", ".join(f"{k}: {v}" for k, v in row.asked.items()) or "(nothing)"
+        asked = ", ".join(f"{k}: {v}" for k, v in row.asked.items()) or "(none)"
         table.add_row(
             asked,
             str(row.status),

@@ -1,4 +1,4 @@
-"""One question over each of the gateway's doors: HTTP, gRPC, Open Inference Protocol."""
+"""One client for each protocol of the gateway: HTTP, gRPC, Open Inference Protocol."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import tritonclient.grpc.aio as triton_grpc
 from gateway.proto.bertier.v1 import qa_pb2, qa_pb2_grpc
 from optimizer.data.question_sets import Example
 
-PATIENT_MS = 60_000  # no measurement of answers is about latency
+PATIENT_MS = 60_000  # deadline of requests whose latency does not matter
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """An answer as any door tells it; no offsets: unanswerable."""
+class VariantAnswer:
+    """An answer, and the variant that gave it; offsets are None for "no answer"."""
 
     answer: str
     start: int | None
@@ -27,11 +27,11 @@ class Told:
     variant: str
 
 
-Ask = Callable[[Example], Awaitable[Told]]
+Ask = Callable[[Example], Awaitable[VariantAnswer]]
 
 
-class HttpDoor:
-    """POST /v1/answer; made in the event loop that uses it."""
+class HttpAnswerClient:
+    """POST /v1/answer. Create it in the event loop that uses it."""
 
     def __init__(self, url: str, concurrency: int = 64) -> None:
         self._client = aiohttp.ClientSession(
@@ -40,24 +40,24 @@ class HttpDoor:
             timeout=aiohttp.ClientTimeout(PATIENT_MS / 1e3),
         )
 
-    async def ask(self, example: Example, variant: str) -> Told:
+    async def ask(self, example: Example, variant: str) -> VariantAnswer:
         return (await self.timed(example, variant))[0]
 
-    async def timed(self, example: Example, variant: str) -> tuple[Told, str]:
-        """Return the answer and what Server-Timing says of it."""
-        body = {"question": example.question, "context": example.context}
+    async def timed(self, example: Example, variant: str) -> tuple[VariantAnswer, str]:
+        """Return the answer and its Server-Timing header."""
+        payload = {"question": example.question, "context": example.context}
         headers = {"SLO-Latency-Ms": str(PATIENT_MS), "SLO-Variant": variant}
-        async with self._client.post("/v1/answer", json=body, headers=headers) as reply:
+        async with self._client.post("/v1/answer", json=payload, headers=headers) as reply:
             reply.raise_for_status()
-            told = await reply.json()
+            body = await reply.json()
             timing = reply.headers["Server-Timing"]
-        return Told(told["answer"], told["start"], told["end"], told["variant"]), timing
+        return VariantAnswer(body["answer"], body["start"], body["end"], body["variant"]), timing
 
     async def close(self) -> None:
         await self._client.close()
 
 
-class GrpcDoor:
+class GrpcAnswerClient:
     """bertier.v1.QuestionAnswering/Answer."""
 
     def __init__(self, target: str) -> None:
@@ -65,25 +65,25 @@ class GrpcDoor:
         stub = qa_pb2_grpc.QuestionAnsweringStub(self._channel)  # type: ignore[no-untyped-call]
         self._stub = stub
 
-    async def ask(self, example: Example, variant: str) -> Told:
+    async def ask(self, example: Example, variant: str) -> VariantAnswer:
         request = qa_pb2.AnswerRequest(question=example.question, context=example.context)
         metadata = (("slo-latency-ms", str(PATIENT_MS)), ("slo-variant", variant))
         reply = await self._stub.Answer(request, metadata=metadata)
         start = reply.start if reply.HasField("start") else None
         end = reply.end if reply.HasField("end") else None
-        return Told(reply.answer, start, end, reply.variant)
+        return VariantAnswer(reply.answer, start, end, reply.variant)
 
     async def close(self) -> None:
         await self._channel.close()
 
 
-class OipDoor:
+class OipAnswerClient:
     """The stock tritonclient, calling the gateway as if it were Triton."""
 
     def __init__(self, target: str) -> None:
         self._client = triton_grpc.InferenceServerClient(target)
 
-    async def ask(self, example: Example, variant: str) -> Told:
+    async def ask(self, example: Example, variant: str) -> VariantAnswer:
         inputs = [_text("question", example.question), _text("context", example.context)]
         parameters = {"slo_latency_ms": str(PATIENT_MS), "slo_variant": variant}
         reply = await self._client.infer("qa", inputs, parameters=parameters)
@@ -96,8 +96,8 @@ class OipDoor:
         assert isinstance(answer, bytes)
         assert isinstance(by, bytes)
         if start < 0:
-            return Told(answer.decode(), None, None, by.decode())
-        return Told(answer.decode(), start, end, by.decode())
+            return VariantAnswer(answer.decode(), None, None, by.decode())
+        return VariantAnswer(answer.decode(), start, end, by.decode())
 
     async def close(self) -> None:
         await self._client.close()
@@ -109,11 +109,11 @@ def _text(name: str, text: str) -> triton_grpc.InferInput:
     return tensor
 
 
-async def ask_all(examples: Sequence[Example], ask: Ask, concurrency: int) -> list[Told]:
+async def ask_all(examples: Sequence[Example], ask: Ask, concurrency: int) -> list[VariantAnswer]:
     """Return the answers to all questions, in order, `concurrency` at a time."""
     gate = asyncio.Semaphore(concurrency)
 
-    async def one(example: Example) -> Told:
+    async def one(example: Example) -> VariantAnswer:
         async with gate:
             return await ask(example)
 

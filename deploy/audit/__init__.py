@@ -1,1 +1,1 @@
-"""What is known against the packages and manifests of this project, and what of it is explained. Installs nothing, serves nothing."""
+"""Audits of the packages and manifests of this project, and explanations of findings. Installs and serves nothing."""

@@ -1,4 +1,4 @@
-"""What a scanner found, and what of it is explained. Pure: runs nothing, prints nothing."""
+"""Findings of a scanner, and which of them have an explanation. Pure: runs nothing, prints nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`make audit`: what is known against the versions in constraints.txt.
+"""`make audit`: known vulnerabilities of the versions in constraints.txt.
 
 Asks PyPI's advisories (pip-audit) and, where they cannot be reached, an older copy of GitHub's; and the index, which
 versions were yanked. Ends with 1 where something is found that packages.toml does not explain.

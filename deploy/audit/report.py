@@ -1,4 +1,4 @@
-"""What an audit prints, and with which code it ends."""
+"""Prints the result of an audit and returns its exit code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a viewer chooses on more than one dashboard."""
+"""Variables that several dashboards share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the dashboards are made of: panels in one look, queries, variables, annotations, links.
+"""Parts of the dashboards: panels in one style, queries, variables, annotations, links.
 
 Every panel says in its description what it shows and, where there is one, links to a runbook.
 """

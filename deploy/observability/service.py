@@ -1,4 +1,4 @@
-"""The dashboard *Service*: what callers ask, what they get, and which promises are kept."""
+"""The dashboard *Service*: requests, their outcomes, and the SLOs that are met."""
 
 from __future__ import annotations
 

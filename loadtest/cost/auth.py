@@ -1,4 +1,4 @@
-"""What wrong keys cost: questions with a right key, alone and beside a flood of wrong ones, in turns."""
+"""The cost of wrong keys: requests with a right key, alone and during a flood of wrong ones, in turns."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ Ask = Callable[[str, Example], Awaitable[bool]]  # with a key; was it answered?
 
 
 @dataclass
-class Front:
-    """One front's questions, alone and beside the flood, and how many wrong keys were denied meanwhile."""
+class FrontendCost:
+    """Questions over one frontend, alone and during the flood, and how many wrong keys were denied meanwhile."""
 
     name: str
     ask: Ask
@@ -65,51 +65,51 @@ async def measure(
     wrong_per_s: float,
     seconds: float,
     block_s: float = BLOCK_S,
-) -> list[Front]:
-    """Ask `rate` questions a second over each front, every second block beside wrong keys."""
+) -> list[FrontendCost]:
+    """Ask `rate` questions a second over each frontend, every second block beside wrong keys."""
     gateway, wrong = psutil.Process(stack.pid), api_keys.new_key()
     channel = grpc.aio.insecure_channel(stack.grpc_target)
     stub = qa_pb2_grpc.QuestionAnsweringStub(channel)  # type: ignore[no-untyped-call]
     async with aiohttp.ClientSession(stack.http_url) as http:
-        fronts = [
-            Front("HTTP", partial(_ask_http, http, variant)),
-            Front("gRPC", partial(_ask_grpc, stub, variant)),
+        frontends = [
+            FrontendCost("HTTP", partial(_ask_http, http, variant)),
+            FrontendCost("gRPC", partial(_ask_grpc, stub, variant)),
         ]
-        for front in fronts:
+        for frontend in frontends:
             for example in examples[:WARM_UP]:
-                assert await front.ask(key, example)
+                assert await frontend.ask(key, example)
         for block in range(max(1, round(seconds / block_s / 4))):
-            for front in fronts:
-                right = _asking(front, key, examples)
-                await run_block(right, front.alone, gateway, rate, block, block_s)
+            for frontend in frontends:
+                right = _asking(frontend, key, examples)
+                await run_block(right, frontend.alone, gateway, rate, block, block_s)
                 pace_s = CALLERS / wrong_per_s
                 flood = [
-                    asyncio.create_task(_keep_trying(front, wrong, examples[0], pace_s))
+                    asyncio.create_task(_keep_trying(frontend, wrong, examples[0], pace_s))
                     for _ in range(CALLERS)
                 ]
-                await run_block(right, front.beside, gateway, rate, block, block_s)
+                await run_block(right, frontend.beside, gateway, rate, block, block_s)
                 for caller in flood:
                     caller.cancel()
                 await asyncio.wait(flood)
     await channel.close()
-    return fronts
+    return frontends
 
 
 def _asking(
-    front: Front, key: str, examples: Sequence[Example]
+    frontend: FrontendCost, key: str, examples: Sequence[Example]
 ) -> Callable[[int], Awaitable[None]]:
     async def ask(i: int) -> None:
-        assert await front.ask(key, examples[i % len(examples)])
+        assert await frontend.ask(key, examples[i % len(examples)])
 
     return ask
 
 
-async def _keep_trying(front: Front, wrong: str, example: Example, pace_s: float) -> None:
+async def _keep_trying(frontend: FrontendCost, wrong: str, example: Example, pace_s: float) -> None:
     with suppress(asyncio.CancelledError):
         due = time.perf_counter()
         while True:
-            assert not await front.ask(wrong, example)
-            front.denied += 1
+            assert not await frontend.ask(wrong, example)
+            frontend.denied += 1
             due += pace_s
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
 
@@ -165,32 +165,34 @@ def _run(args: argparse.Namespace) -> tuple[bool, dict[str, Any]]:
         file.write_text(api_keys.entry("driver", ApiKey(sha256=api_keys.digest(key))))
         with fresh_stack(args.model_repository, "--api-keys-file", str(file)) as stack:
             examples = questions(args.data, 200)
-            fronts = asyncio.run(
+            frontends = asyncio.run(
                 measure(stack, key, smallest, examples, args.rate, args.wrong, args.seconds)
             )
     print(f"on {hardware()}")
-    return True, _show(fronts)
+    return True, _show(frontends)
 
 
-def _show(fronts: Sequence[Front]) -> dict[str, Any]:
-    table = Table("front", "wrong keys", "questions", "p50 ms", "p99 ms", "gateway CPU ms")
+def _show(frontends: Sequence[FrontendCost]) -> dict[str, Any]:
+    table = Table("frontend", "wrong keys", "questions", "p50 ms", "p99 ms", "gateway CPU ms")
     result: dict[str, Any] = {}
-    for front in fronts:
-        costs = {"answer_us": front.answer_us, "denial_us": front.denial_us}
-        result[front.name] = {"denied": front.denied, **costs}
+    for frontend in frontends:
+        costs = {"answer_us": frontend.answer_us, "denial_us": frontend.denial_us}
+        result[frontend.name] = {"denied": frontend.denied, **costs}
         for way, denied, sample in (
-            ("alone", 0, front.alone),
-            ("beside", front.denied, front.beside),
+            ("alone", 0, frontend.alone),
+            ("beside", frontend.denied, frontend.beside),
         ):
             p50, p99, n = sample.quantile(0.5), sample.quantile(0.99), len(sample.latencies_ms)
             cpu = sample.cpu_ms
-            table.add_row(front.name, str(denied), str(n), f"{p50:.2f}", f"{p99:.2f}", f"{cpu:.0f}")
-            result[front.name][way] = {"n": n, "p50_ms": p50, "p99_ms": p99, "cpu_ms": cpu}
+            table.add_row(
+                frontend.name, str(denied), str(n), f"{p50:.2f}", f"{p99:.2f}", f"{cpu:.0f}"
+            )
+            result[frontend.name][way] = {"n": n, "p50_ms": p50, "p99_ms": p99, "cpu_ms": cpu}
     Console().print(table)
-    for front in fronts:
-        share = front.denial_us / front.answer_us
+    for frontend in frontends:
+        share = frontend.denial_us / frontend.answer_us
         print(
-            f"{front.name}: an answer takes {front.answer_us:.0f} us of the gateway's CPU, a denial"
-            f" {front.denial_us:.0f} us, {share:.0%} of it"
+            f"{frontend.name}: an answer takes {frontend.answer_us:.0f} us of the gateway's CPU, a denial"
+            f" {frontend.denial_us:.0f} us, {share:.0%} of it"
         )
     return result

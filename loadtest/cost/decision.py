@@ -1,4 +1,4 @@
-"""What a decision costs: the prediction of every plan and the choice, in CPU time of the event loop."""
+"""The CPU time of a routing decision: predicting every plan and choosing one."""
 
 from __future__ import annotations
 

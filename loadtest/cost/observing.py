@@ -1,4 +1,4 @@
-"""What it costs to be observed: counting, traces that are off, and scrapes of /metrics under load."""
+"""The cost of observability: counters, disabled traces, and scrapes of /metrics under load."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gateway.catalog.schema import Variant
 from gateway.domain import Decision, Reason, Size, Slo, SloPolicy, Timings
 from gateway.observability import access_log, tracing
 from gateway.observability.metrics import Metrics
-from loadtest.clients import HttpDoor
+from loadtest.clients import HttpAnswerClient
 from loadtest.cost.overhead import Sample, run_block
 from loadtest.sample import questions
 from loadtest.stack import Stack, fresh_stack, hardware
@@ -65,7 +65,7 @@ def count(metrics: Metrics, trace_id: str) -> None:
 
 def untraced() -> None:
     """Do for one request what traces and the access log do where both are off."""
-    promise = Slo(250.0, 0.5, SloPolicy.PREFER_LATENCY, 1_000.0, "standard")
+    requested = Slo(250.0, 0.5, SloPolicy.PREFER_LATENCY, 1_000.0, "standard")
     entry = access_log.begin("http", "standard")
     tracing.receive(None, None)
     with tracing.request("http", "r-1"):
@@ -73,7 +73,7 @@ def untraced() -> None:
             with tracing.stage(name):
                 pass
         tracing.queued(0.1)
-        tracing.decided(promise, Decision(None, Reason.SHED), Size(192, 1))
+        tracing.decided(requested, Decision(None, Reason.SHED), Size(192, 1))
         tracing.outgoing()
     access_log.end(entry, "ok", 0.007)
 
@@ -108,11 +108,11 @@ async def scrape(
     seconds: float,
 ) -> Scraped:
     """Ask one variant on schedule, with and without scrapes, in short blocks of one run."""
-    gateway, door = psutil.Process(stack.pid), HttpDoor(stack.http_url)
+    gateway, client = psutil.Process(stack.pid), HttpAnswerClient(stack.http_url)
     alone, scraped, sizes = Sample(), Sample(), list[int]()
 
     async def ask(i: int) -> None:
-        await door.ask(examples[i % len(examples)], variant.name)
+        await client.ask(examples[i % len(examples)], variant.name)
 
     for i in range(50):
         await ask(i)
@@ -124,7 +124,7 @@ async def scrape(
             scraper.cancel()
             with suppress(asyncio.CancelledError):
                 await scraper
-    await door.close()
+    await client.close()
     return Scraped(alone, scraped, len(sizes), sizes[-1])
 
 

@@ -19,7 +19,7 @@ from gateway.catalog import store
 from gateway.catalog.schema import Variant
 from gateway.domain import Windows
 from gateway.qa.codec import SpanEncoder
-from loadtest.clients import GrpcDoor, HttpDoor
+from loadtest.clients import GrpcAnswerClient, HttpAnswerClient
 from loadtest.stack import Stack
 from optimizer.data.question_sets import Example
 
@@ -64,8 +64,8 @@ async def measure(
     encoder = SpanEncoder.from_file(repository / store.TOKENIZER)
     tensors = [encoder.encode(e.as_question()) for e in examples]
     backend = TritonBackend(stack.triton_grpc)
-    http = HttpDoor(stack.http_url)
-    grpc_door = GrpcDoor(stack.grpc_target)
+    http = HttpAnswerClient(stack.http_url)
+    grpc_door = GrpcAnswerClient(stack.grpc_target)
     parts: dict[str, list[float]] = {name: [] for name in PARTS}
 
     async def ask_direct(i: int) -> None:

@@ -1,4 +1,4 @@
-"""What a run was worth: promises kept, by class; accuracy; what answered. Pure: results in, numbers out.
+"""Summary of a run: SLO attainment by class, accuracy, answering plans. Pure.
 
 As in the lab (loadtest.lab.measures): a class keeps its floor when the mean F1 of its answers is at
 least the mean floor asked for; joint: in time, and of such a class; whatever was not answered is a
@@ -154,7 +154,7 @@ def _quantiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def _plain(found: Attainment) -> dict[str, float | None]:
-    told: dict[str, float | None] = {}
+    summary: dict[str, float | None] = {}
     for name, value in asdict(found).items():
-        told[name] = (round(value, 4) if isfinite(value) else None) if name != "n" else value
-    return told
+        summary[name] = (round(value, 4) if isfinite(value) else None) if name != "n" else value
+    return summary

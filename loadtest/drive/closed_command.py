@@ -59,21 +59,31 @@ class Place:
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to `bertier-loadtest`."""
-    text = "callers that each send the next request when they have an answer (closed loop)"
+    text = "measure with callers that send the next request after each answer (closed loop)"
     command = commands.add_parser("closed", help=text, description=text)
     add = command.add_argument
     add("--url", help="http://HOST:PORT or grpc://HOST:PORT; default: a fresh gateway with Triton")
     add("--callers", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
     add("--contexts", nargs="+", choices=("short", "long"), default=["short", "long"])
-    add("--seconds", type=float, default=8.0, help="of one run")
+    add("--seconds", type=float, default=8.0, help="seconds of one run")
     add("--repeats", type=int, default=5, help="interleaved; the median is shown")
-    add("--variants", nargs="*", help="to pin; default: all, none: nothing after the flag")
-    add("--rivals", nargs="*", default=[], help="policies of the lab, each in a gateway of its own")
-    add("--honour", action="store_true", help="who is refused waits for Retry-After")
+    add("--variants", nargs="*", help="variants to pin; default: all; no names: none")
+    add(
+        "--rivals",
+        nargs="*",
+        default=[],
+        help="policies of the lab to compare with, each in its own gateway",
+    )
+    add("--honour", action="store_true", help="callers wait for Retry-After when refused")
     add("--data", help="SQuAD-format file; default: the shipped sample")
     add("--questions", type=int, help="how many of them; default: all")
     add("--model-repository", type=Path, default=Path("model_repository"))
-    add("--folder", type=Path, default=Path("runs/closed"), help="of what rivals were told")
+    add(
+        "--folder",
+        type=Path,
+        default=Path("runs/closed"),
+        help="folder of the rivals' inputs; default: runs/closed",
+    )
     command.set_defaults(run=_closed)
 
 
@@ -108,7 +118,7 @@ def _variants(asked: Sequence[str] | None, catalog: Catalog) -> list[str]:
 def _ways(
     args: argparse.Namespace, slo: Slo, pinned: Sequence[str], stacks: ExitStack
 ) -> Mapping[str, tuple[str, Slo]]:
-    """Return where to ask, and with which promise, by name."""
+    """Return URL and SLO by name."""
     url = args.url or stacks.enter_context(fresh_stack(args.model_repository)).http_url
     ways = {ROUTED: (url, slo)}
     ways |= {name: (url, replace(slo, variant=name)) for name in pinned}
@@ -120,12 +130,12 @@ def _ways(
 
 
 async def _play(url: str, requests: Iterator[Request], loop: Loop) -> Found:
-    async with load_clients.of(url) as door:
-        return await closed_loop.play(door, requests, loop)
+    async with load_clients.of(url) as load_client:
+        return await closed_loop.play(load_client, requests, loop)
 
 
 def endless(examples: Sequence[Example], slo: Slo) -> Iterator[Request]:
-    """Yield the questions again and again, all under one promise."""
+    """Yield the questions endlessly, all with the same SLO."""
     for index, example in enumerate(itertools.cycle(examples)):
         yield Request(index, 0.0, slo, example)
 

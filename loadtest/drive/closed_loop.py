@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
-from loadtest.drive.load_clients import Door
+from loadtest.drive.load_clients import LoadClient
 from loadtest.drive.outcomes import UNREACHED, Outcome, Result, TargetLost
 from loadtest.drive.schedule import Request
 
@@ -42,7 +42,7 @@ class Found:
         return {name: round(getattr(self, name), 4) for name in self.__slots__}
 
 
-async def play(door: Door, requests: Iterator[Request], loop: Loop) -> Found:
+async def play(load_client: LoadClient, requests: Iterator[Request], loop: Loop) -> Found:
     """Run the loop and return what the callers got; requests under way at its end count, too.
 
     Raises: TargetLost, when a request gets no reply and the server is gone.
@@ -57,14 +57,14 @@ async def play(door: Door, requests: Iterator[Request], loop: Loop) -> Found:
         while now_ms() < loop.seconds * 1e3:
             sent_ms = now_ms()
             request = replace(next(requests), at_ms=sent_ms)
-            reply = await door.ask(request)
+            reply = await load_client.ask(request)
             seen.append(Result(request, sent_ms, now_ms(), reply))
             if reply.outcome in UNREACHED:
-                await door.probe()
+                await load_client.probe()
             if loop.honour and reply.outcome is Outcome.SHED:
                 await asyncio.sleep(reply.retry_after_s)
 
-    await door.ready()
+    await load_client.ready()
     try:
         async with asyncio.TaskGroup() as group:
             for _ in range(loop.callers):

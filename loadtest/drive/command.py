@@ -47,27 +47,47 @@ class NothingToDrive(BertierError):
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to `bertier-loadtest`."""
-    text = "requests on a schedule (open loop), with promises; attainment, F1 and an HTML report"
+    text = "send requests with SLOs on a schedule (open loop); attainment, F1 and an HTML report"
     command = commands.add_parser("drive", help=text, description=text)
     add = command.add_argument
     add("--url", help="http://HOST:PORT or grpc://HOST:PORT; default: a fresh gateway with Triton")
-    add("--grpc", action="store_true", help="ask the fresh gateway over gRPC")
+    add("--grpc", action="store_true", help="use gRPC for the fresh gateway")
     add("--arrivals", choices=PROCESSES, default="poisson")
-    add("--rate", type=float, help="requests/s, on average; default: by --load")
-    add("--load", type=float, default=0.8, help="share of what this host's cores can do")
+    add("--rate", type=float, help="mean requests/s; default: from --load")
+    add(
+        "--load",
+        type=float,
+        default=0.8,
+        help="load as a share of the capacity of this host's cores",
+    )
     add("--seconds", type=float, default=60.0)
-    add("--mix", choices=MIXES, default="mixed", help="of promises")
-    add("--trace", type=Path, help="CSV (loadtest/lab/traces.py) in place of the four above")
+    add("--mix", choices=MIXES, default="mixed", help="mix of SLOs")
+    add(
+        "--trace",
+        type=Path,
+        help="CSV trace (loadtest/lab/traces.py) instead of the four flags above",
+    )
     add("--seed", type=int, default=1)
     add("--data", help="SQuAD-format file; default: the shipped sample")
     add("--questions", type=int, help="how many of them; default: all")
     add("--model-repository", type=Path, default=Path("model_repository"))
-    add("--folder", type=Path, default=Path("runs/drive"), help="of the results; replaced")
     add(
-        "--min-attainment", type=float, default=0.0, help="joint, of feasible requests; else exit 1"
+        "--folder",
+        type=Path,
+        default=Path("runs/drive"),
+        help="folder of the results; its content is replaced",
     )
     add(
-        "--max-send-lag-ms", type=float, default=MAX_LAG_MS, help="p99; above, the run is not valid"
+        "--min-attainment",
+        type=float,
+        default=0.0,
+        help="exit with 1 below this joint attainment of feasible requests",
+    )
+    add(
+        "--max-send-lag-ms",
+        type=float,
+        default=MAX_LAG_MS,
+        help="limit on the p99 send lag of a valid run",
     )
     command.set_defaults(run=_drive)
 
@@ -125,8 +145,8 @@ def _target(args: argparse.Namespace) -> Iterator[str]:
 
 
 async def _play(url: str, planned: Schedule, folder: Folder) -> Run:
-    async with load_clients.of(url) as door:
-        return await open_loop.play(planned, door, seen=folder.keep)
+    async with load_clients.of(url) as load_client:
+        return await open_loop.play(planned, load_client, seen=folder.keep)
 
 
 def _facts(args: argparse.Namespace, run: Run, planned: Schedule) -> dict[str, str]:

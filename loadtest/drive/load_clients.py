@@ -1,4 +1,4 @@
-"""How a request travels: HTTP or gRPC, with its promise. A door is made in the loop that uses it."""
+"""Load clients: send a request with its SLO over HTTP or gRPC. Create one in the loop that uses it."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from loadtest.drive.outcomes import Outcome, Reply, TargetLost
 from loadtest.drive.schedule import Request, headers
 
 PROBE_TIMEOUT_S = 5.0
-CHANNELS = 4  # one alone is a bottleneck at high rates
-GRACE_MS = 2_000.0  # after the deadline; the server had to say something by then
+CHANNELS = 4  # a single channel is a bottleneck at high rates
+GRACE_MS = 2_000.0  # the client waits this long past the deadline for a reply
 
 
-class Door(Protocol):
-    """One way into one server."""
+class LoadClient(Protocol):
+    """A client of one server over one protocol."""
 
     where: str
 
     async def ask(self, request: Request) -> Reply:
-        """Ask once, and say what came back; never raises for what a server or network does."""
+        """Send one request and return the reply; never raises for server or network faults."""
 
     async def probe(self) -> None:
-        """Return if the server is there. Raises: TargetLost."""
+        """Return if the server is alive. Raises: TargetLost."""
 
     async def ready(self) -> None:
         """Return if the server can answer questions. Raises: TargetLost."""
@@ -59,7 +59,7 @@ def _patience_s(request: Request) -> float:
     return (request.slo.timeout_ms + GRACE_MS) / 1e3
 
 
-class HttpDoor(_Closing):
+class HttpLoadClient(_Closing):
     """POST /v1/answer of a gateway."""
 
     def __init__(self, url: str) -> None:
@@ -109,13 +109,13 @@ _INFEASIBLE = "infeasible"
 
 
 def _from_http(status: int, said: Mapping[str, str], body: bytes) -> Reply:
-    told = _object(body)
-    if status == 200 and "answer" in told:
-        promise = told.get("slo")  # unrounded, where the headers round
-        exact = promise if isinstance(promise, dict) else {}
+    reply_body = _object(body)
+    if status == 200 and "answer" in reply_body:
+        slo_body = reply_body.get("slo")  # unrounded, where the headers round
+        exact = slo_body if isinstance(slo_body, dict) else {}
         return Reply(
             Outcome.ANSWERED,
-            answer=str(told["answer"]),
+            answer=str(reply_body["answer"]),
             plan=said.get("SLO-Plan", ""),
             variant=said.get("SLO-Variant", ""),
             met=said.get("SLO-Met", ""),
@@ -123,9 +123,9 @@ def _from_http(status: int, said: Mapping[str, str], body: bytes) -> Reply:
             predicted_ms=float(exact.get("predicted_ms", inf)),
         )
     outcome = _OF_HTTP.get(status, Outcome.FAILED)
-    if str(told.get("type", "")).endswith(f":{_INFEASIBLE}"):
+    if str(reply_body.get("type", "")).endswith(f":{_INFEASIBLE}"):
         outcome = Outcome.REFUSED
-    words = told.get("detail") or body[:200].decode(errors="replace")
+    words = reply_body.get("detail") or body[:200].decode(errors="replace")
     retry_after = said.get("Retry-After", "")
     wait_s = float(retry_after) if retry_after.isdecimal() else 0.0
     return Reply(outcome, f"{status}: {words}", retry_after_s=wait_s)
@@ -139,7 +139,7 @@ def _object(body: bytes) -> dict[str, object]:
     return found if isinstance(found, dict) else {}
 
 
-class GrpcDoor(_Closing):
+class GrpcLoadClient(_Closing):
     """bertier.v1.QuestionAnswering/Answer of a gateway."""
 
     def __init__(self, target: str) -> None:
@@ -214,11 +214,11 @@ def _from_grpc(exc: grpc.aio.AioRpcError) -> Reply:
     return Reply(outcome, f"{code.name}: {exc.details()}", retry_after_s=wait_s)
 
 
-def of(url: str) -> HttpDoor | GrpcDoor:
-    """Return the door that a URL names: http://host:port or grpc://host:port. Raises: TargetLost."""
+def of(url: str) -> HttpLoadClient | GrpcLoadClient:
+    """Return the client for http://host:port or grpc://host:port. Raises: TargetLost."""
     parts = urlsplit(url)
     if parts.scheme == "http" and parts.netloc:
-        return HttpDoor(url)
+        return HttpLoadClient(url)
     if parts.scheme == "grpc" and parts.netloc:
-        return GrpcDoor(parts.netloc)
+        return GrpcLoadClient(parts.netloc)
     raise TargetLost(f"{url!r}: give http://HOST:PORT or grpc://HOST:PORT")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from loadtest.drive.load_clients import Door
+from loadtest.drive.load_clients import LoadClient
 from loadtest.drive.outcomes import UNREACHED, Result, TargetLost
 from loadtest.drive.schedule import Request, Schedule
 
@@ -62,16 +62,16 @@ class Run:
 
 @dataclass
 class Drive:
-    """One run against one door; what was seen so far stays in `seen` when it breaks off."""
+    """One run over one load client; `seen` holds the results so far, also when the run breaks."""
 
-    door: Door
+    load_client: LoadClient
     seen: list[Result] = field(default_factory=list)
     _lost: TargetLost | None = None
     _probing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def play(self, schedule: Schedule) -> Run:
         """Send everything and wait for all replies. Raises: TargetLost."""
-        await self.door.ready()
+        await self.load_client.ready()
         with _attentive():
             cpu_s, began = time.process_time(), time.perf_counter()
             await self._send(schedule, began + LEAD_S)
@@ -83,7 +83,7 @@ class Drive:
         p50, p99 = np.quantile(lags, (0.5, 0.99))
         share = (time.process_time() - cpu_s) / wall_s
         client = Client(float(p50), float(p99), float(lags.max()), share)
-        return Run(self.door.where, tuple(self.seen), client)
+        return Run(self.load_client.where, tuple(self.seen), client)
 
     async def _send(self, schedule: Schedule, began: float) -> None:
         running: set[asyncio.Task[None]] = set()
@@ -103,7 +103,7 @@ class Drive:
 
     async def _one(self, request: Request, began: float, total: int) -> None:
         sent_ms = (time.perf_counter() - began) * 1e3
-        reply = await self.door.ask(request)
+        reply = await self.load_client.ask(request)
         ended_ms = (time.perf_counter() - began) * 1e3
         self.seen.append(Result(request, sent_ms, ended_ms, reply))
         if reply.outcome in UNREACHED:
@@ -115,7 +115,7 @@ class Drive:
             if self._lost is not None:
                 return
             try:
-                await self.door.probe()
+                await self.load_client.probe()
             except TargetLost as exc:
                 answered = sum(r.answered for r in self.seen)
                 self._lost = TargetLost(
@@ -126,10 +126,10 @@ class Drive:
 
 
 async def play(
-    schedule: Schedule, door: Door, seen: Callable[[list[Result]], None] | None = None
+    schedule: Schedule, load_client: LoadClient, seen: Callable[[list[Result]], None] | None = None
 ) -> Run:
-    """Play a schedule; `seen` is told what there is, also of a run that breaks. Raises: TargetLost."""
-    drive = Drive(door)
+    """Play a schedule; `seen` gets the results, also of a run that breaks. Raises: TargetLost."""
+    drive = Drive(load_client)
     try:
         return await drive.play(schedule)
     finally:

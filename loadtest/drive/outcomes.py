@@ -1,4 +1,4 @@
-"""What came back to one request, and what that was worth."""
+"""The outcome of one request, and whether it met its SLO."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from optimizer.data import evaluate
 
 class Outcome(StrEnum):
     ANSWERED = "answered"
-    SHED = "shed"  # not now: 429, RESOURCE_EXHAUSTED
-    REFUSED = "refused"  # not ever: 422 infeasible, FAILED_PRECONDITION
+    SHED = "shed"  # refused for load: 429, RESOURCE_EXHAUSTED
+    REFUSED = "refused"  # infeasible SLO: 422, FAILED_PRECONDITION
     EXPIRED = "expired"  # the server's deadline: 504, DEADLINE_EXCEEDED
     FAILED = "failed"  # any other answer of the server
     LOST = "lost"  # the connection was refused or broke
-    SILENT = "silent"  # nothing came as long as the client waited
+    SILENT = "silent"  # no reply while the client waited
 
 
 UNREACHED = (Outcome.LOST, Outcome.SILENT)
@@ -27,22 +27,22 @@ UNREACHED = (Outcome.LOST, Outcome.SILENT)
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a server said to one request."""
+    """The reply of a server to one request."""
 
     outcome: Outcome
-    detail: str = ""  # of what is no answer: the status and the server's words
+    detail: str = ""  # without an answer: the status and the server's message
     answer: str = ""
     plan: str = ""
     variant: str = ""
     met: str = ""  # SLO-Met
     certified_f1: float = 0.0
     predicted_ms: float = inf
-    retry_after_s: float = 0.0  # of a refusal: when it is said to be worth coming back
+    retry_after_s: float = 0.0  # Retry-After of a refusal
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One request and what became of it; times in ms since the start of the run."""
+    """One request with its reply; times in ms since the start of the run."""
 
     request: Request
     sent_ms: float
@@ -55,7 +55,7 @@ class Result:
 
     @property
     def lag_ms(self) -> float:
-        """Return how late it was sent: the client's fault, or the host's."""
+        """Return how late the client sent it."""
         return self.sent_ms - self.request.at_ms
 
     @property
@@ -76,7 +76,7 @@ class Result:
 
     @property
     def certified(self) -> bool:
-        """Did the plan that answered promise what was asked for?"""
+        """Return whether the plan that answered is certified for the requested floor."""
         return self.answered and self.reply.certified_f1 >= self.request.slo.min_f1 - 1e-6
 
     def as_json(self) -> dict[str, Any]:

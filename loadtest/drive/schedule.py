@@ -28,7 +28,7 @@ SLO_DIGITS = 9  # after the point, in a header
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One question, due at a time, with its promise."""
+    """One question with its SLO and the time at which it is due."""
 
     index: int
     at_ms: float  # since the start of the run
@@ -98,7 +98,7 @@ def capacity_per_s(repository: Path, examples: Sequence[Example]) -> float:
 
 
 def mix_of(catalog: Catalog, name: str) -> Mix:
-    """Return the lab's mix of this name for what the catalog can promise."""
+    """Return the lab's mix of this name, with SLOs that the catalog can meet."""
     return mixes.MIXES[name](catalog)
 
 

@@ -32,18 +32,23 @@ Result = dict[str, Any]
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to `bertier-loadtest`."""
-    text = "the same traces on the lab's engine and on a fresh gateway with Triton, compared"
+    text = "compare the lab's engine with a fresh gateway and Triton on the same traces"
     command = commands.add_parser("emulator", help=text, description=text)
     add = command.add_argument
     add("--arrivals", nargs="+", choices=PROCESSES, default=["poisson", "mmpp"])
     add("--loads", nargs="+", type=float, default=[0.5, 0.8, 1.2, 2.0, 5.0])
     add("--mix", choices=mixes.MIXES, default="mixed")
-    add("--seconds", type=float, default=60.0, help="of each trace")
+    add("--seconds", type=float, default=60.0, help="seconds of each trace")
     add("--seed", type=int, default=1)
     add("--questions", type=int, help="of the shipped sample; default: all")
     add("--model-repository", type=Path, default=Path("model_repository"))
-    add("--folder", type=Path, default=Path("runs/emulator"), help="what is measured; kept")
-    add("--max-send-lag-ms", type=float, default=MAX_LAG_MS, help="p99; above, a run is not valid")
+    add("--folder", type=Path, default=Path("runs/emulator"), help="folder of the measurements")
+    add(
+        "--max-send-lag-ms",
+        type=float,
+        default=MAX_LAG_MS,
+        help="limit on the p99 send lag of a valid run",
+    )
     command.set_defaults(run=_emulator)
 
 
@@ -85,7 +90,7 @@ class _Runs:
         args = self._args
         trace = self._trace(process, load, args.seconds, args.seed)
         found = self._play(f"{process}-{load:g}-{args.seed}", trace)
-        world = comparison.told(self._world, costs, len(trace) / args.seconds)
+        world = comparison.with_costs(self._world, costs, len(trace) / args.seconds)
         return comparison.compare(world, trace, found.fates, args.seed)
 
     def _calibrated(self, load: float, seed: int) -> Calibration:

@@ -39,7 +39,7 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """CPU time beside the models, ms: what the lab is told of this host."""
+    """CPU time besides the models, ms: parameters of the lab's host."""
 
     answer: float  # of the gateway's thread, a request that is read
     refusal: float  # the same, one that is refused
@@ -51,7 +51,7 @@ class Costs:
 def costs(runs: Sequence[Calibration]) -> Costs:
     """Return the costs that explain these runs best (least squares); none is less than nothing.
 
-    Runs differ in rate and in the share that is refused: else the three of the gateway are not told apart.
+    Runs differ in rate and in the share that is refused: otherwise the gateway's three costs cannot be separated.
     """
     spent = [run.played.spent for run in runs]
     refused = np.array([run.played.count(End.REFUSED) for run in runs], dtype=float)
@@ -72,7 +72,7 @@ def costs(runs: Sequence[Calibration]) -> Costs:
     )
 
 
-def told(world: World, found: Costs, rate: float) -> World:
+def with_costs(world: World, found: Costs, rate: float) -> World:
     """Return the world with these costs, when `rate` requests come a second."""
     return replace(
         world,
@@ -162,8 +162,8 @@ def table_row(found: Difference) -> tuple[str, ...]:
 
 def plain(found: Difference) -> dict[str, Any]:
     """Return a difference as JSON has it."""
-    told = {k: _json(v) for k, v in asdict(found).items()}
-    return told | {"apart": _json(found.apart), "within": found.within}
+    values = {k: _json(v) for k, v in asdict(found).items()}
+    return values | {"apart": _json(found.apart), "within": found.within}
 
 
 def _json(value: Any) -> Any:

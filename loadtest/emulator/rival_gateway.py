@@ -27,7 +27,7 @@ from gateway.settings import Settings
 from loadtest.lab import contenders, recording
 from loadtest.lab.engine import Policy
 from loadtest.lab.rivals import RIVALS_QUANTILE
-from loadtest.lab.traces import Asked
+from loadtest.lab.traces import TraceRequest
 from loadtest.lab.world import Times, World
 
 PORTS = ("http_port", "grpc_port", "triton_grpc_port", "triton_metrics_port")
@@ -49,7 +49,7 @@ class Rival:
         """Return what the rival takes. It knows of no failure and of no pinned variant."""
         now_ms = (time.monotonic() - self._began_s) * 1e3
         direct = [o for o in options if len(o.plan.variants) == 1]
-        option = self._rival.decide(Asked(0, now_ms, slo, 0), direct, spent_ms, now_ms)
+        option = self._rival.decide(TraceRequest(0, now_ms, slo, 0), direct, spent_ms, now_ms)
         if option is None:
             return Decision(None, Reason.BUSY)
         return Decision(option, Reason.MEETS_SLO, policy.find_violations(option, slo, spent_ms))
@@ -64,7 +64,7 @@ class RivalService(AnswerService):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until told to stop."""
+    """Serve until stopped."""
     args = _parser().parse_args(argv)
     catalog = store.read(args.model_repository)
     recorded = recording.of_catalog(args.model_repository, None, args.questions, args.recorded)

@@ -55,19 +55,24 @@ class UnknownRival(BertierError):
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to `bertier-loadtest`."""
-    text = "other ways to choose in a real gateway with Triton, beside ours, on the same traces"
+    text = "compare rival policies with ours in a real gateway with Triton, on the same traces"
     command = commands.add_parser("rivals", help=text, description=text)
     add = command.add_argument
-    add("--policies", nargs="+", help="default: all but those that batch or draw lots")
+    add("--policies", nargs="+", help="default: all but those that batch or choose at random")
     add("--arrivals", nargs="+", choices=PROCESSES, default=["poisson", "mmpp"])
     add("--loads", nargs="+", type=float, default=[0.9, 1.2, 2.0, 5.0])
     add("--mix", choices=mixes.MIXES, default="mixed")
-    add("--seconds", type=float, default=20.0, help="of each trace")
+    add("--seconds", type=float, default=20.0, help="seconds of each trace")
     add("--rounds", type=int, default=2, help="each with a seed of its own; policies take turns")
     add("--questions", type=int, help="of the shipped sample; default: all")
     add("--model-repository", type=Path, default=Path("model_repository"))
-    add("--folder", type=Path, default=Path("runs/rivals"), help="what is measured; kept")
-    add("--max-send-lag-ms", type=float, default=MAX_LAG_MS, help="p99; above, a run is not valid")
+    add("--folder", type=Path, default=Path("runs/rivals"), help="folder of the measurements")
+    add(
+        "--max-send-lag-ms",
+        type=float,
+        default=MAX_LAG_MS,
+        help="limit on the p99 send lag of a valid run",
+    )
     command.set_defaults(run=_rivals)
 
 

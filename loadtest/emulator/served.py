@@ -1,4 +1,4 @@
-"""Traces played on a real gateway with Triton: each once, kept, and told as the lab tells its own."""
+"""Plays traces on a real gateway with Triton, once each; stores the results in the lab's format."""
 
 from __future__ import annotations
 
@@ -138,8 +138,8 @@ async def _drive(
 ) -> tuple[tuple[Result, ...], Spent, Client]:
     gateway, client_s = psutil.Process(stack.pid), time.process_time()
     before = _cpu_ms(gateway)
-    async with load_clients.HttpDoor(stack.http_url) as door:
-        run = await open_loop.play(schedule.of_trace(trace, examples), door)
+    async with load_clients.HttpLoadClient(stack.http_url) as load_client:
+        run = await open_loop.play(schedule.of_trace(trace, examples), load_client)
     own_ms, others_ms = (b - a for a, b in zip(before, _cpu_ms(gateway), strict=True))
     client_ms = (time.process_time() - client_s) * 1e3
     return run.results, Spent(own_ms, client_ms, others_ms), run.client

@@ -63,10 +63,10 @@ class Balancer:
 
     def _servers(self) -> list[dict[str, str]]:
         try:
-            with socket.create_connection(("127.0.0.1", self.stats), timeout=5) as door:
-                door.sendall(b"show stat\n")
-                with door.makefile() as told:
-                    return list(csv.DictReader(told.read().removeprefix("# ").splitlines()))
+            with socket.create_connection(("127.0.0.1", self.stats), timeout=5) as connection:
+                connection.sendall(b"show stat\n")
+                with connection.makefile() as reply:
+                    return list(csv.DictReader(reply.read().removeprefix("# ").splitlines()))
         except OSError:
             return []
 

@@ -22,7 +22,7 @@ TIMEOUTS = 4.0  # targets, until the deadline
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to `bertier-loadtest`."""
-    text = "what callers notice when a gateway or a Triton dies, models change, gateways restart"
+    text = "measure what callers notice when a gateway or a Triton dies, models change, gateways restart"
     command = commands.add_parser("scale-out", help=text, description=text)
     add = command.add_argument
     add("--rate", type=float, default=18.0, help="requests/s; a third each: HTTP, gRPC, client")
@@ -35,7 +35,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def promise(latency_ms: float, min_f1: float) -> Slo:
-    """Return the promise of every request."""
+    """Return the SLO of every request."""
     policy, timeout_ms = SloPolicy.PREFER_LATENCY, TIMEOUTS * latency_ms
     return Slo(latency_ms, min_f1, policy, timeout_ms, "standard")
 

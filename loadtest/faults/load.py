@@ -1,4 +1,4 @@
-"""Callers that ask at a steady rate, whatever comes back, over HTTP, gRPC and our client, until told to stop."""
+"""Callers at a steady rate over HTTP, gRPC and the `bertier` client, until they are stopped."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Protocol
 
 import bertier
 from gateway.domain import Slo
-from loadtest.drive.load_clients import GrpcDoor, HttpDoor
+from loadtest.drive.load_clients import GrpcLoadClient, HttpLoadClient
 from loadtest.drive.outcomes import Outcome, Reply, Result
 from loadtest.drive.schedule import Request
 from loadtest.faults.phases import CLIENT
@@ -28,7 +28,7 @@ class Asker(Protocol):
     async def close(self) -> None: ...
 
 
-class ClientDoor:
+class BertierLoadClient:
     """`bertier.AsyncClient`, which asks again what failed for a passing reason."""
 
     def __init__(self, url: str) -> None:
@@ -80,18 +80,18 @@ class Load:
         self._stop.set()
 
     def run(self) -> None:
-        """Ask until told to stop, then wait for what is under way."""
+        """Send requests until stopped, then wait for those in flight."""
         asyncio.run(self._run())
 
     async def _run(self) -> None:
         async with AsyncExitStack() as stack:
             ways: dict[str, Asker] = {
-                "HTTP": HttpDoor(self.http_url),
-                "gRPC": GrpcDoor(self.grpc_url.removeprefix("grpc://")),
-                CLIENT: ClientDoor(self.grpc_url),
+                "HTTP": HttpLoadClient(self.http_url),
+                "gRPC": GrpcLoadClient(self.grpc_url.removeprefix("grpc://")),
+                CLIENT: BertierLoadClient(self.grpc_url),
             }
-            for door in ways.values():
-                stack.push_async_callback(door.close)
+            for load_client in ways.values():
+                stack.push_async_callback(load_client.close)
             running: set[asyncio.Task[None]] = set()
             turns = itertools.cycle(ways.items())
             for request in self._requests():
@@ -108,10 +108,10 @@ class Load:
         for index, example in enumerate(itertools.cycle(self.examples)):
             yield Request(index, first_ms + 1e3 * index / self.rate, self.slo, example)
 
-    async def _ask(self, way: str, door: Asker, request: Request) -> None:
+    async def _ask(self, way: str, load_client: Asker, request: Request) -> None:
         sent_ms = self.now_ms
         self.under_way.add(request.index)
-        reply = await door.ask(request)
+        reply = await load_client.ask(request)
         self.under_way.discard(request.index)
         self.results.append((way, Result(request, sent_ms, self.now_ms, reply)))
 

@@ -1,8 +1,8 @@
-"""`bertier-loadtest overload`: does a gateway go on doing useful work when it is asked for too much?
+"""`bertier-loadtest overload`: goodput of a gateway at loads above its capacity.
 
 Open loop: requests are sent when they are due, also when nothing comes back. Capacity is measured first,
 by raising the rate until no more is answered; then the rate goes from half of it to
-twice as much. Goodput: requests whose promise was kept, in time and with their floor, per second.
+twice as much. Goodput: requests per second that met their SLO, in time and with their floor.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rich.table import Table
 from gateway.catalog import store
 from loadtest.drive import attainment, load_clients, open_loop, schedule
 from loadtest.drive.attainment import Summary
-from loadtest.drive.load_clients import Door
+from loadtest.drive.load_clients import LoadClient
 from loadtest.drive.schedule import Request
 from loadtest.lab.mixes import MIXES
 from loadtest.sample import questions
@@ -83,12 +83,17 @@ def verdict(steps: Sequence[Step]) -> Result:
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to `bertier-loadtest`."""
-    text = "goodput from half of the measured capacity to twice as much (open loop)"
+    text = "measure goodput from half to twice the measured capacity (open loop)"
     command = commands.add_parser("overload", help=text, description=text)
     add = command.add_argument
     add("--url", help="http://HOST:PORT or grpc://HOST:PORT; default: a fresh gateway with Triton")
-    add("--mix", choices=MIXES, default="mixed", help="of promises")
-    add("--seconds", type=float, default=20.0, help="of each load; half of it of each step before")
+    add("--mix", choices=MIXES, default="mixed", help="mix of SLOs")
+    add(
+        "--seconds",
+        type=float,
+        default=20.0,
+        help="seconds at each load; steps of the capacity search take half",
+    )
     add("--capacity", type=float, help="requests/s; default: measured")
     add("--seed", type=int, default=1)
     add("--data", help="SQuAD-format file; default: the shipped sample")
@@ -117,17 +122,19 @@ def _run(args: argparse.Namespace) -> tuple[bool, Result]:
 async def _measure(
     args: argparse.Namespace, url: str, plan: Plan, guess: float
 ) -> tuple[float, list[Step]]:
-    async with load_clients.of(url) as door:
-        capacity = args.capacity or await _capacity(door, plan, guess, args.seconds / 2)
-        steps = [await _step(door, plan, load, load * capacity, args.seconds) for load in LOADS]
+    async with load_clients.of(url) as load_client:
+        capacity = args.capacity or await _capacity(load_client, plan, guess, args.seconds / 2)
+        steps = [
+            await _step(load_client, plan, load, load * capacity, args.seconds) for load in LOADS
+        ]
     return capacity, steps
 
 
-async def _capacity(door: Door, plan: Plan, guess: float, seconds: float) -> float:
+async def _capacity(load_client: LoadClient, plan: Plan, guess: float, seconds: float) -> float:
     """Return the most that is answered per second: the rate rises until twice no more is answered."""
     rate, best, in_vain = FIRST_LOAD * guess, 0.0, 0
     for _ in range(MOST_STEPS):
-        found = await _step(door, plan, rate / guess, rate, seconds)
+        found = await _step(load_client, plan, rate / guess, rate, seconds)
         in_vain = in_vain + 1 if found.answered < GAIN * best else 0
         best = max(best, found.answered)
         if in_vain == 2:
@@ -136,8 +143,10 @@ async def _capacity(door: Door, plan: Plan, guess: float, seconds: float) -> flo
     return best
 
 
-async def _step(door: Door, plan: Plan, load: float, rate: float, seconds: float) -> Step:
-    run = await open_loop.play(plan(rate, seconds), door)
+async def _step(
+    load_client: LoadClient, plan: Plan, load: float, rate: float, seconds: float
+) -> Step:
+    run = await open_loop.play(plan(rate, seconds), load_client)
     step = step_of(load, rate, attainment.summarize(run), run.client.complaint())
     print(
         f"{rate:.1f}/s: goodput {step.goodput:.1f}/s, answered {step.answered:.1f}/s,"

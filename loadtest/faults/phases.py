@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from loadtest.drive.outcomes import Outcome, Result
 
-STREAK = 12  # promises kept in a row that count as recovered
+STREAK = 12  # this many met SLOs in a row count as recovered
 RECOVERY_S = 5.0
 CLIENT = "client"  # the way that asks again by itself
 REFUSED = (Outcome.SHED, Outcome.REFUSED)
@@ -65,7 +65,7 @@ class Episode:
         return sum(row.lost for row in self.rows)
 
     def complaint(self) -> str:
-        """Return what is not as promised; empty: nothing."""
+        """Return what misses its objective; empty: nothing."""
         calm = self.rows[0].lost
         lost = self.lost if self.in_flight is None else calm + self.in_flight.lost_beside
         if lost:
@@ -75,7 +75,7 @@ class Episode:
         if failed := sum(r.client_failed for r in self.rows):
             return f"{self.event}: {failed} failed although the client asked again"
         if self.recovered_s > RECOVERY_S:
-            return f"{self.event}: recovered after {self.recovered_s:.1f} s, promised are {RECOVERY_S:g}"
+            return f"{self.event}: recovered after {self.recovered_s:.1f} s, the objective is {RECOVERY_S:g} s"
         return ""
 
 
@@ -84,7 +84,7 @@ def kept(result: Result) -> bool:
 
 
 def recovered_s(seen: Seen, event_ms: float) -> float | None:
-    """Return how long after an event the next streak of kept promises began; None: not yet.
+    """Return how long after an event the next streak of met SLOs began; None: not yet.
 
     What was under way at the event counts, too.
     """

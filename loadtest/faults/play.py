@@ -36,7 +36,7 @@ class Play:
         time.sleep(self.calm_s)
 
     def event(self, name: str, act: Callable[[], None]) -> Episode:
-        """Let something happen, wait until promises are kept again, and a while; return what it did.
+        """Run an event, wait until SLOs are met again and a while longer; return its effect.
 
         Raises: StackError.
         """
@@ -116,10 +116,10 @@ class Play:
         return self.event("rolling restart", restart)
 
     def wait_for_recovery(self, event_ms: float) -> None:
-        """Return when promises are kept again after a moment. Raises: StackError."""
+        """Return when SLOs are met again. Raises: StackError."""
         until(
             lambda: phases.recovered_s(tuple(self.load.results), event_ms) is not None,
-            f"{phases.STREAK} promises in a row are kept",
+            f"{phases.STREAK} SLOs in a row are met",
         )
 
     def _seen(self) -> phases.Seen:

@@ -1,4 +1,4 @@
-"""How many replicas, of which variants, keep a promise on a trace; what one more nine costs.
+"""Capacity planning: the replicas and variants that meet an SLO on a trace, and what one more nine costs.
 
 A replica is a host like the one emulated, with every chosen variant loaded. Replicas are one pool:
 a balancer that never errs, so a real one needs a little more.

@@ -41,28 +41,37 @@ SHOWN = (
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the lab's commands to `bertier-loadtest`."""
     default = Grid()
-    text = "the gateway's policy against every rival, on a virtual clock"
+    text = "compare the gateway's policy with every rival, on a virtual clock"
     lab = _command(commands, "lab", text, _lab)
     lab.add_argument("--arrivals", nargs="+", choices=PROCESSES, default=default.arrivals)
     lab.add_argument("--loads", nargs="+", type=float, default=default.loads)
     lab.add_argument("--mixes", nargs="+", choices=MIXES, default=default.mixes)
     lab.add_argument("--seeds", type=int, default=default.seeds)
-    lab.add_argument("--seconds", type=float, default=default.seconds, help="of a trace, virtual")
+    lab.add_argument(
+        "--seconds", type=float, default=default.seconds, help="virtual length of a trace"
+    )
     lab.add_argument("--policies", nargs="+", default=default.policies, help="default: all")
     lab.add_argument(
-        "--workers", type=int, default=usable_cores(), help="processes; default: cores"
+        "--workers", type=int, default=usable_cores(), help="processes; default: number of cores"
     )
-    lab.add_argument("--full", action="store_true", help="the grid of `make prove`")
-    lab.add_argument("--record", action="store_true", help="only record the answers")
-    lab.add_argument("--traces", type=Path, help="only write the grid's traces there, as CSV")
-    text = "a gateway's recorded decisions, under another catalog or policy"
+    lab.add_argument("--full", action="store_true", help="run the grid of `make prove`")
+    lab.add_argument("--record", action="store_true", help="record the answers and stop")
+    lab.add_argument(
+        "--traces", type=Path, help="write the grid's traces to this folder as CSV and stop"
+    )
+    text = "replay a gateway's recorded decisions with another catalog or policy"
     again = _command(commands, "replay", text, _replay)
     again.add_argument("record", type=Path, help="JSON lines; see loadtest/lab/replay.py")
     again.add_argument("--policy", default=contenders.OURS)
-    text = "which variants and how many replicas keep a promise on a trace"
+    text = "find the variants and the number of replicas that meet an SLO on a trace"
     plan = _command(commands, "plan", text, _plan)
     plan.add_argument("--trace", type=Path, required=True, help="CSV; see loadtest/lab/traces.py")
-    plan.add_argument("--target", type=float, default=0.99, help="share of feasible requests")
+    plan.add_argument(
+        "--target",
+        type=float,
+        default=0.99,
+        help="share of feasible requests that must meet their SLO",
+    )
 
 
 def _command(
@@ -72,16 +81,25 @@ def _command(
     parser.add_argument("--data", help="SQuAD-format file; default: the shipped sample")
     parser.add_argument("--questions", type=int, help="how many of them; default: all")
     parser.add_argument("--model-repository", type=Path, default=Path("model_repository"))
-    parser.add_argument("--folder", type=Path, default=Path("runs/lab"), help="of what is kept")
-    parser.add_argument("--cores", type=int, default=2, help="of the emulated host")
-    parser.add_argument("--times", type=Times, choices=list(Times), default=Times.PROFILE)
-    parser.add_argument("--gateway-cpu-ms", type=float, default=GATEWAY_CPU_MS, help="a request")
     parser.add_argument(
-        "--refusal-cpu-ms", type=float, default=REFUSAL_CPU_MS, help="before parsing"
+        "--folder", type=Path, default=Path("runs/lab"), help="folder of the results"
     )
-    text = "of the gateway's thread, a model's being 1"
+    parser.add_argument("--cores", type=int, default=2, help="cores of the emulated host")
+    parser.add_argument("--times", type=Times, choices=list(Times), default=Times.PROFILE)
+    parser.add_argument(
+        "--gateway-cpu-ms",
+        type=float,
+        default=GATEWAY_CPU_MS,
+        help="CPU ms of the gateway per request",
+    )
+    parser.add_argument(
+        "--refusal-cpu-ms", type=float, default=REFUSAL_CPU_MS, help="CPU ms of a refusal"
+    )
+    text = "share of a core for the gateway's thread, relative to a model's"
     parser.add_argument("--gateway-weight", type=float, default=GATEWAY_WEIGHT, help=text)
-    parser.add_argument("--contention", type=float, default=1.0, help="stretch when several run")
+    parser.add_argument(
+        "--contention", type=float, default=1.0, help="slow-down when several models run"
+    )
     parser.set_defaults(run=run)
     return parser
 

@@ -18,9 +18,9 @@ from gateway.request.cascade import RESERVE
 from gateway.routing import admission
 from gateway.routing.admission import AdmissionQueue, Waiting
 from gateway.routing.policy import escalation_left_ms
-from loadtest.lab.host import Host, Job
+from loadtest.lab.host import EmulatedHost, HostJob
 from loadtest.lab.prediction import Ticket
-from loadtest.lab.traces import Asked, Trace
+from loadtest.lab.traces import Trace, TraceRequest
 from loadtest.lab.world import World
 
 GATEWAY = "(gateway)"  # its event loop: one thread
@@ -41,11 +41,13 @@ class Policy(Protocol):
         """Return which quantile of the latency it wants predicted."""
 
     def decide(
-        self, asked: Asked, options: Sequence[Option], spent_ms: float, now_ms: float
+        self, asked: TraceRequest, options: Sequence[Option], spent_ms: float, now_ms: float
     ) -> Option | None:
         """Return one of the options, or None: refused."""
 
-    def finished(self, asked: Asked, option: Option, latency_ms: float, now_ms: float) -> None:
+    def finished(
+        self, asked: TraceRequest, option: Option, latency_ms: float, now_ms: float
+    ) -> None:
         """Learn what became of a request; `latency_ms` is inf when its deadline ended it."""
 
     def batch(self, variant: str) -> int:
@@ -130,7 +132,7 @@ class _Run:
         self._reading: set[int] = set()  # let in, and not read to their end
         self._direct = [len(p.variants) == 1 for p in world.catalog.plans]
         self._all = policy.cascades or all(self._direct)
-        self._host = Host(
+        self._host = EmulatedHost(
             world.all_cores,
             {**world.instances, GATEWAY: world.replicas, CLIENT: 1},
             contention=world.contention,
@@ -186,7 +188,7 @@ class _Run:
     def _arrived(self, i: int, now_ms: float) -> None:
         heappush(self._timers, (now_ms + self._trace[i].slo.timeout_ms, i))
         if self._world.client_cpu_ms:
-            self._host.submit(Job(i, CLIENT, self._world.client_cpu_ms), now_ms)
+            self._host.submit(HostJob(i, CLIENT, self._world.client_cpu_ms), now_ms)
         else:
             self._sent(i, now_ms)
 
@@ -195,12 +197,12 @@ class _Run:
         if self._admission is None or asked.slo.variant is not None:
             self._read(i, world.gateway_cpu_ms, now_ms)
         else:
-            self._host.submit(Job(i, GATEWAY, world.refusal_cpu_ms), now_ms)
+            self._host.submit(HostJob(i, GATEWAY, world.refusal_cpu_ms), now_ms)
 
     def _read(self, i: int, work_ms: float, now_ms: float) -> None:
         self._fates[i].unread = False
         self._reading.add(i)
-        self._host.submit(Job(i, GATEWAY, work_ms), now_ms)
+        self._host.submit(HostJob(i, GATEWAY, work_ms), now_ms)
 
     def _offer(self, i: int, now_ms: float) -> None:
         """The headers are read: wait for the turn, or, where it is now or never, be let in or refused."""
@@ -268,14 +270,14 @@ class _Run:
                 return
             self._let_in(self._index.pop(id(found)), now_ms)
 
-    def _finished(self, job: Job, now_ms: float) -> None:
+    def _finished(self, job: HostJob, now_ms: float) -> None:
         if job.place == CLIENT:
             self._sent(job.request, now_ms)
             return
         self._finished_work(job, now_ms)
         self._pump(now_ms)
 
-    def _finished_work(self, job: Job, now_ms: float) -> None:
+    def _finished_work(self, job: HostJob, now_ms: float) -> None:
         if job.place == GATEWAY and not self._fates[job.request].unread:
             self._reading.discard(job.request)
         for part in (job, *job.with_it):
@@ -319,7 +321,7 @@ class _Run:
         fate.ticket = self._prediction.started(variant, size, now_ms)
         work_ms = self._window_ms[variant][i]
         for _ in range(size.n_windows):
-            self._host.submit(Job(i, variant, work_ms), now_ms)
+            self._host.submit(HostJob(i, variant, work_ms), now_ms)
 
     def _said(self, i: int, now_ms: float) -> None:
         """A variant has answered: keep its answer, or ask the next one."""
@@ -345,7 +347,7 @@ class _Run:
         fate.stage += 1
         gives_up_ms = asked.arrival_ms + (1 - RESERVE) * asked.slo.timeout_ms
         heappush(self._timers, (gives_up_ms, i))
-        self._host.submit(Job(i, GATEWAY, self._world.escalation_cpu_ms), now_ms)
+        self._host.submit(HostJob(i, GATEWAY, self._world.escalation_cpu_ms), now_ms)
         return True
 
     def _answered(self, i: int, now_ms: float) -> None:

@@ -5,7 +5,7 @@ Instances of all variants together are more than the cores, and the kernel gives
 thread a share by its weight, at most a core: processor sharing among what runs. Models weigh 1, the
 gateway's thread what `weights` says. Two busy processes were measured at 98 % of twice the throughput
 of one (two cores, INT8, 93 requests/s against 2/21 ms), so `contention`, the stretch of work when
-several run at once, is 1 unless told otherwise.
+several run at once, is 1 by default.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from math import inf
 
 
 @dataclass(slots=True)
-class Job:
+class HostJob:
     """Work of one request that one instance does in one go: one window, or the gateway's part."""
 
     request: int
     place: str  # the queue it waits in: a variant, or the gateway
     work_ms: float  # of one core, alone
-    with_it: list[Job] = field(default_factory=list)  # of the same batch
+    with_it: list[HostJob] = field(default_factory=list)  # of the same batch
 
 
-def _never(_: Job) -> bool:
+def _never(_: HostJob) -> bool:
     return False
 
 
-def _nothing(_: Job, __: float) -> None:
+def _nothing(_: HostJob, __: float) -> None:
     return
 
 
@@ -44,7 +44,7 @@ class _Crowd:
 
     def __init__(self, weight: float) -> None:
         self.weight = weight
-        self.running: list[tuple[float, int, Job]] = []  # heap by end, in work done per job
+        self.running: list[tuple[float, int, HostJob]] = []  # heap by end, in work done per job
         self.done_ms = 0.0  # work done per job since the start
         self.rate = 1.0  # of a core, each job
 
@@ -54,7 +54,7 @@ class _Crowd:
         return max(0.0, self.running[0][0] - self.done_ms) / self.rate
 
 
-class Host:
+class EmulatedHost:
     """Processor sharing by virtual clocks, one a weight.
 
     Source: the virtual time of fair queueing (Parekh and Gallager 1993), with a core as the most that
@@ -68,16 +68,16 @@ class Host:
         *,
         contention: float = 1.0,
         weights: Mapping[str, float] | None = None,
-        begins: Callable[[Job, float], None] = _nothing,
-        dead: Callable[[Job], bool] = _never,
+        begins: Callable[[HostJob, float], None] = _nothing,
+        dead: Callable[[HostJob], bool] = _never,
         batch: Callable[[str], int] = _one,
     ) -> None:
         """`weights`: of places whose jobs do not weigh 1."""
         self._cores = cores
         self._free = dict(slots)
-        self._queues: dict[str, deque[Job]] = {place: deque() for place in slots}
+        self._queues: dict[str, deque[HostJob]] = {place: deque() for place in slots}
         self._contention = contention
-        self._begins = begins  # told of a job and the time before it runs
+        self._begins = begins  # called with a job and the time before it runs
         self._dead = dead  # nobody waits for it: dropped from the queue, as Triton's `timeout` does
         self._batch = batch  # windows that one instance may take at once
         given = weights or {}
@@ -87,7 +87,7 @@ class Host:
         self._at_ms = 0.0
         self._serial = 0
 
-    def submit(self, job: Job, now_ms: float) -> None:
+    def submit(self, job: HostJob, now_ms: float) -> None:
         if self._free[job.place]:
             self._start(job, now_ms)
         else:
@@ -97,7 +97,7 @@ class Host:
         """Return when the next job ends if nothing else happens."""
         return self._at_ms + min(crowd.next_in_ms() for crowd in self._crowds)
 
-    def finish(self, now_ms: float) -> Job:
+    def finish(self, now_ms: float) -> HostJob:
         """End the job that is due, let the next of its queue begin, and return it."""
         due = min(self._crowds, key=_Crowd.next_in_ms)
         self._advance(now_ms)
@@ -111,7 +111,7 @@ class Host:
                 self._start(self._joined(waiting, queue), now_ms)
         return job
 
-    def _joined(self, first: Job, queue: deque[Job]) -> Job:
+    def _joined(self, first: HostJob, queue: deque[HostJob]) -> HostJob:
         """Return the job with those that its instance takes along, padded to the longest."""
         room = self._batch(first.place) - 1
         while room > 0 and queue:
@@ -124,7 +124,7 @@ class Host:
             first.work_ms = longest * (1 + len(first.with_it))  # a CPU gains nothing from batches
         return first
 
-    def _start(self, job: Job, now_ms: float) -> None:
+    def _start(self, job: HostJob, now_ms: float) -> None:
         self._advance(now_ms)
         self._begins(job, now_ms)
         self._free[job.place] -= 1

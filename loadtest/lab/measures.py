@@ -1,4 +1,4 @@
-"""What a run was worth: promises kept, accuracy served, compute spent. Pure: fates in, numbers out.
+"""Measures of a run: SLO attainment, served accuracy, compute. Pure: fates in, numbers out.
 
 Legend: N requests.
 """
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from gateway.domain import SloPolicy
 from loadtest.lab import paths
 from loadtest.lab.engine import End, Fate
-from loadtest.lab.traces import Asked, Trace
+from loadtest.lab.traces import Trace, TraceRequest
 from loadtest.lab.world import World
 
 BURST_WINDOW_MS = 5_000.0
@@ -178,13 +178,13 @@ def _plain(measures: Measures) -> dict[str, float | None]:
     return {k: v if isfinite(v) else None for k, v in asdict(measures).items()}
 
 
-def _f1(world: World, asked: Asked, fate: Fate) -> float:
+def _f1(world: World, asked: TraceRequest, fate: Fate) -> float:
     if fate.end is not End.ANSWERED:
         return nan
     return world.recording.said[fate.variant].f1[asked.question]
 
 
-def _credit(world: World, asked: Asked, fate: Fate) -> float:
+def _credit(world: World, asked: TraceRequest, fate: Fate) -> float:
     if fate.end is not End.ANSWERED:
         return nan
     end = paths.End(fate.plan, fate.stage, fate.cut)

@@ -1,7 +1,7 @@
-"""What requests ask for: classes of promises, made from the catalog so that none depends on its size.
+"""Mixes of SLO classes, made from the catalog so that none depends on its size.
 
 Targets are multiples of `unit`: what the dearest variant takes for a typical request on an idle
-core. Floors are certified floors of the catalog's direct plans, so that cascades change no promise.
+core. Floors are certified floors of the catalog's direct plans, so that cascades do not change the SLOs.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ def mixed(catalog: Catalog) -> Mix:
 def standard(catalog: Catalog) -> Mix:
     """Return the gateway's default class alone: what callers get that send no header."""
     floors = _floors(catalog)
-    promise = 250.0, max(0.0, max(floors) - 0.02), SloPolicy.PREFER_LATENCY
+    target = 250.0, max(0.0, max(floors) - 0.02), SloPolicy.PREFER_LATENCY
     return (
-        _kind("standard", 0.95, *promise),
-        _kind("too-fast", 0.05, 1.0, promise[1], SloPolicy.STRICT, feasible=False),
+        _kind("standard", 0.95, *target),
+        _kind("too-fast", 0.05, 1.0, target[1], SloPolicy.STRICT, feasible=False),
     )
 
 

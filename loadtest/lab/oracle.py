@@ -23,7 +23,7 @@ from scipy.optimize import linprog
 from scipy.sparse import coo_array
 
 from loadtest.lab.paths import End
-from loadtest.lab.traces import Asked, Trace
+from loadtest.lab.traces import Trace, TraceRequest
 from loadtest.lab.world import World
 
 SLOT_MS = 200.0
@@ -135,7 +135,7 @@ def _solve(world: World, trace: Trace, choices: Sequence[_Choice]) -> np.ndarray
     return shares
 
 
-def _slots(asked: Asked) -> tuple[int, int]:
+def _slots(asked: TraceRequest) -> tuple[int, int]:
     end_ms = asked.arrival_ms + asked.slo.latency_ms
     return int(asked.arrival_ms // SLOT_MS), ceil(end_ms / SLOT_MS) - 1
 

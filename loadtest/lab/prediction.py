@@ -13,7 +13,7 @@ Ticket = Work
 
 
 class Prediction:
-    """The gateway's own latency model over a catalog, told of virtual times."""
+    """The gateway's own latency model over a catalog, fed with virtual times."""
 
     def __init__(self, catalog: Catalog, cores: int, instances: Mapping[str, int]) -> None:
         self._latency = LatencyModel(

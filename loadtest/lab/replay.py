@@ -30,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from gateway.domain import Size, Slo, SloPolicy
 from gateway.errors import BertierError
 from loadtest.lab.recording import Recording
-from loadtest.lab.traces import Asked, Trace
+from loadtest.lab.traces import Trace, TraceRequest
 from loadtest.lab.world import World
 
 
@@ -108,7 +108,7 @@ def trace_of(decisions: Sequence[Decided], recording: Recording, best_floor: flo
     rng = np.random.default_rng(0)
     began = decisions[0].arrival_ms
     return [
-        Asked(
+        TraceRequest(
             i,
             d.arrival_ms - began,
             Slo(d.latency_ms, d.min_f1, d.policy, d.timeout_ms, d.slo_class, d.priority),

@@ -14,7 +14,7 @@ import numpy as np
 from gateway.domain import Option, Slo
 from gateway.routing import policy
 from gateway.routing.admission import AdmissionQueue
-from loadtest.lab.traces import Asked
+from loadtest.lab.traces import TraceRequest
 
 RIVALS_QUANTILE = 0.95
 PERIOD_MS = 1_000.0  # Proteus plans anew; seldom in its paper, where a plan loads models: here all are loaded
@@ -33,11 +33,13 @@ class Plain(ABC):
 
     @abstractmethod
     def decide(
-        self, asked: Asked, options: Options, spent_ms: float, now_ms: float
+        self, asked: TraceRequest, options: Options, spent_ms: float, now_ms: float
     ) -> Option | None:
         """Return the option to answer with; None: refuse."""
 
-    def finished(self, asked: Asked, option: Option, latency_ms: float, now_ms: float) -> None:
+    def finished(
+        self, asked: TraceRequest, option: Option, latency_ms: float, now_ms: float
+    ) -> None:
         return
 
     def batch(self, variant: str) -> int:
@@ -57,7 +59,7 @@ class Bertier(Plain):
         return policy.quantile_for(slo.policy)
 
     def decide(
-        self, asked: Asked, options: Options, spent_ms: float, now_ms: float
+        self, asked: TraceRequest, options: Options, spent_ms: float, now_ms: float
     ) -> Option | None:
         return policy.choose(asked.slo, options, spent_ms).option
 
@@ -70,7 +72,7 @@ class Fixed(Plain):
         self._plan = plan
 
     def decide(
-        self, asked: Asked, options: Options, spent_ms: float, now_ms: float
+        self, asked: TraceRequest, options: Options, spent_ms: float, now_ms: float
     ) -> Option | None:
         return next(o for o in options if o.plan.name == self._plan)
 
@@ -84,7 +86,7 @@ class Random(Plain):
         self._rng = np.random.default_rng([seed, 4])
 
     def decide(
-        self, asked: Asked, options: Options, spent_ms: float, now_ms: float
+        self, asked: TraceRequest, options: Options, spent_ms: float, now_ms: float
     ) -> Option | None:
         return options[int(self._rng.random() * len(options))]
 
@@ -102,7 +104,7 @@ class InfaasStyle(Plain):
         self._headroom = headroom
 
     def decide(
-        self, asked: Asked, options: Options, spent_ms: float, now_ms: float
+        self, asked: TraceRequest, options: Options, spent_ms: float, now_ms: float
     ) -> Option | None:
         accurate = [o for o in options if o.certified_f1 >= asked.slo.min_f1] or options
         left_ms = self._headroom * asked.slo.latency_ms - spent_ms
@@ -124,11 +126,13 @@ class ClipperStyle(Plain):
         self._batch = 1.0
 
     def decide(
-        self, asked: Asked, options: Options, spent_ms: float, now_ms: float
+        self, asked: TraceRequest, options: Options, spent_ms: float, now_ms: float
     ) -> Option | None:
         return next(o for o in options if o.plan.name == self._plan)
 
-    def finished(self, asked: Asked, option: Option, latency_ms: float, now_ms: float) -> None:
+    def finished(
+        self, asked: TraceRequest, option: Option, latency_ms: float, now_ms: float
+    ) -> None:
         if latency_ms <= asked.slo.latency_ms:
             self._batch = min(8.0, self._batch + 1 / self._batch)
         else:
@@ -157,7 +161,7 @@ class ProteusStyle(Plain):
         self._credit: dict[str, float] = {}
 
     def decide(
-        self, asked: Asked, options: Options, spent_ms: float, now_ms: float
+        self, asked: TraceRequest, options: Options, spent_ms: float, now_ms: float
     ) -> Option | None:
         self._note(options)
         if not self._shares:
@@ -221,7 +225,7 @@ class SlackBucket(Plain):
         self._headroom, self._buckets = headroom, buckets
 
     def decide(
-        self, asked: Asked, options: Options, spent_ms: float, now_ms: float
+        self, asked: TraceRequest, options: Options, spent_ms: float, now_ms: float
     ) -> Option | None:
         target_ms = self._headroom * asked.slo.latency_ms - spent_ms
         low, high = min(o.idle_ms for o in options), max(o.idle_ms for o in options)
@@ -250,7 +254,7 @@ class MultiFactor(Plain):
         self._accuracy, self._latency, self._cost = accuracy, latency, cost
 
     def decide(
-        self, asked: Asked, options: Options, spent_ms: float, now_ms: float
+        self, asked: TraceRequest, options: Options, spent_ms: float, now_ms: float
     ) -> Option | None:
         low, high = min(map(_f1, options)), max(map(_f1, options))
         dear = max(o.cost_ms for o in options)

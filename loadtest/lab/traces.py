@@ -42,18 +42,18 @@ class TraceError(BertierError):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """One request: when, under which promise, which question of the recording."""
+class TraceRequest:
+    """One request: its arrival time, its SLO, and its question in the recording."""
 
     index: int
     arrival_ms: float
     slo: Slo
     question: int
-    feasible: bool = True  # False: asked for what no plan gives, on purpose
-    caller: int = -1  # of a closed loop; else everyone asks for themselves
+    feasible: bool = True  # False: an SLO that no plan can meet, on purpose
+    caller: int = -1  # number of the caller in a closed loop; -1: open loop
 
 
-Trace = list[Asked]
+Trace = list[TraceRequest]
 
 
 def make(
@@ -69,7 +69,7 @@ def make(
     rounds = math.ceil(len(times) / len(recording)) if len(times) else 0
     order = [i for _ in range(rounds) for i in rng.permutation(len(recording)).tolist()]
     return [
-        Asked(i, float(t), mix[k].slo, order[i], mix[k].feasible)
+        TraceRequest(i, float(t), mix[k].slo, order[i], mix[k].feasible)
         for i, (t, k) in enumerate(zip(times, kinds.tolist(), strict=True))
     ]
 
@@ -103,7 +103,7 @@ def read(path: Path, recording: Recording, best_floor: float, seed: int = 0) -> 
         raise TraceError(f"{path}: no request in it; the first line names the columns")
     found.sort(key=lambda a: a.arrival_ms)
     return [
-        Asked(i, a.arrival_ms - found[0].arrival_ms, a.slo, a.question, a.feasible)
+        TraceRequest(i, a.arrival_ms - found[0].arrival_ms, a.slo, a.question, a.feasible)
         for i, a in enumerate(found)
     ]
 
@@ -114,7 +114,7 @@ def _requests(
     recording: Recording,
     best_floor: float,
     rng: np.random.Generator,
-) -> Iterable[Asked]:
+) -> Iterable[TraceRequest]:
     known = {name: i for i, name in enumerate(recording.ids)}
     for line, row in enumerate(rows, start=2):
         try:
@@ -127,7 +127,7 @@ def _requests(
             raise TraceError(f"{path}:{line}: {exc}") from exc
         drawn = int(rng.integers(len(recording)))
         question = known.get(row.get("question") or "", drawn)
-        yield Asked(0, at, promise, question, promise.min_f1 <= best_floor)
+        yield TraceRequest(0, at, promise, question, promise.min_f1 <= best_floor)
 
 
 def _slo(row: Mapping[str, str], best_floor: float) -> Slo:

@@ -3,7 +3,7 @@
     locust -f loadtest/locust/locustfile.py --host http://127.0.0.1:8080 --grpc-target 127.0.0.1:8081
 
 opens the web UI on port 8089; `bertier-loadtest locust` runs it without one. Each user asks
-`--rate-per-user` questions a second. A promise that was not kept in time is a failure in Locust's
+`--rate-per-user` questions a second. A missed deadline is a failure in Locust's
 statistics; F1 and floor are entries of their own, times 1000. Locust's users wait for their
 answers: for what they then leave out there is `bertier-loadtest drive`.
 """
@@ -61,7 +61,7 @@ RUN = Run()
 
 
 class Broken(Exception):
-    """A promise that was not kept, as Locust lists it among failures."""
+    """A missed SLO, which Locust lists among failures."""
 
 
 class _Asking:
@@ -79,13 +79,15 @@ class _Asking:
         self._due_s = (self._due_s or now_s) + gap_s
         return max(0.0, self._due_s - now_s)
 
-    def judge(self, example: Example, slo_class: str, told: Mapping[str, Any], ms: float) -> str:
-        """Note the answer's F1 and return what broke of its promise in time; empty: nothing."""
+    def judge(
+        self, example: Example, slo_class: str, answered: Mapping[str, Any], ms: float
+    ) -> str:
+        """Record the answer's F1; return "late" if it missed its deadline, else an empty string."""
         stats = self.environment.stats
-        f1 = evaluate.f1(told["answer"], example.answers)
+        f1 = evaluate.f1(answered["answer"], example.answers)
         stats.get(slo_class, F1).log(round(1e3 * f1), 0)
-        stats.get(slo_class, FLOOR).log(round(1e3 * told["min_f1"]), 0)
-        return "late" if ms > told["latency_ms"] else ""
+        stats.get(slo_class, FLOOR).log(round(1e3 * answered["min_f1"]), 0)
+        return "late" if ms > answered["latency_ms"] else ""
 
     def check(self) -> None:
         """Is the gateway still there, after a request that did not reach it?"""
@@ -102,16 +104,20 @@ class HttpUser(_Asking, FastHttpUser):
     @task
     def ask(self) -> None:
         example, slo_class = RUN.draw()
-        body = {"question": example.question, "context": example.context}
+        payload = {"question": example.question, "context": example.context}
         said = {"SLO-Class": slo_class, "Content-Type": "application/json"}
         with self.client.post(
-            "/v1/answer", data=json.dumps(body), headers=said, name=slo_class, catch_response=True
+            "/v1/answer",
+            data=json.dumps(payload),
+            headers=said,
+            name=slo_class,
+            catch_response=True,
         ) as reply:
             if reply.status_code == 200:
-                told = reply.json()
-                promise = {"answer": told["answer"], **told["slo"]}
+                body = reply.json()
+                answered = {"answer": body["answer"], **body["slo"]}
                 ms = reply.request_meta["response_time"]
-                if broke := self.judge(example, slo_class, promise, ms):
+                if broke := self.judge(example, slo_class, answered, ms):
                     reply.failure(Broken(broke))
             elif reply.status_code == 0:
                 reply.failure(Broken("no reply"))
@@ -153,8 +159,8 @@ class GrpcUser(_Asking, User):
             )
             ms = (time.perf_counter() - began) * 1e3
             slo = reply.slo
-            told = {"answer": reply.answer, "latency_ms": slo.latency_ms, "min_f1": slo.min_f1}
-            broke = self.judge(example, slo_class, told, ms)
+            answered = {"answer": reply.answer, "latency_ms": slo.latency_ms, "min_f1": slo.min_f1}
+            broke = self.judge(example, slo_class, answered, ms)
         except grpc.RpcError as exc:
             ms = (time.perf_counter() - began) * 1e3
             metadata: Any = exc.trailing_metadata() or ()  # pairs, whatever its type says

@@ -1,6 +1,6 @@
 """What a Locust run asks for and was worth. Pure; loadtest.locust.locustfile is what knows Locust.
 
-In Locust's statistics a request that broke its latency promise is a failure, so that the failure
+In Locust's statistics a request that missed its deadline is a failure, so that the failure
 share of a class is what its attainment lacks; F1 and floor are averages of entries of their own.
 """
 

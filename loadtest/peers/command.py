@@ -32,23 +32,29 @@ Result = dict[str, Any]
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to `bertier-loadtest`."""
-    text = "the rate that keeps p99 in a bound, and latency at equal rates: ours and other servers"
+    text = "compare with other servers: the highest rate within a p99 bound, and latency at equal rates"
     command = commands.add_parser("peers", help=text, description=text)
     add = command.add_argument
-    add("--python", default=sys.executable, help="that has the peers installed (make prove-peers)")
+    add(
+        "--python",
+        default=sys.executable,
+        help="Python with the peers installed (make prove-peers)",
+    )
     add("--peers", nargs="*", help=f"of {', '.join(p.name for p in PEERS)}; default: all")
-    add("--variants", nargs="*", help="of ours and Triton alone; default: all that are published")
-    add("--bound-ms", type=float, default=100.0, help="of p99")
-    add("--seconds", type=float, default=10.0, help="of a block")
+    add(
+        "--variants", nargs="*", help="variants of ours and of Triton alone; default: all published"
+    )
+    add("--bound-ms", type=float, default=100.0, help="bound on p99")
+    add("--seconds", type=float, default=10.0, help="seconds of a block")
     add("--equal-rates", nargs="*", type=float, default=[20.0, 40.0], help="requests/s")
-    add("--rounds", type=int, default=3, help="of blocks at equal rates")
+    add("--rounds", type=int, default=3, help="rounds of blocks at equal rates")
     add("--questions", type=int, help="of the shipped sample; default: all")
     add("--model-repository", type=Path, default=Path("model_repository"))
     add(
         "--folder",
         type=Path,
         default=Path("runs/peers"),
-        help="of the blocks; a rerun goes on there",
+        help="folder of the blocks; a rerun resumes there",
     )
     command.set_defaults(run=_peers)
 
@@ -112,11 +118,11 @@ class _Asking:
         return contest.block_of(name, phase, rate, asyncio.run(self._run(target, planned)))
 
     async def _run(self, target: Target, planned: Schedule) -> Run:
-        door = target.door(self._repository, self._catalog, self._stack)
+        load_client = target.load_client(self._repository, self._catalog, self._stack)
         try:
-            return await contest.ask(door, planned)
+            return await contest.ask(load_client, planned)
         finally:
-            await door.close()
+            await load_client.close()
 
 
 def _say(line: str) -> None:

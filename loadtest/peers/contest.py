@@ -21,7 +21,7 @@ from gateway.domain import Slo, SloPolicy
 from gateway.errors import BertierError
 from gateway.slo import DEADLINE_FACTOR
 from loadtest.drive import open_loop, schedule
-from loadtest.drive.load_clients import Door
+from loadtest.drive.load_clients import LoadClient
 from loadtest.drive.open_loop import Run
 from loadtest.drive.schedule import Request
 from loadtest.lab.mixes import Kind
@@ -135,8 +135,8 @@ def play(terms: Terms, ledger: Ledger, measure: Measure, say: Callable[[str], No
         block = measure(name, SEARCH, rate, seed)
         ledger.add(block)
         found[name].note(rate, held=block.held(terms.bound_ms))
-        told = f"{rate:g}/s, p99 {_told(block.p99_ms)}, {block.answered:.0%} answered"
-        say(f"{name}: {told}{block.failure and f' ({block.failure})'}")
+        text = f"{rate:g}/s, p99 {_told(block.p99_ms)}, {block.answered:.0%} answered"
+        say(f"{name}: {text}{block.failure and f' ({block.failure})'}")
     for rate, number, name in _equal(terms, ledger):
         block = measure(name, EQUAL, rate, EQUAL_SEED + number)
         ledger.add(block)
@@ -218,22 +218,22 @@ def _known(ms: float) -> float | None:
 def requests(
     examples: Sequence[Example], rate: float, terms: Terms, floor: float, seed: int
 ) -> list[Request]:
-    """Return one block's requests: the same for everybody, but for the floor."""
-    promise = Slo(
+    """Return the requests of one block; only the floor differs between targets."""
+    target = Slo(
         terms.bound_ms,
         floor,
         SloPolicy.PREFER_LATENCY,
         DEADLINE_FACTOR * terms.bound_ms,
         "contest",
     )
-    return schedule.make("poisson", rate, terms.seconds, (Kind(1.0, promise),), examples, seed)
+    return schedule.make("poisson", rate, terms.seconds, (Kind(1.0, target),), examples, seed)
 
 
-async def ask(door: Door, planned: Sequence[Request]) -> Run:
+async def ask(load_client: LoadClient, planned: Sequence[Request]) -> Run:
     """Return a run after a few questions that do not count. Raises: TargetLost."""
     for request in planned[:WARM_UP]:  # one by one: a burst would leave a queue to the block
-        await door.ask(request)
-    return await open_loop.play(planned, door)
+        await load_client.ask(request)
+    return await open_loop.play(planned, load_client)
 
 
 def as_json(found: Sequence[Row]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The highest rate at which a promise still holds: a search that a noisy host does not mislead. Pure."""
+"""Searches the highest rate at which a latency bound holds, robust to a noisy host. Pure."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def _torch(repository: Path, variant: Variant) -> Infer:
 
 
 def flags(about: str) -> argparse.Namespace:
-    """Return what every peer is told on its command line."""
+    """Return the command line that every peer has."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--workers", type=int, required=True, help="processes")

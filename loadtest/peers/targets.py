@@ -22,7 +22,7 @@ from gateway.errors import BertierError, DeadlineExceeded
 from gateway.qa import codec
 from gateway.qa.codec import SpanEncoder
 from gateway.triton_server.guard import end_with_parent
-from loadtest.drive.load_clients import Door, HttpDoor
+from loadtest.drive.load_clients import HttpLoadClient, LoadClient
 from loadtest.drive.outcomes import Outcome, Reply, TargetLost
 from loadtest.drive.schedule import Request
 from loadtest.stack import Stack, free_ports, stop
@@ -64,7 +64,7 @@ PEERS = (
 )
 
 
-class PeerDoor(HttpDoor):
+class PeerLoadClient(HttpLoadClient):
     """POST /answer with question and context: what all peers of this project offer."""
 
     async def ask(self, request: Request) -> Reply:
@@ -137,12 +137,12 @@ class Target:
     variant: str = ""  # asked of Triton
     peer: bool = False
 
-    def door(self, repository: Path, catalog: Catalog, stack: Stack) -> Door:
+    def load_client(self, repository: Path, catalog: Catalog, stack: Stack) -> LoadClient:
         """Return the way to ask it; made in the loop that uses it."""
         if self.variant:
             encoder = SpanEncoder.from_file(repository / store.TOKENIZER)
             return TritonDoor(stack.triton_grpc, catalog.variant(self.variant), encoder)
-        return (PeerDoor if self.peer else HttpDoor)(self.url)
+        return (PeerLoadClient if self.peer else HttpLoadClient)(self.url)
 
 
 def of_stack(stack: Stack, catalog: Catalog, names: Sequence[str]) -> list[Target]:
@@ -183,7 +183,7 @@ def running(
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End a peer with all its workers: some leave theirs behind when they are told to end."""
+    """End a peer with all its workers: some leave theirs behind when they are asked to end."""
     try:
         workers = psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:

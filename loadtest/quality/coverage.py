@@ -35,7 +35,7 @@ Load = Callable[[float], float]  # time, ms -> share of capacity
 
 
 @dataclass(slots=True, eq=False)
-class Request:
+class SimulatedRequest:
     work: Work
     variant: Variant
     cell: tuple[str, int]
@@ -45,13 +45,13 @@ class Request:
 
 @dataclass(slots=True, eq=False)
 class _Run:
-    request: Request
+    request: SimulatedRequest
     left_ms: float
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """One answered request."""
+class AnsweredRequest:
+    """An answered request, with its latency and the predicted quantiles."""
 
     at_ms: float
     cell: tuple[str, int]
@@ -61,7 +61,7 @@ class Outcome:
 
 
 @dataclass
-class Host:
+class VirtualHost:
     """Cores that run windows; `slowdown` of a time, 1: as profiled."""
 
     cores: int
@@ -69,12 +69,12 @@ class Host:
     rng: random.Random
     scatter: float = SCATTER
     stalls: float = STALLS
-    waiting: dict[str, list[tuple[Request, float]]] = field(
+    waiting: dict[str, list[tuple[SimulatedRequest, float]]] = field(
         default_factory=lambda: defaultdict(list)
     )
     running: list[_Run] = field(default_factory=list)
 
-    def submit(self, request: Request, window_ms: float) -> None:
+    def submit(self, request: SimulatedRequest, window_ms: float) -> None:
         for _ in range(request.left):
             ms = window_ms * exp(self.rng.gauss(0.0, self.scatter))
             if self.rng.random() < self.stalls:
@@ -91,7 +91,7 @@ class Host:
             return inf
         return now_ms + min(run.left_ms for run in self.running) / self.rate(now_ms)
 
-    def serve(self, from_ms: float, to_ms: float) -> list[Request]:
+    def serve(self, from_ms: float, to_ms: float) -> list[SimulatedRequest]:
         """Run until `to_ms`; return the requests whose last window ended."""
         done_ms = (to_ms - from_ms) * self.rate(from_ms)
         for run in self.running:
@@ -114,18 +114,18 @@ class Host:
 
 def simulate(
     catalog: Catalog, load: Load, seconds: float, seed: int, drifting: bool = True, cores: int = 2
-) -> list[Outcome]:
+) -> list[AnsweredRequest]:
     """Return the requests that arrived in this time, in the order of their answers."""
     rng = random.Random(seed)
     variants = list(catalog.variants)
     model = LatencyModel(
         {v.name: v.profile for v in variants}, cores, {v.name: v.instances for v in variants}
     )
-    host = Host(cores, _drift(rng, seconds) if drifting else lambda _: 1.0, rng)
+    host = VirtualHost(cores, _drift(rng, seconds) if drifting else lambda _: 1.0, rng)
     mean_ms = _mean_work_ms(variants) * (fmean(SLOWDOWNS) if drifting else 1.0)
-    outcomes: list[Outcome] = []
+    outcomes: list[AnsweredRequest] = []
     now_ms = 0.0
-    leaving: list[tuple[float, int, Request]] = []
+    leaving: list[tuple[float, int, SimulatedRequest]] = []
     arrival_ms = _next_arrival(0.0, load, mean_ms, cores, rng)
     end_ms = seconds * 1e3
     while arrival_ms < end_ms or host.running or leaving:
@@ -147,19 +147,19 @@ def simulate(
 
 def _arrive(
     model: LatencyModel, variant: Variant, now_ms: float, rng: random.Random
-) -> tuple[Request, float]:
+) -> tuple[SimulatedRequest, float]:
     n_windows = _draw(WINDOWS, rng)
     bucket = 384 if n_windows > 1 else _draw(BUCKETS, rng)
     work = model.begin(variant.name, Size(bucket, n_windows), now_ms)
-    request = Request(work, variant, (variant.name, bucket), now_ms, n_windows)
+    request = SimulatedRequest(work, variant, (variant.name, bucket), now_ms, n_windows)
     return request, variant.profile.cell(bucket).p50_ms
 
 
-def _finish(model: LatencyModel, request: Request, now_ms: float) -> Outcome:
+def _finish(model: LatencyModel, request: SimulatedRequest, now_ms: float) -> AnsweredRequest:
     work = request.work
     model.finish(work, now_ms)
     took_ms = now_ms - request.at_ms
-    return Outcome(request.at_ms, request.cell, took_ms, work.p95_ms, work.p99_ms)
+    return AnsweredRequest(request.at_ms, request.cell, took_ms, work.p95_ms, work.p99_ms)
 
 
 def _draw(shares: dict[int, float], rng: random.Random) -> int:
@@ -210,9 +210,9 @@ class Row:
         return shares and not self.worst_cell < 0.9 and self.sharpness <= 1.3
 
 
-def summarize(load: str, outcomes: Sequence[Outcome]) -> Row:
+def summarize(load: str, outcomes: Sequence[AnsweredRequest]) -> Row:
     """Return the row of a load; NaN where nothing is known of it."""
-    cells: dict[tuple[str, int], list[Outcome]] = defaultdict(list)
+    cells: dict[tuple[str, int], list[AnsweredRequest]] = defaultdict(list)
     for outcome in outcomes:
         cells[outcome.cell].append(outcome)
     enough = [found for found in cells.values() if len(found) >= ENOUGH]
@@ -232,7 +232,7 @@ def _within(seen: Sequence[tuple[float, float | None]]) -> float:
     return sum(known) / len(known) if known else nan
 
 
-def _sharpness(outcomes: Sequence[Outcome]) -> float:
+def _sharpness(outcomes: Sequence[AnsweredRequest]) -> float:
     took = sorted(o.took_ms for o in outcomes)
     predicted = [o.p95_ms for o in outcomes if o.p95_ms is not None]
     if not predicted:

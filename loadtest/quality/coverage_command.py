@@ -29,14 +29,20 @@ SERVED_LOADS = (0.1, 0.5, 0.8)
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to `bertier-loadtest`."""
-    text = "do predicted latencies hold, on a virtual host or (--served) a real gateway"
+    text = "measure the coverage of predicted latencies, on a virtual host or (--served) a real gateway"
     command = commands.add_parser("coverage", help=text, description=text)
     command.add_argument("--model-repository", type=Path, default=Path("model_repository"))
-    command.add_argument("--requests", type=int, default=10_000, help="of each load (virtual)")
-    command.add_argument("--steps", type=int, default=20, help="in load (virtual)")
+    command.add_argument(
+        "--requests", type=int, default=10_000, help="requests at each load (virtual)"
+    )
+    command.add_argument("--steps", type=int, default=20, help="number of loads (virtual)")
     command.add_argument("--seed", type=int, default=1)
-    command.add_argument("--served", action="store_true", help="ask a fresh gateway with Triton")
-    command.add_argument("--seconds", type=float, default=60.0, help="of each load (served)")
+    command.add_argument(
+        "--served", action="store_true", help="measure a fresh gateway with Triton"
+    )
+    command.add_argument(
+        "--seconds", type=float, default=60.0, help="seconds at each load (served)"
+    )
     command.set_defaults(run=_run)
 
 

@@ -1,4 +1,4 @@
-"""Do predicted latencies hold on a real gateway with its own Triton? Open loop, variants in turns."""
+"""Coverage of predicted latencies on a real gateway with its own Triton: open loop, variants in turns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import aiohttp
 from gateway.catalog.store import Catalog
 from gateway.qa.codec import TYPICAL_TOKENS
 from loadtest.clients import PATIENT_MS
-from loadtest.quality.coverage import Outcome
+from loadtest.quality.coverage import AnsweredRequest
 from loadtest.stack import Stack
 from optimizer.data.question_sets import Example
 
@@ -26,15 +26,15 @@ async def ask(
     examples: Sequence[Example],
     share: float,
     seconds: float,
-) -> list[Outcome]:
+) -> list[AnsweredRequest]:
     """Return what was predicted and seen at this share of the capacity that profiles promise.
 
-    A request that does not pin a policy is told its P95; the P99 is asked of every fifth, by `strict`.
+    A reply without a pinned policy predicts the P95; every fifth request asks for the P99, by `strict`.
     """
     variants = list(catalog.variants)
     mean_ms = sum(v.profile.cell(TYPICAL_TOKENS).p50_ms for v in variants) / len(variants)
     rng, began = random.Random(0), time.perf_counter()
-    found: list[Outcome] = []
+    found: list[AnsweredRequest] = []
     timeout = aiohttp.ClientTimeout(PATIENT_MS / 1e3)
     async with aiohttp.ClientSession(stack.http_url, timeout=timeout) as client:
 
@@ -56,7 +56,7 @@ async def ask(
 
 async def _one(
     client: aiohttp.ClientSession, example: Example, variant: str, at_s: float, *, strict: bool
-) -> Outcome | None:
+) -> AnsweredRequest | None:
     """Return what became of one request; None: it was refused."""
     body = {"question": example.question, "context": example.context}
     headers = {"SLO-Latency-Ms": str(PATIENT_MS), "SLO-Variant": variant, "SLO-Min-F1": "0"}
@@ -69,4 +69,4 @@ async def _one(
         predicted_ms = float(reply.headers["SLO-Predicted-Ms"])
     took_ms = sum(float(parts[name]) for name in AFTER_ROUTING)
     quantiles = (None, predicted_ms) if strict else (predicted_ms, None)
-    return Outcome(at_s * 1e3, (variant, 0), took_ms, *quantiles)
+    return AnsweredRequest(at_s * 1e3, (variant, 0), took_ms, *quantiles)

@@ -26,7 +26,7 @@ RECORDED = ("CERTIFYING", "OTHER", "REPORT")
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to `bertier-loadtest`."""
-    text = "do certificates break on shifted streams, and on no others?"
+    text = "measure how often certificates raise alarms on shifted and on unchanged streams"
     command = commands.add_parser("drift", help=text, description=text)
     command.add_argument("--model-repository", type=Path, default=Path("model_repository"))
     command.add_argument(
@@ -37,8 +37,8 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     command.add_argument("--run-dir", type=Path, default=Path("runs/default"), help="keeps answers")
     command.add_argument("--recording", type=Path, default=recording.RECORDED)
-    command.add_argument("--streams", type=int, default=200, help="of each kind")
-    command.add_argument("--requests", type=int, default=3000, help="sampled ones of a stream")
+    command.add_argument("--streams", type=int, default=200, help="streams of each kind")
+    command.add_argument("--requests", type=int, default=3000, help="sampled requests of a stream")
     command.add_argument(
         "--bursts", type=int, nargs="+", default=[1], help="samples in a row on one context"
     )

@@ -1,4 +1,4 @@
-"""Which plan and variant answer which SLO: one real question under many promises, none pinned."""
+"""Which plan and variant answer which SLO: one real question with many SLOs, no variant pinned."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Row:
 
 
 def slos(catalog: Catalog) -> list[dict[str, str]]:
-    """Return promises that span the catalog: each floor, tight and loose, by every policy."""
+    """Return SLOs that span the catalog: each floor, tight and loose deadlines, every policy."""
     floors = sorted(plan.certified_f1 for plan in catalog.plans)
     found: list[dict[str, str]] = [{}, {"SLO-Class": "interactive"}, {"SLO-Class": "batch"}]
     found += [{"SLO-Min-F1": _down(floor), "SLO-Latency-Ms": "250"} for floor in floors]
@@ -54,7 +54,7 @@ def _down(floor: float) -> str:
 def ask(stack: Stack, asked: dict[str, str]) -> Row:
     body = {"question": QUESTION, "context": CONTEXT}
     reply = httpx2.post(f"{stack.http_url}/v1/answer", json=body, headers=asked, timeout=30)
-    told = reply.json()
+    body = reply.json()
     return Row(
         asked=asked,
         status=reply.status_code,
@@ -63,5 +63,5 @@ def ask(stack: Stack, asked: dict[str, str]) -> Row:
         certified_f1=reply.headers.get("SLO-F1", "-"),
         predicted_ms=reply.headers.get("SLO-Predicted-Ms", "-"),
         met=reply.headers.get("SLO-Met", "-"),
-        answer=told.get("answer", told.get("detail", "")),
+        answer=body.get("answer", body.get("detail", "")),
     )

@@ -1,4 +1,4 @@
-"""`bertier-optimize compare` and `reference`: what a search, a distillation and a variant are worth."""
+"""`bertier-optimize compare` and `reference`: comparisons of searches, distillation and variants."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from optimizer.benchmarks.results import QUIET, Contest, Interval, Labels, Pair, Reference
+from optimizer.benchmarks.results import QUIET, Contest, Interval, Labels, Pair, ReferenceComparison
 
 METHODS = "gp,random,tpe,nsga2,trainings"
 EPOCHS = 0.1
@@ -22,48 +22,59 @@ def add(
     commands: Any, options: argparse.ArgumentParser, study_of: Callable[[argparse.Namespace], Any]
 ) -> None:
     """Register both commands; `options` are those of every command on a study."""
-    text = "show what distillation and search are worth, against what one would do without"
+    text = "compare distillation and search with simpler methods"
     compare = commands.add_parser("compare", help=text, description=text)
     kinds = compare.add_subparsers(required=True, metavar="WHAT")
     _add_labels(kinds, options, study_of)
     _add_searches(kinds, options, study_of)
-    text = "measure the fp32 teacher beside all published variants: times faster, times smaller"
+    text = "compare all published variants with the fp32 teacher: how much faster, how much smaller"
     reference = commands.add_parser("reference", parents=[options], help=text, description=text)
-    reference.add_argument("--rounds", type=int, default=ROUNDS, help="of interleaved latencies")
+    reference.add_argument(
+        "--rounds",
+        type=int,
+        default=ROUNDS,
+        help=f"rounds of interleaved latency measurements; default: {ROUNDS}",
+    )
     reference.set_defaults(run=lambda args: _reference(args, study_of(args)))
 
 
 def _add_labels(kinds: Any, options: argparse.ArgumentParser, study_of: Any) -> None:
-    text = "each finished student beside the same shape trained on labels alone, for as many steps"
+    text = "compare each finished student with a twin of the same shape, trained on labels alone"
     command = kinds.add_parser("labels", parents=[options], help=text, description=text)
     command.add_argument(
         "--from-teacher",
         action="store_true",
-        help="the twin starts as the teacher cut to its shape, not where the student started",
+        help="start each twin from the teacher cut to its shape instead of from the student's slice",
     )
     command.set_defaults(run=lambda args: _labels(args, study_of(args)))
 
 
 def _add_searches(kinds: Any, options: argparse.ArgumentParser, study_of: Any) -> None:
-    text = "searches of the same budget by hypervolume, over several seeds"
+    text = "compare search methods with equal budgets by hypervolume, over several seeds"
     command = kinds.add_parser("searches", parents=[options], help=text, description=text)
-    command.add_argument("--seeds", type=int, default=5, help="runs of each method")
-    command.add_argument("--trials", type=int, help="candidates a run; default: the study's")
+    command.add_argument("--seeds", type=int, default=5, help="runs of each method; default: 5")
+    command.add_argument("--trials", type=int, help="candidates per run; default: the study file's")
     command.add_argument(
         "--methods",
         default=METHODS,
-        help="the first is held against each other; `trainings` trains each candidate by itself,"
-        f" from a truncated teacher, in the minutes that the first took; default: {METHODS}",
+        help="comma-separated; the first is compared with each other one. `trainings` trains each"
+        " candidate separately from a truncated teacher, within the minutes that the first method took;"
+        f" default: {METHODS}",
     )
-    command.add_argument("--minutes", type=float, help="at most so many of a run's own evaluations")
     command.add_argument(
-        "--epochs", type=float, default=EPOCHS, help=f"of each of the trainings; default: {EPOCHS}"
+        "--minutes", type=float, help="limit on the minutes of a run's own evaluations"
+    )
+    command.add_argument(
+        "--epochs",
+        type=float,
+        default=EPOCHS,
+        help=f"epochs of each training of `trainings`; default: {EPOCHS}",
     )
     command.add_argument(
         "--elastic-minutes",
         type=float,
-        help="that the elastic student's training took; default: its manifest's, which after a kill"
-        " are only those of the last run",
+        help="minutes that training the elastic student took; default: from its manifest, which counts"
+        " only the last run of a resumed training",
     )
     command.set_defaults(run=lambda args: _searches(args, study_of(args)))
 
@@ -80,7 +91,7 @@ def _searches(args: argparse.Namespace, study: Any) -> dict[str, Any]:
     from optimizer.benchmarks import searches
     from optimizer.search import stage
 
-    plan = searches.Plan(
+    plan = searches.ComparisonPlan(
         methods=tuple(dict.fromkeys(args.methods.split(","))),
         seeds=args.seeds,
         candidates=stage.how_of(study).trials if args.trials is None else args.trials,
@@ -178,7 +189,7 @@ def scale_of(found: Contest) -> str:
     return "; ".join(said)
 
 
-def reference_table(found: Reference) -> Table:
+def reference_table(found: ReferenceComparison) -> Table:
     lengths = sorted({t.tokens: t.bucket for t in found.timings}.items())
     said = ", ".join(f"{n} tokens in a bucket of {bucket}" for n, bucket in lengths)
     title = (

@@ -77,7 +77,7 @@ def layers_in_teacher(study: Study, config: StudentConfig) -> tuple[int, ...]:
     if config.start is None:
         return config.layers
     if config.start == ELASTIC:
-        n_teacher = study.lessons.start().config.num_hidden_layers
+        n_teacher = study.distillation.start().config.num_hidden_layers
         return teacher_layers(config.layers, study.elastic.net.n_layers, n_teacher)
     start = study.student(config.start)
     assert start is not None, "the study file was checked"

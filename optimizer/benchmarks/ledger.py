@@ -1,7 +1,7 @@
-"""What every evaluation of a comparison gave and took: made once, charged to each run that needs it.
+"""Results and times of a comparison's evaluations: made once, charged to each run that needs them.
 
-A slice's F1 is the same whoever asks, and equal shapes cost the same; so searches share results. But
-each run is charged the time that its evaluations took when they were made, and its sampler's time.
+A slice has the same F1 in every run, and equal shapes have equal costs; so searches share results. Each
+run is charged the time that its evaluations took when they were made, and its sampler's time.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from optimizer.study.space import Candidate
 from optimizer.study.trials import Cost, Point
 
 
-class Ledger:
-    """A file that a kill at any moment leaves whole."""
+class EvaluationLedger:
+    """A database file of results and charges; a kill at any moment leaves it consistent."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
@@ -35,7 +35,7 @@ class Ledger:
         )
 
     def find(self, key: str) -> tuple[Any, float] | None:
-        """Return a result with the seconds it took; None: not made yet."""
+        """Return a result and the seconds it took; None: there is no result yet."""
         row = self._database.execute(
             "SELECT value, seconds FROM results WHERE key = ?", (key,)
         ).fetchone()
@@ -58,33 +58,33 @@ class Ledger:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Ledger]:
+def opened(path: Path) -> Iterator[EvaluationLedger]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(path, isolation_level=None)) as database:
-        yield Ledger(database)
+        yield EvaluationLedger(database)
 
 
 def shape_key(candidate: Candidate) -> str:
-    """Return a name that candidates share which cost the same: which layers it has is no matter."""
+    """Return a key that candidates of equal cost share: it does not say which layers they keep."""
     return repr(replace(candidate, layers=tuple(range(len(candidate.layers)))))
 
 
 @dataclass
-class Judge:
+class CachedEvaluator:
     """Evaluates candidates through the ledger.
 
-    `costs_of`, `f1_of`: what its costs and its F1s hold for. `extra_s`: seconds of the last F1 that
-    were spent before it was asked for, as those of a training that was finished before a kill.
+    `costs_of`, `f1_of`: keys of its costs and F1s. `extra_s`: seconds that the last F1 took before it was
+    requested, such as those of a training that finished before a kill.
     """
 
-    ledger: Ledger
+    ledger: EvaluationLedger
     costs_of: str
     f1_of: str
     measure: Callable[[Candidate], Cost]
     score: Callable[[Candidate, int], float]
     extra_s: Callable[[], float] = lambda: 0.0
     clock: Callable[[], float] = time.monotonic
-    _last: Candidate | None = None  # whose answers the scorer still has
+    _last: Candidate | None = None  # candidate whose answers the scorer still has
 
     def cost(self, candidate: Candidate) -> tuple[Cost, float]:
         """Return latency and size, and the seconds that measuring took."""
@@ -106,7 +106,9 @@ class Judge:
             began = self.clock()
             value = self.score(candidate, n)
             seconds = self.clock() - began + self.extra_s()
-            if self._last != candidate:  # it was asked all anew: what is charged already comes off
+            if (
+                self._last != candidate
+            ):  # all questions were answered again: subtract what is charged already
                 lower = (self.ledger.find(f"{key}{rung}") for rung in before)
                 seconds = max(0.0, seconds - sum(found[1] for found in lower if found))
             self._last = candidate
@@ -117,11 +119,11 @@ class Judge:
 
 @dataclass
 class Meter:
-    """One run's evaluations, and what it is charged for them."""
+    """The evaluations of one run, and the time that it is charged for them."""
 
     run: str
-    ledger: Ledger
-    judge: Judge
+    ledger: EvaluationLedger
+    judge: CachedEvaluator
     clock: Callable[[], float] = time.monotonic
     seen: set[str] = field(default_factory=set)  # shapes whose measuring it has paid for
     _since: float = 0.0  # when the last trial was over
@@ -134,7 +136,7 @@ class Meter:
         return sum(self.ledger.charges(self.run).values())
 
     def start(self, points: Collection[Point]) -> None:
-        """Go on after these: their shapes are paid for, and waiting until now is nobody's time."""
+        """Resume after these points: their shapes are charged already, and idle time is not charged."""
         self.seen = {shape_key(p.candidate) for p in points}
         self._since = self.clock()
 
@@ -158,7 +160,7 @@ class Meter:
         self._working_s += self.clock() - began
         self._charged_s += charged_s
 
-    def told(self, trial: int) -> None:
+    def charge(self, trial: int) -> None:
         """Charge a finished trial: its evaluations, and the sampler's time before it."""
         now = self.clock()
         sampler_s = max(0.0, now - self._since - self._working_s)

@@ -20,17 +20,10 @@ def over_contexts(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
-    """Return the mean difference; its interval resamples whole contexts.
-
-    Source: Efron & Tibshirani 1993, chapter 13 (percentile interval).
-    """
+    """Return the mean difference; its interval resamples whole contexts."""
     _, places = np.unique(np.array(contexts), return_inverse=True)
     totals, counts = np.bincount(places, weights=differences), np.bincount(places)
-    generator, means = np.random.default_rng(seed), np.empty(resamples)
-    for i in range(resamples):
-        picked = generator.integers(0, len(totals), len(totals))
-        means[i] = totals[picked].sum() / counts[picked].sum()
-    low, high = np.quantile(means, (0.025, 0.975)).tolist()
+    low, high = evaluate.resampled_interval(totals, counts, resamples, seed)
     return Interval(float(differences.mean()), low, high)
 
 

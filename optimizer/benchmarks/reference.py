@@ -14,9 +14,9 @@ from gateway.catalog.schema import Decoding, Precision, Profile, Quality
 from gateway.catalog.store import Catalog, sha256_of
 from gateway.qa.codec import Reading
 from optimizer.benchmarks import latency, pairs, results
-from optimizer.benchmarks.results import REFERENCE, Headline, Pair, Reference, Timing
+from optimizer.benchmarks.results import REFERENCE, Headline, Pair, ReferenceComparison, Timing
 from optimizer.certify import certification, strata
-from optimizer.certify.certification import Evidence, Questions
+from optimizer.certify.certification import Evidence, QuestionSet
 from optimizer.data import evaluate
 from optimizer.data.question_sets import Example, Split
 from optimizer.evaluation import decoding
@@ -35,7 +35,7 @@ _READINGS = TypeAdapter(list[Reading], config=ConfigDict(ser_json_inf_nan="const
 _PROFILE = TypeAdapter(Profile)
 
 
-def run(study: Study, repository: Path, rounds: int = ROUNDS) -> Reference:
+def run(study: Study, repository: Path, rounds: int = ROUNDS) -> ReferenceComparison:
     """Read and profile the fp32 teacher, time it among the published. Raises: BertierError."""
     catalog = store.read(repository)
     teacher = study.config.largest_name
@@ -49,7 +49,7 @@ def run(study: Study, repository: Path, rounds: int = ROUNDS) -> Reference:
         files = {v.name: store.model_path(repository, v) for v in catalog.variants}
         timings = latency.interleaved({FP32: model, **files}, rounds)
     size_bytes = model.stat().st_size
-    found = Reference(
+    found = ReferenceComparison(
         teacher=teacher,
         size_bytes=size_bytes,
         quality=quality,
@@ -66,7 +66,7 @@ def run(study: Study, repository: Path, rounds: int = ROUNDS) -> Reference:
 
 def _exported(study: Study) -> Path:
     """Return the reference as one fp32 file, its word embeddings too: 8 bits are part of publishing it."""
-    source = study.config.reference or str(study.teacher.folder)
+    source = study.config.reference or str(study.largest.folder)
     folder = _folder(study) / "export"
 
     def work() -> dict[str, Any]:
@@ -74,7 +74,7 @@ def _exported(study: Study) -> Path:
         return {"size_bytes": (folder / MODEL).stat().st_size}
 
     named = {"reference": study.config.reference} if study.config.reference else {}
-    stages.run_stage(folder, {"teacher": study.teacher.inputs()} | named, work)
+    stages.run_stage(folder, {"teacher": study.largest.inputs()} | named, work)
     return folder / MODEL
 
 
@@ -129,7 +129,7 @@ def _quality(study: Study, model: Path, evidence: Evidence, how: Decoding) -> tu
     return tuple(found)
 
 
-def _int8(study: Study, model: Path, questions: Questions, how: Decoding) -> Pair:
+def _int8(study: Study, model: Path, questions: QuestionSet, how: Decoding) -> Pair:
     """Return the teacher as it is published beside fp32, each with its own threshold."""
     teacher, examples = study.config.largest_name, questions.examples
     readings = (

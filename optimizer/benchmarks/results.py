@@ -14,7 +14,7 @@ from gateway.errors import BertierError
 from optimizer.study import stages
 
 FOLDER = "compare"
-QUIET = 0.1  # `Reference.disturbed` from which on ratios of latencies are not to be believed
+QUIET = 0.1  # largest `ReferenceComparison.disturbed` with reliable ratios of latencies
 SEARCHES, LABELS = Path(FOLDER) / "searches.json", Path(FOLDER) / "labels.json"
 LABELS_FROM_TEACHER = Path(FOLDER) / "labels-from-teacher.json"
 REFERENCE = Path(FOLDER) / "reference.json"
@@ -157,7 +157,7 @@ class Headline:
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
+class ReferenceComparison:
     """The teacher as it was trained, all in 32 bits, and what was published beside it."""
 
     teacher: str

@@ -1,7 +1,7 @@
-"""Searches with one budget, several seeds each: the study's own, others, and one that trains each candidate.
+"""Compares searches with equal budgets over several seeds: samplers, and a separate training per candidate.
 
-Slices and costs are evaluated once for all of them, and charged to each (`compare_ledger`). A kill at
-any moment keeps every finished trial.
+Slices and costs are evaluated once and charged to each run (`ledger`). A kill at any moment keeps every
+finished trial.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from optimizer.benchmarks import ledger, results, volumes
-from optimizer.benchmarks.ledger import Judge, Ledger, Meter
+from optimizer.benchmarks.ledger import CachedEvaluator, EvaluationLedger, Meter
 from optimizer.benchmarks.results import SEARCHES, ComparisonError, Contest, Run
 from optimizer.benchmarks.trainings import Trainer
 from optimizer.benchmarks.volumes import Tried
@@ -33,29 +33,31 @@ from optimizer.study.trials import Point
 
 log = logging.getLogger(__name__)
 
-TRAININGS: Final = "trainings"  # as a method: each candidate is trained from a truncated teacher
+TRAININGS: Final = "trainings"  # method that trains each candidate from a truncated teacher
 METHODS = (*Sampler, TRAININGS)
-ENDLESS = 1_000_000  # candidates, where minutes are the budget
+ENDLESS = 1_000_000  # candidates, when minutes are the budget
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What is compared."""
+class ComparisonPlan:
+    """Methods and budgets of a comparison."""
 
-    methods: tuple[str, ...]  # each is held against the first, which tries slices
+    methods: tuple[str, ...]  # each is compared with the first, which tries slices
     seeds: int
     candidates: int  # of each run that tries slices
     minutes_cap: float | None  # of a run's own evaluations
     epochs: float  # of each candidate that is trained
-    elastic_minutes: float | None = None  # in place of what the manifest says
+    elastic_minutes: float | None = None  # replaces the manifest's value
 
     def check(self) -> None:
         """Raises: ComparisonError."""
         unknown = [m for m in self.methods if m not in METHODS]
         if unknown:
-            raise ComparisonError(f"--methods {unknown[0]}: is none of {', '.join(METHODS)}")
+            raise ComparisonError(f"--methods {unknown[0]}: must be among {', '.join(METHODS)}")
         if not self.methods or self.methods[0] == TRAININGS:
-            raise ComparisonError("--methods: name a sampler first; the others are held against it")
+            raise ComparisonError(
+                "--methods: name a sampler first; the others are compared with it"
+            )
         for name in ("seeds", "candidates", "epochs", "minutes_cap", "elastic_minutes"):
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -63,47 +65,49 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Arena:
-    """What all runs share."""
+class RunContext:
+    """The parts that all runs share."""
 
     study: Study
     how: SearchConfig
     space: Space
     rungs: tuple[int, ...]
     questions: Sequence[Example]
-    inputs: dict[str, Any]  # that decide on results
+    inputs: dict[str, Any]  # that results depend on
     folder: Path
-    ledger: Ledger
+    ledger: EvaluationLedger
     gate: CostGate
     elastic_minutes: float
     lock: Path
 
     @property
     def name(self) -> str:
-        """Return what results are kept under: changed inputs never meet old ones."""
+        """Return the key of the results; it changes with the inputs."""
         return stage.name_of(self.study, self.inputs)
 
-    def slices(self) -> Judge:
+    def slices(self) -> CachedEvaluator:
         scorer = SliceScorer(
             self.study.elastic.slice, self.study.tokenizer, self.questions, self.lock
         )
-        return Judge(self.ledger, self.name, self.name, self.gate.cost, scorer.f1)
+        return CachedEvaluator(self.ledger, self.name, self.name, self.gate.cost, scorer.f1)
 
-    def trained(self, trainer: Trainer) -> Judge:
+    def trained(self, trainer: Trainer) -> CachedEvaluator:
         scorer = SliceScorer(trainer.student, self.study.tokenizer, self.questions, self.lock)
         of = stage.name_of(self.study, self.inputs | trainer.inputs)
-        return Judge(self.ledger, self.name, of, self.gate.cost, scorer.f1, trainer.late_s)
+        return CachedEvaluator(
+            self.ledger, self.name, of, self.gate.cost, scorer.f1, trainer.late_s
+        )
 
 
 @dataclass(frozen=True)
-class Entry:
+class PlannedRun:
     """One run: who judges, from where its minutes count, and until when."""
 
     method: str
     seed: int
     sampler: Sampler
     candidates: int
-    judge: Judge
+    judge: CachedEvaluator
     first_minutes: float
     budget_minutes: float | None
     after: Callable[[Point], None] = lambda _: None
@@ -113,27 +117,29 @@ class Entry:
         return f"{self.method}-{self.seed}"
 
 
-def run(study: Study, plan: Plan, lock: Path = workers.HOST_LOCK) -> Contest:
+def run(study: Study, plan: ComparisonPlan, lock: Path = workers.HOST_LOCK) -> Contest:
     """Compare, or go on; write the result after every run. Raises: BertierError."""
     plan.check()
     folder = study.folder / SEARCHES.with_suffix("")
     with ledger.opened(folder / "ledger.db") as shared:
-        arena = _arena(study, plan, folder, shared, lock)
-        slices = arena.slices()
+        context = _context(study, plan, folder, shared, lock)
+        slices = context.slices()
         runs: dict[tuple[str, int], tuple[Tried, float | None]] = {}
         for seed in range(plan.seeds):
             for method in sorted(plan.methods, key=lambda m: m == TRAININGS):
                 if method == TRAININGS:
                     taken = runs[plan.methods[0], seed][0].minutes
-                    entry = _trained_entry(arena, plan, seed, taken[-1] if taken else 0.0)
+                    planned = _trained_run(context, plan, seed, taken[-1] if taken else 0.0)
                 else:
-                    entry = _slice_entry(arena, plan, Sampler(method), seed, slices)
-                runs[method, seed] = _tried(arena, entry), entry.budget_minutes
-                results.write(_contest(arena, plan, runs), study.folder / SEARCHES)
-        return _contest(arena, plan, runs)
+                    planned = _slice_run(context, plan, Sampler(method), seed, slices)
+                runs[method, seed] = _tried(context, planned), planned.budget_minutes
+                results.write(_contest(context, plan, runs), study.folder / SEARCHES)
+        return _contest(context, plan, runs)
 
 
-def _arena(study: Study, plan: Plan, folder: Path, ledger: Ledger, lock: Path) -> Arena:
+def _context(
+    study: Study, plan: ComparisonPlan, folder: Path, ledger: EvaluationLedger, lock: Path
+) -> RunContext:
     how = stage.how_of(study).model_copy(update={"time_budget_min": None})
     questions = scoring.sample(study.questions.certifying(Split.SEARCH))
     if not questions:
@@ -144,7 +150,7 @@ def _arena(study: Study, plan: Plan, folder: Path, ledger: Ledger, lock: Path) -
     costs = study.folder / results.FOLDER / "costs"
     gate = CostGate(shape, how.tokens, costs, lock)
     inputs = stage.inputs_of(study, how, space, questions[: rungs[-1]])
-    return Arena(
+    return RunContext(
         study=study,
         how=how,
         space=space,
@@ -165,24 +171,28 @@ def _elastic_minutes(study: Study) -> float:
     return float(manifest.get("seconds", 0.0)) / 60
 
 
-def _slice_entry(arena: Arena, plan: Plan, sampler: Sampler, seed: int, judge: Judge) -> Entry:
-    first, cap = arena.elastic_minutes, plan.minutes_cap
+def _slice_run(
+    context: RunContext, plan: ComparisonPlan, sampler: Sampler, seed: int, judge: CachedEvaluator
+) -> PlannedRun:
+    first, cap = context.elastic_minutes, plan.minutes_cap
     budget = None if cap is None else first + cap
-    return Entry(sampler, seed, sampler, plan.candidates, judge, first, budget)
+    return PlannedRun(sampler, seed, sampler, plan.candidates, judge, first, budget)
 
 
-def _trained_entry(arena: Arena, plan: Plan, seed: int, minutes: float) -> Entry:
+def _trained_run(
+    context: RunContext, plan: ComparisonPlan, seed: int, minutes: float
+) -> PlannedRun:
     """Its budget is what the first method took with this seed, or the cap."""
-    config = arena.study.config
+    config = context.study.config
     assert config.elastic is not None, "the search was checked"
     how = (config.finish or config.elastic).train.model_copy(update={"epochs": plan.epochs})
-    n_layers = arena.study.elastic.net.n_layers
-    own_seed = stage.seed_of(arena.study) + seed
-    folder = arena.folder / f"{TRAININGS}-{seed}"
-    trainer = Trainer(arena.study, n_layers, how, own_seed, folder)
+    n_layers = context.study.elastic.net.n_layers
+    own_seed = stage.seed_of(context.study) + seed
+    folder = context.folder / f"{TRAININGS}-{seed}"
+    trainer = Trainer(context.study, n_layers, how, own_seed, folder)
     budget = min(minutes, plan.minutes_cap or minutes)
-    judge = arena.trained(trainer)
-    return Entry(
+    judge = context.trained(trainer)
+    return PlannedRun(
         method=TRAININGS,
         seed=seed,
         sampler=Sampler.GP,
@@ -194,53 +204,55 @@ def _trained_entry(arena: Arena, plan: Plan, seed: int, minutes: float) -> Entry
     )
 
 
-def _tried(arena: Arena, entry: Entry) -> Tried:
+def _tried(context: RunContext, planned: PlannedRun) -> Tried:
     """Let a run try candidates until it has enough."""
-    name = f"{entry.judge.f1_of}/{entry.folder}"
-    how = arena.how.model_copy(update={"trials": entry.candidates, "sampler": entry.sampler})
-    meter = Meter(name, arena.ledger, entry.judge)
+    name = f"{planned.judge.f1_of}/{planned.folder}"
+    how = context.how.model_copy(update={"trials": planned.candidates, "sampler": planned.sampler})
+    meter = Meter(name, context.ledger, planned.judge)
 
     def minutes() -> float:
-        return entry.first_minutes + meter.spent_s / 60
+        return planned.first_minutes + meter.spent_s / 60
 
     def enough() -> str | None:
-        over = entry.budget_minutes is not None and minutes() >= entry.budget_minutes
-        return f"{entry.budget_minutes:.1f} minutes are used up" if over else None
+        over = planned.budget_minutes is not None and minutes() >= planned.budget_minutes
+        return f"{planned.budget_minutes:.1f} minutes are used up" if over else None
 
-    def told(point: Point, points: list[Point]) -> None:
-        meter.told(point.trial)
-        entry.after(point)
+    def charge_trial(point: Point, points: list[Point]) -> None:
+        meter.charge(point.trial)
+        planned.after(point)
         found = stage.outcome(point, how)
-        left = "" if entry.candidates == ENDLESS else f"/{entry.candidates}"
-        until = "" if entry.budget_minutes is None else f" of {entry.budget_minutes:.1f}"
-        said = (entry.folder, len(points), left, minutes(), until, found)
+        left = "" if planned.candidates == ENDLESS else f"/{planned.candidates}"
+        until = "" if planned.budget_minutes is None else f" of {planned.budget_minutes:.1f}"
+        said = (planned.folder, len(points), left, minutes(), until, found)
         log.info("%s: candidate %d%s, %.1f%s minutes charged: %s", *said)
 
-    with opened(None, arena.folder / entry.folder, entry.judge.f1_of) as shared:
-        same_host(shared, arena.gate.host)
+    with opened(None, context.folder / planned.folder, planned.judge.f1_of) as shared:
+        same_host(shared, context.gate.host)
         worker = Search(
             shared,
-            arena.space,
+            context.space,
             how,
-            arena.rungs,
+            context.rungs,
             Evaluators(meter.cost, meter.f1),
-            seed=stage.seed_of(arena.study) + entry.seed,
-            watch_progress=told,
+            seed=stage.seed_of(context.study) + planned.seed,
+            watch_progress=charge_trial,
             enough=enough,
         )
         meter.start(worker.points())
-        points = worker.run()[: entry.candidates]  # an earlier command may have asked for more
-    charges = arena.ledger.charges(name)
+        points = worker.run()[: planned.candidates]  # an earlier command may have asked for more
+    charges = context.ledger.charges(name)
     spent = accumulate(charges.get(p.trial, p.seconds) / 60 for p in points)
-    tried = Tried(tuple(points), tuple(entry.first_minutes + m for m in spent))
-    return tried.within(entry.budget_minutes)
+    tried = Tried(tuple(points), tuple(planned.first_minutes + m for m in spent))
+    return tried.within(planned.budget_minutes)
 
 
 def _contest(
-    arena: Arena, plan: Plan, runs: Mapping[tuple[str, int], tuple[Tried, float | None]]
+    context: RunContext,
+    plan: ComparisonPlan,
+    runs: Mapping[tuple[str, int], tuple[Tried, float | None]],
 ) -> Contest:
     """Return what all runs so far come to, on the questions that all of them asked."""
-    limits, reference = arena.how.limits, arena.slices().cost(arena.space.largest)[0]
+    limits, reference = context.how.limits, context.slices().cost(context.space.largest)[0]
     questions = volumes.common_questions([tried for tried, _ in runs.values()], limits)
     found = tuple(
         Run(
@@ -260,7 +272,7 @@ def _contest(
         first=first,
         candidates=plan.candidates,
         minutes_cap=plan.minutes_cap,
-        elastic_minutes=arena.elastic_minutes,
+        elastic_minutes=context.elastic_minutes,
         training_epochs=plan.epochs,
         questions=questions,
         p95_ms=reference.p95_ms,

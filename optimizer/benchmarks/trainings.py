@@ -52,7 +52,7 @@ class Trainer:
     def inputs(self) -> dict[str, Any]:
         """Return what decides on a trained candidate, beside its shape."""
         return {
-            **self.study.lessons.inputs(),
+            **self.study.distillation.inputs(),
             "train": self.how.model_dump(),
             "distill": self.study.config.distill.model_dump(),
             "layers": self.n_layers,
@@ -66,8 +66,8 @@ class Trainer:
 
         def work() -> dict[str, Any]:
             if self._loss is None:
-                self._loss = self.study.lessons.imitation()
-            rows = self.study.lessons.rows
+                self._loss = self.study.distillation.imitation()
+            rows = self.study.distillation.rows
             loss = loop.train(model, rows, self._loss, self.how, folder, self.seed)
             torch.save(model.state_dict(), weights)
             return {"final_loss": loss}
@@ -93,13 +93,13 @@ class Trainer:
 
     def _cut(self, candidate: Candidate) -> PreTrainedModel:
         torch.manual_seed(self.seed)
-        teacher = self.study.lessons.start()
+        teacher = self.study.distillation.start()
         layers = teacher_layers(candidate.layers, self.n_layers, teacher.config.num_hidden_layers)
         model = student.cut(
-            teacher, layers, candidate.ffn, candidate.heads, self.study.lessons.probe
+            teacher, layers, candidate.ffn, candidate.heads, self.study.distillation.probe
         )
-        model = widths.narrowed(model, candidate.hidden or None, self.study.lessons.probe)
-        counts = self.study.lessons.word_counts if candidate.rank else None
+        model = widths.narrowed(model, candidate.hidden or None, self.study.distillation.probe)
+        counts = self.study.distillation.word_counts if candidate.rank else None
         model = lowrank.with_rank(model, candidate.rank, candidate.embedding_bits, counts)
         dropping = bert.dropping_of(model, candidate.keep, candidate.drop_after)
         return bert.with_dropping(model, dropping)

@@ -1,4 +1,4 @@
-"""Floors that hold with confidence: one-sided bounds on a mean of values in [0, 1], or on a ratio. Pure.
+"""One-sided confidence bounds on a mean of values in [0, 1], or on a ratio of means. Pure.
 
 Legend: n independent values (one a cluster), m a candidate for the true mean or ratio.
 """
@@ -14,7 +14,7 @@ from scipy.special import bdtr
 BISECTIONS = 40
 ORDERS = 16
 ROUNDING = 1e-9  # of a count that is computed from a mean
-FEW = 100  # values; with fewer, constant bets are staked beside those that learn
+FEW = 100  # values; with fewer, constant bets are added to the adaptive ones
 CONSTANT = (0.25, 0.5, 0.75, 0.95)  # of the largest bet that cannot lose all
 
 
@@ -40,11 +40,11 @@ def ratio_floor(
 ) -> float:
     """Return a lower bound on E[hits] / E[counts] that is wrong with probability at most `delta`.
 
-    That is the rate of hits where every question is asked alike, and not the mean over contexts of their
-    rates, which tells nothing of it where rates and numbers of questions go together. A ratio of at most m
-    says E[hits - m counts] <= 0: a gambler bets against that, each value being at least -m `most`. Bets do
-    not depend on m but through their cap, so the capital falls with m, and the floor is the least m that
-    survives. Contexts are independent; questions of one need not be. Contexts without any say nothing.
+    The ratio is the rate of hits per question. It differs from the mean over contexts of their rates when
+    rates correlate with numbers of questions. A ratio of at most m implies E[hits - m counts] <= 0: a
+    gambler bets against that; each value is at least -m `most`. Bets depend on m only through their cap,
+    so the capital decreases in m, and the floor is the least m that survives. Contexts must be
+    independent; questions of one context need not be. Contexts without questions have no effect.
     Raises: ValueError for counts above `most` or hits outside [0, counts].
     """
     _check(hits, counts, most)
@@ -69,7 +69,7 @@ def _bets(hits: np.ndarray, counts: np.ndarray, delta: float) -> np.ndarray:
 def _outbet(
     hits: np.ndarray, counts: np.ndarray, bets: np.ndarray, m: float, most: float, delta: float
 ) -> bool:
-    """Did the bets on a ratio above m win more than chance allows?"""
+    """Return whether the bets on a ratio above m won more than chance allows."""
     if m <= 0:
         return True
     capped = np.minimum(bets, 0.75 / (m * most))
@@ -81,9 +81,9 @@ def _outbet(
 
 
 def _constant_bets(hits: np.ndarray, counts: np.ndarray, m: float, most: float) -> np.ndarray:
-    """Return the log capitals of as many gamblers with constant bets as there are learning ones.
+    """Return the log capitals of ORDERS gamblers with constant bets.
 
-    With few values there is no time to learn: the best bet on twenty articles is near the largest one.
+    With few values adaptive bets cannot adapt: on twenty articles the best bet is near the largest one.
     """
     bets = np.repeat(CONSTANT, ORDERS // len(CONSTANT))[:, None] / (m * most)
     return np.asarray(np.log1p(bets * (hits - m * counts)).sum(axis=1))
@@ -119,22 +119,22 @@ def _relative_entropy(p: float, q: float) -> float:
     return of_one + (1 - p) * log((1 - p) / (1 - q))
 
 
-Bound = Callable[[np.ndarray, float], float]  # values, delta -> the floor
-METHODS: dict[str, Bound] = {
+FloorBound = Callable[[np.ndarray, float], float]  # values, delta -> the floor
+METHODS: dict[str, FloorBound] = {
     "betting": betting_floor,
     "hoeffding-bentkus": hoeffding_bentkus_floor,
 }
 TITLES = {"betting": "betting (WSR)", "hoeffding-bentkus": "Hoeffding-Bentkus"}
 
 
-def ceiling(bound: Bound, values: np.ndarray, delta: float) -> float:
-    """Return the upper bound on the mean that goes with a lower one."""
+def ceiling(bound: FloorBound, values: np.ndarray, delta: float) -> float:
+    """Return the upper bound on the mean by the same method."""
     return 1 - bound(1 - values, delta)
 
 
 def _check(hits: np.ndarray, counts: np.ndarray, most: float) -> None:
     if not counts.any():
-        raise ValueError("no values: there is nothing to bound")
+        raise ValueError("there are no values to bound")
     if np.any(counts > most):
         raise ValueError(f"counts must be at most {most:g}")
     if np.min(hits) < 0 or np.any(hits > counts):

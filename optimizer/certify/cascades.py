@@ -1,4 +1,4 @@
-"""Cascades of variants: which are worth certifying, by what each variant answered. Pure.
+"""Cascades of variants: evaluates them on the variants' answers and picks those to certify. Pure.
 
 Legend: n questions, k stages.
 """
@@ -16,13 +16,13 @@ from optimizer.study import pareto
 STAGES = (2, 3)
 # Shares of the questions, least sure first, that may be escalated from one stage.
 SHARES = {2: np.linspace(0.04, 0.96, 24), 3: np.linspace(0.05, 0.95, 11)}
-CANDIDATES = 12  # each one more leaves less of delta to the others
+CANDIDATES = 12  # each further candidate leaves less of delta to the others
 DECIMALS = 4  # of a threshold
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
-    """What one variant made of each question."""
+class VariantAnswers:
+    """F1, score and cost of one variant's answer to each question."""
 
     name: str
     f1: np.ndarray  # (n,)
@@ -32,42 +32,42 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Variants in the order in which they are asked; the next one where a score is below a threshold."""
+    """Variants in the order in which they run; the next one runs when a score is below its threshold."""
 
     variants: tuple[str, ...]  # (k,)
     thresholds: tuple[float, ...]  # (k - 1,)
 
 
 @dataclass(frozen=True, slots=True)
-class Played:
-    """What a plan made of each question."""
+class CascadeResult:
+    """F1 and cost of a plan's answer to each question, and which stages ran."""
 
     f1: np.ndarray  # (n,)
-    asked: np.ndarray  # (k, n) bool
+    ran: np.ndarray  # (k, n) bool
     cost_ms: np.ndarray  # (n,)
 
     @property
     def reach(self) -> tuple[float, ...]:
-        """Return the share of the questions that each stage was asked."""
-        return tuple(float(share) for share in self.asked.mean(axis=1))
+        """Return the share of the questions that each stage answers."""
+        return tuple(float(share) for share in self.ran.mean(axis=1))
 
 
-def play(chain: Chain, answers: Sequence[Answers]) -> Played:
-    """Return what the plan makes of questions that every variant of it answered."""
+def play(chain: Chain, answers: Sequence[VariantAnswers]) -> CascadeResult:
+    """Return the result of the plan on questions that each of its variants has answered."""
     by_name = {a.name: a for a in answers}
     stages = [by_name[name] for name in chain.variants]
-    asked = np.ones((len(stages), len(stages[0].f1)), dtype=bool)
+    ran = np.ones((len(stages), len(stages[0].f1)), dtype=bool)
     f1 = stages[0].f1
     cost_ms = stages[0].cost_ms
     for i, threshold in enumerate(chain.thresholds):
-        asked[i + 1] = asked[i] & (stages[i].score < threshold)
-        f1 = np.where(asked[i + 1], stages[i + 1].f1, f1)
-        cost_ms = cost_ms + np.where(asked[i + 1], stages[i + 1].cost_ms, 0.0)
-    return Played(f1, asked, cost_ms)
+        ran[i + 1] = ran[i] & (stages[i].score < threshold)
+        f1 = np.where(ran[i + 1], stages[i + 1].f1, f1)
+        cost_ms = cost_ms + np.where(ran[i + 1], stages[i + 1].cost_ms, 0.0)
+    return CascadeResult(f1, ran, cost_ms)
 
 
-def chains(answers: Sequence[Answers]) -> Iterator[Chain]:
-    """Yield every cascade from cheaper to dearer variants, thresholds at quantiles of the scores."""
+def chains(answers: Sequence[VariantAnswers]) -> Iterator[Chain]:
+    """Yield every cascade from cheaper to costlier variants, with thresholds at quantiles of the scores."""
     by_cost = sorted(answers, key=lambda a: float(a.cost_ms.mean()))
     for k in STAGES:
         for stages in combinations(by_cost, k):
@@ -81,14 +81,14 @@ def _levels(score: np.ndarray, k: int) -> list[float]:
 
 
 def worth_certifying(
-    answers: Sequence[Answers],
+    answers: Sequence[VariantAnswers],
     weights: np.ndarray,  # (n,) of a mean over contexts, sum 1
     count: int = CANDIDATES,
 ) -> list[Chain]:
-    """Return the cascades that together dominate the most of (F1, cost), the variants alone beside them.
+    """Return the cascades that, with the single variants, dominate the most of (F1, cost).
 
-    None that costs more than the dearest variant: it asks for nothing that another answer would be worth.
-    What they score on the questions they are chosen by flatters them: certify them on others.
+    Cascades that cost more than the costliest variant are left out. The scores on these questions are
+    optimistic, because the cascades are chosen by them: certify the cascades on other questions.
     """
     found = [Chain((a.name,), ()) for a in answers] + list(chains(answers))
     points = np.array([_point(play(chain, answers), weights) for chain in found])
@@ -99,5 +99,5 @@ def worth_certifying(
     return [found[kept[i]] for i in best]
 
 
-def _point(played: Played, weights: np.ndarray) -> tuple[float, float]:
+def _point(played: CascadeResult, weights: np.ndarray) -> tuple[float, float]:
     return -float(played.f1 @ weights), float(played.cost_ms.mean())

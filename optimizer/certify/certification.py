@@ -1,5 +1,6 @@
-"""Certificates of plans: floors and paired losses from clusters of the calibrate split, and what became of
-them on clusters that made none and on the test data.
+"""Certificates of plans: floors and paired losses from clusters of the calibrate split.
+
+Each floor is checked on held-out clusters and on the test data.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from optimizer.certify.strata import ALL, Scored
 from optimizer.data import clusters, evaluate, lineage
 from optimizer.data import question_sets as data
 from optimizer.data.question_sets import DataError, Example, Split
-from optimizer.data.splits import Questions as StudyQuestions
+from optimizer.data.splits import StudyQuestions
 from optimizer.onnx import profile
 from optimizer.students.exported import Exported
 from optimizer.students.study import Study
@@ -34,8 +35,8 @@ METHOD = (
 
 
 @dataclass(frozen=True, slots=True)
-class Questions:
-    """A data set that variants are asked, under its name in the run folder and the catalog."""
+class QuestionSet:
+    """Questions that variants are evaluated on; `name` as in the run folder and the catalog."""
 
     name: str
     examples: Sequence[Example]
@@ -45,23 +46,25 @@ class Questions:
     sha256: str = ""  # empty: a split, not a file
 
 
-# What a variant's logits say to questions as served, and the CPU time of each, ms, where it is known.
-Ask = Callable[[str, Questions], tuple[list[Reading], list[float]]]
+# (variant, questions) -> its readings, decoded as served, and the CPU ms of each (empty: unknown).
+Ask = Callable[[str, QuestionSet], tuple[list[Reading], list[float]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What cascades are chosen by, floors are made from and checked on, and the way to the answers."""
+    """The questions of a certification, and how to get a variant's readings of them."""
 
-    search: Questions
-    calibrate: Questions
-    reports: tuple[Questions, ...]
+    search: QuestionSet  # cascades are chosen by it
+    calibrate: QuestionSet  # floors are made from it
+    reports: tuple[QuestionSet, ...]  # floors are checked on them
     ask: Ask
     how: CertifyConfig
     data: str
     data_sha256: str
-    spent: float | None = None  # of delta, by this look at the data; None: all of it
-    hold_out: bool = True  # keep a fifth from the floors, to check them
+    spent: float | None = (
+        None  # part of delta that this look at the data may spend; None: all of it
+    )
+    hold_out: bool = True  # keep a fifth of the clusters to check the floors
 
     @property
     def budget(self) -> float:
@@ -73,23 +76,23 @@ def evidence_of(study: Study) -> Evidence:
     """Return the evidence of a study's own variants. Raises: DataError."""
     lineage.check_study(study.config)
 
-    def ask(name: str, questions: Questions) -> tuple[list[Reading], list[float]]:
+    def ask(name: str, questions: QuestionSet) -> tuple[list[Reading], list[float]]:
         return Exported(study, name).timed_readings(questions.name, questions.examples)
 
     return gather(study.config, study.questions, study.tokenizer, ask)
 
 
 def gather(config: StudyConfig, questions: StudyQuestions, tokenizer: Path, ask: Ask) -> Evidence:
-    """Return a study's questions; which are long is found out here, once for all variants.
+    """Return the evidence of a study; questions are encoded here, once for all variants.
 
-    Raises: DataError when there are none to certify with.
+    Raises: DataError when there are no questions to certify with.
     """
     encoder = SpanEncoder.from_file(tokenizer)
     certifying = questions.certifying(Split.CALIBRATE)
     if not certifying or strata.held_out(certifying).all():
         raise DataError(
-            "the calibrate split of the sources that certify holds no article or context to make"
-            " floors from; let a larger [[data]] certify"
+            "the calibrate split of the certifying sources has no article or context to make floors"
+            " from; let a larger [[data]] certify"
         )
     names = [Path(d.source).name for d in config.data if d.certifies]
     hashes = questions.hashes()
@@ -104,7 +107,7 @@ def gather(config: StudyConfig, questions: StudyQuestions, tokenizer: Path, ask:
     )
 
 
-def _report(encoder: SpanEncoder, where: str) -> Questions:
+def _report(encoder: SpanEncoder, where: str) -> QuestionSet:
     path = data.path_of(where)
     sha256 = sha256_of(path) if path.exists() else ""
     return questions_of(encoder, Path(where).name.split(".")[0], data.load(where), sha256)
@@ -112,9 +115,9 @@ def _report(encoder: SpanEncoder, where: str) -> Questions:
 
 def questions_of(
     encoder: SpanEncoder, name: str, examples: Sequence[Example], sha256: str = ""
-) -> Questions:
+) -> QuestionSet:
     encoded = [encoder.encode(e.as_question()) for e in examples]
-    return Questions(
+    return QuestionSet(
         name,
         examples,
         np.array([w.n_tokens for w in encoded], dtype=int),
@@ -125,23 +128,23 @@ def questions_of(
 
 
 def qualities_of(variant: Variant, evidence: Evidence) -> tuple[Quality, ...]:
-    """Return the scores on what the floor is made from and on the study's test data."""
+    """Return the scores on the questions that floors are made from, and on the test data."""
     found = []
     for questions in (evidence.calibrate, *evidence.reports):
         readings, _ = evidence.ask(variant.name, questions)
-        asked = list(zip(questions.examples, readings, strict=True))
+        scored = list(zip(questions.examples, readings, strict=True))
         if questions is evidence.calibrate:
             made = strata.makes_floors(questions.examples, hold_out=evidence.hold_out)
-            asked = [pair for pair, keep in zip(asked, made, strict=True) if keep]
-        examples, readings = [e for e, _ in asked], [r for _, r in asked]
+            scored = [pair for pair, keep in zip(scored, made, strict=True) if keep]
+        examples, readings = [e for e, _ in scored], [r for _, r in scored]
         name, sha256 = questions.name, questions.sha256
         found.append(evaluate.quality(name, sha256, examples, readings, variant.decoding))
     return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a plan scored on everything that it is certified and checked with."""
+class PlanScores:
+    """The scores of a plan on the questions that certify it and on those that check it."""
 
     certified: Scored
     held_out: Scored
@@ -150,7 +153,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """What each claim of a catalog may spend of delta."""
+    """The part of delta that each claim of a catalog may spend."""
 
     own: float  # a floor of a variant, in one scope
     others: float  # a floor of a cascade or a loss, in one scope
@@ -160,12 +163,12 @@ class Shares:
 def shares(
     n_variants: int, n_cascades: int, delta: float, n_scopes: int = 1, n_parts: int = 5
 ) -> Shares:
-    """Return delta split over all claims about all plans looked at, also those that are then left out.
+    """Return delta split over all claims about all plans looked at, including plans left out later.
 
     `n_parts`: floors of strata of one plan.
     """
     n_plans = n_variants + n_cascades
-    n_losses = n_plans - 1  # the largest variant loses nothing to itself
+    n_losses = n_plans - 1  # all but the largest variant
     n_others = n_scopes * (n_cascades + n_losses)
     own = delta / 2 if n_others else 3 * delta / 4
     return Shares(
@@ -176,9 +179,9 @@ def shares(
 
 
 def certificate_of(
-    outcome: Outcome, evidence: Evidence, sha256: tuple[str, ...], share: float, parts: float
+    outcome: PlanScores, evidence: Evidence, sha256: tuple[str, ...], share: float, parts: float
 ) -> Certificate:
-    """Return the floors of a plan: its own at 1 - `share` a scope, those of strata at 1 - `parts` each.
+    """Return the floors of a plan: the whole at 1 - `share` per scope, each stratum at 1 - `parts`.
 
     `sha256`: of the plan's model files, in its order.
     """
@@ -209,7 +212,7 @@ def certificate_of(
         checks=tuple(
             check
             for other in (outcome.held_out, *outcome.reports)
-            if len(other.examples)  # few clusters may leave no fifth
+            if len(other.examples)  # with few clusters none may be held out
             for check in strata.checks_of(certified, other, floors, bound, evidence.budget)
         ),
         commit=provenance.commit(),
@@ -228,12 +231,12 @@ def constant_f1(scored: Scored) -> float:
 
 
 def paired_of(
-    outcome: Outcome, largest: Outcome, to: str, how: CertifyConfig, share: float
+    outcome: PlanScores, largest: PlanScores, to: str, how: CertifyConfig, share: float
 ) -> Paired:
-    """Return how much F1 a plan loses at most to the largest variant, at 1 - `share` a scope.
+    """Return an upper bound on the F1 that a plan loses to the largest variant, at 1 - `share` per scope.
 
-    The bound is on the mean over clusters of (difference + 1) / 2: questions that both answer alike, by far
-    the most, have no spread.
+    The bound is on the mean over clusters of (difference + 1) / 2. Most questions get the same answer from
+    both, so the differences vary little.
     """
     bound = bounds.METHODS[how.method]
     certified = _gain(outcome.certified, largest.certified)

@@ -1,7 +1,7 @@
-"""What a catalog says of itself so that a gateway can see whether it still holds. Pure.
+"""Expected agreement and confidence, which let a gateway see whether certificates still hold. Pure.
 
-How each plan agrees with the largest variant, and how each variant's confidence is spread, on the questions
-that floors are made from. All are rates of requests, every question asked alike: that is what a gateway sees.
+Measured on the questions that floors are made from: how often each plan agrees with the largest variant,
+and how each variant's confidence is distributed. All rates are per question, as a gateway sees them.
 
 Legend: n questions.
 """
@@ -24,16 +24,19 @@ from optimizer.data.question_sets import Example
 
 DECILES = np.linspace(0.1, 0.9, 9)
 DECIMALS = 4
-# A cluster with more questions counts for as many: a bound must know the most beforehand.
+# A cluster with more questions counts as this many: the bound needs a maximum fixed beforehand.
 MOST_QUESTIONS = 16
-WORTH_WATCHING = 0.05  # a floor under both rates below this would watch nothing
-MOST_TOKENS = (*LENGTH_EDGES, 1_000_000_000)  # of each length that confidence is told by
+WORTH_WATCHING = 0.05  # if both floors are below this, no alarm could ever be raised
+MOST_TOKENS = (
+    *LENGTH_EDGES,
+    1_000_000_000,
+)  # upper edges of the lengths that confidence is grouped by
 
-Answers = Mapping[str, Sequence[Answer]]  # by variant, (n,)
+AnswersByVariant = Mapping[str, Sequence[Answer]]  # by variant, (n,)
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class FloorQuestions:
     """The questions that floors are made from."""
 
     examples: Sequence[Example]  # (n,)
@@ -42,35 +45,35 @@ class Asked:
 
 def with_expectations(
     catalog: Catalog,
-    asked: Asked,
-    answers: Answers,
+    questions: FloorQuestions,
+    answers: AnswersByVariant,
     host: Host,
     delta: float,
     n_looked_at: int,
 ) -> Catalog:
-    """Return the catalog with what to expect of plans and variants; `host`: that answered.
+    """Return the catalog with expected agreement and confidence; `host`: where the answers were made.
 
-    The bounds of all plans looked at hold jointly at 1 - delta; those of all variants do, too.
+    The bounds of all plans looked at hold jointly at 1 - delta; so do those of all variants.
     """
     reference = largest(catalog.variants).name
     shares = delta / n_looked_at, delta / len(catalog.variants)
     plans = tuple(
         replace(
-            plan, agreement=agreement(plan, asked.examples, answers, reference, host, shares[0])
+            plan, agreement=agreement(plan, questions.examples, answers, reference, host, shares[0])
         )
         for plan in catalog.plans
     )
     variants = tuple(
-        replace(v, confidence=confidence(asked, _scores(answers[v.name]), host, shares[1]))
+        replace(v, confidence=confidence(questions, _scores(answers[v.name]), host, shares[1]))
         for v in catalog.variants
     )
     return replace(catalog, plans=plans, variants=variants)
 
 
 def largest(variants: Sequence[Variant]) -> Variant:
-    """Return the variant that judges the others, and that losses are certified to.
+    """Return the reference variant: agreement and losses are relative to it.
 
-    By parameters: bytes tell of the precision, too, and FP16 makes a student larger than an INT8 teacher.
+    Compared by parameters, not bytes: an FP16 student may have more bytes than an INT8 teacher.
     """
     return max(variants, key=lambda v: (v.parameters, v.size_bytes))
 
@@ -78,12 +81,12 @@ def largest(variants: Sequence[Variant]) -> Variant:
 def agreement(
     plan: Plan,
     examples: Sequence[Example],  # (n,)
-    answers: Answers,
+    answers: AnswersByVariant,
     reference: str,
     host: Host,
     delta: float,
 ) -> Agreement | None:
-    """Return how a plan agrees with the reference; None where too little is answered by others to tell."""
+    """Return a plan's agreement with the reference; None when too few answers come from other variants."""
     ours, by_another = played(plan, answers, reference)
     theirs = np.array([a.text for a in answers[reference]], dtype=object)
     some = by_another & ((ours != "") | (theirs != ""))
@@ -107,8 +110,8 @@ def agreement(
     )
 
 
-def played(plan: Plan, answers: Answers, reference: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the plan's texts (n,), and where they are another variant's than the reference's (n,)."""
+def played(plan: Plan, answers: AnswersByVariant, reference: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the plan's answers (n,), and which of them a variant other than the reference gave (n,)."""
     stages = [answers[name] for name in plan.variants]
     texts = np.array([a.text for a in stages[0]], dtype=object)
     by = np.zeros(len(texts), dtype=int)
@@ -120,18 +123,18 @@ def played(plan: Plan, answers: Answers, reference: str) -> tuple[np.ndarray, np
 
 
 def confidence(
-    asked: Asked,
+    questions: FloorQuestions,
     scores: np.ndarray,  # (n,)
     host: Host,
     delta: float,
 ) -> Confidence:
-    """Return how scores are spread between their deciles, with bounds that hold jointly at 1 - delta.
+    """Return the distribution of scores over their deciles, with bounds that hold jointly at 1 - delta.
 
-    Half of delta is for all questions, half for those of each length: a variant is not sent every length.
+    Half of delta is for all questions together, half for the groups by length: routing depends on length.
     """
     edges = np.unique(np.round(np.quantile(scores, DECILES), DECIMALS))
-    number = clusters.numbers(asked.examples)
-    parts = [(n, among) for n, among in _by_length(asked.tokens) if among.any()]
+    number = clusters.numbers(questions.examples)
+    parts = [(n, among) for n, among in _by_length(questions.tokens) if among.any()]
     whole = _spread(number, np.ones(len(scores), dtype=bool), scores, edges, delta / 2)
     each = delta / 2 / len(parts)
     return Confidence(
@@ -139,7 +142,7 @@ def confidence(
         shares=whole.shares,
         low=whole.low,
         high=whole.high,
-        n_contexts=len({e.context for e in asked.examples}),
+        n_contexts=len({e.context for e in questions.examples}),
         n_questions=whole.n_questions,
         host=host,
         by_length=tuple(
@@ -150,7 +153,7 @@ def confidence(
 
 
 def _by_length(tokens: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    """Return the most tokens of each length, and which questions are of it."""
+    """Return each length group: its largest number of tokens, and a mask of its questions."""
     return [
         (most, (tokens > least) & (tokens <= most)) for least, most in pairwise((0, *MOST_TOKENS))
     ]
@@ -159,7 +162,7 @@ def _by_length(tokens: np.ndarray) -> list[tuple[int, np.ndarray]]:
 def _spread(
     number: np.ndarray, among: np.ndarray, scores: np.ndarray, edges: np.ndarray, delta: float
 ) -> Spread:
-    """Return the shares of scores up to each edge among some questions, bounded on both sides."""
+    """Return the shares of scores up to each edge among some questions, with bounds on both sides."""
     each = delta / (2 * len(edges))
     low = [rate(number, among, scores <= edge, each) for edge in edges]
     above = [rate(number, among, scores > edge, each) for edge in edges]
@@ -178,11 +181,10 @@ def rate(
     hits: np.ndarray,  # (n,) bool, of any questions
     delta: float,
 ) -> tuple[float, float]:
-    """Return the rate of hits among some questions, each asked alike, and a floor under it.
+    """Return the rate of hits among some questions, and a lower bound on it.
 
-    The floor is one under the mean of the clusters' rates as well: a gateway counts one factor a text, and
-    sees some or all of the questions on it. Of a cluster with more than MOST_QUESTIONS, each of its
-    questions weighs accordingly less.
+    The bound also holds for the mean of the clusters' rates: a gateway counts each text once and may see
+    any number of the questions on it. Questions of a cluster with more than MOST_QUESTIONS weigh less.
     """
     weights = np.minimum(1.0, MOST_QUESTIONS / np.maximum(1, np.bincount(number)))
     counts, hit = (weights * np.bincount(number, kept) for kept in (among, among & hits))

@@ -1,9 +1,8 @@
-"""What has been spent of delta on each data set: every look at it costs some. Pure.
+"""The ledger of looks: how much of delta each look at a data set has spent. Pure.
 
-Floors of successive studies on the same questions are chosen among: with each study published or shown, the
-next one is more likely to look good by luck. So the k-th look at a data set spends 1 / (k + 1) of what the ones
-before have left of delta: a half, a sixth, a twelfth ... of the whole. All floors of all looks hold jointly
-at 1 - delta. Looking at the same models again is no new look.
+When several studies certify on the same questions, the best one may look good by luck. So each look spends
+only a part of delta: the first a half, the second a sixth, the third a twelfth of the whole. All floors of
+all looks hold jointly at 1 - delta. Certifying the same models again is not a new look.
 
 Source: alpha spending, Lan & DeMets 1983; here by the union bound.
 """
@@ -21,7 +20,7 @@ from optimizer.data.question_sets import DataError
 
 
 def claims_of(variants: Sequence[Variant], method: str, delta: float, scope: str) -> str:
-    """Return what tells one look from another: the models, how they decode, and how they are certified."""
+    """Return a hash that identifies a look: the models, their decoding, and the certification settings."""
     models = sorted((v.name, v.sha256, asdict(v.decoding)) for v in variants)
     raw = json.dumps([models, method, delta, scope], sort_keys=True)
     return hashlib.sha256(raw.encode()).hexdigest()
@@ -30,9 +29,9 @@ def claims_of(variants: Sequence[Variant], method: str, delta: float, scope: str
 def next_look(
     looks: Sequence[Look], data: Collection[str], claims: str, delta: float, study: str, date: str
 ) -> Look:
-    """Return the look at these data sets that is now taken, or the one that was taken for the same claims.
+    """Return the next look at these data sets, or the earlier look with the same claims.
 
-    `data`: a key for each data set and split. Raises: DataError where nothing of delta is left.
+    `data`: a key for each data set and split. Raises: DataError when delta is used up.
     """
     same = [look for look in looks if look.claims == claims and set(look.data) == set(data)]
     if same:
@@ -42,7 +41,7 @@ def next_look(
     if spent >= delta:
         raise DataError(
             f"not certified: {len(before)} looks at these questions have spent {spent:.4g} of delta"
-            f" {delta:g}; certify with questions that nobody has looked at yet"
+            f" {delta:g}; certify on questions that were not used before"
         )
     share = (delta - spent) / (len(before) + 2)
     return Look(tuple(data), claims, study, date, delta, share)
@@ -54,7 +53,7 @@ def with_look(looks: Sequence[Look], look: Look) -> tuple[Look, ...]:
 
 
 def merged(one: Sequence[Look], other: Sequence[Look]) -> tuple[Look, ...]:
-    """Return all looks of two ledgers: none is forgotten by going back to a catalog of before."""
+    """Return the looks of both ledgers, so that a rollback forgets none."""
     return (*one, *(look for look in other if look not in one))
 
 

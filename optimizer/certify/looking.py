@@ -1,4 +1,4 @@
-"""Takes a look at certifying questions: what it may spend of delta, by the ledger of the catalog."""
+"""Accounts for a look at certifying questions in the catalog's ledger."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from optimizer.data.question_sets import SPLIT_VERSION
 def spend(
     evidence: Evidence, variants: Sequence[Variant], study: str, date: str, looks: Sequence[Look]
 ) -> tuple[Evidence, tuple[Look, ...]]:
-    """Return the evidence with what this look spends, and the ledger with the look. Raises: DataError."""
+    """Return the evidence with the part of delta to spend, and the updated ledger. Raises: DataError."""
     how, keys = evidence.how, keys_of(evidence)
     claims = ledger.claims_of(variants, how.method, how.delta, evidence.data)
     look = ledger.next_look(looks, keys, claims, how.delta, study, date)

@@ -1,4 +1,4 @@
-"""Asks published or finished variants for what their catalog lets gateways expect."""
+"""Measures the expected agreement and confidence of published or finished variants."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from gateway.catalog.store import Catalog
 from gateway.qa import codec
 from optimizer.certify import expected_agreement, strata
 from optimizer.certify.certification import Evidence
-from optimizer.certify.expected_agreement import Asked
+from optimizer.certify.expected_agreement import FloorQuestions
 from optimizer.onnx import profile
 
 
 def expected(catalog: Catalog, evidence: Evidence, n_looked_at: int | None = None) -> Catalog:
-    """Return the catalog with what to expect of its plans and variants on the questions of its floors.
+    """Return the catalog with expected agreement and confidence, measured on the questions of its floors.
 
-    `n_looked_at`: of how many plans those of the catalog were kept; none given: of so many.
+    `n_looked_at`: number of plans that the catalog's plans were chosen from; default: no others.
     """
-    asked = evidence.calibrate
-    made = strata.makes_floors(asked.examples, hold_out=evidence.hold_out)
+    questions = evidence.calibrate
+    made = strata.makes_floors(questions.examples, hold_out=evidence.hold_out)
     answers = {}
     for variant in catalog.variants:
-        readings, _ = evidence.ask(variant.name, asked)
+        readings, _ = evidence.ask(variant.name, questions)
         kept = (r for r, keep in zip(readings, made, strict=True) if keep)
         answers[variant.name] = [codec.answer_of(reading, variant.decoding) for reading in kept]
     rows = np.flatnonzero(made)
-    examples = [asked.examples[i] for i in rows.tolist()]
+    examples = [questions.examples[i] for i in rows.tolist()]
     return expected_agreement.with_expectations(
         catalog,
-        Asked(examples, asked.tokens[rows]),
+        FloorQuestions(examples, questions.tokens[rows]),
         answers,
         profile.here(),
         evidence.budget,

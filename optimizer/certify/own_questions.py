@@ -1,8 +1,8 @@
-"""Certifies what a repository publishes for a user's own questions: one file, no study, no training.
+"""Certifies published variants on a user's own questions: one file, no study, no training.
 
-The no-answer threshold of each variant is fitted to the questions, too: cross-fitted, so that every question
-is answered under a threshold that it had no part in, and all of them make floors. What is served is the
-threshold fitted on all. Cascades stay what they are: nothing is chosen by these questions but the threshold.
+The no-answer threshold of each variant is fitted to the questions as well. It is cross-fitted: each question
+is answered under a threshold that was fitted without it, so all questions can make floors. The gateway
+serves the threshold that was fitted on all of them. The plans of the catalog do not change otherwise.
 
 Legend: n questions, k clusters.
 """
@@ -24,8 +24,8 @@ from gateway.errors import RepositoryError
 from gateway.qa import codec
 from gateway.qa.codec import Reading, SpanEncoder
 from optimizer.certify import bounds, certification, expected_agreement, looking, plans, strata
-from optimizer.certify.certification import Evidence, Questions
-from optimizer.certify.expected_agreement import Asked
+from optimizer.certify.certification import Evidence, QuestionSet
+from optimizer.certify.expected_agreement import FloorQuestions
 from optimizer.data import clusters, evaluate, lineage, question_files
 from optimizer.data.lineage import TrainedOnIt
 from optimizer.data.question_sets import DataError, Example, sha256_of
@@ -34,14 +34,14 @@ from optimizer.onnx import profile
 from optimizer.study.config import CertifyConfig
 
 FOLDS = 10
-MIN_CLUSTERS = 10  # with fewer, no floor is worth the name
-TYPICAL_F1, TYPICAL_SPREAD = 0.65, 0.33  # of clusters, for what is said before any model is asked
+MIN_CLUSTERS = 10  # with fewer, floors are too low to be useful
+TYPICAL_F1, TYPICAL_SPREAD = 0.65, 0.33  # of clusters, for the estimate before any model runs
 STUDY = "your questions"
 
 
 @dataclass(frozen=True, slots=True)
-class Own:
-    """The questions of a file, and what it is known by."""
+class OwnQuestions:
+    """The questions of a file, with its name and hash."""
 
     name: str
     sha256: str
@@ -53,32 +53,32 @@ class Own:
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
-    """Which floor so many articles or contexts buy."""
+class FloorEstimate:
+    """The floor to expect from a number of articles or contexts."""
 
     n_clusters: int
     floor: float
 
 
-def read(path: Path, catalog: Catalog) -> Own:
-    """Return the questions that count, of a file that no model was trained on.
+def read(path: Path, catalog: Catalog) -> OwnQuestions:
+    """Return the questions of a file that count for floors.
 
-    Raises: DataError, TrainedOnIt.
+    Raises: DataError when there are too few; TrainedOnIt when the models were trained on the file.
     """
-    own = Own(path.name, "", question_files.load(path))
+    own = OwnQuestions(path.name, "", question_files.load(path))
     sha256 = sha256_of(path)
     if named := [n for n in lineage.trained_on(catalog.origin, [sha256]) if _trained(catalog, n)]:
         raise TrainedOnIt(
             f"{path}: not certified: the published models were trained on it (as {', '.join(named)}), so"
-            " their answers to it say nothing of new questions; give questions that they have not seen"
+            " it cannot show how they answer new questions; give questions that they have not seen"
         )
     counted = clusters.counted(own.examples)
     kept = [e for e, counts in zip(own.examples, counted, strict=True) if counts]
-    found = Own(path.name, sha256, kept)
+    found = OwnQuestions(path.name, sha256, kept)
     if found.n_clusters < MIN_CLUSTERS:
         raise DataError(
-            f"{path}: questions on {found.n_clusters} articles or contexts, {MIN_CLUSTERS} are the"
-            " least that a floor can be made from; add questions on other texts"
+            f"{path}: has questions on {found.n_clusters} articles or contexts; a floor needs at least"
+            f" {MIN_CLUSTERS}: add questions on other texts"
         )
     return found
 
@@ -90,26 +90,30 @@ def _trained(catalog: Catalog, name: str) -> bool:
     return catalog.origin.data_sha256[name] not in reported
 
 
-def outlook(n_clusters: int, n_variants: int, delta: float) -> list[Outlook]:
-    """Return which floor so many, twice and four times as many clusters buy under a typical mean F1."""
+def outlook(n_clusters: int, n_variants: int, delta: float) -> list[FloorEstimate]:
+    """Return the floors to expect from 1, 2 and 4 times as many clusters at a typical mean F1."""
     a = TYPICAL_F1 * (TYPICAL_F1 * (1 - TYPICAL_F1) / TYPICAL_SPREAD**2 - 1)
     draws = np.random.default_rng(0).beta(a, a * (1 / TYPICAL_F1 - 1), 4 * n_clusters)
     return _floors(np.sort(draws)[::4], n_variants, delta)
 
 
-def outlook_of(catalog: Catalog, values: np.ndarray, delta: float) -> list[Outlook]:
-    """Return the same for values like those that were found; values: (k,)."""
+def outlook_of(catalog: Catalog, values: np.ndarray, delta: float) -> list[FloorEstimate]:
+    """Return the floors to expect from 1, 2 and 4 times as many values like these; values: (k,)."""
     return _floors(values, len(catalog.variants), delta)
 
 
-def _floors(values: np.ndarray, n_variants: int, delta: float) -> list[Outlook]:
+def _floors(values: np.ndarray, n_variants: int, delta: float) -> list[FloorEstimate]:
     share = certification.shares(n_variants, 0, delta / 2).own  # a first look spends half
     many = [np.tile(values, times) for times in (1, 2, 4)]
     mixed = [np.random.default_rng(0).permutation(v) for v in many]
-    return [Outlook(len(v), strata.rounded_down(bounds.betting_floor(v, share))) for v in mixed]
+    return [
+        FloorEstimate(len(v), strata.rounded_down(bounds.betting_floor(v, share))) for v in mixed
+    ]
 
 
-def certified(published: Path, own: Own, delta: float, folder: Path) -> tuple[Catalog, np.ndarray]:
+def certified(
+    published: Path, own: OwnQuestions, delta: float, folder: Path
+) -> tuple[Catalog, np.ndarray]:
     """Return the catalog certified on the questions, and the best variant's F1 of each cluster, (k,).
 
     `folder` keeps the answers by model, file and host, so a killed run goes on. Raises: RepositoryError, DataError.
@@ -139,23 +143,23 @@ def certified(published: Path, own: Own, delta: float, folder: Path) -> tuple[Ca
         for v in refitted
     )
     catalog = replace(catalog, variants=variants, plans=tuple(found), looks=looks)
-    told = expected_agreement.with_expectations(
+    expected = expected_agreement.with_expectations(
         catalog,
-        Asked(own.examples, questions.tokens),
+        FloorQuestions(own.examples, questions.tokens),
         answers,
         profile.here(),
         evidence.budget,
         len(found),
     )
-    best = max(refitted, key=lambda v: told.direct(v.name).certified_f1).name
+    best = max(refitted, key=lambda v: expected.direct(v.name).certified_f1).name
     f1 = [evaluate.f1(a.text, e.answers) for a, e in zip(answers[best], own.examples, strict=True)]
-    return told, clusters.means(own.examples, f1)
+    return expected, clusters.means(own.examples, f1)
 
 
 def cross_fitted(
     variant: Variant, examples: Sequence[Example], readings: Sequence[Reading]
 ) -> list[Answer]:
-    """Return each question's answer under the threshold that was fitted without its cluster's fold."""
+    """Return each question's answer under a threshold fitted without the fold of its cluster."""
     folds = clusters.numbers(examples) % FOLDS
     hows: dict[int, Decoding] = {}
     for fold in np.unique(folds).tolist():
@@ -166,9 +170,9 @@ def cross_fitted(
 
 
 def fitted(variant: Variant, examples: Sequence[Example], readings: Sequence[Reading]) -> Variant:
-    """Return the variant with its no-answer threshold fitted; the calibration of scores stays.
+    """Return the variant with its no-answer threshold fitted; the calibration of scores does not change.
 
-    Where there are no unanswerable questions to fit it by, or only such, it stays as published.
+    Without both answerable and unanswerable questions the threshold stays as published.
     """
     has = np.array([e.answerable for e in examples])
     if has.all() or not has.any():
@@ -180,13 +184,13 @@ def fitted(variant: Variant, examples: Sequence[Example], readings: Sequence[Rea
     return replace(variant, decoding=replace(variant.decoding, null_threshold=threshold))
 
 
-def _questions(own: Own, tokenizer: Path) -> Questions:
+def _questions(own: OwnQuestions, tokenizer: Path) -> QuestionSet:
     encoder = SpanEncoder.from_file(tokenizer)
     return certification.questions_of(encoder, own.name, own.examples, own.sha256)
 
 
 def _ask(
-    published: Path, variant: Variant, questions: Questions, own: Own, folder: Path
+    published: Path, variant: Variant, questions: QuestionSet, own: OwnQuestions, folder: Path
 ) -> list[Reading]:
     file = store.model_path(published, variant)
     model = cached.Model(file, variant.sha256, published / store.TOKENIZER, variant.precision)
@@ -194,16 +198,16 @@ def _ask(
     return cached.readings(model, folder / variant.name, part, questions.examples)[0]
 
 
-def _quality(own: Own, readings: Sequence[Reading], answers: Sequence[Answer]) -> Quality:
+def _quality(own: OwnQuestions, readings: Sequence[Reading], answers: Sequence[Answer]) -> Quality:
     texts = [answer.text for answer in answers]
     return evaluate.quality_of(own.name, own.sha256, own.examples, texts, readings)
 
 
-def _others(variant: Variant, own: Own) -> tuple[Quality, ...]:
+def _others(variant: Variant, own: OwnQuestions) -> tuple[Quality, ...]:
     return tuple(q for q in variant.quality if q.sha256 != own.sha256)
 
 
 def worse_than_silence(catalog: Catalog) -> Mapping[str, float]:
-    """Return the variants that always answering "no answer" beats, with what that scores."""
+    """Return the variants no better than always answering "no answer", with the F1 of that."""
     found = {v.name: catalog.direct(v.name).certificate for v in catalog.variants}
     return {n: c.constant_f1 for n, c in found.items() if c.constant_f1 and c.f1 <= c.constant_f1}

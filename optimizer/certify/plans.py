@@ -1,7 +1,7 @@
-"""The plans of a catalog: each variant alone, and the cascades that are worth having; certified jointly.
+"""The plans of a catalog: each variant alone, and the best cascades; all certified jointly.
 
-Cascades and their thresholds are chosen by answers on the search split. The calibrate split certifies what
-was chosen, and nothing else.
+Cascades and their thresholds are chosen on the search split. The calibrate split is used only to certify
+them.
 
 Legend: n questions.
 """
@@ -17,45 +17,45 @@ from gateway.catalog.schema import Certificate, Paired, Plan, Variant
 from gateway.domain import Answer
 from gateway.qa import codec
 from optimizer.certify import cascades, certification, expected_agreement, strata
-from optimizer.certify.cascades import Answers, Chain
-from optimizer.certify.certification import Evidence, Outcome, Questions, Shares
+from optimizer.certify.cascades import Chain, VariantAnswers
+from optimizer.certify.certification import Evidence, PlanScores, QuestionSet, Shares
 from optimizer.certify.strata import Scored
 from optimizer.data import clusters, evaluate
 
-MAX_PLANS = 20  # with more, choosing among them takes a request too long
+MAX_PLANS = 20  # with more, choosing a plan would take too much of a request's time
 
 
 @dataclass(frozen=True, slots=True)
-class Rated:
-    """A certified plan, with what it costs beside the largest variant alone."""
+class RatedPlan:
+    """A certified plan, with its cost relative to the largest variant."""
 
     plan: Plan
-    cost: float  # 1: as much; by the profiles, on the search split
-    cpu: Mapping[str, float]  # the same by measured CPU time, by test data
+    cost: float  # from the latency profiles, on the search split; 1: as much
+    cpu: Mapping[str, float]  # the same from measured CPU time, by name of the test data
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
-    """The plans that are kept, and of how many: delta is split over all."""
+class PlanSelection:
+    """The plans that are kept, and the number of plans that delta is split over."""
 
-    kept: list[Rated]
+    kept: list[RatedPlan]
     n_looked_at: int
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """What all variants made of one data set."""
+class _Answered:
+    """The answers of all variants to one question set."""
 
-    questions: Questions
-    answers: tuple[Answers, ...]
+    questions: QuestionSet
+    answers: tuple[VariantAnswers, ...]
     cpu_ms: Mapping[str, np.ndarray]  # by variant, where it is known
 
 
-def plans_of(variants: Sequence[Variant], evidence: Evidence) -> Looked:
-    """Return the plans to publish, cheapest first: of cascades those that no other plan beats in cost, floor
-    and loss at once.
+def plans_of(variants: Sequence[Variant], evidence: Evidence) -> PlanSelection:
+    """Return the plans to publish, cheapest first.
 
-    What may be spent of delta is split over all plans looked at, also those that are then left out.
+    A cascade is left out when another plan beats it in cost, floor and loss at once. Delta is split over all
+    plans looked at, including those left out.
     """
     parts = (evidence.search, evidence.calibrate, *evidence.reports)
     search, calibrate, *reports = (_ask(variants, questions, evidence) for questions in parts)
@@ -69,7 +69,7 @@ def plans_of(variants: Sequence[Variant], evidence: Evidence) -> Looked:
     for chain, outcome in zip(chains, outcomes, strict=True):
         certificate = _certificate(chain, outcome, best, largest, variants, evidence, each)
         found.append(_rated(chain, certificate, search, reports, largest))
-    return Looked(sorted(unbeaten(found), key=lambda rated: rated.cost), len(found))
+    return PlanSelection(sorted(unbeaten(found), key=lambda rated: rated.cost), len(found))
 
 
 def certified_as_they_are(
@@ -78,27 +78,27 @@ def certified_as_they_are(
     answers: Mapping[str, Sequence[Answer]],
     evidence: Evidence,
 ) -> list[Plan]:
-    """Return these plans certified anew by given answers: none was chosen by them, and all are kept."""
-    asked = _Asked(
+    """Return the same plans, certified again by the given answers; none is left out."""
+    answered = _Answered(
         evidence.calibrate,
         tuple(_answers(v, answers[v.name], evidence.calibrate) for v in variants),
         {},
     )
     chains = [Chain(plan.variants, plan.thresholds) for plan in plans]
-    outcomes = [_outcome(chain, asked, (), evidence.hold_out) for chain in chains]
+    outcomes = [_outcome(chain, answered, (), evidence.hold_out) for chain in chains]
     largest = expected_agreement.largest(variants).name
     best = outcomes[chains.index(Chain((largest,), ()))]
     each = _shares(chains, best, evidence)
     found = []
     for plan, chain, outcome in zip(plans, chains, outcomes, strict=True):
         certificate = _certificate(chain, outcome, best, largest, variants, evidence, each)
-        played = cascades.play(chain, asked.answers)
+        played = cascades.play(chain, answered.answers)
         reach = tuple(round(share, 4) for share in played.reach) if chain.thresholds else ()
         found.append(replace(plan, certificate=certificate, reach=reach))
     return found
 
 
-def _shares(chains: Sequence[Chain], best: Outcome, evidence: Evidence) -> Shares:
+def _shares(chains: Sequence[Chain], best: PlanScores, evidence: Evidence) -> Shares:
     n_alone = sum(not chain.thresholds for chain in chains)
     return certification.shares(
         n_alone,
@@ -111,8 +111,8 @@ def _shares(chains: Sequence[Chain], best: Outcome, evidence: Evidence) -> Share
 
 def _certificate(
     chain: Chain,
-    outcome: Outcome,
-    best: Outcome,
+    outcome: PlanScores,
+    best: PlanScores,
     largest: str,
     variants: Sequence[Variant],
     evidence: Evidence,
@@ -128,7 +128,7 @@ def _certificate(
     return replace(certificate, paired=paired)
 
 
-def unbeaten(found: Sequence[Rated]) -> list[Rated]:
+def unbeaten(found: Sequence[RatedPlan]) -> list[RatedPlan]:
     """Return all variants alone, and the cascades that no plan beats in cost, floor and loss at once."""
     points = {rated.plan.name: _badness(rated) for rated in found}
     return [
@@ -139,7 +139,7 @@ def unbeaten(found: Sequence[Rated]) -> list[Rated]:
     ]
 
 
-def _badness(rated: Rated) -> tuple[float, float, float]:
+def _badness(rated: RatedPlan) -> tuple[float, float, float]:
     loss = rated.plan.certified_loss
     return rated.cost, -rated.plan.certified_f1, 1.0 if loss is None else loss
 
@@ -148,7 +148,7 @@ def _beats(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
     return a != b and all(x <= y for x, y in zip(a, b, strict=True))
 
 
-def _ask(variants: Sequence[Variant], questions: Questions, evidence: Evidence) -> _Asked:
+def _ask(variants: Sequence[Variant], questions: QuestionSet, evidence: Evidence) -> _Answered:
     answers, cpu = [], {}
     for variant in variants:
         readings, cpu_ms = evidence.ask(variant.name, questions)
@@ -156,24 +156,24 @@ def _ask(variants: Sequence[Variant], questions: Questions, evidence: Evidence) 
         answers.append(_answers(variant, said, questions))
         if cpu_ms:
             cpu[variant.name] = np.array(cpu_ms)
-    return _Asked(questions, tuple(answers), cpu)
+    return _Answered(questions, tuple(answers), cpu)
 
 
-def _answers(variant: Variant, said: Sequence[Answer], questions: Questions) -> Answers:
+def _answers(variant: Variant, said: Sequence[Answer], questions: QuestionSet) -> VariantAnswers:
     golds = [example.answers for example in questions.examples]
     f1 = [evaluate.f1(a.text, gold) for a, gold in zip(said, golds, strict=True)]
     score = np.array([answer.score for answer in said])
-    return Answers(variant.name, np.array(f1), score, _cost_ms(variant, questions))
+    return VariantAnswers(variant.name, np.array(f1), score, _cost_ms(variant, questions))
 
 
-def _cost_ms(variant: Variant, questions: Questions) -> np.ndarray:  # (n,)
-    """Return what each question is expected to take of one core, as the gateway counts it."""
+def _cost_ms(variant: Variant, questions: QuestionSet) -> np.ndarray:  # (n,)
+    """Return the expected time of each question on one core, as the gateway estimates it."""
     p50_ms = {int(b): variant.profile.cell(int(b)).p50_ms for b in np.unique(questions.buckets)}
     each_ms = np.array([p50_ms[int(b)] for b in questions.buckets])
     return np.asarray(each_ms * questions.windows)
 
 
-def _cascades(search: _Asked, n_variants: int) -> list[Chain]:
+def _cascades(search: _Answered, n_variants: int) -> list[Chain]:
     count = min(cascades.CANDIDATES, MAX_PLANS - n_variants)
     if n_variants < 2 or count < 1 or not len(search.questions.examples):
         return []
@@ -181,39 +181,47 @@ def _cascades(search: _Asked, n_variants: int) -> list[Chain]:
     return cascades.worth_certifying(search.answers, weights, count)
 
 
-def _outcome(chain: Chain, calibrate: _Asked, reports: Sequence[_Asked], hold_out: bool) -> Outcome:
+def _outcome(
+    chain: Chain, calibrate: _Answered, reports: Sequence[_Answered], hold_out: bool
+) -> PlanScores:
     certified, held_out = strata.split(_scored(chain, calibrate), hold_out=hold_out)
-    return Outcome(certified, held_out, tuple(_scored(chain, r) for r in reports))
+    return PlanScores(certified, held_out, tuple(_scored(chain, r) for r in reports))
 
 
-def _scored(chain: Chain, asked: _Asked) -> Scored:
-    questions, played = asked.questions, cascades.play(chain, asked.answers)
+def _scored(chain: Chain, answered: _Answered) -> Scored:
+    questions, played = answered.questions, cascades.play(chain, answered.answers)
     return Scored(questions.name, questions.examples, questions.tokens, played.f1)
 
 
 def _rated(
-    chain: Chain, certificate: Certificate, search: _Asked, reports: Sequence[_Asked], largest: str
-) -> Rated:
+    chain: Chain,
+    certificate: Certificate,
+    search: _Answered,
+    reports: Sequence[_Answered],
+    largest: str,
+) -> RatedPlan:
     played = cascades.play(chain, search.answers)
     reach = tuple(round(share, 4) for share in played.reach) if chain.thresholds else ()
     plan = Plan(_name(chain, search), chain.variants, chain.thresholds, certificate, reach)
     whole_ms = float(cascades.play(Chain((largest,), ()), search.answers).cost_ms.mean())
     cpu = {
-        asked.questions.name: _cpu_ms(chain, asked) / _cpu_ms(Chain((largest,), ()), asked)
-        for asked in reports
-        if all(name in asked.cpu_ms for name in (*chain.variants, largest))
+        answered.questions.name: _cpu_ms(chain, answered) / _cpu_ms(Chain((largest,), ()), answered)
+        for answered in reports
+        if all(name in answered.cpu_ms for name in (*chain.variants, largest))
     }
-    return Rated(plan, float(played.cost_ms.mean()) / whole_ms, cpu)
+    return RatedPlan(plan, float(played.cost_ms.mean()) / whole_ms, cpu)
 
 
-def _cpu_ms(chain: Chain, asked: _Asked) -> float:
-    """Return the mean CPU time of a question, every stage that it was asked."""
-    answered = [replace(a, cost_ms=asked.cpu_ms.get(a.name, a.cost_ms)) for a in asked.answers]
-    return float(cascades.play(chain, answered).cost_ms.mean())
+def _cpu_ms(chain: Chain, answered: _Answered) -> float:
+    """Return the mean CPU time of a question over all stages that it reaches."""
+    measured = [
+        replace(a, cost_ms=answered.cpu_ms.get(a.name, a.cost_ms)) for a in answered.answers
+    ]
+    return float(cascades.play(chain, measured).cost_ms.mean())
 
 
-def _name(chain: Chain, search: _Asked) -> str:
-    """Return a variant's own name, or one made of the stages' places by cost and of the thresholds."""
+def _name(chain: Chain, search: _Answered) -> str:
+    """Return the variant's name, or a cascade name of the stages' ranks by cost and the thresholds."""
     if not chain.thresholds:
         return chain.variants[0]
     by_cost = sorted(search.answers, key=lambda a: float(a.cost_ms.mean()))

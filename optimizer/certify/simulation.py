@@ -1,6 +1,6 @@
-"""What floors and the watch are worth, by simulation: promised and counted failures, and what a floor costs.
+"""Simulated error rates of floors and of drift alarms, and the floor by number of articles.
 
-Contexts of one article are alike: of the variance of a context's F1 the share ICC is its article's.
+Contexts of one article are correlated: the share ICC of the variance of a context's F1 is between articles.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 from gateway.catalog.schema import Agreement, Host
 from gateway.monitoring.sequential_tests import AgreementTest, BettingTest, Comparison
-from optimizer.certify.bounds import Bound, betting_floor
+from optimizer.certify.bounds import FloorBound, betting_floor
 from optimizer.data.clusters import MOST_CONTEXTS
 
 ICC = 0.10  # measured on SQuAD, of models of several sizes
@@ -22,13 +22,13 @@ CONTEXT_SPREAD = 3.0  # concentration of contexts' rates around their article's
 DELTAS = (0.05, 0.1)
 N_ARTICLES, LONGEST = 30, 60  # articles have 5 to 60 contexts
 SIZES = (10, 20, 50, 100, 200, 500)  # articles, in the picture
-PICTURE_DELTA = 0.1 / 2 / 8  # a look spends half; eight variants
+PICTURE_DELTA = 0.1 / 2 / 8  # the first look spends half of 0.1, split over eight variants
 NOWHERE = Host("simulated", "", 1, "", "")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """How often a floor was above the truth."""
+class FailureRate:
+    """How often a floor was above the true mean."""
 
     world: str
     unit: str
@@ -38,7 +38,7 @@ class Row:
 
 
 def articles(rng: np.random.Generator, n: int, icc: float) -> list[np.ndarray]:
-    """Return the F1 of each context of so many articles."""
+    """Return the F1 of each context of `n` articles."""
     return [
         _contexts(rng, rate, int(rng.integers(MOST_CONTEXTS, LONGEST + 1)))
         for rate in _rates(rng, n, icc)
@@ -46,7 +46,7 @@ def articles(rng: np.random.Generator, n: int, icc: float) -> list[np.ndarray]:
 
 
 def _rates(rng: np.random.Generator, n: int, icc: float) -> np.ndarray:
-    """Return the articles' mean F1, spread so that contexts have this intra-class correlation."""
+    """Return mean F1 of articles such that contexts have this intra-class correlation."""
     if not icc:
         return np.full(n, MEAN_F1)
     # Var(context | rate) is w (1 - rate) rate; with Var(rate) = v (1 - MEAN) MEAN the correlation is
@@ -64,12 +64,12 @@ def _contexts(rng: np.random.Generator, rate: float, n: int) -> np.ndarray:
 
 
 def by_context(found: Sequence[np.ndarray]) -> np.ndarray:
-    """Return every context as a value of its own."""
+    """Return one value per context."""
     return np.concatenate(found)
 
 
 def by_article(found: Sequence[np.ndarray]) -> np.ndarray:
-    """Return one value an article: the mean of so many of its contexts at most."""
+    """Return one value per article: the mean of its first MOST_CONTEXTS contexts."""
     return np.array([contexts[:MOST_CONTEXTS].mean() for contexts in found])
 
 
@@ -80,8 +80,8 @@ WORLDS = (
 )
 
 
-def failures(runs: int, seed: int = 0, bound: Bound = betting_floor) -> list[Row]:
-    """Return promised and counted failures of floors under MEAN_F1, of each world, unit and delta."""
+def failures(runs: int, seed: int = 0, bound: FloorBound = betting_floor) -> list[FailureRate]:
+    """Return the observed rate of floors above MEAN_F1, by simulated data, unit and delta."""
     found = []
     for world, icc, unit, values_of in WORLDS:
         rng = np.random.default_rng(seed)
@@ -89,12 +89,12 @@ def failures(runs: int, seed: int = 0, bound: Bound = betting_floor) -> list[Row
         for delta in DELTAS:
             floors = np.array([bound(values, delta) for values in draws])
             failed = float((floors > MEAN_F1).mean())
-            found.append(Row(world, unit, delta, failed, float(floors.mean())))
+            found.append(FailureRate(world, unit, delta, failed, float(floors.mean())))
     return found
 
 
 def floors_by_size(sizes: Sequence[int], runs: int, seed: int = 0) -> list[tuple[int, float]]:
-    """Return the mean floor that so many articles buy, under a mean F1 of MEAN_F1."""
+    """Return the mean floor by number of articles, for a true mean F1 of MEAN_F1."""
     rng = np.random.default_rng(seed)
     return [(n, float(np.mean([_floor_of(rng, n) for _ in range(runs)]))) for n in sizes]
 
@@ -104,9 +104,9 @@ def _floor_of(rng: np.random.Generator, n: int) -> float:
 
 
 def false_alarms(questions: int, runs: int, texts: int = 60, seed: int = 0) -> tuple[float, float]:
-    """Return how often the watch raises an alarm where nothing changed: by question, and by text.
+    """Return the rate of drift alarms on unchanged data: when counting by question, and by text.
 
-    Texts differ in how hard they are, and each is asked so many questions in a row.
+    Texts differ in difficulty; each gets `questions` questions in a row.
     """
     rng, delta, floor = np.random.default_rng(seed), 0.05, 0.66
     expected = Agreement("large", texts, texts, 0.9, 0.0, floor, floor, NOWHERE)

@@ -1,4 +1,4 @@
-"""A plan's scores part by part: answerable or not, short or long; and how two data sets differ. Pure.
+"""Strata of a plan's scores (answerable or not, by length), and how two data sets differ. Pure.
 
 Legend: n questions. The certified value is a mean over clusters (see `clusters`).
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gateway.catalog.schema import ANSWERABLE, UNANSWERABLE, Check, Stratum
-from optimizer.certify.bounds import Bound, ceiling
+from optimizer.certify.bounds import FloorBound, ceiling
 from optimizer.data import clusters
 from optimizer.data.question_sets import Example
 
@@ -21,14 +21,14 @@ KINDS = (ANSWERABLE, UNANSWERABLE)
 LENGTHS = ("to 128 tokens", "129 to 256 tokens", "over 256 tokens")
 LENGTH_EDGES = (128, 256)
 EVERY, TITLED = "all clusters", "unseen titled articles"  # scopes of a certificate
-HELD_OUT = 5  # one cluster in so many is kept from the floors, to check them
+HELD_OUT = 5  # one cluster in this many is held out to check the floors
 ARTICLES_HELD_OUT, CONTEXTS_HELD_OUT = "held-out articles", "held-out contexts"
-WORTH_NAMING = 0.25  # share of the whole difference from which on a cause is named
+WORTH_NAMING = 0.25  # a cause is named from this share of the whole difference on
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """The questions of a data set, or of a part of it, with what one plan scored on each."""
+    """Questions of a data set, or of a part of it, with the F1 of one plan on each."""
 
     name: str
     examples: Sequence[Example]
@@ -42,7 +42,7 @@ class Scored:
 
     @property
     def means(self) -> np.ndarray:
-        """Return the mean F1 of each cluster, in an order that does not depend on them."""
+        """Return the mean F1 of each cluster, in an order that does not depend on the values."""
         return clusters.means(self.examples, self.f1)
 
     @property
@@ -51,7 +51,7 @@ class Scored:
 
     @property
     def scopes(self) -> dict[str, Scored]:
-        """Return all of it and, where some articles are known and some are not, the known ones alone."""
+        """Return all questions and, if only some articles are known, those of known articles."""
         titled = clusters.is_titled(self.examples)
         one = titled.all() or not titled.any()
         return {EVERY: self} | ({} if one else {TITLED: self.part(titled)})
@@ -66,16 +66,17 @@ class Scored:
 
     @property
     def strata(self) -> dict[str, Scored]:
-        """Return the parts that hold any question."""
+        """Return the parts that have questions."""
         masks = {name: self.kinds == name for name in KINDS}
         masks |= {name: self.lengths == name for name in LENGTHS}
         return {name: self.part(mask) for name, mask in masks.items() if mask.any()}
 
 
 def held_out(examples: Sequence[Example]) -> np.ndarray:  # (n,) bool
-    """Say which questions check floors and make none: a fifth of the articles, or of the contexts.
+    """Return which questions only check floors: a fifth of the articles, or else of the contexts.
 
-    Where articles are known, contexts of unknown ones all make floors: their articles may have made some.
+    If any article is known, contexts of unknown articles are never held out: other contexts of the same
+    article may have made a floor.
     """
     titled = clusters.is_titled(examples)
     keys = [clusters.cluster_of(e) for e in examples]
@@ -85,18 +86,18 @@ def held_out(examples: Sequence[Example]) -> np.ndarray:  # (n,) bool
 
 
 def _is_held_out(key: str) -> bool:
-    # Not the hash that splits: of that one only some values are left in a calibrate split.
+    # A different hash than the one that splits: a calibrate split has only some values of that one.
     return int(hashlib.sha256(f"held out {key}".encode()).hexdigest(), 16) % HELD_OUT == 0
 
 
 def makes_floors(examples: Sequence[Example], *, hold_out: bool = True) -> np.ndarray:  # (n,) bool
-    """Say which questions floors are made from: those that count, and are not kept to check them."""
+    """Return which questions make floors: those that count and are not held out."""
     counts = clusters.counted(examples)
     return counts & ~held_out(examples) if hold_out else counts
 
 
 def split(scored: Scored, *, hold_out: bool = True) -> tuple[Scored, Scored]:
-    """Return what floors are made from, and the clusters that check them."""
+    """Return the questions that make floors, and the held-out ones that check them."""
     made = makes_floors(scored.examples, hold_out=hold_out)
     titled = bool(clusters.is_titled(scored.examples).any())
     name = ARTICLES_HELD_OUT if titled else CONTEXTS_HELD_OUT
@@ -105,7 +106,7 @@ def split(scored: Scored, *, hold_out: bool = True) -> tuple[Scored, Scored]:
 
 
 def capped(scored: Scored) -> Scored:
-    """Return the questions that count: on so many contexts of each article at most."""
+    """Return the questions that count: those on the first MOST_CONTEXTS contexts of each article."""
     return scored.part(clusters.counted(scored.examples))
 
 
@@ -114,7 +115,7 @@ def rounded_down(floor: float) -> float:
 
 
 def stratum_of(name: str, part: Scored, floor: float) -> Stratum:
-    """Return a part of the certified questions with its floor."""
+    """Return the stratum of a part of the certified questions."""
     values = part.means
     return Stratum(
         name=name,
@@ -126,21 +127,21 @@ def stratum_of(name: str, part: Scored, floor: float) -> Stratum:
     )
 
 
-def floor_of(certified: Scored, bound: Bound, share: float) -> float:
+def floor_of(certified: Scored, bound: FloorBound, share: float) -> float:
     """Return the lowest of the scopes' floors, each at 1 - `share`."""
     found = [rounded_down(bound(s.means, share)) for s in certified.scopes.values()]
     return min(found)
 
 
 def n_claims(certified: Scored) -> int:
-    """Return how many floors `strata_of` makes: of a kind one for each scope, of a length one."""
+    """Return how many floors `strata_of` makes: one per kind and scope, and one per length."""
     return sum(len(part.scopes) if name in KINDS else 1 for name, part in certified.strata.items())
 
 
-def strata_of(certified: Scored, bound: Bound, share: float) -> tuple[Stratum, ...]:
+def strata_of(certified: Scored, bound: FloorBound, share: float) -> tuple[Stratum, ...]:
     """Return each stratum with its floor, at 1 - `share` each.
 
-    Routing uses the floors of the kinds: of them the lowest of the scopes'.
+    Routing uses the floors of the kinds, so each of them is the lowest over the scopes.
     """
     return tuple(
         stratum_of(
@@ -155,9 +156,9 @@ def strata_of(certified: Scored, bound: Bound, share: float) -> tuple[Stratum, .
 
 
 def checks_of(
-    certified: Scored, other: Scored, floors: dict[str, float], bound: Bound, delta: float
+    certified: Scored, other: Scored, floors: dict[str, float], bound: FloorBound, delta: float
 ) -> Iterator[Check]:
-    """Yield what became of each floor on other data; `floors`: of `all` and of every stratum."""
+    """Yield the check of each floor on other data; `floors`: by stratum, and of `all`."""
     here, there = ({ALL: s} | s.strata for s in (certified, capped(other)))
     for name in (n for n in floors if n in there):
         part = there[name]
@@ -178,17 +179,17 @@ def checks_of(
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A part's share of the data, and its mean F1, every cluster weighing the same."""
+    """The share of a part in the data, and its mean F1, with equal weights of clusters."""
 
     share: float
     f1: float
 
 
 def shift(here: Scored, there: Scored, stratum: str) -> str:
-    """Name what makes the mean F1 of a stratum lower there, the largest effect first.
+    """Return what lowers the mean F1 of a stratum on other data, the largest effect first.
 
-    The difference is exactly the sum of the mix's effect (shares of there, scores of here) and of
-    each part's (scores of there less scores of here, shares of there).
+    The difference is exactly the sum of two effects: the changed shares of the parts (at the scores of
+    `here`), and the changed score of each part (at the shares of `there`).
     """
     a, b = (_parts(scored, stratum) for scored in (here, there))
     mean = float(here.means.mean())
@@ -210,7 +211,7 @@ def shift(here: Scored, there: Scored, stratum: str) -> str:
 
 
 def _parts(scored: Scored, stratum: str) -> dict[str, _Part]:
-    """Return the parts of a stratum: by length what is of one kind, all else by kind."""
+    """Return the parts of a stratum: a kind is divided by length, everything else by kind."""
     labels = scored.lengths if stratum in KINDS else scored.kinds
     weight = clusters.weights(scored.examples)
     found = {}

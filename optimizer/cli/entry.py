@@ -1,4 +1,4 @@
-"""Where commands begin: an extra that is not installed is told, in place of a traceback."""
+"""Entry points of the commands: a missing optional package gives one line instead of a traceback."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ def main() -> int:
 
 
 def run(module: str, command: str) -> int:
-    """Run a module's `main`; 1 where it needs a package that is not there."""
+    """Run a module's `main`; return 1 when a package that it needs is not installed."""
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as exc:
         if exc.name is None or exc.name.partition(".")[0] in OWN:
             raise
         print(
-            f"{command}: {exc.name} is not installed, as serving does not need it; install everything"
-            " with 'make setup-all' (CONTRIBUTING.md has a way without CUDA)",
+            f"{command}: the package {exc.name} is not installed (serving does not need it); install"
+            " everything with 'make setup-all' (CONTRIBUTING.md explains how to install without CUDA)",
             file=sys.stderr,
         )
         return 1

@@ -1,4 +1,4 @@
-"""`bertier-optimize evaluate`: what answers are worth, of files or of a running gateway."""
+"""`bertier-optimize evaluate`: EM and F1 of published variants or of a running gateway."""
 
 from __future__ import annotations
 
@@ -20,15 +20,23 @@ from optimizer.study import config as configs
 
 def add(commands: Any) -> None:
     """Add the command."""
-    text = "EM and F1 by the SQuAD 2.0 rule, of a repository's variants or of a running gateway"
+    text = "score a repository's variants or a running gateway: EM and F1 by the SQuAD 2.0 rules"
     command = commands.add_parser("evaluate", help=text, description=text)
-    command.add_argument("--data", required=True, help="SQuAD-format file, or squad_v2_dev etc.")
-    command.add_argument("--variant", help="only this one; with --url: pinned by SLO-Variant")
-    command.add_argument("--url", help="ask the gateway there, e.g. http://127.0.0.1:8080")
-    command.add_argument("--slo-class", help="with --url: SLO-Class of every request")
-    command.add_argument("--concurrency", type=int, default=4, help="with --url")
-    command.add_argument("--limit", type=int, help="only the first questions")
-    command.add_argument("--predictions", type=Path, help="write id -> answer as JSON")
+    command.add_argument(
+        "--data", required=True, help="SQuAD-format file, or a known name such as squad_v2_dev"
+    )
+    command.add_argument(
+        "--variant", help="score only this variant; with --url: sent as SLO-Variant"
+    )
+    command.add_argument("--url", help="score the gateway at this URL, e.g. http://127.0.0.1:8080")
+    command.add_argument("--slo-class", help="with --url: sent as SLO-Class with every request")
+    command.add_argument(
+        "--concurrency", type=int, default=4, help="with --url: requests at a time; default: 4"
+    )
+    command.add_argument("--limit", type=int, help="use only the first LIMIT questions")
+    command.add_argument(
+        "--predictions", type=Path, help="write the answers to this JSON file, by question id"
+    )
     command.add_argument("--model-repository", type=Path, default=configs.REPOSITORY)
     command.set_defaults(run=_evaluate)
 
@@ -36,7 +44,7 @@ def add(commands: Any) -> None:
 def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     examples = question_sets.load(args.data)[: args.limit]
     if not examples:
-        raise question_sets.DataError(f"{args.data}: holds no question")
+        raise question_sets.DataError(f"{args.data}: contains no questions")
     if args.url:
         answers = {args.url: _ask_gateway(args, examples)}
         forced: dict[str, evaluate.Scores] = {}
@@ -61,7 +69,7 @@ def _ask_gateway(args: argparse.Namespace, examples: Sequence[question_sets.Exam
         headers.pop("SLO-Latency-Ms")
     try:
         return asyncio.run(remote.ask_all(args.url, examples, headers, args.concurrency))
-    except ExceptionGroup as group:  # not except*: it would wrap what is raised, before 3.11.4
+    except ExceptionGroup as group:  # not except*: before Python 3.11.4 it wraps what is raised
         raise next(_leaves(group)) from group
 
 
@@ -73,13 +81,15 @@ def _leaves(group: ExceptionGroup[Any]) -> Any:
 def _ask_variants(
     args: argparse.Namespace, examples: Sequence[question_sets.Example]
 ) -> tuple[dict[str, list[str]], dict[str, evaluate.Scores]]:
-    """Return every variant's answers, and its scores when the best span is always given."""
+    """Return each variant's answers, and its scores on answerable questions when it must answer."""
     repo: Path = args.model_repository
     catalog = store.read(repo)
     chosen = [v for v in catalog.variants if args.variant in (None, v.name)]
     if not chosen:
         known = ", ".join(v.name for v in catalog.variants)
-        raise question_sets.DataError(f"--variant {args.variant}: not in {repo}; it has {known}")
+        raise question_sets.DataError(
+            f"--variant {args.variant}: not in {repo}; its variants are {known}"
+        )
     answers, forced = {}, {}
     answerable = [i for i, e in enumerate(examples) if e.answerable]
     for variant in chosen:

@@ -1,4 +1,4 @@
-"""`bertier-optimize expect`: tells gateways what to expect of a repository that is published already."""
+"""`bertier-optimize expect`: adds the expected agreement and confidence to a published catalog."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ from optimizer.study import config as configs
 
 
 def add(commands: Any, study: argparse.ArgumentParser) -> None:
-    """Add the command; `study`: the options of every study."""
-    text = "write into a published catalog how plans agree with the largest variant, and how sure variants are"
+    """Add the command; `study`: the options that all study commands share."""
+    text = (
+        "measure how often plans agree with the largest variant, and how confident variants are, and"
+        " write both into a published catalog"
+    )
     command = commands.add_parser("expect", parents=[study], help=text, description=text)
     command.set_defaults(run=_expect)
 
@@ -37,7 +40,7 @@ def _expect(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def show(catalog: Catalog) -> dict[str, Any]:
-    """Show what is expected of each plan."""
+    """Print the expected agreement of each plan; return the floors by plan."""
     table = Table("plan", "contexts", "questions", "both answer", ">=", "the same", ">=")
     for plan in catalog.plans:
         if plan.agreement is not None:

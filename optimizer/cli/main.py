@@ -1,4 +1,4 @@
-"""`bertier-optimize`: train, distil, export, certify, publish, evaluate. Every stage resumes."""
+"""`bertier-optimize`: train, distil, export, certify, publish, evaluate. A stopped stage resumes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"bertier-optimize: {exc}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("bertier-optimize: stopped; the same command goes on from here", file=sys.stderr)
+        print("bertier-optimize: stopped; run the same command again to resume", file=sys.stderr)
         return 130
     print(json.dumps(result, sort_keys=True, default=str))
     return 0
@@ -57,29 +57,35 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_profile(commands: Any) -> None:
-    text = "measure the published variants' latency on this host again"
+    text = "measure the latency of the published variants again, on this host"
     command = commands.add_parser("profile", help=text, description=text)
     command.add_argument("--model-repository", type=Path, default=configs.REPOSITORY)
     command.set_defaults(run=_profile)
 
 
 def _add_rollback(commands: Any) -> None:
-    text = "put the catalog before the last publication back"
+    text = "restore the catalog from before the last publication"
     command = commands.add_parser("rollback", help=text, description=text)
     command.add_argument("--model-repository", type=Path, default=configs.REPOSITORY)
     command.set_defaults(run=_rollback)
 
 
 def _add_report(commands: Any) -> None:
-    text = "show a study as one HTML page that opens from disk"
+    text = "write a report of a study: one HTML file that opens from disk"
     command = commands.add_parser("report", help=text, description=text)
     command.add_argument(
         "--study", type=Path, default=configs.DEFAULT_STUDY, help="study file (TOML)"
     )
-    command.add_argument("--run-dir", type=Path, help="default: runs/<name of the study>")
-    command.add_argument("--model-repository", type=Path, help="default: the study's")
+    command.add_argument(
+        "--run-dir", type=Path, help="run folder; default: runs/<name of the study>"
+    )
+    command.add_argument(
+        "--model-repository", type=Path, help="default: the repository of the study file"
+    )
     command.add_argument("--output", type=Path, default=Path("report.html"))
-    command.add_argument("--baseline", type=Path, help="catalog.json of what was published before")
+    command.add_argument(
+        "--baseline", type=Path, help="catalog.json of an earlier publication, to compare with"
+    )
     command.set_defaults(run=_report)
 
 

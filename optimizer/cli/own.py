@@ -1,4 +1,4 @@
-"""`bertier-optimize certify --data FILE`: floors on a user's own questions, and what they are worth."""
+"""`bertier-optimize certify --data FILE`: certify the published variants on a user's own questions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.table import Table
 from gateway.catalog import store
 from gateway.catalog.store import Catalog
 from optimizer.certify import own_questions
-from optimizer.certify.own_questions import Outlook, Own
+from optimizer.certify.own_questions import FloorEstimate, OwnQuestions
 from optimizer.cli import tables
 from optimizer.publish import recertify
 from optimizer.study import config as configs
@@ -25,7 +25,7 @@ RUN_FOLDER = Path("runs") / "own-questions"
 
 
 def certify(args: argparse.Namespace) -> dict[str, Any]:
-    """Certify the published variants on the questions of a file, and serve the result."""
+    """Certify the published variants on the questions of a file, and write the catalog."""
     published = args.model_repository or configs.REPOSITORY
     delta = DELTA if args.delta is None else args.delta
     if not 0 < delta < 1:
@@ -36,16 +36,19 @@ def certify(args: argparse.Namespace) -> dict[str, Any]:
     folder = args.run_dir or RUN_FOLDER
     found, values = own_questions.certified(published, own, delta, folder)
     result = _show(console, found)
-    _say(console, "With questions like these", own_questions.outlook_of(found, values, delta))
+    _say(console, "For questions like these", own_questions.outlook_of(found, values, delta))
     _warn(console, found)
     if args.dry_run:
         store.note_looks(published, found.looks)
-        console.print("not written (--dry-run); the look is in the catalog's ledger", markup=False)
+        console.print(
+            "the floors are not written (--dry-run); this look at the data is recorded in the catalog",
+            markup=False,
+        )
         return result
     recertify.write(published, found)
     console.print(
-        f"{published}: written, and served by a gateway that runs on it; 'bertier-optimize rollback"
-        f" --model-repository {published}' undoes it. To try it:\n\n{curl(found, own)}",
+        f"{published}: catalog written; a gateway that serves this repository loads it. To undo:"
+        f" bertier-optimize rollback --model-repository {published}\nTo try it:\n\n{curl(found, own)}",
         markup=False,
         highlight=False,
         soft_wrap=True,
@@ -53,7 +56,7 @@ def certify(args: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def curl(catalog: Catalog, own: Own) -> str:
+def curl(catalog: Catalog, own: OwnQuestions) -> str:
     """Return a request that the certified plans can meet, with a question of the file."""
     best = max(catalog.plans, key=lambda plan: plan.certified_f1)
     profiles = [catalog.variant(name).profile for name in best.variants]
@@ -71,19 +74,23 @@ def curl(catalog: Catalog, own: Own) -> str:
     return f"curl -i http://127.0.0.1:8080/v1/answer {named} -d {shlex.quote(body)}"
 
 
-def _say_before(console: Console, own: Own, expected: list[Outlook]) -> None:
+def _say_before(console: Console, own: OwnQuestions, expected: list[FloorEstimate]) -> None:
     console.print(
-        f"{own.name}: {len(own.examples)} questions that count, on {own.n_clusters} articles (contexts,"
+        f"{own.name}: {len(own.examples)} questions count, from {own.n_clusters} articles (or contexts,"
         " where the article is not known)",
         markup=False,
         soft_wrap=True,
     )
-    _say(console, f"With a mean F1 of {own_questions.TYPICAL_F1:g}", expected)
+    _say(console, f"With a mean F1 of {own_questions.TYPICAL_F1:g}, as is typical", expected)
 
 
-def _say(console: Console, given: str, expected: list[Outlook]) -> None:
-    said = ", ".join(f"{e.n_clusters} buy a floor of about {e.floor:.2f}" for e in expected)
-    console.print(f"{given}, {said}", markup=False, soft_wrap=True)
+def _say(console: Console, given: str, expected: list[FloorEstimate]) -> None:
+    floors = ", ".join(f"{e.n_clusters} give about {e.floor:.2f}" for e in expected)
+    console.print(
+        f"{given}, the certified floor depends on the number of articles: {floors}",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _show(console: Console, catalog: Catalog) -> dict[str, Any]:
@@ -107,8 +114,8 @@ def _show(console: Console, catalog: Catalog) -> dict[str, Any]:
 def _warn(console: Console, catalog: Catalog) -> None:
     for name, constant in own_questions.worse_than_silence(catalog).items():
         console.print(
-            f"WARNING: {name} is no better on these questions than always answering 'no answer'"
-            f" ({constant:.3f}); do not use it for them",
+            f"WARNING: on these questions {name} is no better than always answering 'no answer'"
+            f" (F1 {constant:.3f}); do not use it for such questions",
             markup=False,
             style="bold red",
         )

@@ -20,37 +20,47 @@ from optimizer.study import workers
 
 log = logging.getLogger(__name__)
 
-WRITE = "put the plans into the catalog of --model-repository; no model file changes"
-ALLOW_DOMINATED = "publish variants, too, that another beats in latency, size and floor"
-
-OWN = "your own questions: certify the published variants on them and write it, without a study"
-ALLOW_CONSTANT = (
-    "publish variants, too, that are no better than always 'no answer': to try the pipeline"
+WRITE = (
+    "write the certified plans into the catalog of --model-repository; model files do not change"
 )
+ALLOW_DOMINATED = "also publish variants that another one beats in latency, size and floor"
+
+OWN = "file with your own questions: certify the published variants on them, without a study"
+ALLOW_CONSTANT = "also publish variants that are no better than always answering 'no answer', to try the pipeline"
 
 
 def study_options() -> argparse.ArgumentParser:
-    """Return the options of every command that works on a study."""
+    """Return the options that all study commands share."""
     options = argparse.ArgumentParser(add_help=False)
     options.add_argument(
         "--study", type=Path, default=configs.DEFAULT_STUDY, help="study file (TOML)"
     )
-    options.add_argument("--data-dir", type=Path, default=Path("data"), help="of the question sets")
-    options.add_argument("--run-dir", type=Path, help="default: runs/<name of the study>")
+    options.add_argument(
+        "--data-dir",
+        type=Path,
+        default=Path("data"),
+        help="folder of the question sets; default: data",
+    )
+    options.add_argument(
+        "--run-dir", type=Path, help="run folder; default: runs/<name of the study>"
+    )
     options.add_argument(
         "--teacher",
         action="append",
-        help="QA checkpoint of any family: folder or Hugging Face id; several are averaged",
+        help="QA checkpoint of any model family: folder or Hugging Face id; give several times to average",
     )
     options.add_argument(
-        "--weights", help="what the study's models start from, where the teacher only teaches"
+        "--weights",
+        help="checkpoint that the study's models start from when the teacher is not published itself",
     )
     options.add_argument(
         "--backbone",
-        help="encoder to train a teacher from: folder, Hugging Face id, minilm or mpnet-base",
+        help="encoder to train the largest model from: folder, Hugging Face id, minilm or mpnet-base",
     )
     options.add_argument(
-        "--model-repository", type=Path, help="to publish to; default: the study's"
+        "--model-repository",
+        type=Path,
+        help="repository to publish to; default: the one of the study file",
     )
     return options
 
@@ -58,15 +68,19 @@ def study_options() -> argparse.ArgumentParser:
 def add(commands: Any, study: argparse.ArgumentParser) -> None:
     """Add the commands; `study`: their options."""
     for name, run, text in (
-        ("run", _run, "every stage of a study, then publish"),
-        ("teacher", _teacher, "fine-tune the teacher"),
-        ("distill", _distill, "distil the students"),
-        ("finish", _finish, "distil members of the search's front on their own"),
+        ("run", _run, "run every stage of a study and publish the result"),
+        ("teacher", _teacher, "fine-tune the largest model, or take the given teacher"),
+        (
+            "distill",
+            _distill,
+            "train the elastic student and distil the students that the study file names",
+        ),
+        ("finish", _finish, "distil the members of the search's Pareto front one by one"),
         ("export", _export, "export and quantize the variants"),
         (
             "certify",
             _certify,
-            "show what is certified: of a published --model-repository, else of the study's variants",
+            "certify and show floors: of a published --model-repository, or else of the study's variants",
         ),
         ("publish", _publish, "publish finished variants to a model repository"),
     ):
@@ -78,19 +92,29 @@ def add(commands: Any, study: argparse.ArgumentParser) -> None:
         if run is _certify:
             command.add_argument("--write", action="store_true", help=WRITE)
             command.add_argument("--data", type=Path, metavar="FILE", help=OWN)
-            command.add_argument("--delta", type=float, help="with --data: 1 - confidence; 0.1")
             command.add_argument(
-                "--dry-run", action="store_true", help="with --data: show the floors only"
+                "--delta", type=float, help="with --data: 1 - confidence; default: 0.1"
+            )
+            command.add_argument(
+                "--dry-run",
+                action="store_true",
+                help="with --data: show the floors, do not write them",
             )
     _add_search(commands, study)
 
 
 def _add_search(commands: Any, study: argparse.ArgumentParser) -> None:
-    text = "search the elastic student's slices for the best of F1, latency and size"
+    text = "search slices of the elastic student for the best trade-offs of F1, latency and size"
     command = commands.add_parser("search", parents=[study], help=text, description=text)
-    command.add_argument("--storage", help="database many workers share, e.g. postgresql://...")
-    command.add_argument("--trials", type=int, help="candidates; in place of the study file's")
-    command.add_argument("--sampler", choices=list(configs.Sampler), help="likewise")
+    command.add_argument(
+        "--storage", help="database that several workers share, e.g. postgresql://..."
+    )
+    command.add_argument(
+        "--trials", type=int, help="number of candidates; default: the study file's"
+    )
+    command.add_argument(
+        "--sampler", choices=list(configs.Sampler), help="default: the study file's"
+    )
     command.set_defaults(run=_search)
 
 
@@ -128,7 +152,7 @@ def _teacher(args: argparse.Namespace) -> dict[str, Any]:
     study = study_of(args)
     _check_elastic(study)
     with workers.working():
-        found = study.teacher.train()
+        found = study.largest.train()
     return _show_training({study.config.largest_name: found})
 
 
@@ -136,7 +160,7 @@ def _distill(args: argparse.Namespace) -> dict[str, Any]:
     study = study_of(args)
     _check_elastic(study)
     with workers.working():
-        study.teacher.train()
+        study.largest.train()
         if study.config.elastic:
             study.elastic.train()
         found = {s.name: study.train_student(s) for s in study.config.students}
@@ -144,7 +168,7 @@ def _distill(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _check_elastic(study: Any) -> None:
-    """Raises: ModelError for what would fail only once the teacher is trained."""
+    """Raises: ModelError for a fault that would otherwise show only after the teacher is trained."""
     if study.config.elastic:
         study.elastic.check()
 
@@ -177,7 +201,7 @@ def _finish(args: argparse.Namespace) -> dict[str, Any]:
             study.train_student(config)
             f1 = finish.f1_of(examples, Exported(study, name).readings("search", examples))
             found.append(finish.Finished(name, slice_f1, f1))
-    table = Table("finished", "F1 as a slice", "F1 finished", title="on the search split")
+    table = Table("variant", "F1 as a slice", "F1 finished", title="F1 on the search split")
     for member in found:
         table.add_row(member.name, f"{member.slice_f1:.3f}", f"{member.f1:.3f}")
     Console().print(table)
@@ -186,7 +210,7 @@ def _finish(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _show_training(results: dict[str, Any]) -> dict[str, Any]:
-    table = Table("trained", "parameters", "final loss")
+    table = Table("model", "parameters", "final loss")
     for name, found in results.items():
         loss = "-" if found["final_loss"] is None else f"{found['final_loss']:.3f}"
         table.add_row(name, f"{found['parameters'] / 1e6:.1f} M", loss)
@@ -221,7 +245,7 @@ def _certify(args: argparse.Namespace) -> dict[str, Any]:
     if args.model_repository is not None:
         return _certify_published(args)
     if args.write:
-        raise configs.ConfigError("--write: name the repository with --model-repository")
+        raise configs.ConfigError("--write needs --model-repository: the repository to write to")
     from optimizer.publish import publication
 
     study = study_of(args)
@@ -248,13 +272,13 @@ def _certify_published(args: argparse.Namespace) -> dict[str, Any]:
     else:
         recertify.write(published, catalog)
         Console().print(
-            f"{published}: written; 'bertier-optimize rollback' undoes it", markup=False
+            f"{published}: catalog written; undo with 'bertier-optimize rollback'", markup=False
         )
     return result
 
 
 def _note_look(published: Path, catalog: Catalog) -> None:
-    """Keep in the catalog that is there that its data was looked at, though nothing is published."""
+    """Record the look at the data in the existing catalog although nothing is published."""
     if (published / store.CATALOG).exists():
         store.note_looks(published, catalog.looks)
 

@@ -1,4 +1,4 @@
-"""What `bertier-optimize` prints of a catalog: tables for people, plain values for programs."""
+"""Tables of a catalog that `bertier-optimize` prints, and the same values as plain data."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from rich.table import Table
 
 from gateway.catalog.schema import Check, Paired, Plan
 from gateway.catalog.store import Catalog
-from optimizer.publish import checks as gates
+from optimizer.publish import checks as publish_checks
 
 if TYPE_CHECKING:
-    from optimizer.certify.plans import Rated
+    from optimizer.certify.plans import RatedPlan
 
 
 def show_catalog(catalog: Catalog) -> dict[str, Any]:
-    """Print the catalog as a table and return its gist."""
+    """Print the catalog as a table; return each plan's certified F1."""
     columns = ("variant", "version", "MB", "ms p50 128", "ms p95 384", "F1", "forced", "floor")
     table = Table(*columns)
     for variant in catalog.variants:
@@ -39,7 +39,7 @@ def show_catalog(catalog: Catalog) -> dict[str, Any]:
 
 
 def show_certificates(catalog: Catalog) -> dict[str, Any]:
-    """Print every floor, part by part, beside what other data showed; return the certificates."""
+    """Print every floor by stratum, with its checks on other data; return the certificates."""
     console = Console()
     for plan in catalog.plans:
         console.print(_certificate_table(plan))
@@ -48,17 +48,17 @@ def show_certificates(catalog: Catalog) -> dict[str, Any]:
         for check in plan.certificate.checks:
             if check.shift:
                 console.print(
-                    f"{plan.name}, {check.stratum}, fails on {check.data}: {check.shift}",
+                    f"{plan.name}: the floor of {check.stratum} fails on {check.data}: {check.shift}",
                     markup=False,
                 )
-    if not gates.unprofiled(catalog):
-        for name, other in gates.dominated(catalog).items():
-            console.print(f"{name} is dominated by {other}: publish will not take it", markup=False)
+    if not publish_checks.unprofiled(catalog):
+        for name, other in publish_checks.dominated(catalog).items():
+            console.print(f"{name} is dominated by {other}: publish refuses it", markup=False)
     return {plan.name: gist(plan) for plan in catalog.plans}
 
 
-def show_plans(plans: Sequence[Rated]) -> dict[str, Any]:
-    """Print every plan with its promises and what it costs beside the largest variant; return them."""
+def show_plans(plans: Sequence[RatedPlan]) -> dict[str, Any]:
+    """Print each plan's floors, and its cost relative to the largest variant; return both."""
     reports = list(dict.fromkeys(data for rated in plans for data in rated.cpu))
     columns = [f"CPU, {data}" for data in reports]
     table = Table("plan", "asks", "reach", "F1 >=", "loss <=", "cost", *columns, title="plans")
@@ -77,7 +77,7 @@ def show_plans(plans: Sequence[Rated]) -> dict[str, Any]:
     return {rated.plan.name: _rated_gist(rated) for rated in plans}
 
 
-def _rated_gist(rated: Rated) -> dict[str, Any]:
+def _rated_gist(rated: RatedPlan) -> dict[str, Any]:
     plan, paired = rated.plan, rated.plan.certificate.paired
     return gist(plan) | {
         "variants": plan.variants,
@@ -107,7 +107,7 @@ def _certificate_table(plan: Plan) -> Table:
 
 def _loss(name: str, paired: Paired) -> str:
     checks = "".join(f"; {c.data}: {c.loss:+.4f}, {c.verdict}" for c in paired.checks)
-    return f"{name} loses {paired.f1_loss:+.4f} to {paired.to}, at most {paired.loss:.4f}{checks}"
+    return f"{name}: F1 {paired.f1_loss:+.4f} below {paired.to}, certified at most {paired.loss:.4f}{checks}"
 
 
 def _check(check: Check | None) -> str:

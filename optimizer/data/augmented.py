@@ -1,4 +1,4 @@
-"""The made questions of a study: one stage, whose file every training reads.
+"""The generated questions of a study: one stage; every training reads its file.
 
 Sources that ask for a larger share of unanswerable questions than they have get the rest made
 (`optimizer.data.augmentation`), apart for training and for search, so that no paragraph crosses a split.
@@ -24,7 +24,7 @@ from optimizer.study.config import StudyConfig
 
 FILE = "made.json.xz"
 SPLITS = (Split.TRAIN, Split.SEARCH)
-SAMPLED = 300  # original questions that say how sure the judge usually is
+SAMPLED = 300  # original questions that measure the judge's usual confidence
 
 BySource = Mapping[str, Mapping[Split, Sequence[Example]]]
 
@@ -32,7 +32,7 @@ BySource = Mapping[str, Mapping[Split, Sequence[Example]]]
 def made(
     config: StudyConfig, by_source: BySource, hashes: Mapping[str, str], folder: Path
 ) -> dict[Split, list[Example]]:
-    """Return the made questions of every split, as the stage in `folder` wrote them."""
+    """Return the generated questions of every split, as stored in `folder`."""
     wanted = {d.source: d.unanswerable for d in config.data if d.unanswerable}
     if not wanted:
         return {split: [] for split in SPLITS}
@@ -75,7 +75,7 @@ def _counts(examples: Sequence[Example], found: Sequence[Made]) -> dict[str, Any
 
 
 def source_auc(table: Mapping[str, Mapping[str, Any]]) -> float:
-    """Return how well the source of a question alone ranks it as unanswerable; .5: not at all."""
+    """Return the AUC of the source of a question as a predictor of unanswerable; 0.5: no information."""
     rows = np.array([entry["rows"] for entry in table.values()], float)
     nulls = np.array([sum(entry["unanswerable"].values()) for entry in table.values()], float)
     order = np.argsort(nulls / np.maximum(rows, 1))
@@ -109,7 +109,7 @@ def _read(path: Path) -> dict[Split, list[Example]]:
 
 
 def _judge(folder: Path | None, examples: Sequence[Example], seed: int) -> Judge | None:
-    """Return a judge that finds an answer where it is as sure as of most original questions.
+    """Return a judge that finds an answer when it is as confident as on most original questions.
 
     Raises: DataError when its model is not there.
     """

@@ -1,4 +1,4 @@
-"""What one value of a certificate stands for: an article where its title is known, a context elsewhere. Pure.
+"""Clusters, the units of a certificate: an article if its title is known, else a context. Pure.
 
 Contexts of one article are alike (intra-class correlation of F1 about .10), so a bound that takes them for
 independent is too high. Of one article MOST_CONTEXTS contexts count, so that a long one asks no more than
@@ -21,18 +21,18 @@ MOST_CONTEXTS = 5
 
 
 def cluster_of(example: Example) -> str:
-    """Return the key of its cluster: no article has the key of a context."""
+    """Return the key of its cluster; keys of articles and contexts never collide."""
     article = article_of(example)
     return f"context {example.context}" if article is None else f"article {article}"
 
 
 def is_titled(examples: Sequence[Example]) -> np.ndarray:  # (n,) bool
-    """Say of each question whether its article is known."""
+    """Return for each question whether its article is known."""
     return np.array([article_of(e) is not None for e in examples], dtype=bool)
 
 
 def counted(examples: Sequence[Example]) -> np.ndarray:  # (n,) bool
-    """Say which questions count: those on the first MOST_CONTEXTS contexts of each cluster, by hash."""
+    """Return which questions count: those on the first MOST_CONTEXTS contexts of each cluster, by hash."""
     contexts: dict[str, set[str]] = defaultdict(set)
     for example in examples:
         contexts[cluster_of(example)].add(example.context)
@@ -73,5 +73,5 @@ def _in_cluster(example: Example) -> str:
 
 
 def shuffled(keys: Iterable[str]) -> list[str]:
-    """Return the keys in an order by hash: ever the same, and by nothing that they mean."""
+    """Return the keys ordered by hash: always the same order, independent of their meaning."""
     return sorted(keys, key=lambda key: hashlib.sha256(key.encode()).digest())

@@ -1,4 +1,4 @@
-"""How good a variant is as served: every question alone, in its length bucket, by the gateway's code.
+"""Scores a variant as it is served: one question at a time, in its length bucket, by the gateway's code.
 
 Scores follow the official SQuAD 2.0 rule. Source: Rajpurkar et al. 2018 and its evaluation script.
 """
@@ -32,7 +32,7 @@ WORKERS = 2
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Exact match and F1, 0..1; the parts are NaN where there is no such question."""
+    """Exact match and F1, 0..1; NaN for a part without questions."""
 
     n: int
     exact: float
@@ -45,7 +45,7 @@ class Scores:
 
 
 def as_dict(scores: Scores, forced: Scores | None = None) -> dict[str, float | None]:
-    """Return the scores as plain numbers for a JSON line; what does not exist is None."""
+    """Return the scores as plain numbers for JSON; missing ones are None."""
     found = {k: _known(v) for k, v in asdict(scores).items()}
     return found | {"forced_f1": forced.f1 if forced else None}
 
@@ -55,7 +55,7 @@ def _known(value: float) -> float | None:
 
 
 def normalize(text: str) -> str:
-    """Return an answer as SQuAD compares it: lower case, no punctuation, no articles."""
+    """Return an answer normalized as in SQuAD: lower case, no punctuation, no articles."""
     return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
 
 
@@ -69,7 +69,7 @@ def f1(found: str, golds: Sequence[str]) -> float:
 
 
 def _golds(golds: Sequence[str]) -> Sequence[str]:
-    """Return the gold answers that something is left of; the official rule drops the others."""
+    """Return the gold answers that are not empty after normalization; the official rule drops others."""
     return [gold for gold in golds if normalize(gold)] or [""]
 
 
@@ -110,7 +110,7 @@ def read_all(
     examples: Sequence[Example],
     precision: Precision,
 ) -> list[Reading]:
-    """Return what the model's logits say to every question, each asked alone."""
+    """Return the model's reading of every question, each run alone."""
     return read_timed(model, tokenizer, examples, precision)[0]
 
 
@@ -165,7 +165,7 @@ def forced_answers(readings: Iterable[Reading]) -> list[str]:
 def quality(
     name: str, sha256: str, examples: Sequence[Example], readings: Sequence[Reading], how: Decoding
 ) -> Quality:
-    """Return what the catalog says of a variant on this data, with an interval over clusters."""
+    """Return a variant's catalog entry for this data, with a confidence interval over clusters."""
     return quality_of(name, sha256, examples, answers_of(readings, how), readings)
 
 
@@ -176,7 +176,7 @@ def quality_of(
     answers: Sequence[str],
     readings: Sequence[Reading],
 ) -> Quality:
-    """Return the same of answers that are given."""
+    """Return the same for given answers."""
     scores = score(examples, answers)
     answerable = [i for i, e in enumerate(examples) if e.answerable]
     forced = forced_answers(readings)
@@ -199,13 +199,28 @@ def quality_of(
 def bootstrap_interval(
     examples: Sequence[Example], answers: Sequence[str], resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """Return the 95 % interval of the mean F1, resampling whole articles, or contexts of unknown ones."""
+    """Return the 95 % interval of the mean F1, resampling clusters (articles, or contexts)."""
     sums: dict[str, list[float]] = defaultdict(list)
     for example, answer in zip(examples, answers, strict=True):
         sums[clusters.cluster_of(example)].append(f1(answer, example.answers))
     totals = np.array([sum(v) for v in sums.values()])
     counts = np.array([len(v) for v in sums.values()])
-    picks = np.random.default_rng(seed).integers(0, len(totals), (resamples, len(totals)))
-    means = totals[picks].sum(1) / counts[picks].sum(1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)
+    return resampled_interval(totals, counts, resamples, seed)
+
+
+def resampled_interval(
+    totals: np.ndarray,  # (k,) sum of the values of each cluster
+    counts: np.ndarray,  # (k,) number of values of each cluster
+    resamples: int,
+    seed: int,
+) -> tuple[float, float]:
+    """Return the 95 % interval of the mean, resampling whole clusters.
+
+    Source: Efron & Tibshirani 1993, chapter 13 (percentile interval).
+    """
+    generator, means = np.random.default_rng(seed), np.empty(resamples)
+    for i in range(resamples):
+        picked = generator.integers(0, len(totals), len(totals))
+        means[i] = totals[picked].sum() / counts[picked].sum()
+    low, high = np.quantile(means, (0.025, 0.975)).tolist()
+    return low, high

@@ -1,4 +1,4 @@
-"""What a model was trained on, as far as its files say: floors come from questions that trained nothing.
+"""The training data of a model, as its files record it: floors need questions that trained no model.
 
 A checkpoint from elsewhere says nothing of it, and is taken as it is.
 """
@@ -15,15 +15,15 @@ from optimizer.data.question_sets import SPLIT_VERSION, DataError
 from optimizer.study import stages
 from optimizer.study.config import StudyConfig
 
-FIRST_VERSION = 1  # of files that do not name their split version
+FIRST_VERSION = 1  # of files that do not record their split version
 
 
 class TrainedOnIt(DataError):
-    """Questions that may have trained the models that they should certify."""
+    """The questions may have been used to train the models that they should certify."""
 
 
 def check_study(config: StudyConfig) -> None:
-    """Raises: TrainedOnIt where what the study starts from was trained under another split version."""
+    """Raises: TrainedOnIt when the study starts from a model trained under another split version."""
     base = config.elastic.base if config.elastic else None
     named = (*config.teachers, config.weights, config.largest, config.backbone, base)
     for start in filter(None, named):
@@ -33,7 +33,7 @@ def check_study(config: StudyConfig) -> None:
 
 
 def check_catalog(origin: Origin, certifying: Mapping[str, str]) -> None:
-    """Raises: TrainedOnIt where the catalog's models may have seen what the study certifies with.
+    """Raises: TrainedOnIt when the catalog's models may have seen the study's certifying questions.
 
     `certifying`: the sha256 of each source, by name.
     """
@@ -50,7 +50,7 @@ def trained_on(origin: Origin, sha256s: Iterable[str]) -> list[str]:
 
 
 def split_version_of(start: Path) -> int | None:
-    """Return the split version a checkpoint was trained under; None: its files do not say.
+    """Return the split version that a checkpoint was trained under; None: not recorded.
 
     `start`: the folder of a training stage, of its checkpoint, or of a published variant.
     """

@@ -178,12 +178,12 @@ def _check_ids(examples: Iterable[Example], path: Path) -> None:
     """Raises: DataError where a question has no id, or shares one: answers are kept by it."""
     seen: set[str] = set()
     for n, example in enumerate(examples, 1):
-        told = f"{path}: question {n} ({example.question[:60]!r})"
+        where = f"{path}: question {n} ({example.question[:60]!r})"
         if not example.id:
-            raise DataError(f"{told} has no id; give each question an id of its own")
+            raise DataError(f"{where} has no id; give each question an id of its own")
         if example.id in seen:
             raise DataError(
-                f"{told} has the id {example.id!r} of a question before it; give it an id of its own"
+                f"{where} has the id {example.id!r} of a question before it; give it an id of its own"
             )
         seen.add(example.id)
 

@@ -1,4 +1,4 @@
-"""The questions of a study: what may be trained on, chosen on, and certified on."""
+"""The questions of a study, split for training, search and certification."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from optimizer.study.config import DataConfig, StudyConfig
 
 
 @dataclass(frozen=True)
-class Questions:
+class StudyQuestions:
     """The sources that a study file names, each split once."""
 
     config: StudyConfig
     data_dir: Path
-    folder: Path | None = None  # of the made questions; None: those that the files have alone
+    folder: Path | None = None  # of generated questions; None: use only those of the files
 
     def path(self, source: str) -> str:
-        """Return where a source is read from: a name that is known, or a file."""
+        """Return the known name of a source, or the path of its file."""
         return source if source in question_sets.BY_NAME else str(self.data_dir / source)
 
     @cached_property
@@ -32,15 +32,15 @@ class Questions:
 
     @cached_property
     def made(self) -> dict[Split, list[Example]]:
-        """Return the unanswerable questions made for training and for search."""
+        """Return the unanswerable questions generated for training and search."""
         if self.folder is None:
             return {split: [] for split in Split}
         return augmented.made(self.config, self.by_source, self.hashes(), self.folder)
 
     def train(self, fraction: float = 1.0, only: Collection[str] = ()) -> list[Example]:
-        """Return what may be trained on, of this share of the contexts: none that any source holds out.
+        """Return the training questions of this share of the contexts, without contexts that are held out.
 
-        `only`: sources; none: all. Raises: DataError where nothing of it has an answer.
+        `only`: sources; empty: all. Raises: DataError when no question has an answer.
         """
         sources = self.by_source.values()
         held_out = {e.context for s in sources for e in s[Split.SEARCH] + s[Split.CALIBRATE]}
@@ -58,17 +58,8 @@ class Questions:
             )
         return found
 
-    def asked(self, split: Split = Split.SEARCH) -> dict[str, list[Example]]:
-        """Return a split of every source, what was made for it included."""
-        found = {}
-        for source, splits in self.by_source.items():
-            contexts = {e.context for e in splits[split]}
-            made = [e for e in self.made.get(split, ()) if e.context in contexts]
-            found[source] = [*splits[split], *made]
-        return found
-
     def certifying(self, split: Split) -> list[Example]:
-        """Return a split of the sources that certify: where thresholds and floors come from."""
+        """Return a split of the certifying sources, which thresholds and floors are made from."""
         sources = [s.source for s in self.config.data if s.certifies]
         return [e for source in sources for e in self.by_source[source][split]]
 

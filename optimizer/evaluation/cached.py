@@ -1,4 +1,4 @@
-"""What a model file said to a set of questions, asked once as it is served; a stage of its own.
+"""Cached evaluations: the readings of a model file on a set of questions, run once as it is served.
 
 Legend: n questions.
 """
@@ -26,7 +26,7 @@ _TIMES = TypeAdapter(list[float])
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model file, and what it is asked with."""
+    """A model file, with its tokenizer and precision."""
 
     file: Path
     sha256: str

@@ -41,7 +41,7 @@ class Dropping:
     head: Head  # (.., H) -> (.., 2), the early span head
 
 
-class Said(NamedTuple):
+class LayersOutput(NamedTuple):
     """What a run through the layers gave; of dropped tokens their last word."""
 
     logits: torch.Tensor  # (B, S, 2) start and end
@@ -214,19 +214,19 @@ def run(
     token_type_ids: torch.Tensor,  # (B, S)
     dropping: Dropping | None,
     bias: nn.Embedding | None = None,
-) -> Said:
+) -> LayersOutput:
     """Run the layers, on fewer tokens from where it is said; `bias`: of relative positions."""
     first = len(layers) if dropping is None else dropping.after
     with position_bias.kernels(bias, x):
         x = _through(x, layers[:first], Added(attention_mask, x, bias))
         if dropping is None:
-            return Said(head(x), x)
+            return LayersOutput(head(x), x)
         early = dropping.head(x)
         kept = kept_positions(early, attention_mask, token_type_ids, dropping.keep)
         few = kept[..., None].expand(-1, -1, x.shape[-1])  # (B, K, H)
         added = Added(attention_mask.gather(1, kept), x, bias, kept)
         late = _through(x.gather(1, few), layers[first:], added)
-    return Said(
+    return LayersOutput(
         early.scatter(1, kept[..., None].expand(-1, -1, 2), head(late).to(early.dtype)),
         x.scatter(1, few, late.to(x.dtype)),
         early,

@@ -1,4 +1,4 @@
-"""What may be published: nothing dominated, nothing unmeasured, and what was asked for. Pure."""
+"""Publish checks: every variant is measured, none is dominated, and the wanted floor is met. Pure."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def _has_cell(variant: Variant, bucket: int) -> bool:
 def dominated(catalog: Catalog) -> dict[str, str]:
     """Return dominated variant -> the first one that dominates it.
 
-    One dominates another that is no faster at p95, no smaller and has no higher floor; of two that
-    are equal in all of it, the first does. Raises: ValueError for an unprofiled variant.
+    A variant dominates another one that is no faster at p95, no smaller and has no higher floor. Of two
+    equal variants the first dominates. Raises: ValueError for an unprofiled variant.
     """
     costs = {v.name: _costs(v, catalog.direct(v.name)) for v in catalog.variants}
     names = list(costs)
@@ -37,7 +37,7 @@ def dominated(catalog: Catalog) -> dict[str, str]:
 
 
 def _costs(variant: Variant, plan: Plan) -> tuple[float, ...]:
-    """Return what a variant is compared by; less is better."""
+    """Return the values that variants are compared by; less is better."""
     p95 = [variant.profile.cell(bucket).p95_ms for bucket in BUCKETS]
     return *p95, variant.size_bytes, -plan.certified_f1
 
@@ -57,7 +57,7 @@ def no_better_than_silence(catalog: Catalog) -> dict[str, Certificate]:
 
 
 def unmet(catalog: Catalog, min_floor: float | None) -> str | None:
-    """Return why no plan is certified at `min_floor`, with the nearest and what binds it."""
+    """Return why no plan is certified at `min_floor`: the nearest plan and its binding constraint."""
     if min_floor is None or catalog.best_floor >= min_floor:
         return None
     nearest = max(catalog.plans, key=lambda plan: plan.certified_f1)
@@ -65,7 +65,7 @@ def unmet(catalog: Catalog, min_floor: float | None) -> str | None:
     return (
         f"no variant is certified at F1 {min_floor:g}: the nearest is {nearest.name} at"
         f" {certificate.floor:.4f} (mean F1 {certificate.f1:.4f} over {_units(certificate)});"
-        f" what binds is {_binding(certificate, min_floor)}"
+        f" the binding constraint is {_binding(certificate, min_floor)}"
     )
 
 
@@ -82,12 +82,12 @@ def _binding(certificate: Certificate, min_floor: float) -> str:
     n = certificate.n_contexts if lowest is None else lowest.n_clusters
     if f1 <= min_floor:
         return (
-            "its accuracy: even the mean is below, so no number of questions would do;"
+            "its accuracy: even the mean F1 is below, so more questions would not help;"
             " train it further or lower [certify] min_floor"
         )
     needed = ceil(n * ((f1 - certificate.floor) / (f1 - min_floor)) ** 2)
     what = "contexts" if lowest is None else lowest.name
     return (
-        f"the evidence: the mean is above, and about {needed} in place of {n} ({what}) would certify it;"
-        " let another [[data]] that nobody has looked at certify"
+        f"the number of questions: the mean F1 is above, and about {needed} {what} instead of {n}"
+        " would certify it; let another [[data]] that was not used before certify"
     )

@@ -104,7 +104,7 @@ def publish(
         catalog = without_dominated(catalog, study.members)
     if not allow_constant:
         check_constant(catalog)
-    check_gates(catalog, study.config.certify.min_floor, allow_dominated=allow_dominated)
+    check_publishable(catalog, study.config.certify.min_floor, allow_dominated=allow_dominated)
     publications = [
         repository.Publication(
             variant,
@@ -118,7 +118,7 @@ def publish(
 
 
 def check_constant(catalog: Catalog) -> None:
-    """Raises: NothingToPublish for a variant that is worth no more than always saying "no answer"."""
+    """Raises: NothingToPublish for a variant that is no better than always answering "no answer"."""
     if found := checks.no_better_than_silence(catalog):
         named = "; ".join(
             f"{name}: F1 {certificate.f1:.4f}, always 'no answer' {certificate.constant_f1:.4f}"
@@ -126,22 +126,24 @@ def check_constant(catalog: Catalog) -> None:
         )
         raise NothingToPublish(
             f"not published: no better than always answering 'no answer' on the certifying split:"
-            f" {named}. Train further or take them out of the study file; --allow-constant only for a"
-            " trial of the pipeline"
+            f" {named}. Train them longer or remove them from the study file. To try the pipeline, add"
+            " --allow-constant"
         )
 
 
 def without_dominated(catalog: Catalog, members: Collection[str]) -> Catalog:
-    """Return the catalog without those of the front's members that another variant dominates.
+    """Return the catalog without members of the search's Pareto front that another variant dominates.
 
-    Nobody asked for them by name: the search took them for what they were as slices. The other floors
-    hold as they are, certified jointly with the ones that go.
+    The search picked them by their F1 as slices; the study file does not name them. The remaining floors
+    still hold: they were certified jointly with those left out.
     """
     if checks.unprofiled(catalog):
-        return catalog  # nothing to compare by: a gate of its own
+        return catalog  # not comparable; `check_publishable` reports it
     found = {name: by for name, by in checks.dominated(catalog).items() if name in members}
     for name, by in found.items():
-        log.warning("%s is not published: %s is as fast, as small and certified as high", name, by)
+        log.warning(
+            "%s is not published: %s is no slower, no larger and has no lower floor", name, by
+        )
     plans = [p for p in catalog.plans if not found.keys() & set(p.variants)]
     return replace(
         catalog,
@@ -151,7 +153,7 @@ def without_dominated(catalog: Catalog, members: Collection[str]) -> Catalog:
 
 
 def _not_compared_to(plan: Plan, gone: Collection[str]) -> Plan:
-    """Return the plan without its loss to, and agreement with, a variant that is not there any more."""
+    """Return the plan without its loss to, or agreement with, a variant that was left out."""
     paired, agreement = plan.certificate.paired, plan.agreement
     if paired is not None and paired.to in gone:
         plan = replace(plan, certificate=replace(plan.certificate, paired=None))
@@ -160,8 +162,8 @@ def _not_compared_to(plan: Plan, gone: Collection[str]) -> Plan:
     return plan
 
 
-def check_gates(catalog: Catalog, min_floor: float | None, *, allow_dominated: bool) -> None:
-    """Raises: NothingToPublish, saying what to do."""
+def check_publishable(catalog: Catalog, min_floor: float | None, *, allow_dominated: bool) -> None:
+    """Raises: NothingToPublish; the message says what to do."""
     if unprofiled := checks.unprofiled(catalog):
         raise NothingToPublish(
             f"not published: no latency at {' and '.join(map(str, checks.BUCKETS))} tokens of"
@@ -174,8 +176,8 @@ def check_gates(catalog: Catalog, min_floor: float | None, *, allow_dominated: b
     if dominated and not allow_dominated:
         named = ", ".join(f"{name} (by {other})" for name, other in dominated.items())
         raise NothingToPublish(
-            f"not published: dominated, no faster, no smaller and certified no higher than"
-            f" another: {named}; take them out of the study file, or add --allow-dominated"
+            f"not published: dominated by a variant that is no slower, no larger and certified no"
+            f" lower: {named}; remove them from the study file, or add --allow-dominated"
         )
 
 
@@ -207,7 +209,7 @@ def variant_of(study: Study, name: str, target: Path, evidence: Evidence) -> Var
 
 
 def is_batch_invariant(precision: Precision, gap: float) -> bool:
-    """May answers be batched? Dynamic INT8 rounds by all that is in a batch, however little it shows."""
+    """Return whether answers may be batched; dynamic INT8 rounds by the whole batch, so it never may."""
     return precision is not Precision.INT8_DYNAMIC and gap <= MAX_BATCH_INVARIANT_GAP
 
 
@@ -218,7 +220,7 @@ def decoding_of(study: Study, name: str) -> Decoding:
 
 
 def golden_logits(study: Study, name: str) -> tuple[GoldenLogits, ...]:
-    """Return what the model says here to the golden inputs, padding left out."""
+    """Return the logits of the model for the golden inputs on this host, without padding."""
     session = open_session(Exported(study, name).file, precision=study.precision(name))
     encoder = SpanEncoder.from_file(study.tokenizer)
     found = []

@@ -1,6 +1,6 @@
-"""Certifies what a repository publishes: its model files are asked, its plans made anew; no model changes.
+"""Certifies the variants of a published repository again: makes new plans, changes no model file.
 
-Needs the repository and the question sets alone, not the run folder that the models come from.
+Needs the repository and the question sets only, not the run folder that the models come from.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from gateway.catalog.store import Catalog
 from gateway.errors import RepositoryError
 from gateway.qa.codec import Reading
 from optimizer.certify import certification, looking, plans
-from optimizer.certify.certification import Evidence, Questions
+from optimizer.certify.certification import Evidence, QuestionSet
 from optimizer.certify.measured_agreement import expected
-from optimizer.certify.plans import Rated
+from optimizer.certify.plans import RatedPlan
 from optimizer.data import lineage
-from optimizer.data.splits import Questions as StudyQuestions
+from optimizer.data.splits import StudyQuestions
 from optimizer.evaluation import cached
 from optimizer.publish import cards, repository
 from optimizer.study.config import StudyConfig
@@ -26,10 +26,10 @@ from optimizer.study.config import StudyConfig
 
 def certify(
     published: Path, config: StudyConfig, data_dir: Path, folder: Path
-) -> tuple[Catalog, list[Rated]]:
-    """Return the catalog with plans certified anew, and the plans with what they cost.
+) -> tuple[Catalog, list[RatedPlan]]:
+    """Return the catalog with newly certified plans, and the plans with their costs.
 
-    `folder` keeps the answers by model and host, so a killed run goes on. Raises: RepositoryError, DataError.
+    `folder` caches answers by model and host, so a killed run resumes. Raises: RepositoryError, DataError.
     """
     catalog = store.read(published)
     problems = store.check_files(published, catalog)
@@ -53,7 +53,7 @@ def evidence_of(
     lineage.check_catalog(catalog.origin, {s: hashes[s] for s in sources if s in hashes})
     tokenizer = published / store.TOKENIZER
 
-    def ask(name: str, questions: Questions) -> tuple[list[Reading], list[float]]:
+    def ask(name: str, questions: QuestionSet) -> tuple[list[Reading], list[float]]:
         variant = catalog.variant(name)
         file = store.model_path(published, variant)
         model = cached.Model(file, variant.sha256, tokenizer, variant.precision)
@@ -65,7 +65,7 @@ def evidence_of(
 
 
 def write(published: Path, catalog: Catalog) -> None:
-    """Put the catalog in place, and the model cards that tell of its floors."""
+    """Write the catalog, and model cards with its floors."""
     texts = {
         v.name: cards.card(v, catalog.direct(v.name), catalog.origin) for v in catalog.variants
     }

@@ -1,4 +1,4 @@
-"""What a report tells beyond its inputs: hypervolume, rank correlation, which knob matters. Pure."""
+"""Values that a report computes from its inputs: hypervolume, rank correlation, knob importance. Pure."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from optimizer.study import pareto
 from optimizer.study.config import ELASTIC, StudentConfig
 from optimizer.study.space import Candidate
 
-MIN_PAIRS = 3  # of which a rank correlation says anything
-MAX_MOMENTS = 80  # of a line over time
+MIN_TRIALS = 3  # with fewer, a share of the variance means nothing
+MAX_MOMENTS = 80  # points of a line over time
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One trial as a search wrote it down; None: not known, or not got that far."""
+    """One trial as the search recorded it; None: unknown, or the trial ended before."""
 
     number: int
     candidate: Candidate
@@ -29,10 +29,10 @@ class Trial:
     f1: float | None = None
     n_questions: int | None = None
     feasible: bool = True
-    reason: str | None = None  # why it is not feasible
+    reason: str | None = None  # why it is infeasible
     rung: int | str | None = None  # the last one it reached
     seconds: float | None = None
-    variant: str | None = None  # what became of it, if it was finished
+    variant: str | None = None  # name of the variant, if it was finished
 
     @property
     def scored(self) -> tuple[float, float, int] | None:
@@ -43,32 +43,34 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
-    """The corner that hypervolumes are measured to; with F1 0."""
+class ReferenceCorner:
+    """The far corner of the hypervolume's box, with F1 0."""
 
     p95_ms: float
     size_bytes: int
 
 
-def reference_of(trials: Sequence[Trial]) -> Reference | None:
+def reference_of(trials: Sequence[Trial]) -> ReferenceCorner | None:
     """Return the slowest p95 and the largest size of any trial; None: nothing was measured."""
     measured = [t for t in trials if t.p95_ms is not None and t.size_bytes is not None]
     if not measured:
         return None
-    return Reference(
+    return ReferenceCorner(
         max(t.p95_ms for t in measured if t.p95_ms is not None),
         max(t.size_bytes for t in measured if t.size_bytes is not None),
     )
 
 
 def top_rung(trials: Sequence[Trial]) -> list[Trial]:
-    """Return the feasible trials with an F1 on as many questions as any: fewer flatter."""
+    """Return the feasible trials scored on the most questions: F1 on fewer is too optimistic."""
     scored = [t for t in trials if t.feasible and t.scored]
     most = max((t.n_questions or 0 for t in scored), default=0)
     return [t for t in scored if (t.n_questions or 0) == most]
 
 
-def hypervolumes(trials: Sequence[Trial], reference: Reference) -> Iterator[tuple[int, float]]:
+def hypervolumes(
+    trials: Sequence[Trial], reference: ReferenceCorner
+) -> Iterator[tuple[int, float]]:
     """Yield (trial number, share of the box that trials up to it dominate), where it grows."""
     found: list[tuple[float, float, float]] = []
     last = 0.0
@@ -85,7 +87,7 @@ def hypervolumes(trials: Sequence[Trial], reference: Reference) -> Iterator[tupl
 def finished(
     students: Sequence[StudentConfig], trials: Sequence[Trial], variants: Sequence[Variant]
 ) -> list[tuple[Trial, Variant]]:
-    """Return the trials that were finished and published, with what became of them."""
+    """Return the trials that were finished and published, each with its variant."""
     by_name = {v.name: v for v in variants}
     wanted = {t.variant: t for t in trials if t.variant}
     for student in students:
@@ -102,15 +104,6 @@ def _is_slice(student: StudentConfig, candidate: Candidate) -> bool:
     return replace(shape, precision=candidate.precision) == candidate
 
 
-def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Return Spearman's; None for too few pairs, or where one side is all the same."""
-    if len(a) < MIN_PAIRS or len(set(a)) == 1 or len(set(b)) == 1:
-        return None
-    from scipy.stats import spearmanr  # a second to import
-
-    return float(spearmanr(a, b).statistic)
-
-
 KNOBS: dict[str, Callable[[Candidate], float | str]] = {
     "layers": lambda c: len(c.layers),
     "heads": lambda c: c.heads,
@@ -125,13 +118,13 @@ KNOBS: dict[str, Callable[[Candidate], float | str]] = {
 
 
 def importance(trials: Sequence[Trial]) -> dict[str, tuple[float, float, float]]:
-    """Return knob -> shares of the variance of F1, p95 and size that it alone explains.
+    """Return by knob the shares of the variance of F1, p95 and size that it explains alone.
 
     Source: the correlation ratio (eta squared), Fisher 1925.
     """
     scored = [t for t in trials if t.scored]
     values = np.array([t.scored for t in scored], np.float64)
-    if len(scored) < MIN_PAIRS:
+    if len(scored) < MIN_TRIALS:
         return {}
     total = values.var(axis=0)
     found = {}
@@ -148,7 +141,7 @@ def importance(trials: Sequence[Trial]) -> dict[str, tuple[float, float, float]]
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What the runs of one method had reached, over their seeds."""
+    """Hypervolumes that the runs of one method had reached at a time, over their seeds."""
 
     minutes: float
     low: float
@@ -157,9 +150,9 @@ class Moment:
 
 
 def progress(runs: Sequence[Run]) -> list[Moment]:
-    """Return the range and the median of the runs' hypervolumes where one of them grows, in few points.
+    """Return median and range of the runs' hypervolumes at the times when one of them grows.
 
-    What a run has reached it keeps after its end.
+    At most MAX_MOMENTS times. A run that has ended keeps its last value.
     """
     moments = sorted({step.minutes for run in runs for step in run.curve})
     if not moments:
@@ -176,17 +169,17 @@ def progress(runs: Sequence[Run]) -> list[Moment]:
 
 @dataclass(frozen=True, slots=True)
 class Economy:
-    """What a candidate cost, beside a training of its own. Seconds; None: not known."""
+    """Time per search candidate, compared with a separate training. Seconds; None: unknown."""
 
-    candidates: int  # that the cost gate judged
-    scored: int  # that got an F1
+    candidates: int  # that passed through the cost gate
+    scored: int  # that were scored with an F1
     candidate_s: float | None  # median of those with an F1
-    elastic_share_s: float | None  # of the elastic student's training, spread over those
-    training_s: float | None  # median of the finished students' own trainings
+    elastic_share_s: float | None  # training time of the elastic student, divided by `scored`
+    training_s: float | None  # median over the trainings of finished students
 
     @property
     def times_cheaper(self) -> float | None:
-        """Return a training's seconds by a candidate's, without its share of the elastic student's."""
+        """Training seconds over candidate seconds, without the share of the elastic student."""
         return _ratio(self.training_s, self.candidate_s)
 
     @property
@@ -203,7 +196,7 @@ def _ratio(a: float | None, b: float | None) -> float | None:
 def economy(
     trials: Sequence[Trial], elastic_s: float | None, trainings_s: Sequence[float]
 ) -> Economy:
-    """Return it from the recorded seconds."""
+    """Return the times from the recorded seconds."""
     scored = [t for t in trials if t.f1 is not None]
     took = [t.seconds for t in scored if t.seconds]
     return Economy(

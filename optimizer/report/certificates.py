@@ -1,4 +1,4 @@
-"""What was certified, and what everything ran on."""
+"""Sections of the report: the certificates, and the provenance of every stage."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from optimizer.report.tables import Raw, no_catalog, plain, share, table
 
 
 def certificates(inputs: Inputs) -> str:
-    """Every floor, part by part, beside what other data showed."""
+    """Return every floor by stratum, with its checks on other data."""
     if inputs.catalog is None:
         return no_catalog(inputs)
     return "".join(_certificate(plan) for plan in inputs.catalog.plans)
@@ -32,10 +32,14 @@ def _certificate(plan: Plan) -> str:
         for check in c.checks
         if check.shift
     )
-    parts = "" if c.strata else '<p class="none">No strata: certified by an earlier version.</p>'
+    parts = (
+        ""
+        if c.strata
+        else '<p class="none">No strata: an earlier version made this certificate.</p>'
+    )
     return (
         f"<h3>{escape(plan.name)}: F1 &ge; {c.floor}</h3>"
-        f'<p class="soft">{escape(c.method)}; jointly wrong with probability {c.delta} at most;'
+        f'<p class="soft">{escape(c.method)}; all floors together are wrong with probability {c.delta} at most;'
         f" {escape(c.data)}. {bounds}</p>"
         + table(("questions", "contexts", "n", "F1", "floor", *others), rows)
         + parts
@@ -54,7 +58,7 @@ def _verdict(check: Check | None) -> Raw:
 
 
 def provenance(inputs: Inputs) -> str:
-    """Commit, seeds, hashes, versions, processors."""
+    """Return commit, seeds, hashes, versions and processors."""
     return _origin(inputs) + _hosts(inputs) + _stages(inputs.stages)
 
 
@@ -94,7 +98,10 @@ def _stages(stages: Sequence[Stage]) -> str:
         versions = ", ".join(f"{name} {version}" for name, version in on.items())
         rows.append([stage.name, plain(stage.seconds), *first, versions])
     without = len(stages) - len(known)
-    said = f'<p class="soft">{without} stages of earlier versions do not say.</p>' * bool(without)
+    said = (
+        f'<p class="soft">{without} stages were run by earlier versions, which did not record this.</p>'
+        * bool(without)
+    )
     if not known:
         return said or '<p class="none">No data yet: no stage of the run folder is finished.</p>'
     heads = ("stage", "seconds", "commit", "processor", "GPU", "versions")

@@ -1,4 +1,4 @@
-"""Charts as inline SVG. Pure. Hover, legend and filters are page.js's; without it they still show.
+"""Charts as inline SVG. Pure. page.js adds hover, legend and filters; without it the charts still show.
 
 Every mark carries its raw values as data-x and data-y, so that what is drawn can be checked.
 """
@@ -14,7 +14,7 @@ from math import floor, log10
 WIDTH, HEIGHT = 640, 380
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 44
 N_TICKS = 5
-FEW_OCTAVES = 8  # below such a ratio a logarithmic axis gets more ticks
+FEW_OCTAVES = 8  # below this ratio a logarithmic axis gets more ticks
 MAX_VALUES = 8  # of a parallel axis, each at its own height; more make it a range
 N_COLOURS = 8  # of page.css
 
@@ -71,8 +71,8 @@ class Mark:
     x: float
     y: float
     kind: str  # its class: colour and legend
-    tip: str  # told on hover, a line each
-    trial: int | None = None  # marks of one trial light up together
+    tip: str  # text on hover, may have several lines
+    trial: int | None = None  # marks of one trial are highlighted together
     radius: float = 4.0
     low: float | None = None  # where a whisker ends
 
@@ -82,7 +82,7 @@ def scatter(marks: Sequence[Mark], x_label: str, y_label: str, *, log_x: bool = 
     x = Axis.of(x_label, (m.x for m in marks), LEFT, WIDTH - RIGHT, log=log_x)
     ys = [m.y for m in marks] + [m.low for m in marks if m.low is not None]
     y = Axis.of(y_label, ys, HEIGHT - BOTTOM, TOP)
-    # Large ones first, or they cover the small.
+    # Draw large circles first: they would cover small ones.
     drawn = "".join(_mark(m, x, y) for m in sorted(marks, key=lambda m: -m.radius))
     return svg(axes(x, y) + drawn, f"{y_label} over {x_label}")
 

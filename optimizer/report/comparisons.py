@@ -1,4 +1,4 @@
-"""What search and distillation are worth against what one would do without, and what a candidate cost."""
+"""Sections of the report: search and distillation against simpler methods, and the cost of a candidate."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from html import escape
 from statistics import median
 
 from optimizer.benchmarks import results
-from optimizer.benchmarks.results import QUIET, Contest, Interval, Labels, Pair, Reference
+from optimizer.benchmarks.results import QUIET, Contest, Interval, Labels, Pair, ReferenceComparison
 from optimizer.report import analysis, charts
 from optimizer.report.analysis import Economy
 from optimizer.report.inputs import Inputs
 from optimizer.report.tables import no_trials, none, plain, share, table
 
 ELASTIC, STUDENTS = "elastic", "students/"
-TWIN = ".labels"  # in the name of a student that labels alone trained
+TWIN = ".labels"  # suffix of a student that was trained on labels alone
 
 
 def searches(inputs: Inputs) -> str:
-    """Hypervolume over minutes, one line a method, and the paired differences."""
+    """Return hypervolume over minutes, one line a method, and the paired differences."""
     contest = inputs.contest
     if contest is None:
         file = inputs.run_dir / results.SEARCHES
@@ -39,15 +39,15 @@ def searches(inputs: Inputs) -> str:
 def _scale(contest: Contest) -> str:
     cap = contest.minutes_cap
     return (
-        "A line is the median over the seeds of the share of the box that a run's front dominates;"
-        " around it their range. Every run is charged what its evaluations took when they were made,"
-        f" and its sampler's time; {contest.elastic_minutes:.1f} minutes are the elastic student's"
-        f" training, in every run that slices it. The box reaches from F1 0 to 1, to a p95 of"
-        f" {contest.p95_ms} ms and {contest.size_bytes} bytes, what the largest candidate costs; F1 on"
-        f" {contest.questions} questions. The method <em>trainings</em> trains each candidate by"
-        f" itself from a truncated teacher, for {contest.training_epochs:g} epochs, in the minutes"
-        f" that {escape(contest.first)} took with that seed"
-        + (f", at most {cap:g}: a run's own evaluations are capped there." if cap else ".")
+        "Each line shows the share of the box that a run's Pareto front dominates: the median over the"
+        " seeds, with their range. A run's minutes are those that its evaluations took when they were"
+        f" first made, plus its sampler's time; runs that slice the elastic student include the"
+        f" {contest.elastic_minutes:.1f} minutes of its training. The box spans F1 from 0 to 1, p95 up to"
+        f" {contest.p95_ms} ms and size up to {contest.size_bytes} bytes (the cost of the largest"
+        f" candidate); F1 is measured on {contest.questions} questions. The method <em>trainings</em>"
+        f" trains each candidate separately from a truncated teacher, for {contest.training_epochs:g}"
+        f" epochs, within the minutes that {escape(contest.first)} took with the same seed"
+        + (f", and at most {cap:g} minutes for a run's own evaluations." if cap else ".")
     )
 
 
@@ -80,9 +80,12 @@ def _against(contest: Contest) -> str:
     rows = [[a.method, a.at, a.seeds, a.wins, *_interval(a.difference)] for a in contest.against]
     if not rows:
         return ""
-    heads = ("method", "after as many", "seeds", "larger in", "difference", "from", "to (95 %)")
+    heads = ("method", "compared at equal", "seeds", "larger in", "difference", "from", "to (95 %)")
     first = escape(contest.first)
-    return f"<h3>{first} less each other, paired by seed</h3>" + table(heads, rows)
+    return (
+        f"<h3>Hypervolume of {first} minus that of each other method, paired by seed</h3>"
+        + table(heads, rows)
+    )
 
 
 def _interval(found: Interval | None) -> tuple[str, str, str]:
@@ -92,17 +95,17 @@ def _interval(found: Interval | None) -> tuple[str, str, str]:
 
 
 def labels(inputs: Inputs) -> str:
-    """Each student beside its twin that learned from labels alone."""
+    """Return each student beside its twin that was trained on labels alone."""
     if not inputs.labels:
         file = inputs.run_dir / results.LABELS
-        return none("students that labels alone trained", file, "compare labels")
+        return none("students trained on labels alone", file, "compare labels")
     return "".join(_labels(found) for found in inputs.labels)
 
 
 def _labels(found: Labels) -> str:
     starts = {
-        "slice": "where the student started: the difference is the last training's",
-        "teacher": "as the teacher cut to its shape: no distillation went into it",
+        "slice": "from the same slice, so the difference is due to the last training",
+        "teacher": "from the teacher cut to its shape, without any distillation",
     }
     heads = (
         *("student", "epochs", "data", "questions", "F1", "labels alone"),
@@ -110,9 +113,9 @@ def _labels(found: Labels) -> str:
         *("forced F1", "labels alone", "difference", "from", "to (95 %)"),
     )
     rows = [[p.first, found.epochs.get(p.first, "-"), *_scores(p)] for p in found.pairs]
-    said = escape(starts.get(found.start, found.start))
+    start = escape(starts.get(found.start, found.start))
     return (
-        f"<p>The twin of a student has its shape, rows, steps and seed, and starts {said}.</p>"
+        f"<p>Each twin has the shape, training rows, steps and seed of its student. It starts {start}.</p>"
         f'<div class="scroll">{table(heads, rows)}</div>'
     )
 
@@ -128,7 +131,7 @@ def _scores(pair: Pair) -> list[object]:
 
 
 def fp32(inputs: Inputs) -> str:
-    """How many times faster and smaller the published are, with which share of the accuracy."""
+    """Return how much faster and smaller the variants are than in fp32, and their share of its F1."""
     found = inputs.fp32
     if found is None:
         file = inputs.run_dir / results.REFERENCE
@@ -136,26 +139,25 @@ def fp32(inputs: Inputs) -> str:
     lengths = sorted({t.tokens: t.bucket for t in found.timings}.items())
     padded = ", ".join(f"{n} tokens as {bucket}" for n, bucket in lengths)
     return (
-        f"<p>{escape(found.teacher)} in fp32 has {found.size_bytes} bytes. Latencies: one window, one"
-        f" thread, {padded}, all models in turn in each of {found.rounds} rounds; the ratio is of the"
-        f" minima, in brackets of the medians.</p>{_disturbed(found)}"
+        f"<p>{escape(found.teacher)} in fp32 has {found.size_bytes} bytes. Latencies are of one window on"
+        f" one thread ({padded}); all models take turns in each of {found.rounds} rounds. Ratios are of"
+        f" the minima, those in brackets of the medians.</p>{_disturbed(found)}"
         + _headlines(found, [n for n, _ in lengths])
         + _timings(found)
         + _int8(found)
     )
 
 
-def _disturbed(found: Reference) -> str:
+def _disturbed(found: ReferenceComparison) -> str:
     if found.disturbed <= QUIET:
         return ""
     return (
-        '<p class="warn">The host was busy: least latencies are above CPU time, and longer runs are'
-        " disturbed more. Ratios of CPU time are in the last columns; measure again when it is"
-        " quiet.</p>"
+        '<p class="warn">The host was busy: even the least latencies are above the CPU time, most for'
+        " slow models. The last columns show ratios of CPU time; measure again on an idle host.</p>"
     )
 
 
-def _headlines(found: Reference, lengths: Sequence[int]) -> str:
+def _headlines(found: ReferenceComparison, lengths: Sequence[int]) -> str:
     faster = (f"times faster, {n} tokens" for n in lengths)
     busy = found.disturbed > QUIET
     by_cpu = [f"by CPU time, {n}" for n in lengths] if busy else []
@@ -176,43 +178,46 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
 
 
-def _timings(found: Reference) -> str:
+def _timings(found: ReferenceComparison) -> str:
     rows = [[t.model, t.tokens, t.bucket, t.min_ms, t.median_ms, t.cpu_ms] for t in found.timings]
-    return table(("model", "tokens", "bucket", "ms, least", "ms, median", "ms of CPU, least"), rows)
+    return table(("model", "tokens", "bucket", "least ms", "median ms", "least CPU ms"), rows)
 
 
-def _int8(found: Reference) -> str:
+def _int8(found: ReferenceComparison) -> str:
     heads = (
         *("as published, INT8", "data", "questions", "F1", "fp32", "difference", "from"),
         *("to (95 %)", "forced F1", "fp32", "difference", "from", "to (95 %)"),
     )
     rows = [[p.first, *_scores(p)] for p in found.int8]
-    return f"<h3>What quantizing costs</h3>{table(heads, rows)}" if rows else ""
+    return f"<h3>Loss of F1 by quantization</h3>{table(heads, rows)}" if rows else ""
 
 
 def economy(inputs: Inputs) -> str:
-    """How many candidates were judged, and for how much less than by their own training."""
+    """Return how many candidates were judged, and their cost relative to separate trainings."""
     if not inputs.trials:
         return no_trials(inputs)
     seconds = {stage.name: stage.seconds for stage in inputs.stages}
     trainings = [s for n, s in seconds.items() if s and n.startswith(STUDENTS) and TWIN not in n]
     found = analysis.economy(inputs.trials, seconds.get(ELASTIC), trainings)
     return (
-        "<p>From recorded seconds, of which a training that was killed has only those of its last"
-        " run. A training of its own is the median of the finished students', which start from a"
-        " slice that has learned already.</p>" + table(("", "value"), _economy(found))
+        "<p>From recorded seconds; a training that was killed and resumed counts only its last run. The"
+        " separate training is the median over the finished students, which start from a trained"
+        " slice.</p>" + table(("", "value"), _economy(found))
     )
 
 
 def _economy(found: Economy) -> list[list[object]]:
     return [
-        ["candidates through the cost gate", found.candidates],
-        ["candidates with an F1 as slices", found.scored],
-        ["seconds a candidate with F1, median", plain(found.candidate_s)],
-        ["its share of the elastic student's training, s", _rounded(found.elastic_share_s)],
-        ["seconds of a training of its own, median", plain(found.training_s)],
+        ["candidates that reached the cost gate", found.candidates],
+        ["candidates scored as slices", found.scored],
+        ["seconds per scored candidate, median", plain(found.candidate_s)],
+        ["its share of the elastic student's training, seconds", _rounded(found.elastic_share_s)],
+        ["seconds of a separate training, median", plain(found.training_s)],
         ["times cheaper", _rounded(found.times_cheaper)],
-        ["times cheaper, with the elastic student's share", _rounded(found.times_cheaper_in_all)],
+        [
+            "times cheaper, including the elastic student's share",
+            _rounded(found.times_cheaper_in_all),
+        ],
     ]
 
 

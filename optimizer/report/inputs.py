@@ -1,4 +1,4 @@
-"""A study as one HTML page: reads what the study left behind, never the models or the questions."""
+"""Reads the files of a study that its report shows; never reads models or questions."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from gateway.errors import BertierError
 from optimizer.benchmarks import results
 from optimizer.benchmarks.results import Contest, Labels
 from optimizer.report import analysis
-from optimizer.report.analysis import Reference, Trial
+from optimizer.report.analysis import ReferenceCorner, Trial
 from optimizer.study.config import StudentConfig, StudyConfig
 from optimizer.study.stages import LOSSES, MANIFEST, read_manifest
 
 TRIALS = Path("search") / "trials.json"
 FRONT = Path("search") / "front.json"
-SEARCH = Path("search") / "search.json"  # with what the search measured its hypervolume to
+SEARCH = Path("search") / "search.json"  # contains the far corner of the search's hypervolume
 _TRIALS = TypeAdapter(list[Trial])
 
 
 class ReportError(BertierError):
-    """An input of the report that cannot be read; the message names the file."""
+    """An input of the report is not readable; the message names the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """The losses of one training, in few points."""
+    """The loss curve of one training, reduced to few points."""
 
     steps: int  # of the whole training
     points: tuple[tuple[int, float], ...]  # step, mean loss up to it
@@ -40,7 +40,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A finished stage: its folder, and what it ran on."""
+    """A finished stage: its folder, its duration and what it ran on."""
 
     name: str
     seconds: float | None
@@ -49,28 +49,30 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """All that a page is made from."""
+    """The data of a report."""
 
     config: StudyConfig
     run_dir: Path
     repository: Path
     catalog: Catalog | None
-    students: tuple[StudentConfig, ...]  # of the study file, and members of the front
+    students: tuple[
+        StudentConfig, ...
+    ]  # of the study file, and finished members of the Pareto front
     trials: tuple[Trial, ...]
-    front: frozenset[int]  # numbers of trials
-    reference: Reference | None  # of the hypervolume
+    front: frozenset[int]  # trial numbers of the Pareto front
+    reference: ReferenceCorner | None  # far corner of the hypervolume's box
     curves: dict[str, Curve]
     stages: tuple[Stage, ...]
-    contest: Contest | None  # between searches
-    labels: tuple[Labels, ...]  # beside distillation
-    fp32: results.Reference | None  # the teacher
-    before: Catalog | None  # what was published earlier
+    contest: Contest | None  # comparison of searches
+    labels: tuple[Labels, ...]  # comparisons with training on labels alone
+    fp32: results.ReferenceComparison | None  # comparison with the fp32 teacher
+    before: Catalog | None  # an earlier publication
 
 
 def read(
     config: StudyConfig, run_dir: Path, repository: Path, baseline: Path | None = None
 ) -> Inputs:
-    """Return what there is; what is missing is empty.
+    """Return the data of a report; what a study does not have is empty.
 
     `baseline`: a catalog that was published before. Raises: ReportError, ComparisonError,
     RepositoryError.
@@ -93,7 +95,7 @@ def read(
         stages=tuple(_stage(run_dir, path) for path in sorted(run_dir.rglob(MANIFEST))),
         contest=results.read(Contest, run_dir / results.SEARCHES),
         labels=_labels(run_dir),
-        fp32=results.read(results.Reference, run_dir / results.REFERENCE),
+        fp32=results.read(results.ReferenceComparison, run_dir / results.REFERENCE),
         before=_before(baseline) if baseline else None,
     )
 
@@ -136,7 +138,7 @@ def _trials(path: Path) -> tuple[Trial, ...]:
 
 
 def _front(path: Path) -> frozenset[int]:
-    """Return the numbers of the front's trials, which are listed whole or by number."""
+    """Return the trial numbers of the Pareto front; the file lists whole trials or their numbers."""
     if not path.exists():
         return frozenset()
     try:
@@ -147,10 +149,10 @@ def _front(path: Path) -> frozenset[int]:
 
 
 def _members(config: StudyConfig, path: Path) -> list[StudentConfig]:
-    """Return the members of the front that the study finishes."""
+    """Return the members of the Pareto front that the study finishes."""
     if config.finish is None:
         return []
-    from optimizer.students import finish  # a second to import
+    from optimizer.students import finish  # here because the import takes a second
 
     try:
         return [student for student, _ in finish.members(path, config.finish).values()]
@@ -158,13 +160,13 @@ def _members(config: StudyConfig, path: Path) -> list[StudentConfig]:
         raise ReportError(f"{path}: not a list of trials: {exc!r}; run the search again") from exc
 
 
-def _reference(path: Path) -> Reference | None:
-    """Return the search's own corner, so that the page's hypervolume is the search's."""
+def _reference(path: Path) -> ReferenceCorner | None:
+    """Return the search's far corner, so that the report shows the search's hypervolume."""
     if not path.exists():
         return None
     try:
         found = _object(path)["reference"]
-        return Reference(float(found["p95_ms"]), int(found["size_bytes"]))
+        return ReferenceCorner(float(found["p95_ms"]), int(found["size_bytes"]))
     except (KeyError, TypeError, ValueError) as exc:
         raise ReportError(f"{path}: no reference: {exc!r}; run the search again") from exc
 

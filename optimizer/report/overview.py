@@ -1,4 +1,4 @@
-"""Accuracy, latency and size of all that was tried and published, on one look."""
+"""Section of the report: accuracy, latency and size of all trials and published variants."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from optimizer.report.tables import no_catalog, no_trials, share, table
 
 MIN_RADIUS, MAX_RADIUS = 2.5, 15.0
 KINDS = ("published", "before", "fp32", "front", "trial", "infeasible")  # of marks
-TOKENS = 192  # where no search says at which length latency counts
+TOKENS = 192  # length bucket of latencies when the study has no search
 
 
 def pareto(inputs: Inputs) -> str:
-    """F1 over p95, with the size as area, and F1 over size."""
+    """Return F1 over p95, with the size as area, and F1 over size."""
     scored = [t for t in inputs.trials if t.scored]
     variants = inputs.catalog.variants if inputs.catalog else ()
     if not scored and not _others(inputs, variants):
@@ -36,9 +36,10 @@ def pareto(inputs: Inputs) -> str:
         "" if variants else no_catalog(inputs)
     )
     return (
-        "<p>The area of a circle is the size of the model. Trials: F1 on part of the search split,"
-        " without training of their own. Published variants, before and now, and the fp32 teacher:"
-        " F1 on the calibrate split, the line down to the certified floor.</p>"
+        "<p>The area of a circle is the size of the model. F1 of trials is measured on part of the search"
+        " split, before they are trained on their own. F1 of published variants (now and before) and of"
+        " the fp32 teacher is measured on the calibrate split; the line ends at the certified"
+        " floor.</p>"
         f"{legend(over_p95)}{missing}"
         f'<div class="pair">{"".join(charts_)}</div>{_variants(variants, tokens)}'
     )
@@ -71,7 +72,7 @@ def _marks(
 
 @dataclass(frozen=True, slots=True)
 class _Other:
-    """A model that is no trial."""
+    """A model of the chart that is not a trial."""
 
     name: str
     kind: str
@@ -94,7 +95,7 @@ class _Other:
 
 
 def _others(inputs: Inputs, variants: Sequence[Variant]) -> list[_Other]:
-    """Return what was published, now and before, and the fp32 teacher."""
+    """Return the variants published now and before, and the fp32 teacher."""
     tokens = _tokens(inputs)
     found = _published(inputs.catalog, variants, "published", tokens)
     before = inputs.before.variants if inputs.before else ()

@@ -1,4 +1,4 @@
-"""What a search tried, and what training made of it."""
+"""Sections of the report: the trials of a search, and the trainings that followed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from optimizer.report.inputs import Inputs
 from optimizer.report.overview import kind_of, legend, tip_of
 from optimizer.report.tables import megabytes, no_trials, none, pair, plain, table
 from optimizer.study.stages import LOSSES
+from optimizer.study.trials import rank_correlation
 
 
 def knobs(inputs: Inputs) -> str:
-    """Parallel coordinates, and how much each knob explains."""
+    """Return parallel coordinates, and how much each knob explains."""
     if not inputs.trials:
         return no_trials(inputs)
     names = _varied(inputs.trials)
@@ -24,15 +25,15 @@ def knobs(inputs: Inputs) -> str:
         Thread(t.number, kind_of(inputs, t), tip_of(t), _values(t, names)) for t in inputs.trials
     ]
     return (
-        "<p>A line is a candidate. Drag along an axis to keep those that pass there, here and in the"
-        " charts above; click the axis to let all through.</p>"
+        "<p>Each line is a candidate. Drag along an axis to select candidates, here and in the charts"
+        " above; click the axis to reset it.</p>"
         f'{legend(threads)}<div class="wide">{charts.parallel(labels, threads)}</div>'
         f"{_importance(inputs.trials)}"
     )
 
 
 def _varied(trials: Sequence[Trial]) -> list[str]:
-    """Return the knobs of which more than one value was tried: an axis for others would say nothing."""
+    """Return the knobs with more than one value; an axis for the others would be empty of meaning."""
     values = {name: {knob(t.candidate) for t in trials} for name, knob in analysis.KNOBS.items()}
     return [name for name, found in values.items() if len(found) > 1]
 
@@ -50,19 +51,19 @@ def _importance(trials: Sequence[Trial]) -> str:
         return ""
     rows = [[name, *(f"{share:.0%}" for share in found[name])] for name in varied]
     return (
-        "<h3>What a knob alone explains</h3><p>Share of the variance among the trials with an F1"
-        " (eta squared). A sampler does not try values evenly, so read it as a hint.</p>"
+        "<h3>Importance of each knob</h3><p>Share of the variance among scored trials that the knob"
+        " explains alone (eta squared). Samplers do not try values evenly: take it as a hint.</p>"
         + table(("knob", "of F1", "of p95", "of size"), rows)
     )
 
 
 def infeasible(inputs: Inputs) -> str:
-    """Which trials were of no use, and why."""
+    """Return the infeasible trials and the reasons."""
     if not inputs.trials:
         return no_trials(inputs)
     found = [t for t in inputs.trials if not t.feasible]
     if not found:
-        return "<p>None: every candidate kept every limit.</p>"
+        return "<p>None: every candidate is within all limits.</p>"
     rows = [
         [
             *(t.number, t.candidate.label, plain(t.p95_ms), megabytes(t.size_bytes)),
@@ -76,7 +77,7 @@ def infeasible(inputs: Inputs) -> str:
 
 
 def volume(inputs: Inputs) -> str:
-    """How fast the search got how far."""
+    """Return the hypervolume over trials."""
     if not inputs.trials:
         return no_trials(inputs)
     reference = inputs.reference
@@ -89,15 +90,15 @@ def volume(inputs: Inputs) -> str:
         {"this search": _stairs(found, last)}, "trial", "share of the box dominated"
     )
     return (
-        f"<p>Share of the box from F1 0 to 1, and up to a p95 of {reference.p95_ms} ms and"
-        f" {reference.size_bytes} bytes, that feasible trials with"
-        f" an F1 on {plain(questions)} questions dominate. At the end {found[-1][1]:.4f}.</p>"
+        f"<p>Share of a box that the feasible trials dominate: F1 from 0 to 1 on {plain(questions)}"
+        f" questions, p95 up to {reference.p95_ms} ms, size up to {reference.size_bytes} bytes. At the"
+        f" end {found[-1][1]:.4f}.</p>"
         f'<div class="wide">{line}</div>'
     )
 
 
 def _stairs(found: Sequence[tuple[int, float]], last: int) -> list[tuple[float, float]]:
-    """A share holds until the trial that raises it."""
+    """Return the points of a step line: a share holds until the trial that raises it."""
     steps: list[tuple[float, float]] = []
     for i, (number, share) in enumerate(found):
         if i:
@@ -107,18 +108,22 @@ def _stairs(found: Sequence[tuple[int, float]], last: int) -> list[tuple[float, 
 
 
 def ranks(inputs: Inputs) -> str:
-    """Does the supernet's F1 put candidates in the order that training confirms?"""
+    """Return how well the F1 of slices ranks candidates, compared with their F1 once finished."""
     variants = inputs.catalog.variants if inputs.catalog else ()
     pairs = analysis.finished(inputs.students, inputs.trials, variants)
     if not pairs:
         return (
-            '<p class="none">No data yet: needs trials with an F1 whose candidates were finished'
-            " and published (<code>bertier-optimize search</code>, then <code>run</code>).</p>"
+            '<p class="none">No data yet: no scored trial has been finished and published'
+            " (<code>bertier-optimize search</code>, then <code>run</code>).</p>"
         )
     before = [t.f1 for t, _ in pairs if t.f1 is not None]
     after = [v.quality[0].f1 for _, v in pairs]
-    found = analysis.rank_correlation(before, after)
-    said = f"Spearman's rank correlation {found:.3f}" if found is not None else "Too few to rank"
+    found = rank_correlation(before, after)
+    said = (
+        f"Spearman's rank correlation is {found:.3f}"
+        if found is not None
+        else "There are too few students for a rank correlation"
+    )
     marks = [
         Mark(b, a, "published", f"{v.name}, trial {t.number}\n{b} -> {a:.4f}", t.number, 6)
         for (t, v), b, a in zip(pairs, before, after, strict=True)
@@ -126,18 +131,18 @@ def ranks(inputs: Inputs) -> str:
     rows = [
         [v.name, t.number, b, f"{a:.4f}"] for (t, v), b, a in zip(pairs, before, after, strict=True)
     ]
-    chart = charts.scatter(marks, "F1 of the slice, search split", "F1 finished, calibrate split")
-    return f"<p>{said} over {len(pairs)}.</p>" + pair(
-        chart, table(("variant", "trial", "F1 before", "F1 after"), rows)
+    chart = charts.scatter(marks, "F1 as a slice, search split", "F1 finished, calibrate split")
+    return f"<p>{said} (n = {len(pairs)}).</p>" + pair(
+        chart, table(("variant", "trial", "F1 as a slice", "F1 finished"), rows)
     )
 
 
 def curves(inputs: Inputs) -> str:
-    """Whether trainings had converged."""
+    """Return the loss curves, which show whether trainings converged."""
     found = {name: curve for name, curve in inputs.curves.items() if curve.points}
     if not found:
         file = inputs.run_dir / "teacher" / LOSSES
-        return none("losses", file, "teacher") + "<p>Trainings of earlier versions left none.</p>"
+        return none("losses", file, "teacher") + "<p>Earlier versions did not record losses.</p>"
     drawn = [
         f"<div><h3>{escape(name)}</h3>"
         f'<p class="soft">{curve.points[-1][0]} of {curve.steps} steps,'

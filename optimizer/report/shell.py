@@ -1,7 +1,7 @@
-"""A page around its sections: head, style and script.
+"""The HTML document around the sections of a page: head, style and script.
 
-The page opens from disk and asks the network for nothing: style and script are in it, and its policy
-lets nothing else in.
+The page opens from disk and loads nothing from the network: style and script are inlined, and its content
+security policy forbids everything else.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PAGE = """<!doctype html>
 def document(
     title: str, heading: str, about: str, sections: Mapping[str, tuple[str, str]], warning: str = ""
 ) -> str:
-    """Return the whole page; sections by id: title and HTML. `about` and `warning` are HTML, too."""
+    """Return the whole page. `sections`: title and HTML by id; `about` and `warning` are HTML."""
     style, script = ((HERE / f"page.{kind}").read_text() for kind in ("css", "js"))
     return PAGE.format(
         title=escape(title),

@@ -1,4 +1,4 @@
-"""Tables and small pieces of a page. Every text is escaped."""
+"""Tables and small parts of the report. Every text is escaped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from optimizer.report.inputs import TRIALS, Inputs
 
 
 class Raw(str):
-    """HTML that is ready to be shown."""
+    """HTML that must not be escaped again."""
 
     __slots__ = ()
 
@@ -46,7 +46,7 @@ def pair(*parts: str) -> str:
 
 def none(what: str, file: Path, command: str) -> str:
     return (
-        f'<p class="none">No data yet: {escape(what)} come from <code>{escape(str(file))}</code>,'
+        f'<p class="none">No data yet: the {escape(what)} are read from <code>{escape(str(file))}</code>,'
         f" which <code>bertier-optimize {escape(command)}</code> writes.</p>"
     )
 

@@ -1,13 +1,13 @@
-"""The search: Optuna is asked for candidates and told what became of them.
+"""The search: Optuna's ask-and-tell loop over candidates.
 
-A trial climbs a ladder: what it costs, then its F1 on few questions, then on more. Optuna is told the
-F1 of the highest rung that was reached, latency and size, and by which share each limit is missed.
-A candidate that ends at the cost gate is told with the F1 of the most similar one that has any, so
-that the gate teaches the sampler its limits and nothing else.
+A trial has stages: its cost, then its F1 on few questions, then on more. Optuna gets the F1 of the last
+stage, latency, size, and the share by which each limit is missed. A candidate that ends at the cost gate
+gets the F1 of the most similar scored candidate, so that the gate affects only what the sampler learns
+about the limits.
 
-Kill it at any moment: a trial that ran is queued again, all others are kept. Optuna's own heartbeat
-is not used: it is made for `optimize`, and a worker that dies while Optuna still chooses for it leaves
-a trial that never counts as dead. Only this module and `storage` know Optuna.
+A kill is safe at any moment: running trials are queued again, all others are kept. Optuna's heartbeat is
+not used: it needs `optimize`, and misses a worker that dies while Optuna chooses its candidate. Only this
+module and `storage` know Optuna.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from optimizer.study.workers import Pulse, Watch
 
 log = logging.getLogger(__name__)
 
-START_UP = 10  # candidates before a model of the space is fitted
-POPULATION = 20  # of NSGA-II: Optuna's 50 are a quarter of a usual search
-PATIENCE = 50  # suggestions in a row that are known already
-MAX_TRIES = 3  # of a trial whose workers die
-POLL_S = 1.0  # while the last trials run elsewhere
-LOOK_EVERY_S = 0.05  # whether the others have chosen
-HOPELESS = 0.25  # a latency may be measured that much too high
+START_UP = 10  # random candidates before a sampler fits its model
+POPULATION = 20  # of NSGA-II; Optuna's default of 50 is a quarter of a usual search
+PATIENCE = 50  # the search ends after this many known suggestions in a row
+MAX_TRIES = 3  # attempts at a trial whose workers die
+POLL_S = 1.0  # between looks while other workers finish the last trials
+LOOK_EVERY_S = 0.05  # between looks at whether other workers have chosen
+HOPELESS = 0.25  # allowance for latencies measured too high
 
 _POINT = TypeAdapter(Point)
 
@@ -60,14 +60,14 @@ SAMPLERS: Mapping[Sampler, Callable[[int], BaseSampler]] = {
 
 @dataclass(frozen=True, slots=True)
 class Evaluators:
-    """What judges a candidate; slow, and the same for the same candidate."""
+    """The slow evaluations of a candidate; deterministic for a candidate."""
 
     cost: Callable[[Candidate], Cost]
     f1: Callable[[Candidate, int], float]  # on so many questions
 
 
 class Search:
-    """One worker on a study."""
+    """One worker of a search."""
 
     def __init__(
         self,
@@ -83,9 +83,9 @@ class Search:
         watch_progress: Callable[[Point, list[Point]], None] = lambda _point, _points: None,
         enough: Callable[[], str | None] = lambda: None,
     ) -> None:
-        """`rungs`: questions of each, ascending. `shared`: others may work on the study too.
+        """`rungs`: number of questions of each, ascending. `shared`: other workers may join the study.
 
-        `enough`: says why no more is to be tried, beside the search's own reasons.
+        `enough`: returns a further reason to stop; None: go on.
         """
         self._study, self._space, self._how, self._rungs = study, space, how, rungs
         self._evaluators, self._shared, self._pulse = evaluators, shared, pulse
@@ -155,7 +155,7 @@ class Search:
         return (sum(judged) + sum(min(span, longest) for span in failed)) / 60
 
     def _hopeless(self, points: list[Point]) -> bool:
-        """Is nothing smaller than what is already too large?"""
+        """Return whether even the smallest candidate misses a limit."""
         smallest = next((p for p in points if p.candidate == self._space.smallest), None)
         if smallest is None:
             return False
@@ -163,7 +163,7 @@ class Search:
         return excess.get("max_size_mb", 0) > 0 or excess.get("max_p95_ms", 0) > HOPELESS
 
     def _enough_under_way(self) -> bool:
-        """Would the others' trials suffice? Then this worker stays for those whose worker dies."""
+        """Return whether the running trials suffice; then this worker waits, in case one dies."""
         running = len(self._trials(TrialState.RUNNING))
         waiting = len(self._trials(TrialState.WAITING))
         return not waiting and len(self.points()) + running >= self._how.trials
@@ -187,7 +187,7 @@ class Search:
             self._retire(running[number])
 
     def _retire(self, trial: FrozenTrial, *, blame: bool = True) -> None:
-        """Give up a trial and queue it again; not for ever, if it is to blame."""
+        """Fail a trial and queue it again, at most MAX_TRIES times if it is to `blame`."""
         wanted = trial.params or trial.system_attrs.get("fixed_params")
         tries = trial.user_attrs.get("tries", 0) + blame
         try:
@@ -210,16 +210,16 @@ class Search:
             else:
                 self._judge_and_tell(trial)
         except UpdateFinishedTrialError:
-            log.warning("trial %d: was taken for dead, and given to another worker", trial.number)
+            log.warning("trial %d: was considered dead and given to another worker", trial.number)
         except BaseException as exc:
             with suppress(*STORAGE_ERRORS):
-                blame = isinstance(exc, Exception)  # else somebody stopped the worker
+                blame = isinstance(exc, Exception)  # otherwise the worker was stopped
                 self._retire(self._trials()[trial.number], blame=blame)
             raise
 
     def _judge_and_tell(self, trial: Trial) -> None:
         candidate = suggest(trial, self._space)
-        other = self._elsewhere(trial)  # before the points: it may become one meanwhile
+        other = self._elsewhere(trial)  # before `points`: the other trial may finish meanwhile
         before = self.points()
         known = next((p for p in before if p.candidate == candidate), None)
         self._known_in_a_row = self._known_in_a_row + 1 if known else 0
@@ -236,10 +236,10 @@ class Search:
             self._said(point, self.points())
 
     def _elsewhere(self, trial: Trial) -> int | None:
-        """Return the trial in which another worker tries the same candidate just now.
+        """Return the trial in which another worker is evaluating the same candidate.
 
-        Of two, the one that began first goes on; so those that did are waited for to choose, however long
-        their sampler takes, but not for the silent, whose worker may be dead.
+        Of two such trials the earlier one goes on. So this waits until all earlier trials have chosen their
+        candidate, but not for silent ones, whose worker may be dead.
         """
         if not self._shared:
             return None
@@ -259,7 +259,7 @@ class Search:
             time.sleep(LOOK_EVERY_S)
 
     def _judge(self, number: int, candidate: Candidate) -> Point:
-        """Climb the ladder as far as it is worth."""
+        """Evaluate the candidate: its cost, then rung by rung while it is promising."""
         began = time.monotonic()
         point = Point(number, candidate, self._evaluators.cost(candidate))
         for n in self._rungs:

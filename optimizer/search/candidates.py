@@ -1,4 +1,4 @@
-"""What is tried of a space: what a sampler asks for, and what is looked at before it."""
+"""Candidates of a space: those that a sampler suggests, and seeded ones that are tried first."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from optimizer.study.space import (
 )
 
 
-class Asking(Protocol):
-    """What suggests values: an Optuna trial."""
+class SuggestsValues(Protocol):
+    """An Optuna trial, as far as it suggests values."""
 
     def suggest_int(self, name: str, low: int, high: int) -> int: ...
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
 
 
-def suggest(trial: Asking, space: Space) -> Candidate:
-    """Return the candidate that a sampler wants tried."""
+def suggest(trial: SuggestsValues, space: Space) -> Candidate:
+    """Return the candidate that the sampler suggests."""
     return space.candidate(partial(_suggest, trial))
 
 
-def _suggest(trial: Asking, name: str, values: Sequence[Any]) -> Any:
-    """A number goes in as its place in the list: then the sampler knows which are neighbours."""
+def _suggest(trial: SuggestsValues, name: str, values: Sequence[Any]) -> Any:
+    """Suggest a number by its index in the list, so that the sampler knows which values are neighbours."""
     if _ordered(values):
         return values[trial.suggest_int(name, 0, len(values) - 1)]
     return trial.suggest_categorical(name, values)
 
 
 def parameters_of(candidate: Candidate, space: Space) -> dict[str, Any]:
-    """Return what `suggest` must be told to return this candidate, which is one of the space."""
+    """Return the Optuna parameters for which `suggest` returns this candidate of the space."""
     chosen: dict[str, Any] = {
         **{name: getattr(candidate, name) for name in KNOBS},
         **{layer_knob(i): i in candidate.layers for i in range(space.n_layers)},
@@ -60,12 +60,12 @@ def parameters_of(candidate: Candidate, space: Space) -> dict[str, Any]:
 
 
 def _dropping(candidate: Candidate, space: Space) -> dict[str, float | int]:
-    """Return values of the space that mean what the candidate does, who may say it in another way."""
+    """Return the space's values that are equivalent to the candidate's token dropping."""
     pairs = product(sorted(space.keep, reverse=True), space.drop_after)
     for keep, after in pairs:
         if replace(candidate, keep=keep, drop_after=after) == candidate:
             return {"keep": keep, "drop_after": after}
-    raise ValueError(f"{candidate.label}: is not in the space, which keeps {space.keep}")
+    raise ValueError(f"{candidate.label}: not in the space, whose values of keep are {space.keep}")
 
 
 def _ordered(values: Sequence[Any]) -> bool:
@@ -73,9 +73,9 @@ def _ordered(values: Sequence[Any]) -> bool:
 
 
 def seeds(space: Space) -> dict[str, Candidate]:
-    """Return what a search looks at first: the ends of the space, and shapes known from elsewhere.
+    """Return the seeded candidates by name: the ends of the space, and shapes of published models.
 
-    Each is the nearest the space has; of equal ones the first name stays. Sources: Sanh et al. 2019
+    Each is the nearest point of the space; of equal points the first name is kept. Sources: Sanh et al. 2019
     (DistilBERT: every second layer), Jiao et al. 2020 (TinyBERT: 4 layers of 12 heads and width
     1200), Wang et al. 2020 (MiniLM: 6 x 384, width 1536), de Wynter & Perry 2020 (Bort: 4 of 24
     layers, 8 of 16 heads, 768 of 4096 neurons, here as shares), Lan et al. 2020 (ALBERT: words of
@@ -104,7 +104,7 @@ def seeds(space: Space) -> dict[str, Candidate]:
 
 
 def nearest(space: Space, wanted: Candidate) -> Candidate:
-    """Return the point of the space that is most like `wanted`, knob by knob."""
+    """Return the point of the space nearest to `wanted`, knob by knob."""
     layers = _nearest_layers(space, wanted.layers)
     keep, drop_after = _nearest_dropping(space, wanted, len(layers))
     widths = {
@@ -122,7 +122,7 @@ def nearest(space: Space, wanted: Candidate) -> Candidate:
 
 
 def _nearest_dropping(space: Space, wanted: Candidate, layers: int) -> tuple[float, int]:
-    """Return the share kept, and after how many layers; what drops tokens stays so if it can."""
+    """Return the nearest `keep` and `drop_after`; prefers values that also drop tokens, or also do not."""
 
     def unlike(pair: tuple[float, int]) -> tuple[bool, float, float]:
         keep, after = pair

@@ -23,13 +23,13 @@ from optimizer.study import stages, workers
 from optimizer.study.space import Candidate
 from optimizer.study.trials import Cost
 
-RUNS = 20  # of a round
-QUIET = 1.15  # a round's p95 by the lowest median: above, something else ran
-PATIENCE_S = 15.0  # for a quiet round
+RUNS = 20  # timed runs of a round
+QUIET = 1.15  # largest ratio of a round's p95 to the lowest median; above it the host was busy
+PATIENCE_S = 15.0  # wait this long for a quiet round
 
 
 def graph_shape(teacher: GraphShape, candidate: Candidate) -> GraphShape:
-    """Return the shape of a slice of the teacher; which layers it has makes no difference."""
+    """Return the graph shape of a slice of the teacher; it depends on the number of layers only."""
     n = len(candidate.layers)
     return replace(
         teacher,
@@ -45,15 +45,15 @@ def graph_shape(teacher: GraphShape, candidate: Candidate) -> GraphShape:
 
 @dataclass(frozen=True)
 class CostGate:
-    """Measures what candidates of one teacher cost on this host."""
+    """Measures the costs of candidates of one teacher on this host."""
 
     teacher: GraphShape
-    tokens: int  # of the length bucket that counts
-    folder: Path  # of what was measured
+    tokens: int  # length bucket at which latency is measured
+    folder: Path  # of cached measurements
     lock: Path = workers.HOST_LOCK
 
     def cost(self, candidate: Candidate) -> Cost:
-        """Return p95 latency on one core, asked alone, and the size of the file."""
+        """Return p95 latency on one core, without load, and the size of the file."""
         shape = graph_shape(self.teacher, candidate)
         stored = self.folder / f"{self._key(shape, candidate.precision)}.json"
         if not stored.exists():
@@ -65,7 +65,7 @@ class CostGate:
 
     @property
     def host(self) -> str:
-        """Return what latencies are compared within: the same processor and engine."""
+        """Return a key of processor and engine: only latencies with the same key are comparable."""
         here = profile.here()
         return f"{here.cpu} ({here.flags}), {here.engine}"
 
@@ -89,7 +89,7 @@ class CostGate:
         stages.write_json(stored, found)
 
     def _p95_ms(self, path: Path, precision: Precision) -> float:
-        """Return the p95 of the quietest round: other work can lengthen one, never shorten it."""
+        """Return the p95 of the quietest round: other load can only lengthen a round."""
         cells: list[Cell] = []
         over_s = time.monotonic() + PATIENCE_S
         while not _quiet(cells) and (not cells or time.monotonic() < over_s):

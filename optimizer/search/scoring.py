@@ -1,4 +1,4 @@
-"""F1 of slices of the elastic student as they would be served: cut out, exported, asked, decoded."""
+"""F1 of slices of the elastic student as they would be served: cut, exported, run and decoded."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ Cut = Callable[[Candidate], PreTrainedModel]
 
 
 def sample(examples: Sequence[Example]) -> list[Example]:
-    """Return the questions in an order that has nothing to do with their articles, ever the same.
+    """Return the questions in a fixed order that does not depend on their articles.
 
-    The first so many of it are the questions of a rung, so a higher rung holds the lower ones.
+    The first n are the questions of a rung, so a higher rung contains the lower ones.
     """
     return sorted(examples, key=lambda e: hashlib.sha256(e.id.encode()).digest())
 
 
 class SliceScorer:
-    """Asks candidates the first questions of a list; what one has answered is not asked again."""
+    """Scores candidates on the first questions of a list; caches the answers of the last candidate."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class SliceScorer:
     def f1(self, candidate: Candidate, n: int) -> float:
         """Return F1 on the first `n` questions, with the no-answer threshold fitted on the same.
 
-        Fitted as for a published variant, which flatters all candidates alike.
+        So F1 is optimistic, equally for all candidates.
         """
         before = self._last[1] if self._last[0] == candidate else []
         if len(before) < n:

@@ -29,19 +29,19 @@ from optimizer.study.trials import MEGABYTE, Cost, Point
 
 log = logging.getLogger(__name__)
 
-FRONT = "front.json"  # its members, the most accurate first
+FRONT = "front.json"  # members of the Pareto front, the most accurate first
 TRIALS = "trials.json"  # every candidate that was judged
-RECORD = "search.json"  # what they were found with
-SHOWN = 5  # members of the front on one line of progress
+RECORD = "search.json"  # settings and result of the search
+SHOWN = 5  # members of the Pareto front in one log line
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What a search came to."""
+class SearchResult:
+    """The result of a search."""
 
     how: SearchConfig
     points: list[Point]
-    reference: Cost  # what the largest candidate costs: the far corner of the hypervolume's box
+    reference: Cost  # cost of the largest candidate: far corner of the hypervolume's box
 
     @property
     def front(self) -> list[Point]:
@@ -53,21 +53,21 @@ class Findings:
 
     @property
     def nearest(self) -> Point | None:
-        """Return what came nearest to the limits where nothing keeps them."""
+        """Return the point nearest to the limits if no point is within them."""
         return None if self.front else trials.nearest(self.points, self.how.limits)
 
 
-def run(study: Study, url: str | None) -> Findings:
-    """Search, or go on, or join the others at `url`; write the front. Raises: BertierError."""
+def run(study: Study, url: str | None) -> SearchResult:
+    """Start, resume, or join the search at `url`; write the Pareto front. Raises: BertierError."""
     how, space, folder = how_of(study), space_of(study), study.folder / "search"
     questions = scoring.sample(study.questions.certifying(Split.SEARCH))
     if not questions:
-        raise DataError("the search split of the sources that certify is empty: add [[data]]")
+        raise DataError("the search split of the certifying sources is empty: add [[data]]")
     rungs = tuple(sorted({min(n, len(questions)) for n in how.questions}))
     gate = CostGate(export.graph_shape_of(study.elastic.net.model), how.tokens, folder / "costs")
     scorer = SliceScorer(study.elastic.slice, study.tokenizer, questions)
     inputs = inputs_of(study, how, space, questions[: rungs[-1]])
-    said = Said(how, lambda: gate.cost(space.largest))
+    progress_log = ProgressLog(how, lambda: gate.cost(space.largest))
     with opened(url, folder, name_of(study, inputs)) as shared:
         same_host(shared, gate.host)
         worker = Search(
@@ -78,17 +78,19 @@ def run(study: Study, url: str | None) -> Findings:
             Evaluators(gate.cost, scorer.f1),
             seed=seed_of(study),
             shared=url is not None,
-            watch_progress=said,
+            watch_progress=progress_log,
         )
-        found = Findings(how, worker.run(), gate.cost(space.largest))
+        found = SearchResult(how, worker.run(), gate.cost(space.largest))
         write(found, inputs, seed_of(study), folder)
     return found
 
 
 def how_of(study: Study) -> SearchConfig:
-    """Return the study's search. Raises: ConfigError when there is nothing to search."""
+    """Return the search settings of a study. Raises: ConfigError when it has no elastic student."""
     if study.config.elastic is None:
-        raise ConfigError(f"{study.config.name}: a search needs [elastic], the student it slices")
+        raise ConfigError(
+            f"{study.config.name}: a search needs [elastic], the student that is sliced"
+        )
     return study.config.search or SearchConfig()
 
 
@@ -105,7 +107,7 @@ def seed_of(study: Study) -> int:
 def inputs_of(
     study: Study, how: SearchConfig, space: Space, questions: Sequence[Example]
 ) -> dict[str, Any]:
-    """Return what decides on a trial's results: with other inputs it is another search."""
+    """Return everything that the results of trials depend on; other inputs are another search."""
     asked = hashlib.sha256("\n".join(e.id for e in questions).encode()).hexdigest()
     return {
         "elastic_sha256": sha256_of(study.folder / "elastic" / "elastic.pt"),
@@ -119,14 +121,14 @@ def inputs_of(
 
 
 def name_of(study: Study, inputs: dict[str, Any]) -> str:
-    """Return the name under which trials are kept: changed inputs never meet old trials."""
+    """Return the name that trials are stored under; it changes with the inputs."""
     key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     return f"{study.config.name}-{key[:12]}"
 
 
 @dataclass
-class Said:
-    """Says after each trial what it came to, how long it will go on, and the best so far."""
+class ProgressLog:
+    """Logs after each trial its outcome, the time left, and the best candidates so far."""
 
     how: SearchConfig
     reference: Callable[[], Cost]
@@ -136,18 +138,18 @@ class Said:
     def __call__(self, point: Point, points: list[Point]) -> None:
         self.done += 1
         log.info("trial %d: %s: %s", point.trial, point.candidate.label, outcome(point, self.how))
-        found = Findings(self.how, points, self.reference())
+        found = SearchResult(self.how, points, self.reference())
         shown = found.front
         if shown:
             shown = [shown[i] for i in pareto.subset(trials.objectives(shown), SHOWN)]
         log.info(
-            "search: %d/%d, %.0f s left; front of %d, hypervolume %.3f: %s",
+            "search: %d/%d, %.0f s left; Pareto front of %d, hypervolume %.3f: %s",
             len(points),
             self.how.trials,
             self._left_s(len(points)),
             len(found.front),
             found.hypervolume,
-            " | ".join(_brief(p) for p in shown) or "nothing keeps the limits yet",
+            " | ".join(_brief(p) for p in shown) or "no candidate is within the limits yet",
         )
 
     def _left_s(self, n: int) -> float:
@@ -168,21 +170,22 @@ def _brief(point: Point) -> str:
     return f"{f1}{point.cost.p95_ms:.1f} ms, {size:.1f} MB"
 
 
-def nothing_found(found: Findings) -> str | None:
-    """Return what to say when no candidate keeps the limits; None: some do."""
+def nothing_found(found: SearchResult) -> str | None:
+    """Return a message if no candidate is within the limits; None: some are."""
     nearest = found.nearest
     if nearest is None:
         return None if found.points else "no candidate was tried"
     return (
-        f"none of {len(found.points)} candidates keeps the limits; nearest: trial {nearest.trial},"
-        f" {nearest.candidate.label}, {_brief(nearest)}; what binds: {found.how.limits.reason(nearest)}"
+        f"none of {len(found.points)} candidates is within the limits; the nearest is trial"
+        f" {nearest.trial}, {nearest.candidate.label}, {_brief(nearest)}; the binding limit:"
+        f" {found.how.limits.reason(nearest)}"
     )
 
 
-def table_of(found: Findings) -> Table:
+def table_of(found: SearchResult) -> Table:
     shape = ("trial", "layers", "heads", "FFN", "width", "words", "tokens", "precision")
     table = Table(
-        *shape, "ms p95", "MB", "F1", "n", title=f"front of {len(found.points)} candidates"
+        *shape, "ms p95", "MB", "F1", "n", title=f"Pareto front of {len(found.points)} candidates"
     )
     for p in found.front:
         table.add_row(
@@ -207,8 +210,8 @@ def _words(candidate: Candidate) -> str:
     return f"{candidate.embedding_bits} bit{rank}"
 
 
-def write(found: Findings, inputs: dict[str, Any], seed: int, folder: Path) -> None:
-    """Write what the next stages and the report read; the front last."""
+def write(found: SearchResult, inputs: dict[str, Any], seed: int, folder: Path) -> None:
+    """Write the files that later stages and the report read; the Pareto front last."""
     record = {
         **gist(found),
         "limits": asdict(found.how.limits),
@@ -224,8 +227,8 @@ def write(found: Findings, inputs: dict[str, Any], seed: int, folder: Path) -> N
     stages.write_json(folder / FRONT, [_row(p, found.how) for p in found.front])
 
 
-def gist(found: Findings) -> dict[str, Any]:
-    """Return the front and how much was tried for it."""
+def gist(found: SearchResult) -> dict[str, Any]:
+    """Return the Pareto front and the number of candidates as plain data."""
     nearest = found.nearest
     return {
         "front": [_row(p, found.how) for p in found.front],

@@ -1,4 +1,4 @@
-"""Where the trials of a study are kept: a database that many workers share, or a file of one worker.
+"""Storage of trials: a database that many workers share, or a file of one worker.
 
 With `search` the only module that knows Optuna.
 """
@@ -26,14 +26,14 @@ DIRECTIONS: tuple[Literal["minimize", "maximize"], ...] = (
     "minimize",  # p95 in ms
     "minimize",  # bytes
 )
-OPENINGS = 5  # workers that start together may get into each other's way when tables are made
-OPENING_S = 1.0  # between two of them
+OPENINGS = 5  # attempts: workers that start together may conflict while creating tables
+OPENING_S = 1.0  # between two attempts
 
 STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError)
 
 
 class SearchError(BertierError):
-    """A search that cannot go on; what is finished is kept."""
+    """The search cannot continue; finished trials are kept."""
 
 
 @contextmanager
@@ -74,7 +74,7 @@ def _joined(url: str, name: str) -> Iterator[optuna.Study]:
 
 
 def _file(path: Path) -> str:
-    """Return the address of a database file to which a write is one append: half the time."""
+    """Return the URL of a database file in write-ahead mode, which halves the time of a write."""
     with closing(sqlite3.connect(path)) as database:
         database.execute("PRAGMA journal_mode = WAL")
     return f"sqlite:///{path}"
@@ -99,7 +99,7 @@ def _with_driver(url: str) -> str:
 
 
 def _shown(url: str | None, folder: Path) -> str:
-    """Return where the trials are, without a password."""
+    """Return the storage URL without its password."""
     try:
         return make_url(url).render_as_string(hide_password=True) if url else str(folder)
     except SQLAlchemyError:
@@ -112,7 +112,7 @@ def _first_line(exc: BaseException) -> str:
 
 
 def same_host(study: optuna.Study, host: str) -> None:
-    """Raises: SearchError where the study's latencies are those of another kind of host."""
+    """Raises: SearchError when the study's latencies were measured on another kind of host."""
     first = study.user_attrs.get("host")
     if first is None:
         study.set_user_attr("host", host)

@@ -1,4 +1,4 @@
-"""What the students of a study learn from: windows of its questions, and what the teacher says of them."""
+"""The training windows of a study's students, and the teacher's outputs for them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from optimizer.data.question_sets import Feature
 from optimizer.models import lowrank, student, tokenizer
 from optimizer.study import stages
 from optimizer.study.config import StudyConfig
+from optimizer.teachers.largest_model import LargestModel
 from optimizer.teachers.rows import MappedAnswers
-from optimizer.teachers.teacher import Teacher
 from optimizer.training import loop, losses, teacher_outputs
 from optimizer.training.teacher_outputs import TeacherStates
 
@@ -24,51 +24,55 @@ PROBE_ROWS, PROBE_BATCH = 64, 16
 
 
 @dataclass(frozen=True)
-class Lessons:
-    """The same for all students of a study."""
+class DistillationBatches:
+    """Training windows, teacher outputs and initial weights; all students of a study share them."""
 
-    teacher: Teacher  # the largest model
-    folder: Path  # what the teacher said
+    largest: LargestModel
+    folder: Path  # of the cached teacher outputs
 
     @property
     def config(self) -> StudyConfig:
-        return self.teacher.config
+        return self.largest.config
 
     @property
     def maps(self) -> bool:
-        """Say whether a teacher's answers are mapped: it is not what students are cut from.
+        """Return whether teacher answers are mapped to the students' tokens.
 
-        Else its logits and last hidden states are kept token by token.
+        True when the teacher is not the model that students are cut from. Otherwise the teacher's
+        logits and last hidden states are cached token by token.
         """
         return bool(self.config.outside_teachers or self.config.student_weights)
 
     def inputs(self) -> dict[str, Any]:
-        """Return what the teacher's answers and the students' first weights depend on."""
-        found: dict[str, Any] = {"teacher": self.teacher.inputs()}
+        """Return everything that the teacher outputs and the initial weights depend on."""
+        found: dict[str, Any] = {"teacher": self.largest.inputs()}
         if self.config.student_weights:
             found["weights"] = self.config.student_weights
         if self.config.outside_teachers and not self.config.distill.labels_only:
-            found["taught"] = self.teacher.outside.inputs()
+            found["taught"] = self.largest.outside.inputs()
         return found
 
     def start(self) -> PreTrainedModel:
-        """Return what students are cut from. Raises: ModelError where its words are others."""
+        """Return the model that students are cut from.
+
+        Raises: ModelError when its vocabulary differs from the largest model's.
+        """
         weights = self.config.student_weights
         if weights is None:
-            return self.teacher.load()
+            return self.largest.load()
         self._check_words(weights)
         return student.load(weights)
 
     def _check_words(self, weights: str) -> None:
-        known = Tokenizer.from_file(str(self.teacher.tokenizer)).get_vocab()
+        known = Tokenizer.from_file(str(self.largest.tokenizer)).get_vocab()
         if tokenizer.fast(weights).get_vocab() != known:
             raise student.ModelError(
-                f"weights {weights}: its vocabulary is not that of the largest model, and all that is"
-                " published together shares one tokenizer.json; give largest one with the same"
+                f"weights {weights}: its vocabulary differs from the largest model's, but all published"
+                " variants share one tokenizer.json; give a largest model with the same vocabulary"
             )
 
     def teach(self) -> dict[str, Any]:
-        """Ask the teacher about every training row, once."""
+        """Compute the teacher outputs of every training row, once."""
         if self.config.student_weights:
             self._check_words(self.config.student_weights)
         inputs = self.inputs() | {"fraction": self.config.distill.fraction}
@@ -77,12 +81,12 @@ class Lessons:
     def _teach(self) -> dict[str, Any]:
         if self.maps:
             return {"rows": len(self.rows), "mapped": self._answers[1]}
-        teacher = self.teacher.load()
+        teacher = self.largest.load()
         teacher_outputs.write(teacher, self.rows, self.folder, teacher.config.hidden_size)
         return {"rows": len(self.rows), "width": teacher.config.hidden_size}
 
     def imitation(self, ask: losses.Ask | None = None) -> losses.Imitation:
-        """Return the loss of a student, or of what `ask` asks it."""
+        """Return the distillation loss; `ask` runs the model and returns the outputs to score."""
         how = self.config.distill
         states = None if how.labels_only else self._targets()
         return losses.Imitation(states, how, ask) if ask else losses.Imitation(states, how)
@@ -94,27 +98,27 @@ class Lessons:
 
     @cached_property
     def _answers(self) -> tuple[MappedAnswers, dict[str, Any]]:
-        """The teachers' answers for these rows; asks for what is missing."""
-        teachers = self.teacher.outside
+        """The mapped teacher answers for these rows; missing answers are computed."""
+        teachers = self.largest.outside
         if not teachers.names:  # the largest model teaches students that start from others
-            teachers = replace(teachers, names=(str(self.teacher.folder),))
-        examples = self.teacher.questions.train(self.config.distill.fraction)
-        return teachers.answers(examples, self.rows, self.teacher.span_encoder)
+            teachers = replace(teachers, names=(str(self.largest.folder),))
+        examples = self.largest.questions.train(self.config.distill.fraction)
+        return teachers.answers(examples, self.rows, self.largest.span_encoder)
 
     @cached_property
     def rows(self) -> list[Feature]:
         """The training windows."""
-        return self.teacher.features(self.config.distill.fraction)
+        return self.largest.features(self.config.distill.fraction)
 
     @cached_property
     def word_counts(self) -> torch.Tensor:
-        """How often each word occurs in them, (V,)."""
+        """Count of each vocabulary word in the training windows, (V,)."""
         vocabulary = self.start().config.vocab_size
         return lowrank.word_counts((row.input_ids for row in self.rows), vocabulary)
 
     @cached_property
     def probe(self) -> list[dict[str, torch.Tensor]]:
-        """A few of these rows, short to long, for a model to be watched on."""
+        """A few batches of training windows, short to long, for measuring activations."""
         rows = sorted(self.rows, key=lambda row: len(row.input_ids))
         some = rows[:: max(1, len(rows) // PROBE_ROWS)]
         parts = [some[i : i + PROBE_BATCH] for i in range(0, len(some), PROBE_BATCH)]

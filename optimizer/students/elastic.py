@@ -1,4 +1,4 @@
-"""The elastic student of a study: trained once, every candidate of its space is a slice of it."""
+"""The elastic student of a study: trained once; every candidate of its space is a slice of it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from transformers import PreTrainedModel
 
 from optimizer.models import lowrank, student, widths
 from optimizer.students import supernet
-from optimizer.students.distillation_batches import Lessons
+from optimizer.students.distillation_batches import DistillationBatches
 from optimizer.students.supernet import Supernet
 from optimizer.study import stages
 from optimizer.study.config import ElasticConfig
 from optimizer.study.space import Candidate
 from optimizer.training import loop
 
-# Knobs of its space that its training knows nothing of.
+# Knobs of its space that do not change its training.
 _UNTRAINED = {"space": {"embedding_bits", "precision", "teacher_layers"}}
 
 
@@ -27,7 +27,7 @@ _UNTRAINED = {"space": {"embedding_bits", "precision", "teacher_layers"}}
 class Elastic:
     """One elastic student, trained or about to be."""
 
-    lessons: Lessons
+    distillation: DistillationBatches
     config: ElasticConfig
     folder: Path
 
@@ -37,17 +37,18 @@ class Elastic:
         return self.folder / "elastic.pt"
 
     def check(self) -> None:
-        """Raises: ModelError where its base cannot imitate the teacher: before hours of training."""
-        study = self.lessons.config
+        """Fail before hours of training. Raises: ModelError when its base cannot imitate the teacher."""
+        study = self.distillation.config
         imitates = study.distill.hidden_weight > 0 and not study.distill.labels_only
         if self.config.base is None or not imitates or study.outside_teachers:
-            return  # nobody's hidden states are imitated
+            return  # no hidden states are imitated
         names = (self.config.base, study.finished or study.encoder)
         own, teachers = (student.load(name).config.hidden_size for name in names)
         if own != teachers:
             raise student.ModelError(
-                f"[elastic] base {self.config.base}: its states are {own} wide, those of the teacher"
-                f" {names[1]} {teachers}; give a base of that width, or set [distill] hidden_weight = 0"
+                f"[elastic] base {self.config.base}: its hidden states have width {own}, those of the"
+                f" teacher {names[1]} have width {teachers}; give a base of that width, or set"
+                " [distill] hidden_weight = 0"
             )
 
     def train(self) -> dict[str, Any]:
@@ -55,11 +56,11 @@ class Elastic:
         return stages.run_stage(self.folder, self.inputs(), self._train)
 
     def inputs(self) -> dict[str, Any]:
-        """Return what its training depends on."""
+        """Return everything that its training depends on."""
         return {
-            **self.lessons.inputs(),
+            **self.distillation.inputs(),
             "elastic": self.config.model_dump(exclude=_UNTRAINED),
-            "distill": self.lessons.config.distill.model_dump(),
+            "distill": self.distillation.config.distill.model_dump(),
         }
 
     def _train(self) -> dict[str, Any]:
@@ -68,40 +69,46 @@ class Elastic:
         for layers in space.subsets:
             net.check(replace(space.largest, layers=layers))
         net.check(space.smallest)
-        loss = self.lessons.imitation(partial(supernet.ask_sandwich, space, self.config.random))
-        rows, seed = self.lessons.rows, self.lessons.config.seed
+        loss = self.distillation.imitation(
+            partial(supernet.ask_sandwich, space, self.config.random)
+        )
+        rows, seed = self.distillation.rows, self.distillation.config.seed
         final = loop.train(net, rows, loss, how, self.folder, seed)
         torch.save(net.state_dict(), self.file)
         return {"final_loss": final, "parameters": student.parameters_of(net.model)}
 
     def _new(self, *, to_train: bool = False) -> Supernet:
-        """`to_train`: ask the rows which words and neurons matter; else trained weights replace all."""
+        """Return an untrained network.
+
+        `to_train`: measure on the training rows which words and neurons matter. Not needed when trained
+        weights replace all of them.
+        """
         base, space, bits = self._base(), self.config.space, self.config.embedding_bits
         thin = None
         if space.max_rank:
             words = student.bert_of(base).embeddings.word_embeddings.weight
-            found = self.lessons.word_counts if to_train else None
+            found = self.distillation.word_counts if to_train else None
             thin = lowrank.ThinWords(lowrank.factors(words, space.max_rank, found), bits)
-        probe = self.lessons.probe if to_train else None
+        probe = self.distillation.probe if to_train else None
         quantized = student.with_low_bit_embeddings(base, bits)
         return Supernet(
             quantized, thin, early=space.drops, narrow=space.narrows, probe=probe, measure=to_train
         )
 
     def _base(self) -> PreTrainedModel:
-        return student.load(self.config.base) if self.config.base else self.lessons.start()
+        return student.load(self.config.base) if self.config.base else self.distillation.start()
 
     @cached_property
     def net(self) -> Supernet:
-        """The trained network. Raises: ModelError when it is not trained, or no longer fits."""
+        """The trained network. Raises: ModelError when it is not trained, or does not fit the study."""
         weights = loop.weights(self.file)
         net = self._new()
         try:
             net.load_state_dict(weights)
         except RuntimeError as exc:
             raise student.ModelError(
-                f"{self.file}: not the weights of this study's elastic student: an older version or"
-                f" other knobs made them; remove {self.folder} and train again"
+                f"{self.file}: does not fit this study's elastic student: an older version or other knobs"
+                f" wrote it; remove {self.folder} and train again"
             ) from exc
         return net
 

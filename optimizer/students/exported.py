@@ -1,4 +1,4 @@
-"""A variant of a study as the file that is served: exported, read, profiled; each a stage of its own."""
+"""A variant of a study as the served file: export, evaluation and profile, each a stage."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Exported:
         return self.study.precision(self.name)
 
     def export(self) -> dict[str, Any]:
-        """Export and quantize the trained variant, through every gate.
+        """Export and quantize the trained variant, with every export check.
 
         A largest model that was read back from a published variant is that file, and stays it.
         """
@@ -83,13 +83,13 @@ class Exported:
         }
 
     def readings(self, part: str, examples: Sequence[Example]) -> list[Reading]:
-        """Return what the variant's logits say to these questions; `part` names them."""
+        """Return the variant's readings of these questions; `part` is the name of the question set."""
         return self.timed_readings(part, examples)[0]
 
     def timed_readings(
         self, part: str, examples: Sequence[Example]
     ) -> tuple[list[Reading], list[float]]:
-        """Return the same with the CPU time of each question, ms; none where it was not kept."""
+        """Return the readings with the CPU ms of each question; empty if it was not recorded."""
         sha256 = self.export()["sha256"]
         model = cached.Model(self.file, sha256, self.study.tokenizer, self.precision)
         return cached.readings(model, self.folder, part, examples)

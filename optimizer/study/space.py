@@ -181,8 +181,8 @@ class Space(BaseModel):
     @property
     def knobs(self) -> dict[str, tuple[Any, ...]]:
         """Return the values of each knob by its name; numbers by what they leave, the least first."""
-        told = (name for name in KNOBS if name != "hidden" or self.narrows)
-        return self._layer_knobs | {name: self._values(name) for name in told}
+        names = (name for name in KNOBS if name != "hidden" or self.narrows)
+        return self._layer_knobs | {name: self._values(name) for name in names}
 
     def _values(self, name: str) -> tuple[Any, ...]:
         values = dict.fromkeys(getattr(self, name))

@@ -1,4 +1,4 @@
-"""A stage: a folder that is finished when its manifest is there and says the same inputs.
+"""A stage: a folder that is finished when its manifest exists and has the same inputs.
 
 The manifest is written last, so a killed stage runs again and a finished one is skipped.
 """
@@ -19,16 +19,16 @@ from optimizer.study import provenance, workers
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-CHECKPOINT = "checkpoint.pt"  # what a killed stage left to go on from
-LOSSES = "losses.json"  # the learning curve of a training
+CHECKPOINT = "checkpoint.pt"  # where a killed stage resumes
+LOSSES = "losses.json"  # loss curve of a training
 LOCK = "stage.lock"
-STARTED = "started"  # holds the key of the inputs it was left for
+STARTED = "started"  # holds the key of the inputs of an unfinished run
 
 
 def run_stage(
     folder: Path, inputs: dict[str, Any], work: Callable[[], dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return what the stage found out; do the work only if it was not done for these inputs.
+    """Return the results of a stage; run it only if it is not finished for these inputs.
 
     One process at a time works on a stage: another waits, and takes what the first one found.
     """
@@ -42,7 +42,7 @@ def run_stage(
 
 
 def _done(folder: Path, key: str) -> dict[str, Any] | None:
-    """Return the results of a stage that is done for these inputs."""
+    """Return the results of a stage finished for these inputs, else None."""
     done = read_manifest(folder)
     if not done or done["key"] != key:
         return None
@@ -53,7 +53,7 @@ def _done(folder: Path, key: str) -> dict[str, Any] | None:
 def _worked(
     folder: Path, key: str, inputs: dict[str, Any], work: Callable[[], dict[str, Any]]
 ) -> dict[str, Any]:
-    """Do the work of a stage and write its manifest."""
+    """Run a stage and write its manifest."""
     _drop_stale_checkpoint(folder, key)
     log.info("%s: started", folder.name)
     ran_on, began = provenance.ran_on(), time.monotonic()
@@ -70,7 +70,7 @@ def _worked(
 
 
 def _drop_stale_checkpoint(folder: Path, key: str) -> None:
-    """Never go on from a checkpoint of other inputs."""
+    """Remove a checkpoint that was written for other inputs."""
     started = folder / STARTED
     if started.exists() and started.read_text() != key:
         (folder / CHECKPOINT).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What a search finds out: its trials as values, and what the limits say of them. Pure."""
+"""The trials of a search as values, and its limits. Pure."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from optimizer.study.pareto import Points
 from optimizer.study.space import RANK_STEP, Candidate
 
 MEGABYTE = 1e6
+MIN_PAIRS = 3  # with fewer, a rank correlation means nothing
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a candidate costs to serve: known from its shape alone."""
+    """The serving cost of a candidate, which depends on its shape only."""
 
     p95_ms: float
     size_bytes: int
@@ -31,11 +32,11 @@ class Point:
     candidate: Candidate
     cost: Cost
     f1: dict[int, float] = field(default_factory=dict)  # by questions; none: ended at the cost gate
-    seconds: float = 0.0  # that judging it took
+    seconds: float = 0.0  # duration of the trial
 
     @property
     def questions(self) -> int:
-        """Return on how many questions the F1 rests that counts: those of the highest rung."""
+        """Return the number of questions of the highest rung that it reached."""
         return max(self.f1, default=0)
 
     @property
@@ -45,14 +46,14 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a candidate must keep to be of use; None: no limit."""
+    """Limits of feasible candidates; None: no limit."""
 
     min_f1: float | None = None
     max_p95_ms: float | None = None
     max_size_mb: float | None = None
 
     def excess(self, cost: Cost, f1: float | None) -> dict[str, float]:
-        """Return by which share of it each limit is missed; kept where it is 0 or less.
+        """Return the relative excess over each limit; 0 or less: within the limit.
 
         Without an F1 nothing is said of `min_f1`.
         """
@@ -66,13 +67,13 @@ class Limits:
         return found
 
     def binding(self, point: Point) -> tuple[str, float] | None:
-        """Return the limit that is missed by most, and by which share; None: all are kept."""
+        """Return the most exceeded limit with its relative excess; None: within all limits."""
         excess = self.excess(point.cost, point.best_f1)
         worst = max(excess, key=lambda name: excess[name], default=None)
         return (worst, excess[worst]) if worst is not None and excess[worst] > 0 else None
 
     def reason(self, point: Point) -> str | None:
-        """Return why a point is of no use, in words; None: it is."""
+        """Return why a point is infeasible, in words; None: it is feasible."""
         found = self.binding(point)
         if found is None:
             return None
@@ -101,7 +102,7 @@ def _f1(point: Point, questions: int | None) -> float:
 
 
 def goes_on(point: Point, others: Sequence[Point], limits: Limits, share: float) -> bool:
-    """Say whether a point is worth the next rung, beside all that stood on its own.
+    """Return whether a point goes on to the next rung, compared with all points of its rung.
 
     Compared on the same number of questions: a rank there can only get worse with more points.
     """
@@ -113,7 +114,7 @@ def goes_on(point: Point, others: Sequence[Point], limits: Limits, share: float)
 
 
 def front_of(points: Sequence[Point], limits: Limits) -> list[Point]:
-    """Return the useful points that nothing dominates, the most accurate first.
+    """Return the Pareto front of the feasible points, the most accurate first.
 
     Only points of the highest rung that any reached: an F1 on few questions flatters.
     """
@@ -126,7 +127,7 @@ def front_of(points: Sequence[Point], limits: Limits) -> list[Point]:
 
 
 def nearest(points: Sequence[Point], limits: Limits) -> Point | None:
-    """Return the point that misses its worst limit by least; one with an F1 before one without."""
+    """Return the point with the smallest worst excess; scored points come before others."""
 
     def off(point: Point) -> tuple[bool, float]:
         found = limits.binding(point)
@@ -146,7 +147,7 @@ def guess_f1(candidate: Candidate, points: Sequence[Point], otherwise: float) ->
 
 
 def unlike(a: Candidate, b: Candidate) -> float:
-    """Return how far two shapes are from each other; 0: the same weights are computed."""
+    """Return the distance of two shapes; 0: they compute with the same weights."""
     together = set(a.layers) | set(b.layers)
     apart = len(set(a.layers) ^ set(b.layers)) / len(together)
     widths = abs(log(a.heads / b.heads)) + abs(log(a.ffn / b.ffn))
@@ -165,6 +166,15 @@ def _seeing_all(candidate: Candidate) -> float:
 def _thinness(width: int) -> float:
     """Return 0 for words or states in full width, more for narrower ones."""
     return RANK_STEP / width if width else 0.0
+
+
+def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
+    """Return Spearman's rank correlation; None for too few pairs or when one side is constant."""
+    if len(a) < MIN_PAIRS or len(set(a)) == 1 or len(set(b)) == 1:
+        return None
+    from scipy.stats import spearmanr  # here because the import takes a second
+
+    return float(spearmanr(a, b).statistic)
 
 
 def hypervolume(points: Sequence[Point], reference: Cost) -> float:

@@ -1,4 +1,4 @@
-"""Many workers on one study: who still works, and who may measure on this host.
+"""Workers that share a study: which are alive, and which may measure on this host.
 
 Knows nothing of Optuna. A worker's pulse is a count that it raises; whoever watches decides by the
 own clock whether it has stopped, so the clocks of hosts may differ.
@@ -24,26 +24,28 @@ HOST_LOCK = Path(tempfile.gettempdir()) / "bertier-measuring.lock"
 
 
 class Busy(BertierError):
-    """Something that only one process may do at a time is being done by another."""
+    """Another process is doing what only one process may do at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """How a worker shows that it lives, and how long it may be silent."""
+    """Interval of a worker's heartbeat, and how long it may be silent."""
 
     every_s: float = 15.0
     grace_s: float = 90.0
 
 
 class Watch:
-    """Tells which trials have stopped: their count has stood still for longer than the grace."""
+    """Finds trials whose worker stopped: their heartbeat did not change for longer than the grace."""
 
     def __init__(self, grace_s: float) -> None:
         self._grace_s = grace_s
-        self._seen: dict[int, tuple[int, float]] = {}  # by trial: the count, and since when
+        self._seen: dict[
+            int, tuple[int, float]
+        ] = {}  # by trial: the last heartbeat, and since when
 
     def stopped(self, beats: Mapping[int, int], now_s: float) -> list[int]:
-        """Return the trials that are silent; `beats` holds all that run."""
+        """Return the silent trials; `beats`: heartbeats of all running trials."""
         self._seen = {
             trial: before
             if (before := self._seen.get(trial)) and before[0] == beat
@@ -77,27 +79,27 @@ def beating(beat: Callable[[int], None], pulse: Pulse) -> Iterator[None]:
 def _try(beat: Callable[[int], None], count: int) -> None:
     try:
         beat(count)
-    except Exception as exc:  # noqa: BLE001 - the pulse is best effort; the trial itself says more
+    except Exception as exc:  # noqa: BLE001 - heartbeats are best effort; the trial reports faults
         log.warning("no sign of life could be given: %s", exc)
 
 
 @contextmanager
 def measuring(lock: Path = HOST_LOCK) -> Iterator[None]:
-    """Measure alone on this host: wait until nobody works or measures."""
+    """Measure alone on this host: wait until no other process works or measures."""
     with _held(lock, fcntl.LOCK_EX):
         yield
 
 
 @contextmanager
 def working(lock: Path = HOST_LOCK) -> Iterator[None]:
-    """Load this host's cores, beside others that do: nobody measures meanwhile."""
+    """Use this host's cores, together with others: no process measures meanwhile."""
     with _held(lock, fcntl.LOCK_SH):
         yield
 
 
 @contextmanager
 def alone(lock: Path, message: str) -> Iterator[None]:
-    """Be the only one. Raises: Busy with this message when another is."""
+    """Hold the lock exclusively. Raises: Busy with this message when another process holds it."""
     with _opened(lock) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -108,7 +110,7 @@ def alone(lock: Path, message: str) -> Iterator[None]:
 
 @contextmanager
 def in_turn(lock: Path, message: str) -> Iterator[None]:
-    """Wait until no other holds the lock; says this message when it has to."""
+    """Hold the lock; logs this message when it has to wait."""
     with _held(lock, fcntl.LOCK_EX, message):
         yield
 
@@ -130,9 +132,11 @@ def _held(
 
 @contextmanager
 def _opened(lock: Path) -> Iterator[int]:
-    """Open the file for a lock, which the system gives back when the process ends, however."""
+    """Open the lock file; the system releases the lock when the process ends."""
     try:
-        file = os.open(lock, os.O_RDONLY)  # another user's will do: a lock needs no right to write
+        file = os.open(
+            lock, os.O_RDONLY
+        )  # a file of another user works too: a lock needs no write permission
     except FileNotFoundError:
         file = os.open(lock, os.O_RDONLY | os.O_CREAT, 0o644)
     try:

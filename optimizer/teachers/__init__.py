@@ -1,1 +1,1 @@
-"""Question-answering checkpoints of any family as teachers: asked once, mapped to a student's tokens."""
+"""Teachers: QA checkpoints of any family, run once, with answers mapped to a student's tokens."""

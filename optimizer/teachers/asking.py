@@ -1,4 +1,4 @@
-"""A teacher asked about many questions, once: on CPU or GPU, resumed after any kill.
+"""Runs a teacher on many questions, once: on CPU or GPU, resumable after any kill.
 
 Legend: W windows of a batch, S tokens of the longest.
 """
@@ -34,7 +34,7 @@ LOADERS = 8  # processes that cut windows while a GPU computes; a CPU has none t
 @dataclass(frozen=True, slots=True)
 class _Batch:
     keys: list[bytes]
-    windows: list[list[TeacherWindow]]  # by question; none: too long to be asked
+    windows: list[list[TeacherWindow]]  # by question; empty: the question is too long
     inputs: dict[str, torch.Tensor]  # (W, S)
 
     def pin_memory(self) -> _Batch:
@@ -72,7 +72,7 @@ def ask(
     store: AnswerStore,
     write_every_s: float = WRITE_EVERY_S,
 ) -> None:
-    """Put the teacher's answers to all these questions into the store, where they are not yet."""
+    """Compute the teacher's answers that the store does not have yet, and store them."""
     wanted = {key_of(e.question, e.context): e for e in examples}
     asked = [(key, e) for key, e in wanted.items() if key not in store]
     if not asked:
@@ -92,7 +92,7 @@ def ask(
         for batch in loader:
             waiting.add(batch.keys, _answers(teacher, batch))
             progress.step()
-    finally:  # what was answered is kept, whatever stops the rest
+    finally:  # store the finished answers whatever stops the rest
         waiting.write()
         model.to("cpu")
 
@@ -130,7 +130,7 @@ def _loaders(*, on_gpu: bool) -> int:
 
 
 class _Waiting:
-    """Answers that are written together, now and then."""
+    """Answers that are written to the store in batches."""
 
     def __init__(self, store: AnswerStore, every_s: float) -> None:
         self._store, self._every_s = store, every_s

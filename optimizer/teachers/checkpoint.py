@@ -73,7 +73,7 @@ def load(name: str, window: int | None = None) -> QaCheckpoint:
 
 
 def identity(name: str) -> str:
-    """Return what a teacher's answers depend on: the hash of a folder's files, or a hub id."""
+    """Return the identity of a teacher: the hash of a folder's files, or a hub id."""
     source = Path(student.resolve(name))
     if not source.is_dir():
         return name
@@ -183,7 +183,7 @@ def _window(name: str, wanted: int | None, limit: int | None) -> int:
 
 
 def _takes_types(model: PreTrainedModel) -> bool:
-    """Say whether a model tells questions from contexts by token types."""
+    """Return whether a model marks questions and contexts by token types."""
     known = inspect.signature(model.forward).parameters
     return "token_type_ids" in known and getattr(model.config, "type_vocab_size", 2) != 1
 
@@ -200,7 +200,7 @@ def _check_vocabulary(found: QaCheckpoint) -> None:
 
 @torch.inference_mode()
 def _check_says_spans(found: QaCheckpoint) -> None:
-    """Ask one question that fills a window. Raises: TeacherError."""
+    """Run one question that fills a window. Raises: TeacherError."""
     windows = found.encoder.windows("What is it?", "It is a bridge. " * found.window)[:1]
     if not windows or not windows[0].is_context.any():
         raise TeacherError(

@@ -1,4 +1,4 @@
-"""What can be wrong with a teacher."""
+"""The error of unusable teachers."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from gateway.errors import BertierError
 
 
 class TeacherError(BertierError):
-    """A checkpoint that cannot teach; the message says why, and what to give instead."""
+    """The checkpoint cannot be a teacher; the message says why, and what to use instead."""

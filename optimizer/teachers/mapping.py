@@ -36,7 +36,7 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TargetRow:
     """The part of a context that a student's training row holds, token by token."""
 
     tokens: np.ndarray  # (N,) int, their places in the row, ascending
@@ -100,7 +100,7 @@ def _by_place(where: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndar
     return distinct, together
 
 
-def onto_tokens(places: np.ndarray, side: int, row: Row) -> np.ndarray:  # (..) -> (..)
+def onto_tokens(places: np.ndarray, side: int, row: TargetRow) -> np.ndarray:  # (..) -> (..)
     """Return the token of a student's row for each place; CLS for none and for places outside.
 
     A start belongs to the first token that ends after it, an end to the last that begins before.
@@ -134,7 +134,7 @@ def best_span(spread: Spread) -> tuple[int, int] | None:
     return int(start[best[0]]), int(end[best[1]])
 
 
-def is_cut(span: tuple[int, int], row: Row) -> bool | None:
+def is_cut(span: tuple[int, int], row: TargetRow) -> bool | None:
     """Say whether a span begins or ends inside a token of the row; None: it lies outside."""
     start, end = span
     if start < row.low or end > row.high or not len(row.tokens):

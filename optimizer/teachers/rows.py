@@ -19,15 +19,15 @@ from optimizer.teachers.mapping import (
     END,
     NOTHING,
     START,
-    Row,
     Spread,
+    TargetRow,
     best_span,
     is_cut,
     onto_tokens,
 )
 from optimizer.teachers.store import AnswerStore, key_of
 from optimizer.training.loop import Batch
-from optimizer.training.teacher_outputs import Told
+from optimizer.training.teacher_outputs import TeacherOutputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Mapped:
     """How many of one teacher's answers reached the rows."""
 
     questions: int
-    too_long: int  # questions that leave its window no room
+    too_long: int  # questions that do not fit into its window
     spans: int  # answers that lie in their row
     cut: int  # of these, how many begin or end inside a token of the student
 
@@ -50,7 +50,7 @@ class Mapped:
 
 @dataclass(frozen=True, slots=True)
 class MappedAnswers:
-    """The mean of what several teachers answered, row by row."""
+    """The mean answer of several teachers, row by row."""
 
     tokens: np.ndarray  # (T, R, 2, K) int16
     shares: np.ndarray  # (T, R, 2, K) float16
@@ -58,7 +58,9 @@ class MappedAnswers:
     context: np.ndarray  # (R, 2) first token of the context, and the one after its last
 
     @classmethod
-    def of_rows(cls, rows: Sequence[Row], spreads: Sequence[Sequence[Spread]]) -> MappedAnswers:
+    def of_rows(
+        cls, rows: Sequence[TargetRow], spreads: Sequence[Sequence[Spread]]
+    ) -> MappedAnswers:
         """Map each teacher's answers to the rows; `spreads`: T of R."""
         tokens = [[_tokens(s, row) for s, row in zip(t, rows, strict=True)] for t in spreads]
         ranges = [(r.tokens[0], r.tokens[-1] + 1) if len(r.tokens) else (0, 0) for r in rows]
@@ -69,7 +71,7 @@ class MappedAnswers:
             np.asarray(ranges, np.int32),
         )
 
-    def of(self, batch: Batch) -> Told:
+    def of(self, batch: Batch) -> TeacherOutputs:
         """Return the logits of the teachers' mean, each row summing to 1; no hidden states.
 
         A row that no teacher was asked about has its labels'.
@@ -82,7 +84,7 @@ class MappedAnswers:
         logits = np.full(chances.shape, IGNORE, np.float32)
         np.log(chances, out=logits, where=chances > 0)
         start, end = torch.from_numpy(logits).to(batch.input_ids.device)
-        return Told(start, end, None)
+        return TeacherOutputs(start, end, None)
 
     def chances(self, rows: Sequence[int], n_tokens: int) -> np.ndarray:  # (2, B, S) float32
         """Return the teachers' mean distributions over the tokens of some rows."""
@@ -109,7 +111,7 @@ class MappedAnswers:
         return possible.astype(np.float32)
 
 
-def row_of(example: Example, feature: Feature, encoder: SpanEncoder) -> Row:
+def row_of(example: Example, feature: Feature, encoder: SpanEncoder) -> TargetRow:
     """Return where the tokens of a training row stand in the text: it is one of the windows."""
     windows = encoder.encode(example.as_question())
     n = len(feature.input_ids)
@@ -120,7 +122,7 @@ def row_of(example: Example, feature: Feature, encoder: SpanEncoder) -> Row:
     tokens = np.flatnonzero(windows.is_context[which])
     begins, ends = windows.offsets[which, tokens].T if len(tokens) else np.zeros((2, 0), np.int64)
     first, last = which == 0, which == windows.n_windows - 1
-    return Row(
+    return TargetRow(
         tokens,
         begins,
         ends,
@@ -133,7 +135,7 @@ def spreads_of(examples: Sequence[Example], store: AnswerStore) -> list[Spread]:
     return [store[key_of(e.question, e.context)] for e in examples]
 
 
-def counted(rows: Sequence[Row], spreads: Sequence[Spread]) -> Mapped:
+def counted(rows: Sequence[TargetRow], spreads: Sequence[Spread]) -> Mapped:
     """Return how many answers reach the student's tokens whole."""
     asked = [(row, s) for row, s in zip(rows, spreads, strict=True) if is_known(s)]
     spans = [(row, span) for row, s in asked if (span := best_span(s)) is not None]
@@ -145,5 +147,5 @@ def is_known(spread: Spread) -> bool:
     return bool(spread.places[START, 0] != NOTHING)
 
 
-def _tokens(spread: Spread, row: Row) -> np.ndarray:  # (2, K)
+def _tokens(spread: Spread, row: TargetRow) -> np.ndarray:  # (2, K)
     return np.stack([onto_tokens(spread.places[side], side, row) for side in (START, END)])

@@ -1,4 +1,4 @@
-"""What a teacher answered, kept on disk by question: never asked twice, whatever set a question is in.
+"""A teacher's answers, cached on disk by question: shared by all sets that contain the question.
 
 A file is written whole, by one rename, and never changed: a killed process loses what it had not
 written yet, and one damaged file costs the questions in it.
@@ -33,7 +33,7 @@ def key_of(question: str, context: str) -> bytes:
 
 
 class AnswerStore:
-    """The answers of one teacher."""
+    """The cached answers of one teacher."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -17,10 +17,10 @@ from torch.nn.functional import (
     softmax,
 )
 
-from optimizer.models.bert import IGNORE, Said
+from optimizer.models.bert import IGNORE, LayersOutput
 from optimizer.study.config import DistillConfig
 from optimizer.training.loop import Batch
-from optimizer.training.teacher_outputs import Told
+from optimizer.training.teacher_outputs import TeacherOutputs
 
 Spans = tuple[torch.Tensor, torch.Tensor]  # start and end logits, (B, S) each
 
@@ -39,7 +39,7 @@ class Outputs(NamedTuple):
 class Targets(Protocol):
     """What students are pulled towards: a model's own outputs and states, or mapped answers."""
 
-    def of(self, batch: Batch) -> Told: ...
+    def of(self, batch: Batch) -> TeacherOutputs: ...
 
 
 Ask = Callable[[torch.nn.Module, Batch], Sequence[Outputs]]  # a model, or several of its slices
@@ -50,10 +50,10 @@ def outputs_of(model: torch.nn.Module, batch: Batch) -> Outputs:
     out = model(**batch.inputs(), output_hidden_states=True)
     logits = torch.stack([out.start_logits, out.end_logits], dim=-1)
     early, kept, columns = (getattr(out, x, None) for x in ("early_logits", "kept", "columns"))
-    return as_outputs(Said(logits, out.hidden_states[-1], early, kept), batch, columns)
+    return as_outputs(LayersOutput(logits, out.hidden_states[-1], early, kept), batch, columns)
 
 
-def as_outputs(said: Said, batch: Batch, columns: torch.Tensor | None = None) -> Outputs:
+def as_outputs(said: LayersOutput, batch: Batch, columns: torch.Tensor | None = None) -> Outputs:
     """Return the outputs with padding set to IGNORE; `columns`: of the teacher's states, none: all."""
     padding = batch.attention_mask == 0
 
@@ -132,36 +132,36 @@ class Imitation:
         how: DistillConfig,
         ask: Ask = lambda model, batch: [outputs_of(model, batch)],
     ) -> None:
-        """`teacher`: None where labels alone count."""
+        """`teacher`: None when students learn from labels alone."""
         assert how.labels_only or teacher is not None, "there is nobody to imitate"
         self._teacher = teacher
         self._how = how
         self._ask = ask
 
     def __call__(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        """Return the mean loss of what is asked."""
-        told = None if self._teacher is None else self._teacher.of(batch)
-        losses = [self._loss(out, told, batch) for out in self._ask(model, batch)]
+        """Return the mean loss of the outputs that `ask` returned."""
+        targets = None if self._teacher is None else self._teacher.of(batch)
+        losses = [self._loss(out, targets, batch) for out in self._ask(model, batch)]
         return torch.stack(losses).mean()
 
-    def _loss(self, out: Outputs, told: Told | None, batch: Batch) -> torch.Tensor:
-        if told is None or self._how.labels_only:
+    def _loss(self, out: Outputs, targets: TeacherOutputs | None, batch: Batch) -> torch.Tensor:
+        if targets is None or self._how.labels_only:
             return _weighted(out, self._how, partial(_hard_loss, batch))
-        spans = _weighted(out, self._how, partial(self._mixed_loss, batch, told))
-        if not self._how.hidden_weight or told.hidden is None:
+        spans = _weighted(out, self._how, partial(self._mixed_loss, batch, targets))
+        if not self._how.hidden_weight or targets.hidden is None:
             return spans
         real = batch.attention_mask == 1
         if out.kept is not None:
             real &= out.kept
-        wanted = told.hidden[real]  # (tokens, H)
+        wanted = targets.hidden[real]  # (tokens, H)
         if out.columns is not None:
             wanted = wanted[:, out.columns]
         gap = (out.hidden.float()[real] - wanted).square().mean() / wanted.var()
         return spans + self._how.hidden_weight * gap
 
-    def _mixed_loss(self, batch: Batch, told: Told, said: Spans) -> torch.Tensor:
+    def _mixed_loss(self, batch: Batch, targets: TeacherOutputs, said: Spans) -> torch.Tensor:
         t, label_weight = self._how.temperature, self._how.label_weight
-        soft = (soft_loss(said[0], told.start, t) + soft_loss(said[1], told.end, t)) / 2
+        soft = (soft_loss(said[0], targets.start, t) + soft_loss(said[1], targets.end, t)) / 2
         return (1 - label_weight) * soft + label_weight * _hard_loss(batch, said)
 
 

@@ -1,6 +1,6 @@
-"""What a teacher says and thinks of every training row: computed once, kept on disk as float16.
+"""A teacher's logits and hidden states for every training row: computed once, cached on disk as float16.
 
-A row costs about 770 bytes a token at width 384, and saves the teacher's pass in every epoch.
+A row takes about 770 bytes a token at width 384, and saves the teacher's forward pass in every epoch.
 Legend: R rows, T tokens of all rows, B rows of a batch, S tokens of its longest, H hidden width.
 """
 
@@ -25,17 +25,17 @@ FLUSH_EVERY = 50  # batches
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What the teacher said to a batch, padding IGNORE, and its last layer's states."""
+class TeacherOutputs:
+    """The teacher's logits for a batch (IGNORE at padding) and its last hidden states."""
 
     start: torch.Tensor  # (B, S)
     end: torch.Tensor  # (B, S)
-    hidden: torch.Tensor | None  # (B, S, H); None: its states are not the student's to be like
+    hidden: torch.Tensor | None  # (B, S, H); None: the student does not imitate hidden states
 
 
 @dataclass(frozen=True, slots=True)
 class TeacherStates:
-    """The cached rows, without padding, one after the other."""
+    """The cached rows, concatenated without padding."""
 
     firsts: np.ndarray  # (R + 1,) first token of each row
     hidden: np.ndarray  # (T, H) float16
@@ -55,8 +55,8 @@ class TeacherStates:
 
         return cls(firsts, mapped(HIDDEN, width), mapped(LOGITS, 2))
 
-    def of(self, batch: Batch) -> Told:
-        """Return what the teacher said to the rows of a batch."""
+    def of(self, batch: Batch) -> TeacherOutputs:
+        """Return the teacher outputs for the rows of a batch."""
         b, s = batch.input_ids.shape
         hidden = np.zeros((b, s, self.hidden.shape[1]), np.float16)
         logits = np.full((2, b, s), IGNORE, np.float32)
@@ -67,10 +67,10 @@ class TeacherStates:
             logits[:, i, :n] = self.logits[part].T
         where = batch.input_ids.device
         start, end = torch.from_numpy(logits).to(where)
-        return Told(start, end, torch.from_numpy(hidden).to(where).float())
+        return TeacherOutputs(start, end, torch.from_numpy(hidden).to(where).float())
 
     def put(self, batch: Batch, hidden: torch.Tensor, logits: torch.Tensor) -> None:
-        """Keep what the teacher said: hidden (B, S, H), logits (B, S, 2)."""
+        """Store the teacher outputs of a batch: hidden (B, S, H), logits (B, S, 2)."""
         for i, row in enumerate(batch.rows):
             part = slice(self.firsts[row], self.firsts[row + 1])
             n = part.stop - part.start
@@ -86,7 +86,7 @@ def write(
     width: int,
     flush_every: int = FLUSH_EVERY,
 ) -> None:
-    """Ask the teacher about every row; goes on where a killed run stopped."""
+    """Run the teacher on every row; resumes where a killed run stopped."""
     ordered = sorted(range(len(features)), key=lambda row: len(features[row].input_ids))
     plan = [ordered[i : i + BATCH] for i in range(0, len(ordered), BATCH)]
     checkpoint = folder / CHECKPOINT

@@ -27,15 +27,15 @@ def slo(
     return Slo(latency_ms, min_f1, policy, timeout_ms, slo_class)
 
 
-def schedule(arrivals_ms: Sequence[float], promise: Slo | None = None) -> list[Request]:
-    promise = promise or slo()
-    return [Request(i, at_ms, promise, EXAMPLE) for i, at_ms in enumerate(arrivals_ms)]
+def schedule(arrivals_ms: Sequence[float], requested: Slo | None = None) -> list[Request]:
+    requested = requested or slo()
+    return [Request(i, at_ms, requested, EXAMPLE) for i, at_ms in enumerate(arrivals_ms)]
 
 
 def result(
     at_ms: float,
     took_ms: float,
-    promise: Slo,
+    requested: Slo,
     *,
     outcome: Outcome = Outcome.ANSWERED,
     answer: str = "The Normans",
@@ -44,7 +44,7 @@ def result(
     feasible: bool = True,
 ) -> Result:
     """Return a request that was due at `at_ms` and ended `took_ms` later."""
-    request = Request(int(at_ms), at_ms, promise, EXAMPLE, feasible)
+    request = Request(int(at_ms), at_ms, requested, EXAMPLE, feasible)
     if outcome is not Outcome.ANSWERED:
         return Result(request, at_ms, at_ms + took_ms, Reply(outcome, f"said {outcome}"))
     reply = Reply(outcome, "", answer, plan, plan, "true", certified_f1, 10.0)
@@ -67,8 +67,8 @@ async def mortal(answers: int) -> AsyncIterator[str]:
             assert request.transport is not None
             request.transport.abort()
             await asyncio.Event().wait()
-        told = {"answer": "The Normans", "slo": {"latency_ms": 60_000.0, "min_f1": 0.0}}
-        return web.json_response(told, headers={"SLO-Plan": "small"})
+        body = {"answer": "The Normans", "slo": {"latency_ms": 60_000.0, "min_f1": 0.0}}
+        return web.json_response(body, headers={"SLO-Plan": "small"})
 
     app.router.add_get("/healthz", here)
     app.router.add_get("/readyz", here)

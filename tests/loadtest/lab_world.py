@@ -11,7 +11,7 @@ from gateway.domain import Size, Slo, SloPolicy
 from loadtest.lab import contenders
 from loadtest.lab.engine import Policy
 from loadtest.lab.recording import Recording, Said
-from loadtest.lab.traces import Asked, Trace
+from loadtest.lab.traces import Trace, TraceRequest
 from loadtest.lab.world import World
 from tests.fakes import small_and_large
 
@@ -64,9 +64,9 @@ def ours(there: World | None = None) -> Policy:
     return contenders.make(contenders.OURS, there or world(), {}, 0)
 
 
-def trace(arrivals_ms: Sequence[float], promise: Slo | None = None) -> Trace:
-    promise = promise or slo()
-    return [Asked(i, t, promise, i % N) for i, t in enumerate(arrivals_ms)]
+def trace(arrivals_ms: Sequence[float], requested: Slo | None = None) -> Trace:
+    requested = requested or slo()
+    return [TraceRequest(i, t, requested, i % N) for i, t in enumerate(arrivals_ms)]
 
 
 def slo(

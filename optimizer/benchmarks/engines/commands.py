@@ -1,4 +1,4 @@
-"""`bertier-optimize engines`: which engine on this processor, and which INT8."""
+"""`bertier-optimize engines`: compares inference engines and kinds of INT8 on this processor."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from optimizer.benchmarks.results import Interval
 
 if TYPE_CHECKING:
     from optimizer.benchmarks.engines.contest import Result, Task
-    from optimizer.benchmarks.engines.openers import Job, Opened
+    from optimizer.benchmarks.engines.openers import EngineInput, Opened
 
 SECONDS = 20.0
 QUESTIONS = 400
@@ -29,22 +29,31 @@ log = logging.getLogger(__name__)
 
 def add(commands: Any) -> None:
     """Register the command."""
-    text = "measure a checkpoint on every engine at hand: speed on one thread, and what it answers"
+    text = "compare all installed engines on one checkpoint: speed on one thread, and F1"
     command = commands.add_parser("engines", help=text, description=text)
     command.add_argument("--checkpoint", required=True, help="folder or Hugging Face id")
-    command.add_argument("--tokenizer", help="its checkpoint; default: the same")
+    command.add_argument(
+        "--tokenizer", help="checkpoint of the tokenizer; default: the same checkpoint"
+    )
     command.add_argument(
         "--data",
-        help="SQuAD-format file: its training split calibrates, its search split is answered;"
-        " default: speed only, calibrated on random tokens",
+        help="SQuAD-format file: its training split is used to calibrate, its search split to score;"
+        " default: measure speed only, calibrated on random tokens",
     )
     command.add_argument("--limit", type=int, default=QUESTIONS, help="questions to answer")
     command.add_argument("--tokens", type=int, nargs="+", default=TOKENS, help="window lengths")
     command.add_argument(
-        "--seconds", type=float, default=SECONDS, help="of each length; more on a busy host"
+        "--seconds",
+        type=float,
+        default=SECONDS,
+        help="seconds for each length; use more on a busy host",
     )
-    command.add_argument("--only", nargs="+", default=(), help="beginnings of engines' names")
-    command.add_argument("--folder", type=Path, help="keep the files there, and reuse them")
+    command.add_argument(
+        "--only", nargs="+", default=(), help="run only engines whose names begin with one of these"
+    )
+    command.add_argument(
+        "--folder", type=Path, help="keep the engines' files in this folder and reuse them"
+    )
     command.set_defaults(run=run)
 
 
@@ -77,7 +86,7 @@ def _run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
 
 
-def _prepare(args: argparse.Namespace, folder: Path) -> tuple[Job, Task]:
+def _prepare(args: argparse.Namespace, folder: Path) -> tuple[EngineInput, Task]:
     """Return what engines are opened with, and what they are asked."""
     from gateway.qa.codec import SpanEncoder
     from optimizer.benchmarks.engines import contest, openers
@@ -93,10 +102,10 @@ def _prepare(args: argparse.Namespace, folder: Path) -> tuple[Job, Task]:
     windows = windows or [export.random_windows(4, n, vocabulary) for n in args.tokens]
     feeds = [feed for found in windows for feed in contest.feeds(found)]
     task = contest.Task(encoder, vocabulary, args.data, asked, args.tokens, args.seconds)
-    return openers.Job(model, folder, feeds), task
+    return openers.EngineInput(model, folder, feeds), task
 
 
-def _open(job: Job, only: tuple[str, ...]) -> tuple[dict[str, Opened], dict[str, str]]:
+def _open(job: EngineInput, only: tuple[str, ...]) -> tuple[dict[str, Opened], dict[str, str]]:
     """Return the engines that can run here, what ships first; and why others cannot."""
     from optimizer.benchmarks.engines.openers import ENGINES, SHIPPED, Unavailable
 

@@ -37,7 +37,7 @@ class Unavailable(BertierError):
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class EngineInput:
     """What an engine is opened with."""
 
     model: PreTrainedModel
@@ -56,10 +56,10 @@ class Opened:
 @dataclass(frozen=True, slots=True)
 class Engine:
     name: str
-    opener: Callable[[Job], Opened]
+    opener: Callable[[EngineInput], Opened]
     packages: tuple[str, ...] = ()
 
-    def open(self, job: Job) -> Opened:
+    def open(self, job: EngineInput) -> Opened:
         """Raises: Unavailable when a package, or something in the processor, is missing."""
         missing = [name for name in self.packages if find_spec(name) is None]
         if missing:
@@ -67,8 +67,8 @@ class Engine:
         return self.opener(job)
 
 
-def _onnxruntime(precision: Precision) -> Callable[[Job], Opened]:
-    def opener(job: Job) -> Opened:
+def _onnxruntime(precision: Precision) -> Callable[[EngineInput], Opened]:
+    def opener(job: EngineInput) -> Opened:
         path = job.folder / f"onnxruntime-{precision}.onnx"
         if not path.exists():
             export.write(job.model, path, precision)
@@ -77,7 +77,7 @@ def _onnxruntime(precision: Precision) -> Callable[[Job], Opened]:
     return opener
 
 
-def _static_onnxruntime(job: Job) -> Opened:
+def _static_onnxruntime(job: EngineInput) -> Opened:
     path = job.folder / "onnxruntime-int8-static.onnx"
     if not path.exists():
         plain = path.with_name("onnxruntime-plain.onnx")
@@ -92,10 +92,10 @@ def _session(path: Path) -> Opened:
     return Opened(lambda feed: session.run(OUTPUTS, dict(feed)), path.stat().st_size)
 
 
-def _openvino(precision: str, *, fixed: bool = True) -> Callable[[Job], Opened]:
+def _openvino(precision: str, *, fixed: bool = True) -> Callable[[EngineInput], Opened]:
     """Return what opens OpenVINO: `fixed` compiles the model anew for each shape that is asked."""
 
-    def opener(job: Job) -> Opened:
+    def opener(job: EngineInput) -> Opened:
         import openvino
 
         core = openvino.Core()
@@ -136,7 +136,7 @@ class _Compiled:
         return found[0], found[1]
 
 
-def _write_openvino(job: Job, path: Path) -> None:
+def _write_openvino(job: EngineInput, path: Path) -> None:
     """Trace the model; for INT8 quantize it as a transformer: SmoothQuant, then bias correction.
 
     Source: Xiao et al. 2023 (arXiv 2211.10438), and NNCF's documentation of `nncf.quantize`.

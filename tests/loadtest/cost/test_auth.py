@@ -14,16 +14,18 @@ from tests import live
 
 
 async def test_questions_are_answered_beside_a_flood_of_wrong_keys() -> None:
-    """Every question with the right key, over either front; every wrong key is denied, and counted."""
+    """Every question with the right key, over either frontend; every wrong key is denied, and counted."""
     key = api_keys.new_key()
     own = {"driver": ApiKey(sha256=api_keys.digest(key))}
     async with live.gateway(api_keys=own) as running:
         stack = Stack(f"http://{running.http_url}", running.grpc_url, "", "", os.getpid(), Path())
         asked = (stack, key, "small", questions(None, 50))
-        fronts = await measure(*asked, rate=20.0, wrong_per_s=40.0, seconds=2.0, block_s=0.5)
+        frontends = await measure(*asked, rate=20.0, wrong_per_s=40.0, seconds=2.0, block_s=0.5)
         registry = running.service.metrics.registry
-        for front in fronts:
-            labels = {"front": front.name.lower(), "reason": "unknown"}
+        for frontend in frontends:
+            labels = {"front": frontend.name.lower(), "reason": "unknown"}
             denied = registry.get_sample_value("bertier_denied_total", labels) or 0.0
-            assert 0 < front.denied <= denied <= front.denied + 4  # some are cut off at the end
-            assert len(front.alone.latencies_ms) == len(front.beside.latencies_ms) == 10
+            assert (
+                0 < frontend.denied <= denied <= frontend.denied + 4
+            )  # some are cut off at the end
+            assert len(frontend.alone.latencies_ms) == len(frontend.beside.latencies_ms) == 10

@@ -30,7 +30,7 @@ def test_latency_counts_from_when_a_request_was_due() -> None:
     assert (late.lag_ms, late.latency_ms, late.in_time) == (40.0, 60.0, False)
 
 
-def test_what_is_not_answered_breaks_the_promise() -> None:
+def test_an_unanswered_request_misses_its_slo() -> None:
     """A shed request is a miss, and so is one that failed; only what nobody could keep is left out."""
     found = attainment.summarize(
         run_of(
@@ -84,7 +84,7 @@ def test_strict_requests_are_judged_when_they_were_accepted() -> None:
     assert found.classes["strict"].strict_met == pytest.approx(1 / 3)
 
 
-def test_by_certificate_asks_what_the_plan_promised() -> None:
+def test_by_certificate_uses_the_certified_floor_of_the_plan() -> None:
     """A lucky answer of a small model keeps no certificate."""
     found = attainment.summarize(
         run_of([result(0, 20, QUICK, certified_f1=0.3), result(1, 20, QUICK)])
@@ -95,9 +95,9 @@ def test_by_certificate_asks_what_the_plan_promised() -> None:
 def test_a_summary_is_json_without_nan() -> None:
     """JSON has no NaN; a class without an answer has no F1."""
     found = attainment.summarize(run_of([result(0, 1, QUICK, outcome=Outcome.SHED)]))
-    told = json.loads(json.dumps(found.as_json(), allow_nan=False))
-    assert told["classes"]["quick"]["f1"] is None
-    assert told["all"]["shed"] == 1.0
+    summary = json.loads(json.dumps(found.as_json(), allow_nan=False))
+    assert summary["classes"]["quick"]["f1"] is None
+    assert summary["all"]["shed"] == 1.0
 
 
 def test_the_page_shows_every_class_plan_and_failure_and_escapes_them() -> None:

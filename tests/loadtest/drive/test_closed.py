@@ -58,10 +58,10 @@ def requests() -> Iterator[Request]:
 
 async def test_as_many_ask_at_once_as_there_are_callers() -> None:
     """Each sends its next request when it has what became of the last."""
-    door = Counting()
-    found = await play(door, requests(), Loop(5, 0.05))
-    assert door.most_at_once == 5
-    assert found.asked == door.asked
+    load_client = Counting()
+    found = await play(load_client, requests(), Loop(5, 0.05))
+    assert load_client.most_at_once == 5
+    assert found.asked == load_client.asked
     assert (found.answered, found.in_time, found.f1, found.met) == (1.0, 1.0, 1.0, 1.0)
 
 
@@ -89,7 +89,7 @@ def test_medians_are_taken_over_the_repeats() -> None:
     assert medians(runs)["answered_per_s"] == 50.0
 
 
-def test_a_variant_that_is_not_there_is_said_with_those_that_are() -> None:
+def test_an_unknown_variant_error_lists_the_known_ones() -> None:
     """Before anything is started."""
     args = _parser().parse_args(["closed", "--variants", "none-such", "--questions", "1"])
     with pytest.raises(NothingToAsk, match="--variants: none-such is none; there are"):

@@ -21,12 +21,12 @@ def outcomes(results: tuple[Result, ...]) -> list[Outcome]:
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
-async def test_every_request_is_answered_with_what_became_of_its_promise(protocol: str) -> None:
+async def test_every_reply_says_whether_its_slo_was_met(protocol: str) -> None:
     """Both protocols tell the same of the same answer."""
     async with live.gateway() as running:
         where = running.http_url if protocol == "http" else running.grpc_url
-        async with load_clients.of(f"{protocol}://{where}") as door:
-            run = await open_loop.play(schedule([0, 5, 10], slo(min_f1=0.6)), door)
+        async with load_clients.of(f"{protocol}://{where}") as load_client:
+            run = await open_loop.play(schedule([0, 5, 10], slo(min_f1=0.6)), load_client)
     assert [r.request.index for r in run.results] == [0, 1, 2]
     assert {(r.reply.answer, r.reply.plan, r.reply.met) for r in run.results} == {
         ("The", "large", "true")
@@ -50,8 +50,8 @@ async def test_a_slow_server_holds_nothing_back(protocol: str) -> None:
     async with live.gateway() as running:
         gate = running.backend.gate = asyncio.Event()
         where = running.http_url if protocol == "http" else running.grpc_url
-        async with load_clients.of(f"{protocol}://{where}") as door:
-            playing = asyncio.ensure_future(open_loop.play(schedule([0, 10, 60]), door))
+        async with load_clients.of(f"{protocol}://{where}") as load_client:
+            playing = asyncio.ensure_future(open_loop.play(schedule([0, 10, 60]), load_client))
             await running.backend.until_asked(3)
             gate.set()
             run = await playing
@@ -65,9 +65,9 @@ async def test_a_refusal_is_no_error_and_no_answer(protocol: str) -> None:
     """An SLO that no plan meets is refused on purpose; a shed or a failure is something else."""
     async with live.gateway() as running:
         where = running.http_url if protocol == "http" else running.grpc_url
-        async with load_clients.of(f"{protocol}://{where}") as door:
-            promise = slo(1_000, 0.99, SloPolicy.STRICT)
-            run = await open_loop.play(schedule([0], promise), door)
+        async with load_clients.of(f"{protocol}://{where}") as load_client:
+            requested = slo(1_000, 0.99, SloPolicy.STRICT)
+            run = await open_loop.play(schedule([0], requested), load_client)
     assert outcomes(run.results) == [Outcome.REFUSED]
     assert "no plan meets" in run.results[0].reply.detail
 
@@ -76,19 +76,19 @@ async def test_a_refusal_is_no_error_and_no_answer(protocol: str) -> None:
 async def test_a_run_against_nothing_says_where_and_why(url: str) -> None:
     """A mistyped port is the most common load test of all."""
     (port,) = free_ports(1)
-    async with load_clients.of(url.format(port=port)) as door:
+    async with load_clients.of(url.format(port=port)) as load_client:
         with pytest.raises(
             TargetLost, match=rf"127\.0\.0\.1:{port}.*(refused|Connect call failed)"
         ):
-            await open_loop.play(schedule([0]), door)
+            await open_loop.play(schedule([0]), load_client)
 
 
 async def test_a_server_that_dies_ends_the_run_without_a_figure() -> None:
     """What was seen until then is kept; what it means nobody may know."""
     seen: list[Result] = []
-    async with mortal(answers=3) as url, load_clients.of(url) as door:
+    async with mortal(answers=3) as url, load_clients.of(url) as load_client:
         with pytest.raises(TargetLost) as caught:
-            await open_loop.play(schedule([20.0 * i for i in range(500)]), door, seen.extend)
+            await open_loop.play(schedule([20.0 * i for i in range(500)]), load_client, seen.extend)
     assert "into the run: request 3 of 500 got" in str(caught.value)
     assert "3 had been answered. A broken run has no figures" in str(caught.value)
     assert outcomes(tuple(seen))[:4] == [Outcome.ANSWERED] * 3 + [Outcome.LOST]
@@ -109,7 +109,7 @@ def test_a_url_without_a_protocol_is_refused() -> None:
         (Client(0.1, 2.0, 30.0, 0.95), "95% of its one core"),
     ],
 )
-def test_a_client_that_was_the_bottleneck_is_told(client: Client, word: str) -> None:
+def test_a_run_reports_that_the_client_was_the_bottleneck(client: Client, word: str) -> None:
     """Its numbers would be its own, not the server's."""
     assert word in client.complaint()
     assert bool(client.complaint()) == bool(word)

@@ -1,4 +1,4 @@
-"""Schedules are the lab's, with questions; their promises are what a gateway reads from the headers."""
+"""Schedules are the lab's, with questions; their SLOs are what a gateway reads from the headers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.loadtest.driving import slo
     st.sampled_from(SloPolicy),
     st.integers(0, 7),
 )
-def test_a_promise_survives_its_headers(
+def test_an_slo_survives_its_headers(
     latency_ms: float, min_f1: float, policy: SloPolicy, priority: int
 ) -> None:
     """The gateway's own grammar reads them back; a floor is never asked for above itself."""

@@ -79,7 +79,7 @@ def test_the_same_costs_come_out_that_went_in() -> None:
         runs.append(Calibration(Played(fates, spent), seconds, models_ms, windows))
     found = comparison.costs(runs)
     assert astuple(found) == pytest.approx((2.0, 0.5, 20.0, 0.4, 0.75))
-    told = comparison.told(world, found, rate=100.0)
+    told = comparison.with_costs(world, found, rate=100.0)
     assert (told.gateway_cpu_ms, told.refusal_cpu_ms) == pytest.approx((2.2, 0.5))
     assert [ms for said in told.recording.said.values() for ms in said.cpu_ms] == pytest.approx(
         [1.0 + 2 * 0.75] * 40

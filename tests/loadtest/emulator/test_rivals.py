@@ -31,7 +31,7 @@ def served_by(rival: Policy, settings: Settings | None = None) -> tuple[RivalSer
     return service, backend
 
 
-async def test_a_fixed_rival_asks_its_model_whatever_is_promised() -> None:
+async def test_a_fixed_rival_runs_its_model_for_any_slo() -> None:
     """Where ours would take the smallest that is accurate enough."""
     service, backend = served_by(rivals.Fixed("large"))
     answered = await service.answer(ASKED, SloRequest(min_f1=0.4), 0.0)
@@ -80,7 +80,7 @@ def test_a_rival_is_offered_no_cascade() -> None:
     assert seen == ["small", "large"]
 
 
-def test_who_takes_part_is_told_when_a_name_is_wrong() -> None:
+def test_an_unknown_policy_error_lists_the_known_ones() -> None:
     """Ours, every fixed plan, and those that need no batches."""
     world = lab_world.world()
     with pytest.raises(rivals_command.UnknownRival, match="infaas-style") as caught:

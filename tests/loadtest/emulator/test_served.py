@@ -18,20 +18,20 @@ from loadtest.lab.engine import End
 from loadtest.stack import Stack
 from tests.loadtest import driving, lab_world
 
-PROMISE = driving.slo(50.0)
+SLO = driving.slo(50.0)
 PLANS = lab_world.doubtful().plans
 
 
 def test_real_outcomes_become_the_labs() -> None:
     """Sheds and refusals are rejections there; whatever else gave no answer has expired."""
     ends = {
-        outcome: served.fate_of(driving.result(0, 20, PROMISE, outcome=outcome), PLANS).end
+        outcome: served.fate_of(driving.result(0, 20, SLO, outcome=outcome), PLANS).end
         for outcome in Outcome
     }
     assert ends[Outcome.ANSWERED] is End.ANSWERED
     assert ends[Outcome.SHED] is ends[Outcome.REFUSED] is End.REFUSED
     assert ends[Outcome.EXPIRED] is ends[Outcome.LOST] is ends[Outcome.SILENT] is End.EXPIRED
-    shed = served.fate_of(driving.result(0, 1, PROMISE, outcome=Outcome.SHED), PLANS)
+    shed = served.fate_of(driving.result(0, 1, SLO, outcome=Outcome.SHED), PLANS)
     assert shed.latency_ms == inf
 
 
@@ -43,11 +43,11 @@ def test_real_outcomes_become_the_labs() -> None:
         ("large", "late", 1, False),
     ],
 )
-def test_a_cascade_is_told_by_the_stage_that_answered(
+def test_a_cascade_is_recorded_by_the_stage_that_answered(
     variant: str, met: str, stage: int, cut: bool
 ) -> None:
     """An answer is worth what a cascade that ends there is."""
-    result = driving.result(0, 20, PROMISE, plan="both")
+    result = driving.result(0, 20, SLO, plan="both")
     result = replace(result, reply=replace(result.reply, variant=variant, met=met))
     fate = served.fate_of(result, PLANS)
     assert (fate.stage, fate.cut) == (stage, cut)
@@ -56,8 +56,8 @@ def test_a_cascade_is_told_by_the_stage_that_answered(
 def test_fates_survive_their_file() -> None:
     """A killed comparison goes on with what it has."""
     fates = [
-        served.fate_of(driving.result(0, 20, PROMISE, plan="both"), PLANS),
-        served.fate_of(driving.result(1, 20, PROMISE, outcome=Outcome.SHED), PLANS),
+        served.fate_of(driving.result(0, 20, SLO, plan="both"), PLANS),
+        served.fate_of(driving.result(1, 20, SLO, outcome=Outcome.SHED), PLANS),
     ]
     kept = json.loads(json.dumps(served.as_json(fates), allow_nan=False))
     assert served.from_json(kept) == fates

@@ -9,13 +9,13 @@ import pytest
 from gateway.domain import SloPolicy
 from loadtest.lab import contenders
 from loadtest.lab.engine import Callers, End, simulate, simulate_closed
-from loadtest.lab.host import Host, Job
+from loadtest.lab.host import EmulatedHost, HostJob
 from loadtest.lab.measures import measure
 from loadtest.lab.rivals import Fixed
 from tests.loadtest.lab_world import N, doubtful, ours, slo, trace, world
 
 
-def run_out(host: Host) -> list[tuple[int, float]]:
+def run_out(host: EmulatedHost) -> list[tuple[int, float]]:
     """Return (request, end) of all that is on the host."""
     ended = []
     while (at := host.next_ms()) != float("inf"):
@@ -25,17 +25,17 @@ def run_out(host: Host) -> list[tuple[int, float]]:
 
 def test_jobs_that_fit_the_cores_do_not_slow_each_other() -> None:
     """A core each, as the kernel gives it."""
-    host = Host(2, {"a": 2})
-    host.submit(Job(0, "a", 10.0), 0.0)
-    host.submit(Job(1, "a", 4.0), 0.0)
+    host = EmulatedHost(2, {"a": 2})
+    host.submit(HostJob(0, "a", 10.0), 0.0)
+    host.submit(HostJob(1, "a", 4.0), 0.0)
     assert run_out(host) == [(1, 4.0), (0, 10.0)]
 
 
 def test_more_jobs_than_cores_share_them_alike() -> None:
     """Instances of two variants on one core: half of it each, then all of it."""
-    host = Host(1, {"a": 1, "b": 1})
-    host.submit(Job(0, "a", 10.0), 0.0)
-    host.submit(Job(1, "b", 4.0), 0.0)
+    host = EmulatedHost(1, {"a": 1, "b": 1})
+    host.submit(HostJob(0, "a", 10.0), 0.0)
+    host.submit(HostJob(1, "b", 4.0), 0.0)
     (first, at), (last, end) = run_out(host)
     assert (first, last) == (1, 0)
     assert (at, end) == pytest.approx((8.0, 14.0))
@@ -43,40 +43,40 @@ def test_more_jobs_than_cores_share_them_alike() -> None:
 
 def test_who_weighs_more_gets_more_but_never_more_than_a_core() -> None:
     """Three times the share of a model on one core; with a core to spare, the models have the rest."""
-    host = Host(1, {"a": 3, "thread": 1}, weights={"thread": 3.0})
-    host.submit(Job(0, "thread", 5.0), 0.0)
-    host.submit(Job(1, "a", 5.0), 0.0)
-    host.submit(Job(2, "a", 5.0), 0.0)
+    host = EmulatedHost(1, {"a": 3, "thread": 1}, weights={"thread": 3.0})
+    host.submit(HostJob(0, "thread", 5.0), 0.0)
+    host.submit(HostJob(1, "a", 5.0), 0.0)
+    host.submit(HostJob(2, "a", 5.0), 0.0)
     (first, at), *_, (_, end) = run_out(host)
     assert first == 0
     assert (at, end) == pytest.approx((5 * 5 / 3, 15.0))
-    host = Host(2, {"a": 3, "thread": 1}, weights={"thread": 9.0})
+    host = EmulatedHost(2, {"a": 3, "thread": 1}, weights={"thread": 9.0})
     for request, place in enumerate(("thread", "a", "a")):
-        host.submit(Job(request, place, 5.0), 0.0)
+        host.submit(HostJob(request, place, 5.0), 0.0)
     assert run_out(host) == [(0, 5.0), (1, 7.5), (2, 7.5)]
 
 
 def test_an_instance_takes_windows_in_the_order_of_their_arrival() -> None:
     """Triton's queue of a model is first come, first served."""
-    host = Host(2, {"a": 1})
+    host = EmulatedHost(2, {"a": 1})
     for request, work_ms in enumerate((5.0, 9.0, 1.0)):
-        host.submit(Job(request, "a", work_ms), 0.0)
+        host.submit(HostJob(request, "a", work_ms), 0.0)
     assert run_out(host) == [(0, 5.0), (1, 14.0), (2, 15.0)]
 
 
 def test_work_nobody_waits_for_is_not_begun() -> None:
     """Triton's `timeout` drops it from the queue."""
-    host = Host(1, {"a": 1}, dead=lambda job: job.request == 1)
+    host = EmulatedHost(1, {"a": 1}, dead=lambda job: job.request == 1)
     for request in range(3):
-        host.submit(Job(request, "a", 5.0), 0.0)
+        host.submit(HostJob(request, "a", 5.0), 0.0)
     assert run_out(host) == [(0, 5.0), (2, 10.0)]
 
 
 def test_a_batch_ends_together_and_costs_its_windows() -> None:
     """A CPU gains nothing from batches: two of them take as long as both in turn."""
-    host = Host(1, {"a": 1}, batch=lambda _: 2)
+    host = EmulatedHost(1, {"a": 1}, batch=lambda _: 2)
     for request in range(3):
-        host.submit(Job(request, "a", 5.0), 0.0)
+        host.submit(HostJob(request, "a", 5.0), 0.0)
     assert host.finish(host.next_ms()).request == 0
     at = host.next_ms()
     batch = host.finish(at)
@@ -109,12 +109,12 @@ def test_a_deadline_ends_what_is_still_waiting() -> None:
 
 def test_the_gateways_policy_refuses_what_no_plan_gives() -> None:
     """The very function that serves decides here."""
-    promise = slo(100.0, 0.9, SloPolicy.STRICT)
-    (fate,) = simulate(world(), trace([0.0], promise), ours(), seed=1)
+    requested = slo(100.0, 0.9, SloPolicy.STRICT)
+    (fate,) = simulate(world(), trace([0.0], requested), ours(), seed=1)
     assert fate.end is End.REFUSED
 
 
-def test_a_floor_is_kept_by_the_answers_not_by_the_promise() -> None:
+def test_a_floor_is_judged_by_the_answers_not_by_the_certificate() -> None:
     """The small one's recorded answers score 0.55 on average, whatever was certified."""
     for floor, kept in ((0.5, 1.0), (0.6, 0.0)):
         asked = trace([100.0 * i for i in range(20)], slo(100.0, floor))
@@ -152,7 +152,7 @@ class Escalating(Fixed):
     cascades = True
 
 
-def test_an_escalation_that_would_be_late_is_cut_and_told() -> None:
+def test_a_late_escalation_is_cut_and_reported() -> None:
     """By the gateway's rule; the certificate then says nothing of the answer."""
     there = doubtful(doubted=N)
     asked = trace([2.0 * i for i in range(40)], slo(60.0, 0.65))

@@ -55,7 +55,7 @@ def test_a_line_that_cannot_be_read_is_named(
         replay.read(tmp_path / "r.jsonl")
 
 
-def test_what_happened_is_told_from_the_record_alone() -> None:
+def test_outcomes_are_computed_from_the_record_alone() -> None:
     """One in time by a plan that promises enough, one late, one refused."""
     changes: tuple[dict[str, object], ...] = (
         {},
@@ -68,7 +68,7 @@ def test_what_happened_is_told_from_the_record_alone() -> None:
     assert found.plans == {"small": 2, "(none)": 1}
 
 
-def test_a_replayed_request_keeps_time_promise_and_size() -> None:
+def test_a_replayed_request_keeps_time_slo_and_size() -> None:
     """Texts are not recorded: a question of the same size stands in."""
     decided = [
         Decided.model_validate_json(json.dumps(LINE | {"arrival_ms": t, "bucket": 384}))
@@ -89,7 +89,7 @@ def test_a_request_refused_unread_is_replayed_with_any_question() -> None:
     assert replay.happened(decided, world()).refused == 1.0
 
 
-def test_a_promise_that_one_host_keeps_needs_one() -> None:
+def test_an_slo_that_one_host_meets_needs_one() -> None:
     """And not the larger model, where the floor does not ask for it."""
     calm = trace([200.0 * i for i in range(40)], slo(100.0, 0.5))
     found = capacity.plan(world(), calm, 0.95, lambda _: None)
@@ -111,7 +111,7 @@ def test_more_load_needs_more_hosts_and_one_fewer_is_not_enough() -> None:
     assert [f.attained < 0.9 for f in below] == [True]
 
 
-def test_a_floor_that_no_variant_keeps_is_said_not_searched_for_ever() -> None:
+def test_a_floor_that_no_variant_meets_ends_the_search() -> None:
     """More hosts make nothing more accurate."""
     asked = trace([50.0 * i for i in range(20)], slo(100.0, 0.99))
     assert capacity.plan(world(), asked, 0.9, lambda _: None).fleet is None

@@ -83,6 +83,6 @@ def test_a_run_that_says_nothing_fails(
 
 def test_the_last_line_is_json_without_nan() -> None:
     """A class that got no answer has no F1."""
-    told = swarm.as_json({"silent": SILENT}, swarm.judge({"silent": SILENT}, 0, "", busy=False))
-    assert told["classes"]["silent"]["f1"] is None
-    assert told["attained"] == 0.0
+    summary = swarm.as_json({"silent": SILENT}, swarm.judge({"silent": SILENT}, 0, "", busy=False))
+    assert summary["classes"]["silent"]["f1"] is None
+    assert summary["attained"] == 0.0

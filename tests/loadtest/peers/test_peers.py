@@ -16,7 +16,7 @@ from loadtest.drive.schedule import Request
 from loadtest.peers import contest, targets
 from loadtest.peers.contest import EQUAL, SEARCH, Block, ContestError, Ledger, Terms
 from loadtest.peers.rates import RESOLUTION, RateSearch
-from loadtest.peers.targets import PEERS, PeerDoor, PeerError
+from loadtest.peers.targets import PEERS, PeerError, PeerLoadClient
 from loadtest.quality import agreement
 from loadtest.sample import questions
 from tests.loadtest import driving
@@ -116,9 +116,9 @@ def test_blocks_on_other_terms_are_not_mixed(tmp_path: Path) -> None:
 
 async def test_a_request_without_an_answer_is_later_than_any() -> None:
     """A server that drops what it cannot do in time has not kept its p99."""
-    promise = driving.slo(100.0)
-    results = [driving.result(float(i), 20.0, promise) for i in range(97)]
-    results += [driving.result(97.0 + i, 5.0, promise, outcome=Outcome.SHED) for i in range(3)]
+    requested = driving.slo(100.0)
+    results = [driving.result(float(i), 20.0, requested) for i in range(97)]
+    results += [driving.result(97.0 + i, 5.0, requested, outcome=Outcome.SHED) for i in range(3)]
     client = Client(0.1, 0.2, 0.3, 0.1)
     run = Run("http://test", tuple(results), client)
     found = contest.block_of("fast", SEARCH, 10.0, run)
@@ -138,8 +138,8 @@ def test_a_peer_answers_as_the_offline_evaluation_does() -> None:
         ]
 
         async def ask() -> list[str]:
-            async with PeerDoor(target.url) as door:
-                return [r.reply.answer for r in (await contest.ask(door, planned)).results]
+            async with PeerLoadClient(target.url) as load_client:
+                return [r.reply.answer for r in (await contest.ask(load_client, planned)).results]
 
         assert asyncio.run(ask()) == wanted
 

@@ -9,15 +9,15 @@ import pytest
 from gateway.domain import Size
 from gateway.latency.model import LatencyModel
 from loadtest.quality import coverage
-from loadtest.quality.coverage import Host, Outcome
+from loadtest.quality.coverage import AnsweredRequest, VirtualHost
 from tests.fakes import make_catalog, make_variant
 
 SMALL, LARGE = make_variant("small", 5), make_variant("large", 20)
 CATALOG = make_catalog([SMALL, LARGE], [0.5, 0.7])
 
 
-def host(slowdown: float = 1.0) -> Host:
-    return Host(2, lambda _: slowdown, random.Random(0), scatter=0.0, stalls=0.0)
+def host(slowdown: float = 1.0) -> VirtualHost:
+    return VirtualHost(2, lambda _: slowdown, random.Random(0), scatter=0.0, stalls=0.0)
 
 
 def ends(asked: list[tuple[str, int]], slowdown: float = 1.0) -> dict[str, float]:
@@ -29,7 +29,7 @@ def ends(asked: list[tuple[str, int]], slowdown: float = 1.0) -> dict[str, float
     model = LatencyModel(profiles, 2, {"small": 2, "large": 2})
     for name, windows in asked:
         work = model.begin(name, Size(64, windows), 0.0)
-        request = coverage.Request(work, variants[name], (name, 64), 0.0, windows)
+        request = coverage.SimulatedRequest(work, variants[name], (name, 64), 0.0, windows)
         machine.submit(request, variants[name].profile.cell(64).p50_ms)
     while machine.running:
         due_ms = machine.next_ms(now_ms)
@@ -69,8 +69,10 @@ def test_predictions_hold_after_a_step_in_load() -> None:
     assert row.in_p95 >= 0.88, row
 
 
-def outcome(took_ms: float, p95_ms: float | None = 10.0, p99_ms: float | None = 20.0) -> Outcome:
-    return Outcome(0.0, ("small", 64), took_ms, p95_ms, p99_ms)
+def outcome(
+    took_ms: float, p95_ms: float | None = 10.0, p99_ms: float | None = 20.0
+) -> AnsweredRequest:
+    return AnsweredRequest(0.0, ("small", 64), took_ms, p95_ms, p99_ms)
 
 
 def test_a_row_says_what_share_was_within_and_how_wide_it_was() -> None:
@@ -89,11 +91,11 @@ def test_a_row_says_what_share_was_within_and_how_wide_it_was() -> None:
         [outcome(5.0)] * 96 + [outcome(25.0)] * 4,
         [outcome(5.0)] * 100,
         [outcome(9.0, 13.0)] * 97 + [outcome(14.0)] * 3,
-        [outcome(5.0)] * 9400 + [Outcome(0.0, ("large", 64), 15.0, 10.0, 20.0)] * 600,
+        [outcome(5.0)] * 9400 + [AnsweredRequest(0.0, ("large", 64), 15.0, 10.0, 20.0)] * 600,
     ],
     ids=["p95", "p99", "too wide", "too wide at the tail", "one cell"],
 )
-def test_a_prediction_that_is_too_narrow_or_too_wide_fails(seen: list[Outcome]) -> None:
+def test_a_prediction_that_is_too_narrow_or_too_wide_fails(seen: list[AnsweredRequest]) -> None:
     """A guess that always holds is no prediction."""
     assert not coverage.summarize("test", seen).kept
 

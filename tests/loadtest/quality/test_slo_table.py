@@ -1,4 +1,4 @@
-"""The promises that the SLO table asks for: they span the catalog, and the gateway can read them."""
+"""The SLOs of the SLO table: they span the catalog, and the gateway can read them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_every_certified_floor_is_asked_for() -> None:
     assert not any("SLO-Variant" in headers for headers in asked)
 
 
-def test_one_promise_that_cannot_be_kept_is_asked_under_every_policy() -> None:
+def test_one_infeasible_slo_is_requested_under_every_policy() -> None:
     """Only then do the policies differ."""
     tight = [h for h in slos(small_and_large()) if h.get("SLO-Latency-Ms") == "5"]
     assert {h["SLO-Policy"] for h in tight} == set(SloPolicy)

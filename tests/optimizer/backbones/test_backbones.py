@@ -128,7 +128,7 @@ def test_a_process_killed_while_it_joined_goes_on(archive: Archive, tmp_path: Pa
     assert (folder / "model.safetensors").exists()
 
 
-def test_a_disk_without_room_is_told_before_anything_is_fetched(
+def test_a_full_disk_is_reported_before_anything_is_fetched(
     archive: Archive, tmp_path: Path
 ) -> None:
     """The message says how much is needed and how to name another folder."""
@@ -193,7 +193,7 @@ def test_a_gateway_is_not_troubled_by_the_caches_variable() -> None:
         ("here/bert", True),
     ],
 )
-def test_a_folder_is_told_from_a_hub_id(
+def test_a_folder_is_distinguished_from_a_hub_id(
     name: str, is_folder: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two names with a slash between may be either: what exists here decides."""

@@ -32,7 +32,7 @@ def test_help_lists_every_measurement(capsys: pytest.CaptureFixture[str]) -> Non
         assert command in shown
 
 
-def test_a_question_set_that_is_not_there_is_said_in_one_line(
+def test_a_missing_question_set_gives_a_one_line_error(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """No traceback for a mistyped path, and no Triton started for it."""

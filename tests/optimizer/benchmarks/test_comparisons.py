@@ -19,8 +19,8 @@ from optimizer.benchmarks import labels as compare_labels
 from optimizer.benchmarks import latency, results, searches
 from optimizer.benchmarks import reference as compare_reference
 from optimizer.benchmarks.reference import FP32
-from optimizer.benchmarks.results import ComparisonError, Contest, Labels, Reference
-from optimizer.benchmarks.searches import Plan
+from optimizer.benchmarks.results import ComparisonError, Contest, Labels, ReferenceComparison
+from optimizer.benchmarks.searches import ComparisonPlan
 from optimizer.benchmarks.trainings import Trainer, teacher_layers
 from optimizer.cli import main
 from optimizer.publish import publication
@@ -33,7 +33,7 @@ from optimizer.training import loop
 from tests.optimizer.students.test_study import study_of
 
 SEARCH = SearchConfig(sampler=Sampler.RANDOM, trials=4, tokens=64, questions=(6, 12))
-PLAN = Plan(("tpe", "random", "trainings"), 2, 4, None, 0.2, elastic_minutes=0.2)
+PLAN = ComparisonPlan(("tpe", "random", "trainings"), 2, 4, None, 0.2, elastic_minutes=0.2)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,7 +48,7 @@ def _latency_by_size() -> Iterator[None]:
 def study(tiny_backbone: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
     found = study_of(tiny_backbone, tiny_data, tmp_path_factory.mktemp("run"))
     found = replace(found, config=found.config.model_copy(update={"search": SEARCH}))
-    found.teacher.train()
+    found.largest.train()
     found.elastic.train()
     for config in found.config.students:
         found.train_student(config)
@@ -66,7 +66,7 @@ def contest(study: Study) -> Contest:
 
 
 @pytest.fixture(scope="module")
-def reference(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+def reference(study: Study, tmp_path_factory: pytest.TempPathFactory) -> ReferenceComparison:
     repository = tmp_path_factory.mktemp("published") / "model_repository"
     publication.publish(study, repository, allow_dominated=True, allow_constant=True)
     return compare_reference.run(study, repository, rounds=4)
@@ -226,7 +226,7 @@ def test_a_cap_ends_a_run_early(study: Study, contest: Contest, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"methods": ("magic",)}, "none of gp, tpe"),
+        ({"methods": ("magic",)}, "must be among gp, tpe"),
         ({"methods": ("trainings", "gp")}, "name a sampler first"),
         ({"seeds": 0}, "seeds 0"),
         ({"minutes_cap": -1.0}, "minutes_cap -1"),
@@ -259,7 +259,7 @@ def test_a_trained_candidate_is_cut_from_the_teacher(study: Study, tmp_path: Pat
 # The fp32 teacher
 
 
-def test_variants_are_set_beside_the_fp32_teacher(reference: Reference) -> None:
+def test_variants_are_set_beside_the_fp32_teacher(reference: ReferenceComparison) -> None:
     """Every ratio is of what the file says."""
     times = {(t.model, t.tokens): t for t in reference.timings}
     assert all(t.cpu_ms > 0 and t.min_ms <= t.median_ms for t in reference.timings)
@@ -279,14 +279,16 @@ def test_variants_are_set_beside_the_fp32_teacher(reference: Reference) -> None:
         assert line.data == reference.quality[-1].data == "test"
 
 
-def test_quantizing_is_told_as_a_paired_loss(study: Study, reference: Reference) -> None:
+def test_quantization_is_reported_as_a_paired_loss(
+    study: Study, reference: ReferenceComparison
+) -> None:
     """The teacher as published against itself in fp32, on the test data."""
     (pair,) = reference.int8
     assert (pair.first, pair.second, pair.data) == ("tiny-2", FP32, "test")
     assert pair.f1_difference.low <= pair.f1[0] - pair.f1[1] <= pair.f1_difference.high
     assert pair.f1[1] == pytest.approx(reference.quality[-1].f1)
     path = study.folder / results.REFERENCE
-    assert results.read(Reference, path) == reference
+    assert results.read(ReferenceComparison, path) == reference
 
 
 def test_a_window_is_padded_to_its_bucket() -> None:
@@ -301,7 +303,7 @@ def test_the_commands_print_a_table_and_return_what_they_found(
     study: Study,
     labels: Labels,
     contest: Contest,
-    reference: Reference,
+    reference: ReferenceComparison,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -15,7 +15,14 @@ from gateway.backends.embedded import OUTPUTS, open_session
 from gateway.catalog.schema import Precision
 from optimizer.benchmarks.engines import contest, openers, static_int8
 from optimizer.benchmarks.engines.contest import batch_variance, feeds
-from optimizer.benchmarks.engines.openers import ENGINES, SHIPPED, Engine, Job, Opened, Unavailable
+from optimizer.benchmarks.engines.openers import (
+    ENGINES,
+    SHIPPED,
+    Engine,
+    EngineInput,
+    Opened,
+    Unavailable,
+)
 from optimizer.cli import main
 from optimizer.data import question_sets
 from optimizer.data.question_sets import DataError, Split
@@ -34,9 +41,9 @@ def model(tiny_backbone: Path) -> PreTrainedModel:
 
 
 @pytest.fixture
-def job(model: PreTrainedModel, tmp_path: Path) -> Job:
+def job(model: PreTrainedModel, tmp_path: Path) -> EngineInput:
     windows = [export.random_windows(4, n, VOCABULARY) for n in (64, 128)]
-    return Job(model, tmp_path, [feed for found in windows for feed in feeds(found)])
+    return EngineInput(model, tmp_path, [feed for found in windows for feed in feeds(found)])
 
 
 def answers(opened: Opened, n_tokens: int) -> np.ndarray:  # -> (2, B, S), padding left out
@@ -50,7 +57,7 @@ def distance(found: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.sqrt(np.mean((found - wanted) ** 2)) / np.std(wanted))
 
 
-def test_static_int8_answers_nearly_as_fp32_whatever_its_batch_mates(job: Job) -> None:
+def test_static_int8_answers_nearly_as_fp32_whatever_its_batch_mates(job: EngineInput) -> None:
     """Dynamic INT8 has the batch in its scales; that static has not is what it is for."""
     plain, static = (BY_NAME[f"onnxruntime {p}"].open(job) for p in ("fp32", "int8-static"))
     assert 0 < distance(answers(static, 96), answers(plain, 96)) < 0.35
@@ -58,7 +65,9 @@ def test_static_int8_answers_nearly_as_fp32_whatever_its_batch_mates(job: Job) -
     assert batch_variance(BY_NAME[SHIPPED].open(job).ask, VOCABULARY) > 1e-5
 
 
-def test_all_products_but_attentions_and_the_head_are_int8(job: Job, tmp_path: Path) -> None:
+def test_all_products_but_attentions_and_the_head_are_int8(
+    job: EngineInput, tmp_path: Path
+) -> None:
     """A product that a session does not fuse with its scale would be measured as something else."""
     BY_NAME["onnxruntime int8-static"].open(job)
     census = export.operators_run(tmp_path / "onnxruntime-int8-static.onnx")
@@ -66,7 +75,9 @@ def test_all_products_but_attentions_and_the_head_are_int8(job: Job, tmp_path: P
     assert (census["MatMul"], census["FusedMatMul"], census["Gemm"]) == (1, 4, 0)
 
 
-def test_one_loud_channel_does_not_drown_the_others(model: PreTrainedModel, job: Job) -> None:
+def test_one_loud_channel_does_not_drown_the_others(
+    model: PreTrainedModel, job: EngineInput
+) -> None:
     """A scale is of a whole activation; smoothing moves what is loud into the weights."""
     for layer in student.bert_of(model).encoder.layer:
         norm, product = layer.attention.output.LayerNorm, layer.intermediate.dense
@@ -86,7 +97,7 @@ def test_one_loud_channel_does_not_drown_the_others(model: PreTrainedModel, job:
     assert gap(0.5) < 0.5 * gap(None)
 
 
-def test_padding_says_nothing_of_a_range(job: Job) -> None:
+def test_padding_says_nothing_of_a_range(job: EngineInput) -> None:
     """What a padded position holds is never looked at when a window is served."""
     export.write(job.model, job.folder / "plain.onnx", Precision.FP32)
     plain = onnx.load(job.folder / "plain.onnx")
@@ -99,7 +110,7 @@ def test_padding_says_nothing_of_a_range(job: Job) -> None:
         assert np.allclose(after[name][1], high, atol=1e-5), name
 
 
-def test_an_engine_that_is_not_installed_says_what_installs_it(job: Job) -> None:
+def test_an_engine_that_is_not_installed_says_what_installs_it(job: EngineInput) -> None:
     """It is named beside what was measured, not left out."""
     engine = Engine("other", openers.ENGINES[0].opener, ("no_such_engine",))
     with pytest.raises(Unavailable, match=r"no_such_engine not installed: .*bertier\[openvino\]"):
@@ -148,7 +159,7 @@ def test_engines_takes_turns_and_holds_all_against_what_ships(
 
 @pytest.mark.skipif(find_spec("nncf") is None, reason="the extra `openvino` is not installed")
 @pytest.mark.filterwarnings("ignore")  # OpenVINO's and NNCF's own
-def test_openvino_answers_as_onnxruntime_does(job: Job) -> None:
+def test_openvino_answers_as_onnxruntime_does(job: EngineInput) -> None:
     """Traced once, asked at other sizes: nothing of the traced example may stay in the model."""
     wanted = BY_NAME["onnxruntime fp32"].open(job)
     plain = BY_NAME["openvino fp32"].open(job)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from optimizer.benchmarks import ledger as compare_ledger
-from optimizer.benchmarks.ledger import Judge, Ledger, Meter
+from optimizer.benchmarks.ledger import CachedEvaluator, EvaluationLedger, Meter
 from optimizer.study.space import Candidate
 from optimizer.study.trials import Cost
 
@@ -41,23 +41,25 @@ class Bench:
         self.last = candidate, n
         return 0.5
 
-    def judge(self, ledger: Ledger, extra_s: Callable[[], float] = lambda: 0.0) -> Judge:
-        return Judge(ledger, "costs", "slices", self.cost, self.f1, extra_s, self.clock)
+    def judge(
+        self, ledger: EvaluationLedger, extra_s: Callable[[], float] = lambda: 0.0
+    ) -> CachedEvaluator:
+        return CachedEvaluator(ledger, "costs", "slices", self.cost, self.f1, extra_s, self.clock)
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
+def ledger(tmp_path: Path) -> Iterator[EvaluationLedger]:
     with compare_ledger.opened(tmp_path / "deep" / "ledger.db") as found:
         yield found
 
 
-def meter(run: str, ledger: Ledger, bench: Bench, judge: Judge) -> Meter:
+def meter(run: str, ledger: EvaluationLedger, bench: Bench, judge: CachedEvaluator) -> Meter:
     found = Meter(run, ledger, judge, bench.clock)
     found.start([])
     return found
 
 
-def test_an_evaluation_is_made_once_and_charged_to_every_run(ledger: Ledger) -> None:
+def test_an_evaluation_is_made_once_and_charged_to_every_run(ledger: EvaluationLedger) -> None:
     """A second run would have taken as long by itself."""
     bench = Bench()
     judge = bench.judge(ledger)
@@ -66,36 +68,36 @@ def test_an_evaluation_is_made_once_and_charged_to_every_run(ledger: Ledger) -> 
         run.cost(SHALLOW)
         run.f1(SHALLOW, 40)
         run.f1(SHALLOW, 100)
-        run.told(0)
+        run.charge(0)
         assert run.spent_s == pytest.approx(MEASURE_S + 100 * PER_QUESTION_S)
     assert len(bench.measured) == 1
     assert bench.asked == [(SHALLOW, 40), (SHALLOW, 100)]
 
 
-def test_a_shape_is_paid_for_once_a_run(ledger: Ledger) -> None:
+def test_a_shape_is_paid_for_once_a_run(ledger: EvaluationLedger) -> None:
     """Which layers it has makes no difference to the time; a run that goes on has paid already."""
     bench = Bench()
     run = meter("a", ledger, bench, bench.judge(ledger))
     assert run.cost(SHALLOW) == run.cost(SAME_SHAPE)
-    run.told(0)
+    run.charge(0)
     run.cost(DEEP)
-    run.told(1)
+    run.charge(1)
     assert ledger.charges("a") == pytest.approx({0: MEASURE_S, 1: MEASURE_S})
 
 
-def test_the_samplers_own_time_is_charged(ledger: Ledger) -> None:
+def test_the_samplers_own_time_is_charged(ledger: EvaluationLedger) -> None:
     """Minutes that a model of the space takes are minutes."""
     bench = Bench()
     run = meter("a", ledger, bench, bench.judge(ledger))
     run.cost(SHALLOW)
-    run.told(0)
+    run.charge(0)
     bench.now_s += 3.0
     run.cost(SHALLOW)
-    run.told(1)
+    run.charge(1)
     assert ledger.charges("a")[1] == pytest.approx(3.0)
 
 
-def test_a_rung_costs_what_it_adds(ledger: Ledger) -> None:
+def test_a_rung_costs_what_it_adds(ledger: EvaluationLedger) -> None:
     """Also where the lower one is known from before a kill, and all was asked anew."""
     first = Bench()
     meter("a", ledger, first, first.judge(ledger)).f1(SHALLOW, 40)
@@ -103,18 +105,18 @@ def test_a_rung_costs_what_it_adds(ledger: Ledger) -> None:
     run = meter("a", ledger, again, again.judge(ledger))
     run.f1(SHALLOW, 40)
     run.f1(SHALLOW, 100)
-    run.told(0)
+    run.charge(0)
     assert again.asked == [(SHALLOW, 100)]
     assert run.spent_s == pytest.approx(100 * PER_QUESTION_S)
 
 
-def test_a_training_that_was_done_before_a_kill_is_charged(ledger: Ledger) -> None:
+def test_a_training_that_was_done_before_a_kill_is_charged(ledger: EvaluationLedger) -> None:
     """It was finished, but nothing had been asked yet."""
     bench, late = Bench(), [60.0]
     judge = bench.judge(ledger, lambda: late.pop() if late else 0.0)
     run = meter("a", ledger, bench, judge)
     run.f1(SHALLOW, 40)
-    run.told(0)
+    run.charge(0)
     assert run.spent_s == pytest.approx(60 + 40 * PER_QUESTION_S)
 
 
@@ -127,6 +129,6 @@ def test_results_outlive_the_process(tmp_path: Path) -> None:
     with compare_ledger.opened(path) as ledger:
         assert bench.judge(ledger).cost(SHALLOW) == (Cost(10.0, 1000), MEASURE_S)
         assert (ledger.charges("a"), ledger.charges("b")) == ({3: 1.5}, {})
-        other = Judge(ledger, "others", "slices", bench.cost, bench.f1)
+        other = CachedEvaluator(ledger, "others", "slices", bench.cost, bench.f1)
         other.cost(SHALLOW)
     assert len(bench.measured) == 2

@@ -1,4 +1,4 @@
-"""Floors that hold: every bound keeps its promise, and is as tight as it should be and no tighter."""
+"""Every bound holds with its confidence, and is as tight as it should be and no tighter."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scipy.stats import beta
 from optimizer.certify.bounds import (
     METHODS,
     TITLES,
-    Bound,
+    FloorBound,
     betting_floor,
     ceiling,
     hoeffding_bentkus_floor,
@@ -61,7 +61,7 @@ KINDS = (
 
 @BOUNDS
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_floor_is_wrong_no_more_often_than_delta(bound: Bound, kind: str) -> None:
+def test_the_floor_is_wrong_no_more_often_than_delta(bound: FloorBound, kind: str) -> None:
     """A certificate at confidence 1 - delta may fail in a share delta of studies, not more."""
     draws, mean = draws_of(kind)
     failures = sum(bound(values, DELTA) > mean for values in draws)
@@ -107,7 +107,7 @@ def test_betting_pays_on_context_means() -> None:
 
 
 @BOUNDS
-def test_a_ceiling_lies_as_far_above_as_a_floor_below(bound: Bound) -> None:
+def test_a_ceiling_lies_as_far_above_as_a_floor_below(bound: FloorBound) -> None:
     """An upper bound on F1 is a lower bound on 1 - F1."""
     values = np.random.default_rng(4).uniform(0, 1, 200)
     assert ceiling(bound, values, DELTA) == pytest.approx(1 - bound(1 - values, DELTA))
@@ -135,7 +135,7 @@ def test_more_contexts_give_a_tighter_floor() -> None:
 
 @BOUNDS
 @given(UNIT_VALUES)
-def test_the_floor_never_exceeds_the_mean(bound: Bound, values: np.ndarray) -> None:
+def test_the_floor_never_exceeds_the_mean(bound: FloorBound, values: np.ndarray) -> None:
     """A lower bound lies below what was seen, whatever was seen."""
     assert 0 <= bound(values, DELTA) <= np.mean(values) + 1e-6
 
@@ -145,7 +145,7 @@ def test_the_floor_never_exceeds_the_mean(bound: Bound, values: np.ndarray) -> N
     ("values", "message"), [([0.5, 1.2], r"\[0, 1\]"), ([-0.1], r"\[0, 1\]"), ([], "no values")]
 )
 def test_values_that_no_bound_holds_for_are_refused(
-    bound: Bound, values: list[float], message: str
+    bound: FloorBound, values: list[float], message: str
 ) -> None:
     """The bounds hold for values in [0, 1] only, and of nothing nothing is known."""
     with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""Which cascades are worth having, and that what is then promised of them holds."""
+"""Which cascades are worth having, and that their floors hold."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from gateway.domain import Span
 from gateway.qa.codec import Reading
 from optimizer.certify import cascades, certification, plans
 from optimizer.certify.bounds import betting_floor
-from optimizer.certify.cascades import Answers, Chain
-from optimizer.certify.certification import Evidence, Questions
-from optimizer.certify.plans import Rated
+from optimizer.certify.cascades import Chain, VariantAnswers
+from optimizer.certify.certification import Evidence, QuestionSet
+from optimizer.certify.plans import RatedPlan
 from optimizer.certify.strata import Scored, split
 from optimizer.data.question_sets import Example
 from optimizer.study.config import CertifyConfig
@@ -23,8 +23,8 @@ from tests.fakes import make_plan, make_variant, with_loss
 SMALL, LARGE = make_variant("small", 2), make_variant("large", 10)
 
 
-def answers(name: str, f1: list[float], score: list[float], ms: float) -> Answers:
-    return Answers(name, np.array(f1), np.array(score), np.full(len(f1), ms))
+def answers(name: str, f1: list[float], score: list[float], ms: float) -> VariantAnswers:
+    return VariantAnswers(name, np.array(f1), np.array(score), np.full(len(f1), ms))
 
 
 def test_a_cascade_takes_the_next_answer_where_it_doubts() -> None:
@@ -42,10 +42,10 @@ def test_a_third_stage_is_asked_only_of_what_the_second_doubts() -> None:
     scores = {"a": [0.1, 0.1, 0.9], "b": [0.9, 0.1, 0.1], "c": [0.5] * 3}
     said = [answers(n, [0, 0, 0], s, 1) for n, s in scores.items()]
     played = cascades.play(Chain(("a", "b", "c"), (0.5, 0.5)), said)
-    assert played.asked.tolist() == [[True] * 3, [True, True, False], [False, True, False]]
+    assert played.ran.tolist() == [[True] * 3, [True, True, False], [False, True, False]]
 
 
-def population(n: int, seed: int) -> tuple[Answers, Answers, np.ndarray]:
+def population(n: int, seed: int) -> tuple[VariantAnswers, VariantAnswers, np.ndarray]:
     """Return answers of a small variant that knows when it is wrong and of a large one, and contexts."""
     rng = np.random.default_rng(seed)
     contexts = np.arange(n) // 3
@@ -54,8 +54,8 @@ def population(n: int, seed: int) -> tuple[Answers, Answers, np.ndarray]:
     large = np.where(rng.random(n) < 0.3, 1.0, small) * (rng.random(n) < 0.97)
     score = np.clip(0.4 * small + 0.6 * rng.random(n), 0, 1)
     return (
-        Answers("small", small, score, np.full(n, 2.0)),
-        Answers("large", large, np.full(n, 0.7), np.full(n, 10.0)),
+        VariantAnswers("small", small, score, np.full(n, 2.0)),
+        VariantAnswers("large", large, np.full(n, 0.7), np.full(n, 10.0)),
         contexts,
     )
 
@@ -76,18 +76,18 @@ def test_the_cascades_worth_certifying_are_no_dearer_than_the_dearest_variant() 
 def evidence(seed: int, n: int, delta: float) -> Evidence:
     """Return questions whose readings carry what `population` says: a span is right, or it is not."""
 
-    def questions(name: str, seed: int) -> tuple[Questions, dict[str, Answers]]:
+    def questions(name: str, seed: int) -> tuple[QuestionSet, dict[str, VariantAnswers]]:
         small, large, contexts = population(n, seed)
         examples = [
             Example(f"{name}{i}", "q", f"{name} {c}", (), (), "") for i, c in enumerate(contexts)
         ]
         tokens, buckets, windows = (np.full(n, value) for value in (60, 64, 1))
         said = {"small": small, "large": large}
-        return Questions(name, examples, tokens, buckets, windows), said
+        return QuestionSet(name, examples, tokens, buckets, windows), said
 
     made = {name: questions(name, 2 * seed + i) for i, name in enumerate(("search", "calibrate"))}
 
-    def ask(name: str, asked: Questions) -> tuple[list[Reading], list[float]]:
+    def ask(name: str, asked: QuestionSet) -> tuple[list[Reading], list[float]]:
         said = made[asked.name][1][name]
         found = [_reading(f1, score) for f1, score in zip(said.f1, said.score, strict=True)]
         return found, said.cost_ms.tolist()
@@ -109,7 +109,7 @@ def _span(margin: float) -> Reading:
 VARIANTS = [replace(v, decoding=Decoding(null_threshold=100.0)) for v in (SMALL, LARGE)]
 
 
-def test_every_promise_of_every_plan_holds_jointly() -> None:
+def test_all_floors_of_all_plans_hold_jointly() -> None:
     """Chosen on one half, certified on the other: at least 1 - delta of the times nothing is broken.
 
     The sample means, taken for promises, would be broken nearly every time: the test can tell.
@@ -147,13 +147,13 @@ def test_every_promise_of_every_plan_holds_jointly() -> None:
     assert naive > delta * times
 
 
-def _outcome(f1: np.ndarray, contexts: np.ndarray) -> certification.Outcome:
+def _outcome(f1: np.ndarray, contexts: np.ndarray) -> certification.PlanScores:
     examples = [Example(str(i), "q", f"calibrate {c}", (), (), "") for i, c in enumerate(contexts)]
     whole = Scored("calibrate", examples, np.full(len(f1), 60), f1)
-    return certification.Outcome(*split(whole), ())
+    return certification.PlanScores(*split(whole), ())
 
 
-def _floor(outcome: certification.Outcome, share: float) -> float:
+def _floor(outcome: certification.PlanScores, share: float) -> float:
     return betting_floor(outcome.certified.means, share)
 
 
@@ -177,10 +177,10 @@ def test_delta_is_spent_once(n_variants: int, n_cascades: int) -> None:
     assert spent + each.parts * n_plans * 7 == pytest.approx(0.02)
 
 
-def rated(name: str, cost: float, floor: float, loss: float, stages: int = 2) -> Rated:
+def rated(name: str, cost: float, floor: float, loss: float, stages: int = 2) -> RatedPlan:
     plan = with_loss(make_plan(SMALL, floor), loss)
     variants = ("small", "large")[:stages]
-    return Rated(Plan(name, variants, (0.5,) * (stages - 1), plan.certificate), cost, {})
+    return RatedPlan(Plan(name, variants, (0.5,) * (stages - 1), plan.certificate), cost, {})
 
 
 def test_a_cascade_that_another_plan_beats_is_left_out() -> None:
@@ -198,7 +198,7 @@ def test_a_cascade_that_another_plan_beats_is_left_out() -> None:
     assert [r.plan.name for r in found] == ["small", "large", "beaten variant", "cheap", "closer"]
 
 
-def test_the_plans_of_a_catalog_are_chosen_certified_and_told() -> None:
+def test_the_plans_of_a_catalog_are_chosen_and_certified() -> None:
     """Cheapest first, variants among them, with reach, floors, losses and measured cost."""
     found = plans.plans_of(VARIANTS, evidence(3, 900, 0.1)).kept
     costs = [r.cost for r in found]

@@ -1,4 +1,4 @@
-"""What a gateway is told to expect: of a plan's agreement, and of a variant's confidence."""
+"""Expected agreement of plans and expected confidence of variants."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gateway.catalog.schema import Agreement, Precision
 from gateway.domain import Answer
 from optimizer.certify.expected_agreement import (
     MOST_QUESTIONS,
-    Asked,
+    FloorQuestions,
     agreement,
     confidence,
     largest,
@@ -25,7 +25,7 @@ from tests.fakes import HOST, make_plan, make_variant, small_and_large
 EXAMPLES = [
     Example(str(i), "Who?", f"Ada came at {i // 2}.", ("Ada",), (0,), "") for i in range(400)
 ]
-ASKED = Asked(EXAMPLES, np.full(400, 60))
+ASKED = FloorQuestions(EXAMPLES, np.full(400, 60))
 SMALL, LARGE = make_variant("small", 5), make_variant("large", 20)
 PLAN = make_plan(SMALL, 0.5)
 
@@ -98,11 +98,11 @@ def test_confidence_is_bounded_on_both_sides_of_every_decile() -> None:
     assert all(a < b < c for a, b, c in zip(found.low, found.shares, found.high, strict=True))
 
 
-def test_confidence_is_told_by_length() -> None:
+def test_confidence_is_given_by_length() -> None:
     """Routing sends a variant other lengths than it was certified on, and long texts are answered less surely."""
     tokens = np.where(np.arange(400) % 2 == 0, 60, 300)
     scores = np.where(tokens == 60, 0.9, 0.3) + 0.05 * np.random.default_rng(2).random(400)
-    found = confidence(Asked(EXAMPLES, tokens), scores, HOST, 0.02)
+    found = confidence(FloorQuestions(EXAMPLES, tokens), scores, HOST, 0.02)
     short, long = found.by_length
     assert short.max_tokens < 300 < long.max_tokens
     assert (short.n_questions, long.n_questions) == (200, 200)
@@ -129,7 +129,7 @@ def test_the_largest_is_the_one_with_the_most_parameters() -> None:
     assert largest([LARGE, twin]).name == "fp16"
 
 
-def test_every_plan_but_the_largest_variants_own_is_told_what_to_expect() -> None:
+def test_every_plan_but_the_largest_variants_has_an_expected_agreement() -> None:
     """And the result is a catalog that a gateway reads."""
     catalog = small_and_large()
     assert largest(catalog.variants).name == "large"

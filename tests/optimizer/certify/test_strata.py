@@ -143,7 +143,7 @@ def test_a_floor_that_fails_elsewhere_names_the_shift() -> None:
     assert ";" not in check.shift
 
 
-def test_worse_answers_are_told_from_another_mix() -> None:
+def test_worse_answers_are_distinguished_from_another_mix() -> None:
     """Of the same mix with worse answers, the part that is answered worse is named."""
     here, there = scored(800), scored(800, name="elsewhere", has_f1=0.3)
     found = shift(here, there, ALL)

@@ -58,10 +58,10 @@ def test_evaluate_prints_the_official_scores(
         (["--data", "{set}", "--variant", "huge"], "not in"),
         (["--data", "{set}", "--model-repository", "nowhere"], "catalog.json"),
         (["--data", "{set}", "--url", "http://127.0.0.1:9"], "is a gateway running there"),
-        (["--data", "{set}", "--limit", "0"], "holds no question"),
+        (["--data", "{set}", "--limit", "0"], "contains no questions"),
     ],
 )
-def test_what_cannot_be_evaluated_is_said_in_one_line(
+def test_wrong_evaluations_give_a_one_line_error(
     questions: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """No traceback for what a user can mend."""
@@ -126,7 +126,7 @@ def test_a_teacher_that_answers_nothing_is_refused(
     assert not (tmp_path / "run" / "teacher" / "manifest.json").exists()
 
 
-def test_a_backbone_beside_a_teacher_is_said_to_be_ignored(
+def test_a_warning_says_that_a_backbone_beside_a_teacher_is_ignored(
     tmp_path: Path, tiny_backbone: Path, tiny_data: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The teacher is taken as it is; the message says how to use both."""

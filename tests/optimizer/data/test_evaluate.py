@@ -40,7 +40,7 @@ def test_an_answer_is_scored_by_its_best_gold(
     assert f1(found, golds) == pytest.approx(token_f1)
 
 
-def test_answerable_and_unanswerable_are_told_apart() -> None:
+def test_answerable_and_unanswerable_are_scored_separately() -> None:
     """One mean over both hides a model that never answers."""
     scores = score([example(("x",)), example(()), example(())], ["", "", "y"])
     assert (scores.n, scores.has_answer_n, scores.no_answer_n) == (3, 1, 2)

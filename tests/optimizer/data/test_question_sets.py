@@ -13,7 +13,7 @@ import pytest
 from gateway.qa.codec import SpanEncoder
 from optimizer.data import question_sets
 from optimizer.data.question_sets import DataError, Example, Split
-from optimizer.data.splits import Questions
+from optimizer.data.splits import StudyQuestions
 from optimizer.study.config import DataConfig, StudyConfig
 from tests.fakes import TOKENIZER
 from tests.optimizer.conftest import question_set
@@ -123,7 +123,7 @@ def test_a_study_without_answers_is_refused(tmp_path: Path) -> None:
         name="silent", largest_name="t", data=(DataConfig(source="x.json", certifies=True),)
     )
     with pytest.raises(DataError, match=r"none of .* has an answer"):
-        Questions(config, tmp_path).train()
+        StudyQuestions(config, tmp_path).train()
 
 
 def _questions(document: dict[str, Any]) -> list[dict[str, Any]]:
@@ -139,7 +139,7 @@ def _moved(document: dict[str, Any], which: list[int]) -> dict[str, Any]:
     return copied
 
 
-def test_a_missing_file_is_told_with_the_known_names() -> None:
+def test_a_missing_file_error_lists_the_known_names() -> None:
     """Who mistypes a name sees the right ones."""
     with pytest.raises(DataError, match="squad_v2"):
         question_sets.load("no-such-set")

@@ -100,7 +100,7 @@ def test_a_slice_as_wide_as_the_teacher_is_its_own(net: Supernet, teacher: PreTr
 
 
 @pytest.mark.parametrize("rank", [0, 64])
-def test_a_narrow_student_is_exported_through_every_gate(
+def test_a_narrow_student_passes_every_export_check(
     teacher: PreTrainedModel, tmp_path: Path, rank: int
 ) -> None:
     """The file says what PyTorch says, and its shape is the one whose cost was measured."""
@@ -178,11 +178,11 @@ def test_narrow_slices_learn_the_teachers_states(
     """Each column is held against the teacher's column that it was."""
     features = rows(6)
     teacher_outputs.write(teacher, features, tmp_path, 128)
-    told = TeacherStates.open(tmp_path, features, 128)
+    targets = TeacherStates.open(tmp_path, features, 128)
     how = DistillConfig(label_weight=0.0, hidden_weight=1.0)
     asked = batch_of(features, [0, 2, 5])
     torch.manual_seed(1)
-    loss = Imitation(told, how, partial(supernet.ask_sandwich, SPACE, 1))
+    loss = Imitation(targets, how, partial(supernet.ask_sandwich, SPACE, 1))
     optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
     first = float(loss(net, asked).detach())
     for _ in range(8):
@@ -194,12 +194,12 @@ def test_narrow_slices_learn_the_teachers_states(
     outputs = outputs_of(narrow, asked)
     assert outputs.columns is not None
     real = asked.attention_mask == 1
-    states = told.of(asked).hidden
+    states = targets.of(asked).hidden
     assert states is not None
     wanted = states[real][:, outputs.columns]
     exact = outputs._replace(hidden=states[..., outputs.columns])
-    gap = Imitation(told, how, lambda *_: [exact])(narrow, asked)
-    off = Imitation(told, how, lambda *_: [outputs])(narrow, asked)
+    gap = Imitation(targets, how, lambda *_: [exact])(narrow, asked)
+    off = Imitation(targets, how, lambda *_: [outputs])(narrow, asked)
     moved = (outputs.hidden[real] - wanted).square().mean() / wanted.var()
     assert float((off - gap).detach()) == pytest.approx(float(moved.detach()), rel=1e-3)
 

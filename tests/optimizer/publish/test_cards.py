@@ -14,7 +14,7 @@ from tests.fakes import make_plan, make_variant
 ORIGIN = Origin("study", "0", "2026-01-01T00:00:00Z", 1, {"squad_v2": "a" * 64, "dev": "b" * 64})
 
 
-def told(variant: Variant) -> str:
+def card_of(variant: Variant) -> str:
     return " ".join(card(variant, make_plan(variant, 0.5), ORIGIN).split())
 
 
@@ -36,8 +36,8 @@ def test_a_card_tells_what_a_floor_counts() -> None:
         Stratum("all clusters", 120, 600, 0.6, 0.55, 70),
         Stratum("unseen titled articles", 60, 300, 0.58, 0.5, 12),
     )
-    told = replace(plan.certificate, scopes=scopes, n_clusters=70, constant_f1=0.333)
-    found = card(variant, replace(plan, certificate=told), ORIGIN)
+    certificate = replace(plan.certificate, scopes=scopes, n_clusters=70, constant_f1=0.333)
+    found = card(variant, replace(plan, certificate=certificate), ORIGIN)
     assert "a context elsewhere (70 in all)" in found
     assert "scores 0.333 there" in found
     assert "| unseen titled articles | 12 | 300 | 0.580 | 0.500 |" in found
@@ -45,16 +45,16 @@ def test_a_card_tells_what_a_floor_counts() -> None:
 
 def test_a_plain_model_tells_of_no_cuts() -> None:
     """Neither a rank nor dropped tokens are spoken of where there are none."""
-    found = told(make_variant("plain", 5))
+    found = card_of(make_variant("plain", 5))
     assert "8-bit embeddings, 5.0 MB. test" in found
     assert "rank" not in found
 
 
-def test_the_rank_and_the_dropped_tokens_are_told() -> None:
+def test_the_card_states_rank_and_dropped_tokens() -> None:
     """Who chooses a model must know that parts of a text are read by some of its layers only."""
     plain = make_variant("small", 5)
     shape = replace(plain.shape, rank=128, keep=0.3, drop_after=1)
-    found = told(replace(plain, shape=shape))
+    found = card_of(replace(plain, shape=shape))
     assert "8-bit embeddings of rank 128" in found
     assert "After 1 of its layers only 30% of the tokens go on" in found
 
@@ -62,8 +62,8 @@ def test_the_rank_and_the_dropped_tokens_are_told() -> None:
 @pytest.mark.parametrize(
     ("batched", "said"), [(False, "Served one request at a time"), (True, "Served in batches")]
 )
-def test_only_what_may_be_batched_is_said_to_be(batched: bool, said: str) -> None:
+def test_the_card_says_whether_answers_may_be_batched(batched: bool, said: str) -> None:
     """An INT8 model's answers depend on its batch; fp32's and fp16's do not."""
-    found = told(make_variant("any", 5, batch_invariant=batched))
+    found = card_of(make_variant("any", 5, batch_invariant=batched))
     assert found.count("**Served") == 1
     assert said in found

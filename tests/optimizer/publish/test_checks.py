@@ -12,7 +12,7 @@ from optimizer.publish import checks
 from optimizer.publish.publication import (
     NothingToPublish,
     check_constant,
-    check_gates,
+    check_publishable,
     without_dominated,
 )
 from tests.fakes import make_catalog, make_variant, with_loss
@@ -67,8 +67,8 @@ def test_a_dominated_variant_is_refused_by_name() -> None:
     """Who publishes must see which one, beaten by which, and how to publish it all the same."""
     catalog = make_catalog([FAST, SLOW], [0.6, 0.5])
     with pytest.raises(NothingToPublish, match=r"slow \(by fast\).*--allow-dominated"):
-        check_gates(catalog, None, allow_dominated=False)
-    check_gates(catalog, None, allow_dominated=True)
+        check_publishable(catalog, None, allow_dominated=False)
+    check_publishable(catalog, None, allow_dominated=True)
 
 
 def test_a_dominated_member_of_the_front_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
@@ -78,7 +78,7 @@ def test_a_dominated_member_of_the_front_is_left_out(caplog: pytest.LogCaptureFi
     assert [v.name for v in left.variants] == [p.name for p in left.plans] == ["fast", "slower"]
     assert "slow is not published: fast" in caplog.text
     with pytest.raises(NothingToPublish, match=r"slower \(by fast\)"):
-        check_gates(left, None, allow_dominated=False)
+        check_publishable(left, None, allow_dominated=False)
 
 
 def test_a_variant_that_does_not_beat_no_answer_is_refused() -> None:
@@ -124,7 +124,7 @@ def test_an_unprofiled_variant_is_never_published() -> None:
     """Its latency could not be promised, and no flag changes that."""
     assert checks.unprofiled(without_384()) == ["fast"]
     with pytest.raises(NothingToPublish, match="no latency at 128 and 384 tokens of fast"):
-        check_gates(without_384(), None, allow_dominated=True)
+        check_publishable(without_384(), None, allow_dominated=True)
 
 
 @pytest.mark.parametrize("min_floor", [None, 0.5, 0.7])
@@ -137,8 +137,8 @@ def test_a_floor_that_one_variant_reaches_is_met(min_floor: float | None) -> Non
     ("min_floor", "binding"),
     [
         # The fakes' sample mean is 0.02 above the floor, over 100 contexts.
-        (0.71, r"the evidence: .* about 400 in place of 100 \(contexts\)"),
-        (0.80, r"its accuracy: even the mean is below"),
+        (0.71, r"the number of questions: .* about 400 contexts instead of 100"),
+        (0.80, r"its accuracy: even the mean F1 is below"),
     ],
 )
 def test_a_floor_that_none_reaches_names_the_nearest_and_what_binds(
@@ -147,4 +147,4 @@ def test_a_floor_that_none_reaches_names_the_nearest_and_what_binds(
     """More contexts help only where the mean is above."""
     catalog = make_catalog([FAST, SLOW], [0.5, 0.7])
     with pytest.raises(NothingToPublish, match=rf"nearest is slow at 0\.7000.*{binding}"):
-        check_gates(catalog, min_floor, allow_dominated=False)
+        check_publishable(catalog, min_floor, allow_dominated=False)

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.catalog.schema import Variant
 from optimizer.report import analysis
-from optimizer.report.analysis import Reference, Trial
+from optimizer.report.analysis import ReferenceCorner, Trial
 from optimizer.study.config import DataConfig, ElasticConfig, StudentConfig, StudyConfig
 from optimizer.study.space import Candidate, Space
 from tests.fakes import make_variant
@@ -23,14 +23,14 @@ def trial(number: int, f1: float | None, p95_ms: float = 10.0, mb: int = 10, **m
 def test_the_reference_is_the_worst_that_was_measured() -> None:
     """Also of a trial that ended at the cost gate: it does not move when more get an F1."""
     trials = [trial(0, 0.5, 10, 20), trial(1, None, 90, 5)]
-    assert analysis.reference_of(trials) == Reference(90, 20_000_000)
+    assert analysis.reference_of(trials) == ReferenceCorner(90, 20_000_000)
     assert analysis.reference_of([Trial(0, Candidate((0,), 1, 1))]) is None
 
 
-def test_hypervolume_is_told_where_it_grows() -> None:
+def test_hypervolume_is_reported_where_it_grows() -> None:
     """A dominated trial adds nothing; F1 is a height, latency and size are shares of the worst."""
     trials = [trial(0, 0.5, 50, 5), trial(1, 0.4, 60, 6), trial(2, 0.5, 25, 5), trial(3, None, 100)]
-    found = list(analysis.hypervolumes(trials, Reference(100, 10_000_000)))
+    found = list(analysis.hypervolumes(trials, ReferenceCorner(100, 10_000_000)))
     assert [number for number, _ in found] == [0, 2]
     assert [share for _, share in found] == pytest.approx([0.5 * 0.5 * 0.5, 0.5 * 0.75 * 0.5])
 
@@ -40,20 +40,6 @@ def test_only_the_highest_rung_counts() -> None:
     few, many = trial(0, 0.9, questions=40), trial(1, 0.5, questions=400)
     useless = replace(trial(2, 0.95, questions=400), feasible=False)
     assert analysis.top_rung([few, many, useless]) == [many]
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "expected"),
-    [
-        ([1, 2, 3], [10, 20, 30], 1.0),
-        ([1, 2, 3], [30, 20, 10], -1.0),
-        ([1, 2], [1, 2], None),
-        ([1, 1, 1], [1, 2, 3], None),
-    ],
-)
-def test_rank_correlation(a: list[float], b: list[float], expected: float | None) -> None:
-    """Two pairs always agree or always do not: nothing is said of them."""
-    assert analysis.rank_correlation(a, b) == (expected and pytest.approx(expected))
 
 
 def test_a_knob_that_decides_all_explains_all() -> None:

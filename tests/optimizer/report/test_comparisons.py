@@ -24,7 +24,7 @@ from optimizer.benchmarks.results import (
     Interval,
     Labels,
     Pair,
-    Reference,
+    ReferenceComparison,
     Run,
     Step,
     Timing,
@@ -65,7 +65,7 @@ CONTEST = Contest(
 )
 
 
-def fp32() -> Reference:
+def fp32() -> ReferenceComparison:
     quality = Quality("calibrate", "", 99, 0.5, 0.6543, 0.6, 0.7, 0.7, 0.6, 0.8123)
     profile = make_variant("teacher", 44).profile
     headline = Headline(
@@ -80,7 +80,7 @@ def fp32() -> Reference:
         0.925,
     )
     timing = Timing("small", 177, 192, 4.321, 4.567, 4.234)
-    return Reference(
+    return ReferenceComparison(
         *("teacher", 91_250_000, (quality,), profile, 60, (timing, replace(timing, tokens=128))),
         *((headline,), (replace(PAIR, first="int8"),), {}),
     )

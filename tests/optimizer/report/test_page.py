@@ -195,12 +195,12 @@ def test_the_hypervolume_is_the_searchs(run_dir: Path, repository: Path) -> None
 
     def said() -> str:
         page = sections.page(report.read(CONFIG, run_dir, repository))
-        return page[page.index("Share of the box") :][:300]
+        return page[page.index("Share of a box") :][:300]
 
-    assert "a p95 of 91.19 ms and 9030000 bytes" in said()
+    assert "p95 up to 91.19 ms, size up to 9030000 bytes" in said()
     corner = {"reference": {"p95_ms": 33.5, "size_bytes": 8_000_000}}
     (run_dir / "search" / "search.json").write_text(json.dumps(corner))
-    assert "a p95 of 33.5 ms and 8000000 bytes" in said()
+    assert "p95 up to 33.5 ms, size up to 8000000 bytes" in said()
 
 
 def test_certificates_are_shown_part_by_part(text: str) -> None:
@@ -221,7 +221,7 @@ def test_it_says_what_it_ran_on(text: str) -> None:
     assert any("torch 2.99.1" in cell for cell in cells)
 
 
-def test_what_has_no_data_yet_is_said(tmp_path: Path) -> None:
+def test_sections_without_data_say_so(tmp_path: Path) -> None:
     """An empty run folder gives a whole page that names the files and commands it waits for."""
     text = sections.page(report.read(CONFIG, tmp_path / "absent", tmp_path / "nowhere"))
     Page(text)
@@ -235,7 +235,7 @@ def test_a_catalog_of_another_study_is_named(run_dir: Path, repository: Path) ->
     other = CONFIG.model_copy(update={"name": f"other {EVIL}"})
     text = sections.page(report.read(other, run_dir, repository))
     Page(text)
-    assert "is of the study made-up, not of other &lt;script&gt;" in text
+    assert "was published by the study made-up, not by other &lt;script&gt;" in text
 
 
 def test_one_trial_alone_can_be_drawn(run_dir: Path, tmp_path: Path) -> None:

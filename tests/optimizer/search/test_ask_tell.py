@@ -87,7 +87,7 @@ def test_only_promising_candidates_reach_the_highest_rung(tmp_path: Path) -> Non
     assert all(p.questions == RUNGS[1] for p in trials.front_of(found, how().limits))
 
 
-def test_optuna_is_told_the_f1_of_the_highest_rung(tmp_path: Path) -> None:
+def test_optuna_gets_the_f1_of_the_highest_rung(tmp_path: Path) -> None:
     """And of a candidate without one that of its likest, under a limit that is missed."""
     found = search(tmp_path, how(n=30, max_size_mb=12), Judge().evaluators)
     by_trial = {p.trial: p for p in found}

@@ -58,7 +58,7 @@ def study(tiny_backbone: Path, tiny_data: Path, tmp_path_factory: pytest.TempPat
         search=SearchConfig(sampler=Sampler.RANDOM, trials=7, tokens=64, questions=(6, 12)),
     )
     found = Study(config, tiny_data, tmp_path_factory.mktemp("run"))
-    found.teacher.train()
+    found.largest.train()
     found.elastic.train()
     return found
 
@@ -117,11 +117,11 @@ def test_a_search_ends_in_a_front(study: Study, tmp_path: Path) -> None:
     """From the study file to the files that the next stages read."""
     text = "[search]\ntokens = 64\nquestions = [6, 12]\n"
     done = search(study, tmp_path, text, "--trials", "7", "--sampler", "random")
-    told = json.loads(done.stdout.splitlines()[-1])
+    result = json.loads(done.stdout.splitlines()[-1])
     folder = study.folder / "search"
     front = json.loads((folder / "front.json").read_text())
-    assert told["candidates"] == 7
-    assert told["front"] == front
+    assert result["candidates"] == 7
+    assert result["front"] == front
     assert all(member["n_questions"] == 12 and member["feasible"] for member in front)
     record = json.loads((folder / "search.json").read_text())
     assert (record["sampler"], record["seed"]) == ("random", 17)
@@ -131,10 +131,10 @@ def test_a_search_ends_in_a_front(study: Study, tmp_path: Path) -> None:
     assert inputs.front <= {trial.number for trial in inputs.trials}
 
 
-def test_limits_that_nothing_keeps_are_said(study: Study, tmp_path: Path) -> None:
+def test_limits_that_no_candidate_meets_are_reported(study: Study, tmp_path: Path) -> None:
     """With the nearest candidate and what binds, in words and in JSON."""
     done = search(study, tmp_path, "[search]\ntokens = 64\nmax_size_mb = 0.1\n")
-    assert "none of 1 candidates keeps the limits" in " ".join(done.stderr.split())
+    assert "none of 1 candidates is within the limits" in " ".join(done.stderr.split())
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["front"] == []
     assert "max_size_mb 0.1" in found["nearest"]["reason"]
@@ -145,7 +145,7 @@ def test_limits_that_nothing_keeps_are_said(study: Study, tmp_path: Path) -> Non
     [
         ("[search]\nsampler = 'magic'\n", "search.sampler"),
         ("[search]\nmin_f = 0.5\n", "search.min_f"),
-        ("[search]\nquestions = [400, 100]\n", "must grow"),
+        ("[search]\nquestions = [400, 100]\n", "increase from rung to rung"),
         ("[search]\ntokens = 177\n", "tokens 177"),
         ("[search]\nmin_f1 = 50\n", "search.min_f1"),
         ("[search]\ntrials = 0\n", "search.trials"),
@@ -207,7 +207,7 @@ def test_words_are_rounded_to_the_bits_that_are_searched(study: Study) -> None:
     """Eight bits are made from the words themselves, not from their four-bit rounding."""
     fine, coarse = (study.elastic.slice(Candidate((0, 1), 2, 96, bits)) for bits in (8, 4))
     ids = [[7, 8, 9]]
-    words = bert_of(study.teacher.load()).embeddings.word_embeddings(torch.tensor(ids))
+    words = bert_of(study.largest.load()).embeddings.word_embeddings(torch.tensor(ids))
     gaps = [
         (bert_of(model).embeddings.word_embeddings(torch.tensor(ids)) - words).abs().max().item()
         for model in (fine, coarse)

@@ -29,9 +29,7 @@ def test_one_file_has_one_worker(tmp_path: Path) -> None:
         ("oracle://host/x", "--storage"),
     ],
 )
-def test_a_storage_that_is_not_there_is_said_in_one_line(
-    tmp_path: Path, url: str, said: str
-) -> None:
+def test_a_missing_storage_gives_a_one_line_error(tmp_path: Path, url: str, said: str) -> None:
     """Without a traceback, and without the password."""
     with pytest.raises(SearchError, match=said) as raised:
         search(tmp_path, HOW, Judge().evaluators, url=url)

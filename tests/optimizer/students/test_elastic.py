@@ -55,7 +55,7 @@ def thin(tiny_backbone: Path, tiny_data: Path, tmp_path_factory: pytest.TempPath
         ),
     )
     found = Study(config, tiny_data, tmp_path_factory.mktemp("thin"))
-    found.teacher.train()
+    found.largest.train()
     found.elastic.train()
     for student_ in config.students:
         found.train_student(student_)
@@ -84,7 +84,7 @@ def test_a_student_may_start_from_one_that_drops_tokens(thin: Study) -> None:
 
 def test_labels_alone_need_no_teacher(thin: Study) -> None:
     """Asking it about every row takes minutes to hours."""
-    assert not thin.lessons.folder.exists()
+    assert not thin.distillation.folder.exists()
 
 
 def test_words_of_other_bits_are_rounded_from_the_same_table(thin: Study) -> None:

@@ -103,7 +103,7 @@ def test_a_member_is_trained_from_its_slice(
     study = Study(plain.config.model_copy(update={"finish": HOW}), tiny_data, tmp_path)
     front_file(tmp_path, row(0.5, 5.0))
     (name,) = study.members
-    study.teacher.train()
+    study.largest.train()
     study.elastic.train()
     config = study.student(name)
     assert config is not None

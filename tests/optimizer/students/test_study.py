@@ -68,7 +68,7 @@ def study_of(backbone: Path, data: Path, folder: Path) -> Study:
 @pytest.fixture(scope="module")
 def study(tiny_backbone: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
     found = study_of(tiny_backbone, tiny_data, tmp_path_factory.mktemp("run"))
-    found.teacher.train()
+    found.largest.train()
     found.elastic.train()
     for config in found.config.students:
         found.train_student(config)
@@ -198,7 +198,7 @@ def replace_commit(plan: published.Plan) -> published.Plan:
     return replace(plan, certificate=replace(plan.certificate, commit=""))
 
 
-def test_the_gates_stand_before_a_publication(study: Study, tmp_path: Path) -> None:
+def test_publish_checks_run_before_a_publication(study: Study, tmp_path: Path) -> None:
     """A study asks for a floor; when none keeps it, nothing is written."""
     asked = study.config.model_copy(update={"certify": CertifyConfig(min_floor=0.999)})
     with pytest.raises(publication.NothingToPublish, match=r"no variant is certified at F1 0\.999"):
@@ -213,10 +213,10 @@ def test_the_gates_stand_before_a_publication(study: Study, tmp_path: Path) -> N
 
 def test_a_second_run_trains_nothing(study: Study, tiny_backbone: Path, tiny_data: Path) -> None:
     """A finished stage is skipped, so a killed study goes on where it was."""
-    weights = study.teacher.folder / "model.safetensors"
+    weights = study.largest.folder / "model.safetensors"
     before = weights.stat().st_mtime_ns
     again = study_of(tiny_backbone, tiny_data, study.folder)
-    again.teacher.train()
+    again.largest.train()
     assert weights.stat().st_mtime_ns == before
 
 
@@ -233,9 +233,9 @@ def test_a_teacher_that_was_published_stays_the_file_it_is(
 ) -> None:
     """Rounded once more it would be another model, and a new version of it for nothing."""
     name = study.config.largest_name
-    told = study.config.model_copy(update={"teacher": str(repository / name), "students": ()})
-    again = replace(study, config=told, folder=tmp_path / "run")
-    again.teacher.train()
+    changed = study.config.model_copy(update={"teacher": str(repository / name), "students": ()})
+    again = replace(study, config=changed, folder=tmp_path / "run")
+    again.largest.train()
     before = store.read(repository).variant(name)
     exported = Exported(again, name)
     assert exported.export()["sha256"] == before.sha256
@@ -263,7 +263,7 @@ def test_an_elastic_student_of_an_older_version_says_what_to_do(
     """Its run folder may be older than the code."""
     weights = torch.load(study.folder / "elastic" / "elastic.pt", weights_only=True)
     del weights["neuron_mean_0"]
-    shutil.copytree(study.teacher.folder, tmp_path / "teacher")
+    shutil.copytree(study.largest.folder, tmp_path / "teacher")
     (tmp_path / "elastic").mkdir()
     torch.save(weights, tmp_path / "elastic" / "elastic.pt")
     with pytest.raises(student.ModelError, match="train again"):
@@ -289,11 +289,11 @@ def test_a_teacher_is_trained_phase_by_phase(study: Study, tmp_path: Path) -> No
     first = study.config.train[0]
     second = PhaseConfig(epochs=0.5, batch_size=8, learning_rate=1e-3, seed=5)
     halfway = replace(study, folder=tmp_path)
-    halfway.teacher.train()
+    halfway.largest.train()
     config = study.config.model_copy(update={"train": (first, second)})
     done = tmp_path / "teacher" / "phase-1" / "model.safetensors"
     written = done.stat().st_mtime_ns
-    Study(config, study.data_dir, tmp_path).teacher.train()
+    Study(config, study.data_dir, tmp_path).largest.train()
     assert done.stat().st_mtime_ns == written
 
     one = student.load(str(tmp_path / "teacher" / "phase-1")).state_dict()
@@ -308,10 +308,10 @@ def test_a_phase_may_keep_a_share_of_its_start(study: Study, tmp_path: Path) -> 
     kept = study.config.model_copy(
         update={"train": (config.model_copy(update={"keep_start": 0.75}),)}
     )
-    Study(kept, study.data_dir, tmp_path).teacher.train()
+    Study(kept, study.data_dir, tmp_path).largest.train()
     start = student.load(study.config.backbone).state_dict()
     near = student.load(str(tmp_path / "teacher")).state_dict()
-    far = study.teacher.load().state_dict()
+    far = study.largest.load().state_dict()
     name = "bert.encoder.layer.0.output.dense.weight"
     assert torch.allclose(near[name] - start[name], 0.25 * (far[name] - start[name]), atol=1e-6)
 
@@ -324,7 +324,7 @@ def test_a_random_head_is_not_kept(study: Study, tmp_path: Path) -> None:
     changes = {"train": (phase,), "backbone": str(encoder), "teacher": None}
     config = study.config.model_copy(update=changes)
     with pytest.raises(student.ModelError, match="not fine-tuned to answer questions"):
-        Study(config, study.data_dir, tmp_path / "run").teacher._train_phase(0)
+        Study(config, study.data_dir, tmp_path / "run").largest._train_phase(0)
 
 
 def test_a_base_of_another_width_is_refused_at_once(study: Study, tmp_path: Path) -> None:
@@ -340,7 +340,7 @@ def test_a_base_of_another_width_is_refused_at_once(study: Study, tmp_path: Path
     assert study.config.elastic is not None
     elastic = study.config.elastic.model_copy(update={"base": str(tmp_path / "wide")})
     config = study.config.model_copy(update={"elastic": elastic})
-    with pytest.raises(student.ModelError, match=r"128 wide, .* 64; .*hidden_weight"):
+    with pytest.raises(student.ModelError, match=r"width 128, .* width 64; .*hidden_weight"):
         Study(config, study.data_dir, tmp_path / "run").elastic.check()
     free = config.distill.model_copy(update={"hidden_weight": 0.0})
     config = config.model_copy(update={"distill": free})

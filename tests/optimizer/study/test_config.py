@@ -40,7 +40,7 @@ def test_data_may_lie_beside_the_study_file(tmp_path: Path) -> None:
     ("text", "said"),
     [
         (HEAD + '[[data]]\nsource = "a"\n', "certifies"),
-        (HEAD + CERTIFYING + STUDENT + 'start = "later"\n', "starts from later"),
+        (HEAD + CERTIFYING + STUDENT + 'start = "later"\n', "start later must be"),
         (HEAD + CERTIFYING + STUDENT + "embeding_bits = 4\n", "embeding_bits"),
     ],
 )
@@ -93,10 +93,10 @@ def test_teacher_weights_and_largest_model_are_three_things(
 
 def test_several_teachers_need_weights(tmp_path: Path) -> None:
     """No student can be cut from two models."""
-    with pytest.raises(ConfigError, match="several teachers only teach: name with weights"):
+    with pytest.raises(ConfigError, match="with several teachers, set weights"):
         roles(tmp_path, 'teacher = ["A", "C"]\n')
     alone = roles(tmp_path, "")
-    with pytest.raises(ConfigError, match="--teacher: several teachers only teach"):
+    with pytest.raises(ConfigError, match="--teacher: with several teachers"):
         config.with_roles(alone, {"teacher": ("A", "C")})
 
 
@@ -106,13 +106,13 @@ def test_several_teachers_need_weights(tmp_path: Path) -> None:
         ("", {}, None),
         ("", {"backbone": "B"}, None),
         ("", {"teacher": "A"}, None),
-        ("", {"teacher": "A", "backbone": "B"}, "backbone B is ignored: A is taken as it is"),
-        ('backbone = "B"\n', {"teacher": "A"}, "give weights (--weights B)"),
+        ("", {"teacher": "A", "backbone": "B"}, "backbone B is ignored: A is used unchanged"),
+        ('backbone = "B"\n', {"teacher": "A"}, "set weights (--weights B)"),
         ("", {"teacher": "A", "weights": "W", "backbone": "B"}, "starts from weights W"),
-        ('largest = "L"\n', {"backbone": "B"}, "largest L is taken as it is"),
+        ('largest = "L"\n', {"backbone": "B"}, "largest L is used unchanged"),
     ],
 )
-def test_a_backbone_without_effect_is_said_to_have_none(
+def test_a_backbone_without_effect_gives_a_warning(
     tmp_path: Path, text: str, given: dict[str, str], said: str | None
 ) -> None:
     """Whoever names one means it to be used."""
@@ -127,7 +127,7 @@ def test_the_older_name_of_the_largest_model_is_read(tmp_path: Path) -> None:
     assert config.read(path).largest_name == "t"
 
 
-def test_the_log_says_who_is_who(tmp_path: Path) -> None:
+def test_the_log_names_the_checkpoint_of_each_role(tmp_path: Path) -> None:
     """Four roles, one line."""
     study = roles(tmp_path, 'teacher = ["A", "C"]\nweights = "W"\nreference = "R"\n')
     assert study.roles == (

@@ -115,3 +115,17 @@ def test_the_hypervolume_is_a_share_of_the_box() -> None:
     assert trials.hypervolume([point(0, 0.5, 50, 5)], reference) == pytest.approx(0.125)
     assert trials.hypervolume([point(0, 0.9, 100, 10)], reference) == 0
     assert trials.hypervolume([], reference) == 0
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        ([1, 2, 3], [10, 20, 30], 1.0),
+        ([1, 2, 3], [30, 20, 10], -1.0),
+        ([1, 2], [1, 2], None),
+        ([1, 1, 1], [1, 2, 3], None),
+    ],
+)
+def test_rank_correlation(a: list[float], b: list[float], expected: float | None) -> None:
+    """Two pairs always agree or always disagree, so they have no correlation."""
+    assert trials.rank_correlation(a, b) == (expected and pytest.approx(expected))

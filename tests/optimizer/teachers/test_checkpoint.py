@@ -169,7 +169,7 @@ def test_a_tokenizer_that_knows_no_places_is_refused(tmp_path: Path) -> None:
     refused(folder, "does not say where in the text a token is")
 
 
-def test_damaged_weights_are_told(tmp_path: Path) -> None:
+def test_damaged_weights_are_an_error(tmp_path: Path) -> None:
     """A download that was cut off."""
     folder = families.save("bert", tmp_path)
     weights = folder / "model.safetensors"
@@ -177,7 +177,7 @@ def test_damaged_weights_are_told(tmp_path: Path) -> None:
     refused(folder, f"{tmp_path}: cannot be read as a Hugging Face checkpoint: ")
 
 
-def test_a_missing_layer_is_told(tmp_path: Path) -> None:
+def test_a_missing_layer_is_an_error(tmp_path: Path) -> None:
     """Its weights would be drawn at random, with a warning."""
     folder = families.save("bert", tmp_path)
     config = json.loads((folder / "config.json").read_text())

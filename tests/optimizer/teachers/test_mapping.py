@@ -11,7 +11,7 @@ from optimizer.teachers.mapping import (
     END,
     NO_ANSWER,
     START,
-    Row,
+    TargetRow,
     best_span,
     is_cut,
     onto_tokens,
@@ -35,10 +35,10 @@ def logits(*values: float) -> np.ndarray:
     return np.array(values, np.float32)
 
 
-def row(begins: list[int], ends: list[int], low: int = 0, high: int = 100) -> Row:
+def row(begins: list[int], ends: list[int], low: int = 0, high: int = 100) -> TargetRow:
     """Return a row whose context begins at token 5."""
     tokens = np.arange(5, 5 + len(begins))
-    return Row(tokens, np.array(begins), np.array(ends), low, high)
+    return TargetRow(tokens, np.array(begins), np.array(ends), low, high)
 
 
 def test_question_tokens_have_no_share() -> None:

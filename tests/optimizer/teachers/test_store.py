@@ -65,7 +65,7 @@ def test_a_damaged_file_costs_its_own_questions(
     assert "damaged" in caplog.text
 
 
-def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_an_error(tmp_path: Path) -> None:
     """What is there is kept, and no half file stays."""
     blocked = tmp_path / "file"
     blocked.write_text("")

@@ -39,7 +39,7 @@ def taught(tiny_backbone: Path, tiny_data: Path, tmp_path_factory: pytest.TempPa
     folder = tmp_path_factory.mktemp("roles")
     teachers = tuple(str(families.save(f, folder / f)) for f in ("deberta-v3", "xlnet"))
     study = study_of(tiny_data, folder / "run", teacher=teachers, weights=str(tiny_backbone))
-    study.teacher.train()
+    study.largest.train()
     study.train_student(study.config.students[0])
     return study
 
@@ -56,10 +56,10 @@ def test_teachers_of_other_families_are_neither_cut_nor_published(taught: Study)
 
 def test_the_manifest_says_how_many_answers_were_mapped(taught: Study) -> None:
     """By teacher; there are no states of another model's to be like."""
-    told = stages.read_manifest(taught.folder / "teacher-states")
-    assert told is not None
-    assert told["results"]["rows"] == len(taught.lessons.rows)
-    assert len(told["results"]["mapped"]) == 2
+    manifest = stages.read_manifest(taught.folder / "teacher-states")
+    assert manifest is not None
+    assert manifest["results"]["rows"] == len(taught.distillation.rows)
+    assert len(manifest["results"]["mapped"]) == 2
     assert not list((taught.folder / "teacher-states").glob("*.f16"))
 
 
@@ -67,7 +67,7 @@ def test_a_second_run_asks_and_trains_nothing(taught: Study, tmp_path: Path) -> 
     """The teachers' weights are not even opened, once their files are known to be the same."""
     before = {p: p.stat().st_mtime_ns for p in taught.folder.rglob("*") if p.is_file()}
     again = Study(taught.config, taught.data_dir, taught.folder)
-    again.teacher.train()
+    again.largest.train()
     again.train_student(again.config.students[0])
     assert {p: p.stat().st_mtime_ns for p in taught.folder.rglob("*") if p.is_file()} == before
 
@@ -82,11 +82,11 @@ def test_students_may_start_from_other_weights_than_the_largest_model(
         largest="model_repository/bert-6x384-int8",
         weights=str(tiny_backbone),
     )
-    study.teacher.train()
+    study.largest.train()
     found = study.train_student(study.config.students[0])
     assert found["parameters"] < 3e6
     assert student.load(str(tmp_path / "run" / "teacher")).config.hidden_size == 384
-    assert study.lessons.start().config.hidden_size == 64
+    assert study.distillation.start().config.hidden_size == 64
 
 
 def test_weights_with_other_words_are_refused(
@@ -102,13 +102,13 @@ def test_weights_with_other_words_are_refused(
         largest="model_repository/bert-6x384-int8",
         weights=str(other),
     )
-    study.teacher.train()
-    with pytest.raises(ModelError, match="its vocabulary is not that of the largest model"):
+    study.largest.train()
+    with pytest.raises(ModelError, match="its vocabulary differs from the largest model's"):
         study.train_student(study.config.students[0])
 
 
 def test_a_teacher_that_cannot_be_cut_says_what_it_can_do(tiny_data: Path, tmp_path: Path) -> None:
     """It may teach, once the study has weights to start from."""
     folder = families.save("deberta-v3", tmp_path / "teacher")
-    with pytest.raises(ModelError, match=r"it can teach all the same: name with --weights"):
-        study_of(tiny_data, tmp_path / "run", teacher=str(folder)).teacher.train()
+    with pytest.raises(ModelError, match=r"it can still be a teacher: name the weights"):
+        study_of(tiny_data, tmp_path / "run", teacher=str(folder)).largest.train()

@@ -49,18 +49,18 @@ def teacher(tiny_backbone: Path) -> PreTrainedModel:
 
 
 @torch.no_grad()
-def test_what_was_kept_is_what_was_said(teacher: PreTrainedModel, tmp_path: Path) -> None:
+def test_cached_teacher_outputs_equal_the_models(teacher: PreTrainedModel, tmp_path: Path) -> None:
     """To half precision, whatever rows a batch holds and however they are padded."""
     features = rows(70)
     teacher_outputs.write(teacher, features, tmp_path, WIDTH)
     batch = loop.batch_of(features, [3, 69, 11])
-    told = TeacherStates.open(tmp_path, features, WIDTH).of(batch)
+    targets = TeacherStates.open(tmp_path, features, WIDTH).of(batch)
     said = outputs_of(teacher, batch)
     real = batch.attention_mask == 1
-    assert told.hidden is not None
-    assert torch.allclose(told.start, said.start, atol=2e-3)
-    assert torch.allclose(told.end, said.end, atol=2e-3)
-    assert torch.allclose(told.hidden[real], said.hidden[real], atol=1e-2)
+    assert targets.hidden is not None
+    assert torch.allclose(targets.start, said.start, atol=2e-3)
+    assert torch.allclose(targets.end, said.end, atol=2e-3)
+    assert torch.allclose(targets.hidden[real], said.hidden[real], atol=1e-2)
 
 
 def test_a_killed_teacher_goes_on(teacher: PreTrainedModel, tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_the_states_of_dropped_tokens_do_not_count(
 ) -> None:
     """They are an earlier layer's, which is no layer of the teacher's to be like."""
     states, batch = answering(teacher, tmp_path)
-    told, said = states.of(batch), outputs_of(dropping(teacher), batch)
+    targets, said = states.of(batch), outputs_of(dropping(teacher), batch)
     assert said.kept is not None
     found = said.hidden.clone()
 
@@ -157,8 +157,8 @@ def test_the_states_of_dropped_tokens_do_not_count(
     before = loss()
     found[~said.kept] += 7.0
     assert loss() == before
-    assert told.hidden is not None
-    found[said.kept] = told.hidden[said.kept]
+    assert targets.hidden is not None
+    found[said.kept] = targets.hidden[said.kept]
     assert loss() < before
     assert not said.kept.all()
 

@@ -1,6 +1,6 @@
 """The largest model of a study: an encoder fine-tuned phase by phase, or a given model as it is.
 
-It is the study's teacher, too, unless the study names others: then it learns from their answers.
+It is also the study's teacher, unless the study names other teachers: then it learns from their answers.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from transformers import PreTrainedModel
 from gateway.qa.codec import SpanEncoder
 from optimizer.data import question_sets
 from optimizer.data.question_sets import Feature
-from optimizer.data.splits import Questions
+from optimizer.data.splits import StudyQuestions
 from optimizer.models import adapt, student, tokenizer
 from optimizer.study import stages
 from optimizer.study.config import PhaseConfig, StudyConfig
-from optimizer.teachers.teaching import Teachers
+from optimizer.teachers.outside_teachers import OutsideTeachers
 from optimizer.training import loop, losses
 
 ANSWERS = "teacher-answers"  # folder beside the model's
 
 
 @dataclass(frozen=True)
-class Teacher:
+class LargestModel:
     """The largest model, trained or about to be."""
 
-    questions: Questions
+    questions: StudyQuestions
     folder: Path
 
     @property
@@ -60,11 +60,11 @@ class Teacher:
         return found | {"taught": self.outside.inputs(), "distill": config.distill.model_dump()}
 
     @property
-    def outside(self) -> Teachers:
-        """The study's teachers that only teach."""
+    def outside(self) -> OutsideTeachers:
+        """The study's teachers that are not published themselves."""
         config = self.config
         folder = self.folder.parent / ANSWERS
-        return Teachers(config.outside_teachers, config.teacher_tokens, folder)
+        return OutsideTeachers(config.outside_teachers, config.teacher_tokens, folder)
 
     def load(self) -> PreTrainedModel:
         """Return the trained model."""
@@ -77,11 +77,11 @@ class Teacher:
 
     @property
     def span_encoder(self) -> SpanEncoder:
-        """What cuts questions into training windows."""
+        """The encoder that cuts questions into training windows."""
         return SpanEncoder.from_file(self.tokenizer).resized(self.config.max_tokens)
 
-    def lessons(self, how: PhaseConfig) -> tuple[list[Feature], loop.Loss]:
-        """Return the rows that it learns from itself, and how: from labels, or from its teachers."""
+    def training_rows(self, how: PhaseConfig) -> tuple[list[Feature], loop.Loss]:
+        """Return its own training rows, and its loss: on the labels, or on its teachers' answers."""
         found, config = self.features(only=how.sources), self.config
         if not config.outside_teachers or config.distill.labels_only:
             weight = how.answerability_weight
@@ -91,13 +91,13 @@ class Teacher:
         return found, losses.Imitation(answers, config.distill)
 
     def train(self) -> dict[str, Any]:
-        """Fine-tune the backbone phase by phase, or take the given teacher as it is."""
+        """Fine-tune the backbone phase by phase, or take the given checkpoint as it is."""
         return stages.run_stage(self.folder, self.inputs(), self._train)
 
     def _train(self) -> dict[str, Any]:
         config, folder = self.config, self.folder
         start = config.finished or config.encoder
-        model = self._loaded(start)  # refused at once or never
+        model = self._loaded(start)  # first, so that an unusable checkpoint fails at once
         tokenizer.save(start, folder)
         phases = [] if config.finished else [self._train_phase(i) for i in range(len(config.train))]
         if phases:
@@ -115,12 +115,12 @@ class Teacher:
             if not only_teaches or finished is None or self.config.largest:
                 raise
             raise student.ModelError(
-                f"{exc}; it can teach all the same: name with --weights what the study's models start"
-                " from, such as minilm"
+                f"{exc}; it can still be a teacher: name the weights that the study's models start from"
+                " with --weights, such as minilm"
             ) from exc
 
     def _train_phase(self, i: int) -> dict[str, Any]:
-        """Train from where the phase before ended."""
+        """Train one phase, starting from the weights of the previous one."""
         inputs = self.inputs()
         inputs["train"] = inputs["train"][: i + 1]
         folder = self._phase_folder(i + 1)
@@ -132,7 +132,7 @@ class Teacher:
             torch.manual_seed(seed)
             kept = how.keep_start > 0  # and a random head is not worth keeping
             model = student.load(start, dropout=how.dropout, answers=kept)
-            rows, loss_of = self._seeded(seed).lessons(how)
+            rows, loss_of = self._seeded(seed).training_rows(how)
             loss = loop.train(model, rows, loss_of, how, folder, seed)
             if how.keep_start:
                 student.average(model, student.load(start), how.keep_start)
@@ -144,8 +144,8 @@ class Teacher:
     def _phase_folder(self, number: int) -> Path:
         return self.folder / f"phase-{number}"
 
-    def _seeded(self, seed: int) -> Teacher:
-        """Return this teacher with another sample of its data."""
+    def _seeded(self, seed: int) -> LargestModel:
+        """Return this model with training data sampled by another seed."""
         if seed == self.config.seed:
             return self
         config = self.config.model_copy(update={"seed": seed})

@@ -23,8 +23,8 @@ from optimizer.study.config import DistillConfig
 from optimizer.teachers import rows
 from optimizer.teachers.errors import TeacherError
 from optimizer.teachers.mapping import NO_ANSWER, Spread
+from optimizer.teachers.outside_teachers import OutsideTeachers
 from optimizer.teachers.rows import MappedAnswers
-from optimizer.teachers.teaching import Teachers
 from optimizer.training import loop
 from optimizer.training.losses import Imitation, Outputs
 from tests.fakes import TOKENIZER
@@ -88,7 +88,7 @@ def test_mapped_answers_are_the_teachers_own(tmp_path: Path) -> None:
     whole = [e for e in loaded if encoder.encode(e.as_question()).n_windows == 1][:N_QUESTIONS]
     assert len(whole) == N_QUESTIONS
     features = question_sets.features(whole, encoder, seed=1)
-    teachers = Teachers((SHIPPED,), 384, tmp_path)
+    teachers = OutsideTeachers((SHIPPED,), 384, tmp_path)
     mapped, told = teachers.answers(whole, features, encoder)
     assert told[SHIPPED]["questions"] == N_QUESTIONS
 
@@ -192,7 +192,7 @@ def test_a_teacher_of_another_family_reaches_every_row(
     """It is asked once: a second set of the same questions needs no model at all."""
     caplog.set_level(logging.INFO)
     folder = families.save(family, tmp_path / "t")
-    teachers = Teachers((str(folder),), None, tmp_path / "answers")
+    teachers = OutsideTeachers((str(folder),), None, tmp_path / "answers")
     examples = asked(30)
     features = question_sets.features(examples, encoder, 1)
     mapped, told = teachers.answers(examples, features, encoder)
@@ -230,16 +230,18 @@ def test_a_teacher_with_wrong_offsets_is_refused(tmp_path: Path, encoder: SpanEn
     features = question_sets.features(examples, encoder, 1)
     said = "30 of 30 gold answers begin or end inside a token of its tokenizer"
     with pytest.raises(TeacherError, match=said):
-        Teachers((str(folder),), None, tmp_path / "answers").answers(examples, features, encoder)
+        OutsideTeachers((str(folder),), None, tmp_path / "answers").answers(
+            examples, features, encoder
+        )
 
 
 def test_a_teacher_that_no_question_fits_is_refused(tmp_path: Path, encoder: SpanEncoder) -> None:
     """The labels alone would teach, and nobody would know."""
     examples = asked(30)
     with pytest.raises(TeacherError, match="none of 30 questions fits into its window"):
-        Teachers((str(families.save("bert", tmp_path / "t")),), 64, tmp_path / "answers").answers(
-            *_long(examples, encoder), encoder
-        )
+        OutsideTeachers(
+            (str(families.save("bert", tmp_path / "t")),), 64, tmp_path / "answers"
+        ).answers(*_long(examples, encoder), encoder)
 
 
 def _long(examples: list[Example], encoder: SpanEncoder) -> tuple[list[Example], list[Feature]]:

@@ -1,4 +1,4 @@
-"""The teachers of a study: each asked once about its questions, their mean mapped to training rows."""
+"""Teachers that are not published: each answers the questions once; the mean is mapped to training rows."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from optimizer.teachers.windows import WindowEncoder
 
 log = logging.getLogger(__name__)
 
-FIRST = 200  # questions whose answers a teacher's tokens are tried with before it is asked them all
-FEW = 20  # answers that say nothing about all of them
-MOST_CUT = 0.5  # share of gold answers that a teacher's tokens may not have; more: wrong offsets
+FIRST = 200  # questions that check a teacher's token offsets before it answers all of them
+FEW = 20  # with fewer answerable questions the check is skipped
+MOST_CUT = 0.5  # largest share of gold answers that may begin or end inside a token
 
 
 @dataclass(frozen=True)
-class Teachers:
-    """Checkpoints that only teach."""
+class OutsideTeachers:
+    """Checkpoints that teach and are not published."""
 
     names: tuple[str, ...]
     window: int | None  # tokens; None: each teacher's own
-    folder: Path  # of what they answered
+    folder: Path  # of their cached answers
 
     def inputs(self) -> dict[str, Any]:
-        """Return what their answers depend on."""
+        """Return everything that their answers depend on."""
         return {"teachers": [_identity(name) for name in self.names], "window": self.window}
 
     def answers(
@@ -45,7 +45,7 @@ class Teachers:
     ) -> tuple[MappedAnswers, dict[str, Any]]:
         """Return the targets of training rows, one a question, and how many answers were mapped.
 
-        Asks what was not asked before. Raises: TeacherError.
+        Runs the teachers on questions without a cached answer. Raises: TeacherError.
         """
         mapped = [rows.row_of(e, f, encoder) for e, f in zip(examples, features, strict=True)]
         stores = [self._asked(name, examples) for name in self.names]
@@ -60,7 +60,7 @@ class Teachers:
         return MappedAnswers.of_rows(mapped, spreads), {n: asdict(c) for n, c in found.items()}
 
     def _asked(self, name: str, examples: Sequence[Example]) -> AnswerStore:
-        """Return a teacher's answers to all these questions."""
+        """Return a teacher's cached answers, complete for these questions."""
         store = AnswerStore(self._folder(name))
         if all(key_of(e.question, e.context) in store for e in examples):
             return store
@@ -82,7 +82,7 @@ def _identity(name: str) -> str:
 
 
 def _check_places(name: str, encoder: WindowEncoder, examples: Sequence[Example]) -> None:
-    """Raises: TeacherError for a teacher whose tokens do not begin and end where answers do."""
+    """Raises: TeacherError when most gold answers do not align with the teacher's tokens."""
     held = [found for e in examples if e.answerable and (found := _holds(encoder, e)) is not None]
     cut = held.count(False)
     if len(held) >= FEW and cut > MOST_CUT * len(held):
@@ -93,7 +93,7 @@ def _check_places(name: str, encoder: WindowEncoder, examples: Sequence[Example]
 
 
 def _holds(encoder: WindowEncoder, example: Example) -> bool | None:
-    """Say whether the first gold answer begins and ends with tokens; None: it cannot be asked."""
+    """Return whether the first gold answer aligns with tokens; None: no window fits the question."""
     windows = encoder.windows(example.question, example.context)
     first, last = example.starts[0], example.starts[0] + len(example.answers[0])
     begins = {int(b) for w in windows for b in w.begins[w.is_context]}
