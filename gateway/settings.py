@@ -27,6 +27,7 @@ from gateway.settings_errors import NESTED, PREFIX
 from gateway.slo import STANDARD_CLASSES, SloClass
 
 CONFIG_FILE = "bertier.toml"
+_ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[^\s:/,\[\]A-Z]+)(:\d{1,5})?")
 _URL = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/,\[\]]+):\d{1,5}")
 
 
@@ -77,6 +78,12 @@ class Settings(BaseSettings):
         64 << 10,
         ge=1 << 10,
         description="of request line and headers of one HTTP request; of the metadata of one gRPC call",
+    )
+
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="origins whose pages in a browser may call the gateway, e.g. `https://app.example`; several:"
+        " separated by commas, or a list in the file; `*`: any ([more](api.md#browsers))",
     )
 
     metrics_port: int | None = Field(
@@ -247,6 +254,22 @@ class Settings(BaseSettings):
             if urls.count(url) > 1:
                 raise ValueError(f"{url} is named more than once")
         return tuple(urls)
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _origins_of(cls, given: object) -> object:
+        """Return each origin of `a,b` or of a list of such."""
+        parts = [given] if isinstance(given, str) else given
+        if not isinstance(parts, list | tuple):
+            return given
+        origins = [each.strip() for part in parts for each in str(part).split(",") if each.strip()]
+        for origin in origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin!r} is no origin; give scheme, host and port as browsers send them, in lower"
+                    " case and without a path, e.g. https://app.example"
+                )
+        return tuple(origins)
 
     @field_validator("decisions_file")
     @classmethod

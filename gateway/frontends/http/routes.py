@@ -27,6 +27,7 @@ from gateway.domain import SloRequest
 from gateway.errors import BackendUnavailable, BertierError, InvalidField
 from gateway.frontends import replies, slo_headers
 from gateway.frontends import schemas as models
+from gateway.frontends.http import cors
 from gateway.frontends.http import openapi as http_docs
 from gateway.frontends.http.auth import HttpDoor
 from gateway.frontends.http.batch import Batch
@@ -187,7 +188,8 @@ def create(
     inside: ASGIApp = DirectAnswer(app.build_middleware_stack(), api)
     if access is not None and access.guarded:
         inside = HttpDoor(inside, access)
-    app.middleware_stack = AnswersHead(RequestFrame(inside, lambda: service.leaving))
+    framed = AnswersHead(RequestFrame(inside, lambda: service.leaving))
+    app.middleware_stack = cors.allow_origins(framed, service.settings.cors_origins)
     return app
 
 
