@@ -9,6 +9,7 @@
     │   │   └── HeadTooSlow  they did not come in time
     │   ├── TextTooLong      question, context or body over its limit
     │   ├── TooManyItems     more questions in one request than are served at once
+    │   ├── UnsupportedEncoding  the body is compressed in a way that is not read here
     │   ├── BodyTooSlow      the body did not come in time
     │   ├── InvalidField     readable, but empty, of the wrong type, or unknown
     │   │   └── EmptyText
@@ -90,6 +91,15 @@ class TooManyItems(BadInput):
 class BodyTooSlow(BadInput):
     def __init__(self, timeout_ms: float) -> None:
         super().__init__(f"body: not complete after {timeout_ms:g} ms; send it faster, or in parts")
+
+
+class UnsupportedEncoding(BadInput):
+    def __init__(self, coding: str, supported: Sequence[str]) -> None:
+        super().__init__(
+            f"Content-Encoding: {coding[:80]!r} is not supported; supported: {', '.join(supported)},"
+            " one of them, or none"
+        )
+        self.supported = tuple(supported)
 
 
 class InvalidField(BadInput):

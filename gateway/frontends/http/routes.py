@@ -31,6 +31,7 @@ from gateway.frontends.http import cors
 from gateway.frontends.http import openapi as http_docs
 from gateway.frontends.http.auth import HttpDoor
 from gateway.frontends.http.batch import Batch
+from gateway.frontends.http.compression import CompressesReplies, InflatesRequests
 from gateway.frontends.http.exposition import Exposition
 from gateway.frontends.http.middleware import AnswersHead, RequestFrame, on_error, problem_response
 from gateway.frontends.http.openapi import JSON
@@ -185,10 +186,10 @@ def create(
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     api = HttpApi(service, readiness)
     _add_routes(app, api)
-    inside: ASGIApp = DirectAnswer(app.build_middleware_stack(), api)
+    inside: ASGIApp = InflatesRequests(DirectAnswer(app.build_middleware_stack(), api))
     if access is not None and access.guarded:
         inside = HttpDoor(inside, access)
-    framed = AnswersHead(RequestFrame(inside, lambda: service.leaving))
+    framed = AnswersHead(CompressesReplies(RequestFrame(inside, lambda: service.leaving)))
     app.middleware_stack = cors.allow_origins(framed, service.settings.cors_origins)
     return app
 
