@@ -112,7 +112,7 @@ class Batch:
             question = item.to_question(self._settings.max_top_k)
             promise = item.slo.over(self._promise)
             answered = await self._service.answer(question, promise, arrived_ms)
-            return replies.answer_body(answered, question)
+            return replies.answer_body(answered, question.id)
 
 
 def _one_line(json: bytes) -> bytes:

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.auth import access
 from gateway.frontends import problems, slo_headers
+from gateway.frontends.http import huggingface
 from gateway.observability import logs, tracing
 
 log = logging.getLogger(__name__)
@@ -25,8 +26,8 @@ def problem_response(path: str, error: Exception) -> Response:
     told = problems.problem(error, logs.request_id.get())
     if told["status"] >= 500:
         _log_failure(told["type"], error, told["status"])
-    if path.startswith(OIP_PREFIX):
-        told["error"] = told["detail"]  # where clients of that protocol look
+    if path.startswith(OIP_PREFIX) or path in huggingface.PATHS:
+        told["error"] = told["detail"]  # where clients of these protocols look
     return Response(
         json.dumps(told),
         status_code=told["status"],

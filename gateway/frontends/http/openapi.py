@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from gateway.domain import SloPolicy
+from gateway.frontends.http.huggingface import HuggingFaceAnswer, HuggingFaceBody
 from gateway.frontends.problems import KINDS, MEDIA_TYPE
 from gateway.frontends.schemas import (
     AnswerBody,
@@ -23,6 +24,7 @@ from gateway.frontends.schemas import (
 
 MODELS: tuple[type[BaseModel], ...] = (
     *(QuestionBody, ItemBody, AnswerBody, PlanRequestBody, PlanBody, ProblemBody),
+    *(HuggingFaceBody, HuggingFaceAnswer),
 )
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -172,6 +174,21 @@ ANSWER = operation(
     "Answer one question",
     {JSON: ref(QuestionBody)},
     {JSON: ref(AnswerBody)},
+    slo=True,
+    answer_headers=True,
+    statuses=(400, 408, 413, 422, 429, 500, 503, 504),
+)
+HUGGINGFACE = operation(
+    "Answer one question, as Hugging Face's inference clients ask it",
+    {JSON: ref(HuggingFaceBody)},
+    {
+        JSON: {
+            "anyOf": [
+                ref(HuggingFaceAnswer),
+                {"type": "array", "items": ref(HuggingFaceAnswer)},
+            ]
+        }
+    },
     slo=True,
     answer_headers=True,
     statuses=(400, 408, 413, 422, 429, 500, 503, 504),

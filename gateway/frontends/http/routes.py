@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -23,16 +23,17 @@ from gateway import slo
 from gateway.auth import access
 from gateway.auth.access import Access
 from gateway.clock import now_ms
-from gateway.domain import SloRequest
+from gateway.domain import Answered, SloRequest
 from gateway.errors import BackendUnavailable, BertierError, InvalidField
 from gateway.frontends import replies, slo_headers
 from gateway.frontends import schemas as models
-from gateway.frontends.http import cors
+from gateway.frontends.http import cors, huggingface
 from gateway.frontends.http import openapi as http_docs
 from gateway.frontends.http.auth import HttpDoor
 from gateway.frontends.http.batch import Batch
 from gateway.frontends.http.compression import CompressesReplies, InflatesRequests
 from gateway.frontends.http.exposition import Exposition
+from gateway.frontends.http.huggingface import HuggingFaceBody
 from gateway.frontends.http.middleware import AnswersHead, RequestFrame, on_error, problem_response
 from gateway.frontends.http.openapi import JSON
 from gateway.frontends.http.streaming import disconnected, read_body, while_connected
@@ -41,6 +42,7 @@ from gateway.lifecycle.readiness import Readiness, catalog_report
 from gateway.request.service import AnswerService
 
 ANSWER = "/v1/answer"
+Body = TypeVar("Body", models.QuestionBody, HuggingFaceBody)
 VERSION = version("bertier")
 SLO_HEADERS = {given.encode() for given in slo_headers.SLO_HEADERS}
 SLO_PREFIXES = tuple(prefix.encode() for prefix in slo_headers.SLO_PREFIXES)  # misspelt ones, too
@@ -69,6 +71,19 @@ class HttpApi:
         return self._settings.metrics_port is not None
 
     async def answer(self, request: Request) -> Response:
+        def reply(answered: Answered, body: models.QuestionBody) -> bytes:
+            return replies.answer_body(answered, body.id or "")
+
+        return await self._answer(request, models.QuestionBody, reply)
+
+    async def huggingface(self, request: Request) -> Response:
+        """Answer in the words of Hugging Face's inference clients."""
+        return await self._answer(request, HuggingFaceBody, huggingface.answer_body)
+
+    async def _answer(
+        self, request: Request, model: type[Body], reply: Callable[[Answered, Body], bytes]
+    ) -> Response:
+        """Answer one question under the SLO of the headers; `reply` writes the answer's body."""
         label = self._class_label(request)
         with slo_headers.observed(self._service.metrics, "http", label, unread=True) as clocked:
             promise = read_slo(request.headers.raw)
@@ -78,14 +93,14 @@ class HttpApi:
                 arrived_ms = (
                     now_ms() - waited_ms
                 )  # from the request read, and what it waited unread
-                body = models.read(models.QuestionBody, raw)
+                body = models.read(model, raw)
                 question = body.to_question(self._settings.max_top_k)
                 async with while_connected(partial(disconnected, request.receive)):
                     answered = await self._service.answer(
                         question, promise, arrived_ms, admitted=True
                     )
             return Response(
-                replies.answer_body(answered, question),
+                reply(answered, body),
                 headers=slo_headers.slo_headers(answered),
                 media_type=JSON,
             )
@@ -202,6 +217,8 @@ def _add_routes(app: FastAPI, api: HttpApi) -> None:
         return JSONResponse(http_docs.openapi(app))
 
     add("POST", ANSWER, api.answer, **http_docs.ANSWER)
+    for path in huggingface.PATHS:
+        add("POST", path, api.huggingface, **http_docs.HUGGINGFACE)
     add("POST", "/v1/answers", api.answers, **http_docs.ANSWERS)
     add("POST", "/v1/plan", api.plan, **http_docs.PLAN)
     add("GET", "/v1/variants", api.variants, **http_docs.VARIANTS)
