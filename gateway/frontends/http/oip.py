@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.clock import now_ms
 from gateway.errors import BadInput, BertierError, Malformed
-from gateway.frontends import oip, oip_tensors, replies, schemas, slo_headers
+from gateway.frontends import oip, oip_statistics, oip_tensors, replies, schemas, slo_headers
 from gateway.frontends.http.streaming import disconnected, read_body, while_connected
 from gateway.frontends.oip import Inference
 from gateway.frontends.oip_tensors import Tensor
@@ -80,6 +80,10 @@ def router(service: AnswerService) -> APIRouter:
         ready = await slo_headers.is_ready(service)
         return JSONResponse({"ready": ready}, status_code=200 if ready else 503)
 
+    @routes.get("/v2/models/stats")
+    async def statistics() -> JSONResponse:
+        return _statistics(service)
+
     for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
         _add_model_routes(routes, path, service)
     return routes
@@ -90,6 +94,16 @@ def _add_model_routes(routes: APIRouter, path: str, service: AnswerService) -> N
     async def model_metadata(model: str, version: str = "") -> JSONResponse:
         _check_model(model, version)
         return JSONResponse(oip.model_metadata())
+
+    @routes.get(f"{path}/config")
+    async def model_config(model: str, version: str = "") -> JSONResponse:
+        _check_model(model, version)
+        return JSONResponse(oip_statistics.model_config())
+
+    @routes.get(f"{path}/stats")
+    async def model_statistics(model: str, version: str = "") -> JSONResponse:
+        _check_model(model, version)
+        return _statistics(service)
 
     @routes.get(f"{path}/ready")
     async def model_ready(model: str, version: str = "") -> Response:
@@ -106,6 +120,10 @@ def _add_model_routes(routes: APIRouter, path: str, service: AnswerService) -> N
         with slo_headers.refused_whole(service.metrics, "http", label):
             raw = await read_body(request, limits.max_batch_bytes, limits.body_timeout_ms)
         return await _infer(request, raw, service, arrived_ms=now_ms())
+
+
+def _statistics(service: AnswerService) -> JSONResponse:
+    return JSONResponse({"model_stats": [oip_statistics.model_statistics(service.metrics)]})
 
 
 def _raise_if_full(request: Request, service: AnswerService) -> None:
