@@ -28,6 +28,7 @@ from gateway.slo import STANDARD_CLASSES, SloClass
 
 CONFIG_FILE = "bertier.toml"
 _ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[^\s:/,\[\]A-Z]+)(:\d{1,5})?")
+_PREFIX_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+/?")
 _URL = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/,\[\]]+):\d{1,5}")
 
 
@@ -53,6 +54,14 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address that both fronts listen on")
     http_port: int = Field(8080, ge=0, le=65535, description="0: any free port")
     grpc_port: int = Field(8081, ge=0, le=65535, description="0: any free port")
+    uds: Path | None = Field(
+        None, description="Unix socket that HTTP listens on, in place of `host` and `http_port`"
+    )
+    root_path: str = Field(
+        "",
+        description="path under which a proxy offers the gateway, e.g. `/qa`; requests are answered with and"
+        " without it ([more](api.md#behind-a-proxy))",
+    )
 
     max_connections: int = Field(
         4_096,
@@ -239,6 +248,14 @@ class Settings(BaseSettings):
     def _bare(cls, host: str) -> str:
         """Return an IPv6 address without the brackets it has in a URL."""
         return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
+    @field_validator("root_path")
+    @classmethod
+    def _is_a_prefix(cls, path: str) -> str:
+        """Return the path without a slash at its end."""
+        if path.strip("/") and not _PREFIX_PATH.fullmatch(path):
+            raise ValueError(f"{path!r} is no path; give one that begins with a slash, e.g. /qa")
+        return path.rstrip("/")
 
     @field_validator("triton_url", mode="before")
     @classmethod

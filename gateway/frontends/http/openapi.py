@@ -123,6 +123,7 @@ def openapi(app: FastAPI) -> dict[str, Any]:
             version=app.version,
             description=app.description,
             routes=app.routes,
+            servers=app.servers or None,
         )
         template = "#/components/schemas/{model}"
         _, schemas = models_json_schema(

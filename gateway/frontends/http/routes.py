@@ -36,6 +36,7 @@ from gateway.frontends.http.exposition import Exposition
 from gateway.frontends.http.huggingface import HuggingFaceBody
 from gateway.frontends.http.middleware import AnswersHead, RequestFrame, on_error, problem_response
 from gateway.frontends.http.openapi import JSON
+from gateway.frontends.http.path_prefix import UnderPrefix
 from gateway.frontends.http.streaming import disconnected, read_body, while_connected
 from gateway.frontends.problems import ClientGone
 from gateway.lifecycle.readiness import Readiness, catalog_report
@@ -204,8 +205,11 @@ def create(
     inside: ASGIApp = InflatesRequests(DirectAnswer(app.build_middleware_stack(), api))
     if access is not None and access.guarded:
         inside = HttpDoor(inside, access)
-    framed = AnswersHead(CompressesReplies(RequestFrame(inside, lambda: service.leaving)))
-    app.middleware_stack = cors.allow_origins(framed, service.settings.cors_origins)
+    outside: ASGIApp = AnswersHead(CompressesReplies(RequestFrame(inside, lambda: service.leaving)))
+    if service.settings.root_path:
+        outside = UnderPrefix(outside, service.settings.root_path)
+        app.servers = [{"url": service.settings.root_path}]
+    app.middleware_stack = cors.allow_origins(outside, service.settings.cors_origins)
     return app
 
 
