@@ -181,6 +181,12 @@ class PlanBody(Told):
     nearest: list[OptionBody]
 
 
+class ReadyBody(Told):
+    """Whether questions can be answered, and no more."""
+
+    ready: bool
+
+
 class ProblemBody(BaseModel):
     """A failure (RFC 9457)."""
 

@@ -201,7 +201,8 @@ def create(
         app.add_exception_handler(error, on_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     api = HttpApi(service, readiness)
-    _add_routes(app, api)
+    guarded = access is not None and access.guarded
+    _add_routes(app, api, guarded=guarded)
     inside: ASGIApp = InflatesRequests(DirectAnswer(app.build_middleware_stack(), api))
     if access is not None and access.guarded:
         inside = HttpDoor(inside, access)
@@ -213,12 +214,12 @@ def create(
     return app
 
 
-def _add_routes(app: FastAPI, api: HttpApi) -> None:
+def _add_routes(app: FastAPI, api: HttpApi, *, guarded: bool) -> None:
     def add(method: str, path: str, endpoint: Any, **told: Any) -> None:
         app.add_api_route(path, endpoint, methods=[method], response_class=Response, **told)
 
     async def openapi(_: Request) -> Response:
-        return JSONResponse(http_docs.openapi(app))
+        return JSONResponse(http_docs.openapi(app, guarded=guarded))
 
     add("POST", ANSWER, api.answer, **http_docs.ANSWER)
     for path in huggingface.PATHS:
