@@ -79,6 +79,7 @@ class Gateway:
         self.healing = Healing(self.service, models.servers, supervisor)
         self.watcher = Watcher(self.service, restarts, healing=self.healing.states)
         self.background = BackgroundTasks(self.service)
+        self.grpc_port: int | None = None  # None: it does not listen yet
         self.failure: BertierError | None = None
         self.failed = asyncio.Event()
 
@@ -88,6 +89,7 @@ class Gateway:
         grpc_server = await grpc_api.start(
             self.service, self.settings, self.access, self.certificates
         )
+        self.grpc_port = grpc_front.port
         serving = asyncio.create_task(self._serve_models(), name="models")
         lag = asyncio.create_task(self.service.admission.lag.run(), name="loop lag")
         recording = asyncio.create_task(self.service.decisions.run(), name="decisions")
@@ -194,7 +196,11 @@ async def _serve(settings: Settings, written: logs.StderrHandler, make_service: 
     settings = settings.model_copy(update={"max_connections": fitting})
     gateway = Gateway(settings, models, metrics, make_service)
     with sockets.open_http(settings) as listener:
-        return await _answer_at(listener, gateway)
+        try:
+            return await _answer_at(listener, gateway)
+        finally:
+            if settings.uds is not None:
+                settings.uds.unlink(missing_ok=True)
 
 
 async def _answer_at(listener: socket.socket, gateway: Gateway) -> int:
@@ -218,7 +224,7 @@ async def _answer_at(listener: socket.socket, gateway: Gateway) -> int:
         gateway.leave,
     )
     watching = [
-        asyncio.create_task(_say_when_ready(gateway, settings, listener.getsockname()[1])),
+        asyncio.create_task(_say_when_ready(gateway, settings, _port_of(listener))),
         asyncio.create_task(_stop_when_failed(gateway, server)),
     ]
     async with watched(gateway):
@@ -226,6 +232,11 @@ async def _answer_at(listener: socket.socket, gateway: Gateway) -> int:
     for task in watching:
         task.cancel()
     return 1 if gateway.failure is not None or not server.started else 0
+
+
+def _port_of(door: socket.socket) -> int:
+    """Return the port of a TCP socket; 0: it is a Unix socket."""
+    return 0 if door.family == socket.AF_UNIX else int(door.getsockname()[1])
 
 
 async def _say_when_ready(gateway: Gateway, settings: Settings, port: int) -> None:
@@ -243,6 +254,8 @@ async def _say_when_ready(gateway: Gateway, settings: Settings, port: int) -> No
             keys=keys,
             apart=apart,
             best_floor=serving.catalog.best_floor if serving else 0.0,
+            grpc_port=gateway.grpc_port,
+            uds=settings.uds,
         )
         print(text, flush=True)
 

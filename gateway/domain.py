@@ -27,6 +27,7 @@ class Question:
     context: str
     id: str = ""
     top_k: int = 1
+    max_answer_tokens: int | None = None  # None: as many as are certified
 
 
 @dataclass(frozen=True, slots=True)

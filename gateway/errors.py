@@ -9,6 +9,7 @@
     │   │   └── HeadTooSlow  request line and headers did not arrive in time
     │   ├── TextTooLong      question, context or body exceeds its limit
     │   ├── TooManyItems     more questions in one request than allowed
+    │   ├── UnsupportedEncoding  the body's compression is not supported
     │   ├── BodyTooSlow      the body did not arrive in time
     │   ├── InvalidField     a field that is empty, of the wrong type, or unknown
     │   │   └── EmptyText
@@ -90,6 +91,15 @@ class TooManyItems(BadInput):
 class BodyTooSlow(BadInput):
     def __init__(self, timeout_ms: float) -> None:
         super().__init__(f"body: not complete after {timeout_ms:g} ms; send it faster, or in parts")
+
+
+class UnsupportedEncoding(BadInput):
+    def __init__(self, coding: str, supported: Sequence[str]) -> None:
+        super().__init__(
+            f"Content-Encoding: {coding[:80]!r} is not supported; supported: {', '.join(supported)},"
+            " one of them, or none"
+        )
+        self.supported = tuple(supported)
 
 
 class InvalidField(BadInput):

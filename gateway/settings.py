@@ -27,6 +27,8 @@ from gateway.settings_errors import NESTED, PREFIX
 from gateway.slo import STANDARD_CLASSES, SloClass
 
 CONFIG_FILE = "bertier.toml"
+_ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[^\s:/,\[\]A-Z]+)(:\d{1,5})?")
+_PREFIX_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+/?")
 _URL = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/,\[\]]+):\d{1,5}")
 
 
@@ -52,6 +54,14 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address that HTTP and gRPC listen on")
     http_port: int = Field(8080, ge=0, le=65535, description="0: any free port")
     grpc_port: int = Field(8081, ge=0, le=65535, description="0: any free port")
+    uds: Path | None = Field(
+        None, description="Unix socket that HTTP listens on, in place of `host` and `http_port`"
+    )
+    root_path: str = Field(
+        "",
+        description="path under which a proxy offers the gateway, e.g. `/qa`; requests are answered with and"
+        " without it ([more](api.md#behind-a-proxy))",
+    )
 
     max_connections: int = Field(
         4_096,
@@ -77,6 +87,12 @@ class Settings(BaseSettings):
         64 << 10,
         ge=1 << 10,
         description="of request line and headers of one HTTP request; of the metadata of one gRPC call",
+    )
+
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="origins whose pages in a browser may call the gateway, e.g. `https://app.example`; several:"
+        " separated by commas, or a list in the file; `*`: any ([more](api.md#browsers))",
     )
 
     metrics_port: int | None = Field(
@@ -237,6 +253,14 @@ class Settings(BaseSettings):
         """Return an IPv6 address without the brackets it has in a URL."""
         return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
+    @field_validator("root_path")
+    @classmethod
+    def _is_a_prefix(cls, path: str) -> str:
+        """Return the path without a slash at its end."""
+        if path.strip("/") and not _PREFIX_PATH.fullmatch(path):
+            raise ValueError(f"{path!r} is no path; give one that begins with a slash, e.g. /qa")
+        return path.rstrip("/")
+
     @field_validator("triton_url", mode="before")
     @classmethod
     def _urls_of(cls, given: object) -> object:
@@ -251,6 +275,22 @@ class Settings(BaseSettings):
             if urls.count(url) > 1:
                 raise ValueError(f"{url} is named more than once")
         return tuple(urls)
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _origins_of(cls, given: object) -> object:
+        """Return each origin of `a,b` or of a list of such."""
+        parts = [given] if isinstance(given, str) else given
+        if not isinstance(parts, list | tuple):
+            return given
+        origins = [each.strip() for part in parts for each in str(part).split(",") if each.strip()]
+        for origin in origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin!r} is no origin; give scheme, host and port as browsers send them, in lower"
+                    " case and without a path, e.g. https://app.example"
+                )
+        return tuple(origins)
 
     @field_validator("decisions_file")
     @classmethod

@@ -104,7 +104,7 @@ class EmbeddedGateway:
         async def work(service: AnswerService) -> Json:
             question = sent.to_question(service.settings.max_top_k)
             answered = await service.answer(question, _slo(headers), now_ms())
-            return _parsed(replies.answer_body(answered, question))
+            return _parsed(replies.answer_body(answered, question.id))
 
         return asyncio.run(self._with_service(work))
 

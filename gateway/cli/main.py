@@ -170,6 +170,8 @@ def _add_serve(commands: Any) -> None:
     command.add_argument("--tls-key", type=Path, metavar="PEM", help="of the certificate")
     command.add_argument("--tls-client-authority", type=Path, metavar="PEM", help="of callers")
     command.add_argument("--grpc-port", type=int)
+    command.add_argument("--uds", type=Path, metavar="PATH", help="Unix socket for HTTP")
+    command.add_argument("--root-path", metavar="PATH", help="under which a proxy offers it")
     command.add_argument("--metrics-port", type=int, help="a port of its own for /metrics")
     command.add_argument("--decisions-file", type=Path, metavar="FILE", help="record decisions")
     command.add_argument("--backend", choices=("auto", "triton", "embedded"))

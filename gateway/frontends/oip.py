@@ -20,7 +20,7 @@ from gateway.request.service import AnswerService
 
 MODEL, MODEL_VERSION, PLATFORM = "qa", "1", "bertier"
 SERVER = "bertier"
-EXTENSIONS = ("binary_tensor_data", "parameters")
+EXTENSIONS = ("binary_tensor_data", "parameters", "model_configuration", "statistics")
 INPUTS = ("question", "context")
 OUTPUTS: Mapping[str, tuple[str, Callable[[Answered], Any]]] = {
     "answer": ("BYTES", lambda a: a.answer.text),

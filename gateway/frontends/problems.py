@@ -38,6 +38,7 @@ from gateway.errors import (
     Unauthenticated,
     UnknownClass,
     UnknownVariant,
+    UnsupportedEncoding,
 )
 
 MEDIA_TYPE = "application/problem+json"
@@ -70,6 +71,7 @@ KINDS: Mapping[type[Exception], Kind] = {
     BodyTooSlow: Kind(408, "body-too-slow", "The body came too slowly"),
     TextTooLong: Kind(413, "text-too-long", "The text is too long"),
     TooManyItems: Kind(413, "too-many-items", "Too many questions in one request"),
+    UnsupportedEncoding: Kind(415, "unsupported-encoding", "The body's coding is not supported"),
     InvalidField: Kind(422, "invalid-field", "A field cannot be used"),
     EmptyText: Kind(422, "empty-text", "A text is empty"),
     UnknownClass: Kind(400, "unknown-class", "The SLO class is not known"),
@@ -121,6 +123,8 @@ def headers(error: BaseException) -> dict[str, str]:
         return {"Retry-After": str(max(1, math.ceil(error.retry_after_ms / 1e3)))}
     if isinstance(error, BackendUnavailable | InvalidLogits):
         return {"Retry-After": "1"}  # the gateway checks for its return all the time
+    if isinstance(error, UnsupportedEncoding):
+        return {"Accept-Encoding": ", ".join(error.supported)}  # RFC 9110, section 15.5.16
     if isinstance(error, BodyTooSlow):
         return {"Connection": "close"}  # what is still to come would be read as the next request
     return dict(error.headers or {}) if isinstance(error, HTTPException) else {}

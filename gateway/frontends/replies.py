@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from gateway.domain import Answered, Candidate, Option, Question, Slo
+from gateway.domain import Answered, Candidate, Option, Slo
 from gateway.frontends import slo_headers
 from gateway.frontends.schemas import (
     AlternativeBody,
@@ -24,10 +24,10 @@ from gateway.routing import explain, refusal
 from gateway.routing.policy import quantile_for
 
 
-def answer_body(answered: Answered, question: Question) -> bytes:
+def answer_body(answered: Answered, question_id: str) -> bytes:
     """Return an answer as JSON."""
     answer = answered.answer
-    optional: dict[str, Any] = {"id": question.id} if question.id else {}
+    optional: dict[str, Any] = {"id": question_id} if question_id else {}
     if answered.slo.explain:
         optional["explain"] = _explain(answered)
     body = AnswerBody(

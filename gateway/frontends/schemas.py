@@ -183,6 +183,12 @@ class PlanBody(ReplyBody):
     nearest: list[OptionBody]
 
 
+class ReadyBody(Told):
+    """Whether questions can be answered, and no more."""
+
+    ready: bool
+
+
 class ProblemBody(BaseModel):
     """A failure (RFC 9457)."""
 

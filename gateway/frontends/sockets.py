@@ -19,7 +19,38 @@ def open_http(settings: Settings) -> socket.socket:
     """Return the listening socket of the HTTP frontend. Raises: SettingsError when a port is in use."""
     if settings.grpc_port:
         bind(settings.host, settings.grpc_port, "grpc_port").close()
+    if settings.uds is not None:
+        return bind_unix(settings.uds)
     return bind(settings.host, settings.http_port, "http_port")
+
+
+def bind_unix(path: Path) -> socket.socket:
+    """Return a Unix socket that listens there, in place of one that nobody listens at any more.
+
+    Raises: SettingsError.
+    """
+    door = socket.socket(socket.AF_UNIX)
+    try:
+        if path.is_socket():
+            _remove_abandoned(path)
+        door.bind(str(path))
+    except OSError as exc:
+        door.close()
+        raise SettingsError(
+            f"uds: cannot listen on {path} ({exc.strerror or exc}); choose another path, in a folder that"
+            " exists, with --uds or BERTIER_UDS"
+        ) from exc
+    door.listen(BACKLOG)
+    return door
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove a socket that a program left behind; one that is listened at stays."""
+    with socket.socket(socket.AF_UNIX) as caller:
+        try:
+            caller.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
 
 
 def bind(host: str, port: int, setting: str) -> socket.socket:

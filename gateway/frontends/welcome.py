@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import floor
+from pathlib import Path
 
 EXAMPLE_MIN_F1 = 0.35  # a test holds it against the shipped catalog, and the README against this
 EXAMPLE = (
@@ -19,21 +20,26 @@ def ready_text(
     keys: bool = False,
     apart: bool = False,
     best_floor: float = 1.0,
+    grpc_port: int | None = None,
+    uds: Path | None = None,
 ) -> str:
     """Return the URL and an example request, printed once the gateway is ready.
 
-    `apart`: metrics have a port of their own. `best_floor`: the largest certified floor, an upper bound for
-    the F1 of the example.
+    `uds`: HTTP listens there, not at `port`. `apart`: metrics have a port of their own. `best_floor`: the
+    largest certified floor, an upper bound for the F1 of the example.
     """
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 (compared, not bound)
-    url = f"{'https' if tls else 'http'}://{host}:{port}"
+    scheme = "https" if tls else "http"
+    url = f"{scheme}://{host}:{port}" if uds is None else f"{scheme}://localhost"
+    at, through = (url, "") if uds is None else (f"the Unix socket {uds}", f" --unix-socket {uds}")
+    grpc = "" if grpc_port is None else f"gRPC on {host}:{grpc_port}  "
     key = ' -H "Authorization: Bearer $BERTIER_API_KEY"' if keys else ""
     min_f1 = min(EXAMPLE_MIN_F1, floor(100 * best_floor) / 100)
     metrics = "" if apart else f", metrics: {url}/metrics"
     trust = "(add --cacert PEM if an authority of your own signed its certificate)\n" if tls else ""
     return (
-        f"\nbertier answers on {url}  (state: {url}/readyz{metrics})\n\n"
-        f"curl -i {url}/v1/answer{key} -H 'SLO-Latency-Ms: 100' -H 'SLO-Min-F1: {min_f1:g}'"
+        f"\nbertier answers on {at}  {grpc}(state: {url}/readyz{metrics})\n\n"
+        f"curl -i{through} {url}/v1/answer{key} -H 'SLO-Latency-Ms: 100' -H 'SLO-Min-F1: {min_f1:g}'"
         f" -H 'Content-Type: application/json' \\\n  -d '{EXAMPLE}'\n"
         f"{trust}"
     )

@@ -199,7 +199,8 @@ def read(windows: Windows, logits: Logits, question: Question) -> Reading:
 
     Source: Devlin et al. 2019, section 4.3 (span score against the no-answer score at [CLS]).
     """
-    begin, end, score = _distinct_spans(windows, logits)
+    width = min(MAX_ANSWER_TOKENS, question.max_answer_tokens or MAX_ANSWER_TOKENS)
+    begin, end, score = _distinct_spans(windows, logits, width)
     null = null_score(logits)
     if not len(score):
         return Reading((), float("inf"))
@@ -246,14 +247,17 @@ def best_spans(
     end_logits: Floats,  # (W, S)
     is_context: Bools,  # (W, S)
     k: int = N_BEST,
+    max_tokens: int = MAX_ANSWER_TOKENS,
 ) -> tuple[Ints, Ints, Ints, Floats]:
     """Return (window, start, end, logit sum), each (K,), of the `k` best start <= end pairs, best first.
+
+    No pair spans more than `max_tokens`.
 
     The K best pairs start in the K best starts, a start being as good as its best pair.
     Source: Devlin et al. 2019, section 4.2.
     """
     n_windows, n_tokens = start_logits.shape
-    width = min(MAX_ANSWER_TOKENS, n_tokens)
+    width = min(max_tokens, n_tokens)
     starts = np.where(is_context, start_logits, NOWHERE).reshape(-1)  # (W * S,)
     ends = np.full((n_windows, n_tokens + width), NOWHERE, np.float32)
     ends[:, :n_tokens] = np.where(is_context, end_logits, NOWHERE)
@@ -291,7 +295,7 @@ def null_score(logits: Logits) -> np.float32:
     return np.float32((logits.start[:, 0] + logits.end[:, 0]).min())
 
 
-def _distinct_spans(windows: Windows, logits: Logits) -> tuple[Ints, Ints, Floats]:
+def _distinct_spans(windows: Windows, logits: Logits, max_tokens: int) -> tuple[Ints, Ints, Floats]:
     """Return (begin, end, logit sum), each (K,), of the best distinct pieces of the context.
 
     Overlapping windows, and the tokens of one character, name the same piece more than once: its
@@ -300,7 +304,7 @@ def _distinct_spans(windows: Windows, logits: Logits) -> tuple[Ints, Ints, Float
     looked_at = N_BEST
     while True:
         window, start, end, score = best_spans(
-            logits.start, logits.end, windows.is_context, looked_at
+            logits.start, logits.end, windows.is_context, looked_at, max_tokens
         )
         begins, ends = windows.offsets[window, start, 0], windows.offsets[window, end, 1]
         first: dict[tuple[int, int], int] = {}  # place in the context -> its best row

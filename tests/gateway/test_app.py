@@ -39,6 +39,15 @@ def test_the_request_is_to_where_the_gateway_listens() -> None:
     assert "curl -i http://[::1]:9080/v1/answer" in welcome.ready_text("::", 9080)
 
 
+def test_the_start_says_where_grpc_and_a_unix_socket_are() -> None:
+    """A port of 0 is any free one: nobody could know it otherwise."""
+    text = welcome.ready_text("127.0.0.1", 8080, grpc_port=8081)
+    assert "bertier answers on http://127.0.0.1:8080  gRPC on 127.0.0.1:8081  (state" in text
+    text = welcome.ready_text("127.0.0.1", 0, uds=Path("/run/qa.sock"))
+    assert "bertier answers on the Unix socket /run/qa.sock" in text
+    assert "curl -i --unix-socket /run/qa.sock http://localhost/v1/answer" in text
+
+
 def gateway_of(**settings: object) -> Gateway:
     return Gateway(Settings.model_validate(settings), Models(FakeBackend()), Metrics())
 

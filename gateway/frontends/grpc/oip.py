@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 
 from gateway.domain import Answered
 from gateway.errors import InvalidField, Malformed
-from gateway.frontends import oip, oip_tensors, replies, slo_headers
+from gateway.frontends import oip, oip_statistics, oip_tensors, replies, slo_headers
 from gateway.frontends.grpc.call import (
     Call,
     Calls,
@@ -55,6 +55,16 @@ class GrpcInferenceService:
     ) -> pb.ModelMetadataResponse:
         return await self._calls.run(context, request, {}, _metadata, answers=False)
 
+    async def ModelConfig(
+        self, request: pb.ModelConfigRequest | Malformed, context: Context
+    ) -> pb.ModelConfigResponse:
+        return await self._calls.run(context, request, {}, _config, answers=False)
+
+    async def ModelStatistics(
+        self, request: pb.ModelStatisticsRequest | Malformed, context: Context
+    ) -> pb.ModelStatisticsResponse:
+        return await self._calls.run(context, request, {}, self._statistics, answers=False)
+
     async def ModelInfer(self, request: Infer | Malformed, context: Context) -> Message:
         return await self._calls.run(context, request, _slo_fields(request), self._infer)
 
@@ -84,6 +94,13 @@ class GrpcInferenceService:
         oip.check_model(request.name, request.version)
         return pb.ModelReadyResponse(ready=await slo_headers.is_ready(self._service)), {}
 
+    async def _statistics(
+        self, request: pb.ModelStatisticsRequest, _: Call
+    ) -> tuple[pb.ModelStatisticsResponse, Mapping[str, str]]:
+        oip.check_model(request.name or oip.MODEL, request.version)
+        found = oip_statistics.model_statistics(self._service.metrics)
+        return pb.ModelStatisticsResponse(model_stats=[found]), {}
+
     async def _infer(
         self, request: Infer, call: Call
     ) -> tuple[pb.ModelInferResponse, Mapping[str, str]]:
@@ -99,6 +116,13 @@ async def _metadata(
 ) -> tuple[pb.ModelMetadataResponse, Mapping[str, str]]:
     oip.check_model(request.name, request.version)
     return pb.ModelMetadataResponse(**oip.model_metadata()), {}
+
+
+async def _config(
+    request: pb.ModelConfigRequest, _: Call
+) -> tuple[pb.ModelConfigResponse, Mapping[str, str]]:
+    oip.check_model(request.name, request.version)
+    return pb.ModelConfigResponse(config=oip_statistics.model_config()), {}
 
 
 def _slo_fields(request: Infer | Malformed) -> dict[str, object]:

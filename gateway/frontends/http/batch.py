@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.clock import now_ms
 from gateway.domain import SloRequest
-from gateway.errors import InvalidField, TextTooLong
+from gateway.errors import BadInput, InvalidField
 from gateway.frontends import replies, slo_headers
 from gateway.frontends import schemas as models
 from gateway.frontends.http.middleware import problem_response
@@ -112,7 +112,7 @@ class Batch:
             question = item.to_question(self._settings.max_top_k)
             slo = item.slo.over(self._slo)
             answered = await self._service.answer(question, slo, arrived_ms)
-            return replies.answer_body(answered, question)
+            return replies.answer_body(answered, question.id)
 
 
 def _one_line(json: bytes) -> bytes:
@@ -129,7 +129,7 @@ async def _each(values: list[Any]) -> AsyncIterator[Any]:
 
 def _value(item: Any) -> Any:
     """Return an item as a JSON value; a line comes as its bytes, or as what is wrong with it."""
-    if isinstance(item, TextTooLong):
+    if isinstance(item, BadInput):
         raise item
     return models.read_json(item) if isinstance(item, bytes) else item
 

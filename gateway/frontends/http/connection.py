@@ -147,6 +147,8 @@ class HttpConnection(HttpToolsProtocol):
             cycle.keep_alive = False
         if cycle.scope["http_version"] == "1.0":
             app = _until_closed(app, cycle)
+        if cycle.waiting_for_100_continue:
+            app = _closing_unless_continued(app, cycle)
         super()._start_asgi_task(cycle, app)
 
     def _reason_to_refuse(self, scope: Any) -> BertierError | None:
@@ -282,6 +284,23 @@ def _raising(error: BertierError) -> ASGIApp:
         raise error
 
     return app
+
+
+def _closing_unless_continued(app: ASGIApp, cycle: RequestResponseCycle) -> ASGIApp:
+    """Return the app for `Expect: 100-continue`: an answer before `100` ends the connection.
+
+    Whether the body still comes is the client's choice; read on, the next request could be taken for it.
+    """
+
+    async def framed(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_closing(message: Message) -> None:
+            if message["type"] == "http.response.start" and cycle.waiting_for_100_continue:
+                cycle.keep_alive = False
+            await send(message)
+
+        await app(scope, receive, send_closing)
+
+    return framed
 
 
 def _until_closed(app: ASGIApp, cycle: RequestResponseCycle) -> ASGIApp:

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.auth import access
 from gateway.frontends import problems, slo_headers
+from gateway.frontends.http import huggingface
 from gateway.observability import logs, tracing
 
 log = logging.getLogger(__name__)
@@ -25,8 +26,8 @@ def problem_response(path: str, error: Exception) -> Response:
     body = problems.problem(error, logs.request_id.get())
     if body["status"] >= 500:
         _log_failure(body["type"], error, body["status"])
-    if path.startswith(OIP_PREFIX):
-        body["error"] = body["detail"]  # where clients of the Open Inference Protocol expect it
+    if path.startswith(OIP_PREFIX) or path in huggingface.PATHS:
+        body["error"] = body["detail"]  # where clients of these protocols expect it
     return Response(
         json.dumps(body),
         status_code=body["status"],

@@ -12,13 +12,14 @@ from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.clock import now_ms
 from gateway.errors import BadInput, BertierError, Malformed
-from gateway.frontends import oip, oip_tensors, replies, schemas, slo_headers
+from gateway.frontends import oip, oip_statistics, oip_tensors, replies, schemas, slo_headers
+from gateway.frontends.http import openapi as http_docs
 from gateway.frontends.http.streaming import disconnected, read_body, while_connected
 from gateway.frontends.oip import Inference
+from gateway.frontends.oip_bodies import InferBody
 from gateway.frontends.oip_tensors import Tensor
 from gateway.request.service import AnswerService
 
@@ -26,48 +27,11 @@ HEADER_LENGTH = "inference-header-content-length"
 BINARY_SIZE = "binary_data_size"
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class InputBody(_Part):
-    """An input tensor; without `data` its bytes follow the JSON, `binary_data_size` of them."""
-
-    name: str
-    datatype: str
-    shape: list[int]
-    data: list[Any] | None = None
-    parameters: dict[str, Any] = Field(default_factory=dict)
-
-
-class OutputBody(_Part):
-    """A wanted output; `binary_data: true` sends it after the JSON."""
-
-    name: str
-    parameters: dict[str, Any] = Field(default_factory=dict)
-
-
-class InferBody(_Part):
-    """A request for inference."""
-
-    id: str = Field("", max_length=slo_headers.MAX_ID_CHARS)
-    model_name: str | None = None  # KServe's client repeats what stands in the path
-    model_version: str | None = None
-    inputs: list[InputBody]
-    outputs: list[OutputBody] = Field(default_factory=list)
-    parameters: dict[str, Any] = Field(default_factory=dict)
-
-    def wants_binary(self, output: str) -> bool:
-        default = self.parameters.get("binary_data_output", False)
-        said = {o.name: o.parameters.get("binary_data", default) for o in self.outputs}
-        return bool(said.get(output, default))
-
-
 def router(service: AnswerService) -> APIRouter:
     """Return the routes of the protocol, for the model `qa`."""
     routes = APIRouter(tags=["Open Inference Protocol v2"])
 
-    @routes.get("/v2")
+    @routes.get("/v2", **http_docs.OIP_READ)
     async def server_metadata() -> JSONResponse:
         return JSONResponse(oip.server_metadata())
 
@@ -80,25 +44,39 @@ def router(service: AnswerService) -> APIRouter:
         ready = await slo_headers.is_ready(service)
         return JSONResponse({"ready": ready}, status_code=200 if ready else 503)
 
+    @routes.get("/v2/models/stats", **http_docs.OIP_READ)
+    async def statistics() -> JSONResponse:
+        return _statistics(service)
+
     for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
         _add_model_routes(routes, path, service)
     return routes
 
 
 def _add_model_routes(routes: APIRouter, path: str, service: AnswerService) -> None:
-    @routes.get(path)
+    @routes.get(path, **http_docs.OIP_READ)
     async def model_metadata(model: str, version: str = "") -> JSONResponse:
         _check_model(model, version)
         return JSONResponse(oip.model_metadata())
 
-    @routes.get(f"{path}/ready")
+    @routes.get(f"{path}/config", **http_docs.OIP_READ)
+    async def model_config(model: str, version: str = "") -> JSONResponse:
+        _check_model(model, version)
+        return JSONResponse(oip_statistics.model_config())
+
+    @routes.get(f"{path}/stats", **http_docs.OIP_READ)
+    async def model_statistics(model: str, version: str = "") -> JSONResponse:
+        _check_model(model, version)
+        return _statistics(service)
+
+    @routes.get(f"{path}/ready", **http_docs.OIP_READ)
     async def model_ready(model: str, version: str = "") -> Response:
         _check_model(model, version)
         ready = await slo_headers.is_ready(service)
         body = {"name": model, "ready": ready}
         return JSONResponse(body, status_code=200 if ready else 503)
 
-    @routes.post(f"{path}/infer")
+    @routes.post(f"{path}/infer", response_class=Response, **http_docs.INFER)
     async def infer(request: Request, model: str, version: str = "") -> Response:
         _check_model(model, version)
         _raise_if_full(request, service)
@@ -106,6 +84,10 @@ def _add_model_routes(routes: APIRouter, path: str, service: AnswerService) -> N
         with slo_headers.refused_whole(service.metrics, "http", label):
             raw = await read_body(request, limits.max_batch_bytes, limits.body_timeout_ms)
         return await _infer(request, raw, service, arrived_ms=now_ms())
+
+
+def _statistics(service: AnswerService) -> JSONResponse:
+    return JSONResponse({"model_stats": [oip_statistics.model_statistics(service.metrics)]})
 
 
 def _raise_if_full(request: Request, service: AnswerService) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI
@@ -11,6 +12,10 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from gateway.domain import SloPolicy
+from gateway.frontends.http.auth import OPEN
+from gateway.frontends.http.huggingface import HuggingFaceAnswer, HuggingFaceBody
+from gateway.frontends.http.report_schemas import CatalogReport, ReadinessReport
+from gateway.frontends.oip_bodies import InferBody, InferReplyBody
 from gateway.frontends.problems import KINDS, MEDIA_TYPE
 from gateway.frontends.schemas import (
     AnswerBody,
@@ -19,13 +24,19 @@ from gateway.frontends.schemas import (
     PlanRequestBody,
     ProblemBody,
     QuestionBody,
+    ReadyBody,
 )
 
 MODELS: tuple[type[BaseModel], ...] = (
     *(QuestionBody, ItemBody, AnswerBody, PlanRequestBody, PlanBody, ProblemBody),
+    *(HuggingFaceBody, HuggingFaceAnswer, InferBody, InferReplyBody),
+    *(CatalogReport, ReadinessReport, ReadyBody),
 )
+KEY = "key"
+FASTAPIS_OWN = ("HTTPValidationError", "ValidationError")
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
+OCTETS = "application/octet-stream"
 
 _DECIMAL = {"type": "number"}
 _TEXT = {"type": "string"}
@@ -113,29 +124,52 @@ def operation(
     return {"summary": summary, "openapi_extra": extra, "responses": responses}
 
 
-def openapi(app: FastAPI) -> dict[str, Any]:
-    """Return the document with every model of ours; made once."""
+def openapi(app: FastAPI, *, guarded: bool) -> dict[str, Any]:
+    """Return the document with every model of ours; made once. `guarded`: are keys asked for?"""
     if app.openapi_schema is None:
         document = get_openapi(
             title=app.title,
             version=app.version,
             description=app.description,
             routes=app.routes,
+            servers=app.servers or None,
         )
         template = "#/components/schemas/{model}"
         _, schemas = models_json_schema(
             [(model, "validation") for model in MODELS], ref_template=template
         )
-        known = document.setdefault("components", {}).setdefault("schemas", {})
+        components = document.setdefault("components", {})
+        components["securitySchemes"] = {KEY: {"type": "http", "scheme": "bearer"}}
+        known = components.setdefault("schemas", {})
         known.update(schemas["$defs"])
+        for name in FASTAPIS_OWN:  # failures are problem documents here
+            known.pop(name, None)
+        document["security"] = [{KEY: []}] if guarded else [{}, {KEY: []}]
+        for path, methods in document["paths"].items():
+            for told in methods.values():
+                _tell_of_access(path, told)
         app.openapi_schema = document
     return app.openapi_schema
 
 
+def _tell_of_access(path: str, told: dict[str, Any]) -> None:
+    """Add to an operation what it tells of keys, and problem documents where FastAPI tells of its own."""
+    responses = told["responses"]
+    if any(name in str(responses.get("422")) for name in FASTAPIS_OWN):
+        del responses["422"]
+    if path in OPEN:
+        told["security"] = []
+        return
+    for status in (401, 403):
+        responses.setdefault(str(status), _problem_response(status))
+    told["responses"] = dict(sorted(responses.items()))
+
+
 def _problem_response(status: int) -> dict[str, Any]:
     kinds = [kind for kind in KINDS.values() if kind.status == status]
+    titles = [kind.title for kind in kinds] or [HTTPStatus(status).phrase]
     response: dict[str, Any] = {
-        "description": "; ".join(dict.fromkeys(kind.title for kind in kinds)),
+        "description": "; ".join(dict.fromkeys(titles)),
         "headers": _headers(REQUEST_ID_HEADER),
         "content": _content({MEDIA_TYPE: ref(ProblemBody)}),
     }
@@ -174,14 +208,29 @@ ANSWER = operation(
     {JSON: ref(AnswerBody)},
     slo=True,
     answer_headers=True,
-    statuses=(400, 408, 413, 422, 429, 500, 503, 504),
+    statuses=(400, 408, 413, 415, 422, 429, 500, 503, 504),
+)
+HUGGINGFACE = operation(
+    "Answer one question, as Hugging Face's inference clients ask it",
+    {JSON: ref(HuggingFaceBody)},
+    {
+        JSON: {
+            "anyOf": [
+                ref(HuggingFaceAnswer),
+                {"type": "array", "items": ref(HuggingFaceAnswer)},
+            ]
+        }
+    },
+    slo=True,
+    answer_headers=True,
+    statuses=(400, 408, 413, 415, 422, 429, 500, 503, 504),
 )
 ANSWERS = operation(
     "Answer many, one line each, in order",
     _QUESTIONS,
     _ANSWER_LINES,
     slo=True,
-    statuses=(400, 408, 413, 422),
+    statuses=(400, 408, 413, 415, 422, 429),
 )
 PLAN = operation(
     "What would happen to such a request now",
@@ -189,9 +238,21 @@ PLAN = operation(
     {JSON: ref(PlanBody)},
     slo=True,
     optional=True,
-    statuses=(400, 408, 413, 422, 503),
+    statuses=(400, 408, 413, 415, 422, 429, 503),
 )
-VARIANTS = operation("The catalog as served", gives=_ANYTHING, statuses=(503,))
+VARIANTS = operation("The catalog as served", gives={JSON: ref(CatalogReport)}, statuses=(503,))
 HEALTHZ = operation("Is the process up?", gives=_ANYTHING)
-READYZ = operation("Can it answer? 503: no", gives=_ANYTHING)
+# Who has no key where keys are asked for gets `ready` alone.
+_READINESS = {JSON: {"anyOf": [ref(ReadinessReport), ref(ReadyBody)]}}
+READYZ = operation("Can it answer? 503: no", gives=_READINESS)
+READYZ["responses"][503] = {"description": "It cannot", "content": _content(_READINESS)}
+INFER = operation(
+    "Answer questions as tensors; binary tensors follow the JSON",
+    {JSON: ref(InferBody), OCTETS: {"type": "string", "format": "binary"}},
+    {JSON: ref(InferReplyBody), OCTETS: {"type": "string", "format": "binary"}},
+    slo=True,
+    answer_headers=True,
+    statuses=(400, 404, 408, 413, 415, 422, 429, 500, 503, 504),
+)
+OIP_READ = operation("Of the server or its model `qa`", gives=_ANYTHING, statuses=(404,))
 METRICS = operation("Prometheus metrics", gives={"text/plain": {"type": "string"}})

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -22,16 +22,20 @@ from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 from gateway.auth import access
 from gateway.auth.access import Access
 from gateway.clock import now_ms
-from gateway.domain import SloRequest
+from gateway.domain import Answered, SloRequest
 from gateway.errors import BackendUnavailable, BertierError, InvalidField
 from gateway.frontends import replies, slo_headers
 from gateway.frontends import schemas as models
+from gateway.frontends.http import cors, huggingface
 from gateway.frontends.http import openapi as http_docs
 from gateway.frontends.http.auth import AuthMiddleware
 from gateway.frontends.http.batch import Batch
+from gateway.frontends.http.compression import CompressesReplies, InflatesRequests
 from gateway.frontends.http.exposition import Exposition
+from gateway.frontends.http.huggingface import HuggingFaceBody
 from gateway.frontends.http.middleware import AnswersHead, RequestFrame, on_error, problem_response
 from gateway.frontends.http.openapi import JSON
+from gateway.frontends.http.path_prefix import UnderPrefix
 from gateway.frontends.http.streaming import disconnected, read_body, while_connected
 from gateway.frontends.problems import ClientGone
 from gateway.lifecycle.readiness import Readiness, catalog_report
@@ -39,6 +43,7 @@ from gateway.request.service import AnswerService
 from gateway.slo import parse
 
 ANSWER = "/v1/answer"
+Body = TypeVar("Body", models.QuestionBody, HuggingFaceBody)
 VERSION = version("bertier")
 SLO_HEADERS = {given.encode() for given in slo_headers.SLO_HEADERS}
 SLO_PREFIXES = tuple(prefix.encode() for prefix in slo_headers.SLO_PREFIXES)  # misspelt ones, too
@@ -67,6 +72,19 @@ class HttpApi:
         return self._settings.metrics_port is not None
 
     async def answer(self, request: Request) -> Response:
+        def reply(answered: Answered, body: models.QuestionBody) -> bytes:
+            return replies.answer_body(answered, body.id or "")
+
+        return await self._answer(request, models.QuestionBody, reply)
+
+    async def huggingface(self, request: Request) -> Response:
+        """Answer in the words of Hugging Face's inference clients."""
+        return await self._answer(request, HuggingFaceBody, huggingface.answer_body)
+
+    async def _answer(
+        self, request: Request, model: type[Body], reply: Callable[[Answered, Body], bytes]
+    ) -> Response:
+        """Answer one question under the SLO of the headers; `reply` writes the answer's body."""
         label = self._class_label(request)
         with slo_headers.observed(self._service.metrics, "http", label, unread=True) as clocked:
             slo = read_slo(request.headers.raw)
@@ -76,12 +94,12 @@ class HttpApi:
                 arrived_ms = (
                     now_ms() - waited_ms
                 )  # from the request read, and what it waited unread
-                body = models.read(models.QuestionBody, raw)
+                body = models.read(model, raw)
                 question = body.to_question(self._settings.max_top_k)
                 async with while_connected(partial(disconnected, request.receive)):
                     answered = await self._service.answer(question, slo, arrived_ms, admitted=True)
             return Response(
-                replies.answer_body(answered, question),
+                reply(answered, body),
                 headers=slo_headers.slo_headers(answered),
                 media_type=JSON,
             )
@@ -181,22 +199,29 @@ def create(
         app.add_exception_handler(error, on_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     api = HttpApi(service, readiness)
-    _add_routes(app, api)
-    inside: ASGIApp = DirectAnswer(app.build_middleware_stack(), api)
+    guarded = access is not None and access.guarded
+    _add_routes(app, api, guarded=guarded)
+    inside: ASGIApp = InflatesRequests(DirectAnswer(app.build_middleware_stack(), api))
     if access is not None and access.guarded:
         inside = AuthMiddleware(inside, access)
-    app.middleware_stack = AnswersHead(RequestFrame(inside, lambda: service.leaving))
+    outside: ASGIApp = AnswersHead(CompressesReplies(RequestFrame(inside, lambda: service.leaving)))
+    if service.settings.root_path:
+        outside = UnderPrefix(outside, service.settings.root_path)
+        app.servers = [{"url": service.settings.root_path}]
+    app.middleware_stack = cors.allow_origins(outside, service.settings.cors_origins)
     return app
 
 
-def _add_routes(app: FastAPI, api: HttpApi) -> None:
+def _add_routes(app: FastAPI, api: HttpApi, *, guarded: bool) -> None:
     def add(method: str, path: str, endpoint: Any, **documented: Any) -> None:
         app.add_api_route(path, endpoint, methods=[method], response_class=Response, **documented)
 
     async def openapi(_: Request) -> Response:
-        return JSONResponse(http_docs.openapi(app))
+        return JSONResponse(http_docs.openapi(app, guarded=guarded))
 
     add("POST", ANSWER, api.answer, **http_docs.ANSWER)
+    for path in huggingface.PATHS:
+        add("POST", path, api.huggingface, **http_docs.HUGGINGFACE)
     add("POST", "/v1/answers", api.answers, **http_docs.ANSWERS)
     add("POST", "/v1/plan", api.plan, **http_docs.PLAN)
     add("GET", "/v1/variants", api.variants, **http_docs.VARIANTS)

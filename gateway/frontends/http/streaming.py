@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive
 
-from gateway.errors import BodyTooSlow, TextTooLong
+from gateway.errors import BadInput, BodyTooSlow, TextTooLong
 from gateway.frontends.problems import ClientGone
 
 BLANK = BOM_UTF8 + b" \t\r\n"  # bytes of a blank line
@@ -86,7 +86,7 @@ class Inbox:
     def __init__(self, line_bytes: int, ahead_bytes: int) -> None:
         self._line_bytes = line_bytes
         self._ahead_bytes = ahead_bytes
-        self._lines: asyncio.Queue[bytes | TextTooLong | None] = asyncio.Queue()
+        self._lines: asyncio.Queue[bytes | BadInput | None] = asyncio.Queue()
         self._held_bytes = 0
         self._taken = asyncio.Event()
         self._rest = bytearray()  # of the line that has not ended yet
@@ -100,11 +100,14 @@ class Inbox:
                 await self._wait_for_room()
         except ClientDisconnect:
             return
-        self._end_line()
+        except BadInput as exc:  # a compressed body that is broken: the last line says so
+            self._lines.put_nowait(exc)
+        else:
+            self._end_line()
         self._lines.put_nowait(None)
         await disconnected(request.receive)
 
-    async def lines(self) -> AsyncIterator[bytes | TextTooLong]:
+    async def lines(self) -> AsyncIterator[bytes | BadInput]:
         """Yield every line that is not blank."""
         while (line := await self._lines.get()) is not None:
             if isinstance(line, bytes):

@@ -119,6 +119,44 @@ async def test_a_stock_client_sees_a_live_model(gateway: Running, kind: type[Grp
 
 
 @CLIENTS
+async def test_a_stock_client_reads_configuration_and_statistics(
+    gateway: Running, kind: type[GrpcClient]
+) -> None:
+    """perf_analyzer and model browsers ask for both before they send anything."""
+
+    def look(own: GrpcClient) -> Any:
+        client, how = own.client, {"as_json": True} if kind is GrpcClient else {}
+        inputs = own.inputs([QUESTION] * 3, [CONTEXT] * 3)
+        client.infer("qa", inputs)
+        with pytest.raises(InferenceServerException):
+            client.infer("qa", own.inputs([""], [CONTEXT]))
+        config = client.get_model_config("qa", "1", **how)
+        stats = [client.get_inference_statistics(name, **how) for name in ("qa", "")]
+        return config.get("config", config), stats
+
+    config, (stats, of_all) = await using(kind, gateway, look)
+    assert config["name"] == "qa"
+    assert [(each["name"], each["data_type"]) for each in config["input"]] == [
+        ("question", "TYPE_STRING"),
+        ("context", "TYPE_STRING"),
+    ]
+    assert {each["name"]: each["data_type"] for each in config["output"]} == {
+        "answer": "TYPE_STRING",
+        "score": "TYPE_FP32",
+        "start": "TYPE_INT32",
+        "end": "TYPE_INT32",
+        "variant": "TYPE_STRING",
+    }
+    assert of_all == stats
+    (told,) = stats["model_stats"]
+    assert (told["name"], int(told["inference_count"])) == ("qa", 3)
+    spent = told["inference_stats"]
+    assert [int(spent[name]["count"]) for name in ("success", "fail", "queue")] == [3, 1, 3]
+    parts = ("queue", "compute_input", "compute_infer", "compute_output")
+    assert int(spent["success"]["ns"]) == sum(int(spent[name].get("ns", 0)) for name in parts) > 0
+
+
+@CLIENTS
 async def test_a_gateway_without_its_backend_is_not_ready(
     gateway: Running, kind: type[GrpcClient]
 ) -> None:
@@ -417,10 +455,15 @@ def test_raw_data_that_ends_too_soon_is_malformed(raw: bytes) -> None:
 def test_our_messages_are_tritons_on_the_wire() -> None:
     """Field names and numbers are the contract; a second definition must not drift."""
     theirs = triton_grpc.service_pb2.DESCRIPTOR
+    config = triton_grpc.model_config_pb2.DESCRIPTOR
+    messages = {**theirs.message_types_by_name, **config.message_types_by_name}
     for name, message in service_pb2.DESCRIPTOR.message_types_by_name.items():
         for field in message.fields:
-            other = theirs.message_types_by_name[name].fields_by_name[field.name]
+            other = messages[name].fields_by_name[field.name]
             assert (field.number, field.type) == (other.number, other.type), field.full_name
+    numbers = config.enum_types_by_name["DataType"].values_by_name
+    for name, value in service_pb2.DESCRIPTOR.enum_types_by_name["DataType"].values_by_name.items():
+        assert value.number == numbers[name].number, name
     assert set(service_pb2.DESCRIPTOR.services_by_name) == set(theirs.services_by_name)
 
 

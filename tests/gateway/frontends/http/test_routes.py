@@ -11,6 +11,7 @@ import pytest
 from gateway.backends import breaker
 from gateway.clock import now_ms
 from gateway.domain import Size
+from gateway.frontends.http import report_schemas
 from tests.asgi import ASKED, client, make_service, outcome, post
 from tests.fakes import (
     CONTEXT,
@@ -287,13 +288,44 @@ async def test_openapi_tells_bodies_headers_and_problems() -> None:
     answer = document["paths"]["/v1/answer"]["post"]
     headers = {p["name"] for p in answer["parameters"]}
     assert {"SLO-Latency-Ms", "SLO-Min-F1", "SLO-Class", "SLO-Policy", "Priority"} <= headers
-    assert {"200", "400", "408", "413", "422", "429", "500", "503", "504"} == set(
-        answer["responses"]
-    )
+    assert {
+        *("200", "400", "401", "403", "408", "413", "415", "422", "429", "500", "503", "504"),
+    } == set(answer["responses"])
     assert "SLO-Met" in answer["responses"]["200"]["headers"]
     text = json.dumps(document)
     for name in text.split("#/components/schemas/")[1:]:
         assert name.split('"')[0] in document["components"]["schemas"]
+
+
+async def test_openapi_tells_of_keys_and_of_no_failures_but_problems() -> None:
+    """A generated client must send its key, and read a failure by the model that comes."""
+    async with client(make_service()) as http:
+        document = (await http.get("/openapi.json")).json()
+    assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    assert {} in document["security"]
+    assert "ValidationError" not in json.dumps(document)
+    for path, methods in document["paths"].items():
+        for told in methods.values():
+            assert ("401" in told["responses"]) == (told.get("security") != []), path
+            failures = [r for status, r in told["responses"].items() if status[0] in "45"]
+            kinds = {kind for failure in failures for kind in failure["content"]}
+            assert kinds <= {"application/problem+json"} or path == "/readyz"
+    infer = document["paths"]["/v2/models/{model}/infer"]["post"]
+    assert "InferBody" in json.dumps(infer["requestBody"])
+    assert "InferReplyBody" in json.dumps(infer["responses"]["200"])
+    assert {"model", "SLO-Min-F1"} <= {p["name"] for p in infer["parameters"]}
+    tracked = [told for methods in document["paths"].values() for told in methods.values()]
+    names = [told["operationId"] for told in tracked]
+    assert len(set(names)) == len(names)
+
+
+async def test_reports_are_what_their_schemas_say() -> None:
+    """They are made of the values themselves, beside the models of the document."""
+    service = make_service()
+    async with client(service) as http:
+        variants, ready = await http.get("/v1/variants"), await http.get("/readyz")
+    report_schemas.CatalogReport.model_validate_json(variants.content)
+    report_schemas.ReadinessReport.model_validate_json(ready.content)
 
 
 @pytest.mark.parametrize(

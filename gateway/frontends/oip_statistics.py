@@ -1,0 +1,73 @@
+"""What Triton calls a model's configuration and statistics, of the model `qa`: read off the metrics, never kept apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gateway.frontends import oip
+from gateway.observability.metrics import Metrics
+
+DATA_TYPES = {"BYTES": "TYPE_STRING", "FP32": "TYPE_FP32", "INT32": "TYPE_INT32"}
+# Triton's parts of a request, and the stages that they are here.
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "queue": ("queue",),
+    "compute_input": ("tokenize", "route"),
+    "compute_infer": ("infer",),
+    "compute_output": ("decode",),
+}
+
+
+def model_config() -> dict[str, Any]:
+    """Return the model's configuration in Triton's words: no batch dimension, any number of items."""
+    outputs = [(name, datatype) for name, (datatype, _) in oip.OUTPUTS.items()]
+    return {
+        "name": oip.MODEL,
+        "platform": oip.PLATFORM,
+        "backend": oip.PLATFORM,
+        "max_batch_size": 0,
+        "input": [_tensor(name, "BYTES") for name in oip.INPUTS],
+        "output": [_tensor(name, datatype) for name, datatype in outputs],
+    }
+
+
+def model_statistics(metrics: Metrics) -> dict[str, Any]:
+    """Return what was asked since the start, over every protocol; times in ns.
+
+    Each question counts for itself. `fail` has no time: failures are not timed apart.
+    """
+    answered, failed = _outcomes(metrics)
+    stages = _stages_ns(metrics)
+    parts = {part: sum(stages.get(name, 0) for name in names) for part, names in PARTS.items()}
+    success = {"count": answered, "ns": sum(parts.values())}
+    told = {part: {"count": answered, "ns": ns} for part, ns in parts.items()}
+    return {
+        "name": oip.MODEL,
+        "version": oip.MODEL_VERSION,
+        "inference_count": answered,
+        "execution_count": answered,
+        "inference_stats": {"success": success, "fail": {"count": failed, "ns": 0}, **told},
+    }
+
+
+def _tensor(name: str, datatype: str) -> dict[str, Any]:
+    return {"name": name, "data_type": DATA_TYPES[datatype], "dims": [-1]}
+
+
+def _outcomes(metrics: Metrics) -> tuple[int, int]:
+    """Return how many questions were answered, and how many requests failed."""
+    answered = failed = 0
+    for sample in _samples(metrics.stage, "_count"):
+        answered = max(answered, int(sample.value))
+    for sample in _samples(metrics.requests, "_total"):
+        failed += 0 if sample.labels["outcome"] == "ok" else int(sample.value)
+    return answered, failed
+
+
+def _stages_ns(metrics: Metrics) -> dict[str, int]:
+    samples = _samples(metrics.stage, "_sum")
+    return {sample.labels["stage"]: round(sample.value * 1e9) for sample in samples}
+
+
+def _samples(metric: Any, ending: str) -> list[Any]:
+    return [s for family in metric.collect() for s in family.samples if s.name.endswith(ending)]
