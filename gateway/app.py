@@ -89,7 +89,7 @@ class Gateway:
         grpc_server = await grpc_api.start(
             self.service, self.settings, self.access, self.certificates
         )
-        self.grpc_port = grpc_front.port
+        self.grpc_port = grpc_server.port
         serving = asyncio.create_task(self._serve_models(), name="models")
         lag = asyncio.create_task(self.service.admission.lag.run(), name="loop lag")
         recording = asyncio.create_task(self.service.decisions.run(), name="decisions")

@@ -40,13 +40,13 @@ def model_statistics(metrics: Metrics) -> dict[str, Any]:
     stages = _stages_ns(metrics)
     parts = {part: sum(stages.get(name, 0) for name in names) for part, names in PARTS.items()}
     success = {"count": answered, "ns": sum(parts.values())}
-    told = {part: {"count": answered, "ns": ns} for part, ns in parts.items()}
+    shown = {part: {"count": answered, "ns": ns} for part, ns in parts.items()}
     return {
         "name": oip.MODEL,
         "version": oip.MODEL_VERSION,
         "inference_count": answered,
         "execution_count": answered,
-        "inference_stats": {"success": success, "fail": {"count": failed, "ns": 0}, **told},
+        "inference_stats": {"success": success, "fail": {"count": failed, "ns": 0}, **shown},
     }
 
 

@@ -183,7 +183,7 @@ class PlanBody(ReplyBody):
     nearest: list[OptionBody]
 
 
-class ReadyBody(Told):
+class ReadyBody(ReplyBody):
     """Whether questions can be answered, and no more."""
 
     ready: bool

@@ -1,6 +1,6 @@
 """Question answering as Hugging Face's inference clients speak it: `POST /` and `POST /models/qa`.
 
-What the parameters mean is told here; choosing and answering are the service's, as for any question.
+What the parameters mean is documented here; choosing and answering are the service's, as for any question.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic_core import to_json
 
 from gateway.domain import Answered, Question, Span
 from gateway.errors import InvalidField
-from gateway.frontends.schemas import Sent, Told
+from gateway.frontends.schemas import ReplyBody, Sent
 from gateway.qa import codec
 
 PATHS = ("/", "/models/qa")
@@ -86,7 +86,7 @@ class HuggingFaceBody(Sent):
         )
 
 
-class HuggingFaceAnswer(Told):
+class HuggingFaceAnswer(ReplyBody):
     """One answer; `no answer`: empty, at 0 to 0."""
 
     answer: str

@@ -146,23 +146,23 @@ def openapi(app: FastAPI, *, guarded: bool) -> dict[str, Any]:
             known.pop(name, None)
         document["security"] = [{KEY: []}] if guarded else [{}, {KEY: []}]
         for path, methods in document["paths"].items():
-            for told in methods.values():
-                _tell_of_access(path, told)
+            for operation in methods.values():
+                _document_access(path, operation)
         app.openapi_schema = document
     return app.openapi_schema
 
 
-def _tell_of_access(path: str, told: dict[str, Any]) -> None:
-    """Add to an operation what it tells of keys, and problem documents where FastAPI tells of its own."""
-    responses = told["responses"]
+def _document_access(path: str, operation: dict[str, Any]) -> None:
+    """Add to an operation what it says of keys, and problem documents in place of FastAPI's own."""
+    responses = operation["responses"]
     if any(name in str(responses.get("422")) for name in FASTAPIS_OWN):
         del responses["422"]
     if path in OPEN:
-        told["security"] = []
+        operation["security"] = []
         return
     for status in (401, 403):
         responses.setdefault(str(status), _problem_response(status))
-    told["responses"] = dict(sorted(responses.items()))
+    operation["responses"] = dict(sorted(responses.items()))
 
 
 def _problem_response(status: int) -> dict[str, Any]:

@@ -23,10 +23,11 @@ def _of(name: str, *values: type[Any], without: Collection[str] = (), **more: An
     found: dict[str, Any] = {}
     for value in values:
         hints = get_type_hints(value)
-        told = [each for each in fields(value) if each.name not in without]
-        found |= {each.name: (hints[each.name], ...) for each in told}
+        shown = [each for each in fields(value) if each.name not in without]
+        found |= {each.name: (hints[each.name], ...) for each in shown}
     found |= {field: (hint, ...) for field, hint in more.items()}
-    return create_model(name, __config__=SHAPE, **found)
+    model: type[Any] = create_model(name, __config__=SHAPE, **found)
+    return model
 
 
 VariantReport = _of("VariantReport", Variant, VariantState, without=("golden", "golden_tolerance"))

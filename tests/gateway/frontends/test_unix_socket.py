@@ -41,8 +41,8 @@ def test_a_socket_that_was_left_behind_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "qa.sock"
     sockets.bind_unix(path).close()
     assert path.is_socket()
-    with sockets.front(Settings(uds=path, grpc_port=0)) as door:
-        assert door.family == socket.AF_UNIX
+    with sockets.open_http(Settings(uds=path, grpc_port=0)) as listener:
+        assert listener.family == socket.AF_UNIX
 
 
 def test_what_is_in_use_or_no_socket_stays(tmp_path: Path) -> None:
