@@ -31,7 +31,13 @@ def program() -> str:
 @contextmanager
 def running(folder: Path) -> Iterator[str]:
     """Run a browser whose files are in `folder`; yield the address of its DevTools."""
-    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--mute-audio")
+    flags = (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--mute-audio",
+    )
     own = ("--remote-debugging-port=0", f"--user-data-dir={folder}", "about:blank")
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([program(), *flags, *own], stdout=log, stderr=log)
@@ -53,6 +59,10 @@ def _address(process: subprocess.Popen[bytes], folder: Path) -> str:
         assert time.monotonic() < end, (folder / "log").read_text()
         time.sleep(0.02)  # it tells nobody in another way
     return f"ws://127.0.0.1:{lines[0]}{lines[1]}"
+
+
+class Refused(Exception):
+    """The browser did not do what it was asked."""
 
 
 class Tab:
@@ -92,7 +102,8 @@ class Tab:
         )
         async with asyncio.timeout(LIMIT_S):
             told: dict[str, Any] = await answered
-        assert "error" not in told, (method, told)
+        if "error" in told:
+            raise Refused(f"{method}: {told['error']}")
         result: dict[str, Any] = told["result"]
         return result
 
@@ -108,7 +119,9 @@ class Tab:
     async def open(self, url: str) -> None:
         """Return when the page and its modules are there."""
         await self.send("Page.navigate", url=url)
-        await self.until(f"location.href === {json.dumps(url)} && document.readyState === 'complete'")
+        await self.until(
+            f"location.href === {json.dumps(url)} && document.readyState === 'complete'"
+        )
 
     async def evaluate(self, expression: str) -> Any:
         """Return the value of an expression, awaited."""
@@ -123,16 +136,20 @@ class Tab:
         try:
             async with asyncio.timeout(LIMIT_S):
                 while not await self._holds(condition):
-                    await asyncio.sleep(0.02)
+                    pass  # the page waits a little before it looks
         except TimeoutError as exc:
             text = await self.evaluate("document.body.innerText")
             raise TimeoutError(f"{condition}\n{self.problems}\n{text}") from exc
 
     async def _holds(self, condition: str) -> bool:
-        """Say whether it holds; while a page changes for another nothing does."""
-        told = await self.send(
-            "Runtime.evaluate", expression=f"Boolean({condition})", returnByValue=True
-        )
+        """Say whether it holds in a moment; while one page gives way to another nothing does."""
+        look = f"new Promise(tell => setTimeout(() => tell(Boolean({condition})), 20))"
+        try:
+            told = await self.send(
+                "Runtime.evaluate", expression=look, awaitPromise=True, returnByValue=True
+            )
+        except Refused:
+            return False
         return told["result"].get("value") is True
 
     async def text(self, selector: str) -> str:
@@ -157,7 +174,10 @@ class Tab:
         for kind, extra in (("keyDown" if down else "rawKeyDown", down), ("keyUp", {})):
             await self.send(
                 "Input.dispatchKeyEvent",
-                **{"type": kind, "key": key, "code": key, "modifiers": modifiers},
+                type=kind,
+                key=key,
+                code=key,
+                modifiers=modifiers,
                 **{"windowsVirtualKeyCode": code, **extra},
             )
 
@@ -165,7 +185,10 @@ class Tab:
         """Show the page at a width, light or dark."""
         await self.send(
             "Emulation.setDeviceMetricsOverride",
-            **{"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 600,
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         still = {"name": "prefers-reduced-motion", "value": "reduce"}

@@ -39,6 +39,12 @@ def test_the_request_is_to_where_the_gateway_listens() -> None:
     assert "curl -i http://[::1]:9080/v1/answer" in welcome.ready_text("::", 9080)
 
 
+def test_the_page_is_named_where_it_is_served() -> None:
+    """A newcomer looks before reading; where pages are off there is nothing to look at."""
+    assert "in a browser: http://127.0.0.1:8080/," in welcome.ready_text("127.0.0.1", 8080)
+    assert "browser" not in welcome.ready_text("127.0.0.1", 8080, playground=False)
+
+
 def gateway_of(**settings: object) -> Gateway:
     return Gateway(Settings.model_validate(settings), Models(FakeBackend()), Metrics())
 
