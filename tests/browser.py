@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -40,14 +42,13 @@ def running(folder: Path) -> Iterator[str]:
     )
     own = ("--remote-debugging-port=0", f"--user-data-dir={folder}", "about:blank")
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([program(), *flags, *own], stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [program(), *flags, *own], stdout=log, stderr=log, start_new_session=True
+        )
     try:
         yield _address(process, folder)
     finally:
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(5)
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # Debian's program is a script that waits for it
         process.wait()
 
 
