@@ -109,7 +109,9 @@ class Tab:
         return result
 
     async def attach(self) -> None:
-        context = (await self.send("Target.createBrowserContext"))["browserContextId"]
+        context = (await self.send("Target.createBrowserContext", disposeOnDetach=True))[
+            "browserContextId"
+        ]
         made = await self.send("Target.createTarget", url="about:blank", browserContextId=context)
         target = made["targetId"]
         attached = await self.send("Target.attachToTarget", targetId=target, flatten=True)
@@ -144,7 +146,8 @@ class Tab:
 
     async def _holds(self, condition: str) -> bool:
         """Say whether it holds in a moment; while one page gives way to another nothing does."""
-        look = f"new Promise(tell => setTimeout(() => tell(Boolean({condition})), 20))"
+        safely = f"(() => {{ try {{ return Boolean({condition}); }} catch {{ return false; }} }})()"
+        look = f"new Promise(tell => setTimeout(() => tell({safely}), 20))"
         try:
             told = await self.send(
                 "Runtime.evaluate", expression=look, awaitPromise=True, returnByValue=True
