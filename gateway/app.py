@@ -253,6 +253,7 @@ async def _say_when_ready(gateway: Gateway, settings: Settings, port: int) -> No
             tls=tls,
             keys=keys,
             apart=apart,
+            playground=settings.playground,
             best_floor=serving.catalog.best_floor if serving else 0.0,
             grpc_port=gateway.grpc_port,
             uds=settings.uds,

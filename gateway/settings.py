@@ -107,6 +107,11 @@ class Settings(BaseSettings):
         "127.0.0.1", description="address that `metrics_port` listens on, whatever `host` is"
     )
 
+    playground: bool = Field(
+        default=True,
+        description="whether `/`, `/live` and `/docs` are [pages for a browser](playground.md)",
+    )
+
     backend: Literal["auto", "triton", "embedded"] = Field(
         "auto", description="where the models run ([below](#where-the-models-run))"
     )

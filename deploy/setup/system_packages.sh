@@ -2,7 +2,7 @@
 # Install the programs that the tests run and pip cannot bring, or say what to install.
 set -eu
 
-# program  Debian package
+# program  Debian package; of several programs one is enough
 wanted='
 curl       curl
 haproxy    haproxy
@@ -10,6 +10,7 @@ pg_ctl     postgresql
 prometheus prometheus
 promtool   prometheus
 amtool     prometheus-alertmanager
+chromium-headless-shell|chromium|google-chrome chromium-headless-shell
 '
 
 # Debian keeps the programs of a PostgreSQL server off the PATH, and HAProxy off that of users.
@@ -18,7 +19,11 @@ for folder in /usr/lib/postgresql/*/bin /usr/sbin; do
 done
 
 missing=$(echo "$wanted" | while read -r program package; do
-    [ -z "$program" ] || command -v "$program" >/dev/null || echo "$package"
+    found=
+    for each in $(echo "$program" | tr '|' ' '); do
+        ! command -v "$each" >/dev/null || found=yes
+    done
+    [ -z "$program" ] || [ -n "$found" ] || echo "$package"
 done | sort -u)
 [ -n "$missing" ] || exit 0
 

@@ -19,6 +19,7 @@ def ready_text(
     tls: bool = False,
     keys: bool = False,
     apart: bool = False,
+    playground: bool = True,
     best_floor: float = 1.0,
     grpc_port: int | None = None,
     uds: Path | None = None,
@@ -36,9 +37,10 @@ def ready_text(
     key = ' -H "Authorization: Bearer $BERTIER_API_KEY"' if keys else ""
     min_f1 = min(EXAMPLE_MIN_F1, floor(100 * best_floor) / 100)
     metrics = "" if apart else f", metrics: {url}/metrics"
+    look = f"in a browser: {url}/, " if playground and uds is None else ""
     trust = "(add --cacert PEM if an authority of your own signed its certificate)\n" if tls else ""
     return (
-        f"\nbertier answers on {at}  {grpc}(state: {url}/readyz{metrics})\n\n"
+        f"\nbertier answers on {at}  {grpc}({look}state: {url}/readyz{metrics})\n\n"
         f"curl -i{through} {url}/v1/answer{key} -H 'SLO-Latency-Ms: 100' -H 'SLO-Min-F1: {min_f1:g}'"
         f" -H 'Content-Type: application/json' \\\n  -d '{EXAMPLE}'\n"
         f"{trust}"

@@ -42,10 +42,16 @@ def test_the_request_is_to_where_the_gateway_listens() -> None:
 def test_the_start_says_where_grpc_and_a_unix_socket_are() -> None:
     """A port of 0 is any free one: nobody could know it otherwise."""
     text = welcome.ready_text("127.0.0.1", 8080, grpc_port=8081)
-    assert "bertier answers on http://127.0.0.1:8080  gRPC on 127.0.0.1:8081  (state" in text
+    assert "bertier answers on http://127.0.0.1:8080  gRPC on 127.0.0.1:8081  (in a browser" in text
     text = welcome.ready_text("127.0.0.1", 0, uds=Path("/run/qa.sock"))
     assert "bertier answers on the Unix socket /run/qa.sock" in text
     assert "curl -i --unix-socket /run/qa.sock http://localhost/v1/answer" in text
+
+
+def test_the_page_is_named_where_it_is_served() -> None:
+    """A newcomer looks before reading; where pages are off there is nothing to look at."""
+    assert "in a browser: http://127.0.0.1:8080/," in welcome.ready_text("127.0.0.1", 8080)
+    assert "browser" not in welcome.ready_text("127.0.0.1", 8080, playground=False)
 
 
 def gateway_of(**settings: object) -> Gateway:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.api_keys import Scope as KeyScope
@@ -14,9 +16,11 @@ METRICS = "/metrics"
 class AuthMiddleware:
     """Pure ASGI; RequestFrame around it turns errors into responses."""
 
-    def __init__(self, app: ASGIApp, access: Access) -> None:
+    def __init__(self, app: ASGIApp, access: Access, pages: Collection[str] = ()) -> None:
+        """`pages`: paths that a browser may GET without a key, as they tell nothing of this gateway."""
         self._app = app
         self._access = access
+        self._pages = frozenset(pages)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -24,6 +28,9 @@ class AuthMiddleware:
             return
         if scope["path"] in OPEN:
             self._access.meet(_authorization(scope))
+            await self._app(scope, receive, send)
+            return
+        if scope["method"] == "GET" and scope["path"] in self._pages:
             await self._app(scope, receive, send)
             return
         wanted = KeyScope.METRICS if scope["path"] == METRICS else KeyScope.ANSWER

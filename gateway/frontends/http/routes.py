@@ -5,7 +5,7 @@ Routes read their own bodies and headers (`DirectRoute`): FastAPI's parsing cost
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from importlib.metadata import version
 from typing import Any, TypeVar
@@ -36,10 +36,12 @@ from gateway.frontends.http.huggingface import HuggingFaceBody
 from gateway.frontends.http.middleware import AnswersHead, RequestFrame, on_error, problem_response
 from gateway.frontends.http.openapi import JSON
 from gateway.frontends.http.path_prefix import UnderPrefix
+from gateway.frontends.http.playground import pages
 from gateway.frontends.http.streaming import disconnected, read_body, while_connected
 from gateway.frontends.problems import ClientGone
 from gateway.lifecycle.readiness import Readiness, catalog_report
 from gateway.request.service import AnswerService
+from gateway.settings import Settings
 from gateway.slo import parse
 
 ANSWER = "/v1/answer"
@@ -201,9 +203,11 @@ def create(
     api = HttpApi(service, readiness)
     guarded = access is not None and access.guarded
     _add_routes(app, api, guarded=guarded)
+    files = pages.read() if service.settings.playground else {}
+    _add_pages(app, files, service.settings)
     inside: ASGIApp = InflatesRequests(DirectAnswer(app.build_middleware_stack(), api))
     if access is not None and access.guarded:
-        inside = AuthMiddleware(inside, access)
+        inside = AuthMiddleware(inside, access, files)
     outside: ASGIApp = AnswersHead(CompressesReplies(RequestFrame(inside, lambda: service.leaving)))
     if service.settings.root_path:
         outside = UnderPrefix(outside, service.settings.root_path)
@@ -230,6 +234,18 @@ def _add_routes(app: FastAPI, api: HttpApi, *, guarded: bool) -> None:
     if not api.watched_elsewhere:
         add("GET", "/metrics", api.metrics, **http_docs.METRICS)
     add("GET", "/openapi.json", openapi, include_in_schema=False)
+
+
+def _add_pages(app: FastAPI, files: Mapping[str, pages.File], settings: Settings) -> None:
+    """Serve the pages for a browser, and the one thing they ask that no API tells."""
+
+    async def choices(_: Request) -> Response:
+        return Response(to_json(pages.settings_for_pages(settings)), media_type=JSON)
+
+    for path, file in files.items():
+        app.add_api_route(path, file.respond, methods=["GET"], include_in_schema=False)
+    if files:
+        app.add_api_route(pages.SETTINGS, choices, methods=["GET"], include_in_schema=False)
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:
