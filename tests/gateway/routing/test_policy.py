@@ -62,7 +62,7 @@ CHOICES = [
 def test_the_choice(
     promise: Slo, wait_ms: float, spent_ms: float, plan: str | None, reason: Reason, gave: object
 ) -> None:
-    """The rules under `What is chosen` in docs/api.md, one a row."""
+    """The rules under `What is chosen` in docs/explanation/routing.md, one a row."""
     decision = choose(promise, idle(wait_ms), spent_ms)
     chosen = decision.option.plan.name if decision.option else None
     assert (chosen, decision.reason, decision.gave) == (plan, reason, gave)
