@@ -47,7 +47,7 @@ def written_into(document: str) -> str:
     _, end, after = rest.partition(END)
     if not (mark and end):
         raise ValueError(f"the document needs the lines {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+    return f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}"
 
 
 def table() -> str:
