@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import re
 from pathlib import Path
 from typing import Any
@@ -53,3 +55,14 @@ def test_every_experiment_is_in_the_index() -> None:
     folder = DOCS / "experiments"
     linked = set(LINK.findall((folder / "index.md").read_text()))
     assert linked == {page.name for page in folder.glob("*.md")} - {"index.md"}
+
+
+@pytest.mark.parametrize("module", ["gateway.cli.main", "optimizer.cli.main", "loadtest.cli"])
+def test_every_command_is_in_the_reference(module: str) -> None:
+    """A command that is on no page is found by accident only."""
+    parser: argparse.ArgumentParser = importlib.import_module(module)._parser()
+    groups = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    commands = {name for group in groups for name in group.choices}
+    page = (DOCS / "reference" / "cli.md").read_text()
+    assert commands
+    assert {name for name in commands if f"`{name}`" not in page} == set()
