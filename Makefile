@@ -25,6 +25,7 @@ BASE := $(VENV)/.base
 RUNTIME := $(VENV)/.runtime-$(ENGINE)
 EVERYTHING := $(VENV)/.everything-$(ENGINE)
 PEERS := .venv-peers/.peers
+SITE := .venv-docs/.site
 AUDIT := .venv-audit/.audit
 SCAN := .venv-audit/.scan
 OTHER_ENGINE := $(if $(filter gpu,$(ENGINE)),onnxruntime,onnxruntime-gpu)
@@ -37,7 +38,7 @@ INSTALL := $(PIP) install --quiet --no-compile --no-warn-conflicts --constraint 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-all system-packages run test check format proto up down audit scan kubernetes-rules settings constraints clean docs-metrics docs-layers dashboards \
+.PHONY: help setup setup-all system-packages run test check format proto up down audit scan kubernetes-rules settings constraints clean docs docs-serve docs-metrics docs-layers docs-pareto dashboards \
 	prove prove-overhead prove-observing prove-agreement prove-invariance prove-slo-table prove-evaluate \
 	prove-coverage prove-lab prove-emulator prove-served prove-rivals prove-scale-out prove-peers loadtest
 
@@ -82,20 +83,30 @@ scan: $(SCAN) $(EVERYTHING) ## Scan manifests and Dockerfiles with Checkov
 kubernetes-rules: $(EVERYTHING) ## Write the PrometheusRule from deploy/prometheus/rules anew
 	$(BIN)/python deploy/kubernetes/prometheus_rule.py
 
-settings: $(EVERYTHING) ## Write the table of settings in docs/operations.md anew
-	$(BIN)/python -m gateway.docs.settings docs/operations.md
+settings: $(EVERYTHING) ## Write the table of settings in docs/reference/settings.md anew
+	$(BIN)/python -m gateway.docs.settings docs/reference/settings.md
 
-docs-metrics: $(EVERYTHING) ## Write docs/metrics.md anew from gateway/observability/metrics_declared.py
-	$(BIN)/python -m gateway.docs.metrics > docs/metrics.md.new
-	mv docs/metrics.md.new docs/metrics.md
+docs-metrics: $(EVERYTHING) ## Write docs/reference/metrics.md anew from gateway/observability/metrics_declared.py
+	$(BIN)/python -m gateway.docs.metrics > docs/reference/metrics.md.new
+	mv docs/reference/metrics.md.new docs/reference/metrics.md
 
 docs-layers: $(EVERYTHING) ## Draw docs/layers.svg anew from the import contracts
 	$(BIN)/python -m gateway.docs.layers pyproject.toml docs/layers.svg
 
+docs-pareto: $(EVERYTHING) ## Draw docs/pareto.svg anew from model_repository/catalog.json
+	$(BIN)/python -m gateway.docs.pareto model_repository docs/pareto.svg
+
+docs: $(SITE) ## Build the documentation into site/, strictly; needs no set-up but its own
+	.venv-docs/bin/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
+docs-serve: $(SITE) ## Serve the documentation on http://127.0.0.1:8000 and follow changes
+	.venv-docs/bin/mkdocs serve
+
 dashboards: $(EVERYTHING) ## Write deploy/grafana/dashboards anew from deploy/observability
 	$(BIN)/python -m deploy.observability.generate
 
-prove: prove-evaluate prove-agreement prove-invariance prove-overhead prove-observing prove-slo-table prove-coverage prove-peers prove-lab prove-served prove-emulator prove-rivals prove-scale-out ## Measure the serving numbers of the README (long)
+prove: prove-evaluate prove-agreement prove-invariance prove-overhead prove-observing prove-slo-table prove-coverage prove-peers prove-lab prove-served prove-emulator prove-rivals prove-scale-out ## Measure the serving numbers of the documentation (long)
 
 prove-evaluate: $(EVERYTHING) ## EM and F1 of every variant, by the official SQuAD 2.0 rule
 	$(BIN)/bertier-optimize evaluate --data $(DATA)
@@ -149,7 +160,7 @@ constraints: ## Write constraints.txt anew from pyproject.toml, newest versions
 	deploy/setup/constraints.sh $(PYTHON)
 
 clean: ## Remove .venv, caches and builds; models and runs stay
-	rm -rf $(VENV) .venv-audit .venv-peers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-audit .venv-docs .venv-peers site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find bertier gateway optimizer loadtest tests deploy -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BASE): constraints.txt
@@ -177,6 +188,12 @@ $(AUDIT): deploy/audit/audit.txt deploy/audit/offline.txt
 $(SCAN): $(AUDIT) deploy/audit/scan.txt
 	@echo "Installing Checkov into .venv-audit: about a minute"
 	@.venv-audit/bin/python -m pip install --quiet --requirement deploy/audit/scan.txt
+	@touch $@
+
+# The documentation's site, in an environment of its own: neither serving nor the tests need it.
+$(SITE): deploy/setup/docs.txt
+	@$(PYTHON) -m venv .venv-docs
+	@.venv-docs/bin/python -m pip install --quiet --requirement deploy/setup/docs.txt
 	@touch $@
 
 # Other servers, in an environment of their own: they want what they want, and no test sees them.

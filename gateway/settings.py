@@ -109,7 +109,7 @@ class Settings(BaseSettings):
 
     playground: bool = Field(
         default=True,
-        description="whether `/`, `/live` and `/docs` are [pages for a browser](playground.md)",
+        description="whether `/`, `/live` and `/docs` are [pages for a browser](../how-to/playground.md)",
     )
 
     backend: Literal["auto", "triton", "embedded"] = Field(

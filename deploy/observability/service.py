@@ -161,7 +161,7 @@ def _traffic() -> Parts:
         ),
         stacked(
             "Requests by outcome",
-            "ok, gone (the caller left), or what went wrong: docs/api.md, Failures.",
+            "ok, gone (the caller left), or what went wrong: docs/reference/api.md, Failures.",
             "reqps",
             Query(f"sum by (outcome) (rate({REQUESTS}[$__rate_interval]))", "{{outcome}}"),
             runbook=LATENCY,
@@ -208,7 +208,7 @@ def _decisions() -> Parts:
         stacked(
             "Decisions by reason",
             "Why a plan was chosen or the request refused. meets_slo: the whole promise; all others gave"
-            " something up: docs/api.md, What is chosen.",
+            " something up: docs/explanation/routing.md, What is chosen.",
             "reqps",
             Query(f"sum by (reason) (rate({decided}[$__rate_interval]))", "{{reason}}"),
             runbook=ACCURACY,

@@ -1,4 +1,4 @@
-"""docs/metrics.md, made from the declarations: `make docs-metrics` writes it, a test keeps it equal."""
+"""docs/reference/metrics.md, made from the declarations: `make docs-metrics` writes it, a test keeps it equal."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ VALUES = {
 
 HEAD = """# Metrics
 
-Made from `gateway/observability/metrics_declared.py` by `make docs-metrics`; what they are for is in [operations.md](operations.md#metrics).
+Made from `gateway/observability/metrics_declared.py` by `make docs-metrics`; [how to query them](../how-to/metrics.md).
 
 `/metrics` on the HTTP port answers in Prometheus' plain text, or in OpenMetrics to a scraper that takes it; there the buckets of
 `bertier_request_duration_seconds` carry a trace id as exemplar. Label values come from the settings, the catalog and fixed sets: no request

@@ -1,11 +1,12 @@
 """The table of all settings, written from `Settings` into a document between two marks.
 
-`python -m gateway.docs.settings docs/operations.md` writes it; nothing at run time reads it.
+`python -m gateway.docs.settings docs/reference/settings.md` writes it; nothing at run time reads it.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -20,6 +21,19 @@ HEAD = (
     "| key in `bertier.toml` | default | unit, range | flag of `serve` | |\n|---|---|---|---|---|"
 )
 UNITS = {"ms": "ms", "bytes": "bytes", "chars": "characters", "share": "share", "s": "s"}
+# Where a description's links lead: `[below](#anchor)` of a setting, and pages that lie elsewhere.
+PAGES = {
+    "a-record-of-decisions": "../how-to/logs.md#a-record-of-decisions",
+    "asking-twice": "../explanation/routing.md#asking-twice",
+    "connections": "../how-to/connections.md#connections",
+    "keeping-certificates-true": "../how-to/watch-certificates.md",
+    "logs": "../how-to/logs.md#logs",
+    "several-gateways": "../how-to/model-servers.md#several-gateways",
+    "several-model-servers": "../how-to/model-servers.md#several-model-servers",
+    "stopping": "../how-to/stop.md",
+    "variants-that-fail": "../how-to/health.md#variants-that-fail",
+    "where-the-models-run": "../how-to/model-servers.md#where-the-models-run",
+}
 BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
 
 
@@ -33,7 +47,7 @@ def written_into(document: str) -> str:
     _, end, after = rest.partition(END)
     if not (mark and end):
         raise ValueError(f"the document needs the lines {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+    return f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}"
 
 
 def table() -> str:
@@ -49,9 +63,15 @@ def _row(name: str, field: FieldInfo, flags: frozenset[str]) -> str:
         _default(field),
         _unit(name, field),
         f"`{flag}`" if flag in flags else "",
-        field.description or "",
+        _linked(field.description or ""),
     )
     return f"| {' | '.join(cells)} |"
+
+
+def _linked(description: str) -> str:
+    """Return the description with links as they lead from the page. Raises: KeyError for an unknown anchor."""
+    more = re.sub(r"\[below\]\(#([\w-]+)\)", lambda m: f"[more]({PAGES[m[1]]})", description)
+    return more.replace("](security.md", "](../how-to/security.md")
 
 
 def _default(field: FieldInfo) -> str:

@@ -19,7 +19,7 @@ from loadtest.lab.prediction import Prediction
 from loadtest.lab.recording import Recording
 from loadtest.lab.traces import Trace
 
-# CPU of the gateway's thread (docs/log.md): of one request, beside busy models (`bertier-loadtest overhead`); of
+# CPU of the gateway's thread (docs/experiments): of one request, beside busy models (`bertier-loadtest overhead`); of
 # asking a further variant (decode, predict, call); of a refusal before parsing (0.41 over HTTP without models).
 GATEWAY_CPU_MS = 4.0
 ESCALATION_CPU_MS = 1.5

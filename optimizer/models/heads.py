@@ -1,7 +1,7 @@
 """Which attention heads of a BERT matter, and a block without the others.
 
 Norms of a head's weights say nothing about that: of the teacher's 12 heads the 6 with the largest
-norms are worse than 6 at random (docs/log.md). So each head is silenced in turn and what happens to
+norms are worse than 6 at random (docs/experiments). So each head is silenced in turn and what happens to
 the logits is measured, on random tokens: they rank heads as well as text does, and need no data.
 
 Legend: B batch, S tokens, H hidden width, N heads, D head size, A = N * D.

@@ -3,7 +3,7 @@
 A neuron matters by how much what it writes varies: the standard deviation of its activation times
 the norm of its weights out. What it writes on average stays, as a bias. Norms alone say nothing: with
 768 of a teacher's 1536 neurons a layer, spans score F1 0.15 chosen by norms and 0.59 chosen so
-(docs/log.md).
+(docs/experiments).
 
 Legend: F feed-forward width, H hidden width.
 """

@@ -4,7 +4,7 @@ One scale serves a whole activation, so a few neurons at 100 leave one code to a
 MPNet they are always the same: of each layer 8 feed-forward neurons, computed in float beside the
 others, and a few columns of the states, whose size moves into the weights that read them.
 Sources: Dettmers et al. 2022, "LLM.int8()", section 3.2, with columns chosen once and for all; Xiao
-et al. 2023, "SmoothQuant", equation 4, with alpha 0.5. What each gives: docs/log.md.
+et al. 2023, "SmoothQuant", equation 4, with alpha 0.5. What each gives: docs/experiments.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The ONNX graph of a BERT question-answering model, written node by node from its weights.
 
 No tracing and no pattern matching: each node is the fastest form measured on the CPU provider
-(docs/log.md), in operators that ONNX Runtime 1.19 knows. It reads no file and knows no PyTorch.
+(docs/experiments), in operators that ONNX Runtime 1.19 knows. It reads no file and knows no PyTorch.
 
 Legend: B batch, S tokens, H hidden width, N heads, D head size, F feed-forward width, V vocabulary.
 Activations are (S, B, ...): then both attention products read their heads in place, by strides.

@@ -37,7 +37,7 @@ def quantize(
     A processor without VNNI multiplies activations 0..255 by codes two rows at a time and adds both
     products in 16 bits, which saturates. So scales are as large as it takes for no two codes of one
     sign in rows 2 i and 2 i + 1 to sum to more than PAIR: then every processor gives the same. With
-    plain 8 bits MPNet's states are noise there; 7 bits are as safe and twice as coarse (docs/log.md).
+    plain 8 bits MPNet's states are noise there; 7 bits are as safe and twice as coarse (docs/experiments).
     What was quantized is quantized to the same codes again.
     """
     largest = np.abs(weight).max(axis=0) / (2 ** (bits - 1) - 1)

@@ -1,4 +1,4 @@
-"""The examples of docs/client.md are run as they are printed, against a running gateway."""
+"""The examples of docs/how-to/python-client.md are run as they are printed, against a running gateway."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import pytest
 from tests import live
 from tests.fakes import ROOT
 
-EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "client.md").read_text(), re.DOTALL)
+EXAMPLES = re.findall(
+    r"```python\n(.*?)```", (ROOT / "docs" / "how-to" / "python-client.md").read_text(), re.DOTALL
+)
 
 
 def test_the_page_has_examples() -> None:
@@ -32,7 +34,9 @@ async def test_an_example_runs(example: str, said: str) -> None:
 
         def work() -> None:
             with contextlib.redirect_stdout(printed):
-                exec(compile(code, "docs/client.md", "exec"), {"__name__": "__main__"})
+                exec(
+                    compile(code, "docs/how-to/python-client.md", "exec"), {"__name__": "__main__"}
+                )
 
         await asyncio.to_thread(work)
     assert re.search(said, printed.getvalue())

@@ -226,7 +226,7 @@ def test_the_autoscaler_owns_the_number_of_replicas(name: str) -> None:
 @each_overlay
 def test_the_autoscaler_asks_for_metrics_that_exist(name: str) -> None:
     """A query without a result never scales."""
-    documented = (ROOT / "docs" / "metrics.md").read_text()
+    documented = (ROOT / "docs" / "reference" / "metrics.md").read_text()
     for scaled in of_kind(name, "ScaledObject").values():
         for trigger in scaled["spec"]["triggers"]:
             for metric in re.findall(r"bertier_\w+(?=\{)", trigger["metadata"].get("query", "")):

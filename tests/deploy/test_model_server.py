@@ -42,6 +42,6 @@ def test_the_backend_is_one_that_the_image_has(path: Path) -> None:
 
 def test_the_document_names_the_same_image() -> None:
     """Who copies a command gets the server that was checked."""
-    operations = (ROOT / "docs" / "operations.md").read_text()
-    assert MODEL_SERVER.image in operations
-    assert MODEL_SERVER.onnxruntime in operations
+    page = (ROOT / "docs" / "how-to" / "model-servers.md").read_text()
+    assert MODEL_SERVER.image in page
+    assert MODEL_SERVER.onnxruntime in page

@@ -52,7 +52,7 @@ def resolve(request: SloRequest) -> Slo:
     ],
 )
 def test_a_header_means_its_field(name: str, value: str, field: str, meant: object) -> None:
-    """The contract of docs/api.md, header by header."""
+    """The contract of docs/reference/api.md, header by header."""
     assert getattr(parse({name: value}), field) == meant
 
 

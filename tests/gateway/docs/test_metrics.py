@@ -1,4 +1,4 @@
-"""docs/metrics.md says what gateway/observability/metrics_declared.py declares and gateway/observability/metrics.py makes."""
+"""docs/reference/metrics.md says what gateway/observability/metrics_declared.py declares and gateway/observability/metrics.py makes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ OF_THE_PROCESS = ("python_", "process_")
 
 def test_the_page_is_what_the_declarations_make() -> None:
     """Who changes a metric runs `make docs-metrics`; a page by hand would be out of date."""
-    assert (ROOT / "docs" / "metrics.md").read_text() == metrics_doc.document(Metrics())
+    assert (ROOT / "docs" / "reference" / "metrics.md").read_text() == metrics_doc.document(
+        Metrics()
+    )
 
 
 def test_every_registered_metric_is_on_the_page() -> None:

@@ -11,7 +11,7 @@ from tests.fakes import ROOT
 
 def test_the_documents_table_of_settings_is_that_of_the_code() -> None:
     """A default that changed in one place only misleads whoever sets it."""
-    document = (ROOT / "docs" / "operations.md").read_text()
+    document = (ROOT / "docs" / "reference" / "settings.md").read_text()
     assert settings.written_into(document) == document, "run `make settings`"
 
 

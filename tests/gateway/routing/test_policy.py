@@ -74,7 +74,7 @@ def test_the_choice(
     reason: Reason,
     violations: object,
 ) -> None:
-    """The rules under `What is chosen` in docs/api.md, one a row."""
+    """The rules under `What is chosen` in docs/explanation/routing.md, one a row."""
     decision = choose(wanted, idle(wait_ms), spent_ms)
     chosen = decision.option.plan.name if decision.option else None
     assert (chosen, decision.reason, decision.violations) == (plan, reason, violations)
