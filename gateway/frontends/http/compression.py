@@ -130,7 +130,8 @@ class CompressesReplies:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        coding = accepted(Headers(scope=scope).get("accept-encoding", ""))
+        is_http = scope["type"] == "http"  # else the lifespan, which has no headers
+        coding = accepted(Headers(scope=scope).get("accept-encoding", "")) if is_http else None
         if coding is None:
             await self._app(scope, receive, send)
             return

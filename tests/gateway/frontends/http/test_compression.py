@@ -14,8 +14,9 @@ import httpx2 as httpx
 import numpy as np
 import pytest
 import tritonclient.http as triton_http
+from starlette.types import Message, Receive, Scope, Send
 
-from gateway.frontends.http.compression import accepted
+from gateway.frontends.http.compression import CompressesReplies, InflatesRequests, accepted
 from gateway.proto.bertier.v1 import qa_pb2, qa_pb2_grpc
 from tests import live
 from tests.asgi import ASKED
@@ -202,3 +203,17 @@ async def test_a_stock_triton_client_may_compress_both_ways(coding: str) -> None
     async with live.gateway() as running:
         answers = await asyncio.to_thread(infer, running.http_url)
     assert answers.tolist() == [b"The"] * 9
+
+
+async def test_what_is_no_request_passes() -> None:
+    """The server's own start and stop come the same way, and have no headers."""
+    seen: list[str] = []
+
+    async def inside(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope["type"])
+
+    async def nothing(*_: object) -> Message:
+        raise AssertionError("nobody reads or writes here")
+
+    await CompressesReplies(InflatesRequests(inside))({"type": "lifespan"}, nothing, nothing)
+    assert seen == ["lifespan"]
