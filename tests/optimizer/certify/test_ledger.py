@@ -55,7 +55,7 @@ def test_two_data_sets_are_as_spent_as_the_one_looked_at_more() -> None:
 def test_a_smaller_delta_than_was_spent_is_refused_without_advice_to_raise_it() -> None:
     """More confidence cannot be had after the fact, and raising delta after a look is choosing by results."""
     with pytest.raises(
-        DataError, match=r"have spent 0\.075 of delta 0\.05.*nobody has looked at"
+        DataError, match=r"have spent 0\.075 of delta 0\.05.*were not used before"
     ) as exc:
         ledger.next_look(looks(3), ["data"], "claims", 0.05, "study", DATE)
     assert "raise" not in str(exc.value)

@@ -83,7 +83,7 @@ def test_the_floor_never_exceeds_the_rate_that_was_seen(contexts: list[list[int]
     """A lower bound, whatever was seen; with nothing seen there is none."""
     hits, counts = np.array(contexts).T
     if not counts.any():
-        with pytest.raises(ValueError, match="nothing to bound"):
+        with pytest.raises(ValueError, match="no values to bound"):
             ratio_floor(hits, counts, MOST, DELTA)
         return
     assert 0 <= ratio_floor(hits, counts, MOST, DELTA) <= hits.sum() / counts.sum() + 1e-9
