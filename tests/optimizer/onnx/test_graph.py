@@ -91,9 +91,9 @@ def test_every_knob_computes_what_bert_computes(name: str, bits: int) -> None:
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_rounded_models_are_near_the_exact_one(name: str) -> None:
-    """FP16 within a hundredth of the logits' spread (RMS), INT8 within a quarter.
+    """FP16 within a hundredth of the logits' spread (RMS), INT8 within a fifth.
 
-    Tokens whose being kept hangs on rounding are left out.
+    With relative positions and dropped tokens both rounded, INT8 within a quarter. Tokens whose being kept hangs on rounding are left out.
     """
     weights, shape = loud(SHAPES[name]), SHAPES[name]
     half, int8 = session_of(weights, shape, FP16), session_of(weights, shape, INT8)
@@ -104,7 +104,7 @@ def test_rounded_models_are_near_the_exact_one(name: str) -> None:
         if shape.drops:
             sure &= from_cut(weights, shape, question) > 0.2 * wanted.std()
         assert sure.sum() > 0.3 * question["attention_mask"].sum()
-        for session, tolerance in ((half, 0.01), (int8, 0.25)):
+        for session, tolerance in ((half, 0.01), (int8, 0.25 if name == "bias and drop" else 0.2)):
             gaps = (answer(session, question) - wanted)[:, sure]
             assert np.sqrt((gaps**2).mean()) < tolerance * wanted.std()
 
