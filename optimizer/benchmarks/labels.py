@@ -22,7 +22,7 @@ from optimizer.evaluation import decoding
 from optimizer.students.exported import Exported
 from optimizer.students.study import Study
 from optimizer.study import provenance, workers
-from optimizer.study.config import ELASTIC, StudentConfig
+from optimizer.study.config import StudentConfig
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +76,9 @@ def layers_in_teacher(study: Study, config: StudentConfig) -> tuple[int, ...]:
     """
     if config.start is None:
         return config.layers
-    if config.start == ELASTIC:
+    if elastic := study.elastics.get(config.start or ""):
         n_teacher = study.distillation.start().config.num_hidden_layers
-        return teacher_layers(config.layers, study.elastic.net.n_layers, n_teacher)
+        return teacher_layers(config.layers, elastic.net.n_layers, n_teacher)
     start = study.student(config.start)
     assert start is not None, "the study file was checked"
     outer = layers_in_teacher(study, start)

@@ -19,7 +19,6 @@ from optimizer.benchmarks.results import SEARCHES, ComparisonError, Contest, Run
 from optimizer.benchmarks.trainings import Trainer
 from optimizer.benchmarks.volumes import Tried
 from optimizer.data.question_sets import DataError, Example, Split
-from optimizer.onnx import export
 from optimizer.search import scoring, stage
 from optimizer.search.ask_tell import Evaluators, Search
 from optimizer.search.costs import CostGate
@@ -144,12 +143,12 @@ def _context(
     questions = scoring.sample(study.questions.certifying(Split.SEARCH))
     if not questions:
         raise DataError("the search split of the sources that certify is empty: add [[data]]")
-    space = stage.space_of(study)
+    space = stage.space_of(study.elastic)
     rungs = tuple(sorted({min(n, len(questions)) for n in how.questions}))
-    shape = export.graph_shape_of(study.elastic.net.model)
+    shape = stage.shape_of(study.elastic)
     costs = study.folder / results.FOLDER / "costs"
     gate = CostGate(shape, how.tokens, costs, lock)
-    inputs = stage.inputs_of(study, how, space, questions[: rungs[-1]])
+    inputs = stage.inputs_of(study.elastic, how, space, questions[: rungs[-1]])
     return RunContext(
         study=study,
         how=how,
@@ -184,8 +183,7 @@ def _trained_run(
 ) -> PlannedRun:
     """Its budget is what the first method took with this seed, or the cap."""
     config = context.study.config
-    assert config.elastic is not None, "the search was checked"
-    how = (config.finish or config.elastic).train.model_copy(update={"epochs": plan.epochs})
+    how = (config.finish or config.elastic[0]).train.model_copy(update={"epochs": plan.epochs})
     n_layers = context.study.elastic.net.n_layers
     own_seed = stage.seed_of(context.study) + seed
     folder = context.folder / f"{TRAININGS}-{seed}"

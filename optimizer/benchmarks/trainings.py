@@ -66,7 +66,7 @@ class Trainer:
 
         def work() -> dict[str, Any]:
             if self._loss is None:
-                self._loss = self.study.distillation.imitation()
+                self._loss = self.study.distillation.imitation(model)
             rows = self.study.distillation.rows
             loss = loop.train(model, rows, self._loss, self.how, folder, self.seed)
             torch.save(model.state_dict(), weights)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,12 @@ WRITE = (
 )
 ALLOW_DOMINATED = "also publish variants that another one beats in latency, size and floor"
 
+ONLY = "train only this student; several times for several: for processes that share the work"
+ONLY_SEARCH = "search only this elastic student's slices; several times for several"
+STORED = (
+    "take the latencies that 'bertier-optimize costs' measured on another host, the one that will"
+    " serve, from the run folder: for a search where the GPU is"
+)
 OWN = "file with your own questions: certify the published variants on them, without a study"
 ALLOW_CONSTANT = "also publish variants that are no better than always answering 'no answer', to try the pipeline"
 
@@ -89,6 +96,8 @@ def add(commands: Any, study: argparse.ArgumentParser) -> None:
         if run in (_run, _publish):
             command.add_argument("--allow-dominated", action="store_true", help=ALLOW_DOMINATED)
             command.add_argument("--allow-constant", action="store_true", help=ALLOW_CONSTANT)
+        if run in (_distill, _finish):
+            command.add_argument("--only", action="append", metavar="NAME", help=ONLY)
         if run is _certify:
             command.add_argument("--write", action="store_true", help=WRITE)
             command.add_argument("--data", type=Path, metavar="FILE", help=OWN)
@@ -104,7 +113,10 @@ def add(commands: Any, study: argparse.ArgumentParser) -> None:
 
 
 def _add_search(commands: Any, study: argparse.ArgumentParser) -> None:
-    text = "search slices of the elastic student for the best trade-offs of F1, latency and size"
+    text = "measure latency and size of every shape that a search may try, on this host"
+    command = commands.add_parser("costs", parents=[study], help=text, description=text)
+    command.set_defaults(run=_costs)
+    text = "search slices of the elastic students for the best trade-offs of F1, latency and size"
     command = commands.add_parser("search", parents=[study], help=text, description=text)
     command.add_argument(
         "--storage", help="database that several workers share, e.g. postgresql://..."
@@ -115,6 +127,8 @@ def _add_search(commands: Any, study: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--sampler", choices=list(configs.Sampler), help="default: the study file's"
     )
+    command.add_argument("--only", action="append", metavar="NAME", help=ONLY_SEARCH)
+    command.add_argument("--stored-costs", action="store_true", help=STORED)
     command.set_defaults(run=_search)
 
 
@@ -159,18 +173,37 @@ def _teacher(args: argparse.Namespace) -> dict[str, Any]:
 def _distill(args: argparse.Namespace) -> dict[str, Any]:
     study = study_of(args)
     _check_elastic(study)
+    names = [*study.elastics, *(s.name for s in study.config.students)]
+    only = _only(args, names, "student")
     with workers.working():
         study.largest.train()
-        if study.config.elastic:
-            study.elastic.train()
-        found = {s.name: study.train_student(s) for s in study.config.students}
+        for name, elastic in study.elastics.items():
+            if name in only:
+                elastic.train()
+        found = {s.name: study.train_student(s) for s in study.config.students if s.name in only}
     return _show_training(found)
+
+
+def _only(args: argparse.Namespace, known: Collection[str], kind: str) -> Collection[str]:
+    """Return the names that --only picks, by default all. Raises: ConfigError for an unknown one."""
+    only = getattr(args, "only", None)
+    if unknown := sorted(set(only or ()) - set(known)):
+        raise configs.ConfigError(
+            f"--only {unknown[0]}: no such {kind}; there are: {', '.join(known) or 'none'}"
+        )
+    return known if only is None else only
 
 
 def _check_elastic(study: Any) -> None:
     """Raises: ModelError for a fault that would otherwise show only after the teacher is trained."""
-    if study.config.elastic:
-        study.elastic.check()
+    for elastic in study.elastics.values():
+        elastic.check()
+
+
+def _costs(args: argparse.Namespace) -> dict[str, Any]:
+    from optimizer.search import stage
+
+    return stage.measure_costs(study_of(args))
 
 
 def _search(args: argparse.Namespace) -> dict[str, Any]:
@@ -180,11 +213,23 @@ def _search(args: argparse.Namespace) -> dict[str, Any]:
     given = {k: v for k in ("trials", "sampler") if (v := getattr(args, k, None)) is not None}
     how = configs.with_changes(study.config.search or configs.SearchConfig(), given)
     study = replace(study, config=study.config.model_copy(update={"search": how}))
-    found = stage.run(study, getattr(args, "storage", None))
-    Console().print(stage.table_of(found))
-    if said := stage.nothing_found(found):
-        Console(stderr=True).print(said, highlight=False)
-    return stage.gist(found)
+    stage.how_of(study)
+    only = _only(args, study.elastics, "elastic student")
+    results = {}
+    for name, elastic in study.elastics.items():
+        if name not in only:
+            continue
+        found = stage.run(
+            study,
+            getattr(args, "storage", None),
+            elastic,
+            elsewhere=getattr(args, "stored_costs", False),
+        )
+        Console().print(stage.table_of(found))
+        if said := stage.nothing_found(found):
+            Console(stderr=True).print(said, highlight=False)
+        results[name] = stage.gist(found)
+    return next(iter(results.values())) if len(results) == 1 else results
 
 
 def _finish(args: argparse.Namespace) -> dict[str, Any]:
@@ -193,11 +238,14 @@ def _finish(args: argparse.Namespace) -> dict[str, Any]:
     from optimizer.students.exported import Exported
 
     study = study_of(args)
-    finish.check(study.members, study.front_file)
+    finish.check(study.members, study.folder, study.config.elastic)
+    only = _only(args, study.members, "member of a front")
     examples = study.questions.certifying(Split.SEARCH)
     found = []
     with workers.working():
         for name, (config, slice_f1) in study.members.items():
+            if name not in only:
+                continue
             study.train_student(config)
             f1 = finish.f1_of(examples, Exported(study, name).readings("search", examples))
             found.append(finish.Finished(name, slice_f1, f1))

@@ -24,8 +24,8 @@ class TrainedOnIt(DataError):
 
 def check_study(config: StudyConfig) -> None:
     """Raises: TrainedOnIt when the study starts from a model trained under another split version."""
-    base = config.elastic.base if config.elastic else None
-    named = (*config.teachers, config.weights, config.largest, config.backbone, base)
+    bases = (elastic.base for elastic in config.elastic)
+    named = (*config.teachers, config.weights, config.largest, config.backbone, *bases)
     for start in filter(None, named):
         version = split_version_of(Path(start))
         if version not in (None, SPLIT_VERSION):

@@ -136,9 +136,12 @@ def _padding_id(config: PretrainedConfig) -> int:
     return MPNET_PADDING if config.model_type == "mpnet" else config.pad_token_id or 0
 
 
-def attention() -> str:
-    """Return the attention to train with: on a GPU fused, on a CPU plain (docs/decisions/0004)."""
-    return "sdpa" if torch.cuda.is_available() else "eager"
+def attention(family: str = "bert") -> str:
+    """Return the attention to train with: on a GPU fused, on a CPU plain (docs/decisions/0004).
+
+    transformers has no fused attention for an MPNet; rewritten as a BERT it gets it.
+    """
+    return "sdpa" if torch.cuda.is_available() and family != "mpnet" else "eager"
 
 
 def as_bert(model: PreTrainedModel) -> BertForQuestionAnswering:

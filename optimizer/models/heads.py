@@ -52,7 +52,7 @@ def measure(model: PreTrainedModel, attention: Any) -> Heads:  # attention: a Be
     for head in range(attention.self.num_attention_heads):
         silence = partial(_silenced, mean=mean, columns=slice(head * size, (head + 1) * size))
         changes.append((_logits_with(model, attention, silence) - whole).square().mean())
-    return Heads(torch.stack(changes), mean)
+    return Heads(torch.stack(changes).cpu(), mean.cpu())
 
 
 def _logits_with(
@@ -77,7 +77,8 @@ def _silenced(x: torch.Tensor, mean: torch.Tensor, columns: slice) -> torch.Tens
 
 
 def _logits(model: PreTrainedModel) -> torch.Tensor:  # (2, B, S)
-    ids, types = random_tokens(model.config.vocab_size)
+    where = next(model.parameters()).device
+    ids, types = (x.to(where) for x in random_tokens(model.config.vocab_size))
     was_training = model.training
     model.eval()  # type: ignore[no-untyped-call]
     out = model(input_ids=ids, attention_mask=torch.ones_like(ids), token_type_ids=types)

@@ -73,7 +73,7 @@ def load(name: str, *, dropout: float = 0.0, answers: bool = False) -> PreTraine
         model, found = AutoModelForQuestionAnswering.from_pretrained(
             source,
             config=config,
-            attn_implementation=adapt.attention(),
+            attn_implementation=adapt.attention(config.model_type),
             dtype=torch.float32,
             output_loading_info=True,
         )

@@ -17,12 +17,11 @@ from optimizer.benchmarks import results
 from optimizer.benchmarks.results import Contest, Labels
 from optimizer.report import analysis
 from optimizer.report.analysis import ReferenceCorner, Trial
-from optimizer.study.config import StudentConfig, StudyConfig
+from optimizer.study.config import ELASTIC, StudentConfig, StudyConfig, search_folder
 from optimizer.study.stages import LOSSES, MANIFEST, read_manifest
 
-TRIALS = Path("search") / "trials.json"
-FRONT = Path("search") / "front.json"
-SEARCH = Path("search") / "search.json"  # contains the far corner of the search's hypervolume
+TRIALS, FRONT = "trials.json", "front.json"
+SEARCH = "search.json"  # contains the far corner of the search's hypervolume
 _TRIALS = TypeAdapter(list[Trial])
 
 
@@ -78,16 +77,17 @@ def read(
     RepositoryError.
     """
     published = (repository / store.CATALOG).exists()
-    trials = _trials(run_dir / TRIALS)
+    search = search_of(config, run_dir)
+    trials = _trials(search / TRIALS)
     return Inputs(
         config=config,
         run_dir=run_dir,
         repository=repository,
         catalog=store.read(repository) if published else None,
-        students=(*config.students, *_members(config, run_dir / FRONT)),
+        students=(*config.students, *_members(config, run_dir)),
         trials=trials,
-        front=_front(run_dir / FRONT),
-        reference=_reference(run_dir / SEARCH) or analysis.reference_of(trials),
+        front=_front(search / FRONT),
+        reference=_reference(search / SEARCH) or analysis.reference_of(trials),
         curves={
             str(path.parent.relative_to(run_dir)): _curve(path)
             for path in sorted(run_dir.rglob(LOSSES))
@@ -98,6 +98,11 @@ def read(
         fp32=results.read(results.ReferenceComparison, run_dir / results.REFERENCE),
         before=_before(baseline) if baseline else None,
     )
+
+
+def search_of(config: StudyConfig, run_dir: Path) -> Path:
+    """Return the folder of the study's first search."""
+    return run_dir / search_folder(config.elastic[0].name if config.elastic else ELASTIC)
 
 
 def write(page: str, output: Path) -> int:
@@ -148,16 +153,19 @@ def _front(path: Path) -> frozenset[int]:
         raise ReportError(f"{path}: not a list of trials: {exc!r}; run the search again") from exc
 
 
-def _members(config: StudyConfig, path: Path) -> list[StudentConfig]:
-    """Return the members of the Pareto front that the study finishes."""
+def _members(config: StudyConfig, run_dir: Path) -> list[StudentConfig]:
+    """Return the members of the Pareto fronts that the study finishes."""
     if config.finish is None:
         return []
     from optimizer.students import finish  # here because the import takes a second
 
     try:
-        return [student for student, _ in finish.members(path, config.finish).values()]
+        found = finish.members(run_dir, config.elastic, config.finish)
+        return [student for student, _ in found.values()]
     except (ValueError, KeyError, TypeError) as exc:
-        raise ReportError(f"{path}: not a list of trials: {exc!r}; run the search again") from exc
+        raise ReportError(
+            f"{run_dir}: a {FRONT} is not a list of trials: {exc!r}; run the search again"
+        ) from exc
 
 
 def _reference(path: Path) -> ReferenceCorner | None:

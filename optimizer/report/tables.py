@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from optimizer.report.inputs import TRIALS, Inputs
+from optimizer.report.inputs import TRIALS, Inputs, search_of
 
 
 class Raw(str):
@@ -52,7 +52,7 @@ def none(what: str, file: Path, command: str) -> str:
 
 
 def no_trials(inputs: Inputs) -> str:
-    return none("trials", inputs.run_dir / TRIALS, "search")
+    return none("trials", search_of(inputs.config, inputs.run_dir) / TRIALS, "search")
 
 
 def no_catalog(inputs: Inputs) -> str:

@@ -1,7 +1,8 @@
 """The cost gate: latency and size of a candidate from its shape alone, before anything is trained.
 
 Random weights take the same time and room as trained ones. Equal shapes are measured once; what was
-measured stays in a folder, by shape and host.
+measured stays in a folder, by shape and host. A search on another machine than the one that will serve
+takes what was measured there.
 """
 
 from __future__ import annotations
@@ -12,20 +13,47 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 import onnx
+from pydantic import TypeAdapter
 
-from gateway.catalog.schema import Cell, Precision
+from gateway.catalog.schema import Cell, Host, Precision
+from gateway.errors import BertierError
 from optimizer.models.weights import GraphShape, random_weights
 from optimizer.onnx import graph, profile
 from optimizer.study import stages, workers
-from optimizer.study.space import Candidate
+from optimizer.study.space import ANY, KNOBS, Candidate, Space, spaced
 from optimizer.study.trials import Cost
 
 RUNS = 20  # timed runs of a round
 QUIET = 1.15  # largest ratio of a round's p95 to the lowest median; above it the host was busy
 PATIENCE_S = 15.0  # wait this long for a quiet round
+
+
+_HOST = TypeAdapter(Host)
+
+
+class NotMeasured(BertierError):
+    """A latency that was to be measured on another host."""
+
+
+def shapes(space: Space) -> list[Candidate]:
+    """Return one candidate of every cost in a space: layers count, not which they are."""
+    depths = range(min(space.min_layers, space.n_layers), space.n_layers + 1)
+    if space.layers == ANY:
+        layers = [spaced(n, space.n_layers) for n in depths]
+    else:
+        layers = list({len(found): tuple(found) for found in space.layers}.values())
+    values = [getattr(space, name) for name in KNOBS]
+    found = (
+        Candidate(part, **dict(zip(KNOBS, knobs, strict=True)))
+        for part in layers
+        for knobs in product(*values)
+    )
+    return list(dict.fromkeys(found))
 
 
 def graph_shape(teacher: GraphShape, candidate: Candidate) -> GraphShape:
@@ -51,11 +79,20 @@ class CostGate:
     tokens: int  # length bucket at which latency is measured
     folder: Path  # of cached measurements
     lock: Path = workers.HOST_LOCK
+    elsewhere: bool = False  # take what another host measured into the folder; measure nothing
 
     def cost(self, candidate: Candidate) -> Cost:
-        """Return p95 latency on one core, without load, and the size of the file."""
+        """Return p95 latency on one core, without load, and the size of the file.
+
+        Raises: NotMeasured when it was to be measured elsewhere, and was not.
+        """
         shape = graph_shape(self.teacher, candidate)
         stored = self.folder / f"{self._key(shape, candidate.precision)}.json"
+        if not stored.exists() and self.elsewhere:
+            raise NotMeasured(
+                f"{self.folder}: no latency of {candidate.label} on {self.host}; run 'bertier-optimize"
+                " costs' with this study file there, and copy the run folder"
+            )
         if not stored.exists():
             with workers.measuring(self.lock):
                 if not stored.exists():  # another worker may have measured it meanwhile
@@ -65,9 +102,26 @@ class CostGate:
 
     @property
     def host(self) -> str:
-        """Return a key of processor and engine: only latencies with the same key are comparable."""
-        here = profile.here()
+        """Return a key of processor and engine: only latencies with the same key are comparable.
+
+        Raises: NotMeasured when another host's are wanted, and there are none or several hosts'.
+        """
+        here = self._their_host if self.elsewhere else profile.here()
         return f"{here.cpu} ({here.flags}), {here.engine}"
+
+    @cached_property
+    def _their_host(self) -> Host:
+        """The host whose measurements are in the folder."""
+        found = {
+            json.dumps(json.loads(path.read_text())["host"], sort_keys=True)
+            for path in self.folder.glob("*.json")
+        }
+        if len(found) != 1:
+            raise NotMeasured(
+                f"{self.folder}: has latencies of {len(found)} hosts, not of one; run 'bertier-optimize"
+                " costs' on the host that will serve, and copy the run folder"
+            )
+        return _HOST.validate_json(found.pop())
 
     def _key(self, shape: GraphShape, precision: Precision) -> str:
         same = [asdict(shape), precision, self.tokens, self.host]

@@ -1,21 +1,36 @@
-"""F1 of slices of the elastic student as they would be served: cut, exported, run and decoded."""
+"""F1 of slices of an elastic student: as they would be served, or on a GPU by the student itself.
+
+Legend: B windows of a batch, S tokens of its longest.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
+import numpy as np
+import torch
 from transformers import PreTrainedModel
 
-from gateway.qa.codec import Reading
+from gateway.domain import Logits, Windows
+from gateway.qa import codec
+from gateway.qa.codec import Reading, SpanEncoder
 from optimizer.data import evaluate
-from optimizer.data.question_sets import Example
+from optimizer.data.question_sets import Example, Feature
 from optimizer.evaluation import decoding
+from optimizer.models.bert import IGNORE
 from optimizer.onnx import export
+from optimizer.students.supernet import Supernet
 from optimizer.study import workers
 from optimizer.study.space import Candidate
+from optimizer.training import loop
+
+BATCH = 64  # windows of a batch on a GPU
 
 Cut = Callable[[Candidate], PreTrainedModel]
 
@@ -26,6 +41,17 @@ def sample(examples: Sequence[Example]) -> list[Example]:
     The first n are the questions of a rung, so a higher rung contains the lower ones.
     """
     return sorted(examples, key=lambda e: hashlib.sha256(e.id.encode()).digest())
+
+
+class Scorer(Protocol):
+    """What tells candidates apart."""
+
+    def f1(self, candidate: Candidate, n: int) -> float:
+        """Return F1 on the first `n` questions, with the no-answer threshold fitted on the same.
+
+        So F1 is optimistic, equally for all candidates.
+        """
+        ...
 
 
 class SliceScorer:
@@ -42,17 +68,12 @@ class SliceScorer:
         self._last: tuple[Candidate | None, list[Reading]] = (None, [])
 
     def f1(self, candidate: Candidate, n: int) -> float:
-        """Return F1 on the first `n` questions, with the no-answer threshold fitted on the same.
-
-        So F1 is optimistic, equally for all candidates.
-        """
+        """Return F1 as the file is served; see `Scorer`."""
         before = self._last[1] if self._last[0] == candidate else []
         if len(before) < n:
             more = self._ask(candidate, self._questions[len(before) : n])
             self._last = (candidate, [*before, *more])
-        examples, readings = self._questions[:n], self._last[1][:n]
-        answers = evaluate.answers_of(readings, decoding.fit(examples, readings))
-        return evaluate.score(examples, answers).f1
+        return _fitted_f1(self._questions[:n], self._last[1][:n])
 
     def _ask(self, candidate: Candidate, questions: Sequence[Example]) -> list[Reading]:
         with tempfile.TemporaryDirectory() as folder, workers.working(self._lock):
@@ -60,3 +81,58 @@ class SliceScorer:
             path.parent.mkdir(parents=True)
             export.write(self._cut(candidate), path, candidate.precision)
             return evaluate.read_all(path, self._tokenizer, questions, candidate.precision)
+
+
+@dataclass(frozen=True)
+class NetScorer:
+    """Scores candidates on a GPU, in seconds: nothing is cut, exported or rounded to INT8.
+
+    What rounding costs is not in this F1. Finished members are measured as they are served.
+    """
+
+    net: Supernet
+    tokenizer: Path
+    questions: Sequence[Example]
+
+    def f1(self, candidate: Candidate, n: int) -> float:
+        """Return F1 of the unrounded slice; see `Scorer`."""
+        return _fitted_f1(self.questions[:n], self.readings(candidate, n))
+
+    def readings(self, candidate: Candidate, n: int) -> list[Reading]:
+        """Return what a slice says to the first `n` questions."""
+        windows = self._windows[:n]
+        rows = [(i, row) for i, found in enumerate(windows) for row in range(found.n_windows)]
+        features = [_feature(windows[i], row) for i, row in rows]
+        logits = [np.full((2, *w.input_ids.shape), IGNORE, np.float32) for w in windows]
+        order = sorted(range(len(rows)), key=lambda k: len(features[k].input_ids))
+        self.net.to(loop.device()).eval()
+        for at in range(0, len(order), BATCH):
+            part = order[at : at + BATCH]
+            with torch.no_grad(), loop.autocast():
+                said = self.net(loop.batch_of(features, part), candidate)
+            both = torch.stack([said.start, said.end]).float().cpu().numpy()  # (2, B, S)
+            for b, k in enumerate(part):
+                i, row = rows[k]
+                length = len(features[k].input_ids)
+                logits[i][:, row, :length] = both[:, b, :length]
+        asked = zip(windows, logits, self.questions[:n], strict=True)
+        return [codec.read(w, Logits(*both), e.as_question()) for w, both, e in asked]
+
+    @cached_property
+    def _windows(self) -> list[Windows]:
+        encoder = SpanEncoder.from_file(self.tokenizer)
+        return [encoder.encode(e.as_question()) for e in self.questions]
+
+
+def _feature(windows: Windows, row: int) -> Feature:
+    n = int(windows.attention_mask[row].sum())
+    return Feature(
+        windows.input_ids[row, :n].astype(np.int32),
+        windows.token_type_ids[row, :n].astype(np.int8),
+        ((0, 0),),
+    )
+
+
+def _fitted_f1(examples: Sequence[Example], readings: Sequence[Reading]) -> float:
+    answers = evaluate.answers_of(readings, decoding.fit(examples, readings))
+    return evaluate.score(examples, answers).f1

@@ -1,4 +1,4 @@
-"""The search stage of a study: from its elastic student to `search/front.json`."""
+"""The search stage of a study: from an elastic student to its `search/front.json`."""
 
 from __future__ import annotations
 
@@ -15,17 +15,22 @@ from rich.table import Table
 
 from gateway.catalog.store import sha256_of
 from optimizer.data.question_sets import DataError, Example, Split
+from optimizer.models import student
+from optimizer.models.weights import GraphShape
 from optimizer.onnx import export, profile
-from optimizer.search import scoring
+from optimizer.search import costs, scoring
 from optimizer.search.ask_tell import Evaluators, Search
 from optimizer.search.costs import CostGate
-from optimizer.search.scoring import SliceScorer
+from optimizer.search.scoring import NetScorer, Scorer, SliceScorer
 from optimizer.search.storage import opened, same_host
+from optimizer.students.elastic import Elastic
 from optimizer.students.study import Study
 from optimizer.study import pareto, provenance, stages, trials
 from optimizer.study.config import ConfigError, SearchConfig
+from optimizer.study.progress import Progress
 from optimizer.study.space import Candidate, Space
 from optimizer.study.trials import MEGABYTE, Cost, Point
+from optimizer.training import loop
 
 log = logging.getLogger(__name__)
 
@@ -57,16 +62,22 @@ class SearchResult:
         return None if self.front else trials.nearest(self.points, self.how.limits)
 
 
-def run(study: Study, url: str | None) -> SearchResult:
-    """Start, resume, or join the search at `url`; write the Pareto front. Raises: BertierError."""
-    how, space, folder = how_of(study), space_of(study), study.folder / "search"
+def run(
+    study: Study, url: str | None, elastic: Elastic | None = None, *, elsewhere: bool = False
+) -> SearchResult:
+    """Start, resume, or join the search at `url`; write the Pareto front. Raises: BertierError.
+
+    `elastic`: whose slices; None: the first one's. `elsewhere`: latencies are those that another host
+    measured into the run folder.
+    """
+    how, elastic = how_of(study), elastic or study.elastic
+    space, folder = space_of(elastic), study.search_folder(elastic.config.name)
     questions = scoring.sample(study.questions.certifying(Split.SEARCH))
     if not questions:
         raise DataError("the search split of the certifying sources is empty: add [[data]]")
     rungs = tuple(sorted({min(n, len(questions)) for n in how.questions}))
-    gate = CostGate(export.graph_shape_of(study.elastic.net.model), how.tokens, folder / "costs")
-    scorer = SliceScorer(study.elastic.slice, study.tokenizer, questions)
-    inputs = inputs_of(study, how, space, questions[: rungs[-1]])
+    gate = CostGate(shape_of(elastic), how.tokens, folder / "costs", elsewhere=elsewhere)
+    inputs = inputs_of(elastic, how, space, questions[: rungs[-1]])
     progress_log = ProgressLog(how, lambda: gate.cost(space.largest))
     with opened(url, folder, name_of(study, inputs)) as shared:
         same_host(shared, gate.host)
@@ -75,7 +86,7 @@ def run(study: Study, url: str | None) -> SearchResult:
             space,
             how,
             rungs,
-            Evaluators(gate.cost, scorer.f1),
+            Evaluators(gate.cost, _scorer(study, elastic, questions).f1),
             seed=seed_of(study),
             shared=url is not None,
             watch_progress=progress_log,
@@ -85,18 +96,47 @@ def run(study: Study, url: str | None) -> SearchResult:
     return found
 
 
+def _scorer(study: Study, elastic: Elastic, questions: Sequence[Example]) -> Scorer:
+    if loop.device().type == "cuda":
+        return NetScorer(elastic.net, study.tokenizer, questions)
+    return SliceScorer(elastic.slice, study.tokenizer, questions)
+
+
+def measure_costs(study: Study) -> dict[str, int]:
+    """Measure latency and size of every shape of every space on this host; nothing need be trained.
+
+    Returns how many shapes each elastic student has.
+    """
+    how, found = how_of(study), {}
+    for name, elastic in study.elastics.items():
+        gate = CostGate(shape_of(elastic), how.tokens, study.search_folder(name) / "costs")
+        wanted = costs.shapes(space_of(elastic))
+        progress = Progress(f"costs of {name}", len(wanted))
+        for candidate in wanted:
+            gate.cost(candidate)
+            progress.step()
+        found[name] = len(wanted)
+    return found
+
+
+def shape_of(elastic: Elastic) -> GraphShape:
+    """Return the graph shape of an elastic student, before it or its teacher is trained."""
+    study = elastic.distillation.config
+    start = study.student_weights or study.finished or study.encoder
+    return export.graph_shape_of(student.load(elastic.config.base or start))
+
+
 def how_of(study: Study) -> SearchConfig:
     """Return the search settings of a study. Raises: ConfigError when it has no elastic student."""
-    if study.config.elastic is None:
+    if not study.config.elastic:
         raise ConfigError(
             f"{study.config.name}: a search needs [elastic], the student that is sliced"
         )
     return study.config.search or SearchConfig()
 
 
-def space_of(study: Study) -> Space:
-    assert study.config.elastic is not None, "the search was checked"
-    return study.config.elastic.space.within(study.elastic.net.n_layers)
+def space_of(elastic: Elastic) -> Space:
+    return elastic.config.space.within(shape_of(elastic).layers)
 
 
 def seed_of(study: Study) -> int:
@@ -105,12 +145,12 @@ def seed_of(study: Study) -> int:
 
 
 def inputs_of(
-    study: Study, how: SearchConfig, space: Space, questions: Sequence[Example]
+    elastic: Elastic, how: SearchConfig, space: Space, questions: Sequence[Example]
 ) -> dict[str, Any]:
     """Return everything that the results of trials depend on; other inputs are another search."""
     asked = hashlib.sha256("\n".join(e.id for e in questions).encode()).hexdigest()
     return {
-        "elastic_sha256": sha256_of(study.folder / "elastic" / "elastic.pt"),
+        "elastic_sha256": sha256_of(elastic.file),
         "space": space.model_dump(mode="json"),
         "limits": asdict(how.limits),
         "tokens": how.tokens,

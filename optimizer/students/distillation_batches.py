@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from optimizer.data.question_sets import Feature
 from optimizer.models import lowrank, student, tokenizer
@@ -18,9 +18,10 @@ from optimizer.study.config import StudyConfig
 from optimizer.teachers.largest_model import LargestModel
 from optimizer.teachers.rows import MappedAnswers
 from optimizer.training import loop, losses, teacher_outputs
-from optimizer.training.teacher_outputs import TeacherStates
+from optimizer.training.teacher_outputs import LiveTeacher, TeacherStates
 
 PROBE_ROWS, PROBE_BATCH = 64, 16
+LOGITS_FOLDER = "teacher-logits"  # beside the folder that holds hidden states, too
 
 
 @dataclass(frozen=True)
@@ -71,30 +72,44 @@ class DistillationBatches:
                 " variants share one tokenizer.json; give a largest model with the same vocabulary"
             )
 
-    def teach(self) -> dict[str, Any]:
-        """Compute the teacher outputs of every training row, once."""
+    def teach(self, *, hidden: bool = False) -> dict[str, Any]:
+        """Compute the teacher outputs of every training row, once; `hidden`: the last states, too."""
         if self.config.student_weights:
             self._check_words(self.config.student_weights)
         inputs = self.inputs() | {"fraction": self.config.distill.fraction}
-        return stages.run_stage(self.folder, inputs, self._teach)
+        folder = self.folder if hidden or self.maps else self.folder.with_name(LOGITS_FOLDER)
+        return stages.run_stage(folder, inputs, lambda: self._teach(folder, hidden=hidden))
 
-    def _teach(self) -> dict[str, Any]:
+    def _teach(self, folder: Path, *, hidden: bool) -> dict[str, Any]:
         if self.maps:
             return {"rows": len(self.rows), "mapped": self._answers[1]}
         teacher = self.largest.load()
-        teacher_outputs.write(teacher, self.rows, self.folder, teacher.config.hidden_size)
-        return {"rows": len(self.rows), "width": teacher.config.hidden_size}
+        width = teacher.config.hidden_size if hidden else 0
+        teacher_outputs.write(teacher, self.rows, folder, width)
+        return {"rows": len(self.rows), "width": width}
 
-    def imitation(self, ask: losses.Ask | None = None) -> losses.Imitation:
-        """Return the distillation loss; `ask` runs the model and returns the outputs to score."""
+    def imitation(self, model: PreTrainedModel, ask: losses.Ask | None = None) -> losses.Imitation:
+        """Return the distillation loss of a student; `ask` runs it and returns the outputs to score."""
         how = self.config.distill
-        states = None if how.labels_only else self._targets()
+        states = None if how.labels_only else self._targets(model)
         return losses.Imitation(states, how, ask) if ask else losses.Imitation(states, how)
 
-    def _targets(self) -> losses.Targets:
+    def _targets(self, model: PreTrainedModel) -> losses.Targets:
         if self.maps:
             return self._answers[0]
-        return TeacherStates.open(self.folder, self.rows, self.teach()["width"])
+        if not self.imitates_states(model):
+            self.teach()
+            return TeacherStates.open(self.folder.with_name(LOGITS_FOLDER), self.rows)
+        if loop.device().type == "cuda":
+            return LiveTeacher.of_model(self.largest.load())
+        return TeacherStates.open(self.folder, self.rows, self.teach(hidden=True)["width"])
+
+    def imitates_states(self, model: PreTrainedModel) -> bool:
+        """Return whether a student is pulled towards its teacher's hidden states: of one width."""
+        if self.maps or self.config.distill.hidden_weight == 0:
+            return False
+        width = AutoConfig.from_pretrained(self.largest.folder).hidden_size
+        return bool(model.config.hidden_size == width)
 
     @cached_property
     def _answers(self) -> tuple[MappedAnswers, dict[str, Any]]:

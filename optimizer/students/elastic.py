@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,8 +20,15 @@ from optimizer.study.config import ElasticConfig
 from optimizer.study.space import Candidate
 from optimizer.training import loop
 
+log = logging.getLogger(__name__)
+
 # Knobs of its space that do not change its training.
-_UNTRAINED = {"space": {"embedding_bits", "precision", "teacher_layers"}}
+_UNTRAINED: Any = {
+    "name": True,
+    "members": True,
+    "finish": True,
+    "space": {"embedding_bits", "precision", "teacher_layers"},
+}
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,10 @@ class Elastic:
         return self.folder / "elastic.pt"
 
     def check(self) -> None:
-        """Fail before hours of training. Raises: ModelError when its base cannot imitate the teacher."""
+        """Fail before hours of training. Raises: ModelError when its base cannot be loaded.
+
+        A base of another width than the teacher's imitates its answers alone.
+        """
         study = self.distillation.config
         imitates = study.distill.hidden_weight > 0 and not study.distill.labels_only
         if self.config.base is None or not imitates or study.outside_teachers:
@@ -45,10 +56,9 @@ class Elastic:
         names = (self.config.base, study.finished or study.encoder)
         own, teachers = (student.load(name).config.hidden_size for name in names)
         if own != teachers:
-            raise student.ModelError(
-                f"[elastic] base {self.config.base}: its hidden states have width {own}, those of the"
-                f" teacher {names[1]} have width {teachers}; give a base of that width, or set"
-                " [distill] hidden_weight = 0"
+            log.info(
+                "%s: states of width %d, the teacher's of %d: it imitates answers, no hidden states",
+                *(self.config.name, own, teachers),
             )
 
     def train(self) -> dict[str, Any]:
@@ -70,7 +80,7 @@ class Elastic:
             net.check(replace(space.largest, layers=layers))
         net.check(space.smallest)
         loss = self.distillation.imitation(
-            partial(supernet.ask_sandwich, space, self.config.random)
+            net.model, partial(supernet.ask_sandwich, space, self.config.random)
         )
         rows, seed = self.distillation.rows, self.distillation.config.seed
         final = loop.train(net, rows, loss, how, self.folder, seed)
@@ -112,10 +122,16 @@ class Elastic:
             ) from exc
         return net
 
-    def slice(self, candidate: Candidate) -> PreTrainedModel:
-        """Return a candidate cut out of it, words rounded to its bits."""
-        self.net.check(candidate)
-        model, thin = self.net.cut(candidate), self.net.thin
+    @cached_property
+    def blank(self) -> Supernet:
+        """The network without its training: its slices have the right shape, and no more."""
+        return self._new()
+
+    def slice(self, candidate: Candidate, *, blank: bool = False) -> PreTrainedModel:
+        """Return a candidate cut out of it, words rounded to its bits; `blank`: its shape alone."""
+        net = self.blank if blank else self.net
+        net.check(candidate)
+        model, thin = net.cut(candidate), net.thin
         narrow_words = bool(candidate.hidden and not candidate.rank)  # rounded from rounded ones
         if narrow_words or candidate.embedding_bits != self.config.embedding_bits:
             words = thin.exact(candidate.rank) if thin and candidate.rank else self._words

@@ -15,10 +15,17 @@ from optimizer.data import evaluate
 from optimizer.data.question_sets import Example
 from optimizer.evaluation import decoding
 from optimizer.study import pareto, trials
-from optimizer.study.config import ELASTIC, ConfigError, FinishConfig, StudentConfig
+from optimizer.study.config import (
+    ELASTIC,
+    ConfigError,
+    ElasticConfig,
+    FinishConfig,
+    StudentConfig,
+    search_folder,
+)
 from optimizer.study.trials import MEGABYTE
 
-SUFFIX = {Precision.INT8_DYNAMIC: "int8", Precision.FP16: "fp16"}
+SUFFIX = {Precision.INT8_DYNAMIC: "", Precision.FP16: "-fp16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,58 +37,88 @@ class Finished:
     f1: float  # on the whole search split, threshold fitted alike
 
 
-def members(front: Path, how: FinishConfig) -> dict[str, tuple[StudentConfig, float]]:
-    """Return the students to finish, with their F1 as slices: they represent the Pareto front best.
+def members(
+    run_folder: Path, elastics: Sequence[ElasticConfig], how: FinishConfig
+) -> dict[str, tuple[StudentConfig, float]]:
+    """Return the students to finish, with their F1 as slices: they represent each Pareto front best.
 
     None without a front. FP32 is not finished: it shows what rounding costs.
     Raises: ConfigError when not even the smallest fit into `max_total_mb`.
     """
+    found = (_members_of(run_folder, elastic, how) for elastic in elastics)
+    return {student.name: (student, f1) for part in found for student, f1 in part}
+
+
+def front_file(run_folder: Path, elastic: ElasticConfig) -> Path:
+    return run_folder / search_folder(elastic.name) / "front.json"
+
+
+def _members_of(
+    run_folder: Path, elastic: ElasticConfig, how: FinishConfig
+) -> list[tuple[StudentConfig, float]]:
+    front = front_file(run_folder, elastic)
     rows = json.loads(front.read_text()) if front.exists() else []
     rows = [row for row in rows if row["candidate"]["precision"] != Precision.FP32]
     points = np.array([[-row["f1"], row["p95_ms"], row["size_bytes"]] for row in rows], np.float64)
     points = points.reshape(-1, 3)
     budget = np.inf if how.max_total_mb is None else how.max_total_mb
+    n = elastic.members or how.members
     try:
-        kept = pareto.subset(points, how.members, points[:, 2] / MEGABYTE, budget)
+        kept = pareto.subset(points, n, points[:, 2] / MEGABYTE, budget)
     except ValueError as error:
         raise ConfigError(
             f"[finish] max_total_mb: {error} MB; fewer members, or more room"
         ) from error
-    students = [(_student(rows[i]["candidate"], how), float(rows[i]["f1"])) for i in kept]
-    return {student.name: (student, f1) for student, f1 in students}
+    picked = [rows[i] for i in kept]
+    names = _names([row["candidate"] for row in picked], elastic)
+    return [
+        (_student(row["candidate"], name, elastic, how), float(row["f1"]))
+        for row, name in zip(picked, names, strict=True)
+    ]
 
 
-def _student(candidate: dict[str, Any], how: FinishConfig) -> StudentConfig:
-    layers, bits = candidate["layers"], candidate["embedding_bits"]
-    shape = f"h{candidate['heads']}-f{candidate['ffn']}-w{bits}"
-    rank = candidate.get("rank", 0)  # older searches did not write the following keys
-    keep, drop_after = candidate.get("keep", 1.0), candidate.get("drop_after", 0)
-    hidden = candidate.get("hidden", 0)
-    shape += f"-d{hidden}" if hidden else ""
-    shape += f"-r{rank}" if rank else ""
-    shape += f"-k{keep:g}.{drop_after}" if drop_after else ""
-    precision = Precision(candidate["precision"])
+def _names(candidates: Sequence[dict[str, Any]], elastic: ElasticConfig) -> list[str]:
+    """Return short names: family and number of layers; of several alike the next get b, c, ..."""
+    family = "bert" if elastic.name == ELASTIC else elastic.name
+    plain = []
+    for candidate in candidates:
+        precision = SUFFIX[Precision(candidate["precision"])]
+        plain.append(f"{family}-{len(candidate['layers'])}{precision}")
+    return [
+        name + (f"-{chr(ord('a') + before)}" if (before := plain[:i].count(name)) else "")
+        for i, name in enumerate(plain)
+    ]
+
+
+def _student(
+    candidate: dict[str, Any], name: str, elastic: ElasticConfig, how: FinishConfig
+) -> StudentConfig:
     return StudentConfig(
-        name=f"bert-l{'.'.join(map(str, layers))}-{shape}-{SUFFIX[precision]}",
-        start=ELASTIC,
-        layers=tuple(layers),
+        name=name,
+        start=elastic.name,
+        layers=tuple(candidate["layers"]),
         heads=candidate["heads"],
         ffn=candidate["ffn"],
-        embedding_bits=bits,
-        rank=rank,
-        keep=keep,
-        drop_after=drop_after,
-        hidden=hidden or None,
-        precision=precision,
-        train=how.train,
+        embedding_bits=candidate["embedding_bits"],
+        rank=candidate.get("rank", 0),  # older searches did not write the following keys
+        keep=candidate.get("keep", 1.0),
+        drop_after=candidate.get("drop_after", 0),
+        hidden=candidate.get("hidden", 0) or None,
+        precision=Precision(candidate["precision"]),
+        train=elastic.finish or how.train,
     )
 
 
-def check(found: dict[str, tuple[StudentConfig, float]], front: Path) -> None:
+def check(
+    found: dict[str, tuple[StudentConfig, float]],
+    run_folder: Path,
+    elastics: Sequence[ElasticConfig],
+) -> None:
     """Raises: ConfigError when there is nothing to finish."""
     if not found:
+        fronts = ", ".join(str(front_file(run_folder, elastic)) for elastic in elastics)
         raise ConfigError(
-            f"{front}: names no INT8 or FP16 candidate to finish; 'bertier-optimize search' writes it"
+            f"{fronts}: no INT8 or FP16 candidate to finish; 'bertier-optimize search' writes it"
         )
 
 

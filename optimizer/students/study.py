@@ -17,11 +17,9 @@ from optimizer.students import finish
 from optimizer.students.distillation_batches import DistillationBatches
 from optimizer.students.elastic import Elastic
 from optimizer.study import stages
-from optimizer.study.config import ELASTIC, StudentConfig, StudyConfig, TrainConfig
+from optimizer.study.config import StudentConfig, StudyConfig, TrainConfig, search_folder
 from optimizer.teachers.largest_model import LargestModel
 from optimizer.training import loop
-
-TEACHER_BITS = 8
 
 
 @dataclass(frozen=True)
@@ -45,10 +43,17 @@ class Study:
         return DistillationBatches(self.largest, self.folder / "teacher-states")
 
     @cached_property
+    def elastics(self) -> dict[str, Elastic]:
+        """The elastic students that search candidates are cut from, by name."""
+        return {
+            config.name: Elastic(self.distillation, config, self.folder / config.name)
+            for config in self.config.elastic
+        }
+
+    @property
     def elastic(self) -> Elastic:
-        """The elastic student that search candidates are cut from; the study file must have one."""
-        assert self.config.elastic is not None, "the study file was checked"
-        return Elastic(self.distillation, self.config.elastic, self.folder / "elastic")
+        """The first elastic student; the study file must have one."""
+        return next(iter(self.elastics.values()))
 
     @property
     def tokenizer(self) -> Path:
@@ -58,14 +63,15 @@ class Study:
     def variant_names(self) -> tuple[str, ...]:
         return (self.config.largest_name, *(s.name for s in self.students))
 
-    @property
-    def front_file(self) -> Path:
-        return self.folder / "search" / "front.json"
+    def search_folder(self, elastic: str) -> Path:
+        """Return the folder of the search among an elastic student's slices."""
+        return self.folder / search_folder(elastic)
 
     @cached_property
     def members(self) -> dict[str, tuple[StudentConfig, float]]:
-        """The members of the search's front that are finished, with their F1 as slices."""
-        return finish.members(self.front_file, self.config.finish) if self.config.finish else {}
+        """The members of the searches' fronts that are finished, with their F1 as slices."""
+        how = self.config.finish
+        return finish.members(self.folder, self.config.elastic, how) if how else {}
 
     @property
     def students(self) -> tuple[StudentConfig, ...]:
@@ -83,8 +89,6 @@ class Study:
                 "final_loss": None,
                 "parameters": student.parameters_of(self.model(config.name)),
             }
-        if not self.config.distill.labels_only:
-            self.distillation.teach()
         inputs, how = self.student_inputs(config), config.train
         folder = self.folder / "students" / config.name
         return stages.run_stage(folder, inputs, lambda: self._train_student(config, how, folder))
@@ -95,33 +99,33 @@ class Study:
             "student": config.model_dump(exclude_none=True, exclude={"precision"}),
             "distill": self.config.distill.model_dump(),
         }
-        if config.start == ELASTIC and self.config.elastic:
-            return inputs | {"start": self.elastic.inputs()}
+        if config.start in self.elastics:
+            return inputs | {"start": self.elastics[config.start].inputs()}
         start = self.student(config.start) if config.start else None
         return inputs | ({"start": self.student_inputs(start)} if start else {})
 
     def _train_student(
         self, config: StudentConfig, how: TrainConfig, folder: Path
     ) -> dict[str, Any]:
-        model, rows = self._new_student(config, to_train=True), self.distillation.rows
-        final = loop.train(
-            model, rows, self.distillation.imitation(), how, folder, self.config.seed
-        )
+        model, rows = self._new_student(config, trained=False), self.distillation.rows
+        loss = self.distillation.imitation(model)
+        final = loop.train(model, rows, loss, how, folder, self.config.seed)
         torch.save(model.state_dict(), folder / "student.pt")
         if student.has_plain_form(model):
             student.save_plain(model, folder / "checkpoint")
         return {"final_loss": final, "parameters": student.parameters_of(model)}
 
-    def _new_student(self, config: StudentConfig, *, to_train: bool = False) -> PreTrainedModel:
-        """Return an untrained student; `to_train` as for an elastic student."""
-        if config.start == ELASTIC:
-            heads = config.heads or self.elastic.net.model.config.num_attention_heads
-            return self.elastic.slice(config.candidate(heads))
+    def _new_student(self, config: StudentConfig, *, trained: bool) -> PreTrainedModel:
+        """Return a student as it is cut; `trained`: its own weights are loaded next, so any will do."""
+        if elastic := self.elastics.get(config.start or ""):
+            net = elastic.blank if trained else elastic.net
+            heads = config.heads or net.model.config.num_attention_heads
+            return elastic.slice(config.candidate(heads), blank=trained)
         base = self.model(config.start) if config.start else self.distillation.start()
-        probe = self.distillation.probe if to_train else None
+        probe = None if trained else self.distillation.probe
         model = student.cut(base, config.layers, config.ffn, config.heads, probe)
         model = widths.narrowed(model, config.hidden, probe)
-        found = self.distillation.word_counts if to_train and config.rank else None
+        found = self.distillation.word_counts if config.rank and not trained else None
         model = lowrank.with_rank(model, config.rank, config.embedding_bits, found)
         shape = config.candidate(min(student.heads_of(model)))
         return bert.with_dropping(model, bert.dropping_of(model, shape.keep, shape.drop_after))
@@ -133,7 +137,7 @@ class Study:
 
     def embedding_bits(self, name: str) -> int:
         config = self.student(name)
-        return config.embedding_bits if config else TEACHER_BITS
+        return config.embedding_bits if config else self.config.largest_bits
 
     def precision(self, name: str) -> Precision:
         """Return the precision that a variant is published in."""
@@ -144,8 +148,8 @@ class Study:
         """Return the trained PyTorch model of a variant, embeddings quantized."""
         config = self.student(name)
         if config is None:
-            return student.with_low_bit_embeddings(self.largest.load(), TEACHER_BITS)
-        model = self._new_student(config, to_train=config.train is None)
+            return student.with_low_bit_embeddings(self.largest.load(), self.config.largest_bits)
+        model = self._new_student(config, trained=config.train is not None)
         if config.train is not None:
             model.load_state_dict(loop.weights(self.folder / "students" / name / "student.pt"))
         return model

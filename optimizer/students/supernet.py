@@ -30,7 +30,7 @@ from optimizer.models.position_bias import Added
 from optimizer.models.student import ModelError, bert_of
 from optimizer.models.widths import Means, Width
 from optimizer.study.space import Candidate, Space
-from optimizer.training.loop import Batch
+from optimizer.training.loop import Batch, device
 from optimizer.training.losses import Outputs, as_outputs
 
 T = TypeVar("T")
@@ -78,8 +78,12 @@ class Supernet(nn.Module):
     def _order(self, teacher: PreTrainedModel, probe: Sequence[Inputs]) -> None:
         """Put the heads and neurons that matter first, and keep what each says on average."""
         watched = neurons.measure(teacher, probe)
+        teacher.to(device())  # type: ignore[arg-type]
+        blocks = [layer.attention for layer in bert_of(teacher).encoder.layer]
+        measured = [heads.measure(teacher, block) for block in blocks]
+        teacher.cpu()
         for i, layer in enumerate(bert_of(self.model).encoder.layer):
-            found = heads.measure(teacher, bert_of(teacher).encoder.layer[i].attention)
+            found = measured[i]
             columns = _sort_heads(layer.attention, found.importance)
             self._mean(i).copy_(found.mean[columns])
             order = watched[i].order

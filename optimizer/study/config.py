@@ -22,7 +22,7 @@ from optimizer.study.trials import Limits
 
 DEFAULT_STUDY = Path(__file__).parents[1] / "studies" / "default.toml"
 REPOSITORY = Path("model_repository")
-ELASTIC = "elastic"  # `start` of a student that is a slice of the elastic student
+ELASTIC = "elastic"  # name of an elastic student that is given none
 
 
 class ConfigError(BertierError):
@@ -104,7 +104,9 @@ class StudentConfig(_Frozen):
     """One student: which layers it keeps, and how wide they are."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
-    start: str | None = None  # model it is cut from: a student or `elastic`; default: the teacher
+    start: str | None = (
+        None  # model it is cut from: a student, or an elastic student; default: the teacher
+    )
     layers: tuple[int, ...] = Field(
         min_length=1
     )  # kept layers of the model it is cut from, counted from 0
@@ -138,14 +140,21 @@ class StudentConfig(_Frozen):
 
 
 class ElasticConfig(_Frozen):
-    """The elastic student: one training, of which other students are slices."""
+    """An elastic student: one training, of which other students are slices."""
 
+    name: str = Field(
+        ELASTIC, pattern=r"^[a-z0-9][a-z0-9_-]*$"
+    )  # of its folder, of its search, and first word of its slices' names
     space: Space
     base: str | None = (
         None  # checkpoint of its initial weights, maybe with fewer layers; default: the teacher
     )
     random: int = Field(1, ge=0)  # random candidates per step, besides the largest and the smallest
     embedding_bits: int = 4  # 4 or 8
+    members: int | None = Field(
+        None, gt=0
+    )  # of its front that are finished; default: [finish] members
+    finish: TrainConfig | None = None  # how these are trained; default: [finish] train
     train: TrainConfig = TrainConfig()
 
     @model_validator(mode="after")
@@ -203,10 +212,12 @@ class SearchConfig(_Frozen):
 class FinishConfig(_Frozen):
     """How members of the search's Pareto front are trained on their own and published."""
 
-    members: int = Field(6, gt=0)  # number of members; those that together dominate the most volume
+    members: int = Field(
+        6, gt=0
+    )  # of each search's front; those that together dominate the most volume
     max_total_mb: float | None = Field(
         None, gt=0
-    )  # limit of all their files together, in 10^6 bytes
+    )  # limit of the files of one front together, in 10^6 bytes
     train: TrainConfig = TrainConfig()
 
 
@@ -250,6 +261,9 @@ class StudyConfig(_Frozen):
     weights: str | None = None  # checkpoint that students start from; default: the largest model
     largest: str | None = None  # finished QA checkpoint, published unchanged; default: trained here
     largest_name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    largest_bits: Literal[4, 8] = (
+        8  # of the largest model's word embeddings; with 4 its last phase trains around them
+    )
     reference: str | None = (
         None  # fp32 model that all are compared with; default: the largest model
     )
@@ -262,7 +276,7 @@ class StudyConfig(_Frozen):
     publish: PublishConfig = PublishConfig()
     data: tuple[DataConfig, ...] = Field(min_length=1)
     augment: AugmentConfig = AugmentConfig()
-    elastic: ElasticConfig | None = None
+    elastic: tuple[ElasticConfig, ...] = ()
     search: SearchConfig | None = None
     finish: FinishConfig | None = None
     students: tuple[StudentConfig, ...] = ()
@@ -334,11 +348,21 @@ class StudyConfig(_Frozen):
             given["largest_name"] = given.pop("teacher_name")
         return given
 
-    @field_validator("train", mode="before")
+    @field_validator("train", "elastic", mode="before")
     @classmethod
-    def _one_phase(cls, given: Any) -> Any:
-        """Accept `[train]` for one phase and `[[train]]` for several."""
-        return [given] if isinstance(given, dict) else given
+    def _one_or_several(cls, given: Any) -> Any:
+        """Accept `[train]` for one phase and `[[train]]` for several; `[elastic]` likewise."""
+        if given is None:
+            return ()
+        return [given] if isinstance(given, dict | ElasticConfig) else given
+
+    @field_validator("elastic")
+    @classmethod
+    def _different_names(cls, given: tuple[ElasticConfig, ...]) -> tuple[ElasticConfig, ...]:
+        names = [elastic.name for elastic in given]
+        if len(set(names)) < len(names):
+            raise ValueError(f"several elastic students need different names, not {names}")
+        return given
 
     @model_validator(mode="after")
     def _has_weights(self) -> StudyConfig:
@@ -354,7 +378,7 @@ class StudyConfig(_Frozen):
 
     @model_validator(mode="after")
     def _starts_come_first(self) -> StudyConfig:
-        known = {ELASTIC} if self.elastic else set()
+        known = {elastic.name for elastic in self.elastic}
         for student in self.students:
             if student.start is not None and student.start not in known:
                 raise ValueError(
@@ -378,6 +402,11 @@ class StudyConfig(_Frozen):
                 "no [[data]] has certifies = true: thresholds and floors need at least one"
             )
         return self
+
+
+def search_folder(elastic: str) -> str:
+    """Return the folder of the search among an elastic student's slices, in the run folder."""
+    return "search" if elastic == ELASTIC else f"search-{elastic}"
 
 
 def with_changes(search: SearchConfig, given: dict[str, Any]) -> SearchConfig:

@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from gateway.qa.codec import SpanEncoder
-from optimizer.data import question_sets
+from optimizer.data import question_sets, row_cache
 from optimizer.data.question_sets import Feature
 from optimizer.data.splits import StudyQuestions
 from optimizer.models import adapt, student, tokenizer
@@ -24,7 +24,7 @@ from optimizer.study.config import PhaseConfig, StudyConfig
 from optimizer.teachers.outside_teachers import OutsideTeachers
 from optimizer.training import loop, losses
 
-ANSWERS = "teacher-answers"  # folder beside the model's
+ANSWERS, ROWS = "teacher-answers", "training-rows"  # folders beside the model's
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ class LargestModel:
             "seed": config.seed,
             "split_version": question_sets.SPLIT_VERSION,
         }
+        if config.largest_bits != 8:
+            found["largest_bits"] = config.largest_bits
         if config.finished or not config.outside_teachers:
             return found
         return found | {"taught": self.outside.inputs(), "distill": config.distill.model_dump()}
@@ -72,8 +74,10 @@ class LargestModel:
 
     def features(self, fraction: float = 1.0, only: Collection[str] = ()) -> list[Feature]:
         """Return the training windows of this share of the contexts; `only`: sources, none: all."""
-        examples = self.questions.train(fraction, only)
-        return question_sets.features(examples, self.span_encoder, self.config.seed)
+        examples, config = self.questions.train(fraction, only), self.config
+        return row_cache.features(
+            examples, self.tokenizer, config.max_tokens, config.seed, self.folder.parent / ROWS
+        )
 
     @property
     def span_encoder(self) -> SpanEncoder:
@@ -132,6 +136,8 @@ class LargestModel:
             torch.manual_seed(seed)
             kept = how.keep_start > 0  # and a random head is not worth keeping
             model = student.load(start, dropout=how.dropout, answers=kept)
+            if i == len(self.config.train) - 1 and self.config.largest_bits < 8:
+                model = student.with_low_bit_embeddings(model, self.config.largest_bits)
             rows, loss_of = self._seeded(seed).training_rows(how)
             loss = loop.train(model, rows, loss_of, how, folder, seed)
             if how.keep_start:

@@ -148,7 +148,12 @@ class Imitation:
         if targets is None or self._how.labels_only:
             return _weighted(out, self._how, partial(_hard_loss, batch))
         spans = _weighted(out, self._how, partial(self._mixed_loss, batch, targets))
-        if not self._how.hidden_weight or targets.hidden is None:
+        wide = out.columns is not None  # a part of the teacher's width
+        if (
+            not self._how.hidden_weight
+            or targets.hidden is None
+            or (not wide and out.hidden.shape[-1] != targets.hidden.shape[-1])
+        ):
             return spans
         real = batch.attention_mask == 1
         if out.kept is not None:

@@ -1,6 +1,8 @@
-"""A teacher's logits and hidden states for every training row: computed once, cached on disk as float16.
+"""A teacher's logits and hidden states for the training rows.
 
-A row takes about 770 bytes a token at width 384, and saves the teacher's forward pass in every epoch.
+They are computed once and cached on disk as float16: logits take 4 bytes a token, hidden states at
+width 384 another 768, and both save the teacher's forward pass in every epoch. Where hidden states are
+wanted on a GPU, the teacher is asked again for every batch: that is faster than reading gigabytes.
 Legend: R rows, T tokens of all rows, B rows of a batch, S tokens of its longest, H hidden width.
 """
 
@@ -20,7 +22,7 @@ from optimizer.study.stages import CHECKPOINT, write_json
 from optimizer.training.loop import Batch, autocast, batch_of, device
 
 HIDDEN, LOGITS = "hidden.f16", "logits.f16"
-BATCH = 32
+BATCH, GPU_BATCH = 32, 128
 FLUSH_EVERY = 50  # batches
 
 
@@ -34,18 +36,44 @@ class TeacherOutputs:
 
 
 @dataclass(frozen=True, slots=True)
+class LiveTeacher:
+    """A teacher that is asked for every batch."""
+
+    model: torch.nn.Module
+
+    @classmethod
+    def of_model(cls, model: torch.nn.Module) -> LiveTeacher:
+        return cls(model.to(device()).eval())
+
+    @torch.no_grad()
+    def of(self, batch: Batch) -> TeacherOutputs:
+        """Return the teacher outputs for the rows of a batch."""
+        with autocast():
+            out = self.model(**batch.inputs(), output_hidden_states=True)
+        padding = batch.attention_mask == 0
+        start, end = (
+            logits.float().masked_fill(padding, IGNORE)
+            for logits in (out.start_logits, out.end_logits)
+        )
+        return TeacherOutputs(start, end, out.hidden_states[-1].float())
+
+
+@dataclass(frozen=True, slots=True)
 class TeacherStates:
     """The cached rows, concatenated without padding."""
 
     firsts: np.ndarray  # (R + 1,) first token of each row
-    hidden: np.ndarray  # (T, H) float16
+    hidden: np.ndarray | None  # (T, H) float16; None: only logits are kept
     logits: np.ndarray  # (T, 2) float16
 
     @classmethod
     def open(
-        cls, folder: Path, features: Sequence[Feature], width: int, mode: str = "r"
+        cls, folder: Path, features: Sequence[Feature], width: int = 0, mode: str = "r"
     ) -> TeacherStates:
-        """Map the files of these rows. Raises: FileNotFoundError when they were never written."""
+        """Map the files of these rows; `width`: of the hidden states, 0: only logits are kept.
+
+        Raises: FileNotFoundError when they were never written.
+        """
         lengths = [len(f.input_ids) for f in features]
         firsts = np.concatenate([[0], np.cumsum(lengths)])
         n_tokens = int(firsts[-1])
@@ -53,29 +81,35 @@ class TeacherStates:
         def mapped(name: str, columns: int) -> np.ndarray:
             return np.memmap(folder / name, np.float16, mode, shape=(n_tokens, columns))  # type: ignore[call-overload, no-any-return]
 
-        return cls(firsts, mapped(HIDDEN, width), mapped(LOGITS, 2))
+        return cls(firsts, mapped(HIDDEN, width) if width else None, mapped(LOGITS, 2))
 
     def of(self, batch: Batch) -> TeacherOutputs:
         """Return the teacher outputs for the rows of a batch."""
         b, s = batch.input_ids.shape
-        hidden = np.zeros((b, s, self.hidden.shape[1]), np.float16)
+        width = 0 if self.hidden is None else self.hidden.shape[1]
+        hidden = np.zeros((b, s, width), np.float16)
         logits = np.full((2, b, s), IGNORE, np.float32)
         for i, row in enumerate(batch.rows):
             part = slice(self.firsts[row], self.firsts[row + 1])
             n = part.stop - part.start
-            hidden[i, :n] = self.hidden[part]
+            if self.hidden is not None:
+                hidden[i, :n] = self.hidden[part]
             logits[:, i, :n] = self.logits[part].T
         where = batch.input_ids.device
         start, end = torch.from_numpy(logits).to(where)
-        return TeacherOutputs(start, end, torch.from_numpy(hidden).to(where).float())
+        states = torch.from_numpy(hidden).to(where).float() if width else None
+        return TeacherOutputs(start, end, states)
 
     def put(self, batch: Batch, hidden: torch.Tensor, logits: torch.Tensor) -> None:
         """Store the teacher outputs of a batch: hidden (B, S, H), logits (B, S, 2)."""
+        kept = None if self.hidden is None else hidden.half().cpu().numpy()
+        halves = logits.half().cpu().numpy()
         for i, row in enumerate(batch.rows):
             part = slice(self.firsts[row], self.firsts[row + 1])
             n = part.stop - part.start
-            self.hidden[part] = hidden[i, :n].half().cpu().numpy()
-            self.logits[part] = logits[i, :n].half().cpu().numpy()
+            if self.hidden is not None and kept is not None:
+                self.hidden[part] = kept[i, :n]
+            self.logits[part] = halves[i, :n]
 
 
 @torch.no_grad()
@@ -83,12 +117,16 @@ def write(
     teacher: torch.nn.Module,
     features: Sequence[Feature],
     folder: Path,
-    width: int,
+    width: int = 0,
     flush_every: int = FLUSH_EVERY,
 ) -> None:
-    """Run the teacher on every row; resumes where a killed run stopped."""
+    """Run the teacher on every row; resumes where a killed run stopped.
+
+    `width`: of the hidden states that are kept, too; 0: none.
+    """
     ordered = sorted(range(len(features)), key=lambda row: len(features[row].input_ids))
-    plan = [ordered[i : i + BATCH] for i in range(0, len(ordered), BATCH)]
+    size = GPU_BATCH if device().type == "cuda" else BATCH
+    plan = [ordered[i : i + size] for i in range(0, len(ordered), size)]
     checkpoint = folder / CHECKPOINT
     done = int(checkpoint.read_text()) if checkpoint.exists() else 0
     states = TeacherStates.open(folder, features, width, mode="r+" if done else "w+")
@@ -103,6 +141,7 @@ def write(
         progress.step()
         if step % flush_every == flush_every - 1 or step == len(plan) - 1:
             for array in (states.hidden, states.logits):
-                array.flush()  # type: ignore[attr-defined]
+                if array is not None:
+                    array.flush()  # type: ignore[attr-defined]
             write_json(checkpoint, step + 1)
     checkpoint.unlink(missing_ok=True)

@@ -13,11 +13,19 @@ from gateway.catalog.schema import Precision
 from optimizer.students import finish
 from optimizer.students.finish import Finished
 from optimizer.students.study import Study
-from optimizer.study.config import ConfigError, FinishConfig, TrainConfig
-from optimizer.study.space import Candidate
+from optimizer.study.config import (
+    ConfigError,
+    ElasticConfig,
+    FinishConfig,
+    StudentConfig,
+    TrainConfig,
+)
+from optimizer.study.space import Candidate, Space
 from tests.optimizer.students.test_study import study_of
 
 HOW = FinishConfig(members=2, train=TrainConfig(epochs=0.3, batch_size=8))
+SPACE = Space(layers=((0, 1), (1,)), heads=(1,), ffn=(32,))
+ELASTICS = (ElasticConfig(space=SPACE),)
 
 
 def row(
@@ -27,20 +35,45 @@ def row(
     return {"candidate": {"layers": layers, **shape}, "f1": f1, "p95_ms": ms, "size_bytes": 1000}
 
 
-def front_file(folder: Path, *rows: dict[str, Any]) -> Path:
-    path = folder / "search" / "front.json"
+def members_of(
+    folder: Path, *rows: dict[str, Any], **how: Any
+) -> dict[str, tuple[StudentConfig, float]]:
+    """Return the members of a front of these rows."""
+    write_front(folder, *rows)
+    return finish.members(folder, ELASTICS, HOW.model_copy(update=how))
+
+
+def write_front(folder: Path, *rows: dict[str, Any], search: str = "search") -> None:
+    path = folder / search / "front.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(rows))
-    return path
 
 
 def test_members_say_most_of_the_front(tmp_path: Path) -> None:
     """Neighbours would serve the same requests."""
     best, middle = row(0.7, 30.0, layers=(0, 1)), row(0.65, 12.0, ffn=96)
-    path = front_file(tmp_path, best, middle, row(0.64, 11.8, ffn=64), row(0.5, 5.0))
-    found = finish.members(path, HOW.model_copy(update={"members": 3}))
+    near, fast = row(0.64, 11.8, ffn=64), row(0.5, 5.0)
+    found = members_of(tmp_path, best, middle, near, fast, members=3)
     assert [f1 for _, f1 in found.values()] == [0.7, 0.65, 0.5]
-    assert list(found)[:2] == ["bert-l0.1-h1-f32-w4-int8", "bert-l1-h1-f96-w4-int8"]
+    assert list(found) == ["bert-2", "bert-1", "bert-1-b"]
+
+
+def test_each_family_has_members_of_its_own(tmp_path: Path) -> None:
+    """A front per elastic student: the slow one's small members would lose against the fast one's."""
+    trained = TrainConfig(epochs=3.0)
+    families = (
+        ElasticConfig(name="wide", space=SPACE, members=1),
+        ElasticConfig(name="narrow", space=SPACE, finish=trained),
+    )
+    write_front(tmp_path, row(0.8, 60.0), row(0.7, 40.0), search="search-wide")
+    write_front(tmp_path, row(0.6, 6.0), row(0.5, 3.0), search="search-narrow")
+    found = finish.members(tmp_path, families, HOW)
+    assert {name: config.start for name, (config, _) in found.items()} == {
+        "wide-1": "wide",
+        "narrow-1": "narrow",
+        "narrow-1-b": "narrow",
+    }
+    assert [config.train for config, _ in found.values()] == [HOW.train, trained, trained]
 
 
 def test_members_weigh_no_more_together_than_they_may(tmp_path: Path) -> None:
@@ -48,43 +81,39 @@ def test_members_weigh_no_more_together_than_they_may(tmp_path: Path) -> None:
     heavy = row(0.7, 30.0, layers=(0, 1)) | {"size_bytes": 9_000_000}
     light = row(0.6, 20.0, ffn=16) | {"size_bytes": 3_000_000}
     fast = row(0.5, 5.0) | {"size_bytes": 4_000_000}
-    path = front_file(tmp_path, heavy, light, fast)
-    found = finish.members(path, HOW.model_copy(update={"max_total_mb": 8.0}))
+    found = members_of(tmp_path, heavy, light, fast, max_total_mb=8.0)
     assert [f1 for _, f1 in found.values()] == [0.6, 0.5]
     with pytest.raises(ConfigError, match=r"max_total_mb: the 2 lightest weigh 7 of 6\.5 MB"):
-        finish.members(path, HOW.model_copy(update={"max_total_mb": 6.5}))
+        members_of(tmp_path, heavy, light, fast, max_total_mb=6.5)
 
 
 def test_only_what_is_published_is_finished(tmp_path: Path) -> None:
     """An fp32 point of the front shows what quantizing costs; it is not served."""
-    path = front_file(tmp_path, row(0.7, 30.0, precision="fp32"), row(0.5, 5.0))
-    assert list(finish.members(path, HOW)) == ["bert-l1-h1-f32-w4-int8"]
+    found = members_of(tmp_path, row(0.7, 30.0, precision="fp32"), row(0.5, 5.0))
+    assert [f1 for _, f1 in found.values()] == [0.5]
 
 
 def test_a_member_keeps_its_precision(tmp_path: Path) -> None:
     """What was found for a GPU is published for one, and says so in its name."""
-    found = finish.members(front_file(tmp_path, row(0.7, 30.0, precision="fp16")), HOW)
+    found = members_of(tmp_path, row(0.7, 30.0, precision="fp16"))
     ((name, (config, _)),) = found.items()
-    assert name == "bert-l1-h1-f32-w4-fp16"
+    assert name == "bert-1-fp16"
     assert config.candidate(1).precision is Precision.FP16
 
 
 def test_a_member_keeps_its_rank_and_its_tokens(tmp_path: Path) -> None:
-    """What the search found is what is trained; a name says it only where there is something."""
+    """What the search found is what is trained."""
     less = row(0.5, 5.0, layers=(0, 1), rank=128, keep=0.5, drop_after=1)
     plain = row(0.7, 30.0, layers=(0, 1), rank=0, keep=1.0, drop_after=0)
-    found = finish.members(front_file(tmp_path, plain, less), HOW)
-    assert list(found) == ["bert-l0.1-h1-f32-w4-int8", "bert-l0.1-h1-f32-w4-r128-k0.5.1-int8"]
-    config = found["bert-l0.1-h1-f32-w4-r128-k0.5.1-int8"][0]
+    config = members_of(tmp_path, plain, less)["bert-2-b"][0]
     assert config.candidate(1) == Candidate((0, 1), 1, 32, 4, rank=128, keep=0.5, drop_after=1)
 
 
 def test_without_a_front_there_is_nothing_to_finish(tmp_path: Path) -> None:
     """The message says which command makes one."""
-    path = tmp_path / "front.json"
-    assert finish.members(path, HOW) == {}
-    with pytest.raises(ConfigError, match="bertier-optimize search"):
-        finish.check({}, path)
+    assert finish.members(tmp_path, ELASTICS, HOW) == {}
+    with pytest.raises(ConfigError, match=r"search/front\.json: .*bertier-optimize search"):
+        finish.check({}, tmp_path, ELASTICS)
 
 
 def test_the_rank_correlation_compares_orders() -> None:
@@ -101,7 +130,7 @@ def test_a_member_is_trained_from_its_slice(
     """It starts where the elastic student left it, and ends as a variant of the study."""
     plain = study_of(tiny_backbone, tiny_data, tmp_path)
     study = Study(plain.config.model_copy(update={"finish": HOW}), tiny_data, tmp_path)
-    front_file(tmp_path, row(0.5, 5.0))
+    write_front(tmp_path, row(0.5, 5.0))
     (name,) = study.members
     study.largest.train()
     study.elastic.train()

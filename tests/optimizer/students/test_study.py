@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertForQuestionAnswering
 
 from gateway.catalog import schema as published
 from gateway.catalog import store
@@ -325,26 +324,6 @@ def test_a_random_head_is_not_kept(study: Study, tmp_path: Path) -> None:
     config = study.config.model_copy(update=changes)
     with pytest.raises(student.ModelError, match="not fine-tuned to answer questions"):
         Study(config, study.data_dir, tmp_path / "run").largest._train_phase(0)
-
-
-def test_a_base_of_another_width_is_refused_at_once(study: Study, tmp_path: Path) -> None:
-    """Its states cannot be compared with the teacher's; that must not show after hours."""
-    wide = BertConfig(
-        vocab_size=30522,
-        hidden_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=96,
-    )
-    BertForQuestionAnswering(wide).save_pretrained(tmp_path / "wide")
-    assert study.config.elastic is not None
-    elastic = study.config.elastic.model_copy(update={"base": str(tmp_path / "wide")})
-    config = study.config.model_copy(update={"elastic": elastic})
-    with pytest.raises(student.ModelError, match=r"width 128, .* width 64; .*hidden_weight"):
-        Study(config, study.data_dir, tmp_path / "run").elastic.check()
-    free = config.distill.model_copy(update={"hidden_weight": 0.0})
-    config = config.model_copy(update={"distill": free})
-    Study(config, study.data_dir, tmp_path / "run").elastic.check()
 
 
 def test_a_slice_the_elastic_student_has_not_is_refused(study: Study) -> None:
