@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.auth import access
 from gateway.frontends import problems, slo_headers
 from gateway.frontends.http import huggingface
-from gateway.observability import logs, tracing
+from gateway.observability import logs, observer
 
 log = logging.getLogger(__name__)
 
@@ -55,9 +55,8 @@ class RequestFrame:
             return
         access.CONNECTION.set(scope.get("client"))
         name = slo_headers.request_id(_header(scope, b"x-request-id"))
-        logs.request_id.set(name)
         parent, state = _header(scope, b"traceparent"), _header(scope, b"tracestate")
-        logs.trace_id.set(tracing.receive(parent, state))
+        observer.receive(name, parent, state)
         began = time.perf_counter()
         status = 0
 

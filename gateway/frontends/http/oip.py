@@ -81,7 +81,7 @@ def _add_model_routes(routes: APIRouter, path: str, service: AnswerService) -> N
         _check_model(model, version)
         _raise_if_full(request, service)
         limits, label = service.settings, _class_label(request, None, service)
-        with slo_headers.refused_whole(service.metrics, "http", label):
+        with slo_headers.refused_whole(service.observer, "http", label):
             raw = await read_body(request, limits.max_batch_bytes, limits.body_timeout_ms)
         return await _infer(request, raw, service, arrived_ms=now_ms())
 
@@ -96,7 +96,7 @@ def _raise_if_full(request: Request, service: AnswerService) -> None:
         slo_headers.raise_if_full(service, "http", request.headers.items())
     except BertierError:
         label = slo_headers.class_label(request.headers.get("slo-class"), service.settings)
-        with slo_headers.observed(service.metrics, "http", label):
+        with slo_headers.observed(service.observer, "http", label):
             raise
 
 
@@ -107,7 +107,7 @@ async def _infer(
     read = _try_read(raw, request.headers.get(HEADER_LENGTH))
     label = _class_label(request, read, service)
     n_asked = 1 if isinstance(read, BadInput) else len(read[1].questions)
-    with slo_headers.observed(service.metrics, "http", label, n_asked):
+    with slo_headers.observed(service.observer, "http", label, n_asked):
         if isinstance(read, BadInput):
             raise read
         body, asked = read
