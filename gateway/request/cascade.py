@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from gateway.backends.protocol import Backend
-from gateway.catalog.schema import Variant
 from gateway.domain import (
     Answer,
     Decision,
@@ -27,11 +26,9 @@ from gateway.domain import (
     Windows,
 )
 from gateway.errors import BackendError, DeadlineExceeded
-from gateway.latency.model import Work
 from gateway.observability.observer import Observer
 from gateway.qa import codec
 from gateway.request import long_context
-from gateway.request.hedging import Hedging
 from gateway.routing import policy
 from gateway.serving_set import ServingSet
 
@@ -116,12 +113,10 @@ class Cascade:
         backend: Backend,
         observer: Observer,
         clock: Callable[[], float],
-        hedging: Hedging,
     ) -> None:
         self._backend = backend
         self._observer = observer
         self._clock = clock
-        self._hedging = hedging
 
     async def answer(self, job: Job, option: Option) -> Outcome:
         """Return the answer of the first confident variant, or of the last one that there was time for.
@@ -168,7 +163,7 @@ class Cascade:
         call = breaker.begin(asked)
         try:
             with self._observer.stage("infer", variant):
-                windows, inference = await self._infer(job, variant, work, partial=partial)
+                windows, inference = await self._infer(job, variant, partial=partial)
             inferred = self._clock()
             if call.worked(inferred):
                 self._observer.breaker_changed(variant, breaker.state(inferred))
@@ -191,32 +186,18 @@ class Cascade:
         left_out = windows.n_windows < job.windows.n_windows
         return _Stage(variant, answer, asked, inference.queue_ms, inferred, done, left_out)
 
-    async def _infer(
-        self, job: Job, variant: str, work: Work, *, partial: bool
-    ) -> tuple[Windows, Inference]:
+    async def _infer(self, job: Job, variant: str, *, partial: bool) -> tuple[Windows, Inference]:
         """Return the windows that were answered, and their logits."""
         left_ms = job.slo.timeout_ms - (self._clock() - job.arrived_ms)
         known, windows = job.serving.catalog.variant(variant), job.windows
         if job.order is None:
-            found = await self._infer_one(job, known, work, left_ms)
+            found = await self._backend.infer(known, windows, left_ms)
         else:
             windows, found = await long_context.infer(
                 self._backend, known, windows, job.order, left_ms, partial=partial
             )
         self._observer.inferred(variant, windows, found)
         return windows, found
-
-    async def _infer_one(self, job: Job, variant: Variant, work: Work, left_ms: float) -> Inference:
-        """Ask once; hedge a strict request that is late with a second call."""
-        strict, ends_ms = job.slo.policy is SloPolicy.STRICT, self._clock() + left_ms
-        in_time = work.p95_ms + work.compute_ms < left_ms
-        if not (self._hedging.on and strict and in_time):
-            return await self._backend.infer(variant, job.windows, left_ms)
-
-        async def ask() -> Inference:
-            return await self._backend.infer(variant, job.windows, ends_ms - self._clock())
-
-        return await self._hedging.infer(ask, work.p95_ms)
 
     async def _decode(
         self, job: Job, windows: Windows, inference: Inference, variant: str

@@ -43,7 +43,6 @@ from gateway.observability.observer import Observer, QuestionRecord
 from gateway.qa import codec
 from gateway.request import long_context
 from gateway.request.cascade import LONG_TEXT_CHARS, Cascade, Job, Outcome, final_violations
-from gateway.request.hedging import Hedging
 from gateway.request.shadow import Shadow
 from gateway.routing import policy
 from gateway.routing.admission_control import AdmissionControl, Refused
@@ -104,8 +103,7 @@ class AnswerService:
         self._clock = clock
         self._router = Router(chooser, clock, lambda: self.admission.n_behind)
         self._budget = RetryBudget(settings.retry_share)
-        hedging = Hedging(settings.hedge_share, metrics)
-        self._cascade = Cascade(backend, self.observer, clock, hedging)
+        self._cascade = Cascade(backend, self.observer, clock)
 
     async def answer(
         self,
