@@ -1,4 +1,4 @@
-"""What surrounds every HTTP request: its id, its line in the access log, an answer to any failure."""
+"""What surrounds every HTTP request: its path below a prefix, its id, its log line, an answer to any failure."""
 
 from __future__ import annotations
 
@@ -80,6 +80,21 @@ class RequestFrame:
         finally:
             if log.isEnabledFor(logging.DEBUG):
                 _log_access(scope, status, began)
+
+
+class UnderPrefix:
+    """Pure ASGI: takes the prefix off a path that has it; a proxy that takes it off itself, and probes, send none."""
+
+    def __init__(self, app: ASGIApp, prefix: str) -> None:
+        self._app = app
+        self._prefix = prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            rest = scope["path"].removeprefix(self._prefix)
+            if rest != scope["path"] and rest[:1] in ("", "/"):
+                scope = {**scope, "path": rest or "/"}
+        await self._app(scope, receive, send)
 
 
 class AnswersHead:

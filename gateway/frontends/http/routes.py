@@ -33,9 +33,14 @@ from gateway.frontends.http.batch import Batch
 from gateway.frontends.http.compression import CompressesReplies, InflatesRequests
 from gateway.frontends.http.exposition import Exposition
 from gateway.frontends.http.huggingface import HuggingFaceBody
-from gateway.frontends.http.middleware import AnswersHead, RequestFrame, on_error, problem_response
+from gateway.frontends.http.middleware import (
+    AnswersHead,
+    RequestFrame,
+    UnderPrefix,
+    on_error,
+    problem_response,
+)
 from gateway.frontends.http.openapi import JSON
-from gateway.frontends.http.path_prefix import UnderPrefix
 from gateway.frontends.http.playground import pages
 from gateway.frontends.http.streaming import disconnected, read_body, while_connected
 from gateway.lifecycle.readiness import Readiness, catalog_report
