@@ -235,9 +235,11 @@ def log_failure(error: Exception, request_id: str) -> None:
 def handlers(service: Any, servicer: object) -> grpc.GenericRpcHandler:
     """Return a service's handlers; a message that cannot be read reaches them as Malformed.
 
-    protoc's own registration would end such a call as INTERNAL, before any code of ours.
+    protoc's own registration would end such a call as INTERNAL, before any code of ours. Methods that the
+    servicer lacks are left to grpc, which answers UNIMPLEMENTED.
     """
-    table = {m.name: _handler(m, getattr(servicer, m.name)) for m in service.methods}
+    served = (m for m in service.methods if hasattr(servicer, m.name))
+    table = {m.name: _handler(m, getattr(servicer, m.name)) for m in served}
     return grpc.method_handlers_generic_handler(service.full_name, table)
 
 

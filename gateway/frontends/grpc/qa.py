@@ -29,7 +29,7 @@ from gateway.routing import explain
 from gateway.routing.policy import quantile_for
 from gateway.settings import Settings
 
-NAME = pb.DESCRIPTOR.services_by_name["QuestionAnswering"].full_name
+SERVICE = pb.DESCRIPTOR.services_by_name["QuestionAnswering"]
 
 
 class QuestionAnswering:
