@@ -58,42 +58,34 @@ class Kind:
 
 
 INTERNAL = Kind(500, BertierError.kind, "Internal error")
-
-
-def _table(rows: Mapping[type[BertierError], tuple[int, str]]) -> dict[type[Exception], Kind]:
-    return {error: Kind(status, error.kind, title) for error, (status, title) in rows.items()}
-
-
-KINDS: Mapping[type[Exception], Kind] = {
-    **_table(
-        {
-            ClientGone: (499, "The caller left"),
-            Malformed: (400, "The request could not be read"),
-            InvalidHeader: (400, "A header's value is not allowed"),
-            HeadTooLarge: (431, "The headers are too large"),
-            HeadTooSlow: (408, "The headers came too slowly"),
-            BodyTooSlow: (408, "The body came too slowly"),
-            TextTooLong: (413, "The text is too long"),
-            TooManyItems: (413, "Too many questions in one request"),
-            UnsupportedEncoding: (415, "The body's coding is not supported"),
-            InvalidField: (422, "A field cannot be used"),
-            EmptyText: (422, "A text is empty"),
-            UnknownClass: (400, "The SLO class is not known"),
-            UnknownVariant: (400, "The variant is not served"),
-            Unauthenticated: (401, "A valid key is needed"),
-            Forbidden: (403, "The key may not do this"),
-            QuotaExceeded: (429, "More requests than the key may send"),
-            TooManyConnections: (429, "More connections than there may be"),
-            Infeasible: (422, "No plan can keep this SLO"),
-            Overloaded: (429, "Too busy to keep this SLO now"),
-            DeadlineExceeded: (504, "The deadline has passed"),
-            BackendUnavailable: (503, "No model server can answer"),
-            InvalidLogits: (503, "The model server's answer cannot be read"),
-            BackendError: (500, "The model server failed"),
-        }
-    ),
-    ClientDisconnect: Kind(499, ClientGone.kind, "The caller left"),
-    RepositoryError: INTERNAL,
+STATUS: Mapping[type[BertierError], tuple[int, str]] = {
+    ClientGone: (499, "The caller left"),
+    Malformed: (400, "The request could not be read"),
+    InvalidHeader: (400, "A header's value is not allowed"),
+    HeadTooLarge: (431, "The headers are too large"),
+    HeadTooSlow: (408, "The headers came too slowly"),
+    BodyTooSlow: (408, "The body came too slowly"),
+    TextTooLong: (413, "The text is too long"),
+    TooManyItems: (413, "Too many questions in one request"),
+    UnsupportedEncoding: (415, "The body's coding is not supported"),
+    InvalidField: (422, "A field cannot be used"),
+    EmptyText: (422, "A text is empty"),
+    UnknownClass: (400, "The SLO class is not known"),
+    UnknownVariant: (400, "The variant is not served"),
+    Unauthenticated: (401, "A valid key is needed"),
+    Forbidden: (403, "The key may not do this"),
+    QuotaExceeded: (429, "More requests than the key may send"),
+    TooManyConnections: (429, "More connections than there may be"),
+    Infeasible: (422, "No plan can keep this SLO"),
+    Overloaded: (429, "Too busy to keep this SLO now"),
+    DeadlineExceeded: (504, "The deadline has passed"),
+    BackendUnavailable: (503, "No model server can answer"),
+    InvalidLogits: (503, "The model server's answer cannot be read"),
+    BackendError: (500, "The model server failed"),
+    RepositoryError: (INTERNAL.status, INTERNAL.title),
+}
+KINDS: Mapping[type[BertierError], Kind] = {
+    error: Kind(status, error.kind, title) for error, (status, title) in STATUS.items()
 }
 
 
@@ -102,7 +94,8 @@ def kind_of(error: BaseException) -> Kind:
     if isinstance(error, HTTPException):
         name = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "http")
         return Kind(error.status_code, name, HTTPStatus(error.status_code).phrase)
-    return next((KINDS[c] for c in type(error).__mro__ if c in KINDS), INTERNAL)
+    ours = ClientGone if isinstance(error, ClientDisconnect) else type(error)
+    return next((KINDS[c] for c in ours.__mro__ if c in KINDS), INTERNAL)
 
 
 def problem(error: BaseException, request_id: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from gateway.frontends.grpc.call import (
     log_failure,
     readable,
 )
-from gateway.frontends.oip import Inference
+from gateway.frontends.oip import InferRequest
 from gateway.frontends.oip_tensors import Tensor
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
@@ -142,7 +142,7 @@ def _value(parameter: pb.InferParameter) -> Any:
     return "" if which is None else getattr(parameter, which)
 
 
-def _asked(request: pb.ModelInferRequest) -> Inference:
+def _asked(request: pb.ModelInferRequest) -> InferRequest:
     """Return what the message asks. Raises: Malformed, InvalidField."""
     raw = list(request.raw_input_contents)
     if raw and len(raw) != len(request.inputs):
@@ -161,7 +161,9 @@ def _input(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | None) -> 
     return oip_tensors.texts(tensor.name, tensor.datatype, list(tensor.shape), data)
 
 
-def _response(request_id: str, asked: Inference, answers: list[Answered]) -> pb.ModelInferResponse:
+def _response(
+    request_id: str, asked: InferRequest, answers: list[Answered]
+) -> pb.ModelInferResponse:
     outputs = oip.output_tensors(asked, answers)
     response = pb.ModelInferResponse(
         model_name=oip.MODEL, model_version=oip.MODEL_VERSION, id=request_id
