@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 from gateway.auth import access
 from gateway.domain import Answered, Candidate, Option, Question
-from gateway.errors import InvalidField, Malformed, Overloaded, TextTooLong
+from gateway.errors import InvalidField, Malformed, Overloaded, TextTooLong, kind_of
 from gateway.frontends import slo_headers
 from gateway.frontends.grpc.call import (
     Call,
@@ -22,15 +22,14 @@ from gateway.frontends.grpc.call import (
     readable,
     status_of,
 )
-from gateway.frontends.problems import kind_of
 from gateway.frontends.slo_headers import MAX_ID_CHARS, MAX_PLAN_TOKENS
 from gateway.proto.bertier.v1 import qa_pb2 as pb
 from gateway.request.service import PlanReport
-from gateway.routing import explain, refusal
+from gateway.routing import explain
 from gateway.routing.policy import quantile_for
 from gateway.settings import Settings
 
-NAME = pb.DESCRIPTOR.services_by_name["QuestionAnswering"].full_name
+SERVICE = pb.DESCRIPTOR.services_by_name["QuestionAnswering"]
 
 
 class QuestionAnswering:
@@ -141,7 +140,7 @@ def to_response(own_id: str, answered: Answered) -> pb.AnswerResponse:
 def to_failure(error: Exception, request_id: str) -> pb.Failure:
     """Return an error as an item of a stream."""
     return pb.Failure(
-        type=kind_of(error).name,
+        type=kind_of(error),
         code=status_of(error).name,
         detail=detail_of(error, request_id),
         retry_after_ms=error.retry_after_ms if isinstance(error, Overloaded) else None,
@@ -159,7 +158,7 @@ def to_plan(report: PlanReport) -> pb.PlanResponse:
         n_tokens=report.size.bucket,
         n_windows=report.size.n_windows,
         options=_options(report.candidates, chosen),
-        nearest=[pb.PlanOption(**refusal.describe(each)) for each in report.feasible],
+        nearest=[pb.PlanOption(**explain.describe_option(each)) for each in report.feasible],
         latency_ms=report.slo.latency_ms,
         min_f1=report.slo.min_f1,
         slo_class=report.slo.slo_class,
@@ -220,4 +219,4 @@ def _explanation(answered: Answered) -> pb.Explanation:
 
 
 def _options(candidates: Sequence[Candidate], chosen: Option | None) -> list[pb.PlanOption]:
-    return [pb.PlanOption(**explain.describe(each, chosen)) for each in candidates]
+    return [pb.PlanOption(**explain.describe_candidate(each, chosen)) for each in candidates]
