@@ -102,9 +102,9 @@ class EmbeddedGateway:
         sent = schemas.check(schemas.QuestionBody, body)
 
         async def work(service: AnswerService) -> Json:
-            question = sent.to_question(service.settings.max_top_k)
-            answered = await service.answer(question, _slo(headers), now_ms())
-            return _parsed(replies.answer_body(answered, question.id))
+            asked = sent.to_asked(service.settings)
+            answered = await service.answer(asked.question, _slo(headers), now_ms())
+            return _parsed(replies.answer_body(answered, asked))
 
         return asyncio.run(self._with_service(work))
 

@@ -52,8 +52,31 @@ class Observer:
         """Record an answer."""
         slo_class, violations = answered.slo.slo_class, answered.violations
         self._metrics.note_answer(slo_class, violations, answered.timings, n_windows)
+        self._metrics.note_cost(slo_class, answered.cost)
         tracing.answered(answered)
         access_log.answered(question, answered)
+
+    def answered_from_cache(self, question: Question, answered: Answered) -> None:
+        """Record an answer that was kept: no stage of it took place, and nothing was decided."""
+        slo_class = answered.slo.slo_class
+        self._metrics.cache_requests.labels("hit").inc()
+        self._metrics.note_outcome(slo_class, answered.violations)
+        self._metrics.note_cost(slo_class, answered.cost)
+        tracing.answered(answered)
+        access_log.answered(question, answered)
+
+    def missed_cache(self) -> None:
+        """Record a request that found no kept answer."""
+        self._metrics.cache_requests.labels("miss").inc()
+
+    def bypassed_cache(self) -> None:
+        """Record a request that neither reads nor leaves a kept answer."""
+        self._metrics.cache_requests.labels("bypass").inc()
+
+    def cache_holds(self, n_answers: int, n_bytes: float) -> None:
+        """Record what the response cache holds."""
+        self._metrics.cache_answers.set(n_answers)
+        self._metrics.cache_bytes.set(n_bytes)
 
     def _count(self, slo: Slo, decision: Decision, whole: Size) -> None:
         plan = decision.option.plan.name if decision.option else "none"

@@ -37,10 +37,11 @@ from gateway.errors import (
 from gateway.observability.decision_log import DecisionLog
 from gateway.observability.metrics import Metrics
 from gateway.observability.observer import Observer
-from gateway.qa import codec
-from gateway.request import long_context
+from gateway.qa import codec, own_threshold
+from gateway.request import cost, long_context
 from gateway.request.cascade import LONG_TEXT_CHARS, Cascade, Job, Outcome, final_violations
 from gateway.request.deadline import Deadline
+from gateway.request.response_cache import ResponseCache
 from gateway.request.shadow import Sample, Shadow
 from gateway.routing import explain, policy
 from gateway.routing.admission_control import AdmissionControl, Refused
@@ -91,6 +92,7 @@ class AnswerService:
         lost = metrics.decisions_lost.inc
         self.decisions = DecisionLog(settings.decisions_file, clock, lost)
         self._observer = Observer(metrics, self.decisions)
+        self._responses = ResponseCache(settings, self._observer, clock)
 
     async def answer(
         self,
@@ -142,9 +144,13 @@ class AnswerService:
     ) -> Answered:
         serving = self._serving()
         slo = self._resolve_slo(request, serving)
-        with self._observer.answering(slo, arrived_ms):
-            async with self._deadline(slo, arrived_ms):
-                return await self._answer(question, slo, serving, arrived_ms)
+
+        async def ask() -> Answered:
+            with self._observer.answering(slo, arrived_ms):
+                async with self._deadline(slo, arrived_ms):
+                    return await self._answer(question, slo, serving, arrived_ms)
+
+        return await self._responses.answer(question, slo, serving, arrived_ms, ask)
 
     async def _answer(
         self, question: Question, slo: Slo, serving: ServingSet, arrived_ms: float
@@ -294,8 +300,10 @@ class AnswerService:
         self._watch(job, outcome, option)
         timings = replace(outcome.timings, total=self._clock() - job.arrived_ms)
         violations = final_violations(decision, outcome, late=timings.total > slo.latency_ms)
+        answer = own_threshold.apply(outcome.answer, job.question)
+        spent = cost.of_answer(job.serving, option.plan, outcome.variant, job.size)
         answered = Answered(
-            outcome.answer, slo, decision, option, outcome.variant, violations, timings, candidates
+            answer, slo, decision, option, outcome.variant, violations, timings, candidates, spent
         )
         self._observer.answered(job.question, answered, job.size.n_windows)
         return answered

@@ -39,7 +39,7 @@ from gateway.errors import (
     RepositoryError,
     Unauthenticated,
 )
-from gateway.frontends import slo_headers
+from gateway.frontends import cache_control, slo_headers
 from gateway.frontends.oip import UnknownModel
 from gateway.frontends.problems import FIXED_TEXT, kind_of
 from gateway.observability import logs, tracing
@@ -147,6 +147,7 @@ def begin(context: Context) -> Call:
     call = Call.of(context)
     access.CONNECTION.set(context.peer())
     logs.request_id.set(call.request_id)
+    cache_control.receive(call.metadata)
     parent, state = _first(call.metadata, "traceparent"), _first(call.metadata, "tracestate")
     logs.trace_id.set(tracing.receive(parent, state))
     return call
@@ -204,9 +205,9 @@ def _first(metadata: Metadata, wanted: str) -> str | None:
     return next((value for name, value in metadata if name == wanted), None)
 
 
-def readable(request: M | Malformed) -> M:
-    """Return the message. Raises: Malformed, when there is none."""
-    if isinstance(request, Malformed):
+def readable(request: M | BadInput) -> M:
+    """Return the message. Raises: BadInput, when there is none."""
+    if isinstance(request, BadInput):
         raise request
     return request
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.auth import access
-from gateway.frontends import problems, slo_headers
+from gateway.frontends import cache_control, problems, slo_headers
 from gateway.frontends.http import huggingface
 from gateway.observability import logs, tracing
 
@@ -56,6 +56,7 @@ class RequestFrame:
         access.CONNECTION.set(scope.get("client"))
         name = slo_headers.request_id(_header(scope, b"x-request-id"))
         logs.request_id.set(name)
+        cache_control.receive(scope["headers"])
         parent, state = _header(scope, b"traceparent"), _header(scope, b"tracestate")
         logs.trace_id.set(tracing.receive(parent, state))
         began = time.perf_counter()

@@ -18,6 +18,7 @@ from gateway.frontends.http import routes
 from gateway.lifecycle.watcher import Watcher
 from gateway.observability.metrics import COUNTS, RATIOS, Metrics, edges_s
 from gateway.observability.metrics_declared import (
+    CACHED,
     CLOSINGS,
     DENIALS,
     FILES,
@@ -190,7 +191,7 @@ BOUNDED: Mapping[str, frozenset[str]] = {
     "plan": frozenset({"small", "large", "none"}),
     "variant": frozenset({"small", "large"}),
     "outcome": frozenset(
-        {*KINDS, *SloViolation, "ok", "met", *OUTCOMES, "within", "beyond", *HEDGED}
+        {*KINDS, *SloViolation, "ok", "met", *OUTCOMES, "within", "beyond", *HEDGED, *CACHED}
     ),
     "promise": frozenset(OBJECTIVES),
     "stage": frozenset(STAGES),
