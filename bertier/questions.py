@@ -138,14 +138,12 @@ def checked(asks: Iterable[Ask]) -> Iterator[Ask]:
 def about(asks: Iterable[str | Ask]) -> Iterator[Ask]:
     """Yield questions without a context. Raises: TypeError for one that has its own."""
     for n, each in enumerate(asks):
-        if isinstance(each, str):
-            yield Ask(each)
-        elif isinstance(each, Ask) and each.context is None:
-            yield each
-        else:
+        ask = Ask(each) if isinstance(each, str) else each
+        if getattr(ask, "context", "") is not None:
             raise TypeError(
                 f"answers_about() takes texts and bertier.Ask(question) without a context; item {n} is neither"
             )
+        yield ask
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,12 @@ def answer(difference: float, threshold: float = 0.0) -> Answer:
     start[0, int(np.flatnonzero(windows.is_context[0])[0])] = 0.0
     start[:, 0] = difference
     end = np.where(start == -20.0, -20.0, 0.0).astype(np.float32)
-    return codec.decode(windows, Logits(start, end), ASKED, Decoding(null_threshold=threshold, score_weights=WEIGHTS))
+    return codec.decode(
+        windows,
+        Logits(start, end),
+        ASKED,
+        Decoding(null_threshold=threshold, score_weights=WEIGHTS),
+    )
 
 
 def applied(given: Answer, **own: Any) -> Answer:
