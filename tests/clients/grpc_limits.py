@@ -61,7 +61,8 @@ def infeasible(stub: Stub) -> None:
             timeout=30,
         )
     except grpc.RpcError as refused:
-        trailing: dict[str, Any] = {pair[0]: pair[1] for pair in refused.trailing_metadata()}
+        sent: Any = refused.trailing_metadata()
+        trailing = dict(sent)
         nearest = json.loads(trailing["slo-nearest"])
         say(
             "infeasible, with 8 KiB of metadata",
