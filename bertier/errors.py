@@ -82,6 +82,7 @@ class ServerFailed(ApiError):
 
 
 UNREACHABLE: Final = "unreachable"
+TIMEOUT: Final = "timeout"  # no answer within the client's own timeout
 # By HTTP status and by gRPC's; a kind of its own where one status says two things.
 _BY_KIND: Final[Mapping[str, type[ApiError]]] = {
     "infeasible": Infeasible,

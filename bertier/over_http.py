@@ -11,7 +11,7 @@ import httpx2
 
 from bertier import answers
 from bertier.answers import Answer
-from bertier.errors import UNREACHABLE, ApiError, Failure, error_of, unreachable
+from bertier.errors import TIMEOUT, UNREACHABLE, ApiError, Failure, error_of, unreachable
 from bertier.questions import Batch, Operation
 from bertier.security import Security
 
@@ -26,16 +26,29 @@ class HttpTransport:
     """One gateway over HTTP, asked from threads."""
 
     def __init__(
-        self, url: str, security: Security, own: Mapping[str, str], timeout_s: float
+        self,
+        url: str,
+        security: Security,
+        own: Mapping[str, str],
+        timeout_s: float,
+        *,
+        trust_env: bool = True,
     ) -> None:
-        """`own`: headers of every request."""
+        """`own`: headers of every request; `trust_env`: use the proxies that the environment names. Raises: OSError for a PEM file."""
         self._url = url
-        self._http = httpx2.Client(**_options(url, security, own, timeout_s))
+        self._http = httpx2.Client(**_options(url, security, own, timeout_s), trust_env=trust_env)
 
     def call(self, operation: Operation[T], headers: Mapping[str, str]) -> T:
+        return operation.of_json(self.fetch("POST", operation.path, operation.body, headers))
+
+    def fetch(
+        self, method: str, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str]
+    ) -> dict[str, Any]:
+        """Return the JSON object that a route replies with. Raises: ApiError."""
+        sent = None if body is None else dict(body)
         with _foreign(self._url):
-            reply = self._http.post(operation.path, json=dict(operation.body), headers=headers)
-        return operation.of_json(_checked(reply))
+            reply = self._http.request(method, path, json=sent, headers=headers)
+        return _checked(reply)
 
     def many(self, batch: Batch, headers: Mapping[str, str]) -> Iterator[Answer | ApiError]:
         with _foreign(self._url):
@@ -110,7 +123,7 @@ def _body(batch: Batch) -> tuple[bytes, dict[str, str]]:
     return b"".join(json.dumps(ask.json()).encode() + b"\n" for ask in batch.asks), NDJSON
 
 
-def _checked(reply: httpx2.Response) -> Any:
+def _checked(reply: httpx2.Response) -> dict[str, Any]:
     """Return the body of a success. Raises: ApiError."""
     try:
         body = reply.json()
@@ -122,7 +135,8 @@ def _checked(reply: httpx2.Response) -> Any:
     header = reply.headers.get("retry-after", "")
     if "retry_after_ms" not in problem and header.isdecimal():
         problem = {**problem, "retry_after_ms": 1e3 * int(header)}
-    problem.setdefault("detail", f"HTTP {reply.status_code} from {reply.url}, and no reason given")
+    why = "not a bertier gateway (no JSON)" if reply.is_success else "and no reason given"
+    problem.setdefault("detail", f"HTTP {reply.status_code} from {reply.url}, {why}")
     raise _error(reply.status_code, problem)
 
 
@@ -161,8 +175,10 @@ async def _foreign_async(url: str) -> AsyncIterator[None]:
 
 def _unreachable(url: str, exc: Exception) -> ApiError:
     why = str(exc) or type(exc).__name__
+    if isinstance(exc, httpx2.RemoteProtocolError) and url.startswith("http:"):
+        why += "; if it speaks TLS, use https://"
     if isinstance(exc, httpx2.TimeoutException) and not isinstance(exc, httpx2.ConnectTimeout):
         return error_of(
-            504, Failure("timeout", f"{url}: no answer within the client's timeout ({why})")
+            504, Failure(TIMEOUT, f"{url}: no answer within the client's timeout ({why})")
         )
     return error_of(0, Failure(UNREACHABLE, unreachable(url, why)))

@@ -35,7 +35,7 @@ from gateway.frontends.http.routes import HttpApi
 from gateway.lifecycle.background_tasks import BackgroundTasks
 from gateway.lifecycle.healing import Healing
 from gateway.lifecycle.watcher import Watcher
-from gateway.observability import access_log, logs, tracing
+from gateway.observability import logs, tracing
 from gateway.observability.metrics import Metrics
 from gateway.request.service import AnswerService
 from gateway.settings import Settings, SettingsError
@@ -149,9 +149,8 @@ def choose_models(settings: Settings, metrics: Metrics) -> Models:
 
 
 def serve(settings: Settings, make_service: MakeService = AnswerService) -> int:
-    """Serve until stopped; return the exit code. `make_service`: for experiments with another policy."""
+    """Serve until stopped; return the exit code. `make_service`: plugs in another policy, to measure it."""
     written = logs.set_up(settings.log_level, settings.log_format)
-    access_log.set_up(settings.access_log_share, texts=settings.log_texts)
     tracing.start(routes.VERSION)
     # After draining, uvicorn raises the signal again; nothing is left to do then.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -195,6 +194,7 @@ async def _serve(settings: Settings, written: logs.StderrHandler, make_service: 
     fitting = open_files.connections_for(settings.max_connections, settings.probe_connections)
     settings = settings.model_copy(update={"max_connections": fitting})
     gateway = Gateway(settings, models, metrics, make_service)
+    gateway.service.observer.log_access(settings.access_log_share, texts=settings.log_texts)
     with sockets.open_http(settings) as listener:
         try:
             return await _answer_at(listener, gateway)

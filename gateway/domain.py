@@ -296,6 +296,16 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """How a prediction turned out; `ratio` is observed / predicted P95."""
+
+    variant: str
+    in_p95: bool
+    in_p99: bool
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True)
 class Timings:
     """How long each stage of one request took, ms."""
 

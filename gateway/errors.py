@@ -22,6 +22,7 @@
     │   ├── QuotaExceeded    the key's requests per second are used up
     │   └── TooManyConnections   the limit of open connections is reached
     ├── DeadlineExceeded     the deadline of the request has passed
+    ├── ClientGone           the caller left before the answer was ready; nothing is sent
     ├── BackendError         the model server failed
     │   ├── ModelCrashed         this input ended two model instances: it is not sent to a third
     │   ├── InvalidLogits        the model server returned unusable logits
@@ -31,24 +32,34 @@
         └── VariantsUnserved     the files are sound, but the model server does not serve them; may recover
 
 Each frontend maps these to its own status in one table. The text of an error is safe to show to a caller.
+Each class has a `kind`: the stable name that both frontends send and that metrics and logs count by.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 
 class BertierError(Exception):
     """Root of the tree; `str(error)` may be shown to the caller."""
 
+    kind: ClassVar[str] = "internal"
+    gateway_at_fault: ClassVar[bool] = (
+        True  # the gateway or its load, not the caller, broke the SLO
+    )
+
 
 class BadInput(BertierError):
     """The request cannot be served as written."""
 
+    gateway_at_fault = False
+
 
 class Malformed(BadInput):
     """The request could not be read."""
+
+    kind = "malformed"
 
 
 class MalformedText(Malformed):
@@ -59,12 +70,16 @@ class MalformedText(Malformed):
 
 
 class InvalidHeader(Malformed):
+    kind = "invalid-header"
+
     def __init__(self, name: str, value: str, allowed: str) -> None:
         super().__init__(f"{name}: {value[:80]!r} is not allowed; allowed: {allowed}")
         self.name = name
 
 
 class HeadTooLarge(Malformed):
+    kind = "head-too-large"
+
     def __init__(self, limit_bytes: int) -> None:
         super().__init__(
             f"request line and headers: more than {limit_bytes} bytes; send fewer or shorter headers"
@@ -72,6 +87,8 @@ class HeadTooLarge(Malformed):
 
 
 class HeadTooSlow(Malformed):
+    kind = "head-too-slow"
+
     def __init__(self, timeout_ms: float) -> None:
         super().__init__(
             f"request line and headers: not complete after {timeout_ms:g} ms; send them faster"
@@ -79,21 +96,29 @@ class HeadTooSlow(Malformed):
 
 
 class TextTooLong(BadInput):
+    kind = "text-too-long"
+
     def __init__(self, field: str, size: int, limit: int, unit: str = "characters") -> None:
         super().__init__(f"{field}: {size} {unit}, the limit is {limit}; send less text")
 
 
 class TooManyItems(BadInput):
+    kind = "too-many-items"
+
     def __init__(self, field: str, n_items: int, limit: int) -> None:
         super().__init__(f"{field}: {n_items} items, the limit is {limit}; send several requests")
 
 
 class BodyTooSlow(BadInput):
+    kind = "body-too-slow"
+
     def __init__(self, timeout_ms: float) -> None:
         super().__init__(f"body: not complete after {timeout_ms:g} ms; send it faster, or in parts")
 
 
 class UnsupportedEncoding(BadInput):
+    kind = "unsupported-encoding"
+
     def __init__(self, coding: str, supported: Sequence[str]) -> None:
         super().__init__(
             f"Content-Encoding: {coding[:80]!r} is not supported; supported: {', '.join(supported)},"
@@ -105,24 +130,35 @@ class UnsupportedEncoding(BadInput):
 class InvalidField(BadInput):
     """A field is missing, unknown, or of a kind that cannot be used."""
 
+    kind = "invalid-field"
+
 
 class EmptyText(InvalidField):
+    kind = "empty-text"
+
     def __init__(self, field: str) -> None:
         super().__init__(f"{field}: empty; it needs at least one visible character")
 
 
 class UnknownClass(BadInput):
+    kind = "unknown-class"
+
     def __init__(self, name: str, known: Sequence[str]) -> None:
         super().__init__(f"SLO-Class: {name[:80]!r} is not known; known: {', '.join(known)}")
 
 
 class UnknownVariant(BadInput):
+    kind = "unknown-variant"
+
     def __init__(self, name: str, known: Sequence[str]) -> None:
         super().__init__(f"SLO-Variant: {name[:80]!r} is not served; served: {', '.join(known)}")
 
 
 class Infeasible(BertierError):
     """No plan meets this strict SLO, even on an idle system; `nearest`: what an idle system can meet."""
+
+    kind = "infeasible"
+    gateway_at_fault = False
 
     def __init__(self, message: str, nearest: Sequence[dict[str, Any]]) -> None:
         super().__init__(message)
@@ -132,12 +168,17 @@ class Infeasible(BertierError):
 class Overloaded(BertierError):
     """The SLO could be met on a less busy system; try again after `retry_after_ms`."""
 
+    kind = "overloaded"
+
     def __init__(self, message: str, retry_after_ms: float) -> None:
         super().__init__(message)
         self.retry_after_ms = retry_after_ms
 
 
 class QuotaExceeded(Overloaded):
+    kind = "quota-exceeded"
+    gateway_at_fault = False
+
     def __init__(self, name: str, per_s: float, retry_after_ms: float) -> None:
         super().__init__(
             f"the key {name} may send {per_s:g} requests a second; wait, or ask for a larger quota",
@@ -146,6 +187,8 @@ class QuotaExceeded(Overloaded):
 
 
 class TooManyConnections(Overloaded):
+    kind = "too-many-connections"
+
     def __init__(self, limit: int) -> None:
         super().__init__(
             f"busy: all {limit} allowed connections are in use; try again later, or send several"
@@ -155,6 +198,9 @@ class TooManyConnections(Overloaded):
 
 
 class Unauthenticated(BertierError):
+    kind = "unauthenticated"
+    gateway_at_fault = False
+
     def __init__(self, why: str) -> None:
         super().__init__(f"{why}; send one that is valid as `Authorization: Bearer KEY`")
 
@@ -162,13 +208,27 @@ class Unauthenticated(BertierError):
 class Forbidden(BertierError):
     """The key is valid, but does not allow this."""
 
+    kind = "forbidden"
+    gateway_at_fault = False
+
 
 class DeadlineExceeded(BertierError):
     """The deadline passed before the answer was ready."""
 
+    kind = "deadline-exceeded"
+
+
+class ClientGone(BertierError):
+    """The caller left before the answer was ready; no response is sent."""
+
+    kind = "gone"
+    gateway_at_fault = False
+
 
 class BackendError(BertierError):
     """The model server failed on this request."""
+
+    kind = "backend-error"
 
 
 class ModelCrashed(BackendError):
@@ -176,12 +236,16 @@ class ModelCrashed(BackendError):
 
 
 class InvalidLogits(BackendError):
+    kind = "invalid-logits"
+
     def __init__(self, model: str, why: str) -> None:
         super().__init__(f"{model}: the model server returned logits that are {why}; try again")
 
 
 class BackendUnavailable(BackendError):
     """No model server answers, or the model is not loaded."""
+
+    kind = "backend-unavailable"
 
 
 class VariantUnavailable(BackendUnavailable):
@@ -198,3 +262,13 @@ class VariantsUnserved(RepositoryError):
     def __init__(self, what: str, problems: Mapping[str, str]) -> None:
         reasons = "; ".join(f"{name}: {why}" for name, why in problems.items())
         super().__init__(f"{what}: {reasons}")
+
+
+def kind_of(error: BaseException) -> str:
+    """Return the kind of an error; one that is not in the tree is `internal`."""
+    return error.kind if isinstance(error, BertierError) else BertierError.kind
+
+
+def is_gateway_at_fault(error: BaseException) -> bool:
+    """Return whether the gateway or its load broke the SLO; a caller's own quota does not count."""
+    return error.gateway_at_fault if isinstance(error, BertierError) else True

@@ -168,13 +168,6 @@ class Settings(BaseSettings):
         60_000, gt=0, description="how long an answer is kept, where `cache_bytes` allows"
     )
 
-    hedge_share: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="share of `strict` requests that may be hedged when they take longer than their"
-        " predicted P95; 0: none ([below](#asking-twice))",
-    )
     others_poll_ms: float = Field(
         1_000,
         ge=0,

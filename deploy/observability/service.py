@@ -311,18 +311,6 @@ def _second_tries() -> Parts:
             runbook="BertierBreakerOpen",
         ),
         stacked(
-            "Asked twice",
-            "Strict requests whose answer was late: the second answer came first (won) or not (lost), or no"
-            " budget was left to ask again (hedge_share).",
-            "reqps",
-            Query(
-                'sum by (outcome) (rate(bertier_hedges_total{instance=~"$instance"}[$__rate_interval]))',
-                "{{outcome}}",
-            ),
-            span=12,
-            runbook=LATENCY,
-        ),
-        stacked(
             "Partial answers",
             "Answers from a part of a long context, as the time did not suffice for all of it.",
             "reqps",
@@ -330,7 +318,7 @@ def _second_tries() -> Parts:
                 f"sum by (slo_class) (rate(bertier_partial_answers_total{{{HERE}}}[$__rate_interval]))",
                 "{{slo_class}}",
             ),
-            span=12,
+            span=24,
             runbook=ACCURACY,
         ),
     )

@@ -74,7 +74,7 @@ class Replicas:
         self._budget.pay_in()
         tried: list[Replica] = []
         while True:
-            replica = self._pick(variant, windows, tried)
+            replica = self._pick(variant, tried)
             left_ms = ends_ms - self._clock()
             try:
                 return await self._ask(replica, variant, windows, left_ms)
@@ -170,17 +170,14 @@ class Replicas:
         now = self._clock()
         return [r for r in self.members if r not in tried and r.serves(variant, now)]
 
-    def _pick(self, variant: Variant, windows: Windows, tried: Sequence[Replica]) -> Replica:
-        """Return the server with the least work, ties round-robin. Raises: BackendUnavailable.
-
-        Windows already in flight are a hedged request: it goes to another server.
-        """
+    def _pick(self, variant: Variant, tried: Sequence[Replica]) -> Replica:
+        """Return the server with the least work, ties round-robin. Raises: BackendUnavailable."""
         able = self._able(variant, tried)
         if not able:
             raise BackendUnavailable(f"{variant.name}: no replica answers for it now; see /readyz")
         turn = next(self._turn)
         able = able[turn % len(able) :] + able[: turn % len(able)]
-        return min(able, key=lambda r: (id(windows) in r.held, r.work_ms))
+        return min(able, key=lambda r: r.work_ms)
 
     async def _ask(
         self, replica: Replica, variant: Variant, windows: Windows, left_ms: float
@@ -188,7 +185,7 @@ class Replicas:
         work_ms = _work_ms(variant, windows)
         with (
             self._settled(replica, variant, work_ms),
-            self._counted(replica, windows, work_ms),
+            self._counted(replica, work_ms),
         ):
             return await replica.backend.infer(variant, windows, left_ms)
 
@@ -251,18 +248,16 @@ class Replicas:
         self._metrics.replica_up.labels(replica.name).set(replica.sound)
 
     @contextmanager
-    def _counted(self, replica: Replica, windows: Windows, work_ms: float) -> Iterator[None]:
+    def _counted(self, replica: Replica, work_ms: float) -> Iterator[None]:
         gauge = self._metrics.replica_in_flight.labels(replica.name)
         replica.work_ms += work_ms
         replica.in_flight += 1
-        replica.held.append(id(windows))
         gauge.set(replica.in_flight)
         try:
             yield
         finally:
             replica.work_ms = replica.work_ms - work_ms if replica.in_flight > 1 else 0.0
             replica.in_flight -= 1
-            replica.held.remove(id(windows))
             gauge.set(replica.in_flight)
 
     def _settle(

@@ -36,7 +36,6 @@ class Replica:
         self.problems: dict[str, str] = {}  # by variant's name: why it gets no requests for it
         self.work_ms = 0.0  # profiled work in flight
         self.in_flight = 0
-        self.held: list[int] = []  # identities of the windows in flight
         self.away = False  # it could not be reached; it is checked before it gets requests again
         self.breaker = Breaker()
         self.breakers = Breakers()

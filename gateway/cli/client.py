@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import ssl
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
-import httpx2
-
+from bertier.errors import TIMEOUT, ApiError, Unreachable
+from bertier.over_http import HttpTransport
+from bertier.security import Security
 from gateway import slo
 from gateway.catalog import store
 from gateway.clock import now_ms
@@ -36,60 +37,45 @@ class AskFailed(BackendError):
 
 
 class HttpGateway:
-    """A gateway at a URL."""
+    """A gateway at a URL, asked over the transport of `bertier.Client`."""
 
     def __init__(self, url: str, api_key: str | None = None, authority: Path | None = None) -> None:
         """`authority`: PEM file that its certificate is signed by; None: the system's. Raises: InvalidField."""
-        self._url = url.rstrip("/")
-        if not self._url.startswith(("http://", "https://")):
+        if not url.startswith(("http://", "https://")):
             raise InvalidField(f"--url {url}: give it with http:// or https://")
-        self._trusted = True if authority is None else _trusting(authority)
-        self._own = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        self._url = url.rstrip("/")
+        self._security = Security(api_key, authority)
 
     def answer(self, body: Json, headers: Mapping[str, str]) -> Json:
-        return self._call("POST", "/v1/answer", body, headers)
+        return self._fetch("POST", "/v1/answer", body, headers)
 
     def plan(self, body: Json, headers: Mapping[str, str]) -> Json:
-        return self._call("POST", "/v1/plan", body, headers)
+        return self._fetch("POST", "/v1/plan", body, headers)
 
     def variants(self) -> Json:
-        return self._call("GET", "/v1/variants", None, {})
+        return self._fetch("GET", "/v1/variants", None, {})
 
-    def _call(self, method: str, path: str, body: Json | None, headers: Mapping[str, str]) -> Json:
+    def _fetch(self, method: str, path: str, body: Json | None, headers: Mapping[str, str]) -> Json:
         try:
-            reply = httpx2.request(
-                method,
-                self._url + path,
-                json=body,
-                headers={**self._own, **headers},
-                timeout=PATIENCE_S,
-                trust_env=False,
-                verify=self._trusted,
-            )
-            content = reply.json()
-        except httpx2.ConnectError as exc:
-            if "CERTIFICATE_VERIFY_FAILED" not in str(exc):
-                raise self._nobody(exc) from exc
-            raise BackendUnavailable(
-                f"{self._url}: its certificate is not trusted; name the authority that signed it with --authority PEM"
-            ) from exc
-        except httpx2.RemoteProtocolError as exc:
-            raise BackendUnavailable(
-                f"{self._url}: the server does not speak HTTP ({exc}); if it speaks TLS, use https://"
-            ) from exc
-        except (httpx2.TransportError, httpx2.InvalidURL, httpx2.UnsupportedProtocol) as exc:
-            raise self._nobody(exc) from exc
-        except ValueError as exc:
-            raise AskFailed(f"{self._url}: not a bertier gateway (no JSON at {path})") from exc
-        if not isinstance(content, dict) or not reply.is_success:
-            raise AskFailed(_failure(self._url, reply.status_code, content))
-        return content
+            with closing(self._transport()) as transport:
+                return transport.fetch(method, path, body, headers)
+        except ApiError as exc:
+            if not isinstance(exc, Unreachable) and exc.kind != TIMEOUT:
+                raise AskFailed(_failure(exc)) from exc
+            advice = "start one with 'make run' or 'bertier serve', or ask in this process with --embedded"
+            if "CERTIFICATE_VERIFY_FAILED" in exc.detail:
+                advice = "name the authority that signed its certificate with --authority PEM"
+            raise BackendUnavailable(f"{exc}; {advice}") from exc
 
-    def _nobody(self, exc: Exception) -> BackendUnavailable:
-        return BackendUnavailable(
-            f"no gateway answers at {self._url} ({exc}); start one with 'make run' or"
-            " 'bertier serve', or ask in this process with --embedded"
-        )
+    def _transport(self) -> HttpTransport:
+        try:
+            own = self._security.headers()
+            return HttpTransport(self._url, self._security, own, PATIENCE_S, trust_env=False)
+        except OSError as exc:  # ssl.SSLError is one
+            authority = self._security.authority
+            raise InvalidField(
+                f"--authority {authority}: no PEM file of certificates ({exc})"
+            ) from exc
 
 
 class EmbeddedGateway:
@@ -129,13 +115,6 @@ class EmbeddedGateway:
             return await work(service)
         finally:
             await backend.close()
-
-
-def _trusting(authority: Path) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=authority)
-    except OSError as exc:  # ssl.SSLError is one
-        raise InvalidField(f"--authority {authority}: no PEM file of certificates ({exc})") from exc
 
 
 def read_context(given: str, stdin: Callable[[], str]) -> str:
@@ -182,12 +161,9 @@ def _parsed(body: bytes) -> Json:
     return parsed
 
 
-def _failure(url: str, status: int, body: Any) -> str:
-    """Return a problem in one line, with the feasible plans."""
-    if not isinstance(body, dict) or "detail" not in body:
-        return f"{url}: HTTP {status}, and no reason given"
-    points = body.get("nearest") or []
+def _failure(error: ApiError) -> str:
+    """Return a refusal or failure in one line, with the feasible plans."""
     near = "; ".join(
-        f"{p['plan']}: {p['idle_ms']:g} ms at F1 {p['certified_f1']:.3f}" for p in points
+        f"{p['plan']}: {p['idle_ms']:g} ms at F1 {p['certified_f1']:.3f}" for p in error.nearest
     )
-    return f"{body['detail']}" + (f"; feasible: {near}" if near else "")
+    return error.detail + (f"; feasible: {near}" if near else "")

@@ -75,7 +75,6 @@ VALUES = {
     " `no_budget`",
     "bertier_shadow_total.outcome": "`agreed`, `disagreed`, `both_silent` (neither gave an answer),"
     " `dropped` (no room to ask), `failed`",
-    "bertier_hedges_total.outcome": "`won` (the second answered first), `lost`, `no_budget` (not asked again)",
     "bertier_sheds_total.reason": "`full` (`max_in_flight`), `strict` (cannot be met now), `unreachable` (no plan is predicted to answer by the deadline)",
     "bertier_slo_outcomes_total.outcome": "`met`, or a [value of `SLO-Met`](api.md#headers-of-an-answer)",
     "bertier_slo_requests_total.outcome": _words("kept", "broken"),

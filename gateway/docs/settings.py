@@ -24,7 +24,6 @@ UNITS = {"ms": "ms", "bytes": "bytes", "chars": "characters", "share": "share", 
 # Where a description's links lead: `[below](#anchor)` of a setting, and pages that lie elsewhere.
 PAGES = {
     "a-record-of-decisions": "../how-to/logs.md#a-record-of-decisions",
-    "asking-twice": "../explanation/routing.md#asking-twice",
     "connections": "../how-to/connections.md#connections",
     "keeping-certificates-true": "../how-to/watch-certificates.md",
     "logs": "../how-to/logs.md#logs",

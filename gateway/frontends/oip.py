@@ -41,7 +41,7 @@ class UnknownModel(InvalidField):
 
 
 @dataclass(frozen=True, slots=True)
-class Inference:
+class InferRequest:
     """One ModelInfer call, whatever it travelled over."""
 
     questions: tuple[Question, ...]
@@ -97,7 +97,7 @@ def check_model(name: str, model_version: str = "") -> None:
 
 def inference(
     inputs: Iterable[Tensor], outputs: Iterable[str], parameters: Mapping[str, object]
-) -> Inference:
+) -> InferRequest:
     """Return what the tensors ask. Raises: InvalidField."""
     given = {tensor.name: tensor for tensor in inputs}
     if set(given) != set(INPUTS):
@@ -112,10 +112,10 @@ def inference(
     if unknown:
         raise InvalidField(f"outputs: {unknown[0][:80]!r} is unknown; known: {', '.join(OUTPUTS)}")
     pairs = zip(questions, contexts, strict=True)
-    return Inference(tuple(Question(str(q), str(c)) for q, c in pairs), wanted, parameters)
+    return InferRequest(tuple(Question(str(q), str(c)) for q, c in pairs), wanted, parameters)
 
 
-def slo_request(asked: Inference, lookup: slo.Lookup) -> SloRequest:
+def slo_request(asked: InferRequest, lookup: slo.Lookup) -> SloRequest:
     """Return the SLO of each item: the parameters', else the headers'. Raises: InvalidHeader."""
     request = slo.parse(slo_headers.overlay(lookup, asked.slo_fields))
     ends = [t for t in (request.timeout_ms, asked.timeout_ms) if t is not None]
@@ -124,7 +124,7 @@ def slo_request(asked: Inference, lookup: slo.Lookup) -> SloRequest:
 
 async def answer(
     service: AnswerService,
-    asked: Inference,
+    asked: InferRequest,
     request: SloRequest,
     arrived_ms: float,
     *,
@@ -156,7 +156,7 @@ async def answer(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def output_tensors(asked: Inference, answers: Sequence[Answered]) -> list[Tensor]:
+def output_tensors(asked: InferRequest, answers: Sequence[Answered]) -> list[Tensor]:
     """Return the tensors that were asked for, in that order."""
     return [
         Tensor(name, OUTPUTS[name][0], tuple(OUTPUTS[name][1](a) for a in answers))

@@ -18,7 +18,9 @@ from starlette.requests import ClientDisconnect
 from gateway.errors import (
     BackendError,
     BackendUnavailable,
+    BertierError,
     BodyTooSlow,
+    ClientGone,
     DeadlineExceeded,
     EmptyText,
     Forbidden,
@@ -55,38 +57,35 @@ class Kind:
     title: str
 
 
-class ClientGone(Exception):
-    """The caller left before the answer was ready; no response is sent."""
-
-
-INTERNAL = Kind(500, "internal", "Internal error")
-
-KINDS: Mapping[type[Exception], Kind] = {
-    ClientGone: Kind(499, "gone", "The caller left"),
-    ClientDisconnect: Kind(499, "gone", "The caller left"),
-    Malformed: Kind(400, "malformed", "The request could not be read"),
-    InvalidHeader: Kind(400, "invalid-header", "A header's value is not allowed"),
-    HeadTooLarge: Kind(431, "head-too-large", "The headers are too large"),
-    HeadTooSlow: Kind(408, "head-too-slow", "The headers came too slowly"),
-    BodyTooSlow: Kind(408, "body-too-slow", "The body came too slowly"),
-    TextTooLong: Kind(413, "text-too-long", "The text is too long"),
-    TooManyItems: Kind(413, "too-many-items", "Too many questions in one request"),
-    UnsupportedEncoding: Kind(415, "unsupported-encoding", "The body's coding is not supported"),
-    InvalidField: Kind(422, "invalid-field", "A field cannot be used"),
-    EmptyText: Kind(422, "empty-text", "A text is empty"),
-    UnknownClass: Kind(400, "unknown-class", "The SLO class is not known"),
-    UnknownVariant: Kind(400, "unknown-variant", "The variant is not served"),
-    Unauthenticated: Kind(401, "unauthenticated", "A valid key is needed"),
-    Forbidden: Kind(403, "forbidden", "The key may not do this"),
-    QuotaExceeded: Kind(429, "quota-exceeded", "More requests than the key may send"),
-    TooManyConnections: Kind(429, "too-many-connections", "More connections than there may be"),
-    Infeasible: Kind(422, "infeasible", "No plan can keep this SLO"),
-    Overloaded: Kind(429, "overloaded", "Too busy to keep this SLO now"),
-    DeadlineExceeded: Kind(504, "deadline-exceeded", "The deadline has passed"),
-    BackendUnavailable: Kind(503, "backend-unavailable", "No model server can answer"),
-    InvalidLogits: Kind(503, "invalid-logits", "The model server's answer cannot be read"),
-    BackendError: Kind(500, "backend-error", "The model server failed"),
-    RepositoryError: INTERNAL,
+INTERNAL = Kind(500, BertierError.kind, "Internal error")
+STATUS: Mapping[type[BertierError], tuple[int, str]] = {
+    ClientGone: (499, "The caller left"),
+    Malformed: (400, "The request could not be read"),
+    InvalidHeader: (400, "A header's value is not allowed"),
+    HeadTooLarge: (431, "The headers are too large"),
+    HeadTooSlow: (408, "The headers came too slowly"),
+    BodyTooSlow: (408, "The body came too slowly"),
+    TextTooLong: (413, "The text is too long"),
+    TooManyItems: (413, "Too many questions in one request"),
+    UnsupportedEncoding: (415, "The body's coding is not supported"),
+    InvalidField: (422, "A field cannot be used"),
+    EmptyText: (422, "A text is empty"),
+    UnknownClass: (400, "The SLO class is not known"),
+    UnknownVariant: (400, "The variant is not served"),
+    Unauthenticated: (401, "A valid key is needed"),
+    Forbidden: (403, "The key may not do this"),
+    QuotaExceeded: (429, "More requests than the key may send"),
+    TooManyConnections: (429, "More connections than there may be"),
+    Infeasible: (422, "No plan can keep this SLO"),
+    Overloaded: (429, "Too busy to keep this SLO now"),
+    DeadlineExceeded: (504, "The deadline has passed"),
+    BackendUnavailable: (503, "No model server can answer"),
+    InvalidLogits: (503, "The model server's answer cannot be read"),
+    BackendError: (500, "The model server failed"),
+    RepositoryError: (INTERNAL.status, INTERNAL.title),
+}
+KINDS: Mapping[type[BertierError], Kind] = {
+    error: Kind(status, error.kind, title) for error, (status, title) in STATUS.items()
 }
 
 
@@ -95,7 +94,8 @@ def kind_of(error: BaseException) -> Kind:
     if isinstance(error, HTTPException):
         name = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "http")
         return Kind(error.status_code, name, HTTPStatus(error.status_code).phrase)
-    return next((KINDS[c] for c in type(error).__mro__ if c in KINDS), INTERNAL)
+    ours = ClientGone if isinstance(error, ClientDisconnect) else type(error)
+    return next((KINDS[c] for c in ours.__mro__ if c in KINDS), INTERNAL)
 
 
 def problem(error: BaseException, request_id: str) -> dict[str, Any]:

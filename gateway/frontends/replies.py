@@ -25,7 +25,7 @@ from gateway.frontends.schemas import (
     SloOutcomeBody,
 )
 from gateway.request.service import PlanReport
-from gateway.routing import explain, refusal
+from gateway.routing import explain
 from gateway.routing.policy import quantile_for
 
 
@@ -106,7 +106,7 @@ def plan_body(report: PlanReport) -> bytes:
         n_tokens=size.bucket,
         n_windows=size.n_windows,
         options=_options(report.candidates, decision.option),
-        nearest=[OptionBody.model_validate(refusal.describe(o)) for o in report.feasible],
+        nearest=[OptionBody.model_validate(explain.describe_option(o)) for o in report.feasible],
     )
     return body.model_dump_json(by_alias=True).encode()
 
@@ -155,4 +155,7 @@ def _explain(answered: Answered) -> ExplainBody:
 
 
 def _options(candidates: tuple[Candidate, ...], chosen: Option | None) -> list[ExplainedOptionBody]:
-    return [ExplainedOptionBody.model_validate(explain.describe(w, chosen)) for w in candidates]
+    return [
+        ExplainedOptionBody.model_validate(explain.describe_candidate(w, chosen))
+        for w in candidates
+    ]

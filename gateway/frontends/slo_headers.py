@@ -1,4 +1,4 @@
-"""What both frontends share: SLO headers, request ids and the counting of outcomes.
+"""What both frontends share: SLO headers, request ids, and what surrounds a question.
 
 Knows no protocol: names and values in, names and values out.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 import uuid
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,10 +16,8 @@ from typing import TypeVar
 from gateway import slo
 from gateway.auth import access
 from gateway.domain import STAGES, Answered, SloRequest, Timings
-from gateway.errors import InvalidHeader, QuotaExceeded
-from gateway.frontends.problems import kind_of
-from gateway.observability import access_log, logs, tracing
-from gateway.observability.metrics import Metrics
+from gateway.errors import InvalidHeader
+from gateway.observability.observer import Observer, RequestRecord
 from gateway.request.service import AnswerService
 from gateway.settings import Settings
 from gateway.slo import Lookup
@@ -30,7 +27,6 @@ R = TypeVar("R")
 
 MAX_ID_CHARS = 256  # of a question's id
 MAX_PLAN_TOKENS = 1_000_000
-OUR_FAULT = (429, *range(500, 600))  # HTTP statuses
 REQUEST_ID = re.compile(r"[!-~]{1,128}")
 ENVOY_TIMEOUT = "x-envoy-expected-rq-timeout-ms"
 SLO_NAMES = (
@@ -139,70 +135,30 @@ def class_label(name: str | None, settings: Settings) -> str:
     return name if name in settings.classes else slo.UNKNOWN_CLASS
 
 
-class Clocked:
-    """The time at which a request was read: the duration counts from then."""
-
-    def __init__(self, read_s: float | None) -> None:
-        self._read_s = read_s
-
-    def read(self) -> None:
-        """Note that the whole request was read."""
-        self._read_s = time.perf_counter()
-
-    def took_s(self) -> float:
-        return 0.0 if self._read_s is None else time.perf_counter() - self._read_s
-
-
 @contextmanager
 def observed(
-    metrics: Metrics, frontend: str, slo_class: str, n: int = 1, *, unread: bool = False
-) -> Iterator[Clocked]:
-    """Take n questions off the caller's quota, and count the request by how it ended.
+    observer: Observer, frontend: str, slo_class: str, n: int = 1, *, unread: bool = False
+) -> Iterator[RequestRecord]:
+    """Record the request of the block, and take its n questions off the caller's quota.
 
     `unread`: its body is not read yet; the block reports when it is. Raises: QuotaExceeded.
     """
-    began = time.perf_counter()
-    clocked = Clocked(None if unread else began)
-    outcome, failed = "ok", False
-    entry = access_log.begin(frontend, slo_class)
-    with tracing.request(frontend, logs.request_id.get()) as span:
-        if span is not None:
-            logs.trace_id.set(span.trace_id)
-        try:
-            access.take(n)
-            yield clocked
-        except asyncio.CancelledError:
-            outcome = "gone"
-            raise
-        except Exception as exc:
-            outcome, failed = kind_of(exc).name, is_our_fault(exc)
-            raise
-        finally:
-            took_s = clocked.took_s()
-            metrics.note_request(frontend, slo_class, outcome, took_s, logs.trace_id.get())
-            if failed:
-                metrics.note_broken(slo_class)
-            if span is not None:
-                span.end(outcome, failed=failed)
-            access_log.end(entry, outcome, time.perf_counter() - began)
+    with observer.request(frontend, slo_class, unread=unread) as record:
+        access.take(n)
+        yield record
 
 
 @contextmanager
-def refused_whole(metrics: Metrics, frontend: str, slo_class: str) -> Iterator[None]:
-    """Count a request of many questions that is refused as a whole.
+def refused_whole(observer: Observer, frontend: str, slo_class: str) -> Iterator[None]:
+    """Record a request of many questions that is refused as a whole.
 
-    If it is not refused, each question is counted on its own.
+    If it is not refused, each question is recorded on its own.
     """
     try:
         yield
     except Exception as exc:
-        with observed(metrics, frontend, slo_class, n=0, unread=True):
+        with observer.request(frontend, slo_class, unread=True):
             raise exc  # noqa: TRY201 (to be seen by the block around it)
-
-
-def is_our_fault(error: Exception) -> bool:
-    """Return whether the gateway or its load broke the SLO; a caller's own quota does not count."""
-    return kind_of(error).status in OUR_FAULT and not isinstance(error, QuotaExceeded)
 
 
 async def is_ready(service: AnswerService) -> bool:

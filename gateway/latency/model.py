@@ -12,7 +12,7 @@ from math import exp, log
 from typing import NamedTuple
 
 from gateway.catalog.schema import Plan, Profile
-from gateway.domain import Size
+from gateway.domain import Seen, Size
 from gateway.latency.correction import Cell as Tracked
 from gateway.latency.correction import LatencyCorrection, Observed
 from gateway.latency.queueing import Backlog, Job, Queue
@@ -54,16 +54,6 @@ class Work:
     n_known: int  # answers that were known
     nth: int  # of all that began
     alone: bool  # nothing else was in flight when it began
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """How a prediction turned out; `ratio` is observed / predicted P95."""
-
-    variant: str
-    in_p95: bool
-    in_p99: bool
-    ratio: float
 
 
 class _Stage(NamedTuple):

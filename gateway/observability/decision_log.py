@@ -14,14 +14,11 @@ import stat
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
-from contextvars import ContextVar, Token
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
-from gateway.domain import Decision, Reason, Size, Slo
-from gateway.errors import BadInput, DeadlineExceeded, Infeasible, Overloaded
+from gateway.domain import Reason, Size, Slo
 
 log = logging.getLogger(__name__)
 
@@ -71,41 +68,25 @@ class Entry:
         return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
 
 
-_entry: ContextVar[Entry | None] = ContextVar("decided", default=None)
-
-
 class DecisionLog:
     """Records decisions if a file is configured; for one event loop."""
 
-    def __init__(
-        self, path: Path | None, clock: Callable[[], float], on_lost: Callable[[int], None]
-    ) -> None:
+    def __init__(self, path: Path | None, on_lost: Callable[[int], None]) -> None:
+        """`on_lost` is told how many lines found no room."""
+        self.on = path is not None
         self._path = path
-        self._clock = clock
         self._on_lost = on_lost
         self._waiting: deque[Entry] = deque()
         self._file: _File | None = None
         self._failing = False
         self._writing = threading.Lock()
 
-    def asked(self, slo: Slo, arrived_ms: float) -> AbstractContextManager[object]:
-        """Return a context manager that records how the question answered in its block ends."""
-        if self._path is None:
-            return _OFF
-        return _Asked(Entry(slo, arrived_ms), self._clock, self._add)
-
-    def decided(self, decision: Decision, size: Size) -> None:
-        """Record the decision about the current question; `size`: of its whole context."""
-        if (entry := _entry.get()) is None:
-            return
-        entry.size, entry.reason = size, decision.reason
-        if (option := decision.option) is not None:
-            entry.plan, entry.predicted_ms = option.plan.name, round(option.predicted_ms, 3)
-
-    def refused_unread(self, slo: Slo, reason: str) -> None:
-        """Record a request that was refused by its headers, before its body was read."""
-        if self._path is not None:
-            self._add(Entry(slo, self._clock(), reason=reason, outcome="refused"))
+    def add(self, entry: Entry) -> None:
+        """Queue the line of a question that ended."""
+        if len(self._waiting) < CAPACITY:
+            self._waiting.append(entry)
+        else:
+            self._on_lost(1)
 
     async def run(self) -> None:
         """Write forever; return at once where no file is configured."""
@@ -139,54 +120,6 @@ class DecisionLog:
         if self._file is not None:
             self._file.close()
             self._file = None
-
-    def _add(self, entry: Entry) -> None:
-        if len(self._waiting) < CAPACITY:
-            self._waiting.append(entry)
-        else:
-            self._on_lost(1)
-
-
-class _Asked:
-    """The time that one question is being answered."""
-
-    def __init__(
-        self, entry: Entry, clock: Callable[[], float], add: Callable[[Entry], None]
-    ) -> None:
-        self._entry = entry
-        self._clock = clock
-        self._add = add
-        self._token: Token[Entry | None] | None = None
-
-    def __enter__(self) -> None:
-        self._token = _entry.set(self._entry)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        assert self._token is not None
-        _entry.reset(self._token)
-        if isinstance(error, BadInput):
-            return  # nothing was decided
-        entry = self._entry
-        entry.took_ms = max(0.0, self._clock() - entry.arrived_ms)
-        entry.outcome = _outcome(error)
-        entry.gone = isinstance(error, asyncio.CancelledError)
-        self._add(entry)
-
-
-_OFF: AbstractContextManager[object] = nullcontext()
-
-
-def _outcome(error: BaseException | None) -> str:
-    if error is None:
-        return "answered"
-    if isinstance(error, Overloaded | Infeasible):
-        return "refused"
-    return "expired" if isinstance(error, DeadlineExceeded) else "failed"
 
 
 class _File:

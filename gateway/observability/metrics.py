@@ -29,7 +29,6 @@ from gateway.observability.metrics_declared import (
     DENIALS,
     FILES,
     FRONTENDS,
-    HEDGED,
     OBJECTIVES,
     Declared,
 )
@@ -99,7 +98,6 @@ class Metrics:
         self.slo = self._counter(declared.SLO)
         self.slo_requests = self._counter(declared.SLO_REQUESTS)
         self.partial_answers = self._counter(declared.PARTIAL_ANSWERS)
-        self.hedges = self._counter(declared.HEDGES)
         self.sheds = self._counter(declared.SHEDS)
         self.escalations = self._counter(declared.ESCALATIONS)
         self.retries = self._counter(declared.RETRIES)
@@ -173,7 +171,6 @@ class Metrics:
             for held in (True, False):
                 self._objective(slo_class, *[held] * len(OBJECTIVES))
         rare = (
-            (self.hedges, product(HEDGED)),
             (self.cache_requests, product(CACHED)),
             (self.connections_closed, product(CLOSINGS)),
             (self.denied, product(FRONTENDS, DENIALS)),

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 OBJECTIVES = ("latency", "accuracy", "joint")
 FRONTENDS = ("http", "grpc")
 CACHED = ("hit", "miss", "bypass")
-HEDGED = ("won", "lost", "no_budget")
 DENIALS = ("missing", "unknown", "scope")
 CLOSINGS = ("slow_head", "large_head", "malformed", "idle", "stalled", "full")
 FILES = ("keys", "certificate")  # that serving depends on, and that are read again
@@ -86,11 +85,6 @@ PARTIAL_ANSWERS = _counter(
     "bertier_partial_answers_total",
     "Answers from a part of a long context, because there was no time for all of it.",
     "slo_class",
-)
-HEDGES = _counter(
-    "bertier_hedges_total",
-    "Hedged requests (strict, and late), by result of the second call.",
-    "outcome",
 )
 SHEDS = _counter(
     "bertier_sheds_total",

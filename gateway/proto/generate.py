@@ -1,9 +1,4 @@
-"""Generates the Python code beside each .proto: `python -m gateway.proto.generate` (needs grpcio-tools).
-
-`inference/service.proto` goes into a descriptor pool of its own. tritonclient defines the same full
-names (`inference.ModelInferRequest`, ...) in protobuf's default pool, which refuses a second
-definition; gateway.backends.triton uses tritonclient in the same process.
-"""
+"""Generates the Python code beside the .proto: `python -m gateway.proto.generate` (needs grpcio-tools)."""
 
 from __future__ import annotations
 
@@ -15,19 +10,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PROTO = Path("gateway", "proto")
 QA = PROTO / "bertier" / "v1" / "qa.proto"
-INFERENCE = PROTO / "inference" / "service.proto"
-DEFAULT_POOL = "_descriptor_pool.Default()"
-PRIVATE_POOL = "_descriptor_pool.DescriptorPool()"
 
 
 def generate(target: Path) -> list[Path]:
     """Write the generated files below `target`; return their paths relative to it."""
     _protoc(target, QA, "--grpc_python_out")
-    _protoc(target, INFERENCE)
-    service = (target / INFERENCE).with_name("service_pb2.py")
-    code = service.read_text()
-    assert DEFAULT_POOL in code
-    service.write_text(code.replace(DEFAULT_POOL, PRIVATE_POOL))
     return sorted(p.relative_to(target) for p in target.glob(f"{PROTO}/**/*_pb2*.py*"))
 
 

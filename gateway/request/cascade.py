@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from gateway.backends.protocol import Backend
-from gateway.catalog.schema import Variant
 from gateway.domain import (
     Answer,
     Decision,
@@ -27,12 +26,9 @@ from gateway.domain import (
     Windows,
 )
 from gateway.errors import BackendError, DeadlineExceeded
-from gateway.latency.model import Seen, Work
-from gateway.observability import tracing
-from gateway.observability.metrics import Metrics
+from gateway.observability.observer import Observer
 from gateway.qa import codec
 from gateway.request import long_context
-from gateway.request.hedging import Hedging
 from gateway.routing import policy
 from gateway.serving_set import ServingSet
 
@@ -68,10 +64,9 @@ class Job:
         """The size of the whole context, including windows that are not asked."""
         return Size(self.windows.input_ids.shape[1], self.windows.n_windows)
 
-    def shortened(self) -> Job:
-        """Return the job with the more promising half of its windows."""
-        assert self.order is not None
-        return replace(self, order=self.order[: (len(self.order) + 1) // 2])
+    def first(self, n_windows: int) -> Job:
+        """Return the job with its most promising windows only."""
+        return self if self.order is None else replace(self, order=self.order[:n_windows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +111,11 @@ class Cascade:
     def __init__(
         self,
         backend: Backend,
-        metrics: Metrics,
+        observer: Observer,
         clock: Callable[[], float],
-        hedge_share: float = 0.0,
     ) -> None:
-        self._hedging = Hedging(hedge_share, metrics)
         self._backend = backend
-        self._metrics = metrics
+        self._observer = observer
         self._clock = clock
 
     async def answer(self, job: Job, option: Option) -> Outcome:
@@ -137,8 +130,6 @@ class Cascade:
         for variant, threshold in zip(plan.variants[1:], plan.thresholds, strict=True):
             doubted = stages[-1].answer.score < threshold
             further = await self._escalate(job, variant) if doubted else None
-            outcome = "escalated" if further else "cut" if doubted else "kept"
-            self._metrics.escalations.labels(plan.name, outcome).inc()
             if further is None:
                 cut = doubted
                 break
@@ -171,57 +162,42 @@ class Cascade:
         breaker = serving.breakers.of(variant)
         call = breaker.begin(asked)
         try:
-            with tracing.stage("infer", variant):
-                windows, inference = await self._infer(job, variant, work, partial=partial)
-                tracing.queued(inference.queue_ms)
+            with self._observer.stage("infer", variant):
+                windows, inference = await self._infer(job, variant, partial=partial)
             inferred = self._clock()
             if call.worked(inferred):
-                self._metrics.note_breaker(variant, breaker.state(inferred))
+                self._observer.breaker_changed(variant, breaker.state(inferred))
             serving.latency.leave(work, inferred)
-            with tracing.stage("decode", variant):
+            with self._observer.stage("decode", variant):
                 answer = await self._decode(job, windows, inference, variant)
             done = self._clock()
         except BaseException as exc:  # cancelled, timed out or failed: the time is a lower bound
             now = self._clock()
-            self._note(serving.latency.give_up(work, now))
+            self._observer.predicted(serving.latency.give_up(work, now))
             failed = isinstance(exc, BackendError)
             if call.failed(now) if failed else call.gave_up(now, work.compute_ms):
-                self._metrics.note_breaker(variant, breaker.state(now))
+                self._observer.breaker_changed(variant, breaker.state(now))
                 log.warning("%s: %s", variant, breaker.describe(now))
             raise
         latency, whole = serving.latency, windows.n_windows == job.size.n_windows
-        self._note(latency.finish(work, done) if whole else latency.give_up(work, done))
+        self._observer.predicted(
+            latency.finish(work, done) if whole else latency.give_up(work, done)
+        )
         left_out = windows.n_windows < job.windows.n_windows
         return _Stage(variant, answer, asked, inference.queue_ms, inferred, done, left_out)
 
-    async def _infer(
-        self, job: Job, variant: str, work: Work, *, partial: bool
-    ) -> tuple[Windows, Inference]:
+    async def _infer(self, job: Job, variant: str, *, partial: bool) -> tuple[Windows, Inference]:
         """Return the windows that were answered, and their logits."""
         left_ms = job.slo.timeout_ms - (self._clock() - job.arrived_ms)
         known, windows = job.serving.catalog.variant(variant), job.windows
         if job.order is None:
-            found = await self._infer_one(job, known, work, left_ms)
+            found = await self._backend.infer(known, windows, left_ms)
         else:
             windows, found = await long_context.infer(
                 self._backend, known, windows, job.order, left_ms, partial=partial
             )
-        took_s = (found.queue_ms + found.infer_ms) / 1e3
-        self._metrics.note_inference(variant, took_s, windows.n_windows / found.n_batches)
-        self._metrics.note_tokens(variant, *windows.count_tokens())
+        self._observer.inferred(variant, windows, found)
         return windows, found
-
-    async def _infer_one(self, job: Job, variant: Variant, work: Work, left_ms: float) -> Inference:
-        """Ask once; hedge a strict request that is late with a second call."""
-        strict, ends_ms = job.slo.policy is SloPolicy.STRICT, self._clock() + left_ms
-        in_time = work.p95_ms + work.compute_ms < left_ms
-        if not (self._hedging.on and strict and in_time):
-            return await self._backend.infer(variant, job.windows, left_ms)
-
-        async def ask() -> Inference:
-            return await self._backend.infer(variant, job.windows, ends_ms - self._clock())
-
-        return await self._hedging.infer(ask, work.p95_ms)
 
     async def _decode(
         self, job: Job, windows: Windows, inference: Inference, variant: str
@@ -231,12 +207,6 @@ class Cascade:
         if len(question.context) <= LONG_TEXT_CHARS:
             return codec.decode(windows, logits, question, how)
         return await asyncio.to_thread(codec.decode, windows, logits, question, how)
-
-    def _note(self, seen: Seen | None) -> None:
-        """Count whether the predicted latency held; `seen` None: unknown."""
-        if seen is None:
-            return
-        self._metrics.note_prediction(seen.variant, seen.in_p95, seen.in_p99, seen.ratio)
 
 
 def _timings(job: Job, stages: list[_Stage]) -> Timings:

@@ -1,4 +1,7 @@
-"""The life of a request: admit, encode, route, infer, decode. Knows no protocol and no model server."""
+"""The life of a request: admit, encode, route, infer, decode. Knows no protocol and no model server.
+
+`AnswerService.answer` is that life; its steps are below it, in their order.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,6 @@ from gateway.domain import (
     Decision,
     Option,
     Question,
-    Reason,
     Size,
     Slo,
     SloRequest,
@@ -29,6 +31,7 @@ from gateway.domain import (
 from gateway.errors import (
     BackendError,
     BackendUnavailable,
+    DeadlineExceeded,
     ModelCrashed,
     Overloaded,
     TextTooLong,
@@ -36,22 +39,30 @@ from gateway.errors import (
 )
 from gateway.observability.decision_log import DecisionLog
 from gateway.observability.metrics import Metrics
-from gateway.observability.observer import Observer
+from gateway.observability.observer import Observer, QuestionRecord
 from gateway.qa import codec, own_threshold
 from gateway.request import cost, long_context
 from gateway.request.cascade import LONG_TEXT_CHARS, Cascade, Job, Outcome, final_violations
-from gateway.request.deadline import Deadline
 from gateway.request.response_cache import ResponseCache
-from gateway.request.shadow import Sample, Shadow
-from gateway.routing import explain, policy
+from gateway.request.shadow import Shadow
+from gateway.routing import policy
 from gateway.routing.admission_control import AdmissionControl, Refused
-from gateway.routing.choice import Chooser, Routed, route
-from gateway.routing.refusal import refusal
+from gateway.routing.explain import refusal
+from gateway.routing.router import Chooser, Routed, Router
 from gateway.serving_set import ServingSet
 from gateway.settings import Settings
 from gateway.slo import resolve
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A request that was admitted: its SLO, by the catalog that was served then."""
+
+    slo: Slo
+    serving: ServingSet
+    waited_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,22 +88,24 @@ class AnswerService:
         draw: Callable[[], float] = random.random,
         chooser: Chooser = policy,
     ) -> None:
-        """`draw` returns a uniform number in [0, 1); it decides which requests are sampled."""
+        """`draw` returns a uniform number in [0, 1); it decides which requests are sampled.
+
+        `chooser`: the policy; experiments measure another one in its place.
+        """
         self.serving: ServingSet | None = None
         self.leaving = False  # the gateway is about to stop
         self.backend = backend
         self.settings = settings
         self.metrics = metrics
-        self._clock = clock
-        self._chooser = chooser
-        self._budget = RetryBudget(settings.retry_share)
+        self.decisions = DecisionLog(settings.decisions_file, metrics.decisions_lost.inc)
+        self.observer = Observer(metrics, self.decisions, clock)
+        self._responses = ResponseCache(settings, self.observer, clock)
         self.admission = AdmissionControl(settings.max_in_flight, lambda: self.serving, clock)
-        self._cascade = Cascade(backend, metrics, clock, settings.hedge_share)
         self.shadow = Shadow(backend, settings, metrics, clock, draw)
-        lost = metrics.decisions_lost.inc
-        self.decisions = DecisionLog(settings.decisions_file, clock, lost)
-        self._observer = Observer(metrics, self.decisions)
-        self._responses = ResponseCache(settings, self._observer, clock)
+        self._clock = clock
+        self._router = Router(chooser, clock, lambda: self.admission.n_behind)
+        self._budget = RetryBudget(settings.retry_share)
+        self._cascade = Cascade(backend, self.observer, clock)
 
     async def answer(
         self,
@@ -100,34 +113,152 @@ class AnswerService:
         request: SloRequest,
         arrived_ms: float,
         *,
-        admitted: bool = False,
+        admission: Admission | None = None,
         frontend: str = "http",
     ) -> Answered:
         """Answer one question with the smallest model that meets its SLO.
 
-        `admitted`: the request has passed admission control already, in a block of `self.admitted`.
+        `admission`: of a request that is in a block of `admitted` already.
         Raises: BadInput, Infeasible, Overloaded, DeadlineExceeded, BackendError.
         """
-        if admitted:
-            return await self._answer_in_time(question, request, arrived_ms)
-        async with self.admitted(request, frontend):
-            return await self._answer_in_time(question, request, arrived_ms)
+        if admission is None:
+            async with self.admitted(request, frontend) as admission:
+                return await self.answer(question, request, arrived_ms, admission=admission)
+        slo, serving = self._current(request, admission)
+
+        async def ask() -> Answered:
+            return await self._ask(question, slo, serving, arrived_ms)
+
+        return await self._responses.answer(question, slo, serving, arrived_ms, ask)
+
+    async def _ask(
+        self, question: Question, slo: Slo, serving: ServingSet, arrived_ms: float
+    ) -> Answered:
+        with self.observer.question(question, slo, arrived_ms) as record:
+            async with self._deadline(slo, arrived_ms):
+                job = await self._encode(question, slo, serving, arrived_ms)
+                job, routed = self._route(job, record)
+                option = await self._accept(job, routed)
+                try:
+                    outcome = await self._cascade.answer(job, option)
+                except ModelCrashed:  # this input would end another model, too
+                    raise
+                except BackendError as failed:
+                    option, routed = self._choose_another(job, option, failed, record)
+                    outcome = await self._cascade.answer(job, option)
+                self.shadow.watch(job, outcome, option.plan)
+                record.answered = answered = self._answered(job, outcome, option, routed)
+                return answered
 
     @asynccontextmanager
-    async def admitted(self, request: SloRequest, frontend: str) -> AsyncIterator[float]:
-        """Admit the request for the length of the block; yield how long it waited, ms.
+    async def admitted(self, request: SloRequest, frontend: str) -> AsyncIterator[Admission]:
+        """Admit the request for the length of the block, after a wait where there is no capacity.
 
         Raises: BadInput, Overloaded, BackendUnavailable.
         """
         serving = self._serving()
-        slo = self._resolve_slo(request, serving)
+        slo = self._resolve(request, serving)
         try:
-            with self._observer.in_flight():
+            with self.observer.in_flight():
                 async with self.admission.admitted(slo, serving, access.caller()) as waited_ms:
-                    yield waited_ms
+                    yield Admission(slo, serving, waited_ms)
         except Refused as refused:
-            self._observer.refused(slo, frontend, refused.rule)
+            self.observer.refused(slo, frontend, refused.rule)
             raise refused.error from None
+
+    def _current(self, request: SloRequest, admission: Admission) -> tuple[Slo, ServingSet]:
+        """Return the SLO and the serving set; the catalog may be another one since the admission."""
+        serving = self._serving()
+        if serving is admission.serving:
+            return admission.slo, serving
+        return self._resolve(request, serving), serving
+
+    @asynccontextmanager
+    async def _deadline(self, slo: Slo, arrived_ms: float) -> AsyncIterator[None]:
+        """End the block with DeadlineExceeded when the deadline passes; after it, do not begin."""
+        left_ms = slo.timeout_ms - (self._clock() - arrived_ms)
+        passed = f"the deadline of {slo.timeout_ms:g} ms has passed"
+        if left_ms <= 0:
+            raise DeadlineExceeded(passed)
+        timer = asyncio.timeout(left_ms / 1e3)
+        try:
+            async with timer:
+                yield
+        except TimeoutError as exc:
+            if not timer.expired():
+                raise
+            raise DeadlineExceeded(passed) from exc
+
+    async def _encode(
+        self, question: Question, slo: Slo, serving: ServingSet, arrived_ms: float
+    ) -> Job:
+        began_ms, sampled = self._clock(), self.shadow.drawn()
+        with self.observer.stage("tokenize"):
+            windows = await self._tokenize(question, serving)
+        order = long_context.rank(windows) if windows.n_windows > 1 else None
+        encoded_ms = self._clock()
+        return Job(
+            question, slo, serving, windows, arrived_ms, began_ms, encoded_ms, sampled, order
+        )
+
+    def _route(self, job: Job, record: QuestionRecord) -> tuple[Job, Routed]:
+        """Return the decision, and the job with as many windows as can be answered in time."""
+        spent_ms, detailed = self._clock() - job.arrived_ms, job.slo.explain
+        with self.observer.stage("route"):
+            routed = self._router.fit(job.slo, job.serving, job.size, spent_ms, detailed=detailed)
+        record.whole, record.size = job.whole, routed.size
+        record.decisions.append(routed.decision)
+        return job.first(routed.size.n_windows), routed
+
+    async def _accept(self, job: Job, routed: Routed) -> Option:
+        """Return the chosen option, or raise the refusal."""
+        decision, slo = routed.decision, job.slo
+        if decision.option is not None:
+            self._budget.pay_in()
+            return decision.option
+        spent_ms = self._clock() - job.arrived_ms
+        error = refusal(decision, slo, routed.options, spent_ms)
+        if isinstance(error, Overloaded):
+            await self.admission.hold_back(slo, spent_ms, error)
+        raise error
+
+    def _choose_another(
+        self, job: Job, option: Option, failed: BackendError, record: QuestionRecord
+    ) -> tuple[Option, Routed]:
+        """Return a plan in place of one that failed.
+
+        Raises: the failure, where no other plan is in time or the retry budget is used up.
+        """
+        slo, spent_ms, variant = job.slo, self._clock() - job.arrived_ms, option.plan.variants[0]
+        routed = self._router.route(
+            slo, job.serving, job.size, spent_ms, {variant}, detailed=slo.explain
+        )
+        second = routed.decision.option
+        if second is None:
+            self.observer.retried("no_plan")
+            raise failed
+        if not self._budget.take():
+            self.observer.retried("no_budget")
+            raise failed
+        self.observer.retried("retried")
+        record.decisions.append(routed.decision)
+        log.warning("%s; asking %s instead", failed, second.plan.name)
+        return second, routed
+
+    def _answered(self, job: Job, outcome: Outcome, option: Option, routed: Routed) -> Answered:
+        timings = replace(outcome.timings, total=self._clock() - job.arrived_ms)
+        late = timings.total > job.slo.latency_ms
+        return Answered(
+            own_threshold.apply(outcome.answer, job.question),
+            job.slo,
+            routed.decision,
+            option,
+            outcome.variant,
+            final_violations(routed.decision, outcome, late=late),
+            timings,
+            routed.candidates,
+            cost.of_answer(job.serving, option.plan, outcome.variant, job.size),
+        )
 
     def raise_if_full(self, request: SloRequest, frontend: str) -> None:
         """Raise Overloaded where `max_in_flight` is reached; the body of the request is still unread."""
@@ -135,83 +266,9 @@ class AnswerService:
             self.admission.raise_if_full()
         except Refused as refused:
             if (serving := self.serving) is not None:
-                slo = self._resolve_slo(request, serving)
-                self._observer.refused(slo, frontend, refused.rule)
+                slo = self._resolve(request, serving)
+                self.observer.refused(slo, frontend, refused.rule)
             raise refused.error from None
-
-    async def _answer_in_time(
-        self, question: Question, request: SloRequest, arrived_ms: float
-    ) -> Answered:
-        serving = self._serving()
-        slo = self._resolve_slo(request, serving)
-
-        async def ask() -> Answered:
-            with self._observer.answering(slo, arrived_ms):
-                async with self._deadline(slo, arrived_ms):
-                    return await self._answer(question, slo, serving, arrived_ms)
-
-        return await self._responses.answer(question, slo, serving, arrived_ms, ask)
-
-    async def _answer(
-        self, question: Question, slo: Slo, serving: ServingSet, arrived_ms: float
-    ) -> Answered:
-        began, sampled = self._clock(), self.shadow.drawn()
-        with self._observer.stage("tokenize"):
-            windows = await self._encode(question, serving)
-        order = long_context.rank(windows) if windows.n_windows > 1 else None
-        now = self._clock()
-        job = Job(question, slo, serving, windows, arrived_ms, began, now, sampled, order)
-        with self._observer.stage("route"):
-            job, routed = self._fit(job)
-        self._observer.decided(slo, routed.decision, job.size, job.whole)
-        option = await self._accept(job, routed)
-        self._budget.pay_in()
-        try:
-            outcome = await self._cascade.answer(job, option)
-            return self._answered(job, outcome, option, routed)
-        except ModelCrashed:
-            raise
-        except BackendError as failed:
-            second = self._another(job, frozenset(option.plan.variants[:1]))
-            if second is None:
-                raise
-            log.warning("%s; asking %s instead", failed, second[0].plan.name)
-        option, routed = second
-        outcome = await self._cascade.answer(job, option)
-        return self._answered(job, outcome, option, routed)
-
-    def _fit(self, job: Job) -> tuple[Job, Routed]:
-        """Route the request; drop the least promising windows of its context until a plan can answer in time."""
-        routed = self._route(job)
-        while routed.decision.reason is Reason.SHED and job.size.n_windows > 1:
-            job = job.shortened()
-            routed = self._route(job)
-        return job, routed
-
-    def _another(self, job: Job, tried: frozenset[str]) -> tuple[Option, Routed] | None:
-        """Return another plan in place of one that failed; None: no plan in time, or no retry budget."""
-        routed = self._route(job, tried)
-        option = routed.decision.option
-        if option is None:
-            outcome = "no_plan"
-        elif not self._budget.take():
-            outcome = "no_budget"
-        else:
-            outcome = "retried"
-        self._observer.retried(job.slo, outcome, routed.decision, job.whole)
-        return (option, routed) if option is not None and outcome == "retried" else None
-
-    def _route(self, job: Job, tried: frozenset[str] = frozenset()) -> Routed:
-        now, slo, serving, size = self._clock(), job.slo, job.serving, job.size
-        spent_ms, failing = now - job.arrived_ms, tried | serving.breakers.failing(now)
-        n_behind = self.admission.n_behind
-        routed = route(self._chooser, slo, serving, size, spent_ms, now, failing, n_behind)
-        if not slo.explain:
-            return routed
-        candidates = explain.list_candidates(
-            serving, slo, size, routed.options, spent_ms, now, failing
-        )
-        return routed._replace(candidates=candidates)
 
     async def plan(
         self, request: SloRequest, question: Question | None = None, n_tokens: int | None = None
@@ -222,30 +279,21 @@ class AnswerService:
         Raises: BadInput, BackendUnavailable.
         """
         serving = self._serving()
-        slo = self._resolve_slo(request, serving)
-        size = whole = await self._size(serving, question, n_tokens)
-        now, n_behind = self._clock(), self.admission.n_behind
-        waits_ms = self.admission.expected_wait_ms(slo, now)
-        failing = serving.breakers.failing(now)
-
-        def routed(size: Size) -> Routed:
-            return route(self._chooser, slo, serving, size, waits_ms, now, failing, n_behind)
-
-        options, decision, _ = routed(size)
-        while decision.reason is Reason.SHED and size.n_windows > 1:  # as `_fit` does
-            size = replace(size, n_windows=(size.n_windows + 1) // 2)
-            options, decision, _ = routed(size)
+        slo = self._resolve(request, serving)
+        whole = await self._size(serving, question, n_tokens)
+        waits_ms = self.admission.expected_wait_ms(slo, self._clock())
+        size, options, decision, candidates = self._router.fit(
+            slo, serving, whole, waits_ms, detailed=True
+        )
         if decision.option is not None and size != whole:
             decision = replace(decision, violations=(*decision.violations, SloViolation.PARTIAL))
-        candidates = explain.list_candidates(serving, slo, size, options, waits_ms, now, failing)
-        nearest = policy.nearest_feasible(slo, options)
-        return PlanReport(slo, size, decision, candidates, nearest)
+        return PlanReport(slo, size, decision, candidates, policy.nearest_feasible(slo, options))
 
     async def _size(
         self, serving: ServingSet, question: Question | None, n_tokens: int | None
     ) -> Size:
         if question is not None:
-            windows = await self._encode(question, serving)
+            windows = await self._tokenize(question, serving)
             return Size(windows.input_ids.shape[1], windows.n_windows)
         tokens = n_tokens or codec.TYPICAL_TOKENS
         if tokens <= codec.MAX_TOKENS:
@@ -257,71 +305,23 @@ class AnswerService:
             raise BackendUnavailable("no model is ready yet; see /readyz")
         return self.serving
 
-    def _resolve_slo(self, request: SloRequest, serving: ServingSet) -> Slo:
-        settings = self.settings
+    def _resolve(self, request: SloRequest, serving: ServingSet) -> Slo:
+        settings, variant = self.settings, request.variant
         known = [v.name for v in serving.catalog.variants]
-        if request.variant is not None and request.variant not in known:
-            raise UnknownVariant(request.variant, known)
-        if request.variant is not None and request.variant not in serving.trust:
-            raise BackendUnavailable(f"{request.variant}: not served at present; see /readyz")
+        if variant is not None and variant not in known:
+            raise UnknownVariant(variant, known)
+        if variant is not None and variant not in serving.trust:
+            raise BackendUnavailable(f"{variant}: not served at present; see /readyz")
         best = serving.catalog.best_floor
         return resolve(request, settings.classes, settings.default_class, best)
 
-    def _deadline(self, slo: Slo, arrived_ms: float) -> Deadline:
-        return Deadline(slo.timeout_ms, slo.timeout_ms - (self._clock() - arrived_ms))
-
-    def _checked(self, question: Question) -> Question:
+    async def _tokenize(self, question: Question, serving: ServingSet) -> Windows:
+        """Return the windows of a question. Raises: TextTooLong, EmptyText."""
         limits = self.settings
         if len(question.context) > limits.max_context_chars:
             raise TextTooLong("context", len(question.context), limits.max_context_chars)
         if len(question.question) > limits.max_question_chars:
             raise TextTooLong("question", len(question.question), limits.max_question_chars)
-        return question
-
-    async def _encode(self, question: Question, serving: ServingSet) -> Windows:
-        self._checked(question)
         if len(question.context) <= LONG_TEXT_CHARS:
             return serving.encoder.encode(question)
         return await asyncio.to_thread(serving.encoder.encode, question)
-
-    async def _accept(self, job: Job, routed: Routed) -> Option:
-        """Return the chosen option, or raise the refusal."""
-        decision, slo = routed.decision, job.slo
-        if decision.option is not None:
-            return decision.option
-        spent_ms = self._clock() - job.arrived_ms
-        error = refusal(decision, slo, routed.options, spent_ms)
-        if isinstance(error, Overloaded):
-            await self.admission.hold_back(slo, spent_ms, error)
-        raise error
-
-    def _answered(self, job: Job, outcome: Outcome, option: Option, routed: Routed) -> Answered:
-        slo, decision, candidates = job.slo, routed.decision, routed.candidates
-        self._watch(job, outcome, option)
-        timings = replace(outcome.timings, total=self._clock() - job.arrived_ms)
-        violations = final_violations(decision, outcome, late=timings.total > slo.latency_ms)
-        answer = own_threshold.apply(outcome.answer, job.question)
-        spent = cost.of_answer(job.serving, option.plan, outcome.variant, job.size)
-        answered = Answered(
-            answer, slo, decision, option, outcome.variant, violations, timings, candidates, spent
-        )
-        self._observer.answered(job.question, answered, job.size.n_windows)
-        return answered
-
-    def _watch(self, job: Job, outcome: Outcome, option: Option) -> None:
-        """Pass the answer to the tests of the certificates.
-
-        Skip pinned variants: evaluations pin them, on questions of any kind. Skip partial answers: no
-        certificate covers them. Skip cascades cut short by the deadline: their answer is not the plan's.
-        """
-        if job.slo.variant is not None:
-            return
-        if outcome.partial:
-            return
-        n_tokens = job.windows.n_tokens
-        self.shadow.answered(option.plan.variants[0], outcome.first, job.question, n_tokens)
-        if job.sampled and not outcome.cut:
-            plan, variant = option.plan, outcome.variant
-            self.shadow.offer(
-                Sample(job.question, job.windows, job.serving, plan, variant, outcome.answer)
-            )

@@ -24,6 +24,7 @@ from gateway.errors import BackendError, DeadlineExceeded
 from gateway.monitoring.sequential_tests import Comparison, SequentialTests, compare
 from gateway.observability.metrics import Metrics
 from gateway.qa import codec
+from gateway.request.cascade import Job, Outcome
 from gateway.serving_set import ServingSet
 from gateway.settings import Settings
 
@@ -96,6 +97,20 @@ class Shadow:
         for name in self.certificate_tests.confidence:
             self._tell_variant(name)
         return replace(serving, certificate_tests=self.certificate_tests)
+
+    def watch(self, job: Job, outcome: Outcome, plan: Plan) -> None:
+        """Pass an answer to the tests of the certificates.
+
+        Skip pinned variants: evaluations pin them, on questions of any kind. Skip partial answers: no
+        certificate covers them. Skip cascades cut short by the deadline: their answer is not the plan's.
+        """
+        if job.slo.variant is not None or outcome.partial:
+            return
+        n_tokens = job.windows.n_tokens
+        self.answered(plan.variants[0], outcome.first, job.question, n_tokens)
+        if job.sampled and not outcome.cut:
+            variant, answer = outcome.variant, outcome.answer
+            self.offer(Sample(job.question, job.windows, job.serving, plan, variant, answer))
 
     def offer(self, sample: Sample) -> None:
         """Queue an answered sample if it can be compared with the plan's expected agreement."""

@@ -16,8 +16,7 @@ from gateway.domain import Option, Reason, Slo, SloPolicy
 from gateway.errors import Overloaded
 from gateway.routing import admission, policy
 from gateway.routing.admission import SMALLEST, AdmissionQueue, Soonest, Waiting
-from gateway.routing.loop_lag import LoopLag
-from gateway.routing.refusal import refusal
+from gateway.routing.explain import refusal
 from gateway.serving_set import ServingSet
 
 LOOP_PASSES = 2.0  # a request waits for the event loop before and after the model
@@ -25,6 +24,7 @@ MAX_HELD = 256  # refusals that are delayed at the same time
 HELD = 0.9  # a refusal is delayed by at most this share of the time left
 PACE = 1 / 32  # weight of the last gap between two admissions
 MAX_GAP_MS = 1_000.0
+LAG_EVERY_MS = 20.0  # between measurements of the event loop's lag
 
 
 class Refused(Exception):
@@ -34,6 +34,27 @@ class Refused(Exception):
         super().__init__(str(error))
         self.rule = rule
         self.error = error
+
+
+class LoopLag:
+    """The lag of the event loop that `run` runs in: how long a ready callback waits before it runs."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._due_ms = math.inf
+        self._last_ms = 0.0
+
+    @property
+    def late_ms(self) -> float:
+        """Return the last measured lag, or the current one if that is larger."""
+        return max(self._last_ms, self._clock() - self._due_ms, 0.0)
+
+    async def run(self) -> None:
+        """Measure forever."""
+        while True:
+            self._due_ms = self._clock() + LAG_EVERY_MS
+            await asyncio.sleep(LAG_EVERY_MS / 1e3)
+            self._last_ms = max(0.0, self._clock() - self._due_ms)
 
 
 class AdmissionControl:

@@ -1,6 +1,6 @@
-"""The details of a decision: every plan, its predicted latency, and why it was rejected.
+"""A decision in detail: every plan, its predicted latency and why it was rejected; the error for a refusal.
 
-Built only on demand; decides nothing.
+Decides nothing.
 """
 
 from __future__ import annotations
@@ -8,11 +8,16 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from gateway.domain import Candidate, Option, Size, Slo
-from gateway.routing import policy, refusal
+from gateway.domain import Candidate, Decision, Option, Reason, Size, Slo
+from gateway.errors import BackendUnavailable, BertierError, Infeasible, Overloaded
+from gateway.routing import policy
 from gateway.serving_set import ServingSet
 
 QUANTILES = (0.5, 0.95, 0.99)
+UNPAIRED = (
+    "; this catalog certifies no loss to the largest variant: use SLO-Min-F1, or certify the repository"
+    " with 'bertier-optimize certify'"
+)
 
 
 def list_candidates(
@@ -39,11 +44,40 @@ def list_candidates(
     )
 
 
-def describe(candidate: Candidate, chosen: Option | None) -> dict[str, Any]:
+def refusal(
+    decision: Decision, slo: Slo, options: tuple[Option, ...], spent_ms: float = 0.0
+) -> BertierError:
+    """Return the error to raise; `options`: the candidates, `spent_ms` after the arrival."""
+    wanted = _describe_slo(slo)
+    if decision.reason is Reason.INFEASIBLE:
+        points = [describe_option(o) for o in policy.nearest_feasible(slo, options)]
+        why = "" if _has_losses(slo, options) else UNPAIRED
+        return Infeasible(f"no plan meets {wanted}, even on an idle system{why}", points)
+    if decision.reason is Reason.UNAVAILABLE:
+        return BackendUnavailable(
+            f"the model server fails for every plan that meets {wanted}; the gateway retries by itself, see /readyz"
+        )
+    if decision.reason is Reason.TOO_LATE:
+        late = f"{wanted} cannot be met any more: the request waited too long in the gateway"
+        return Overloaded(f"{late}; try again", decision.retry_after_ms)
+    soonest = min((o.predicted_ms for o in options), default=0.0)
+    numbers = f"{spent_ms:.0f} ms have passed and the fastest plan takes {soonest:.0f} ms now"
+    if decision.reason is Reason.SHED:
+        return Overloaded(
+            f"busy: no plan is predicted to answer before the deadline of {slo.timeout_ms:g} ms:"
+            f" {numbers}; try again later, or allow more time",
+            decision.retry_after_ms,
+        )
+    return Overloaded(
+        f"busy: {wanted} cannot be met now: {numbers}; try again later", decision.retry_after_ms
+    )
+
+
+def describe_candidate(candidate: Candidate, chosen: Option | None) -> dict[str, Any]:
     """Return a candidate as the frontends show it."""
     option = candidate.option
     return {
-        **refusal.describe(option),
+        **describe_option(option),
         "p50_ms": round(candidate.p50_ms, 3),
         "p95_ms": round(candidate.p95_ms, 3),
         "p99_ms": round(candidate.p99_ms, 3),
@@ -51,3 +85,30 @@ def describe(candidate: Candidate, chosen: Option | None) -> dict[str, Any]:
         "chosen": option is chosen,
         "struck_out_by": [str(word) for word in candidate.rejection_reasons],
     }
+
+
+def describe_option(option: Option) -> dict[str, Any]:
+    """Return an option as the frontends show it."""
+    return {
+        "plan": option.plan.name,
+        "certified_f1": option.certified_f1,
+        "certified_f1_loss": option.certified_loss,
+        "certified_answerable_f1": option.certified_answerable_f1,
+        "idle_ms": round(option.idle_ms, 3),
+        "predicted_ms": round(option.predicted_ms, 3),
+        "cost_ms": round(option.cost_ms, 3),
+        "trust": str(option.trust),
+    }
+
+
+def _describe_slo(slo: Slo) -> str:
+    wanted = f"{slo.latency_ms:g} ms at F1 >= {slo.min_f1:.3f}"
+    if slo.min_answerable_f1 is not None:
+        wanted += f", >= {slo.min_answerable_f1:.3f} of questions with an answer,"
+    if slo.max_f1_loss is None:
+        return wanted
+    return f"{wanted} and at most {slo.max_f1_loss:.3f} below the largest variant's"
+
+
+def _has_losses(slo: Slo, options: tuple[Option, ...]) -> bool:
+    return slo.max_f1_loss is None or any(o.certified_loss is not None for o in options)

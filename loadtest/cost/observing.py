@@ -1,4 +1,4 @@
-"""The cost of observability: counters, disabled traces, and scrapes of /metrics under load."""
+"""The cost of observability: what is recorded of a request, and scrapes of /metrics under load."""
 
 from __future__ import annotations
 
@@ -12,15 +12,36 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import numpy as np
 import psutil
 from rich.console import Console
 from rich.table import Table
 
 from gateway.catalog import store
 from gateway.catalog.schema import Variant
-from gateway.domain import Decision, Reason, Size, Slo, SloPolicy, Timings
-from gateway.observability import access_log, tracing
+from gateway.catalog.store import Catalog
+from gateway.clock import now_ms
+from gateway.domain import (
+    Answer,
+    Answered,
+    Decision,
+    Inference,
+    Logits,
+    Option,
+    Question,
+    Reason,
+    Seen,
+    Size,
+    Slo,
+    SloPolicy,
+    Timings,
+    Trust,
+    Windows,
+)
+from gateway.domain import Cost as AnswerCost
+from gateway.observability.decision_log import DecisionLog
 from gateway.observability.metrics import Metrics
+from gateway.observability.observer import Observer, QuestionRecord, receive
 from loadtest.clients import HttpAnswerClient
 from loadtest.cost.overhead import Sample, run_block
 from loadtest.sample import questions
@@ -28,9 +49,12 @@ from loadtest.stack import Stack, fresh_stack, hardware
 from optimizer.data.question_sets import Example
 
 ROUNDS, REQUESTS = 30, 500
-MOST_US = 20.0  # what the metrics of one request may cost
-TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
+MOST_US = 30.0  # what recording one request may cost: metrics, and traces and logs that are off
 TIMINGS = Timings(0.3, 0.1, 0.1, 6.0, 0.4, 7.0)
+QUESTION = QuestionRecord(
+    Question("Who?", "us"), Slo(250.0, 0.5, SloPolicy.PREFER_LATENCY, 1_000.0, "standard"), 0.0
+)
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,40 +66,56 @@ class Cost:
     p50_us: float
 
 
-def costs() -> list[Cost]:
-    """Count one request after the other, as the gateway does; no I/O, one thread."""
-    metrics = Metrics()
+def costs(catalog: Catalog) -> list[Cost]:
+    """Record one request after the other, as the gateway does; no I/O, one thread."""
     return [
-        _cost("metrics", lambda: count(metrics, "")),
-        _cost("metrics with an exemplar", lambda: count(metrics, TRACE_ID)),
-        _cost("traces and access log, off", untraced),
+        _cost("recorded, traces off", Recording(Metrics(), catalog, "").record),
+        _cost("the same with an exemplar", Recording(Metrics(), catalog, TRACEPARENT).record),
     ]
 
 
-def count(metrics: Metrics, trace_id: str) -> None:
-    """Count one request that a plan of one variant answers, all that is counted of it."""
-    with metrics.in_flight.track_inprogress():
-        metrics.note_decision("standard", "a", Reason.MEETS_SLO)
-        metrics.note_inference("a", 0.006, 1.0)
-        metrics.note_tokens("a", 164, 192)
-        metrics.note_prediction("a", in_p95=True, in_p99=True, ratio=0.7)
-        metrics.note_answer("standard", (), TIMINGS, 1)
-    metrics.note_request("http", "standard", "ok", 0.007, trace_id)
+class Recording:
+    """A request that a plan of one variant answers, and what is recorded of it; traces and logs are off."""
 
+    def __init__(self, metrics: Metrics, catalog: Catalog, traceparent: str) -> None:
+        self._observer = Observer(metrics, DecisionLog(None, metrics.decisions_lost.inc), now_ms)
+        self._traceparent = traceparent
+        self._variant = catalog.variants[0].name
+        plan, slo = catalog.direct(self._variant), QUESTION.slo
+        option = Option(plan, Trust.CERTIFIED, 1, cost_ms=6.0, idle_ms=6.0, predicted_ms=7.0)
+        self._decision = Decision(option, Reason.MEETS_SLO)
+        answer = Answer("us", 0, 2, 0.9, 0.1)
+        cost = AnswerCost(6.0, self._variant, 6.0)
+        self._answered = Answered(
+            answer, slo, self._decision, option, self._variant, (), TIMINGS, (), cost
+        )
+        tokens = np.zeros((1, 192), np.int64)
+        inside = np.zeros((1, 192), np.bool_)
+        self._windows = Windows(tokens, tokens, tokens, np.zeros((1, 192, 2), int), inside, 164)
+        logits = np.zeros((1, 192), np.float32)
+        self._inference = Inference(Logits(logits, logits), 0.1, 6.0)
 
-def untraced() -> None:
-    """Do for one request what traces and the access log do where both are off."""
-    requested = Slo(250.0, 0.5, SloPolicy.PREFER_LATENCY, 1_000.0, "standard")
-    entry = access_log.begin("http", "standard")
-    tracing.receive(None, None)
-    with tracing.request("http", "r-1"):
-        for name in ("tokenize", "route", "infer", "decode"):
-            with tracing.stage(name):
+    def record(self) -> None:
+        """Record all that is recorded of it."""
+        observer, variant = self._observer, self._variant
+        receive("r-1", self._traceparent, None)
+        with (
+            observer.request("http", "standard"),
+            observer.in_flight(),
+            observer.question(QUESTION.question, QUESTION.slo, 0.0) as question,
+        ):
+            with observer.stage("tokenize"):
                 pass
-        tracing.queued(0.1)
-        tracing.decided(requested, Decision(None, Reason.SHED), Size(192, 1))
-        tracing.outgoing()
-    access_log.end(entry, "ok", 0.007)
+            with observer.stage("route"):
+                pass
+            question.whole = question.size = Size(192, 1)
+            question.decisions.append(self._decision)
+            with observer.stage("infer", variant):
+                observer.inferred(variant, self._windows, self._inference)
+            with observer.stage("decode", variant):
+                pass
+            observer.predicted(Seen(variant, in_p95=True, in_p99=True, ratio=0.7))
+            question.answered = self._answered
 
 
 def _cost(name: str, one: Callable[[], None]) -> Cost:
@@ -150,14 +190,14 @@ def register(commands: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> tuple[bool, dict[str, Any]]:
-    found = costs()
+    catalog = store.read(args.model_repository)
+    found = costs(catalog)
     table = Table("CPU us of one request", "best round", "median round")
     for cost in found:
         table.add_row(cost.name, f"{cost.best_us:.1f}", f"{cost.p50_us:.1f}")
     Console().print(table)
     result: dict[str, Any] = {"cost_us": {c.name: [c.best_us, c.p50_us] for c in found}}
     if args.seconds:
-        catalog = store.read(args.model_repository)
         with fresh_stack(args.model_repository) as stack:
             examples = questions(args.data, 200)
             smallest = min(catalog.variants, key=lambda v: v.profile.cell(128).p50_ms)

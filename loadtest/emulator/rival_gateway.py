@@ -21,7 +21,7 @@ from gateway.catalog import store
 from gateway.catalog.host import usable_cores
 from gateway.domain import Decision, Option, Reason, Slo, SloPolicy, SloRequest
 from gateway.observability.metrics import Metrics
-from gateway.request.service import AnswerService
+from gateway.request.service import Admission, AnswerService
 from gateway.routing import policy
 from gateway.settings import Settings
 from loadtest.lab import contenders, recording
@@ -34,7 +34,7 @@ PORTS = ("http_port", "grpc_port", "triton_grpc_port", "triton_metrics_port")
 
 
 class Rival:
-    """Chooses as a policy of the lab does, from plans of one variant (gateway.routing.choice.Chooser)."""
+    """Chooses as a policy of the lab does, from plans of one variant (gateway.routing.router.Chooser)."""
 
     def __init__(self, rival: Policy) -> None:
         self._rival = rival
@@ -59,8 +59,9 @@ class RivalService(AnswerService):
     """Reads everything that comes."""
 
     @asynccontextmanager
-    async def admitted(self, request: SloRequest, frontend: str) -> AsyncIterator[float]:
-        yield 0.0
+    async def admitted(self, request: SloRequest, frontend: str) -> AsyncIterator[Admission]:
+        serving = self._serving()
+        yield Admission(self._resolve(request, serving), serving)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -30,6 +30,7 @@ from gateway.errors import (
     BackendUnavailable,
     BadInput,
     BertierError,
+    ClientGone,
     DeadlineExceeded,
     Forbidden,
     Infeasible,
@@ -38,11 +39,12 @@ from gateway.errors import (
     Overloaded,
     RepositoryError,
     Unauthenticated,
+    kind_of,
 )
 from gateway.frontends import cache_control, slo_headers
 from gateway.frontends.oip import UnknownModel
-from gateway.frontends.problems import FIXED_TEXT, kind_of
-from gateway.observability import logs, tracing
+from gateway.frontends.problems import FIXED_TEXT
+from gateway.observability import observer
 from gateway.request.service import AnswerService
 from gateway.settings import SettingsError
 
@@ -61,6 +63,7 @@ STATUS: Mapping[type[BertierError], grpc.StatusCode] = {
     Infeasible: grpc.StatusCode.FAILED_PRECONDITION,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    ClientGone: grpc.StatusCode.CANCELLED,
     BackendUnavailable: grpc.StatusCode.UNAVAILABLE,
     InvalidLogits: grpc.StatusCode.UNAVAILABLE,
     BackendError: grpc.StatusCode.INTERNAL,
@@ -89,7 +92,7 @@ def detail_of(error: BaseException, request_id: str) -> str:
 
 def help_of(error: BaseException) -> Metadata:
     """Return the error's type and hints for a retry, as trailing metadata."""
-    pairs = [("error-type", kind_of(error).name)]
+    pairs = [("error-type", kind_of(error))]
     if isinstance(error, Overloaded):
         # gRFC A6: clients with a retry policy wait this long.
         pairs.append(("grpc-retry-pushback-ms", str(max(1, round(error.retry_after_ms)))))
@@ -146,10 +149,9 @@ def begin(context: Context) -> Call:
     """Return the call, which the log and the metrics of this task know from now on."""
     call = Call.of(context)
     access.CONNECTION.set(context.peer())
-    logs.request_id.set(call.request_id)
     cache_control.receive(call.metadata)
     parent, state = _first(call.metadata, "traceparent"), _first(call.metadata, "tracestate")
-    logs.trace_id.set(tracing.receive(parent, state))
+    observer.receive(call.request_id, parent, state)
     return call
 
 
@@ -198,7 +200,7 @@ class Calls:
 
     def observed(self, call: Call, fields: Mapping[str, object]) -> AbstractContextManager[object]:
         label = slo_headers.class_label(call.slo_class(fields), self.service.settings)
-        return slo_headers.observed(self.service.metrics, "grpc", label)
+        return slo_headers.observed(self.service.observer, "grpc", label)
 
 
 def _first(metadata: Metadata, wanted: str) -> str | None:
@@ -234,9 +236,11 @@ def log_failure(error: Exception, request_id: str) -> None:
 def handlers(service: Any, servicer: object) -> grpc.GenericRpcHandler:
     """Return a service's handlers; a message that cannot be read reaches them as Malformed.
 
-    protoc's own registration would end such a call as INTERNAL, before any code of ours.
+    protoc's own registration would end such a call as INTERNAL, before any code of ours. Methods that the
+    servicer lacks are left to grpc, which answers UNIMPLEMENTED.
     """
-    table = {m.name: _handler(m, getattr(servicer, m.name)) for m in service.methods}
+    served = (m for m in service.methods if hasattr(servicer, m.name))
+    table = {m.name: _handler(m, getattr(servicer, m.name)) for m in served}
     return grpc.method_handlers_generic_handler(service.full_name, table)
 
 

@@ -1,4 +1,7 @@
-"""Open Inference Protocol v2 over gRPC: `inference.GRPCInferenceService`, for the model `qa`."""
+"""Open Inference Protocol v2 over gRPC: `inference.GRPCInferenceService`, for the model `qa`.
+
+The messages are tritonclient's, which defines Triton's whole service; a part of its calls is served here.
+"""
 
 # ruff: noqa: N802  # the protocol names its calls
 
@@ -8,6 +11,7 @@ from collections.abc import AsyncIterable, Mapping
 from typing import Any
 
 from google.protobuf.message import Message
+from tritonclient.grpc import service_pb2 as pb
 
 from gateway.domain import Answered
 from gateway.errors import InvalidField, Malformed
@@ -21,12 +25,10 @@ from gateway.frontends.grpc.call import (
     log_failure,
     readable,
 )
-from gateway.frontends.oip import Inference
+from gateway.frontends.oip import InferRequest
 from gateway.frontends.oip_tensors import Tensor
-from gateway.proto.inference import service_pb2 as pb
 
-NAME = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
-Infer = pb.ModelInferRequest
+SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
 
 class GrpcInferenceService:
@@ -42,7 +44,7 @@ class GrpcInferenceService:
     async def ServerReady(self, request: Message, context: Context) -> pb.ServerReadyResponse:
         return pb.ServerReadyResponse(ready=await slo_headers.is_ready(self._service))
 
-    async def ServerMetadata(self, request: Message, context: Context) -> Message:
+    async def ServerMetadata(self, request: Message, context: Context) -> pb.ServerMetadataResponse:
         return pb.ServerMetadataResponse(**oip.server_metadata())
 
     async def ModelReady(
@@ -65,16 +67,18 @@ class GrpcInferenceService:
     ) -> pb.ModelStatisticsResponse:
         return await self._calls.run(context, request, {}, self._statistics, answers=False)
 
-    async def ModelInfer(self, request: Infer | Malformed, context: Context) -> Message:
+    async def ModelInfer(
+        self, request: pb.ModelInferRequest | Malformed, context: Context
+    ) -> Message:
         return await self._calls.run(context, request, _slo_fields(request), self._infer)
 
     async def ModelStreamInfer(
-        self, requests: AsyncIterable[Infer | Malformed], context: Context
+        self, requests: AsyncIterable[pb.ModelInferRequest | Malformed], context: Context
     ) -> None:
         """Answer each request in order; a failure is a response and does not end the stream."""
         call = await self._calls.begin_stream(context)
 
-        async def work(request: Infer | Malformed) -> pb.ModelStreamInferResponse:
+        async def work(request: pb.ModelInferRequest | Malformed) -> pb.ModelStreamInferResponse:
             item = call.again()
             try:
                 with self._calls.observed(item, _slo_fields(request)):
@@ -102,7 +106,7 @@ class GrpcInferenceService:
         return pb.ModelStatisticsResponse(model_stats=[found]), {}
 
     async def _infer(
-        self, request: Infer, call: Call
+        self, request: pb.ModelInferRequest, call: Call
     ) -> tuple[pb.ModelInferResponse, Mapping[str, str]]:
         oip.check_model(request.model_name, request.model_version)
         asked = _asked(request)
@@ -125,11 +129,11 @@ async def _config(
     return pb.ModelConfigResponse(config=oip_statistics.model_config()), {}
 
 
-def _slo_fields(request: Infer | Malformed) -> dict[str, object]:
+def _slo_fields(request: pb.ModelInferRequest | Malformed) -> dict[str, object]:
     return {} if isinstance(request, Malformed) else oip.slo_fields(_parameters(request))
 
 
-def _parameters(request: Infer) -> dict[str, object]:
+def _parameters(request: pb.ModelInferRequest) -> dict[str, object]:
     return {name: _value(parameter) for name, parameter in request.parameters.items()}
 
 
@@ -138,7 +142,7 @@ def _value(parameter: pb.InferParameter) -> Any:
     return "" if which is None else getattr(parameter, which)
 
 
-def _asked(request: Infer) -> Inference:
+def _asked(request: pb.ModelInferRequest) -> InferRequest:
     """Return what the message asks. Raises: Malformed, InvalidField."""
     raw = list(request.raw_input_contents)
     if raw and len(raw) != len(request.inputs):
@@ -147,7 +151,7 @@ def _asked(request: Infer) -> Inference:
     return oip.inference(inputs, [o.name for o in request.outputs], _parameters(request))
 
 
-def _input(tensor: Infer.InferInputTensor, raw: bytes | None) -> Tensor:
+def _input(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | None) -> Tensor:
     if raw is None:
         data = list(tensor.contents.bytes_contents)
     elif tensor.HasField("contents"):
@@ -157,7 +161,9 @@ def _input(tensor: Infer.InferInputTensor, raw: bytes | None) -> Tensor:
     return oip_tensors.texts(tensor.name, tensor.datatype, list(tensor.shape), data)
 
 
-def _response(request_id: str, asked: Inference, answers: list[Answered]) -> pb.ModelInferResponse:
+def _response(
+    request_id: str, asked: InferRequest, answers: list[Answered]
+) -> pb.ModelInferResponse:
     outputs = oip.output_tensors(asked, answers)
     response = pb.ModelInferResponse(
         model_name=oip.MODEL, model_version=oip.MODEL_VERSION, id=request_id
@@ -171,7 +177,9 @@ def _response(request_id: str, asked: Inference, answers: list[Answered]) -> pb.
     return response
 
 
-def _stream_failure(request: Infer | Malformed, detail: str) -> pb.ModelStreamInferResponse:
+def _stream_failure(
+    request: pb.ModelInferRequest | Malformed, detail: str
+) -> pb.ModelStreamInferResponse:
     own_id = "" if isinstance(request, Malformed) else request.id
     return pb.ModelStreamInferResponse(
         error_message=detail, infer_response=pb.ModelInferResponse(id=own_id)

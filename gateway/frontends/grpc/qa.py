@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 from gateway.auth import access
 from gateway.domain import Answered, Question
-from gateway.errors import BadInput, InvalidField, Malformed, Overloaded
+from gateway.errors import BadInput, InvalidField, Malformed, Overloaded, kind_of
 from gateway.frontends import slo_headers
 from gateway.frontends.asked import Asked
 from gateway.frontends.grpc.call import (
@@ -25,13 +25,12 @@ from gateway.frontends.grpc.call import (
     status_of,
 )
 from gateway.frontends.grpc.questions import options, to_asked, to_response, with_shared_texts
-from gateway.frontends.problems import kind_of
 from gateway.frontends.slo_headers import MAX_ID_CHARS, MAX_PLAN_TOKENS
 from gateway.proto.bertier.v1 import qa_pb2 as pb
 from gateway.request.service import PlanReport
-from gateway.routing import refusal
+from gateway.routing import explain
 
-NAME = pb.DESCRIPTOR.services_by_name["QuestionAnswering"].full_name
+SERVICE = pb.DESCRIPTOR.services_by_name["QuestionAnswering"]
 
 
 class QuestionAnswering:
@@ -129,7 +128,7 @@ def slo_fields(request: Message | BadInput) -> dict[str, object]:
 def to_failure(error: Exception, request_id: str) -> pb.Failure:
     """Return an error as an item of a stream."""
     return pb.Failure(
-        type=kind_of(error).name,
+        type=kind_of(error),
         code=status_of(error).name,
         detail=detail_of(error, request_id),
         retry_after_ms=error.retry_after_ms if isinstance(error, Overloaded) else None,
@@ -147,7 +146,7 @@ def to_plan(report: PlanReport) -> pb.PlanResponse:
         n_tokens=report.size.bucket,
         n_windows=report.size.n_windows,
         options=options(report.candidates, chosen),
-        nearest=[pb.PlanOption(**refusal.describe(each)) for each in report.feasible],
+        nearest=[pb.PlanOption(**explain.describe_option(each)) for each in report.feasible],
         latency_ms=report.slo.latency_ms,
         min_f1=report.slo.min_f1,
         slo_class=report.slo.slo_class,

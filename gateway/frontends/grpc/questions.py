@@ -174,4 +174,4 @@ def _explanation(answered: Answered) -> pb.Explanation:
 
 def options(candidates: Sequence[Candidate], chosen: Option | None) -> list[pb.PlanOption]:
     """Return the candidates as messages."""
-    return [pb.PlanOption(**explain.describe(each, chosen)) for each in candidates]
+    return [pb.PlanOption(**explain.describe_candidate(each, chosen)) for each in candidates]

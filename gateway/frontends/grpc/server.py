@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import grpc
 import grpc.aio
-from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
@@ -28,11 +29,11 @@ from gateway.frontends.grpc import auth, oip, qa
 from gateway.frontends.grpc.auth import AuthInterceptor
 from gateway.frontends.grpc.call import Calls, Context, handlers
 from gateway.proto.bertier.v1 import qa_pb2
-from gateway.proto.inference import service_pb2
 from gateway.request.service import AnswerService
 from gateway.settings import Settings, SettingsError
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
+REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 WATCH_MS = 1_000.0  # how often a health watch looks
 AGE_JITTER = 1.1  # gRPC lets a connection get so much older, so that not all end at once
 IDLE_MS = 500.0  # without a new call: then no client is sending any more
@@ -84,7 +85,7 @@ class Health:
         yield Status(status=await self._status(request.service))
 
     async def _status(self, name: str) -> int:
-        if name not in ("", qa.NAME, oip.NAME):
+        if name not in ("", qa.SERVICE.full_name, oip.SERVICE.full_name):
             return Status.SERVICE_UNKNOWN
         ready = not self._stopping.is_set() and await slo_headers.is_ready(self._service)
         return Status.SERVING if ready else Status.NOT_SERVING
@@ -123,8 +124,8 @@ async def start(
     calls, health = Calls(service), Health(service)
     server.add_generic_rpc_handlers(
         (
-            handlers(_service(qa_pb2.DESCRIPTOR), qa.QuestionAnswering(calls)),
-            handlers(_service(service_pb2.DESCRIPTOR), oip.GrpcInferenceService(calls)),
+            handlers(qa.SERVICE, qa.QuestionAnswering(calls)),
+            handlers(oip.SERVICE, oip.GrpcInferenceService(calls)),
             handlers(HEALTH, health),
         )
     )
@@ -171,19 +172,23 @@ def _bind(server: grpc.aio.Server, settings: Settings, certificates: Certificate
         ) from exc
 
 
-def _service(file: FileDescriptor) -> ServiceDescriptor:
-    (service,) = file.services_by_name.values()
-    return service
-
-
 def _enable_reflection(server: grpc.aio.Server) -> None:
-    """Offer what a tool needs to call us, from a pool that holds all our files side by side.
-
-    The default pool lacks the inference protocol (see proto.generate).
-    """
+    """Offer what a tool needs to call us; of the inference protocol, the calls that are served."""
     pool = DescriptorPool()
-    ours = (qa_pb2, service_pb2, health_pb2, reflection_pb2)
-    for module in ours:
-        pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
-    names = [s.full_name for m in ours for s in m.DESCRIPTOR.services_by_name.values()]
-    reflection.enable_server_reflection(names, server, pool)
+    for file in (qa_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
+        pool.AddSerializedFile(file.serialized_pb)
+    for file in (*oip.SERVICE.file.dependencies, oip.SERVICE.file):
+        pool.Add(_served_part(file))
+    services = (qa.SERVICE, oip.SERVICE, HEALTH, REFLECTION)
+    reflection.enable_server_reflection([each.full_name for each in services], server, pool)
+
+
+def _served_part(file: FileDescriptor) -> FileDescriptorProto:
+    """Return a file of the inference protocol without the calls that are not served."""
+    part = FileDescriptorProto()
+    file.CopyToProto(part)
+    for service in part.service:
+        served = [m for m in service.method if hasattr(oip.GrpcInferenceService, m.name)]
+        del service.method[:]
+        service.method.extend(served)
+    return part

@@ -18,13 +18,12 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.clock import now_ms
 from gateway.domain import SloRequest
-from gateway.errors import BadInput, InvalidField
+from gateway.errors import BadInput, ClientGone, InvalidField
 from gateway.frontends import replies, slo_headers
 from gateway.frontends import schemas as models
 from gateway.frontends.http.middleware import problem_response
 from gateway.frontends.http.openapi import NDJSON
 from gateway.frontends.http.streaming import Inbox, disconnected, read_body, while_connected
-from gateway.frontends.problems import ClientGone
 from gateway.request.service import AnswerService
 
 NDJSON_TYPES = (NDJSON, "application/ndjson", "application/jsonl", "application/x-jsonlines")
@@ -114,7 +113,7 @@ class Batch:
         arrived_ms = now_ms()
         own = _string(value.get("slo"), "class") if isinstance(value, dict) else None
         label = slo_headers.class_label(own or self._slo.slo_class, self._settings)
-        with slo_headers.observed(self._service.metrics, "http", label):
+        with slo_headers.observed(self._service.observer, "http", label):
             item = models.check(models.ItemBody, value)
             asked = item.to_asked(self._settings)
             slo = item.slo.over(self._slo)

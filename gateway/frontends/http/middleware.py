@@ -1,4 +1,4 @@
-"""What surrounds every HTTP request: its id, its line in the access log, an answer to any failure."""
+"""What surrounds every HTTP request: its path below a prefix, its id, its log line, an answer to any failure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.auth import access
 from gateway.frontends import cache_control, problems, slo_headers
 from gateway.frontends.http import huggingface
-from gateway.observability import logs, tracing
+from gateway.observability import logs, observer
 
 log = logging.getLogger(__name__)
 
@@ -54,11 +54,10 @@ class RequestFrame:
             await self.app(scope, receive, send)
             return
         access.CONNECTION.set(scope.get("client"))
-        name = slo_headers.request_id(_header(scope, b"x-request-id"))
-        logs.request_id.set(name)
         cache_control.receive(scope["headers"])
+        name = slo_headers.request_id(_header(scope, b"x-request-id"))
         parent, state = _header(scope, b"traceparent"), _header(scope, b"tracestate")
-        logs.trace_id.set(tracing.receive(parent, state))
+        observer.receive(name, parent, state)
         began = time.perf_counter()
         status = 0
 
@@ -82,6 +81,21 @@ class RequestFrame:
         finally:
             if log.isEnabledFor(logging.DEBUG):
                 _log_access(scope, status, began)
+
+
+class UnderPrefix:
+    """Pure ASGI: takes the prefix off a path that has it; a proxy that takes it off itself, and probes, send none."""
+
+    def __init__(self, app: ASGIApp, prefix: str) -> None:
+        self._app = app
+        self._prefix = prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            rest = scope["path"].removeprefix(self._prefix)
+            if rest != scope["path"] and rest[:1] in ("", "/"):
+                scope = {**scope, "path": rest or "/"}
+        await self._app(scope, receive, send)
 
 
 class AnswersHead:

@@ -18,7 +18,7 @@ from gateway.errors import BadInput, BertierError, Malformed
 from gateway.frontends import oip, oip_statistics, oip_tensors, replies, schemas, slo_headers
 from gateway.frontends.http import openapi as http_docs
 from gateway.frontends.http.streaming import disconnected, read_body, while_connected
-from gateway.frontends.oip import Inference
+from gateway.frontends.oip import InferRequest
 from gateway.frontends.oip_bodies import InferBody
 from gateway.frontends.oip_tensors import Tensor
 from gateway.request.service import AnswerService
@@ -81,7 +81,7 @@ def _add_model_routes(routes: APIRouter, path: str, service: AnswerService) -> N
         _check_model(model, version)
         _raise_if_full(request, service)
         limits, label = service.settings, _class_label(request, None, service)
-        with slo_headers.refused_whole(service.metrics, "http", label):
+        with slo_headers.refused_whole(service.observer, "http", label):
             raw = await read_body(request, limits.max_batch_bytes, limits.body_timeout_ms)
         return await _infer(request, raw, service, arrived_ms=now_ms())
 
@@ -96,7 +96,7 @@ def _raise_if_full(request: Request, service: AnswerService) -> None:
         slo_headers.raise_if_full(service, "http", request.headers.items())
     except BertierError:
         label = slo_headers.class_label(request.headers.get("slo-class"), service.settings)
-        with slo_headers.observed(service.metrics, "http", label):
+        with slo_headers.observed(service.observer, "http", label):
             raise
 
 
@@ -107,7 +107,7 @@ async def _infer(
     read = _try_read(raw, request.headers.get(HEADER_LENGTH))
     label = _class_label(request, read, service)
     n_asked = 1 if isinstance(read, BadInput) else len(read[1].questions)
-    with slo_headers.observed(service.metrics, "http", label, n_asked):
+    with slo_headers.observed(service.observer, "http", label, n_asked):
         if isinstance(read, BadInput):
             raise read
         body, asked = read
@@ -128,7 +128,7 @@ def _check_model(model: str, version: str) -> None:
 
 
 def _class_label(
-    request: Request, read: tuple[InferBody, Inference] | BadInput | None, service: AnswerService
+    request: Request, read: tuple[InferBody, InferRequest] | BadInput | None, service: AnswerService
 ) -> str:
     own = read[0].parameters.get("slo_class") if isinstance(read, tuple) else None
     headers = request.headers
@@ -137,7 +137,7 @@ def _class_label(
     return slo_headers.class_label(name, service.settings)
 
 
-def _try_read(raw: bytes, header_length: str | None) -> tuple[InferBody, Inference] | BadInput:
+def _try_read(raw: bytes, header_length: str | None) -> tuple[InferBody, InferRequest] | BadInput:
     """Return what was sent, or what is wrong with it: a bad request is counted, too."""
     try:
         return _read(raw, header_length)
@@ -145,7 +145,7 @@ def _try_read(raw: bytes, header_length: str | None) -> tuple[InferBody, Inferen
         return exc
 
 
-def _read(raw: bytes, header_length: str | None) -> tuple[InferBody, Inference]:
+def _read(raw: bytes, header_length: str | None) -> tuple[InferBody, InferRequest]:
     """Return a request's JSON part and what it asks. Raises: Malformed, InvalidField."""
     size = _json_size(raw, header_length)
     body = schemas.check(InferBody, schemas.read_json(raw[:size]))

@@ -34,12 +34,16 @@ from gateway.frontends.http.batch import Batch
 from gateway.frontends.http.compression import CompressesReplies, InflatesRequests
 from gateway.frontends.http.exposition import Exposition
 from gateway.frontends.http.huggingface import HuggingFaceBody
-from gateway.frontends.http.middleware import AnswersHead, RequestFrame, on_error, problem_response
+from gateway.frontends.http.middleware import (
+    AnswersHead,
+    RequestFrame,
+    UnderPrefix,
+    on_error,
+    problem_response,
+)
 from gateway.frontends.http.openapi import JSON
-from gateway.frontends.http.path_prefix import UnderPrefix
 from gateway.frontends.http.playground import pages
 from gateway.frontends.http.streaming import disconnected, read_body, while_connected
-from gateway.frontends.problems import ClientGone
 from gateway.lifecycle.readiness import Readiness, catalog_report
 from gateway.request.service import AnswerService
 from gateway.settings import Settings
@@ -93,19 +97,17 @@ class HttpApi:
     ) -> Response:
         """Answer one question under the SLO of the headers; `reply` writes the answer's body."""
         label = self._class_label(request)
-        with slo_headers.observed(self._service.metrics, "http", label, unread=True) as clocked:
+        with slo_headers.observed(self._service.observer, "http", label, unread=True) as record:
             slo = read_slo(request.headers.raw)
-            async with self._service.admitted(slo, "http") as waited_ms:
+            async with self._service.admitted(slo, "http") as admission:
                 raw = await self._body(request)
-                clocked.read()
-                arrived_ms = (
-                    now_ms() - waited_ms
-                )  # from the request read, and what it waited unread
+                record.read()
+                arrived_ms = now_ms() - admission.waited_ms  # the wait counts; reading does not
                 body = models.read(model, raw)
                 asked = body.to_asked(self._settings)
                 async with while_connected(partial(disconnected, request.receive)):
                     answered = await self._service.answer(
-                        asked.question, slo, arrived_ms, admitted=True
+                        asked.question, slo, arrived_ms, admission=admission
                     )
             return Response(
                 reply(answered, body, asked),
@@ -115,7 +117,7 @@ class HttpApi:
 
     async def answers(self, request: Request) -> Response:
         """Answer a list or lines; the latency of an item counts from when it is begun."""
-        with slo_headers.refused_whole(self._service.metrics, "http", self._class_label(request)):
+        with slo_headers.refused_whole(self._service.observer, "http", self._class_label(request)):
             slo = read_slo(request.headers.raw)
             self._service.raise_if_full(slo, "http")
             return await Batch(self._service, slo).answer(request)
@@ -204,7 +206,7 @@ def create(
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.router.route_class = DirectRoute
-    for error in (BertierError, ClientGone, ClientDisconnect, HTTPException):
+    for error in (BertierError, ClientDisconnect, HTTPException):
         app.add_exception_handler(error, on_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     api = HttpApi(service, readiness)

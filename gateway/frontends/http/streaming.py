@@ -13,8 +13,7 @@ from contextlib import asynccontextmanager
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive
 
-from gateway.errors import BadInput, BodyTooSlow, TextTooLong
-from gateway.frontends.problems import ClientGone
+from gateway.errors import BadInput, BodyTooSlow, ClientGone, TextTooLong
 
 BLANK = BOM_UTF8 + b" \t\r\n"  # bytes of a blank line
 LINE_OVERHEAD_BYTES = (

@@ -257,19 +257,6 @@ async def test_a_retry_keeps_to_the_deadline(fleet: Fleet) -> None:
     assert sum(fleet.asked().values()) == 1
 
 
-async def test_a_second_try_of_the_same_windows_goes_elsewhere(fleet: Fleet) -> None:
-    """Asked twice to be sooner there, the same server would not help."""
-    for server in fleet.servers.values():
-        server.gate = asyncio.Event()
-    tasks = [asyncio.create_task(fleet.ask()) for _ in range(2)]
-    for server in fleet.servers.values():
-        await server.until_asked()
-        assert server.gate is not None
-        server.gate.set()
-    await asyncio.gather(*tasks)
-    assert fleet.asked() == {"a": 1, "b": 1}
-
-
 async def test_a_server_with_another_file_is_asked_no_more(fleet: Fleet) -> None:
     """A certificate holds for one file; the variant is served on, by the others."""
     fleet.servers["a"].loaded["small/1"] = "f" * 64

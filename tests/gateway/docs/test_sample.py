@@ -39,7 +39,7 @@ def test_every_line_can_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_what_is_no_example_is_the_default() -> None:
     """A reader takes the values for what holds without the file."""
     given = tomllib.loads(as_toml([line for line in LINES if "example" not in line]))
-    assert len(given) > 20
+    assert len(given) >= 20
     for name, value in given.items():
         default = getattr(Settings(), name)
         assert value == (str(default) if isinstance(default, Path) else default), name

@@ -20,5 +20,11 @@ async def test_the_trace_names_the_modules_on_the_path_of_an_answer() -> None:
 async def test_the_trace_counts_bookkeeping_calls() -> None:
     """A call counts where it enters observability, not where observability calls itself."""
     found = await trace(make_app(make_service()), json.dumps(ASKED))
-    assert found.bookkeeping.count("gateway.observability.observer:Observer.answered") == 1
+    assert found.bookkeeping.count("gateway.observability.observer:Observer.question") == 1
     assert "gateway.observability.metrics:Metrics.note_answer" not in found.bookkeeping
+
+
+async def test_a_request_is_recorded_by_a_handful_of_calls() -> None:
+    """What is new to record belongs into the observer, not along the request."""
+    found = await trace(make_app(make_service()), json.dumps(ASKED))
+    assert len(found.bookkeeping) <= 11, found.bookkeeping

@@ -17,7 +17,6 @@ from tritonclient.utils import InferenceServerException
 
 from gateway.errors import BackendError, BackendUnavailable, Malformed
 from gateway.frontends import oip_tensors
-from gateway.proto.inference import service_pb2
 from tests import live
 from tests.fakes import CONTEXT, QUESTION
 from tests.live import Running
@@ -413,15 +412,15 @@ def _body() -> dict[str, Any]:
 
 async def test_typed_contents_are_read_like_raw_ones(gateway: Running) -> None:
     """Clients generated from the .proto fill `contents`; stock ones send raw bytes."""
-    request = service_pb2.ModelInferRequest(model_name="qa")
+    request = triton_grpc.service_pb2.ModelInferRequest(model_name="qa")
     for name, text in (("question", QUESTION), ("context", CONTEXT)):
         tensor = request.inputs.add(name=name, datatype="BYTES", shape=[1])
         tensor.contents.bytes_contents.append(text.encode())
     async with grpc.aio.insecure_channel(gateway.grpc_url) as channel:
         infer = channel.unary_unary(
             "/inference.GRPCInferenceService/ModelInfer",
-            service_pb2.ModelInferRequest.SerializeToString,
-            service_pb2.ModelInferResponse.FromString,
+            triton_grpc.service_pb2.ModelInferRequest.SerializeToString,
+            triton_grpc.service_pb2.ModelInferResponse.FromString,
         )
         response = await infer(request)
         assert oip_tensors.unpack_texts("answer", response.raw_output_contents[0]) == [b"The"]
@@ -450,21 +449,6 @@ def test_raw_data_that_ends_too_soon_is_malformed(raw: bytes) -> None:
     """A length in the data is the caller's word, not the data's size."""
     with pytest.raises(Malformed):
         oip_tensors.unpack_texts("question", raw)
-
-
-def test_our_messages_are_tritons_on_the_wire() -> None:
-    """Field names and numbers are the contract; a second definition must not drift."""
-    theirs = triton_grpc.service_pb2.DESCRIPTOR
-    config = triton_grpc.model_config_pb2.DESCRIPTOR
-    messages = {**theirs.message_types_by_name, **config.message_types_by_name}
-    for name, message in service_pb2.DESCRIPTOR.message_types_by_name.items():
-        for field in message.fields:
-            other = messages[name].fields_by_name[field.name]
-            assert (field.number, field.type) == (other.number, other.type), field.full_name
-    numbers = config.enum_types_by_name["DataType"].values_by_name
-    for name, value in service_pb2.DESCRIPTOR.enum_types_by_name["DataType"].values_by_name.items():
-        assert value.number == numbers[name].number, name
-    assert set(service_pb2.DESCRIPTOR.services_by_name) == set(theirs.services_by_name)
 
 
 async def test_kserves_client_reads_the_health_it_looks_for(gateway: Running) -> None:

@@ -18,7 +18,7 @@ from gateway.errors import BackendError, BertierError, TextTooLong
 from gateway.frontends.http import routes
 from gateway.lifecycle.watcher import Watcher
 from gateway.observability import decision_log
-from gateway.observability.decision_log import DecisionLog
+from gateway.observability.decision_log import DecisionLog, Entry
 from gateway.observability.metrics import Metrics
 from gateway.request.service import AnswerService
 from gateway.settings import Settings, SettingsError
@@ -53,8 +53,7 @@ def lost(service: AnswerService) -> float | None:
 
 def keep(log: DecisionLog, n: int) -> None:
     for _ in range(n):
-        with log.asked(PROMISE, 0.0):
-            pass
+        log.add(Entry(PROMISE, 0.0))
 
 
 async def test_every_end_of_a_question_is_kept(tmp_path: Path) -> None:
@@ -188,7 +187,7 @@ async def test_without_a_file_nothing_is_kept() -> None:
 def test_memory_is_bounded(tmp_path: Path) -> None:
     """A disk that hangs must not end the process; what waits is still written."""
     description: list[int] = []
-    log = DecisionLog(tmp_path / "d.jsonl", lambda: 1.0, description.append)
+    log = DecisionLog(tmp_path / "d.jsonl", description.append)
     keep(log, decision_log.CAPACITY + 3)
     assert sum(description) == 3
     log.write()
@@ -200,7 +199,7 @@ def test_a_file_that_was_moved_away_is_opened_anew(tmp_path: Path) -> None:
     description: list[int] = []
     folder = tmp_path / "records"
     folder.mkdir()
-    log = DecisionLog(folder / "d.jsonl", lambda: 1.0, description.append)
+    log = DecisionLog(folder / "d.jsonl", description.append)
     keep(log, 2)
     log.write()
     (folder / "d.jsonl").rename(folder / "d.1.jsonl")
@@ -221,12 +220,12 @@ def test_a_file_that_was_moved_away_is_opened_anew(tmp_path: Path) -> None:
 def test_half_a_line_of_a_killed_gateway_is_taken_back(tmp_path: Path) -> None:
     """A record stays readable to its end, whatever ended the gateway before."""
     path = tmp_path / "d.jsonl"
-    log = DecisionLog(path, lambda: 1.0, lambda _: None)
+    log = DecisionLog(path, lambda _: None)
     keep(log, 1)
     log.write()
     with path.open("ab") as file:
         file.write(path.read_bytes()[:40])
-    again = DecisionLog(path, lambda: 1.0, lambda _: None)
+    again = DecisionLog(path, lambda _: None)
     keep(again, 1)
     again.write()
     assert len(replay.read(path)) == 2

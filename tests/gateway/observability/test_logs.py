@@ -15,7 +15,7 @@ import pytest
 from gateway.errors import BackendError
 from gateway.frontends.http import oip, routes
 from gateway.lifecycle.watcher import Watcher
-from gateway.observability import access_log, logs
+from gateway.observability import logs
 from gateway.observability.metrics import Metrics
 from gateway.request.service import AnswerService
 from gateway.settings import Settings
@@ -31,16 +31,16 @@ HEADERS = {
 # A gateway that is asked once; it prints the status of the answer, and logs as much as it can.
 ASKING = """
 import asyncio, logging, aiohttp
-from gateway.observability import logs, access_log
+from gateway.observability import logs
 from tests import live
 from tests.fakes import CONTEXT, QUESTION
 
 lost = []
 logs.set_up("debug", "json").on_lost = lambda: lost.append(1)
-access_log.set_up(1.0, texts=False)
 
 async def main():
     async with live.gateway() as running, aiohttp.ClientSession() as http:
+        running.service.observer.log_access(1.0, texts=False)
         asked = {"question": QUESTION, "context": CONTEXT}
         url = f"http://{running.http_url}/v1/answer"
         async with http.post(url, json=asked) as response:
@@ -66,13 +66,16 @@ def _as_before() -> Iterator[None]:
     handlers, level = root.handlers[:], root.level
     yield
     root.handlers[:], root.level = handlers, level
-    access_log.set_up(0.0, texts=False)
     logs.request_id.set("")
     logs.trace_id.set("")
 
 
-async def post(path: str = "/v1/answer", body: Any = None, **backend: Any) -> httpx.Response:
+async def post(
+    path: str = "/v1/answer", body: Any = None, *, texts: bool = False, **backend: Any
+) -> httpx.Response:
+    """Ask a gateway that logs every request."""
     service = AnswerService(FakeBackend(), Settings(), Metrics())
+    service.observer.log_access(1.0, texts=texts)
     service.serving = serving_set(small_and_large())
     for name, value in backend.items():
         setattr(service.backend, name, value)
@@ -92,7 +95,6 @@ async def test_an_access_line_tells_class_plan_variant_outcome_and_timings(
 ) -> None:
     """Enough to see what became of a request, by its id or its trace."""
     logs.set_up("info", "json")
-    access_log.set_up(1.0, texts=False)
     await post()
     (line,) = lines(capsys)
     times = {name: line.pop(name) for name in list(line) if name.endswith("_ms")}
@@ -121,7 +123,6 @@ async def test_every_line_of_a_failure_has_the_ids_of_its_request(
 ) -> None:
     """The caller's problem document names the request; the log must lead to the cause."""
     logs.set_up("info", "json")
-    access_log.set_up(1.0, texts=False)
     assert (await post(error=BackendError("broke"))).status_code == 500
     description = lines(capsys)
     assert {line["message"] for line in description} >= {
@@ -139,7 +140,6 @@ async def test_an_open_inference_call_has_a_line_for_each_question(
 ) -> None:
     """Its questions are answered apart, perhaps by different plans."""
     logs.set_up("info", "json")
-    access_log.set_up(1.0, texts=False)
     inputs = [
         {"name": name, "datatype": "BYTES", "shape": [2], "data": [text, text]}
         for name, text in ASKED.items()
@@ -154,7 +154,6 @@ async def test_texts_and_secrets_are_in_no_line_at_any_level(
 ) -> None:
     """A log goes to many more people than the service."""
     logs.set_up("debug", form)
-    access_log.set_up(1.0, texts=False)
     await post()
     await post(error=BackendError("broke"))
     await post(body={"question": QUESTION, "context": CONTEXT, "top_k": "many"})
@@ -169,8 +168,7 @@ async def test_texts_are_logged_where_the_operator_asks_for_them(
 ) -> None:
     """While a new source of questions is brought in, one wants to see them."""
     logs.set_up("info", "json")
-    access_log.set_up(1.0, texts=True)
-    await post()
+    await post(texts=True)
     (line,) = lines(capsys)
     assert (line["question"], line["context"]) == (QUESTION, CONTEXT)
     assert line["answer"] in CONTEXT
@@ -179,20 +177,26 @@ async def test_texts_are_logged_where_the_operator_asks_for_them(
 async def test_the_console_shows_the_same_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     """A line break in a text must not look like another line."""
     logs.set_up("info", "console")
-    access_log.set_up(1.0, texts=True)
-    await post(body={"question": "Who?\n2026 ERROR forged", "context": CONTEXT})
+    await post(body={"question": "Who?\n2026 ERROR forged", "context": CONTEXT}, texts=True)
     (line,) = capsys.readouterr().err.splitlines()
     assert f"[r-1 {TRACE}] request front=" in line
     assert 'variant="large"' in line
 
 
-def test_the_share_of_requests_is_what_was_asked_for() -> None:
+def test_the_share_of_requests_is_what_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     """A busy gateway must not write a book."""
-    access_log.set_up(0.5, texts=False)
-    n = sum(access_log.begin("http", "standard") is not None for _ in range(1000))
-    assert 400 < n < 600
-    access_log.set_up(0.0, texts=False)
-    assert all(access_log.begin("http", "standard") is None for _ in range(100))
+    logs.set_up("info", "json")
+    observer = AnswerService(FakeBackend(), Settings(), Metrics()).observer
+
+    def logged(share: float, n: int) -> int:
+        observer.log_access(share, texts=False)
+        for _ in range(n):
+            with observer.request("http", "standard"):
+                pass
+        return len(lines(capsys))
+
+    assert 400 < logged(0.5, 1000) < 600
+    assert logged(0.0, 100) == 0
 
 
 @pytest.mark.parametrize(("script", "stderr"), [(ASKING, "2>/dev/full"), (LOGGING, "2>&-")])

@@ -23,7 +23,6 @@ from gateway.observability.metrics_declared import (
     DENIALS,
     FILES,
     FRONTENDS,
-    HEDGED,
     OBJECTIVES,
 )
 from gateway.request.service import AnswerService
@@ -144,7 +143,6 @@ def test_what_is_rare_is_there_before_it_happens() -> None:
     registry = Metrics().registry
     for name, labels in (
         ("bertier_partial_answers_total", {"slo_class": "batch"}),
-        ("bertier_hedges_total", {"outcome": "won"}),
         ("bertier_denied_total", {"front": "grpc", "reason": "scope"}),
         ("bertier_reloads_total", {"file": "keys", "result": "refused"}),
         ("bertier_reload_refused", {"file": "certificate"}),
@@ -191,7 +189,7 @@ BOUNDED: Mapping[str, frozenset[str]] = {
     "plan": frozenset({"small", "large", "none"}),
     "variant": frozenset({"small", "large"}),
     "outcome": frozenset(
-        {*KINDS, *SloViolation, "ok", "met", *OUTCOMES, "within", "beyond", *HEDGED, *CACHED}
+        {*KINDS, *SloViolation, "ok", "met", *OUTCOMES, "within", "beyond", *CACHED}
     ),
     "promise": frozenset(OBJECTIVES),
     "stage": frozenset(STAGES),

@@ -11,6 +11,7 @@ from gateway.settings import Settings
 from loadtest.cost import observing
 from tests.fakes import CONTEXT, QUESTION, FakeBackend, serving_set, small_and_large
 
+CATALOG = small_and_large()
 OF_THE_PROCESS = ("python_", "process_")
 
 
@@ -28,15 +29,15 @@ def counted(metrics: Metrics) -> dict[str, float]:
 async def test_the_cost_counts_all_that_an_answered_request_counts() -> None:
     """A metric that is added to the request path must be in the figure, too."""
     measured = Metrics()
-    observing.count(measured, "")
+    observing.Recording(measured, CATALOG, "").record()
     service = AnswerService(FakeBackend(), Settings(shadow_share=0), Metrics())
     service.serving = serving_set(small_and_large())
-    with slo_headers.observed(service.metrics, "http", "standard"):
+    with slo_headers.observed(service.observer, "http", "standard"):
         await service.answer(Question(QUESTION, CONTEXT), SloRequest(), now_ms())
     assert set(counted(measured)) == set(counted(service.metrics))
 
 
 def test_a_cost_is_a_time() -> None:
-    """The table shows three of them, the best round never above the median one."""
-    for cost in observing.costs():
+    """The table shows two of them, the best round never above the median one."""
+    for cost in observing.costs(CATALOG):
         assert 0 < cost.best_us <= cost.p50_us

@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -154,7 +155,7 @@ async def test_bad_input_is_an_invalid_argument(
 async def test_text_that_is_not_utf8_is_an_invalid_argument(gateway: Running) -> None:
     """protobuf refuses it before a servicer sees it; the caller must not read INTERNAL."""
     raw: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = gateway.channel.unary_unary(
-        f"/{qa.NAME}/Answer"
+        f"/{qa.SERVICE.full_name}/Answer"
     )
     error = await failure(raw(b"\x0a\x02\xff\xfe"))
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -409,7 +410,7 @@ async def test_health_follows_readiness(gateway: Running) -> None:
     """A load balancer must not send requests where no model answers."""
     health = _health(gateway)
     status = health_pb2.HealthCheckResponse
-    names = ("", qa.NAME, oip.NAME)
+    names = ("", qa.SERVICE.full_name, oip.SERVICE.full_name)
     for name in names:
         reply = await health.Check(health_pb2.HealthCheckRequest(service=name))
         assert reply.status == status.SERVING
@@ -424,7 +425,7 @@ async def test_health_follows_readiness(gateway: Running) -> None:
 async def test_a_health_watch_ends_when_the_server_drains(gateway: Running) -> None:
     """A watch would hold up the stop for the whole drain time."""
     health = _health(gateway)
-    watch = health.Watch(health_pb2.HealthCheckRequest(service=qa.NAME))
+    watch = health.Watch(health_pb2.HealthCheckRequest(service=qa.SERVICE.full_name))
     first = await watch.read()
     gateway.grpc_server.health.stop()
     last = await watch.read()
@@ -455,18 +456,33 @@ def _replies(stub: Any, asked: list[Any]) -> AsyncIterable[Any]:
 
 
 async def test_reflection_describes_every_service(gateway: Running) -> None:
-    """grpcurl needs no .proto file, not even for the protocol that lives in a pool of its own."""
+    """grpcurl needs no .proto file; of Triton's protocol it sees the calls that are served."""
     stub = reflection_pb2_grpc.ServerReflectionStub(gateway.channel)  # type: ignore[arg-type]
     request = reflection_pb2.ServerReflectionRequest
     asked = [
         request(list_services=""),
-        request(file_containing_symbol=qa.NAME),
-        request(file_containing_symbol=oip.NAME),
+        request(file_containing_symbol=qa.SERVICE.full_name),
+        request(file_containing_symbol=oip.SERVICE.full_name),
     ]
     listed, *found = [r async for r in _replies(stub, asked)]
     names = {service.name for service in listed.list_services_response.service}
-    assert {qa.NAME, oip.NAME, "grpc.health.v1.Health"} <= names
-    assert all(reply.file_descriptor_response.file_descriptor_proto for reply in found)
+    assert {qa.SERVICE.full_name, oip.SERVICE.full_name, "grpc.health.v1.Health"} <= names
+    files = [
+        FileDescriptorProto.FromString(reply.file_descriptor_response.file_descriptor_proto[0])
+        for reply in found
+    ]
+    methods = [{m.name for m in file.service[0].method} for file in files]
+    model = {"ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics", "ModelInfer"}
+    assert methods == [
+        {"Answer", "AnswerStream", "Plan"},
+        {"ServerLive", "ServerReady", "ServerMetadata", "ModelStreamInfer", *model},
+    ]
+
+
+async def test_a_call_of_triton_that_is_not_served_is_unimplemented(gateway: Running) -> None:
+    """Its definition has calls that change a model server; the gateway offers none of them."""
+    unload: Any = gateway.channel.unary_unary(f"/{oip.SERVICE.full_name}/RepositoryModelUnload")
+    assert (await failure(unload(b""))).code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 async def test_a_port_in_use_is_named_with_its_setting(gateway: Running) -> None:

@@ -197,3 +197,12 @@ def test_every_error_has_a_place_in_the_table() -> None:
     ]
     assert len(ours) > 10
     assert unmapped == []
+
+
+def test_blame_is_told_without_a_status() -> None:
+    """gRPC counts by the same rule: the gateway broke the SLO where HTTP says 429 or 5xx, quotas apart."""
+    for error, kind in problems.KINDS.items():
+        ours = kind.status in (429, *range(500, 600)) and error is not errors.QuotaExceeded
+        assert errors.is_gateway_at_fault(error.__new__(error)) == ours, error.__name__
+    assert errors.is_gateway_at_fault(ValueError("a bug"))
+    assert errors.kind_of(ValueError("a bug")) == problems.INTERNAL.name

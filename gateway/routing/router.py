@@ -1,0 +1,81 @@
+"""Routes a request: predicts every plan's latency for it and has the policy choose one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from typing import NamedTuple, Protocol
+
+from gateway.domain import Candidate, Decision, Option, Reason, Size, Slo, SloPolicy
+from gateway.routing import explain
+from gateway.serving_set import ServingSet
+
+
+class Chooser(Protocol):
+    """A policy: the interface of `gateway.routing.policy`, which serves.
+
+    Experiments pass another one to AnswerService, to measure it in the same gateway.
+    """
+
+    def quantile_for(self, policy: SloPolicy, /) -> float:
+        """Return the latency quantile to predict."""
+
+    def choose(
+        self, slo: Slo, options: Sequence[Option], spent_ms: float, failing: Collection[str], /
+    ) -> Decision:
+        """Return the chosen option, without any `failing` variant, and the reason."""
+
+
+class Routed(NamedTuple):
+    """The options for a request of this size, the decision and, where asked for, the candidates."""
+
+    size: Size
+    options: tuple[Option, ...]
+    decision: Decision
+    candidates: tuple[Candidate, ...] = ()
+
+
+class Router:
+    """Routes the requests of one service."""
+
+    def __init__(
+        self, chooser: Chooser, clock: Callable[[], float], n_behind: Callable[[], int]
+    ) -> None:
+        """`n_behind` returns the number of requests that wait for admission."""
+        self._chooser = chooser
+        self._clock = clock
+        self._n_behind = n_behind
+
+    def route(
+        self,
+        slo: Slo,
+        serving: ServingSet,
+        size: Size,
+        spent_ms: float,
+        failed: Collection[str] = (),
+        *,
+        detailed: bool = False,
+    ) -> Routed:
+        """Return the decision about a request, `spent_ms` after its arrival.
+
+        `failed`: variants that this request does not ask again. `detailed`: with the candidates.
+        """
+        now_ms = self._clock()
+        failing = serving.breakers.failing(now_ms).union(failed)
+        quantile = self._chooser.quantile_for(slo.policy)
+        options = tuple(serving.options(size, quantile, now_ms, self._n_behind()))
+        decision = self._chooser.choose(slo, options, spent_ms, failing)
+        if not detailed:
+            return Routed(size, options, decision)
+        candidates = explain.list_candidates(serving, slo, size, options, spent_ms, now_ms, failing)
+        return Routed(size, options, decision, candidates)
+
+    def fit(
+        self, slo: Slo, serving: ServingSet, size: Size, spent_ms: float, *, detailed: bool = False
+    ) -> Routed:
+        """Route a request; drop half of its windows at a time until a plan can answer by the deadline."""
+        routed = self.route(slo, serving, size, spent_ms, detailed=detailed)
+        while routed.decision.reason is Reason.SHED and size.n_windows > 1:
+            size = replace(size, n_windows=(size.n_windows + 1) // 2)
+            routed = self.route(slo, serving, size, spent_ms, detailed=detailed)
+        return routed
