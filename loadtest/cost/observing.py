@@ -18,6 +18,7 @@ from rich.table import Table
 
 from gateway.catalog import store
 from gateway.catalog.schema import Variant
+from gateway.domain import Cost as AnswerCost
 from gateway.domain import Decision, Reason, Size, Slo, SloPolicy, Timings
 from gateway.observability import access_log, tracing
 from gateway.observability.metrics import Metrics
@@ -60,6 +61,7 @@ def count(metrics: Metrics, trace_id: str) -> None:
         metrics.note_tokens("a", 164, 192)
         metrics.note_prediction("a", in_p95=True, in_p99=True, ratio=0.7)
         metrics.note_answer("standard", (), TIMINGS, 1)
+        metrics.note_cost("standard", AnswerCost(6.0, "a", 6.0))
     metrics.note_request("http", "standard", "ok", 0.007, trace_id)
 
 
