@@ -9,6 +9,7 @@
 #   TORCH_INDEX=URL        a package index to prefer for PyTorch. PyPI's PyTorch for Linux brings several GB
 #                          of CUDA packages; https://download.pytorch.org/whl/cpu has builds without them
 #   PROFILE=gpu            `make up` with Triton on a GPU
+#   MUTANTS='gateway.slo.*'   `make prove-mutants` of one module, all of them anew
 #   SERVE_FLAGS, PYTEST_FLAGS, LOADTEST_FLAGS, DATA    passed on to `bertier serve`, pytest, `make loadtest`, `make prove-evaluate`
 
 PYTHON ?= python3
@@ -16,6 +17,7 @@ ENGINE ?= cpu
 TRITON ?= yes
 TORCH_INDEX ?=
 DATA ?= squad_v2_dev_a
+MUTANTS ?=
 PROFILE ?= cpu
 
 VENV := .venv
@@ -26,6 +28,7 @@ RUNTIME := $(VENV)/.runtime-$(ENGINE)
 EVERYTHING := $(VENV)/.everything-$(ENGINE)
 PEERS := .venv-peers/.peers
 CLIENTS := .venv-clients/.clients
+MUTMUT := $(VENV)/.mutmut
 SITE := .venv-docs/.site
 AUDIT := .venv-audit/.audit
 SCAN := .venv-audit/.scan
@@ -41,7 +44,7 @@ INSTALL := $(PIP) install --quiet --no-compile --no-warn-conflicts --constraint 
 .DELETE_ON_ERROR:
 .PHONY: help setup setup-all system-packages run test check format proto up down audit scan kubernetes-rules settings constraints clean docs docs-serve docs-metrics docs-layers docs-pareto dashboards \
 	prove prove-overhead prove-observing prove-agreement prove-invariance prove-slo-table prove-evaluate \
-	prove-coverage prove-lab prove-emulator prove-served prove-rivals prove-scale-out prove-peers prove-clients prove-asking loadtest
+	prove-coverage prove-lab prove-emulator prove-served prove-rivals prove-scale-out prove-peers prove-clients prove-asking prove-mutants prove-survivors loadtest
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -154,6 +157,14 @@ prove-clients: $(EVERYTHING) $(CLIENTS) ## Other people's clients ask a gateway:
 prove-asking: $(EVERYTHING) ## Kept answers, and questions that share a context, beside single requests
 	$(BIN)/python -m loadtest.cost.asking
 
+prove-mutants: $(EVERYTHING) $(MUTMUT) ## Which small faults in the core no test notices (an hour; goes on where it was stopped, and with what changed)
+	$(BIN)/mutmut run $(MUTANTS)
+	$(BIN)/python -m tests.mutants
+
+prove-survivors: $(EVERYTHING) $(MUTMUT) ## The same of the faults that no test noticed, after tests were added
+	$(BIN)/mutmut run $$($(BIN)/python -m tests.mutants --living)
+	$(BIN)/python -m tests.mutants
+
 loadtest: $(EVERYTHING) ## Two minutes of Locust over HTTP and gRPC against a fresh gateway
 	$(BIN)/bertier-loadtest locust $(LOADTEST_FLAGS)
 
@@ -167,7 +178,7 @@ constraints: ## Write constraints.txt anew from pyproject.toml, newest versions
 	deploy/setup/constraints.sh $(PYTHON)
 
 clean: ## Remove .venv, caches and builds; models and runs stay
-	rm -rf $(VENV) .venv-audit .venv-clients .venv-docs .venv-peers site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-audit .venv-clients .venv-docs .venv-peers mutants site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find bertier gateway optimizer loadtest tests deploy -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BASE): constraints.txt
@@ -216,6 +227,11 @@ $(PEERS): pyproject.toml constraints.txt
 	@.venv-peers/bin/python -m pip install --quiet --no-compile --constraint constraints.txt pip hatchling
 	@.venv-peers/bin/python -m pip install --quiet --no-compile --constraint constraints.txt --no-build-isolation \
 	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --editable '.[cpu,optimizer,peers]'
+	@touch $@
+
+# What makes mutants: only `make prove-mutants` needs it.
+$(MUTMUT): $(EVERYTHING)
+	@$(INSTALL) --editable '.[mutants]'
 	@touch $@
 
 $(EVERYTHING): $(BASE) $(INPUTS)

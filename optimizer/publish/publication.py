@@ -244,7 +244,7 @@ def _recipe(study: Study, name: str) -> str:
             return f"Fine-tuned, then {written}: the largest model of its study."
         return f"Fine-tuned on the answers of {', '.join(taught)}, then {written}."
     layers = ", ".join(str(layer) for layer in config.layers)
-    base = config.start or study.config.student_weights or study.config.largest_name
+    base = config.base or config.start or study.config.student_weights or study.config.largest_name
     teachers = ", ".join(study.config.outside_teachers) or study.config.largest_name
     return f"Distilled from {teachers}; cut from {base}: its layers {layers}; then {written}."
 

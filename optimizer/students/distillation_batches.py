@@ -61,8 +61,15 @@ class DistillationBatches:
         weights = self.config.student_weights
         if weights is None:
             return self.largest.load()
-        self._check_words(weights)
-        return student.load(weights)
+        return self.checkpoint(weights)
+
+    def checkpoint(self, name: str) -> PreTrainedModel:
+        """Return another model that students are cut from.
+
+        Raises: ModelError when its vocabulary differs from the largest model's.
+        """
+        self._check_words(name)
+        return student.load(name)
 
     def _check_words(self, weights: str) -> None:
         known = Tokenizer.from_file(str(self.largest.tokenizer)).get_vocab()

@@ -69,7 +69,7 @@ class Exported:
         model, fp32 = self.study.model(self.name), self.file.with_name("model.fp32.onnx")
         export.to_onnx(model, fp32)
         if published is None:
-            export.TO[self.precision](model, self.file)
+            export.TO[self.precision](model, self.file, self.study.distillation.probe)
         else:
             shutil.copyfile(published, self.file)
         return {

@@ -121,7 +121,7 @@ class Study:
             net = elastic.blank if trained else elastic.net
             heads = config.heads or net.model.config.num_attention_heads
             return elastic.slice(config.candidate(heads), blank=trained)
-        base = self.model(config.start) if config.start else self.distillation.start()
+        base = self._base_of(config)
         probe = None if trained else self.distillation.probe
         model = student.cut(base, config.layers, config.ffn, config.heads, probe)
         model = widths.narrowed(model, config.hidden, probe)
@@ -129,6 +129,11 @@ class Study:
         model = lowrank.with_rank(model, config.rank, config.embedding_bits, found)
         shape = config.candidate(min(student.heads_of(model)))
         return bert.with_dropping(model, bert.dropping_of(model, shape.keep, shape.drop_after))
+
+    def _base_of(self, config: StudentConfig) -> PreTrainedModel:
+        if config.base:
+            return self.distillation.checkpoint(config.base)
+        return self.model(config.start) if config.start else self.distillation.start()
 
     def inputs_of(self, name: str) -> dict[str, Any]:
         """Return everything that a variant's training depends on."""

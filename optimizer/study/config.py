@@ -107,6 +107,9 @@ class StudentConfig(_Frozen):
     start: str | None = (
         None  # model it is cut from: a student, or an elastic student; default: the teacher
     )
+    base: str | None = (
+        None  # checkpoint that it is cut from instead, with the largest model's vocabulary
+    )
     layers: tuple[int, ...] = Field(
         min_length=1
     )  # kept layers of the model it is cut from, counted from 0
@@ -123,6 +126,12 @@ class StudentConfig(_Frozen):
     )  # width of the hidden states; default: full
     precision: Precision = Precision.INT8_DYNAMIC  # of the published model
     train: TrainConfig | None = None  # default: not trained, published as cut
+
+    @model_validator(mode="after")
+    def _has_one_start(self) -> StudentConfig:
+        if self.start is not None and self.base is not None:
+            raise ValueError(f"{self.name}: start and base both say what it is cut from; give one")
+        return self
 
     def candidate(self, heads: int) -> Candidate:
         """Return its shape with this number of heads."""

@@ -29,6 +29,7 @@ def resolve(request: SloRequest) -> Slo:
         ("slo-latency-ms", "50", "latency_ms", 50.0),
         ("slo-latency-ms", " 12.5 ", "latency_ms", 12.5),
         ("slo-latency-ms", "60000", "latency_ms", 60_000.0),
+        ("slo-latency-ms", "1", "latency_ms", 1.0),
         ("slo-min-f1", "0", "min_f1", 0.0),
         ("slo-min-f1", ".75", "min_f1", 0.75),
         ("slo-max-f1-loss", "0.02", "max_f1_loss", 0.02),
@@ -36,7 +37,7 @@ def resolve(request: SloRequest) -> Slo:
         ("slo-min-answerable-f1", "0.5", "min_answerable_f1", 0.5),
         ("slo-class", "batch", "slo_class", "batch"),
         ("slo-policy", "strict", "policy", SloPolicy.STRICT),
-        ("priority", "u=0", "priority", 0),
+        *(("priority", f"u={u}", "priority", u) for u in range(8)),
         ("priority", "i, u=7", "priority", 7),
         ("priority", "i", "priority", 3),
         ("priority", "", "priority", 3),
@@ -47,7 +48,10 @@ def resolve(request: SloRequest) -> Slo:
         ("slo-class", " batch", "slo_class", "batch"),
         ("slo-variant", "small", "variant", "small"),
         ("slo-explain", "1", "explain", True),
+        ("slo-explain", "0", "explain", False),
         ("x-envoy-expected-rq-timeout-ms", "15", "timeout_ms", 15.0),
+        ("x-envoy-expected-rq-timeout-ms", "1", "timeout_ms", 1.0),
+        ("x-envoy-expected-rq-timeout-ms", "0.5", "timeout_ms", 0.5),
         ("x-envoy-expected-rq-timeout-ms", "0", "timeout_ms", None),
     ],
 )
@@ -77,30 +81,37 @@ def test_a_header_means_its_field(name: str, value: str, field: str, meant: obje
 )
 def test_a_priority_that_is_no_dictionary_is_refused(value: str) -> None:
     """What is not understood must not pass for the default urgency."""
-    with pytest.raises(InvalidHeader, match=r"^Priority: .*allowed: .*u=0 to u=7"):
+    with pytest.raises(InvalidHeader) as refused:
         parse({"priority": value})
+    assert str(refused.value) == f"Priority: {value!r} is not allowed; allowed: {slo.PRIORITY}"
+    assert "u=0 to u=7" in slo.PRIORITY
+
+
+LATENCY = "SLO-Latency-Ms", "a decimal from 1 to 60000"
+FLOOR = "SLO-Min-F1", "a decimal from 0 to 1"
+POLICY = "SLO-Policy", "strict, prefer-latency, prefer-accuracy"
+EXPLAIN = "SLO-Explain", "0 or 1"
+ENVOY = "x-envoy-expected-rq-timeout-ms", "a decimal from 0 to 1e+09"
+REFUSED = [
+    (LATENCY, ("\u0665\u0660", "50\xa0", "5e1", "+50", "50ms", "1_000", "50,60", "0.9", "60001")),
+    (FLOOR, ("", "0,5", "-0", "1.0000000001", "1.5", "nan", "\u0966.\u096b")),
+    (("SLO-Max-F1-Loss", FLOOR[1]), ("1.5",)),
+    (("SLO-Min-Answerable-F1", FLOOR[1]), ("1.5",)),
+    (POLICY, ("", "Strict", "strict\xa0", "strict, strict")),
+    (EXPLAIN, ("", "true", "01", "\uff11")),
+    (ENVOY, ("", "\u0665", "-1", "1e3", "\x1c15")),
+]
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        *(
-            ("slo-latency-ms", v)
-            for v in ("\u0665\u0660", "50\xa0", "5e1", "+50", "50ms", "1_000", "50,60")
-        ),
-        *(
-            ("slo-min-f1", v)
-            for v in ("", " ", "0,5", "-0", "1.0000000001", "nan", "\u0966.\u096b")
-        ),
-        *(("slo-policy", v) for v in ("", "Strict", "strict\xa0", "strict, strict")),
-        *(("slo-explain", v) for v in ("", "true", "01", "\uff11")),
-        *(("x-envoy-expected-rq-timeout-ms", v) for v in ("", "\u0665", "-1", "1e3", "\x1c15")),
-    ],
+    ("header", "value"), [(header, value) for header, values in REFUSED for value in values]
 )
-def test_what_is_not_in_the_grammar_is_refused(name: str, value: str) -> None:
+def test_what_is_not_in_the_grammar_is_refused(header: tuple[str, str], value: str) -> None:
     """Python reads more spellings of a number, and more kinds of space, than HTTP has."""
-    with pytest.raises(InvalidHeader):
-        parse({name: value})
+    name, allowed = header
+    with pytest.raises(InvalidHeader) as refused:
+        parse({name.lower(): value})
+    assert str(refused.value) == f"{name}: {value!r} is not allowed; allowed: {allowed}"
 
 
 def test_no_header_says_nothing() -> None:
@@ -178,3 +189,63 @@ def test_a_class_may_promise_a_loss() -> None:
     classes = {"close": SloClass(50, SloPolicy.STRICT, min_f1=0.4, max_f1_loss=0.01)}
     resolved = slo.resolve(SloRequest(slo_class="close"), classes, "close", best_floor=0.7)
     assert (resolved.max_f1_loss, resolved.min_f1) == (0.01, 0.4)
+
+
+def gold(latency_ms: float = 50, **fields: float) -> SloClass:
+    return SloClass(latency_ms, SloPolicy.STRICT, **fields)
+
+
+NAMES = (
+    "use 1 to 64 letters, digits and . _ - that start with a letter or digit; unknown is reserved"
+)
+PROBLEMS = [
+    *(
+        (name, gold(), f"{name!r} is not a valid class name: {NAMES}")
+        for name in ("", "a b", "unknown")
+    ),
+    ("gold", gold(0.5), "gold.latency_ms is 0.5, it must be from 1 to 60000 ms"),
+    ("gold", gold(60_001), "gold.latency_ms is 60001, it must be from 1 to 60000 ms"),
+    ("gold", gold(min_f1=1.5), "gold.min_f1 is 1.5, it must be from 0 to 1"),
+    ("gold", gold(below_best=1.5), "gold.below_best is 1.5, it must be from 0 to 1"),
+    ("gold", gold(max_f1_loss=-0.5), "gold.max_f1_loss is -0.5, it must be from 0 to 1"),
+    ("gold", gold(max_f1_loss=1.5), "gold.max_f1_loss is 1.5, it must be from 0 to 1"),
+    (
+        "gold",
+        gold(timeout_ms=49),
+        "gold.timeout_ms is 49, it must be from latency_ms, 50 to 1e+09 ms",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "defaults", "problem"), PROBLEMS)
+def test_what_is_wrong_with_a_class_is_said(name: str, defaults: SloClass, problem: str) -> None:
+    """Its writer sees which value, and what it may be."""
+    assert slo.class_problem(name, defaults) == problem
+
+
+@pytest.mark.parametrize(
+    "defaults",
+    [
+        *(gold(1), gold(60_000), gold(timeout_ms=50), gold(timeout_ms=1e9)),
+        gold(min_f1=0, below_best=0, max_f1_loss=0),
+        gold(min_f1=1, below_best=1, max_f1_loss=1),
+        gold(min_f1=0.5),
+    ],
+)
+def test_the_ends_of_every_range_are_allowed(defaults: SloClass) -> None:
+    """`from 1 to 60000` includes both."""
+    assert slo.class_problem("gold", defaults) is None
+
+
+def test_classes_that_cannot_be_told_apart_are_found() -> None:
+    """By their defaults, or by names that differ in case only."""
+    classes = {"b": gold(), "a": gold(), "c": gold(60), "d": gold()}
+    assert slo.equal_classes(classes) == [("a", "b"), ("a", "d"), ("b", "d")]
+    assert slo.same_but_for_case(["gold", "Silver", "GOLD"]) == ("gold", "GOLD")
+    assert slo.same_but_for_case(["gold", "silver", "gold"]) is None
+
+
+def test_the_longest_deadline_is_that_of_the_most_patient_class() -> None:
+    """A request may set four times the longest target in any class."""
+    assert slo.longest_timeout_ms({"a": gold(), "b": gold(timeout_ms=100)}) == 240_000
+    assert slo.longest_timeout_ms({"a": gold(), "b": gold(timeout_ms=1e6)}) == 1e6

@@ -141,3 +141,92 @@ def test_retries_are_a_share_of_the_requests() -> None:
     none = RetryBudget(0.0)
     none.pay_in()
     assert not none.take()
+
+
+def test_fewer_than_half_of_the_last_calls_keep_it_closed() -> None:
+    """Nine of twenty; a tenth, once the first of them is forgotten, is the ninth again."""
+    breaker = Breaker()
+    for n in range(WINDOW + 1):
+        call = breaker.begin(0.0)
+        assert not (call.failed(0.0) if n in range(1, 18, 2) else call.worked(0.0))
+    assert not breaker.begin(0.0).failed(0.0)
+    assert breaker.closed
+
+
+def test_a_success_of_the_probe_is_a_new_start() -> None:
+    """Nothing of before counts: neither the failures nor how often it was open."""
+    breaker = opened()
+    now = FIRST_OPEN_MS
+    assert breaker.begin(now).failed(now)
+    now += 2 * FIRST_OPEN_MS
+    assert breaker.begin(now).worked(now)
+    for _ in range(IN_A_ROW - 1):
+        assert not breaker.begin(now).failed(now)
+    assert breaker.begin(now).failed(now)
+    assert not breaker.allows(now + FIRST_OPEN_MS - 1)
+    assert breaker.allows(now + FIRST_OPEN_MS)
+
+
+def test_one_that_is_known_to_be_unable_is_opened_at_once() -> None:
+    """A model server that has unloaded it says so; a probe under way decides nothing any more."""
+    breaker = Breaker()
+    assert breaker.trip(0.0)
+    assert breaker.state(FIRST_OPEN_MS - 1) is State.OPEN
+    probe = breaker.begin(FIRST_OPEN_MS)
+    assert not breaker.trip(FIRST_OPEN_MS)
+    assert not probe.worked(FIRST_OPEN_MS + 1)
+    assert breaker.state(2 * FIRST_OPEN_MS - 1) is State.OPEN
+    assert breaker.allows(2 * FIRST_OPEN_MS)
+
+
+def test_the_log_reads_what_state_it_is_in() -> None:
+    """And for how long."""
+    breaker = opened()
+    assert breaker.describe(0.0) == f"it fails: circuit open for {FIRST_OPEN_MS / 1e3:.0f} s"
+    assert breaker.describe(FIRST_OPEN_MS) == "breaker half-open"
+    assert Breaker().describe(0.0) == "breaker closed"
+
+
+@pytest.mark.parametrize(("took_ms", "hangs"), [(80.0, False), (80.1, True)])
+def test_a_variant_hangs_after_four_times_its_work(took_ms: float, hangs: bool) -> None:
+    """Not before, and not where it answered a call that began at the same time."""
+    breaker, busy = Breaker(), Breaker()
+    ends = [breaker.begin(0.0).gave_up(took_ms, 20.0) for _ in range(IN_A_ROW)]
+    assert ends[-1] is hangs
+    late = [busy.begin(50.0) for _ in range(IN_A_ROW)]
+    busy.begin(50.0).worked(50.0)
+    assert not any(call.gave_up(50.0 + took_ms, 20.0) for call in late)
+
+
+def test_a_probe_without_a_verdict_leaves_its_place() -> None:
+    """A refusal of the request, say; another call's end frees nothing."""
+    breaker = opened()
+    stale = breaker.begin(0.0)
+    probe = breaker.begin(FIRST_OPEN_MS)
+    stale.inconclusive()
+    assert not breaker.allows(FIRST_OPEN_MS)
+    probe.inconclusive()
+    assert breaker.allows(FIRST_OPEN_MS)
+
+
+def test_breakers_outlive_a_catalog_with_their_variants() -> None:
+    """What fails goes on failing; what has left and comes again is new."""
+    breakers = Breakers()
+    for name in ("a", "b"):
+        breakers.of(name).trip(0.0)
+    kept = breakers.keeping({"a", "c"})
+    assert kept.failing(1.0) == {"a"}
+    assert kept.of("b").closed
+    assert breakers.of("a") is kept.of("a")
+
+
+def test_a_budget_is_twenty_retries_at_first() -> None:
+    """Unless told otherwise."""
+    budget = RetryBudget(0.5)
+    assert sum(budget.take() for _ in range(100)) == 20
+    half = RetryBudget(0.5, burst=1)
+    assert half.take()
+    half.pay_in()
+    assert not half.take()
+    half.pay_in()
+    assert half.take()

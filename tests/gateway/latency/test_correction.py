@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from math import exp
+from itertools import product
+from math import ceil, exp, log
 
 import pytest
 
@@ -56,10 +57,14 @@ def test_a_window_forgets_by_age_but_never_all() -> None:
     """An hour without traffic leaves something to go by."""
     window = Window()
     for i in range(200):
-        window.add(float(i), 5.0)
-    window.add(1e7, 0.0)
-    assert 1 < len(window) < 200
-    assert sorted(window._sorted) == window._sorted
+        window.add(float(i), 1000.0 - i)
+    window.add(15_100.0, 0.0)
+    assert window._sorted == [0.0, *(1000.0 - i for i in reversed(range(100, 200)))]
+    window.add(1e7, 0.5)
+    assert window._sorted == [0.0, 0.5, *(1000.0 - i for i in reversed(range(142, 200)))]
+    for i in range(400):
+        window.add(1e7 + i, 2000.0)
+    assert len(window) == 300
 
 
 def test_what_is_censored_stands_for_the_median_of_what_is_longer() -> None:
@@ -70,6 +75,8 @@ def test_what_is_censored_stands_for_the_median_of_what_is_longer() -> None:
     assert window.beyond(0.0) == 51.0
     assert window.beyond(90.5) == 96.0
     assert window.beyond(500.0) == 500.0
+    assert window.beyond(100.0) == 100.0
+    assert (Window().beyond(-1.0), Window().beyond(1.5)) == (0.0, 1.5)
 
 
 def moved_by_a_miss(delay: int) -> float:
@@ -84,3 +91,126 @@ def moved_by_a_miss(delay: int) -> float:
 def test_late_news_correct_less() -> None:
     """Misses that were decided long ago came from one mistake, not from many."""
     assert 1.0 < moved_by_a_miss(delay=400) < moved_by_a_miss(delay=0)
+
+
+class Plain:
+    """The same correction, written by its description: sorts anew for every question, keeps all in lists."""
+
+    def __init__(self, spreads: list[float]) -> None:
+        self.spreads = spreads
+        self.seen: list[tuple[float, int, float]] = []  # time, regime, score
+        self.location = self.of_cell = 0.0
+        self.reach, self.own_reach = [0.0] * 3, [0.0] * 3
+
+    @property
+    def offset(self) -> float:
+        n = len(self.seen)
+        return self.of_cell * n / (n + 40)
+
+    def scores(self, regime: int | None) -> list[float]:
+        kept: list[tuple[float, float]] = []
+        for at_ms, of, score in self.seen:
+            if regime in (None, of):
+                kept.append((at_ms, score))
+                while len(kept) > 300 or (len(kept) > 60 and at_ms - kept[0][0] > 15_000):
+                    del kept[0]
+        return sorted(score for _, score in kept)
+
+    def factor(self, regime: int, level: int) -> float:
+        if not self.seen:
+            return exp(self.spreads[level])
+        return exp(max(self._log(regime, each) for each in {1: (1,), 2: (1, 2)}.get(level, (0,))))
+
+    def _log(self, regime: int, level: int) -> float:
+        own, pooled = self.scores(regime), self.scores(None)
+        aim, prior = (0.5, 0.96, 0.993)[level], (4, 20, 60)[level]
+        of_own = len(own) / (len(own) + prior)
+        of_all = (1 - of_own) * len(pooled) / (len(pooled) + prior)
+        found = (1 - of_own - of_all) * self.spreads[level]
+        for weight, scores in ((of_own, own), (of_all, pooled)):
+            if scores:
+                found += weight * scores[min(len(scores), ceil(aim * (len(scores) + 1))) - 1]
+        return self.location + self.offset + found + self.reach[level] + self.own_reach[level]
+
+    def learn(
+        self, at_ms: float, regime: int, ratio: float, observed: Observed, *, censored: bool
+    ) -> None:
+        score = max(-2.5, min(2.5, log(ratio) - self.location - self.offset))
+        if censored:
+            longer = [each for each in self.scores(None) if each >= score]
+            middle = (len(self.scores(None)) - len(longer) + len(self.scores(None))) // 2
+            score = max(score, self.scores(None)[middle]) if longer else score
+        self.seen.append((at_ms, regime, score))
+        self.location += max(1 / 16, 1 / len(self.scores(None))) * score
+        self.of_cell += max(1 / 60, 1 / (len(self.seen) + 40)) * score
+        pace = min(1, 20 / (len(self.seen) - observed.n))
+        for level, late in ((1, observed.missed[0]), (2, observed.missed[1])):
+            aim = (0.5, 0.96, 0.993)[level]
+            push = pace * (aim if late else aim - 1)
+            self.reach[level] = max(-0.7, min(0.7, self.reach[level] + 0.04 * push))
+            self.own_reach[level] = max(-0.7, min(0.7, self.own_reach[level] + 0.015 * push))
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_plain_writing_of_the_correction_agrees(seed: int) -> None:
+    """Through 500 answers on a host that turns slow, stalls, and is fast again, in two regimes."""
+    rng, plain = random.Random(seed), Plain([0.0, 0.3, 0.6])
+    correction, of = LatencyCorrection(2), cell()
+    for i in range(500):
+        at_ms, regime = 100.0 * i, int(rng.random() < 0.3)
+        slow = 20.0 if i == 250 else 0.001 if i == 300 else 3.0 if 150 < i < 300 else 1.0
+        ratio = slow * exp(rng.gauss(0.0, 0.3))
+        late = tuple(ratio > correction.factor(of, regime, level) for level in (P95, P99))
+        known = max(0, correction.n - rng.choice([0, 0, 5, 60]))
+        censored = i > 20 and rng.random() < 0.1
+        observed = Observed(known, (late[0], late[1]))
+        (correction.add_censored if censored else correction.add)(
+            at_ms, of, regime, ratio, observed
+        )
+        plain.learn(at_ms, regime, ratio, observed, censored=censored)
+        if i % 20 == 0:
+            for r, level in product((0, 1), (0, P95, P99)):
+                assert correction.factor(of, r, level) == pytest.approx(plain.factor(r, level))
+    assert correction.slowness == pytest.approx(exp(plain.location))
+    assert of.factor == pytest.approx(exp(plain.offset))
+
+
+def test_answers_at_rest_lower_what_an_idle_host_is_predicted_to_take() -> None:
+    """Never above the profile; two of them weigh as much as what is known for the median, six for the P95."""
+    correction, of = LatencyCorrection(1), Cell([0.0, 0.3, 0.6], [0.0, 0.1, 0.2])
+    assert [of.rested(level) for level in range(3)] == [0.0, 0.3, 0.6]
+    assert [of.idle(level) for level in range(3)] == [0.0, 0.1, 0.2]
+    for _ in range(2):
+        correction.add_calm(0.0, of, exp(-0.4))
+    assert of.rested(0) == pytest.approx(2 / 4 * -0.4)
+    assert of.rested(P95) == pytest.approx(2 / 8 * -0.4 + 6 / 8 * 0.3)
+    assert of.idle(P99) == pytest.approx(2 / 14 * -0.4 + 12 / 14 * 0.2)
+    assert correction.factor(of, 0, P95) == pytest.approx(exp(of.rested(P95)))
+    for _ in range(300):
+        correction.add_calm(0.0, of, exp(0.9))
+    assert [of.rested(level) for level in range(3)] == [0.0, 0.3, 0.6]
+    before = len(of.calm)
+    correction.add_calm(0.0, of, exp(1.1))  # a stall
+    assert len(of.calm) == before
+
+
+def test_idle_time_takes_the_weight_of_what_was_learned_until_it_is_forgotten() -> None:
+    """After 1.5 s an idle gateway predicts what a fresh one would."""
+    correction, of = LatencyCorrection(1), cell()
+    correction.cells["small"] = of
+    feed(correction, of, [3.0] * 50)
+    correction.rest(0.0)
+    learned = log(correction.factor(of, 0, P95))
+    assert learned > 1.0
+    for idle_ms, weight in ((-5.0, 1.0), (300.0, 0.8), (750.0, 0.5), (0.0, 1.0)):
+        correction.rest(idle_ms)
+        expected = weight * learned + (1 - weight) * 0.3
+        assert log(correction.factor(of, 0, P95)) == pytest.approx(expected)
+    correction.rest(1500.0)
+    assert (correction.slowness, of.n, of.offset, of.factor) == (1.0, 0, 0.0, 1.0)
+    assert correction.factor(of, 0, P95) == pytest.approx(exp(0.3))
+    correction.rest(0.0)
+    feed(correction, of, [1.0])
+    fresh, other = LatencyCorrection(1), cell()
+    feed(fresh, other, [1.0])
+    assert correction.factor(of, 0, P95) == pytest.approx(fresh.factor(other, 0, P95))

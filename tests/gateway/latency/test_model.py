@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from math import exp, log
+
 import pytest
 
 from gateway.domain import Size
-from gateway.latency.model import GATEWAY_MS, WINDOW_MS, LatencyModel, Prediction, Work
-from tests.fakes import make_plan, make_variant
+from gateway.latency.model import GATEWAY_MS, WINDOW_MS, LatencyModel, Prediction, Seen, Work
+from tests.fakes import make_cascade, make_plan, make_variant
 
 SMALL = make_variant("small", 10)
 LARGE = make_variant("large", 20)
@@ -63,9 +66,9 @@ def test_a_bucket_without_a_cell_takes_the_next_longer() -> None:
 
 def test_what_was_never_seen_is_predicted_wider_than_its_profile() -> None:
     """A profile of an idle host alone neither guarantees a latency nor justifies a refusal."""
-    for quantile in (0.95, 0.99):
+    for quantile, wider in ((0.5, 1.0), (0.95, exp(0.20)), (0.99, exp(0.35))):
         found = predict(model(), ONE, quantile)
-        assert found.idle_ms < found.predicted_ms < 2 * found.idle_ms
+        assert found.predicted_ms == pytest.approx(wider * found.idle_ms)
 
 
 def test_a_free_core_means_no_wait() -> None:
@@ -198,3 +201,99 @@ def test_what_was_learned_outlives_a_new_catalog() -> None:
     first.finish(work, now_ms + 36.0)
     assert [*busy, second.busy] == [True, False]
     assert predict(second, now_ms=now_ms + 36.0).predicted_ms > 36.0
+
+
+LOADS = [
+    # cores, in flight, now -> regime, expected ms of the model, wait
+    (2, [], 0.0, 0, 10.0, 0.0),
+    (2, ["large"], 0.0, 0, 10.0, 0.0),
+    (2, ["large"] * 2, 19.0, 1, 10.0, 0.0),
+    (1, ["large"], 19.0, 2, 12.0, 2.0),
+    (2, ["large"] * 2, 0.0, 3, 15.0, 5.0),
+    (2, ["small"] * 6, 0.0, 4, 37.5, 27.5),
+]
+
+
+@pytest.mark.parametrize(("cores", "in_flight", "now_ms", "regime", "ms", "wait_ms"), LOADS)
+def test_latencies_are_compared_with_those_under_similar_load(
+    cores: int, in_flight: list[str], now_ms: float, regime: int, ms: float, wait_ms: float
+) -> None:
+    """By whether a core is free, then by what share of the time is no wait."""
+    latency = model(cores)
+    for variant in in_flight:
+        latency.begin(variant, ONE, 0.0)
+    found = latency.predict_stage("small", ONE, 0.5, now_ms)
+    assert found == pytest.approx((12.0, ms + GATEWAY_MS, 10.0, wait_ms))
+    work = latency.begin("small", ONE, now_ms)
+    assert (work.regime, work.expected_ms, work.compute_ms) == (regime, ms + GATEWAY_MS, 10.0)
+    assert work.p95_ms == pytest.approx((ms + GATEWAY_MS) * 1.5 * exp(0.20))
+    assert work.p99_ms == pytest.approx((ms + GATEWAY_MS) * 2.0 * exp(0.35))
+    assert work.alone == (in_flight == [])
+
+
+def test_a_cascade_is_predicted_by_the_sum_of_its_stages_and_costs_what_it_reaches() -> None:
+    """It must be in time when every stage is asked; on average it asks few."""
+    plan = make_cascade([SMALL, LARGE], 0.6, 0.5, (1.0, 0.25))
+    found = model().predict([PLAN, plan, make_plan(LARGE, 0.7)], ONE, 0.5, 0.0)
+    assert found[1] == pytest.approx((12.0 + 22.0, 12.0 + 22.0, 10.0 + 0.25 * 20.0, 0.0))
+    assert [each.cost_ms for each in found] == [10.0, 15.0, 20.0]
+    unknown = replace(plan, reach=())
+    assert model().predict([unknown], ONE, 0.5, 0.0)[0].cost_ms == 30.0
+
+
+def test_the_wait_is_that_of_the_plan_that_waits_least() -> None:
+    """Nothing waits while there is a core for each request; other gateways' windows take cores, too."""
+    plans = [PLAN, make_plan(LARGE, 0.7)]
+    latency = model()
+    works = [latency.begin("small", ONE, 0.0) for _ in range(2)]
+    assert (latency.crowded, latency.wait_ms(plans, ONE, 0.0)) == (False, 0.0)
+    latency.set_external({"small": 1}, 0.0)
+    assert latency.crowded
+    latency.set_external({}, 0.0)
+    works += [latency.begin("small", ONE, 0.0) for _ in range(4)]
+    waits = [each.wait_ms for each in latency.predict(plans, ONE, 0.5, 0.0)]
+    assert latency.wait_ms(plans, ONE, 0.0) == min(waits) > 0
+    assert waits[0] != waits[1]
+    assert latency.wait_ms([], ONE, 0.0) == 0.0
+    assert latency.busy
+
+
+@pytest.mark.parametrize(("cores", "rooms"), [(1, 1), (2, 1), (3, 1), (4, 2)])
+def test_there_is_room_while_half_of_the_cores_are_free(cores: int, rooms: int) -> None:
+    """What may run beside requests asks first."""
+    latency = model(cores)
+    for _ in range(rooms):
+        assert latency.has_room
+        latency.begin("small", ONE, 0.0)
+    assert not latency.has_room
+
+
+def test_requests_behind_take_their_cost_on_all_cores() -> None:
+    """Each passes the gateway once."""
+    assert model(4).behind_ms(6, 10.0) == pytest.approx(6 * (10.0 + GATEWAY_MS) / 4)
+
+
+def test_only_answers_that_had_the_host_to_themselves_teach_of_rest() -> None:
+    """Whoever began meanwhile may have taken a core."""
+    latency = model()
+    first = latency.begin("small", ONE, 0.0)
+    second = latency.begin("small", ONE, 0.0)
+    for work in (first, second):
+        latency.finish(work, 6.0)
+    calm = first.cell.calm
+    assert len(calm) == 0
+    latency.finish(latency.begin("small", ONE, 10.0), 16.0)
+    assert len(calm) == 1
+    assert calm.quantiles[0] == pytest.approx(log(6.0 / 12.0))
+
+
+def test_what_is_seen_is_compared_with_the_p95() -> None:
+    """The ratio is for the histogram of predictions; exactly on time is in time."""
+    latency = model()
+    work = latency.begin("small", ONE, 0.0)
+    seen = latency.finish(work, work.p95_ms)
+    assert seen == Seen("small", in_p95=True, in_p99=True, ratio=1.0)
+    work = latency.begin("small", ONE, 100.0)
+    seen = latency.finish(work, 100.0 + 2 * work.p95_ms)
+    assert not seen.in_p95
+    assert seen.ratio == pytest.approx(2.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +19,11 @@ from gateway.monitoring.sequential_tests import (
     Comparison,
     ConfidenceTest,
     SequentialTests,
+    Texts,
+    agreement_floors,
     compare,
+    confidence_floors,
+    share_floors,
 )
 from tests.fakes import HOST, make_plan, make_variant
 
@@ -246,3 +251,102 @@ def test_confidence_is_judged_among_texts_of_the_same_length() -> None:
         for test in (judged, blind):
             test.add(text(i), float(confidence), 100)
     assert (judged.shifted, blind.shifted) == (False, True)
+
+
+def test_one_observation_can_be_worked_out_by_hand() -> None:
+    """What is staked loses the mean shortfall at a hit, and wins it, at a floor of 1/2, at a miss."""
+    reserve, mean = 1 / (1 + math.log(1.01)), (0.04 + 0.08 + 0.16 + 0.32 + 0.64) / 5
+    for hits, won in ((1, 1 - mean), (0, 1 + mean)):
+        test = BettingTest((0.5,))
+        assert test.capital == 1
+        test.add([hits], [1 - hits])
+        assert test.capital == pytest.approx(reserve + (1 - reserve) * won)
+    of_two = BettingTest((0.5, 0.8))
+    of_two.add([0, 0], [0, 1])
+    won = 1 + mean * 0.8 / 0.2
+    assert of_two.capital == pytest.approx((1 + reserve + (1 - reserve) * won) / 2)
+    nothing = BettingTest((0.5,))
+    nothing.add([0], [0])
+    assert nothing.capital == 1
+
+
+def test_a_floor_of_one_and_endless_misses_are_finite() -> None:
+    """A single miss of what is said to be certain is strong evidence, and no error."""
+    test = BettingTest((1.0,))
+    test.add([0], [1])
+    assert 1 < test.capital < 1000
+    for _ in range(300):
+        test.add([0], [1])
+    assert np.isfinite(test.capital)
+    assert test.capital > 1e250
+    below = BettingTest((-0.5,))
+    below.add([0], [1])
+    assert below.capital == 1
+
+
+def test_the_rates_are_those_of_the_certificate_less_what_is_allowed() -> None:
+    """Of confidence: the shares up to each edge, and above each."""
+    assert agreement_floors(EXPECTED, 0.02) == pytest.approx([0.80, 0.64])
+    part = Spread(256, (0.5, 0.6), (0.4, 0.5), (0.7, 0.8), 100)
+    floors = [0.35, 0.45, 0.25, 0.15]
+    assert share_floors(part) == pytest.approx(floors)
+    split = replace(EVEN, by_length=(part, part))
+    assert confidence_floors(split) == [share_floors(part)] * 2
+    assert confidence_floors(EVEN) == [share_floors(EVEN)]
+
+
+def test_a_text_is_gathered_and_counts_once_by_its_shares() -> None:
+    """Sixteen observations of any text after its first, then never again."""
+    texts = Texts()
+    assert texts.add(b"a", [1, 0], [0, 1]) == []
+    assert texts.add(b"a", [0, 1], [0, 0]) == []
+    for i in range(OPEN_FOR - 3):
+        assert texts.add(text(i), [1, 1], [0, 0]) == []
+    ((hits, misses),) = texts.add(b"a", [0, 1], [1, 0])
+    assert hits.tolist() == [1 / 2, 2 / 3]
+    assert misses.tolist() == [1 / 2, 1 / 3]
+    assert texts.add(b"a", [0, 0], [1, 1]) == []
+    ((hits, misses),) = texts.add(b"a", [0, 0], [1, 1])  # closes the next one, and says nothing
+    assert (hits.tolist(), misses.tolist()) == ([1, 1], [0, 0])
+    silent = Texts()
+    found = [silent.add(b"a", [0, 1], [0, 0]) for _ in range(OPEN_FOR)][-1]
+    assert [[part.tolist() for part in each] for each in found] == [[[0, 1], [0, 0]]]
+
+
+def test_the_alarm_shares_delta_among_what_is_tested() -> None:
+    """So that the chance of any false one is delta; a plan without expectations takes no share."""
+    variants = [replace(make_variant(name, 5), confidence=EVEN) for name in ("a", "b")]
+    plans = [replace(make_plan(v, 0.5), agreement=EXPECTED) for v in variants]
+    tests = SequentialTests(0.05)
+    tests.follow([*plans, make_plan(make_variant("c", 5), 0.5)], [*variants, make_variant("c", 5)])
+    assert sorted(tests.agreement) == sorted(tests.confidence) == ["a", "b"]
+    assert tests.agreement["a"].log10_alarm == pytest.approx(math.log10(40))
+    assert tests.agreement["a"].log10_e_value == 0.0
+    alone = AgreementTest(EXPECTED, 1 / 40, 0.02)
+    for i in range(60):
+        found = Comparison.DIFFERENT if i % 3 else Comparison.SAME
+        assert tests.compared("a", text(i), found) == alone.add(text(i), found)
+    assert tests.agreement["a"].log10_e_value == alone.log10_e_value > 0
+    halves = tests.confidence["a"], ConfidenceTest(EVEN, 1 / 40)
+    for i in range(4 * BLOCK):
+        assert halves[0].add(text(i), 0.0, 9) == halves[1].add(text(i), 0.0, 9)
+        assert tests.is_shifted("a") == halves[1].shifted
+    assert tests.is_shifted("a")
+    assert not tests.is_shifted("b")
+    assert not tests.is_shifted("unknown")
+    kept = tests.confidence["a"]
+    tests.follow(plans, [variants[0], replace(variants[1], confidence=replace(EVEN, n_contexts=9))])
+    assert tests.confidence["a"] is kept
+    assert not tests.confidence["b"].shifted
+
+
+@pytest.mark.parametrize(("n_tokens", "judged"), [(256, True), (257, False), (9999, False)])
+def test_a_length_is_judged_by_the_part_that_it_belongs_to(n_tokens: int, judged: bool) -> None:
+    """Up to 256 tokens, by the first; longer than any part, by the last."""
+    sure = Spread(256, (0.1,), (0.05,), (0.15,), 500)
+    unsure = Spread(512, (0.9,), (0.85,), (0.95,), 500)
+    both = ConfidenceTest(replace(EVEN, edges=(0.5,), by_length=(sure, unsure)), DELTA)
+    for i in range(4 * BLOCK):
+        both.add(text(i), 0.4, n_tokens)
+    assert both.shifted is judged
+    assert (both.log10_e_value > 0) is judged

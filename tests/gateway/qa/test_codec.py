@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from dataclasses import replace
 from functools import cache
@@ -11,10 +12,12 @@ import pytest
 import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from gateway.catalog.schema import Decoding
-from gateway.domain import Logits, Question, Windows
-from gateway.errors import EmptyText, MalformedText, TextTooLong
+from gateway.domain import Bools, Ints, Logits, Question, Span, Windows
+from gateway.errors import EmptyText, MalformedText, RepositoryError, TextTooLong
 from gateway.qa import codec
 from gateway.qa.characters import has_visible
 from gateway.qa.codec import SpanEncoder
@@ -330,3 +333,153 @@ def test_the_threshold_decides_whether_there_is_an_answer() -> None:
     assert codec.decode(windows, both, question, Decoding(null_threshold=2.1)).text == "Normandy"
     how = replace(Decoding(), null_scale=0.5, null_bias=-1.0)
     assert codec.decode(windows, both, question, how).no_answer_probability == pytest.approx(0.5)
+
+
+def test_a_passage_of_128_tokens_is_whole_in_some_window() -> None:
+    """Wherever a long context is cut: what a passage says must be read together."""
+    words = [f"{i:04d}" for i in range(900)]
+    windows = encoder().encode(Question("Which number?", " ".join(words)))
+    begins = [offsets[inside, 0] for offsets, inside in zip(*_rows(windows), strict=True)]
+    whole = {int(b[i]) for b in begins for i in range(len(b) - 127)}
+    tokens = np.unique(np.concatenate(begins))
+    assert whole == set(tokens[: len(tokens) - 127].tolist())
+    assert windows.n_windows > 3
+
+
+def _rows(windows: Windows) -> tuple[Ints, Bools]:
+    return windows.offsets, windows.is_context
+
+
+def test_an_answer_has_up_to_30_tokens() -> None:
+    """The longest that a model may give; a request may ask for shorter ones."""
+    words = [f"w{i}" for i in range(10, 60)]  # two tokens each
+    question = Question("What is it?", " ".join(words))
+    windows = encoder().encode(question)
+    first = int(np.flatnonzero(windows.is_context[0])[0])
+    for n_tokens, n_words, asked in ((30, 15, None), (31, 0, None), (6, 3, 6), (8, 0, 6)):
+        start = np.zeros(windows.input_ids.shape, np.float32)
+        end = start.copy()
+        start[0, first] = end[0, first + n_tokens - 1] = 20.0
+        only = replace(question, max_answer_tokens=asked)
+        answer = codec.decode(windows, Logits(start, end), only, Decoding(null_threshold=-30.0))
+        assert answer.text == " ".join(words[:n_words])
+
+
+def test_a_window_is_the_question_and_a_part_of_the_context() -> None:
+    """[CLS] question [SEP] context [SEP], padded to its bucket, in the ids of the vocabulary."""
+    windows = encoder().encode(Question("Who is it?", "It is Ada."))
+    ids = [101, 2040, 2003, 2009, 1029, 102, 2009, 2003, 15262, 1012, 102]
+    padding = [0] * (64 - len(ids))
+    assert windows.input_ids.tolist() == [ids + padding]
+    assert windows.attention_mask.tolist() == [[1] * len(ids) + padding]
+    assert windows.token_type_ids.tolist() == [[0] * 6 + [1] * 5 + padding]
+    assert windows.n_tokens == len(ids)
+    context = [(0, 2), (3, 5), (6, 9), (9, 10)]
+    assert [tuple(o) for o in windows.offsets[windows.is_context].tolist()] == context
+    assert np.flatnonzero(windows.is_context[0]).tolist() == [6, 7, 8, 9]
+    assert not windows.offsets[~windows.is_context].any()
+
+
+def test_an_answer_is_scored_by_its_margin_and_its_share_of_the_spans() -> None:
+    """Worked out by hand: two spans of logits log 6 and log 3, no answer at log 1."""
+    spans = (Span("a", 0, 1, 0.6, math.log(6)), Span("b", 2, 3, 0.3, math.log(3)))
+    reading = codec.Reading(spans, -math.log(6))
+    how = Decoding(-1.0, 2.0, 0.5, ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)))
+    margin, log_share = math.log(6) - 1, math.log(0.6 / 0.9)
+    assert codec.score_features(reading, -1.0) == pytest.approx((margin, log_share))
+    answer = codec.answer_of(reading, how, top_k=2)
+    assert (answer.text, answer.start, answer.end) == ("a", 0, 1)
+    assert answer.alternatives == spans
+    assert answer.no_answer_probability == pytest.approx(1 / (1 + math.exp(2 * math.log(6) - 0.5)))
+    assert answer.score == pytest.approx(
+        1 / (1 + math.exp(-(0.1 + 0.2 * margin + 0.3 * log_share)))
+    )
+    silent = codec.answer_of(reading, replace(how, null_threshold=-3.0))
+    margin = 3 - math.log(6)
+    assert (silent.text, silent.start, silent.end, silent.alternatives) == ("", None, None, ())
+    assert silent.score == pytest.approx(
+        1 / (1 + math.exp(-(0.4 + 0.5 * margin + 0.6 * log_share)))
+    )
+    at_threshold = codec.answer_of(reading, replace(how, null_threshold=reading.difference))
+    assert at_threshold.text == "a"
+    assert at_threshold.alternatives == ()
+
+
+def test_nothing_to_answer_with_is_no_answer_for_sure() -> None:
+    """The margin is the largest there is."""
+    reading = codec.Reading((), float("inf"))
+    assert codec.score_features(reading, 0.0) == (codec.SCORE_CLIP, 0.0)
+    how = Decoding(score_weights=((0.0, 0.0, 0.0), (-1.0, 0.1, 9.0)))
+    answer = codec.answer_of(reading, how, top_k=3)
+    assert (answer.text, answer.no_answer_probability, answer.alternatives) == ("", 1.0, ())
+    assert answer.score == pytest.approx(1 / (1 + math.exp(-1)))
+    far = codec.Reading((Span("a", 0, 1, 0.0, 0.0),), 1e9)
+    assert codec.score_features(far, 0.0) == pytest.approx((codec.SCORE_CLIP, math.log(1e-6)))
+
+
+def test_no_answer_is_as_likely_as_the_least_sure_window_says() -> None:
+    """One window that holds the answer is enough; spans and no answer share all probability."""
+    question, windows, here, again = seen_twice(" ".join(f"w{i}" for i in range(60)))
+    start = np.full(windows.input_ids.shape, -50.0, np.float32)
+    end = start.copy()
+    start[:, 0] = end[:, 0] = 4.0
+    start[1, 0], end[1, 0] = 0.5, 0.5  # the lower sum of the two
+    start[here] = end[here] = start[again] = end[again] = 0.5 + math.log(2) / 2
+    reading = codec.read(windows, Logits(start, end), question)
+    assert reading.difference == pytest.approx(-math.log(2), rel=1e-5)
+    assert reading.spans[0].probability == pytest.approx(2 / 3, rel=1e-5)
+    assert reading.spans[0].logit == pytest.approx(1 + math.log(2), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "overlap", "longest"),
+    [(384, 128, 128), (48, 16, 28), (48, 40, 28), (250, 99, 128)],
+)
+def test_a_question_leaves_room_for_more_context_than_windows_share(
+    max_tokens: int, overlap: int, longest: int
+) -> None:
+    """Of three special tokens, the overlap (a third of a window at most) and one token more."""
+    context = "a " * 400
+    windows = encoder(max_tokens, overlap).encode(Question("b " * longest, context))
+    held = windows.is_context.sum(axis=1)
+    shared = min(overlap, max_tokens // 3)
+    assert held[0] == max_tokens - longest - 3 > shared
+    assert windows.offsets[1][windows.is_context[1]][0, 0] == 2 * (held[0] - shared)
+    with pytest.raises(TextTooLong) as refused:
+        encoder(max_tokens, overlap).encode(Question("b " * (longest + 1), context))
+    assert str(refused.value) == str(TextTooLong("question", longest + 1, longest, "tokens"))
+
+
+def test_an_encoder_of_another_length_has_the_same_words() -> None:
+    """Training reads shorter windows than serving."""
+    question = Question("Who is it?", "It is Ada. " * 60)
+    short = encoder().resized(96).encode(question)
+    assert (short.n_tokens, short.input_ids.shape[1]) == (96, 96)
+    assert short.n_windows > encoder().encode(question).n_windows
+    assert encoder().decode(np.array([2009, 2003, 15262])) == "it is ada"
+
+
+def test_a_tokenizer_without_a_class_token_is_refused() -> None:
+    """No answer is scored there; without it the first word of the question would be."""
+    with pytest.raises(RepositoryError, match=r"tokenizer.json: puts no class token before"):
+        SpanEncoder(Tokenizer(WordLevel({"a": 0}, "a")))
+
+
+@pytest.mark.parametrize("name", ["question", "context"])
+def test_what_is_refused_says_which_text_it_is(name: str) -> None:
+    """A caller of many questions looks for it."""
+    for bad, error in (("\u200b", EmptyText(name)), ("a\ud800", MalformedText(name, 1))):
+        asked = Question(bad, "Ada.") if name == "question" else Question("Who?", bad)
+        with pytest.raises(type(error)) as refused:
+            encoder().encode(asked)
+        assert str(refused.value) == str(error)
+
+
+def test_windows_without_a_place_for_an_answer_have_none() -> None:
+    """Whatever the logits say."""
+    question = Question("Who?", "Ada.", top_k=3)
+    windows = encoder().encode(question)
+    empty = replace(windows, is_context=np.zeros_like(windows.is_context))
+    assert codec.read(empty, random_logits(empty, 1), question) == codec.Reading((), math.inf)
+    answer = codec.decode(empty, random_logits(empty, 1), question, ALWAYS)
+    assert (answer.text, answer.alternatives, answer.no_answer_probability) == ("", (), 1.0)

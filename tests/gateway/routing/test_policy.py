@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.domain import Option, Reason, Slo, SloPolicy, SloViolation, Trust
-from gateway.routing.policy import choose, escalation_left_ms, find_violations, nearest_feasible
+from gateway.domain import (
+    Decision,
+    Option,
+    Reason,
+    RejectionReason,
+    Slo,
+    SloPolicy,
+    SloViolation,
+    Trust,
+)
+from gateway.routing.policy import (
+    choose,
+    escalation_left_ms,
+    find_violations,
+    nearest_feasible,
+    quantile_for,
+    rejection_reasons,
+)
 from tests.fakes import make_plan, make_variant, with_answerable, with_loss
 
 STRICT, LATENCY, ACCURACY = SloPolicy.STRICT, SloPolicy.PREFER_LATENCY, SloPolicy.PREFER_ACCURACY
@@ -45,7 +62,9 @@ CHOICES = [
     (slo(15, 0.7), 0, 0, "medium", Reason.MOST_ACCURATE_IN_TIME, (SloViolation.BELOW_FLOOR,)),
     (slo(50, 0.7), 35, 0, "medium", Reason.MOST_ACCURATE_IN_TIME, (SloViolation.BELOW_FLOOR,)),
     (slo(50, 0.7), 0, 35, "medium", Reason.MOST_ACCURATE_IN_TIME, (SloViolation.BELOW_FLOOR,)),
+    (slo(10, 0.7), 0, 0, "medium", Reason.MOST_ACCURATE_IN_TIME, (SloViolation.BELOW_FLOOR,)),
     (slo(4, 0.7), 0, 0, "small", Reason.FASTEST, (SloViolation.LATE, SloViolation.BELOW_FLOOR)),
+    (slo(50, 0.0), 0, 190, "small", Reason.FASTEST, (SloViolation.LATE,)),
     (slo(15, 0.7, ACCURACY), 0, 0, "large", Reason.LEAST_LATE, (SloViolation.LATE,)),
     (
         slo(15, 0.9, ACCURACY),
@@ -56,9 +75,19 @@ CHOICES = [
         (SloViolation.LATE, SloViolation.BELOW_FLOOR),
     ),
     (slo(50, 0.9, ACCURACY), 0, 0, "large", Reason.MOST_ACCURATE, (SloViolation.BELOW_FLOOR,)),
+    (
+        slo(50, 0.7, ACCURACY),  # 10 ms before the deadline
+        0,
+        190,
+        "medium",
+        Reason.MOST_ACCURATE,
+        (SloViolation.LATE, SloViolation.BELOW_FLOOR),
+    ),
     (slo(15, 0.7, STRICT), 0, 0, None, Reason.INFEASIBLE, ()),
     (slo(50, 0.9, STRICT), 0, 0, None, Reason.INFEASIBLE, ()),
     (slo(50, 0.7, STRICT), 40, 0, None, Reason.BUSY, ()),
+    (slo(20, 0.7, STRICT), 1, 0, None, Reason.BUSY, ()),
+    (slo(50, 0.7, STRICT), 1, 30, None, Reason.BUSY, ()),
     (slo(50, 0.7, STRICT), 0, 40, None, Reason.TOO_LATE, ()),
     (slo(50, 0.7), 500, 0, None, Reason.SHED, ()),
     (slo(50, 0.7, variant="small"), 0, 0, "small", Reason.PINNED, (SloViolation.BELOW_FLOOR,)),
@@ -80,10 +109,43 @@ def test_the_choice(
     assert (chosen, decision.reason, decision.violations) == (plan, reason, violations)
 
 
-@pytest.mark.parametrize("wanted", [slo(50, 0.7, STRICT), slo(10, 0.7)])
-def test_a_refusal_under_load_says_when_the_load_is_done(wanted: Slo) -> None:
+@pytest.mark.parametrize(
+    ("wanted", "spent_ms", "reason"),
+    [
+        (slo(50, 0.7, STRICT), 0, Reason.BUSY),
+        (slo(50, 0.7, STRICT), 40, Reason.TOO_LATE),
+        (slo(10, 0.7), 0, Reason.SHED),
+    ],
+)
+def test_a_refusal_under_load_says_when_the_load_is_done(
+    wanted: Slo, spent_ms: float, reason: Reason
+) -> None:
     """Retry-After is no guess."""
-    assert choose(wanted, idle(wait_ms=300)).retry_after_ms == pytest.approx(300)
+    decision = choose(wanted, idle(wait_ms=300), spent_ms)
+    assert decision == Decision(None, reason, retry_after_ms=300)
+
+
+def test_without_plans_there_is_nothing_to_wait_for() -> None:
+    """A serving set may be empty for a moment."""
+    assert choose(slo(50, 0.0), []) == Decision(None, Reason.SHED, retry_after_ms=0.0)
+
+
+@pytest.mark.parametrize(
+    ("policy", "quantile"), [(STRICT, 0.99), (LATENCY, 0.95), (ACCURACY, 0.95)]
+)
+def test_strict_counts_on_the_p99(policy: SloPolicy, quantile: float) -> None:
+    """The others are content with the P95."""
+    assert quantile_for(policy) == quantile
+
+
+@pytest.mark.parametrize("wanted", [slo(50, 0.9), slo(50, 0.9, ACCURACY)])
+def test_of_equally_accurate_plans_below_the_floor_the_cheaper_answers(wanted: Slo) -> None:
+    """What costs more and promises no more is never worth it."""
+    options = [option("dear", 0.7, 20), option("cheap", 0.7, 15), option("small", 0.5, 5)]
+    for order in (options, options[::-1]):
+        decision = choose(wanted, order)
+        assert decision.option is not None
+        assert decision.option.plan.name == "cheap"
 
 
 def paired(wait_ms: float = 0.0) -> list[Option]:
@@ -192,17 +254,19 @@ def test_strict_never_takes_an_uncertified_plan() -> None:
     assert choose(slo(50, 0.1), options).violations == (SloViolation.UNCERTIFIED,)
 
 
-def test_equal_cost_is_decided_by_bytes() -> None:
+def test_cost_decides_and_only_where_it_is_equal_bytes() -> None:
     """Memory is the next thing that costs."""
     lean, fat = option("lean", 0.6, 10), option("fat", 0.6, 10)._replace(size_bytes=10**9)
-    decision = choose(slo(50, 0.5), [fat, lean])
-    assert decision.option == lean
+    fast = option("fast", 0.6, 9)._replace(size_bytes=10**9)
+    assert choose(slo(50, 0.5), [fat, lean]).option == lean
+    assert choose(slo(50, 0.5), [lean, fast]).option == fast
 
 
 @pytest.mark.parametrize(
     ("wanted", "nearest"),
     [
         (slo(12, 0.7), ["small", "medium", "large"]),
+        (slo(10, 0.9), ["small", "medium"]),
         (slo(4, 0.65), ["large"]),
         (slo(4, 0.9), ["small", "medium", "large"]),
     ],
@@ -213,9 +277,59 @@ def test_nearest_points_meet_latency_or_f1_where_any_can(wanted: Slo, nearest: l
 
 
 def test_a_dominated_plan_is_not_among_the_nearest() -> None:
-    """Slower and less accurate helps nobody."""
-    options = [*idle(), option("bad", 0.55, 15)]
-    assert "bad" not in [o.plan.name for o in nearest_feasible(slo(4, 0.9), options)]
+    """Slower or less accurate, and better at nothing, helps nobody; twins help alike."""
+    bad = [option("bad", 0.55, 15), option("slow", 0.6, 11), option("wrong", 0.55, 10)]
+    options = [*idle(), *bad, option("twin", 0.6, 10)]
+    found = [o.plan.name for o in nearest_feasible(slo(4, 0.9), options)]
+    assert found == ["small", "medium", "twin", "large"]
+
+
+def test_what_strict_would_not_take_is_not_among_its_nearest() -> None:
+    """A point that is refused again helps nobody."""
+    options = [*idle(), option("unknown", 0.6, 8, trust=Trust.UNCERTIFIED)]
+    for policy, names in ((STRICT, ["small"]), (LATENCY, ["small", "unknown"])):
+        found = nearest_feasible(slo(8, 0.9, policy), options)
+        assert [o.plan.name for o in found] == names
+
+
+def test_a_loss_that_nobody_certified_is_the_worst_of_all() -> None:
+    """It counts as a loss of everything where losses are compared."""
+    options = [option("silent", 0.7, 20), *paired()]
+    wanted = replace(slo(50, 0.0), max_f1_loss=0.5)
+    assert [o.plan.name for o in nearest_feasible(wanted, options)] == ["small", "medium", "large"]
+
+
+AGAINST = [
+    # SLO, spent, failing -> what is said of `medium`: 10 ms at F1 0.6
+    (slo(50, 0.6), 40, {"small"}, ()),
+    (slo(50, 0.6), 41, (), (SloViolation.LATE,)),
+    (slo(50, 0.61), 0, (), (SloViolation.BELOW_FLOOR,)),
+    (slo(50, 0.6), 190, (), (SloViolation.LATE,)),
+    (slo(50, 0.6), 191, (), (SloViolation.LATE, RejectionReason.DEADLINE)),
+    (slo(50, 0.6), 0, {"medium"}, (RejectionReason.FAILING,)),
+    (slo(50, 0.6, variant="medium"), 0, (), ()),
+    (slo(50, 0.6, variant="large"), 0, (), (RejectionReason.PINNED,)),
+    (
+        slo(50, 0.61, variant="large"),
+        191,
+        {"medium"},
+        (
+            SloViolation.LATE,
+            SloViolation.BELOW_FLOOR,
+            RejectionReason.DEADLINE,
+            RejectionReason.FAILING,
+            RejectionReason.PINNED,
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("wanted", "spent_ms", "failing", "reasons"), AGAINST)
+def test_every_reason_against_a_plan_is_said(
+    wanted: Slo, spent_ms: float, failing: Collection[str], reasons: object
+) -> None:
+    """`SLO-Explain` shows them; what meets the SLO has none, whatever it costs."""
+    assert rejection_reasons(idle()[1], wanted, spent_ms, failing) == reasons
 
 
 @given(
@@ -268,6 +382,15 @@ def test_what_is_refused_without_failures_is_refused_with_them_alike() -> None:
     assert choose(slo(50, 0.4), busy, 0.0, {"small"}).reason is Reason.SHED
 
 
+def test_what_only_a_failing_variant_could_do_later_is_unavailable() -> None:
+    """`infeasible` would be for good, and `busy` is not all that keeps the request from its answer."""
+    busy = idle(wait_ms=100)
+    above_small = slo(50, 0.55, STRICT)
+    assert choose(above_small, busy, 0.0, {"medium", "large"}).reason is Reason.UNAVAILABLE
+    pinned = slo(50, 0.0, STRICT, variant="small")
+    assert choose(pinned, busy, 0.0, {"small"}).reason is Reason.UNAVAILABLE
+
+
 @pytest.mark.parametrize("policy", SloPolicy)
 def test_urgency_refuses_nobody(policy: SloPolicy) -> None:
     """It orders the queue; whoever can be answered in time is answered."""
@@ -288,6 +411,7 @@ def crowded(behind: float) -> list[Option]:
     [
         (slo(100, 0.7), 3, "large", Reason.MEETS_SLO),
         (slo(100, 0.7), 5, "medium", Reason.MOST_ACCURATE_IN_TIME),
+        (slo(100, 0.7), 9, "medium", Reason.MOST_ACCURATE_IN_TIME),
         (slo(100, 0.7), 12, "small", Reason.MOST_ACCURATE_IN_TIME),
         (slo(100, 0.7), 50, "small", Reason.MOST_ACCURATE_IN_TIME),
         (slo(100, 0.55), 5, "medium", Reason.MEETS_SLO),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
 
 from gateway.catalog.schema import Decoding, Plan
 from gateway.domain import Span
-from gateway.qa.codec import Reading
+from gateway.qa.codec import Reading, answer_of
 from optimizer.certify import cascades, certification, plans
 from optimizer.certify.bounds import betting_floor
 from optimizer.certify.cascades import Chain, VariantAnswers
@@ -97,16 +98,18 @@ def evidence(seed: int, n: int, delta: float) -> Evidence:
 
 
 def _reading(f1: float, score: float) -> Reading:
-    """Return what answers an unanswerable question rightly or not, as surely as `score` says."""
-    margin = float(np.log(max(score, 1e-6) / max(1 - score, 1e-6)))
-    return Reading((), float("inf")) if f1 else _span(margin)
+    """Return what answers an unanswerable question rightly or not, and the more surely the higher the score."""
+    spans = Span("wrong", 0, 5, score, 0.0), Span("other", 6, 11, 1 - score, -1.0)
+    return Reading(spans, 1.0 if f1 else -1.0)
 
 
-def _span(margin: float) -> Reading:
-    return Reading((Span("wrong", 0, 5, 0.9, margin),), -margin)
+BY_SHARE = Decoding(score_weights=((0.0, 0.0, 1.0), (0.0, 0.0, 1.0)))
+VARIANTS = [replace(v, decoding=BY_SHARE) for v in (SMALL, LARGE)]
 
 
-VARIANTS = [replace(v, decoding=Decoding(null_threshold=100.0)) for v in (SMALL, LARGE)]
+def served(answers: VariantAnswers) -> VariantAnswers:
+    """Return the answers with the score that `_reading` and `BY_SHARE` make of theirs: sigmoid(log score)."""
+    return replace(answers, score=answers.score / (1 + answers.score))
 
 
 def test_all_floors_of_all_plans_hold_jointly() -> None:
@@ -200,14 +203,117 @@ def test_a_cascade_that_another_plan_beats_is_left_out() -> None:
 
 def test_the_plans_of_a_catalog_are_chosen_and_certified() -> None:
     """Cheapest first, variants among them, with reach, floors, losses and measured cost."""
-    found = plans.plans_of(VARIANTS, evidence(3, 900, 0.1)).kept
+    found = plans.plans_of(VARIANTS, evidence(3, 450, 0.1)).kept
     costs = [r.cost for r in found]
     assert costs == sorted(costs)
     direct = {r.plan.name: r.plan for r in found if len(r.plan.variants) == 1}
     assert set(direct) == {"small", "large"}
     assert direct["large"].certified_loss == 0
-    for plan in (r.plan for r in found if len(r.plan.variants) > 1):
+    several = [r.plan for r in found if len(r.plan.variants) > 1]
+    assert several
+    for plan in several:
         assert plan.reach[0] == 1 > plan.reach[1] > 0
         assert plan.certificate.model_sha256 == (SMALL.sha256, LARGE.sha256)
         assert plan.certificate.paired is not None
         assert plan.certificate.paired.to == "large"
+
+
+def test_plans_are_named_by_rank_and_cost_what_they_reach() -> None:
+    """Relative to the largest variant: by the profiles on the search split, by measured CPU elsewhere."""
+    asked = evidence(3, 450, 0.1)
+    found = plans.plans_of(VARIANTS, replace(asked, reports=(asked.calibrate,)))
+    assert 2 < len(found.kept) <= found.n_looked_at <= plans.MAX_PLANS
+    for rated_plan in found.kept:
+        plan = rated_plan.plan
+        if len(plan.variants) == 1:
+            cost = {"small": 0.2, "large": 1.0}[plan.name]
+            assert plan.reach == ()
+            assert rated_plan.cost == pytest.approx(cost)
+            assert rated_plan.cpu == {"calibrate": pytest.approx(cost)}
+            continue
+        (threshold,) = plan.thresholds
+        assert plan.name == f"cascade-1-2-t{threshold:.4f}"
+        assert rated_plan.cost == pytest.approx(0.2 + plan.reach[1], abs=1e-3)
+        small, large = map(served, population(450, 7)[:2])  # those of the calibrate split
+        played = cascades.play(Chain(plan.variants, plan.thresholds), [small, large])
+        assert rated_plan.cpu == {"calibrate": pytest.approx(0.2 + played.reach[1])}
+
+
+def test_measured_cpu_time_is_given_only_where_it_is_known() -> None:
+    """Of engines that do not count it there is none."""
+    asked = evidence(3, 300, 0.1)
+
+    def ask(name: str, questions: QuestionSet) -> tuple[list[Reading], list[float]]:
+        return asked.ask(name, questions)[0], []
+
+    silent = replace(asked, reports=(asked.calibrate,), ask=ask)
+    assert {len(rated.cpu) for rated in plans.plans_of(VARIANTS, silent).kept} == {0}
+
+
+def test_plans_that_are_certified_again_get_what_they_had() -> None:
+    """By answers in place of readings; nothing is chosen, and delta is shared by these plans alone."""
+    asked = evidence(3, 450, 0.1)
+    kept = [rated_plan.plan for rated_plan in plans.plans_of(VARIANTS, asked).kept]
+    said = {
+        v.name: [answer_of(r, v.decoding) for r in asked.ask(v.name, asked.calibrate)[0]]
+        for v in VARIANTS
+    }
+    again = plans.certified_as_they_are(kept, VARIANTS, said, asked)
+    assert [plan.name for plan in again] == [plan.name for plan in kept]
+    small, large = map(served, population(450, 7)[:2])
+    for before, after in zip(kept, again, strict=True):
+        ours, theirs = after.certificate, before.certificate
+        assert (ours.f1, ours.n_contexts, ours.model_sha256) == (
+            theirs.f1,
+            theirs.n_contexts,
+            theirs.model_sha256,
+        )
+        assert theirs.floor <= ours.floor < ours.f1
+        assert ours.paired is not None
+        assert theirs.paired is not None
+        assert (ours.paired.to, ours.paired.f1_loss) == ("large", theirs.paired.f1_loss)
+        assert after.certified_loss == 0 or after.name != "large"
+        played = cascades.play(Chain(after.variants, after.thresholds), [small, large])
+        assert after.reach == (
+            tuple(round(share, 4) for share in played.reach) if after.thresholds else ()
+        )
+
+
+def test_one_variant_has_no_cascades() -> None:
+    """Nor have more variants than there is room for plans."""
+    found = plans.plans_of(VARIANTS[1:], evidence(3, 300, 0.1))
+    assert [rated_plan.plan.name for rated_plan in found.kept] == ["large"]
+    assert found.n_looked_at == 1
+
+
+def test_cascades_run_from_cheap_to_dear_with_thresholds_at_quantiles() -> None:
+    """Rounded to what a catalog says; equal thresholds are one cascade."""
+    scores = [k / 10_000 for k in range(0, 10_001, 625)]  # quantiles are exact
+    dear, cheap, middle = (
+        VariantAnswers(name, np.zeros(17), np.array(scores), np.full(17, ms))
+        for name, ms in (("dear", 9.0), ("cheap", 1.0), ("middle", 5.0))
+    )
+    found = list(cascades.chains([dear, cheap, middle]))
+    stages = {chain.variants for chain in found}
+    pairs = {("cheap", "middle"), ("cheap", "dear"), ("middle", "dear")}
+    assert stages == pairs | {("cheap", "middle", "dear")}
+    for names in stages:
+        levels = [round(float(np.quantile(scores, q)), 4) for q in cascades.SHARES[len(names)]]
+        thresholds = [chain.thresholds for chain in found if chain.variants == names]
+        assert thresholds == list(product(sorted(set(levels)), repeat=len(names) - 1))
+    same = [replace(a, score=np.full(17, 0.5)) for a in (dear, cheap)]
+    assert list(cascades.chains(same)) == [Chain(("cheap", "dear"), (0.5,))]
+
+
+def test_a_cascade_as_dear_as_the_dearest_variant_is_not_worth_certifying() -> None:
+    """Asking twice of half of the questions would be best, and costs as much as `dear` alone."""
+    good = answers("good", [1, 1, 0, 0], [0.9, 0.8, 0.2, 0.1], 2)
+    dear = answers("dear", [0, 0, 1, 1], [0.5] * 4, 4)
+    for ms, best in ((2.0, 0.75), (1.9, 1.0)):
+        said = [replace(good, cost_ms=np.full(4, ms)), dear]
+        found = cascades.worth_certifying(said, np.full(4, 0.25), 30)
+        played = [cascades.play(chain, said) for chain in found]
+        assert {chain.variants for chain in found} == {("good", "dear")}
+        assert max(p.f1.mean() for p in played) == best
+        assert all(p.cost_ms.mean() < 4 for p in played)
+    assert cascades.worth_certifying([good, dear], np.full(4, 0.25), 0) == []

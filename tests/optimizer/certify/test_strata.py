@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from gateway.catalog.schema import Check, Stratum
 from optimizer.certify.bounds import betting_floor
 from optimizer.certify.strata import (
     ALL,
@@ -17,6 +18,7 @@ from optimizer.certify.strata import (
     checks_of,
     held_out,
     n_claims,
+    rounded_down,
     shift,
     split,
     strata_of,
@@ -167,3 +169,69 @@ def test_the_effects_of_a_shift_add_up() -> None:
         float(text.rsplit("(", 1)[1].rstrip(")")) for text in shift(here, there, ALL).split("; ")
     ]
     assert sum(effects) == pytest.approx(there.means.mean() - here.means.mean(), abs=0.06)
+
+
+def by_hand(name: str, f1: tuple[float, ...], n_answerable: int, tokens: tuple[int, ...]) -> Scored:
+    """Return one question a context; the first ones can be answered."""
+    examples = [
+        Example(f"{name}{i}", "q", f"{name} {i}", ("x",) if i < n_answerable else (), (), "")
+        for i in range(len(f1))
+    ]
+    return Scored(name, examples, np.array(tokens), np.array(f1))
+
+
+HERE = by_hand("here", (1.0, 0.5, 1.0, 1.0), 2, (100, 128, 256, 257))
+THERE = by_hand("there", (0.5, 0.5, 0.5, 0.5), 3, (100, 200, 300, 300))
+
+
+def less(values: np.ndarray, delta: float) -> float:
+    """Return a bound that can be worked out by hand."""
+    return float(values.mean()) - delta
+
+
+def test_strata_are_the_parts_with_their_bounds() -> None:
+    """Floors are rounded down to four decimals; a bound above the mean is cut to it."""
+    assert strata_of(HERE, less, 0.01234) == (
+        Stratum("answerable", 2, 2, 0.75, 0.7376, 2),
+        Stratum("unanswerable", 2, 2, 1.0, 0.9876, 2),
+        Stratum("to 128 tokens", 2, 2, 0.75, 0.7376, 2),
+        Stratum("129 to 256 tokens", 1, 1, 1.0, 0.9876, 1),
+        Stratum("over 256 tokens", 1, 1, 1.0, 0.9876, 1),
+    )
+    assert [part.floor for part in strata_of(HERE, less, -0.1)] == [0.75, 1.0, 0.75, 1.0, 1.0]
+    assert [rounded_down(f) for f in (0.74009, 0.74001, -0.3)] == [0.7400, 0.7400, 0.0]
+    assert n_claims(HERE) == 5
+
+
+def test_a_check_says_how_a_floor_fares_elsewhere() -> None:
+    """All checks share delta; what fails names its shift, what is not there is not checked."""
+    floors = {ALL: 0.8, "answerable": 0.6, "129 to 256 tokens": 0.4, "nowhere": 0.9}
+    found = list(checks_of(HERE, THERE, floors, less, 0.4))
+    shifted = (
+        "answerable: F1 0.500 instead of 0.750 (-0.188);"
+        " unanswerable: F1 0.500 instead of 1.000 (-0.125)"
+    )
+    assert found == [
+        Check("there", ALL, 4, 4, 0.5, 0.6, 0.8, shifted),
+        Check("there", "answerable", 3, 3, 0.5, 0.6, 0.6, ""),
+        Check("there", "129 to 256 tokens", 1, 1, 0.5, 0.6, 0.4, ""),
+    ]
+    assert [check.verdict for check in found] == ["fails", found[1].verdict, "holds"]
+    (capped_at_1,) = checks_of(HERE, HERE, {ALL: 0.5}, less, 0.4)
+    assert capped_at_1.f1_high == 1.0
+
+
+def test_the_largest_cause_of_a_shift_comes_first() -> None:
+    """Here the mix: of the unanswerable questions, answered well, three in four are gone."""
+    before = by_hand("here", (0.0, 1.0, 1.0, 1.0), 1, (9,) * 4)
+    after = by_hand("there", (0.0, 0.0, 0.0, 0.8), 3, (9,) * 4)
+    assert shift(before, after, ALL) == "75% answerable instead of 25% (-0.500)"
+    unknown = by_hand("there", (0.1, 0.1, 0.1, 0.1), 4, (9,) * 4)
+    only = by_hand("here", (0.5, 0.7), 0, (9,) * 2)
+    assert shift(only, unknown, ALL) == "answerable: F1 0.100 instead of 0.600 (-0.500)"
+
+
+def test_without_holding_out_every_question_that_counts_makes_floors() -> None:
+    """A small set of one's own has none to spare."""
+    certified, held = split(scored(50), hold_out=False)
+    assert (len(certified.examples), len(held.examples)) == (150, 0)

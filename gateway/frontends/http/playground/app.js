@@ -9,6 +9,7 @@ import { REASONS, TRUST, VIOLATIONS, f1, inWords, ms, share } from "./words.js";
 
 const LATENCIES = [2, 5000]; // ms, of the slider; logarithmic
 const FORECAST_DELAY_MS = 300;
+const BYTES_OF_A_CHARACTER = 4; // at most, in UTF-8
 const COMPARED = [
   { name: "This one", headers: null },
   { name: "10 ms, any floor", headers: { "SLO-Latency-Ms": 10, "SLO-Min-F1": 0, "SLO-Policy": "prefer-latency" } },
@@ -112,11 +113,38 @@ async function forecast() {
   }
 }
 
+/** Put a text file in place of the context. A folder, or more than the gateway takes, changes nothing. */
 async function readFile(file) {
   if (!file) return;
-  byId("context").value = (await file.text()).replaceAll("\0", "");
+  const most = choices.max_context_chars;
+  const text = file.size > BYTES_OF_A_CHARACTER * most ? null : await file.text().catch(() => null);
+  if (text === null) {
+    show(byId("status"), el("p", { class: "warn", role: "alert" }, `${file.name} cannot be used: it is not a file, or longer than ${most.toLocaleString("en")} characters.`));
+    return;
+  }
+  byId("context").value = text.replaceAll("\0", "");
   byId("example").value = "";
   describe();
+}
+
+/** Take a file that is dropped anywhere on the page: the browser would leave the page to show it. */
+function takeDroppedFiles() {
+  const mark = (on) => byId("context").classList.toggle("dropping", on);
+  const hasFiles = (event) => event.dataTransfer.types.includes("Files");
+  for (const name of ["dragenter", "dragover"]) {
+    document.addEventListener(name, (event) => {
+      if (!hasFiles(event)) return;
+      event.preventDefault();
+      mark(true);
+    });
+  }
+  document.addEventListener("dragleave", (event) => event.relatedTarget === null && mark(false));
+  document.addEventListener("drop", (event) => {
+    if (!hasFiles(event)) return;
+    event.preventDefault();
+    mark(false);
+    readFile(event.dataTransfer.files[0]);
+  });
 }
 
 // The answer.
@@ -294,20 +322,11 @@ function listen() {
     describe();
   });
   byId("compare").addEventListener("click", compare);
-  byId("file").addEventListener("change", () => readFile(byId("file").files[0]));
-  const context = byId("context");
-  for (const name of ["dragenter", "dragover"]) {
-    context.addEventListener(name, (event) => {
-      if (event.dataTransfer.types.includes("Files")) event.preventDefault();
-      context.classList.add("dropping");
-    });
-  }
-  for (const name of ["dragleave", "drop"]) context.addEventListener(name, () => context.classList.remove("dropping"));
-  context.addEventListener("drop", (event) => {
-    if (!event.dataTransfer.files.length) return;
-    event.preventDefault();
-    readFile(event.dataTransfer.files[0]);
+  byId("file").addEventListener("change", async () => {
+    await readFile(byId("file").files[0]);
+    byId("file").value = ""; // so that the same file can be opened again
   });
+  takeDroppedFiles();
 }
 
 async function start() {

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from importlib.resources import files
+from pathlib import Path
 
 import aiohttp
 import numpy as np
@@ -19,7 +22,16 @@ from gateway.catalog.schema import Variant
 from gateway.domain import Inference, Windows
 from tests import browser, live
 from tests.browser import Tab
-from tests.fakes import CONTEXT, QUESTION, FakeBackend, small_and_large
+from tests.certificates import Authority
+from tests.fakes import (
+    CONTEXT,
+    QUESTION,
+    FakeBackend,
+    make_catalog,
+    make_variant,
+    small_and_large,
+)
+from tests.watched import WatchedBackend
 
 KEY = api_keys.new_key()
 LOCKED = {"mobile": ApiKey(sha256=api_keys.digest(KEY))}
@@ -49,6 +61,16 @@ async def open_playground(tab: Tab, running: live.Running, context: str = CONTEX
     await tab.until("document.querySelector('#variant').options.length > 1")
     await tab.fill("#question", QUESTION)
     await tab.fill("#context", context)
+
+
+async def ask_over_http(running: live.Running) -> None:
+    async with (
+        aiohttp.ClientSession() as http,
+        http.post(
+            f"http://{running.http_url}/v1/answer", json={"question": QUESTION, "context": CONTEXT}
+        ) as reply,
+    ):
+        assert reply.status == 200
 
 
 async def answer(tab: Tab) -> str:
@@ -126,6 +148,166 @@ async def test_texts_never_become_markup(chromium: str) -> None:
         assert await tab.evaluate("document.querySelectorAll('main img').length") == 0
         assert await tab.evaluate("window.harm === undefined")
         assert tab.problems == []
+
+
+async def test_a_file_dropped_anywhere_becomes_the_context(chromium: str, tmp_path: Path) -> None:
+    """A browser left to itself leaves the page to show the file, and what was written is lost."""
+    text = "Caf\u00e9s close at nine.\nBars close at two."
+    (file := tmp_path / "hours.txt").write_text(text, "utf-8")
+    async with live.gateway() as running, browser.tab(chromium) as tab:
+        await open_playground(tab, running)
+        for place in ("#context", "h1"):
+            await tab.fill("#context", CONTEXT)
+            await tab.drop(place, file)
+            await tab.until(f"document.querySelector('#context').value === {json.dumps(text)}")
+        assert f"{len(text)} of" in await tab.text("#context-help")
+        assert await tab.evaluate("document.querySelector('#question').value") == QUESTION
+        assert await tab.evaluate("document.querySelectorAll('.dropping').length") == 0
+        assert await answer(tab)
+        assert await tab.text(".context") == text
+        assert tab.problems == []
+
+
+async def test_what_is_no_text_of_this_size_leaves_the_context_alone(
+    chromium: str, tmp_path: Path
+) -> None:
+    """A folder has no text; a film would freeze the tab."""
+    (folder := tmp_path / HOSTILE.replace("/", "")).mkdir()
+    (file := tmp_path / "long.txt").write_bytes(b"a" * 401)
+    async with live.gateway(max_context_chars=100) as running, browser.tab(chromium) as tab:
+        await open_playground(tab, running)
+        for path in (folder, file):
+            await tab.drop("#context", path)
+            await tab.until(
+                f"document.querySelector('#status').innerText.includes({json.dumps(path.name)})"
+            )
+        assert await tab.evaluate("document.querySelector('#context').value") == CONTEXT
+        assert await tab.evaluate("window.harm === undefined")
+        assert tab.problems == []
+
+
+async def copied(tab: Tab, name: str) -> str:
+    await tab.evaluate(f"document.querySelector('#copy-{name}').open = true")
+    await tab.click(f"#copy-{name} button")
+    await tab.until(f"document.querySelector('#copy-{name} [role=status]').innerText === 'copied'")
+    return str(await tab.evaluate("navigator.clipboard.readText()"))
+
+
+async def output_of(*command: str) -> str:
+    """Return what a program prints that has the key in its environment."""
+    running = await asyncio.create_subprocess_exec(
+        *command,
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "BERTIER_API_KEY": KEY, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    out, _ = await running.communicate()
+    assert running.returncode == 0
+    return out.decode()
+
+
+async def test_what_is_copied_asks_the_same(chromium: str) -> None:
+    """It is pasted into a terminal: quotes and $ in a text are text there, and the key stays out."""
+    question, context = """Who's "$HOME"?\n$(exit 1)""", f"""\\n 'a' `b` \u2028 {CONTEXT}"""
+    async with live.gateway(api_keys=LOCKED) as running, browser.tab(chromium) as tab:
+        url = f"http://{running.http_url}"
+        await tab.open(f"{url}/")
+        await tab.until("document.querySelector('dialog[open]')")
+        await tab.fill("#key-input", KEY)
+        await tab.click("dialog button[type=submit]")
+        await tab.until("document.querySelector('#variant').options.length > 1")
+        await tab.let_copy(url, allowed=True)
+        await tab.fill("#question", question)
+        await tab.fill("#context", context)
+        await tab.fill("#policy", "prefer-latency")
+        await tab.fill("#floor", "0.4")
+        command, program = [await copied(tab, name) for name in ("curl", "Python")]
+        assert KEY not in command + program
+        seen = running.backend.windows
+        seen.clear()
+        reply = await output_of("sh", "-c", command.replace("curl -i", "curl -s", 1))
+        assert json.loads(reply)["plan"] == "small"
+        assert "small" in await output_of(sys.executable, "-c", program)
+        await answer(tab)
+        ids = [windows.input_ids.tolist() for windows in seen]
+        assert len(ids) == 3
+        assert ids[0] == ids[1] == ids[2]
+
+
+async def test_where_the_clipboard_is_closed_the_text_is_selected(chromium: str) -> None:
+    """One press of a key away, in place of nothing."""
+    async with live.gateway() as running, browser.tab(chromium) as tab:
+        await open_playground(tab, running)
+        await tab.let_copy(f"http://{running.http_url}", allowed=False)
+        await tab.evaluate("document.querySelector('#copy-curl').open = true")
+        await tab.click("#copy-curl button")
+        await tab.until("getSelection().toString().startsWith('curl -i')")
+        assert "selected" in await tab.text("#copy-curl [role=status]")
+
+
+async def test_the_pages_work_over_tls(chromium: str, tmp_path: Path) -> None:
+    """Nothing in them is bound to http, and the policy lets them ask their own host alone."""
+    pair = Authority().sign("gateway").write(tmp_path, "gateway")
+    async with (
+        live.gateway(tls_certificate=pair[0], tls_key=pair[1]) as running,
+        browser.tab(chromium) as tab,
+    ):
+        await tab.send("Security.setIgnoreCertificateErrors", ignore=True)
+        url = f"https://{running.http_url}"
+        await tab.open(f"{url}/")
+        await tab.until("document.querySelector('#variant').options.length > 1")
+        await tab.fill("#question", QUESTION)
+        await tab.fill("#context", CONTEXT)
+        assert await answer(tab)
+        for snippet in ("curl", "Python"):
+            text = await tab.evaluate(f"document.querySelector('#copy-{snippet}').textContent")
+            assert url in text
+        await tab.open(f"{url}/live")
+        await tab.until("document.querySelector('#connection').innerText.includes('Ready')")
+        await tab.open(f"{url}/docs")
+        await tab.until("document.querySelector('.operation')")
+        assert {tuple(each.split("/")[:3:2]) for each in tab.requested} == {
+            ("https:", running.http_url)
+        }
+        assert tab.problems == []
+
+
+async def test_names_of_plans_and_classes_never_become_markup(chromium: str) -> None:
+    """The catalog's rules refuse such names; the pages must not depend on it."""
+    names = HOSTILE, """'"`\\</title></svg><script>window.harm=1</script>"""
+    catalog = make_catalog([make_variant(names[0], 5), make_variant(names[1], 20)], [0.5, 0.7])
+    async with (
+        live.gateway_before(WatchedBackend(), catalog) as running,
+        browser.tab(chromium) as tab,
+    ):
+        slo_classes = running.service.settings.classes
+        slo_classes[HOSTILE] = slo_classes["standard"]
+        await open_playground(tab, running)
+        options = (
+            "[...document.querySelectorAll('#class option, #variant option')].map(o => o.value)"
+        )
+        assert {*names, HOSTILE} <= set(await tab.evaluate(options))
+        await answer(tab)
+        shown = await tab.text("#answer")
+        assert all(name in shown for name in names)
+        await tab.click("#compare")
+        await tab.until("!document.querySelector('#comparison').hidden")
+        assert names[1] in await tab.text("#comparison")
+        assert await unharmed(tab)
+        await tab.open(f"http://{running.http_url}/live")
+        await tab.until("document.querySelector('#certificates table')")
+        await ask_over_http(running)
+        await tab.until("document.querySelector('#plans table')")
+        for id_ in ("certificates", "variants", "plans"):
+            assert names[1] in await tab.text(f"#{id_}")
+        assert await unharmed(tab)
+
+
+async def unharmed(tab: Tab) -> bool:
+    """Say whether no text became an element of the page, or ran."""
+    made = await tab.evaluate(
+        "document.querySelectorAll('main img, main script, body > img').length"
+    )
+    return made == 0 and await tab.evaluate("window.harm === undefined") and tab.problems == []
 
 
 async def test_the_browser_refuses_markup_and_code_of_texts(chromium: str) -> None:
@@ -225,10 +407,7 @@ async def test_the_live_view_counts_and_says_when_it_is_disconnected(chromium: s
         await tab.until("document.querySelector('#certificates table')")
         assert "Ready" in await tab.text("#connection")
         assert "0.700" in await tab.text("#certificates")
-        async with aiohttp.ClientSession() as http:
-            body = {"question": QUESTION, "context": CONTEXT}
-            async with http.post(f"http://{running.http_url}/v1/answer", json=body) as reply:
-                assert reply.status == 200
+        await ask_over_http(running)
         await tab.until("document.querySelector('#plans table')")
         assert "large" in await tab.text("#plans")
         await tab.until("document.querySelector('#classes').innerText.includes('100 %')")
@@ -271,10 +450,13 @@ async def test_a_page_is_open_to_all_readers_at_every_width(chromium: str, path:
             await answer(tab)
         await tab.until("document.querySelector('table')")
         await tab.evaluate(f"{axe}; 0")
-        for width, dark in ((1280, False), (800, True), (390, True), (390, False)):
+        for width, dark, colours in ((1280, False, True), (800, True, True), (390, False, False)):
             await tab.look(width, dark=dark)
             assert await tab.evaluate("document.documentElement.scrollWidth") <= width
+            # Colours cost most of the time, and are the same at every width.
+            rules = {"color-contrast": {"enabled": colours}}
+            options = json.dumps({"resultTypes": ["violations"], "rules": rules})
             found = await tab.evaluate(
-                "axe.run().then(r => JSON.stringify(r.violations.map(v => [v.id, v.nodes.map(n => n.html)])))"
+                f"axe.run({options}).then(r => JSON.stringify(r.violations.map(v => [v.id, v.nodes.map(n => n.html)])))"
             )
             assert json.loads(found) == []
