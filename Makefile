@@ -27,6 +27,7 @@ BASE := $(VENV)/.base
 RUNTIME := $(VENV)/.runtime-$(ENGINE)
 EVERYTHING := $(VENV)/.everything-$(ENGINE)
 PEERS := .venv-peers/.peers
+CLIENTS := .venv-clients/.clients
 MUTMUT := $(VENV)/.mutmut
 SITE := .venv-docs/.site
 AUDIT := .venv-audit/.audit
@@ -43,7 +44,7 @@ INSTALL := $(PIP) install --quiet --no-compile --no-warn-conflicts --constraint 
 .DELETE_ON_ERROR:
 .PHONY: help setup setup-all system-packages run test check format proto up down audit scan kubernetes-rules settings constraints clean docs docs-serve docs-metrics docs-layers docs-pareto dashboards \
 	prove prove-overhead prove-observing prove-agreement prove-invariance prove-slo-table prove-evaluate \
-	prove-coverage prove-lab prove-emulator prove-served prove-rivals prove-scale-out prove-peers prove-mutants prove-survivors loadtest
+	prove-coverage prove-lab prove-emulator prove-served prove-rivals prove-scale-out prove-peers prove-clients prove-asking prove-mutants prove-survivors loadtest
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -150,6 +151,12 @@ prove-scale-out: $(EVERYTHING) system-packages ## What callers notice when a gat
 prove-peers: $(EVERYTHING) $(PEERS) ## Our gateway, Triton alone, FastAPI, LitServe and mosec, measured in turns
 	$(BIN)/bertier-loadtest peers --python .venv-peers/bin/python
 
+prove-clients: $(EVERYTHING) $(CLIENTS) ## Other people's clients ask a gateway: Triton's, KServe's, Hugging Face's, generated ones (needs npm)
+	$(BIN)/python -m tests.clients.prove --python .venv-clients/bin/python
+
+prove-asking: $(EVERYTHING) ## Kept answers, and questions that share a context, beside single requests
+	$(BIN)/python -m loadtest.cost.asking
+
 prove-mutants: $(EVERYTHING) $(MUTMUT) ## Which small faults in the core no test notices (an hour; goes on where it was stopped, and with what changed)
 	$(BIN)/mutmut run $(MUTANTS)
 	$(BIN)/python -m tests.mutants
@@ -171,7 +178,7 @@ constraints: ## Write constraints.txt anew from pyproject.toml, newest versions
 	deploy/setup/constraints.sh $(PYTHON)
 
 clean: ## Remove .venv, caches and builds; models and runs stay
-	rm -rf $(VENV) .venv-audit .venv-docs .venv-peers mutants site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-audit .venv-clients .venv-docs .venv-peers mutants site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find bertier gateway optimizer loadtest tests deploy -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BASE): constraints.txt
@@ -205,6 +212,12 @@ $(SCAN): $(AUDIT) deploy/audit/scan.txt
 $(SITE): deploy/setup/docs.txt
 	@$(PYTHON) -m venv .venv-docs
 	@.venv-docs/bin/python -m pip install --quiet --requirement deploy/setup/docs.txt
+	@touch $@
+
+# Other people's clients, in an environment of their own: no test of the suite sees them.
+$(CLIENTS): deploy/setup/clients.txt
+	@$(PYTHON) -m venv .venv-clients
+	@.venv-clients/bin/python -m pip install --quiet --requirement deploy/setup/clients.txt
 	@touch $@
 
 # Other servers, in an environment of their own: they want what they want, and no test sees them.

@@ -3,7 +3,16 @@
 Imports nothing that serves, trains or measures.
 """
 
-from bertier.answers import Alternative, Answer, Outcome, PlanOption, PlanReport
+from bertier.answers import (
+    Alternative,
+    Answer,
+    Cost,
+    Outcome,
+    PassageRef,
+    PlanOption,
+    PlanReport,
+    Sentence,
+)
 from bertier.client import AsyncClient, Client
 from bertier.errors import (
     ApiError,
@@ -16,7 +25,7 @@ from bertier.errors import (
     Unavailable,
     Unreachable,
 )
-from bertier.questions import Ask
+from bertier.questions import AnswerArguments, Ask, Passage
 from bertier.retrying import Retries
 from bertier.security import Security
 from bertier.slo import SloArguments
@@ -24,20 +33,25 @@ from bertier.slo import SloArguments
 __all__ = [
     "Alternative",
     "Answer",
+    "AnswerArguments",
     "ApiError",
     "Ask",
     "AsyncClient",
     "Client",
+    "Cost",
     "DeadlineExceeded",
     "Denied",
     "Infeasible",
     "InvalidRequest",
     "Outcome",
     "Overloaded",
+    "Passage",
+    "PassageRef",
     "PlanOption",
     "PlanReport",
     "Retries",
     "Security",
+    "Sentence",
     "ServerFailed",
     "SloArguments",
     "Unavailable",

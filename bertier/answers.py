@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from gateway.proto.bertier.v1 import qa_pb2 as pb
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class PassageRef:
+    """One of the passages that were sent."""
+
+    index: int  # from 0, in the order sent
+    id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +28,26 @@ class Alternative:
     start: int
     end: int
     probability: float
+    passage: PassageRef | None = None  # None: there is one context
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """The sentence around an answer."""
+
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Compute, ms of one core by the profiles of the gateway's host, beside that of the largest variant."""
+
+    compute_ms: float  # 0: a kept answer
+    largest_variant: str
+    largest_compute_ms: float
+    saved_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +65,7 @@ class Outcome:
     max_f1_loss: float | None = None
     min_answerable_f1: float | None = None
     certified_answerable_f1: float | None = None
+    total_ms: float | None = None  # what it took in the gateway
 
     @property
     def met(self) -> bool:
@@ -60,7 +93,10 @@ class PlanOption:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer: `context[start:end] == text`, in code points; no answer: empty, offsets None."""
+    """An answer: `context[start:end] == text`, in code points; no answer: empty, offsets None.
+
+    Of passages, offsets count in the one that `passage` says.
+    """
 
     text: str
     start: int | None
@@ -74,6 +110,10 @@ class Answer:
     id: str | None = None
     reason: str | None = None  # with explain: why this plan
     options: tuple[PlanOption, ...] = ()  # with explain: all that were considered
+    passage: PassageRef | None = None
+    sentence: Sentence | None = None  # where it was asked for
+    cost: Cost | None = None  # None: an older gateway
+    age_ms: float | None = None  # of a kept answer: since it was first given
 
     def __bool__(self) -> bool:
         return self.start is not None
@@ -102,7 +142,9 @@ def answer_of_json(payload: dict[str, Any]) -> Answer:
         score=payload["score"],
         no_answer_probability=payload["no_answer_probability"],
         alternatives=tuple(
-            Alternative(a["answer"], a["start"], a["end"], a["probability"])
+            Alternative(
+                a["answer"], a["start"], a["end"], a["probability"], _made(PassageRef, a, "passage")
+            )
             for a in payload["alternatives"]
         ),
         plan=payload["plan"],
@@ -111,6 +153,10 @@ def answer_of_json(payload: dict[str, Any]) -> Answer:
         id=payload.get("id"),
         reason=explained.get("reason"),
         options=tuple(_option(o) for o in explained.get("options", ())),
+        passage=_made(PassageRef, payload, "passage"),
+        sentence=_made(Sentence, payload, "sentence"),
+        cost=_made(Cost, payload, "cost"),
+        age_ms=payload.get("age_ms"),
     )
 
 
@@ -123,14 +169,19 @@ def answer_of_message(payload: pb.AnswerResponse) -> Answer:
         score=payload.score,
         no_answer_probability=payload.no_answer_probability,
         alternatives=tuple(
-            Alternative(a.answer, a.start, a.end, a.probability) for a in payload.alternatives
+            Alternative(a.answer, a.start, a.end, a.probability, _read(PassageRef, a, "passage"))
+            for a in payload.alternatives
         ),
         plan=payload.plan,
         variant=payload.variant,
-        slo=_outcome(_fields(payload.slo)),
+        slo=_outcome({**_fields(payload.slo), "total_ms": payload.timings.total_ms}),
         id=payload.id or None,
         reason=payload.explain.reason if explained else None,
         options=tuple(_option(_fields(o)) for o in payload.explain.options) if explained else (),
+        passage=_read(PassageRef, payload, "passage"),
+        sentence=_read(Sentence, payload, "sentence"),
+        cost=_read(Cost, payload, "cost"),
+        age_ms=payload.age_ms if payload.HasField("age_ms") else None,
     )
 
 
@@ -160,6 +211,18 @@ def plan_of_message(payload: pb.PlanResponse) -> PlanReport:
     )
 
 
+def _made(kind: Callable[..., T], payload: dict[str, Any], name: str) -> T | None:
+    """Return a part of a JSON object, without fields that are unknown here; None: it is not there."""
+    part = payload.get(name)
+    known = inspect.signature(kind).parameters
+    return None if part is None else kind(**{k: v for k, v in part.items() if k in known})
+
+
+def _read(kind: Callable[..., T], payload: Any, name: str) -> T | None:
+    """Return a part of a message; None: it is not there."""
+    return kind(**_fields(getattr(payload, name))) if payload.HasField(name) else None
+
+
 def _fields(message: Any) -> dict[str, Any]:
     """Return every field of a message that is there, or has no presence to lack."""
     return {
@@ -182,6 +245,7 @@ def _outcome(payload: dict[str, Any]) -> Outcome:
         max_f1_loss=payload.get("max_f1_loss"),
         min_answerable_f1=payload.get("min_answerable_f1"),
         certified_answerable_f1=payload.get("certified_answerable_f1"),
+        total_ms=payload.get("total_ms"),
     )
 
 

@@ -18,7 +18,7 @@ from bertier.answers import Answer, PlanReport
 from bertier.errors import ApiError
 from bertier.over_grpc import AsyncGrpcTransport, GrpcTransport
 from bertier.over_http import AsyncHttpTransport, HttpTransport
-from bertier.questions import Ask, Operation
+from bertier.questions import AnswerArguments, Ask, Batch, Operation, Texts
 from bertier.retrying import Attempts, Retries
 from bertier.security import Security
 from bertier.slo import SloArguments, headers_of
@@ -41,23 +41,26 @@ class Client:
         security: Security = OPEN,
         retries: Retries = PATIENT,
         timeout_s: float = 60.0,
+        cache_control: str | None = None,
     ) -> None:
-        """`url`: http://, https://, grpc:// or grpcs:// with host and port. Raises: ValueError."""
+        """`url`: http://, https://, grpc:// or grpcs:// with host and port. Raises: ValueError.
+
+        `cache_control`: what every request says of answers that the gateway keeps, e.g. `no-store`.
+        """
         kind = GrpcTransport if _speaks_grpc(url) else HttpTransport
-        self._transport = kind(url, security, timeout_s)
+        own = security.headers() | ({"cache-control": cache_control} if cache_control else {})
+        self._transport = kind(url, security, own, timeout_s)
         self._retries = retries
 
     def answer(
         self,
         question: str,
-        context: str,
-        *,
-        id: str | None = None,  # noqa: A002  # the API's own word
-        top_k: int = 1,
-        **slo: Unpack[SloArguments],
+        context: Texts,
+        **arguments: Unpack[AnswerArguments],
     ) -> Answer:
-        """Return the answer to one question. Raises: ApiError."""
-        return self._call(questions.answer(Ask(question, context, id, top_k)), slo)
+        """Return the answer to one question about a context, or about passages. Raises: ApiError."""
+        ask, slo = questions.ask_of(question, context, arguments)
+        return self._call(questions.answer(ask), slo)
 
     def answers(
         self, asks: Iterable[Ask], **slo: Unpack[SloArguments]
@@ -68,7 +71,18 @@ class Client:
         """
         asked, headers = questions.checked(asks), headers_of(slo)
         while batch := list(islice(asked, BATCH)):
-            yield from self._transport.many(batch, headers)
+            yield from self._transport.many(Batch(batch), headers)
+
+    def answers_about(
+        self, context: Texts, asks: Iterable[str | Ask], **slo: Unpack[SloArguments]
+    ) -> Iterator[Answer | ApiError]:
+        """Yield the same for many questions about one context or the same passages, which are sent once a batch.
+
+        Raises: ApiError where the request as a whole fails, TypeError for a question with its own context.
+        """
+        asked, headers = questions.about(asks), headers_of(slo)
+        while batch := list(islice(asked, BATCH)):
+            yield from self._transport.many(Batch(batch, context), headers)
 
     def plan(
         self,
@@ -116,23 +130,26 @@ class AsyncClient:
         security: Security = OPEN,
         retries: Retries = PATIENT,
         timeout_s: float = 60.0,
+        cache_control: str | None = None,
     ) -> None:
-        """`url`: http://, https://, grpc:// or grpcs:// with host and port. Raises: ValueError."""
+        """`url`: http://, https://, grpc:// or grpcs:// with host and port. Raises: ValueError.
+
+        `cache_control`: what every request says of answers that the gateway keeps, e.g. `no-store`.
+        """
         kind = AsyncGrpcTransport if _speaks_grpc(url) else AsyncHttpTransport
-        self._transport = kind(url, security, timeout_s)
+        own = security.headers() | ({"cache-control": cache_control} if cache_control else {})
+        self._transport = kind(url, security, own, timeout_s)
         self._retries = retries
 
     async def answer(
         self,
         question: str,
-        context: str,
-        *,
-        id: str | None = None,  # noqa: A002  # the API's own word
-        top_k: int = 1,
-        **slo: Unpack[SloArguments],
+        context: Texts,
+        **arguments: Unpack[AnswerArguments],
     ) -> Answer:
-        """Return the answer to one question. Raises: ApiError."""
-        return await self._call(questions.answer(Ask(question, context, id, top_k)), slo)
+        """Return the answer to one question about a context, or about passages. Raises: ApiError."""
+        ask, slo = questions.ask_of(question, context, arguments)
+        return await self._call(questions.answer(ask), slo)
 
     async def answers(
         self, asks: Iterable[Ask], **slo: Unpack[SloArguments]
@@ -143,7 +160,19 @@ class AsyncClient:
         """
         asked, headers = questions.checked(asks), headers_of(slo)
         while batch := list(islice(asked, BATCH)):
-            async for found in self._transport.many(batch, headers):
+            async for found in self._transport.many(Batch(batch), headers):
+                yield found
+
+    async def answers_about(
+        self, context: Texts, asks: Iterable[str | Ask], **slo: Unpack[SloArguments]
+    ) -> AsyncIterator[Answer | ApiError]:
+        """Yield the same for many questions about one context or the same passages, which are sent once a batch.
+
+        Raises: ApiError where the request as a whole fails, TypeError for a question with its own context.
+        """
+        asked, headers = questions.about(asks), headers_of(slo)
+        while batch := list(islice(asked, BATCH)):
+            async for found in self._transport.many(Batch(batch, context), headers):
                 yield found
 
     async def plan(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from bertier import answers
 from bertier.answers import Answer
 from bertier.errors import UNREACHABLE, ApiError, Failure, error_of, unreachable
-from bertier.questions import Ask, Operation
+from bertier.questions import Batch, Operation
 from bertier.security import Security
 from gateway.proto.bertier.v1 import qa_pb2 as pb
 from gateway.proto.bertier.v1 import qa_pb2_grpc
@@ -28,8 +28,11 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 class GrpcTransport:
     """One gateway over gRPC, asked from threads."""
 
-    def __init__(self, url: str, security: Security, timeout_s: float) -> None:
-        self._url, self._timeout_s, self._own = url, timeout_s, security.headers()
+    def __init__(
+        self, url: str, security: Security, own: Mapping[str, str], timeout_s: float
+    ) -> None:
+        """`own`: metadata of every call."""
+        self._url, self._timeout_s, self._own = url, timeout_s, own
         target = urlsplit(url).netloc
         self._channel = (
             grpc.secure_channel(target, security.credentials())
@@ -44,12 +47,9 @@ class GrpcTransport:
             reply = send(operation.message, timeout=self._timeout_s, metadata=self._all(headers))
         return operation.of_message(reply)
 
-    def many(self, asks: Sequence[Ask], headers: Mapping[str, str]) -> Iterator[Answer | ApiError]:
+    def many(self, batch: Batch, headers: Mapping[str, str]) -> Iterator[Answer | ApiError]:
         with _foreign(self._url):
-            items = self._stub.AnswerStream(
-                iter([ask.message() for ask in asks]), metadata=self._all(headers)
-            )
-            yield from map(_item, items)
+            yield from map(_item, _stream(self._stub, batch, self._all(headers)))
 
     def ready(self) -> bool:
         health: Any = health_pb2_grpc.HealthStub(self._channel)
@@ -67,8 +67,11 @@ class GrpcTransport:
 class AsyncGrpcTransport:
     """One gateway over gRPC, asked from an event loop."""
 
-    def __init__(self, url: str, security: Security, timeout_s: float) -> None:
-        self._url, self._timeout_s, self._own = url, timeout_s, security.headers()
+    def __init__(
+        self, url: str, security: Security, own: Mapping[str, str], timeout_s: float
+    ) -> None:
+        """`own`: metadata of every call."""
+        self._url, self._timeout_s, self._own = url, timeout_s, own
         target = urlsplit(url).netloc
         self._channel = (
             grpc.aio.secure_channel(target, security.credentials())
@@ -86,11 +89,10 @@ class AsyncGrpcTransport:
         return operation.of_message(reply)
 
     async def many(
-        self, asks: Sequence[Ask], headers: Mapping[str, str]
+        self, batch: Batch, headers: Mapping[str, str]
     ) -> AsyncIterator[Answer | ApiError]:
         async with _foreign_async(self._url):
-            messages = [ask.message() for ask in asks]
-            async for item in self._stub.AnswerStream(iter(messages), metadata=self._all(headers)):
+            async for item in _stream(self._stub, batch, self._all(headers)):
                 yield _item(item)
 
     async def ready(self) -> bool:
@@ -104,6 +106,13 @@ class AsyncGrpcTransport:
 
     def _all(self, headers: Mapping[str, str]) -> list[tuple[str, str]]:
         return list({**self._own, **headers}.items())
+
+
+def _stream(stub: Any, batch: Batch, metadata: list[tuple[str, str]]) -> Any:
+    """Return the call that answers a batch; the texts of all are sent once."""
+    if batch.shared is not None:
+        return stub.AnswerMany(batch.shared_message(), metadata=metadata)
+    return stub.AnswerStream(iter([ask.message() for ask in batch.asks]), metadata=metadata)
 
 
 def _item(item: pb.AnswerItem) -> Answer | ApiError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
@@ -12,11 +12,12 @@ import httpx2
 from bertier import answers
 from bertier.answers import Answer
 from bertier.errors import TIMEOUT, UNREACHABLE, ApiError, Failure, error_of, unreachable
-from bertier.questions import Ask, Operation
+from bertier.questions import Batch, Operation
 from bertier.security import Security
 
 T = TypeVar("T")
 MANY = "/v1/answers"
+JSON = {"content-type": "application/json"}
 NDJSON = {"content-type": "application/x-ndjson"}
 NETWORK = (httpx2.TransportError, httpx2.InvalidURL, httpx2.UnsupportedProtocol)
 
@@ -25,11 +26,17 @@ class HttpTransport:
     """One gateway over HTTP, asked from threads."""
 
     def __init__(
-        self, url: str, security: Security, timeout_s: float, *, trust_env: bool = True
+        self,
+        url: str,
+        security: Security,
+        own: Mapping[str, str],
+        timeout_s: float,
+        *,
+        trust_env: bool = True,
     ) -> None:
-        """`trust_env`: use the proxies that the environment names. Raises: OSError for a PEM file."""
+        """`own`: headers of every request; `trust_env`: use the proxies that the environment names. Raises: OSError for a PEM file."""
         self._url = url
-        self._http = httpx2.Client(**_options(url, security, timeout_s), trust_env=trust_env)
+        self._http = httpx2.Client(**_options(url, security, own, timeout_s), trust_env=trust_env)
 
     def call(self, operation: Operation[T], headers: Mapping[str, str]) -> T:
         return operation.of_json(self.fetch("POST", operation.path, operation.body, headers))
@@ -43,10 +50,12 @@ class HttpTransport:
             reply = self._http.request(method, path, json=sent, headers=headers)
         return _checked(reply)
 
-    def many(self, asks: Sequence[Ask], headers: Mapping[str, str]) -> Iterator[Answer | ApiError]:
+    def many(self, batch: Batch, headers: Mapping[str, str]) -> Iterator[Answer | ApiError]:
         with _foreign(self._url):
-            lines, sent_headers = _lines(asks), {**headers, **NDJSON}
-            with self._http.stream("POST", MANY, content=lines, headers=sent_headers) as reply:
+            body, kind = _body(batch)
+            with self._http.stream(
+                "POST", MANY, content=body, headers={**headers, **kind}
+            ) as reply:
                 if not reply.is_success:
                     reply.read()
                     _checked(reply)
@@ -63,9 +72,12 @@ class HttpTransport:
 class AsyncHttpTransport:
     """One gateway over HTTP, asked from an event loop."""
 
-    def __init__(self, url: str, security: Security, timeout_s: float) -> None:
+    def __init__(
+        self, url: str, security: Security, own: Mapping[str, str], timeout_s: float
+    ) -> None:
+        """`own`: headers of every request."""
         self._url = url
-        self._http = httpx2.AsyncClient(**_options(url, security, timeout_s))
+        self._http = httpx2.AsyncClient(**_options(url, security, own, timeout_s))
 
     async def call(self, operation: Operation[T], headers: Mapping[str, str]) -> T:
         async with _foreign_async(self._url):
@@ -75,12 +87,12 @@ class AsyncHttpTransport:
         return operation.of_json(_checked(reply))
 
     async def many(
-        self, asks: Sequence[Ask], headers: Mapping[str, str]
+        self, batch: Batch, headers: Mapping[str, str]
     ) -> AsyncIterator[Answer | ApiError]:
         async with _foreign_async(self._url):
-            lines, sent_headers = _lines(asks), {**headers, **NDJSON}
+            body, kind = _body(batch)
             async with self._http.stream(
-                "POST", MANY, content=lines, headers=sent_headers
+                "POST", MANY, content=body, headers={**headers, **kind}
             ) as reply:
                 if not reply.is_success:
                     await reply.aread()
@@ -97,13 +109,18 @@ class AsyncHttpTransport:
         await self._http.aclose()
 
 
-def _options(url: str, security: Security, timeout_s: float) -> dict[str, Any]:
+def _options(
+    url: str, security: Security, own: Mapping[str, str], timeout_s: float
+) -> dict[str, Any]:
     secure = {"verify": security.context()} if url.startswith("https:") else {}
-    return {"base_url": url, "headers": security.headers(), "timeout": timeout_s, **secure}
+    return {"base_url": url, "headers": dict(own), "timeout": timeout_s, **secure}
 
 
-def _lines(asks: Sequence[Ask]) -> bytes:
-    return b"".join(json.dumps(ask.json()).encode() + b"\n" for ask in asks)
+def _body(batch: Batch) -> tuple[bytes, dict[str, str]]:
+    """Return the body and the header of its type: lines, or an object that holds the texts once."""
+    if batch.shared is not None:
+        return json.dumps(batch.shared_json()).encode(), JSON
+    return b"".join(json.dumps(ask.json()).encode() + b"\n" for ask in batch.asks), NDJSON
 
 
 def _checked(reply: httpx2.Response) -> dict[str, Any]:

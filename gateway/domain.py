@@ -5,6 +5,7 @@ Legend for shapes: W windows of one question, S tokens of a window.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
@@ -20,14 +21,48 @@ Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
+class Passage:
+    """One of several texts that a question is asked about, and where it begins in the joined text."""
+
+    text: str
+    start: int
+
+
+PASSAGE_BREAK = "\n"  # between the passages of a joined text; no answer holds it
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
-    """One question about one context, both as the caller wrote them."""
+    """One question about one context, or about passages joined to one; as the caller wrote them."""
 
     question: str
     context: str
     id: str = ""
     top_k: int = 1
     max_answer_tokens: int | None = None  # None: as many as are certified
+    passage_starts: tuple[int, ...] = ()  # where each begins in `context`; none: it is one text
+    # The caller's own threshold; None: the variant's, which its certificate is about.
+    min_score: float | None = None
+    max_no_answer_probability: float | None = None
+
+    @property
+    def has_own_threshold(self) -> bool:
+        return self.min_score is not None or self.max_no_answer_probability is not None
+
+    def named_passages(self) -> list[tuple[str, Passage]]:
+        """Return the texts to read, each with the name of its field."""
+        starts = self.passage_starts
+        if not starts:
+            return [("context", Passage(self.context, 0))]
+        ends = [*(start - len(PASSAGE_BREAK) for start in starts[1:]), len(self.context)]
+        return [
+            (f"contexts.{i}", Passage(self.context[start:end], start))
+            for i, (start, end) in enumerate(zip(starts, ends, strict=True))
+        ]
+
+    def passage_at(self, position: int) -> int:
+        """Return the index of the passage at a position of the joined text; 0: there is one text."""
+        return max(0, bisect_right(self.passage_starts, position) - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +137,8 @@ class Answer:
     score: float
     no_answer_probability: float
     alternatives: tuple[Span, ...] = field(default=())
+    best: Span | None = None  # the best span, whatever the threshold says; None: there is none
+    other_score: float = 0.0  # the score if the threshold had decided the other way
 
 
 class Trust(StrEnum):
@@ -284,6 +321,20 @@ STAGES = ("tokenize", "route", "queue", "infer", "decode")  # of a request, as i
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """The compute of an answer, ms of one core by the profiles of this host, beside the largest variant's."""
+
+    compute_ms: float  # of the variants that were asked; 0: the answer was kept
+    largest_variant: str
+    largest_compute_ms: float  # had it been asked
+
+    @property
+    def saved_ms(self) -> float:
+        """Compute saved; below 0 where a cascade cost more than the largest variant."""
+        return self.largest_compute_ms - self.compute_ms
+
+
+@dataclass(frozen=True, slots=True)
 class Answered:
     """An answer with its SLO, the decision behind it, and what it violates."""
 
@@ -295,6 +346,8 @@ class Answered:
     violations: tuple[SloViolation, ...]
     timings: Timings
     candidates: tuple[Candidate, ...]  # with `explain` only
+    cost: Cost
+    age_ms: float | None = None  # since it was first given, of a kept answer; None: it is new
 
     @property
     def met(self) -> str:

@@ -42,11 +42,15 @@ class ServingSet:
         default_factory=SequentialTests
     )  # of the certificates
     served: tuple[ServedPlan, ...] = field(init=False)
+    largest: str = field(init=False)  # the largest variant with a profile; "": there is none
 
     def __post_init__(self) -> None:
         plans = [p for p in self.catalog.plans if all(v in self.trust for v in p.variants)]
         served = tuple(ServedPlan(p, self.trust_of(p), self._size_bytes(p)) for p in plans)
         object.__setattr__(self, "served", served)
+        known = [v for v in self.catalog.variants if v.name in self.profiles]
+        largest = max(known, key=lambda v: (v.parameters, v.size_bytes), default=None)
+        object.__setattr__(self, "largest", "" if largest is None else largest.name)
 
     def without(self, problems: Mapping[str, str]) -> ServingSet:
         """Return the set that no longer routes to the variants with a problem."""

@@ -153,6 +153,21 @@ class Settings(BaseSettings):
         8, gt=0, description="items of one list or stream in work at once"
     )
 
+    max_passages: int = Field(
+        100,
+        gt=0,
+        description="passages of one question; all together are no longer than `max_context_chars`",
+    )
+    cache_bytes: int = Field(
+        0,
+        ge=0,
+        description="memory for answers that are given again to the same request; 0: none is kept"
+        " ([more](../how-to/ask.md#answers-kept-for-the-same-request))",
+    )
+    cache_ttl_ms: float = Field(
+        60_000, gt=0, description="how long an answer is kept, where `cache_bytes` allows"
+    )
+
     others_poll_ms: float = Field(
         1_000,
         ge=0,

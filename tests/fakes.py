@@ -213,3 +213,20 @@ class FakeBackend:
 
     async def close(self) -> None:
         pass
+
+
+class WordBackend(FakeBackend):
+    """A model server that answers with one word, wherever it is; without it there is no answer."""
+
+    def __init__(self, word: str, logit: float = 6.0) -> None:
+        super().__init__()
+        self._token = encoder().tokenizer.token_to_id(word)
+        self._logit = logit
+
+    async def infer(self, variant: Variant, windows: Windows, budget_ms: float) -> Inference:
+        self.asked.append(variant.name)
+        self.windows.append(windows)
+        found = windows.is_context & (windows.input_ids == self._token)
+        logits = np.where(found, self._logit, 0.0).astype(np.float32)
+        logits[:, 0] = np.where(found.any(axis=1), 0.0, 4.0)
+        return Inference(logits_of(variant.name, windows, logits, logits), 0.0, 1.0)

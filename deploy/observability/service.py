@@ -38,7 +38,15 @@ def service() -> dashboard.Dashboard:
     told = "Traffic, attainment and error budgets by SLO class, latency, decisions and refusals."
     instance = choices.instance("Which gateways; budgets are over all of them.")
     chosen = (choices.slo_class(), instance)
-    panels = (*_now(), *_promises(), *_traffic(), *_decisions(), *_refusals(), *_second_tries())
+    panels = (
+        *_now(),
+        *_promises(),
+        *_traffic(),
+        *_decisions(),
+        *_savings(),
+        *_refusals(),
+        *_second_tries(),
+    )
     return page("bertier-service", "bertier / Service", told, chosen, panels)
 
 
@@ -229,6 +237,35 @@ def _decisions() -> Parts:
                 "{{outcome}}",
             ),
             runbook=ACCURACY,
+        ),
+    )
+
+
+def _savings() -> Parts:
+    compute, largest = (
+        f"sum by (slo_class) (rate(bertier_{name}_seconds_total{{{HERE}}}[$__rate_interval]))"
+        for name in ("compute", "largest_compute")
+    )
+    kept = 'bertier_cache_requests_total{instance=~"$instance"}'
+    return (
+        row("What smaller models save"),
+        lines(
+            "Compute saved",
+            "Share of the compute that the largest variant would have needed for the same answers.",
+            "percentunit",
+            Query(f"1 - {compute} / ({largest} > 0)", "{{slo_class}}"),
+        ),
+        lines(
+            "Cores saved",
+            "Cores that would be busy with the largest variant, less those that are.",
+            "short",
+            Query(f"{largest} - {compute}", "{{slo_class}}"),
+        ),
+        stacked(
+            "Kept answers",
+            "Questions at the response cache, where it is on: answered from it, asked anew, or past it.",
+            "reqps",
+            Query(f"sum by (outcome) (rate({kept}[$__rate_interval]))", "{{outcome}}"),
         ),
     )
 

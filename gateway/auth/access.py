@@ -71,6 +71,12 @@ def caller() -> Hashable:
     return CONNECTION.get() if found is None else found.name
 
 
+def key_name() -> str | None:
+    """Return the name of the caller's key; None: it has none."""
+    found = CALLER.get()
+    return None if found is None else found.name
+
+
 def take(n: int) -> None:
     """Take n questions off the quota of the caller, if it has one. Raises: QuotaExceeded."""
     caller = CALLER.get()

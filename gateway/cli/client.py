@@ -69,7 +69,8 @@ class HttpGateway:
 
     def _transport(self) -> HttpTransport:
         try:
-            return HttpTransport(self._url, self._security, PATIENCE_S, trust_env=False)
+            own = self._security.headers()
+            return HttpTransport(self._url, self._security, own, PATIENCE_S, trust_env=False)
         except OSError as exc:  # ssl.SSLError is one
             authority = self._security.authority
             raise InvalidField(
@@ -87,9 +88,9 @@ class EmbeddedGateway:
         sent = schemas.check(schemas.QuestionBody, body)
 
         async def work(service: AnswerService) -> Json:
-            question = sent.to_question(service.settings.max_top_k)
-            answered = await service.answer(question, _slo(headers), now_ms())
-            return _parsed(replies.answer_body(answered, question.id))
+            asked = sent.to_asked(service.settings)
+            answered = await service.answer(asked.question, _slo(headers), now_ms())
+            return _parsed(replies.answer_body(answered, asked))
 
         return asyncio.run(self._with_service(work))
 

@@ -26,6 +26,7 @@ UNITS = (
     ("_info", "1"),
     ("_windows", "windows"),
     ("_windows_pending", "windows"),
+    ("_bytes", "bytes"),
 )
 
 
@@ -55,6 +56,7 @@ VALUES = {
     "version": "of the package",
     "file": _words(*FILES),
     "key": "the name of an API key",
+    "bertier_cache_requests_total.outcome": "`hit`, `miss`, `bypass` (`Cache-Control: no-store`, or `SLO-Explain`)",
     "bertier_denied_total.reason": _words(*DENIALS),
     "bertier_http_connections_closed_total.reason": "`slow_head` (no whole request head in time), `large_head`,"
     " `malformed` (no HTTP request), `idle` (no request for a long time), `stalled` (the answer was not taken),"

@@ -7,15 +7,20 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from gateway.domain import Answered, Candidate, Option, Slo
+from gateway.domain import Answered, Candidate, Cost, Option, Slo, Span
+from gateway.frontends import asked as presenting
 from gateway.frontends import slo_headers
+from gateway.frontends.asked import Asked, Place
 from gateway.frontends.schemas import (
     AlternativeBody,
     AnswerBody,
+    CostBody,
     ExplainBody,
     ExplainedOptionBody,
     OptionBody,
+    PassageRefBody,
     PlanBody,
+    SentenceBody,
     SloBody,
     SloOutcomeBody,
 )
@@ -24,28 +29,69 @@ from gateway.routing import explain
 from gateway.routing.policy import quantile_for
 
 
-def answer_body(answered: Answered, question_id: str) -> bytes:
-    """Return an answer as JSON."""
+def answer_body(answered: Answered, asked: Asked) -> bytes:
+    """Return an answer as JSON, shown as it was asked for."""
     answer = answered.answer
-    optional: dict[str, Any] = {"id": question_id} if question_id else {}
+    place = presenting.place_of_answer(asked, answer)
+    optional = _of_place(asked, answered, place)
+    if answered.age_ms is not None:
+        optional["age_ms"] = round(answered.age_ms, 3)
     if answered.slo.explain:
         optional["explain"] = _explain(answered)
     body = AnswerBody(
         answer=answer.text,
-        start=answer.start,
-        end=answer.end,
+        start=place.start if place else None,
+        end=place.end if place else None,
         score=answer.score,
         no_answer_probability=answer.no_answer_probability,
-        alternatives=[
-            AlternativeBody(answer=s.text, start=s.start, end=s.end, probability=s.probability)
-            for s in answer.alternatives
-        ],
+        alternatives=[_alternative(asked, span) for span in answer.alternatives],
         plan=answered.option.plan.name,
         variant=answered.variant,
         slo=_outcome(answered),
+        cost=_cost(answered.cost),
         **optional,
     )
     return body.__pydantic_serializer__.to_json(body, exclude_unset=True, by_alias=True)
+
+
+def _of_place(asked: Asked, answered: Answered, place: Place | None) -> dict[str, Any]:
+    """Return the fields that are there only where the request was such."""
+    optional: dict[str, Any] = {"id": asked.question.id} if asked.question.id else {}
+    if asked.passages:
+        optional["passage"] = None if place is None else _passage(place)
+    if asked.sentence:
+        around = presenting.sentence_of_answer(asked, answered.answer)
+        optional["sentence"] = around and SentenceBody(
+            text=around.text, start=around.start, end=around.end
+        )
+    return optional
+
+
+def _alternative(asked: Asked, span: Span) -> AlternativeBody:
+    place = presenting.place_of_span(asked, span)
+    passage = {} if place.passage is None else {"passage": _passage(place)}
+    return AlternativeBody(
+        answer=place.text,
+        start=place.start,
+        end=place.end,
+        probability=span.probability,
+        **passage,
+    )
+
+
+def _passage(place: Place) -> PassageRefBody:
+    assert place.passage is not None
+    own_id = {} if place.passage_id is None else {"id": place.passage_id}
+    return PassageRefBody(index=place.passage, **own_id)
+
+
+def _cost(cost: Cost) -> CostBody:
+    return CostBody(
+        compute_ms=round(cost.compute_ms, 3),
+        largest_variant=cost.largest_variant,
+        largest_compute_ms=round(cost.largest_compute_ms, 3),
+        saved_ms=round(cost.saved_ms, 3),
+    )
 
 
 def plan_body(report: PlanReport) -> bytes:
@@ -83,6 +129,7 @@ def _outcome(answered: Answered) -> SloOutcomeBody:
         certified_f1=option.certified_f1,
         **certified,
         predicted_ms=round(option.predicted_ms, 3),
+        total_ms=round(answered.timings.total, 3),
     )
 
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from codecs import BOM_UTF8
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 from pydantic_core import from_json
 
 from gateway.domain import Question, SloPolicy, SloRequest
 from gateway.errors import BadInput, InvalidField, Malformed
+from gateway.frontends import asked
+from gateway.frontends.asked import Asked, PassageText
+from gateway.frontends.offsets import OffsetUnit
 from gateway.frontends.slo_headers import MAX_ID_CHARS, MAX_PLAN_TOKENS
+from gateway.qa.codec import MAX_ANSWER_TOKENS
+from gateway.settings import Settings
 from gateway.slo import MAX_LATENCY_MS
 
 M = TypeVar("M", bound=BaseModel)
@@ -29,18 +34,78 @@ class ReplyBody(BaseModel):
     model_config = ConfigDict(frozen=True, populate_by_name=True)
 
 
+class PassageBody(Sent):
+    """One of several passages."""
+
+    context: str = Field(description="Its text.")
+    id: str | None = Field(None, max_length=MAX_ID_CHARS, description="Sent back as it came.")
+
+
+def _form_of(value: object) -> str:
+    return "text" if isinstance(value, str) else "passage"
+
+
+AnyPassage = Annotated[
+    Annotated[str, Tag("text")] | Annotated[PassageBody, Tag("passage")], Discriminator(_form_of)
+]
+
+
+def _passages(sent: list[str | PassageBody] | None) -> list[PassageText] | None:
+    if sent is None:
+        return None
+    return [
+        PassageText(each) if isinstance(each, str) else PassageText(each.context, each.id)
+        for each in sent
+    ]
+
+
 class QuestionBody(Sent):
-    """One question about one context."""
+    """One question about one context, or about several passages."""
 
     question: str = Field(description="At least one visible character.")
-    context: str = Field(description="The text that holds the answer, if there is one.")
+    context: str | None = Field(
+        None, description="The text that holds the answer, if there is one. This or `contexts`."
+    )
+    contexts: list[AnyPassage] | None = Field(
+        None, description="Passages, one of which may hold the answer. In place of `context`."
+    )
     id: str | None = Field(None, max_length=MAX_ID_CHARS, description="Sent back as it came.")
     top_k: int = Field(1, ge=1, description="How many alternatives to return; 1: none.")
+    max_answer_tokens: int | None = Field(
+        None, ge=1, le=MAX_ANSWER_TOKENS, description=f"Absent: {MAX_ANSWER_TOKENS}."
+    )
+    min_score: float | None = Field(
+        None, ge=0, le=1, allow_inf_nan=False, description="An answer of a lower score is withheld."
+    )
+    max_no_answer_probability: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="The best span answers up to this probability of no answer, whatever the variant's threshold.",
+    )
+    offset_unit: OffsetUnit = Field(
+        OffsetUnit.CODE_POINTS, strict=False, description="What `start` and `end` count."
+    )
+    sentence: bool = Field(
+        default=False, description="Whether to return the sentence around the answer."
+    )
 
-    def to_question(self, max_top_k: int) -> Question:
-        if self.top_k > max_top_k:
-            raise InvalidField(f"top_k: {self.top_k} is not allowed; allowed: 1 to {max_top_k}")
-        return Question(self.question, self.context, self.id or "", self.top_k)
+    def to_asked(self, settings: Settings) -> Asked:
+        """Raises: InvalidField, TooManyItems, TextTooLong."""
+        question = Question(
+            self.question,
+            "",
+            self.id or "",
+            self.top_k,
+            self.max_answer_tokens,
+            (),
+            self.min_score,
+            self.max_no_answer_probability,
+        )
+        asked.check_options(question, settings)
+        question, passages = asked.about(question, self.context, _passages(self.contexts), settings)
+        return Asked(question, passages, self.offset_unit, self.sentence)
 
 
 class SloFields(Sent):
@@ -68,6 +133,40 @@ class ItemBody(QuestionBody):
     slo: SloFields = SloFields()
 
 
+class SharedQuestionsBody(Sent):
+    """Many questions about one context, or about the same passages, which are sent once."""
+
+    questions: list[str | dict[str, Any]] = Field(
+        description="Each is a text, or an item as in a list, without `context` and `contexts`."
+    )
+    context: str | None = Field(None, description="This or `contexts`.")
+    contexts: list[AnyPassage] | None = Field(None, description="In place of `context`.")
+
+    def items(self, settings: Settings) -> list[dict[str, Any] | BadInput]:
+        """Return the items of the list that says the same; what is wrong with one is in its place.
+
+        Raises: InvalidField, TooManyItems, TextTooLong.
+        """
+        if not self.questions:
+            raise InvalidField("questions: empty; send at least one")
+        asked.about(Question("", ""), self.context, _passages(self.contexts), settings)
+        shared = {
+            name: getattr(self, name)
+            for name in ("context", "contexts")
+            if getattr(self, name) is not None
+        }
+        return [self._item(i, question, shared) for i, question in enumerate(self.questions)]
+
+    def _item(
+        self, i: int, question: str | dict[str, Any], shared: dict[str, Any]
+    ) -> dict[str, Any] | BadInput:
+        item = {"question": question} if isinstance(question, str) else question
+        twice = [name for name in ("context", "contexts") if name in item]
+        if twice:
+            return InvalidField(f"questions.{i}.{twice[0]}: sent for all questions; leave it out")
+        return {**item, **shared}
+
+
 class PlanRequestBody(Sent):
     """What to plan for: a question with its context, or a number of tokens, or a typical request."""
 
@@ -83,6 +182,32 @@ class PlanRequestBody(Sent):
         return Question(self.question, self.context)
 
 
+class PassageRefBody(ReplyBody):
+    """One of the `contexts`."""
+
+    index: int = Field(description="From 0, in the order sent.")
+    id: str | None = Field(None, description="There when the passage had one.")
+
+
+class SentenceBody(ReplyBody):
+    """The sentence around an answer."""
+
+    text: str
+    start: int
+    end: int
+
+
+class CostBody(ReplyBody):
+    """Compute, ms of one core by the profiles of this host, beside that of the largest variant."""
+
+    compute_ms: float = Field(description="Of the variants that were asked; 0: a kept answer.")
+    largest_variant: str
+    largest_compute_ms: float = Field(description="Had the largest variant been asked.")
+    saved_ms: float = Field(
+        description="The difference; below 0 where a cascade cost more than the largest variant."
+    )
+
+
 class AlternativeBody(ReplyBody):
     """Another span; `probability` is its share of the n-best mass."""
 
@@ -90,6 +215,7 @@ class AlternativeBody(ReplyBody):
     start: int
     end: int
     probability: float
+    passage: PassageRefBody | None = Field(None, description="There with `contexts`.")
 
 
 class SloBody(ReplyBody):
@@ -112,6 +238,7 @@ class SloOutcomeBody(SloBody):
     certified_f1_loss: float | None = Field(None, description="There where it is certified.")
     certified_answerable_f1: float | None = Field(None, description="Likewise.")
     predicted_ms: float
+    total_ms: float = Field(description="What it took, from the request read to the answer.")
 
 
 class OptionBody(ReplyBody):
@@ -154,7 +281,10 @@ class ExplainBody(ReplyBody):
 
 
 class AnswerBody(ReplyBody):
-    """The answer; unanswerable: empty, offsets null. Offsets count code points of the context."""
+    """The answer; unanswerable: empty, offsets null.
+
+    Offsets count in the context or, with `contexts`, in the passage; code points, or what `offset_unit` says.
+    """
 
     id: str | None = Field(None, description="There when the request had one.")
     answer: str
@@ -163,9 +293,19 @@ class AnswerBody(ReplyBody):
     score: float = Field(description="Calibrated probability that the answer is right.")
     no_answer_probability: float
     alternatives: list[AlternativeBody]
+    passage: PassageRefBody | None = Field(
+        None, description="There with `contexts`; null: no answer."
+    )
+    sentence: SentenceBody | None = Field(
+        None, description="There when it was asked for; null: no answer."
+    )
     plan: str
     variant: str
     slo: SloOutcomeBody
+    cost: CostBody
+    age_ms: float | None = Field(
+        None, description="Of a kept answer: since it was first given. Absent: it is new."
+    )
     explain: ExplainBody | None = Field(None, description="There with `SLO-Explain: 1`.")
 
 

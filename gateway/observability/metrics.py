@@ -21,9 +21,10 @@ from prometheus_client import (
     ProcessCollector,
 )
 
-from gateway.domain import STAGES, SloViolation, Timings
+from gateway.domain import STAGES, Cost, SloViolation, Timings
 from gateway.observability import metrics_declared as declared
 from gateway.observability.metrics_declared import (
+    CACHED,
     CLOSINGS,
     DENIALS,
     FILES,
@@ -82,6 +83,7 @@ class Metrics:
         self._ended = cache(self.requests.labels)
         self._lasted = cache(self.duration.labels)
         self._violated = cache(self.slo.labels)
+        self._computed = cache(self._find_compute)
         self._stages = [(name, self.stage.labels(name)) for name in STAGES]
         self._bear(classes)
 
@@ -99,6 +101,11 @@ class Metrics:
         self.sheds = self._counter(declared.SHEDS)
         self.escalations = self._counter(declared.ESCALATIONS)
         self.retries = self._counter(declared.RETRIES)
+        self.compute = self._counter(declared.COMPUTE)
+        self.largest_compute = self._counter(declared.LARGEST_COMPUTE)
+        self.cache_requests = self._counter(declared.CACHE_REQUESTS)
+        self.cache_answers = self._gauge(declared.CACHE_ANSWERS)
+        self.cache_bytes = self._gauge(declared.CACHE_BYTES)
 
     def _declare_models(self, seconds: Sequence[float]) -> None:
         """Variants and their model server."""
@@ -160,9 +167,11 @@ class Metrics:
         """Create series at 0: `rate` and `increase` miss the first event of a series that begins at 1."""
         for slo_class in classes:
             self.partial_answers.labels(slo_class)
+            self._computed(slo_class)
             for held in (True, False):
                 self._objective(slo_class, *[held] * len(OBJECTIVES))
         rare = (
+            (self.cache_requests, product(CACHED)),
             (self.connections_closed, product(CLOSINGS)),
             (self.denied, product(FRONTENDS, DENIALS)),
             (self.reloads, product(FILES, ("loaded", "refused"))),
@@ -201,6 +210,10 @@ class Metrics:
         for name, stage in self._stages:
             stage.observe(getattr(timings, name) / 1e3)
         self.windows.observe(n_windows)
+        self.note_outcome(slo_class, violations)
+
+    def note_outcome(self, slo_class: str, violations: Sequence[SloViolation]) -> None:
+        """Count what an answer violates."""
         for outcome in violations or ("met",):
             self._violated(slo_class, outcome).inc()
         if SloViolation.PARTIAL in violations:
@@ -210,6 +223,12 @@ class Metrics:
             slo_class, not late, len(violations) == late, not violations
         ):
             counter.inc()
+
+    def note_cost(self, slo_class: str, cost: Cost) -> None:
+        """Count the compute of an answer, and that of the largest variant in its place."""
+        compute, largest = self._computed(slo_class)
+        compute.inc(cost.compute_ms / 1e3)
+        largest.inc(cost.largest_compute_ms / 1e3)
 
     def note_broken(self, slo_class: str) -> None:
         """Count a request that got no answer through no fault of its caller."""
@@ -287,6 +306,9 @@ class Metrics:
         words = ["within" if each else "beyond" for each in held]
         pairs = zip(("0.95", "0.99"), words, strict=True)
         return [self.predictions.labels(variant, quantile, word) for quantile, word in pairs]
+
+    def _find_compute(self, slo_class: str) -> tuple[Counter, Counter]:
+        return self.compute.labels(slo_class), self.largest_compute.labels(slo_class)
 
     def _find_tokens(self, variant: str) -> tuple[Counter, Counter]:
         return self.tokens.labels(variant, "text"), self.tokens.labels(variant, "padding")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 # Label values that are the same in every gateway.
 OBJECTIVES = ("latency", "accuracy", "joint")
 FRONTENDS = ("http", "grpc")
+CACHED = ("hit", "miss", "bypass")
 DENIALS = ("missing", "unknown", "scope")
 CLOSINGS = ("slow_head", "large_head", "malformed", "idle", "stalled", "full")
 FILES = ("keys", "certificate")  # that serving depends on, and that are read again
@@ -100,6 +101,30 @@ RETRIES = _counter(
     "bertier_retries_total",
     "Requests whose first variant failed, by result of the retry.",
     "outcome",
+)
+COMPUTE = _counter(
+    "bertier_compute_seconds_total",
+    "Compute of the variants that answers asked, s of one core by the profiles of this host;"
+    " kept answers cost nothing.",
+    "slo_class",
+)
+LARGEST_COMPUTE = _counter(
+    "bertier_largest_compute_seconds_total",
+    "Compute of the same answers by the largest variant; what is saved is the difference.",
+    "slo_class",
+)
+CACHE_REQUESTS = _counter(
+    "bertier_cache_requests_total",
+    "Questions at the response cache, if it is on.",
+    "outcome",
+)
+CACHE_ANSWERS = _gauge(
+    "bertier_cache_answers",
+    "Answers in the response cache.",
+)
+CACHE_BYTES = _gauge(
+    "bertier_cache_bytes",
+    "Upper bound on the memory of the response cache.",
 )
 # How the variants and their server do.
 INFERENCE = _histogram(

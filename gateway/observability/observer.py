@@ -163,6 +163,28 @@ class Observer:
         """Record what followed when a plan's first variant failed."""
         self._metrics.retries.labels(outcome).inc()
 
+    def answered_from_cache(self, question: Question, answered: Answered) -> None:
+        """Record an answer that was kept: no stage of it took place, and nothing was decided."""
+        slo_class = answered.slo.slo_class
+        self._metrics.cache_requests.labels("hit").inc()
+        self._metrics.note_outcome(slo_class, answered.violations)
+        self._metrics.note_cost(slo_class, answered.cost)
+        tracing.answered(answered)
+        self._log_answer(question, answered)
+
+    def missed_cache(self) -> None:
+        """Record a request that found no kept answer."""
+        self._metrics.cache_requests.labels("miss").inc()
+
+    def bypassed_cache(self) -> None:
+        """Record a request that neither reads nor leaves a kept answer."""
+        self._metrics.cache_requests.labels("bypass").inc()
+
+    def cache_holds(self, n_answers: int, n_bytes: float) -> None:
+        """Record what the response cache holds."""
+        self._metrics.cache_answers.set(n_answers)
+        self._metrics.cache_bytes.set(n_bytes)
+
     def inferred(self, variant: str, windows: Windows, inference: Inference) -> None:
         """Record an inference, while its stage is open."""
         took_s = (inference.queue_ms + inference.infer_ms) / 1e3
@@ -189,6 +211,7 @@ class Observer:
         if record.size is not None and (answered := record.answered) is not None:
             violations, timings = answered.violations, answered.timings
             self._metrics.note_answer(slo_class, violations, timings, record.size.n_windows)
+            self._metrics.note_cost(slo_class, answered.cost)
             self._count_escalations(answered)
             tracing.answered(answered)
             self._log_answer(record.question, answered)

@@ -18,6 +18,7 @@ from gateway.catalog.schema import Decoding
 from gateway.domain import Answer, Bools, Floats, Ints, Logits, Question, Span, Windows
 from gateway.errors import EmptyText, MalformedText, RepositoryError, TextTooLong
 from gateway.qa.characters import has_visible, long_clusters
+from gateway.qa.context_cache import ContextCache, ContextTokens
 from gateway.qa.token_cache import Tokens, WordMemory
 
 MAX_TOKENS = 384
@@ -39,6 +40,7 @@ class SpanEncoder:
     ) -> None:
         self.tokenizer = tokenizer
         self._words = WordMemory(tokenizer)
+        self._contexts = ContextCache(self._tokenize_context)
         self._frame = _Frame.of(tokenizer)
         self._max_tokens = max_tokens
         self._overlap = min(overlap, max_tokens // 3)
@@ -64,26 +66,34 @@ class SpanEncoder:
     def encode(self, question: Question) -> Windows:
         """Return the windows of one question, padded to the bucket of the longest of them.
 
-        Offsets lie between the characters that a reader sees (grapheme clusters): so does every answer.
+        No window reaches over the end of a passage. Offsets lie between the characters that a reader sees
+        (grapheme clusters): so does every answer.
         Raises: EmptyText (nothing to read), TextTooLong (question over MAX_QUESTION_TOKENS), MalformedText (lone
         surrogates).
         """
-        asked = self._tokens_of("question", question.question)
+        _check_text("question", question.question)
+        asked = self._words.tokens_of(question.question)
+        if asked.begins == asked.ends:  # none, or white space alone: the rest was dropped
+            raise EmptyText("question")
         if len(asked.ids) > self._max_question_tokens:
             raise TextTooLong("question", len(asked.ids), self._max_question_tokens, "tokens")
         room = self._max_tokens - len(asked.ids) - self._frame.n_tokens
-        context = _between_clusters(
-            self._tokens_of("context", question.context), long_clusters(question.context)
-        )
-        return _to_windows(self._frame, asked, context, room, room - self._overlap)
+        contexts = [
+            (passage.start, self._context_tokens(name, passage.text))
+            for name, passage in question.named_passages()
+        ]
+        return _to_windows(self._frame, asked, contexts, room, room - self._overlap)
 
-    def _tokens_of(self, name: str, text: str) -> Tokens:
-        """Return the tokens of a text. Raises: EmptyText, MalformedText."""
+    def _context_tokens(self, name: str, text: str) -> ContextTokens:
+        """Return the tokens of a context. Raises: EmptyText, MalformedText."""
         _check_text(name, text)
-        tokens = self._words.tokens_of(text)
-        if tokens.begins == tokens.ends:  # none, or white space alone: the rest was dropped
+        tokens = self._contexts.tokens_of(text)
+        if (tokens.begins == tokens.ends).all():
             raise EmptyText(name)
         return tokens
+
+    def _tokenize_context(self, text: str) -> ContextTokens:
+        return _between_clusters(self._words.tokens_of(text), long_clusters(text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,45 +143,61 @@ def _check_text(name: str, text: str) -> None:
         raise MalformedText(name, exc.start) from exc
 
 
-def _between_clusters(tokens: Tokens, clusters: Sequence[tuple[int, int]]) -> Tokens:
+def _between_clusters(tokens: Tokens, clusters: Sequence[tuple[int, int]]) -> ContextTokens:
     """Return the tokens with offsets that cut no cluster; `clusters`: (begin, end), in order."""
+    ids, begins, ends = (
+        np.array(column, np.int64) for column in (tokens.ids, tokens.begins, tokens.ends)
+    )
     if not clusters:
-        return tokens
+        return ContextTokens(ids, begins, ends)
     first, last = np.array(clusters).T  # (C,), (C,)
-    begins, ends = np.array(tokens.begins), np.array(tokens.ends)
     # The last cluster that begins before, and the first that ends behind.
     before = np.maximum(np.searchsorted(first, begins) - 1, 0)
     behind = np.minimum(np.searchsorted(last, ends), len(last) - 1)
     some = begins < ends
     cut_begin = some & (first[before] < begins) & (begins < last[before])
     cut_end = some & (first[behind] < ends) & (ends < last[behind])
-    return Tokens(
-        tokens.ids,
-        np.where(cut_begin, first[before], begins).tolist(),
-        np.where(cut_end, last[behind], ends).tolist(),
+    return ContextTokens(
+        ids, np.where(cut_begin, first[before], begins), np.where(cut_end, last[behind], ends)
     )
 
 
-def _to_windows(frame: _Frame, asked: Tokens, context: Tokens, room: int, step: int) -> Windows:
-    """Return windows of up to `room` tokens of the context, each beginning `step` after the last."""
-    n_asked, n_context = len(asked.ids), len(context.ids)
-    n_windows = 1 + max(0, -(-(n_context - room) // step))
-    n_tokens = n_asked + min(n_context, room) + frame.n_tokens
-    shape = (n_windows, bucket_of(n_tokens))
+def _to_windows(
+    frame: _Frame,
+    asked: Tokens,
+    contexts: Sequence[tuple[int, ContextTokens]],
+    room: int,
+    step: int,
+) -> Windows:
+    """Return windows of up to `room` tokens of one context, each beginning `step` after the last.
+
+    `contexts`: where each begins in the text that offsets count in, and its tokens.
+    """
+    n_asked = len(asked.ids)
+    pieces = [
+        (start, context, slice(at, min(at + room, len(context.ids))))
+        for start, context in contexts
+        for at in range(0, max(1, len(context.ids) - room + step), step)
+    ]
+    n_tokens = n_asked + max(part.stop - part.start for _, _, part in pieces) + frame.n_tokens
+    shape = (len(pieces), bucket_of(n_tokens))
     ids, mask, types = (np.zeros(shape, np.int64) for _ in range(3))
     offsets = np.zeros((*shape, 2), np.int64)
     is_context = np.zeros(shape, np.bool_)
     head = [*frame.before, *asked.ids, *frame.between]
     first = len(head)
-    for row in range(n_windows):
-        part = slice(row * step, min(row * step + room, n_context))
+    for row, (start, context, part) in enumerate(pieces):
         last = first + part.stop - part.start
         n = last + len(frame.after)
-        ids[row, :n] = [*head, *context.ids[part], *frame.after]
+        ids[row, :first], ids[row, first:last], ids[row, last:n] = (
+            head,
+            context.ids[part],
+            frame.after,
+        )
         mask[row, :n] = 1
         types[row, :n] = frame.types_around(n_asked, last - first)
-        offsets[row, first:last, 0] = context.begins[part]
-        offsets[row, first:last, 1] = context.ends[part]
+        offsets[row, first:last, 0] = context.begins[part] + start
+        offsets[row, first:last, 1] = context.ends[part] + start
         is_context[row, first:last] = offsets[row, first:last, 0] < offsets[row, first:last, 1]
     return Windows(ids, mask, types, offsets, is_context, n_tokens)
 
@@ -219,12 +245,12 @@ def answer_of(reading: Reading, how: Decoding, top_k: int = 1) -> Answer:
     spans, difference = reading.spans, reading.difference
     unanswerable = not spans or difference > how.null_threshold
     no_answer = sigmoid(how.null_scale * difference + how.null_bias) if spans else 1.0
-    score = sigmoid(_score_logit(reading, how, unanswerable))
+    score, other = _scores(reading, how, unanswerable)
     alternatives = spans[:top_k] if top_k > 1 else ()
-    if unanswerable:
-        return Answer("", None, None, score, no_answer, alternatives)
-    best = spans[0]
-    return Answer(best.text, best.start, best.end, score, no_answer, alternatives)
+    best = spans[0] if spans else None
+    if unanswerable or best is None:
+        return Answer("", None, None, score, no_answer, alternatives, best, other)
+    return Answer(best.text, best.start, best.end, score, no_answer, alternatives, best, other)
 
 
 def score_features(reading: Reading, null_threshold: float) -> tuple[float, float]:
@@ -236,10 +262,14 @@ def score_features(reading: Reading, null_threshold: float) -> tuple[float, floa
     return margin, math.log(max(reading.spans[0].probability / max(spans_mass, 1e-9), 1e-6))
 
 
-def _score_logit(reading: Reading, how: Decoding, unanswerable: bool) -> float:
-    bias, margin_weight, span_weight = how.score_weights[int(unanswerable)]
+def _scores(reading: Reading, how: Decoding, unanswerable: bool) -> tuple[float, float]:
+    """Return the score of the decision, and that of the other one, which the margin counts against."""
     margin, log_share = score_features(reading, how.null_threshold)
-    return bias + margin_weight * margin + span_weight * log_share
+    logits = []
+    for decision, sign in ((unanswerable, 1), (not unanswerable, -1)):
+        bias, margin_weight, span_weight = how.score_weights[int(decision)]
+        logits.append(bias + margin_weight * sign * margin + span_weight * log_share)
+    return sigmoid(logits[0]), sigmoid(logits[1])
 
 
 def best_spans(

@@ -40,9 +40,10 @@ from gateway.errors import (
 from gateway.observability.decision_log import DecisionLog
 from gateway.observability.metrics import Metrics
 from gateway.observability.observer import Observer, QuestionRecord
-from gateway.qa import codec
-from gateway.request import long_context
+from gateway.qa import codec, own_threshold
+from gateway.request import cost, long_context
 from gateway.request.cascade import LONG_TEXT_CHARS, Cascade, Job, Outcome, final_violations
+from gateway.request.response_cache import ResponseCache
 from gateway.request.shadow import Shadow
 from gateway.routing import policy
 from gateway.routing.admission_control import AdmissionControl, Refused
@@ -98,6 +99,7 @@ class AnswerService:
         self.metrics = metrics
         self.decisions = DecisionLog(settings.decisions_file, metrics.decisions_lost.inc)
         self.observer = Observer(metrics, self.decisions, clock)
+        self._responses = ResponseCache(settings, self.observer, clock)
         self.admission = AdmissionControl(settings.max_in_flight, lambda: self.serving, clock)
         self.shadow = Shadow(backend, settings, metrics, clock, draw)
         self._clock = clock
@@ -123,6 +125,15 @@ class AnswerService:
             async with self.admitted(request, frontend) as admission:
                 return await self.answer(question, request, arrived_ms, admission=admission)
         slo, serving = self._current(request, admission)
+
+        async def ask() -> Answered:
+            return await self._ask(question, slo, serving, arrived_ms)
+
+        return await self._responses.answer(question, slo, serving, arrived_ms, ask)
+
+    async def _ask(
+        self, question: Question, slo: Slo, serving: ServingSet, arrived_ms: float
+    ) -> Answered:
         with self.observer.question(question, slo, arrived_ms) as record:
             async with self._deadline(slo, arrived_ms):
                 job = await self._encode(question, slo, serving, arrived_ms)
@@ -238,7 +249,7 @@ class AnswerService:
         timings = replace(outcome.timings, total=self._clock() - job.arrived_ms)
         late = timings.total > job.slo.latency_ms
         return Answered(
-            outcome.answer,
+            own_threshold.apply(outcome.answer, job.question),
             job.slo,
             routed.decision,
             option,
@@ -246,6 +257,7 @@ class AnswerService:
             final_violations(routed.decision, outcome, late=late),
             timings,
             routed.candidates,
+            cost.of_answer(job.serving, option.plan, outcome.variant, job.size),
         )
 
     def raise_if_full(self, request: SloRequest, frontend: str) -> None:

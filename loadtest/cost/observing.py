@@ -38,6 +38,7 @@ from gateway.domain import (
     Trust,
     Windows,
 )
+from gateway.domain import Cost as AnswerCost
 from gateway.observability.decision_log import DecisionLog
 from gateway.observability.metrics import Metrics
 from gateway.observability.observer import Observer, QuestionRecord, receive
@@ -84,8 +85,9 @@ class Recording:
         option = Option(plan, Trust.CERTIFIED, 1, cost_ms=6.0, idle_ms=6.0, predicted_ms=7.0)
         self._decision = Decision(option, Reason.MEETS_SLO)
         answer = Answer("us", 0, 2, 0.9, 0.1)
+        cost = AnswerCost(6.0, self._variant, 6.0)
         self._answered = Answered(
-            answer, slo, self._decision, option, self._variant, (), TIMINGS, ()
+            answer, slo, self._decision, option, self._variant, (), TIMINGS, (), cost
         )
         tokens = np.zeros((1, 192), np.int64)
         inside = np.zeros((1, 192), np.bool_)

@@ -23,7 +23,8 @@ def test_the_page_has_examples() -> None:
 
 
 @pytest.mark.parametrize(
-    ("example", "said"), list(zip(EXAMPLES, [" True", "came|failed|Ada", "small 14"], strict=True))
+    ("example", "said"),
+    list(zip(EXAMPLES, [" True", "came|failed|Ada", "small 14", "about: Answer"], strict=True)),
 )
 async def test_an_example_runs(example: str, said: str) -> None:
     """What a newcomer copies works."""

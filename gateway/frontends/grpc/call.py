@@ -41,7 +41,7 @@ from gateway.errors import (
     Unauthenticated,
     kind_of,
 )
-from gateway.frontends import slo_headers
+from gateway.frontends import cache_control, slo_headers
 from gateway.frontends.oip import UnknownModel
 from gateway.frontends.problems import FIXED_TEXT
 from gateway.observability import observer
@@ -149,6 +149,7 @@ def begin(context: Context) -> Call:
     """Return the call, which the log and the metrics of this task know from now on."""
     call = Call.of(context)
     access.CONNECTION.set(context.peer())
+    cache_control.receive(call.metadata)
     parent, state = _first(call.metadata, "traceparent"), _first(call.metadata, "tracestate")
     observer.receive(call.request_id, parent, state)
     return call
@@ -206,9 +207,9 @@ def _first(metadata: Metadata, wanted: str) -> str | None:
     return next((value for name, value in metadata if name == wanted), None)
 
 
-def readable(request: M | Malformed) -> M:
-    """Return the message. Raises: Malformed, when there is none."""
-    if isinstance(request, Malformed):
+def readable(request: M | BadInput) -> M:
+    """Return the message. Raises: BadInput, when there is none."""
+    if isinstance(request, BadInput):
         raise request
     return request
 

@@ -39,6 +39,7 @@ AGE_JITTER = 1.1  # gRPC lets a connection get so much older, so that not all en
 IDLE_MS = 500.0  # without a new call: then no client is sending any more
 LOOK_MS = 50.0  # how often that is looked at
 HANDSHAKES = ("grpc.server_handshake_timeout_ms", "grpc.http2.settings_timeout")
+PING_INTERVAL_MS = 5_000  # a caller that pings more often is sent away
 METADATA_SIZES = ("grpc.max_metadata_size", "grpc.absolute_max_metadata_size")
 Status = health_pb2.HealthCheckResponse
 
@@ -113,6 +114,9 @@ async def start(
             ("grpc.max_allowed_incoming_connections", settings.max_connections),
             *((name, math.ceil(settings.head_timeout_ms)) for name in HANDSHAKES),
             *((name, settings.max_head_bytes) for name in METADATA_SIZES),
+            # Callers may ping a quiet stream, or a connection without one, every 10 s, as Go and Java do.
+            ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_MS),
+            ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.max_receive_message_length", settings.max_batch_bytes),
             ("grpc.max_send_message_length", settings.max_batch_bytes),
         ),

@@ -1,5 +1,7 @@
 """Many questions in one HTTP request: a list or lines come in, a line for each goes out, in order.
 
+Questions about one context may come as an object that holds it once.
+
 A question that fails gets an error line; the others are answered.
 """
 
@@ -75,8 +77,13 @@ class Batch:
         limits = self._settings
         raw = await read_body(request, limits.max_batch_bytes, limits.body_timeout_ms)
         values = models.read_json(raw)
+        if isinstance(values, dict):
+            shared = models.check(models.SharedQuestionsBody, values)
+            return list(shared.items(self._settings))
         if not isinstance(values, list):
-            raise InvalidField(f"body: send a list, or lines with Content-Type: {NDJSON}")
+            raise InvalidField(
+                f"body: send a list, or questions about one context, or lines with Content-Type: {NDJSON}"
+            )
         return values
 
     async def _stream(
@@ -108,10 +115,10 @@ class Batch:
         label = slo_headers.class_label(own or self._slo.slo_class, self._settings)
         with slo_headers.observed(self._service.observer, "http", label):
             item = models.check(models.ItemBody, value)
-            question = item.to_question(self._settings.max_top_k)
+            asked = item.to_asked(self._settings)
             slo = item.slo.over(self._slo)
-            answered = await self._service.answer(question, slo, arrived_ms)
-            return replies.answer_body(answered, question.id)
+            answered = await self._service.answer(asked.question, slo, arrived_ms)
+            return replies.answer_body(answered, asked)
 
 
 def _one_line(json: bytes) -> bytes:
@@ -127,7 +134,7 @@ async def _each(values: list[Any]) -> AsyncIterator[Any]:
 
 
 def _value(item: Any) -> Any:
-    """Return an item as a JSON value; a line comes as its bytes, or as what is wrong with it."""
+    """Return an item as a JSON value; a line comes as its bytes, any item as what is wrong with it."""
     if isinstance(item, BadInput):
         raise item
     return models.read_json(item) if isinstance(item, bytes) else item

@@ -15,6 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import Malformed, UnsupportedEncoding
+from gateway.frontends.http.zstd import ZstdInflater
 
 PIECE_BYTES = 64 << 10  # so much is inflated at a time: what a bomb costs before the limit is seen
 MIN_REPLY_BYTES = 1_400  # a smaller reply fits into one packet as it is
@@ -25,6 +26,8 @@ COMPRESS: Mapping[str, Callable[[bytes], bytes]] = {  # the first one that the c
     "gzip": partial(gzip.compress, compresslevel=LEVEL, mtime=0),
     "deflate": partial(zlib.compress, level=LEVEL),
 }
+ZSTD = "zstd"
+SUPPORTED = (*COMPRESS, ZSTD)  # of requests
 COMPRESSIBLE = ("application/json", "application/problem+json", "application/octet-stream")
 
 
@@ -39,8 +42,8 @@ class InflatesRequests:
         if not coding:
             await self._app(scope, receive, send)
             return
-        if coding not in WINDOW_BITS:
-            raise UnsupportedEncoding(coding, tuple(COMPRESS))
+        if coding != ZSTD and coding not in WINDOW_BITS:
+            raise UnsupportedEncoding(coding, SUPPORTED)
         headers = [each for each in scope["headers"] if each[0] != b"content-encoding"]
         inflating = InflatingReceive(receive, coding)
         await self._app({**scope, "headers": headers}, inflating, send)
@@ -58,7 +61,7 @@ class InflatingReceive:
 
     def __init__(self, receive: Receive, coding: str) -> None:
         self._receive = receive
-        self._inflater = _Inflater(coding)
+        self._inflater = ZstdInflater(PIECE_BYTES) if coding == ZSTD else _Inflater(coding)
         self._pieces: Iterator[bytes] = iter(())
         self._is_last = False  # the message that the pieces are of
         self._done = False

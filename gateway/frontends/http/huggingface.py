@@ -14,8 +14,10 @@ from pydantic_core import to_json
 
 from gateway.domain import Answered, Question, Span
 from gateway.errors import InvalidField
+from gateway.frontends.asked import Asked
 from gateway.frontends.schemas import ReplyBody, Sent
 from gateway.qa import codec
+from gateway.settings import Settings
 
 PATHS = ("/", "/models/qa")
 FIXED = {  # of the windows that every variant reads, and that its certificate is about
@@ -65,8 +67,9 @@ class HuggingFaceBody(Sent):
     inputs: HuggingFaceInputs
     parameters: HuggingFaceParameters = HuggingFaceParameters()
 
-    def to_question(self, max_top_k: int) -> Question:
+    def to_asked(self, settings: Settings) -> Asked:
         """Raises: InvalidField for what is not served as asked."""
+        max_top_k = settings.max_top_k
         wanted = self.parameters
         if wanted.top_k is not None and wanted.top_k > max_top_k:
             raise InvalidField(f"parameters.top_k: {wanted.top_k}; allowed: 1 to {max_top_k}")
@@ -78,11 +81,13 @@ class HuggingFaceBody(Sent):
                     " certified for windows of that size"
                 )
         # All spans: their shares and that of no answer make 1.
-        return Question(
-            self.inputs.question,
-            self.inputs.context,
-            top_k=codec.N_BEST,
-            max_answer_tokens=wanted.max_answer_len,
+        return Asked(
+            Question(
+                self.inputs.question,
+                self.inputs.context,
+                top_k=codec.N_BEST,
+                max_answer_tokens=wanted.max_answer_len,
+            )
         )
 
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.auth import access
-from gateway.frontends import problems, slo_headers
+from gateway.frontends import cache_control, problems, slo_headers
 from gateway.frontends.http import huggingface
 from gateway.observability import logs, observer
 
@@ -54,6 +54,7 @@ class RequestFrame:
             await self.app(scope, receive, send)
             return
         access.CONNECTION.set(scope.get("client"))
+        cache_control.receive(scope["headers"])
         name = slo_headers.request_id(_header(scope, b"x-request-id"))
         parent, state = _header(scope, b"traceparent"), _header(scope, b"tracestate")
         observer.receive(name, parent, state)

@@ -25,10 +25,19 @@ from gateway.frontends.schemas import (
     ProblemBody,
     QuestionBody,
     ReadyBody,
+    SharedQuestionsBody,
 )
 
 MODELS: tuple[type[BaseModel], ...] = (
-    *(QuestionBody, ItemBody, AnswerBody, PlanRequestBody, PlanBody, ProblemBody),
+    *(
+        QuestionBody,
+        ItemBody,
+        SharedQuestionsBody,
+        AnswerBody,
+        PlanRequestBody,
+        PlanBody,
+        ProblemBody,
+    ),
     *(HuggingFaceBody, HuggingFaceAnswer, InferBody, InferReplyBody),
     *(CatalogReport, ReadinessReport, ReadyBody),
 )
@@ -71,6 +80,11 @@ REQUEST_HEADERS: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("SLO-Variant", _TEXT, "Pin one variant (evaluation, debugging)."),
     ("SLO-Explain", _TEXT | {"enum": ["0", "1"]}, "`1`: the whole decision in the answer."),
     (
+        "Cache-Control",
+        _TEXT,
+        "Of kept answers, where the gateway keeps any: `no-store`, `no-cache`, `max-age=SECONDS`.",
+    ),
+    (
         "x-envoy-expected-rq-timeout-ms",
         _DECIMAL | {"minimum": 0},
         "Deadline set by a proxy; the tightest deadline counts.",
@@ -92,6 +106,7 @@ RESPONSE_HEADERS: tuple[tuple[str, dict[str, Any], str], ...] = (
         _TEXT,
         "`true`, or the violations: late, below-floor, escalation-cut, partial, uncertified.",
     ),
+    ("Age", {"type": "integer"}, "Of a kept answer: seconds since it was first given."),
     ("Server-Timing", _TEXT, "tokenize, route, queue, infer, decode, total; ms."),
 )
 REQUEST_ID_HEADER = (("X-Request-Id", _TEXT, "Given or made; the log names it."),)
@@ -196,7 +211,7 @@ def _parameters(rows: Iterable[tuple[str, dict[str, Any], str]]) -> list[dict[st
 
 _ANYTHING = {JSON: {"type": "object"}}
 _QUESTIONS: dict[str, dict[str, Any]] = {
-    JSON: {"type": "array", "items": ref(ItemBody)},
+    JSON: {"anyOf": [{"type": "array", "items": ref(ItemBody)}, ref(SharedQuestionsBody)]},
     NDJSON: ref(ItemBody),
 }
 _ANSWER_LINES: dict[str, dict[str, Any]] = {

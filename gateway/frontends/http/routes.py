@@ -26,6 +26,7 @@ from gateway.domain import Answered, SloRequest
 from gateway.errors import BackendUnavailable, BertierError, InvalidField
 from gateway.frontends import replies, slo_headers
 from gateway.frontends import schemas as models
+from gateway.frontends.asked import Asked
 from gateway.frontends.http import cors, huggingface
 from gateway.frontends.http import openapi as http_docs
 from gateway.frontends.http.auth import AuthMiddleware
@@ -78,17 +79,21 @@ class HttpApi:
         return self._settings.metrics_port is not None
 
     async def answer(self, request: Request) -> Response:
-        def reply(answered: Answered, body: models.QuestionBody) -> bytes:
-            return replies.answer_body(answered, body.id or "")
+        def reply(answered: Answered, _: models.QuestionBody, asked: Asked) -> bytes:
+            return replies.answer_body(answered, asked)
 
         return await self._answer(request, models.QuestionBody, reply)
 
     async def huggingface(self, request: Request) -> Response:
         """Answer in the words of Hugging Face's inference clients."""
-        return await self._answer(request, HuggingFaceBody, huggingface.answer_body)
+
+        def reply(answered: Answered, body: HuggingFaceBody, _: Asked) -> bytes:
+            return huggingface.answer_body(answered, body)
+
+        return await self._answer(request, HuggingFaceBody, reply)
 
     async def _answer(
-        self, request: Request, model: type[Body], reply: Callable[[Answered, Body], bytes]
+        self, request: Request, model: type[Body], reply: Callable[[Answered, Body, Asked], bytes]
     ) -> Response:
         """Answer one question under the SLO of the headers; `reply` writes the answer's body."""
         label = self._class_label(request)
@@ -99,13 +104,13 @@ class HttpApi:
                 record.read()
                 arrived_ms = now_ms() - admission.waited_ms  # the wait counts; reading does not
                 body = models.read(model, raw)
-                question = body.to_question(self._settings.max_top_k)
+                asked = body.to_asked(self._settings)
                 async with while_connected(partial(disconnected, request.receive)):
                     answered = await self._service.answer(
-                        question, slo, arrived_ms, admission=admission
+                        asked.question, slo, arrived_ms, admission=admission
                     )
             return Response(
-                reply(answered, body),
+                reply(answered, body, asked),
                 headers=slo_headers.slo_headers(answered),
                 media_type=JSON,
             )

@@ -18,6 +18,7 @@ from gateway.frontends.http import routes
 from gateway.lifecycle.watcher import Watcher
 from gateway.observability.metrics import COUNTS, RATIOS, Metrics, edges_s
 from gateway.observability.metrics_declared import (
+    CACHED,
     CLOSINGS,
     DENIALS,
     FILES,
@@ -187,7 +188,9 @@ BOUNDED: Mapping[str, frozenset[str]] = {
     "slo_class": frozenset({*STANDARD_CLASSES, "voice", "unknown"}),
     "plan": frozenset({"small", "large", "none"}),
     "variant": frozenset({"small", "large"}),
-    "outcome": frozenset({*KINDS, *SloViolation, "ok", "met", *OUTCOMES, "within", "beyond"}),
+    "outcome": frozenset(
+        {*KINDS, *SloViolation, "ok", "met", *OUTCOMES, "within", "beyond", *CACHED}
+    ),
     "promise": frozenset(OBJECTIVES),
     "stage": frozenset(STAGES),
     "kind": frozenset({"text", "padding"}),

@@ -7,18 +7,48 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class AnswerRequest(_message.Message):
-    __slots__ = ("question", "context", "id", "top_k", "slo")
+    __slots__ = ("question", "context", "id", "top_k", "slo", "contexts", "max_answer_tokens", "min_score", "max_no_answer_probability", "offset_unit", "sentence")
     QUESTION_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     SLO_FIELD_NUMBER: _ClassVar[int]
+    CONTEXTS_FIELD_NUMBER: _ClassVar[int]
+    MAX_ANSWER_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MIN_SCORE_FIELD_NUMBER: _ClassVar[int]
+    MAX_NO_ANSWER_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_UNIT_FIELD_NUMBER: _ClassVar[int]
+    SENTENCE_FIELD_NUMBER: _ClassVar[int]
     question: str
     context: str
     id: str
     top_k: int
     slo: SloRequest
-    def __init__(self, question: _Optional[str] = ..., context: _Optional[str] = ..., id: _Optional[str] = ..., top_k: _Optional[int] = ..., slo: _Optional[_Union[SloRequest, _Mapping]] = ...) -> None: ...
+    contexts: _containers.RepeatedCompositeFieldContainer[Passage]
+    max_answer_tokens: int
+    min_score: float
+    max_no_answer_probability: float
+    offset_unit: str
+    sentence: bool
+    def __init__(self, question: _Optional[str] = ..., context: _Optional[str] = ..., id: _Optional[str] = ..., top_k: _Optional[int] = ..., slo: _Optional[_Union[SloRequest, _Mapping]] = ..., contexts: _Optional[_Iterable[_Union[Passage, _Mapping]]] = ..., max_answer_tokens: _Optional[int] = ..., min_score: _Optional[float] = ..., max_no_answer_probability: _Optional[float] = ..., offset_unit: _Optional[str] = ..., sentence: _Optional[bool] = ...) -> None: ...
+
+class Passage(_message.Message):
+    __slots__ = ("context", "id")
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    context: str
+    id: str
+    def __init__(self, context: _Optional[str] = ..., id: _Optional[str] = ...) -> None: ...
+
+class AnswerManyRequest(_message.Message):
+    __slots__ = ("questions", "context", "contexts")
+    QUESTIONS_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    CONTEXTS_FIELD_NUMBER: _ClassVar[int]
+    questions: _containers.RepeatedCompositeFieldContainer[AnswerRequest]
+    context: str
+    contexts: _containers.RepeatedCompositeFieldContainer[Passage]
+    def __init__(self, questions: _Optional[_Iterable[_Union[AnswerRequest, _Mapping]]] = ..., context: _Optional[str] = ..., contexts: _Optional[_Iterable[_Union[Passage, _Mapping]]] = ...) -> None: ...
 
 class SloRequest(_message.Message):
     __slots__ = ("latency_ms", "min_f1", "slo_class", "policy", "priority", "variant", "explain", "max_f1_loss", "min_answerable_f1")
@@ -43,7 +73,7 @@ class SloRequest(_message.Message):
     def __init__(self, latency_ms: _Optional[float] = ..., min_f1: _Optional[float] = ..., slo_class: _Optional[str] = ..., policy: _Optional[str] = ..., priority: _Optional[int] = ..., variant: _Optional[str] = ..., explain: _Optional[bool] = ..., max_f1_loss: _Optional[float] = ..., min_answerable_f1: _Optional[float] = ...) -> None: ...
 
 class AnswerResponse(_message.Message):
-    __slots__ = ("id", "answer", "start", "end", "score", "no_answer_probability", "alternatives", "plan", "variant", "slo", "timings", "explain")
+    __slots__ = ("id", "answer", "start", "end", "score", "no_answer_probability", "alternatives", "plan", "variant", "slo", "timings", "explain", "passage", "sentence", "cost", "age_ms")
     ID_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
@@ -56,6 +86,10 @@ class AnswerResponse(_message.Message):
     SLO_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     EXPLAIN_FIELD_NUMBER: _ClassVar[int]
+    PASSAGE_FIELD_NUMBER: _ClassVar[int]
+    SENTENCE_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    AGE_MS_FIELD_NUMBER: _ClassVar[int]
     id: str
     answer: str
     start: int
@@ -68,19 +102,55 @@ class AnswerResponse(_message.Message):
     slo: SloResult
     timings: Timings
     explain: Explanation
-    def __init__(self, id: _Optional[str] = ..., answer: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., score: _Optional[float] = ..., no_answer_probability: _Optional[float] = ..., alternatives: _Optional[_Iterable[_Union[Alternative, _Mapping]]] = ..., plan: _Optional[str] = ..., variant: _Optional[str] = ..., slo: _Optional[_Union[SloResult, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., explain: _Optional[_Union[Explanation, _Mapping]] = ...) -> None: ...
+    passage: PassageRef
+    sentence: Sentence
+    cost: Cost
+    age_ms: float
+    def __init__(self, id: _Optional[str] = ..., answer: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., score: _Optional[float] = ..., no_answer_probability: _Optional[float] = ..., alternatives: _Optional[_Iterable[_Union[Alternative, _Mapping]]] = ..., plan: _Optional[str] = ..., variant: _Optional[str] = ..., slo: _Optional[_Union[SloResult, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., explain: _Optional[_Union[Explanation, _Mapping]] = ..., passage: _Optional[_Union[PassageRef, _Mapping]] = ..., sentence: _Optional[_Union[Sentence, _Mapping]] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ..., age_ms: _Optional[float] = ...) -> None: ...
+
+class PassageRef(_message.Message):
+    __slots__ = ("index", "id")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    id: str
+    def __init__(self, index: _Optional[int] = ..., id: _Optional[str] = ...) -> None: ...
+
+class Sentence(_message.Message):
+    __slots__ = ("text", "start", "end")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    start: int
+    end: int
+    def __init__(self, text: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
+
+class Cost(_message.Message):
+    __slots__ = ("compute_ms", "largest_variant", "largest_compute_ms", "saved_ms")
+    COMPUTE_MS_FIELD_NUMBER: _ClassVar[int]
+    LARGEST_VARIANT_FIELD_NUMBER: _ClassVar[int]
+    LARGEST_COMPUTE_MS_FIELD_NUMBER: _ClassVar[int]
+    SAVED_MS_FIELD_NUMBER: _ClassVar[int]
+    compute_ms: float
+    largest_variant: str
+    largest_compute_ms: float
+    saved_ms: float
+    def __init__(self, compute_ms: _Optional[float] = ..., largest_variant: _Optional[str] = ..., largest_compute_ms: _Optional[float] = ..., saved_ms: _Optional[float] = ...) -> None: ...
 
 class Alternative(_message.Message):
-    __slots__ = ("answer", "start", "end", "probability")
+    __slots__ = ("answer", "start", "end", "probability", "passage")
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     END_FIELD_NUMBER: _ClassVar[int]
     PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    PASSAGE_FIELD_NUMBER: _ClassVar[int]
     answer: str
     start: int
     end: int
     probability: float
-    def __init__(self, answer: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., probability: _Optional[float] = ...) -> None: ...
+    passage: PassageRef
+    def __init__(self, answer: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., probability: _Optional[float] = ..., passage: _Optional[_Union[PassageRef, _Mapping]] = ...) -> None: ...
 
 class SloResult(_message.Message):
     __slots__ = ("latency_ms", "min_f1", "slo_class", "policy", "timeout_ms", "certified_f1", "predicted_ms", "met", "max_f1_loss", "certified_f1_loss", "min_answerable_f1", "certified_answerable_f1")

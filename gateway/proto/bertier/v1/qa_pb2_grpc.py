@@ -44,6 +44,11 @@ class QuestionAnsweringStub:
                 request_serializer=gateway_dot_proto_dot_bertier_dot_v1_dot_qa__pb2.AnswerRequest.SerializeToString,
                 response_deserializer=gateway_dot_proto_dot_bertier_dot_v1_dot_qa__pb2.AnswerItem.FromString,
                 _registered_method=True)
+        self.AnswerMany = channel.unary_stream(
+                '/bertier.v1.QuestionAnswering/AnswerMany',
+                request_serializer=gateway_dot_proto_dot_bertier_dot_v1_dot_qa__pb2.AnswerManyRequest.SerializeToString,
+                response_deserializer=gateway_dot_proto_dot_bertier_dot_v1_dot_qa__pb2.AnswerItem.FromString,
+                _registered_method=True)
         self.Plan = channel.unary_unary(
                 '/bertier.v1.QuestionAnswering/Plan',
                 request_serializer=gateway_dot_proto_dot_bertier_dot_v1_dot_qa__pb2.PlanRequest.SerializeToString,
@@ -68,6 +73,13 @@ class QuestionAnsweringServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AnswerMany(self, request, context):
+        """Answers many questions about one context, or about the same passages, which are sent once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Plan(self, request, context):
         """Says what would happen to such a request now, without inference.
         """
@@ -86,6 +98,11 @@ def add_QuestionAnsweringServicer_to_server(servicer, server):
             'AnswerStream': grpc.stream_stream_rpc_method_handler(
                     servicer.AnswerStream,
                     request_deserializer=gateway_dot_proto_dot_bertier_dot_v1_dot_qa__pb2.AnswerRequest.FromString,
+                    response_serializer=gateway_dot_proto_dot_bertier_dot_v1_dot_qa__pb2.AnswerItem.SerializeToString,
+            ),
+            'AnswerMany': grpc.unary_stream_rpc_method_handler(
+                    servicer.AnswerMany,
+                    request_deserializer=gateway_dot_proto_dot_bertier_dot_v1_dot_qa__pb2.AnswerManyRequest.FromString,
                     response_serializer=gateway_dot_proto_dot_bertier_dot_v1_dot_qa__pb2.AnswerItem.SerializeToString,
             ),
             'Plan': grpc.unary_unary_rpc_method_handler(
@@ -147,6 +164,33 @@ class QuestionAnswering:
             target,
             '/bertier.v1.QuestionAnswering/AnswerStream',
             gateway_dot_proto_dot_bertier_dot_v1_dot_qa__pb2.AnswerRequest.SerializeToString,
+            gateway_dot_proto_dot_bertier_dot_v1_dot_qa__pb2.AnswerItem.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AnswerMany(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/bertier.v1.QuestionAnswering/AnswerMany',
+            gateway_dot_proto_dot_bertier_dot_v1_dot_qa__pb2.AnswerManyRequest.SerializeToString,
             gateway_dot_proto_dot_bertier_dot_v1_dot_qa__pb2.AnswerItem.FromString,
             options,
             channel_credentials,

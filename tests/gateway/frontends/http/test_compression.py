@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import sys
 import tracemalloc
 import zlib
 from typing import Any
@@ -23,7 +24,20 @@ from tests.asgi import ASKED
 from tests.fakes import CONTEXT, QUESTION
 from tests.live import Running
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 BODY = json.dumps(ASKED).encode()
+# What it inflates to would need a window of 128 MiB to be held.
+WIDE_FRAME = zstd.compress(
+    BODY * 2,
+    options={
+        zstd.CompressionParameter.window_log: 27,
+        zstd.CompressionParameter.content_size_flag: 0,
+    },
+)
 GZIP = {"Content-Encoding": "gzip"}
 LINES = {"Content-Type": "application/x-ndjson"}
 LARGE = json.dumps({**ASKED, "top_k": 20}).encode()  # its answer is larger than a packet
@@ -47,6 +61,8 @@ def bomb(size_bytes: int) -> bytes:
         ("x-gzip", gzip.compress(BODY)),
         ("deflate", zlib.compress(BODY)),
         ("gzip", gzip.compress(BODY[:30]) + gzip.compress(BODY[30:])),
+        ("zstd", zstd.compress(BODY)),
+        ("zstd", zstd.compress(BODY[:30]) + zstd.compress(BODY[30:])),
         ("identity", BODY),
     ],
 )
@@ -68,15 +84,16 @@ async def test_lists_lines_and_plans_may_be_compressed() -> None:
     assert plan.json()["n_tokens"] == 320
 
 
+@pytest.mark.parametrize("coding", ["gzip", "zstd"])
 @pytest.mark.parametrize("path", ["/v1/answer", "/v1/answers", "/v1/plan", "/v2/models/qa/infer"])
-async def test_a_bomb_is_refused_at_the_limit(path: str) -> None:
+async def test_a_bomb_is_refused_at_the_limit(path: str, coding: str) -> None:
     """64 KiB that inflate to 64 MiB must cost no more memory than the limit."""
-    packed = bomb(64 << 20)
+    packed = bomb(64 << 20) if coding == "gzip" else zstd.compress(b" " * (64 << 20))
     assert len(packed) < 70_000
     limits = {"max_body_bytes": 1 << 20, "max_batch_bytes": 1 << 20}
     async with live.gateway(**limits) as running:
         tracemalloc.start()
-        response = await sent(running, path, packed, **GZIP)
+        response = await sent(running, path, packed, **{"Content-Encoding": coding})
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert (await sent(running, "/v1/answer", BODY)).status_code == 200
@@ -116,6 +133,10 @@ async def test_a_bomb_is_refused_over_grpc() -> None:
         ("gzip", BODY, 400, "malformed"),
         ("gzip", gzip.compress(BODY)[:-9], 400, "malformed"),
         ("gzip", gzip.compress(BODY) + b"rest", 400, "malformed"),
+        ("zstd", BODY, 400, "malformed"),
+        ("zstd", zstd.compress(BODY)[:-1], 400, "malformed"),
+        ("zstd", zstd.compress(BODY) + b"rest", 400, "malformed"),
+        ("zstd", WIDE_FRAME, 400, "malformed"),
         ("br", BODY, 415, "unsupported-encoding"),
         ("gzip, gzip", gzip.compress(gzip.compress(BODY)), 415, "unsupported-encoding"),
     ],
@@ -129,7 +150,7 @@ async def test_what_cannot_be_inflated_is_told(
         assert (await sent(running, "/v1/answer", BODY)).status_code == 200
     assert response.status_code == status
     assert response.json()["type"] == f"urn:bertier:problem:{kind}"
-    assert (response.headers.get("accept-encoding") == "gzip, deflate") == (status == 415)
+    assert (response.headers.get("accept-encoding") == "gzip, deflate, zstd") == (status == 415)
 
 
 async def test_lines_that_break_off_end_with_what_is_wrong() -> None:

@@ -1,0 +1,152 @@
+"""A question as it was asked, in any protocol: its texts, the caller's options, and how to show the answer.
+
+Both frontends build it from their messages and show answers by it. Knows no protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+from gateway.domain import PASSAGE_BREAK, Answer, Question, Span
+from gateway.errors import InvalidField, TextTooLong, TooManyItems
+from gateway.frontends.offsets import OffsetUnit, offset
+from gateway.frontends.slo_headers import MAX_ID_CHARS
+from gateway.qa import codec
+from gateway.qa.sentences import sentence_around
+from gateway.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class PassageText:
+    """One of several passages that a question is asked about."""
+
+    text: str
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question, and how its answer is to be shown."""
+
+    question: Question
+    passages: tuple[PassageText, ...] = ()  # none: it was asked about one context
+    offset_unit: OffsetUnit = OffsetUnit.CODE_POINTS
+    sentence: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A piece of a passage or of the context, its offsets in the caller's unit."""
+
+    text: str
+    start: int
+    end: int
+    passage: int | None  # its index; None: there is one context
+    passage_id: str | None = None
+
+
+def about(
+    question: Question,
+    context: str | None,
+    passages: Sequence[PassageText] | None,
+    settings: Settings,
+) -> tuple[Question, tuple[PassageText, ...]]:
+    """Return the question about the one context or the passages that were sent.
+
+    Raises: InvalidField, TooManyItems, TextTooLong.
+    """
+    if passages is None:
+        if context is None:
+            raise InvalidField("context: missing; send it, or passages as contexts")
+        return replace(question, context=context), ()
+    if context is not None:
+        raise InvalidField("contexts: sent beside context; send one of the two")
+    joined, starts = _joined(passages, settings)
+    return replace(question, context=joined, passage_starts=starts), tuple(passages)
+
+
+def _joined(passages: Sequence[PassageText], settings: Settings) -> tuple[str, tuple[int, ...]]:
+    """Return the passages as one text, and where each begins in it."""
+    if not passages:
+        raise InvalidField(f"contexts: empty; send 1 to {settings.max_passages} passages")
+    if len(passages) > settings.max_passages:
+        raise TooManyItems("contexts", len(passages), settings.max_passages)
+    for i, passage in enumerate(passages):
+        if passage.id is not None and len(passage.id) > MAX_ID_CHARS:
+            raise TextTooLong(f"contexts.{i}.id", len(passage.id), MAX_ID_CHARS)
+    joined = PASSAGE_BREAK.join(passage.text for passage in passages)
+    if len(joined) > settings.max_context_chars:
+        raise TextTooLong("contexts", len(joined), settings.max_context_chars)
+    sizes = (len(passage.text) + len(PASSAGE_BREAK) for passage in passages[:-1])
+    return joined, tuple(accumulate(sizes, initial=0))
+
+
+def check_options(question: Question, settings: Settings) -> None:
+    """Raise InvalidField for an option that is out of its range."""
+    if not 1 <= question.top_k <= settings.max_top_k:
+        raise InvalidField(
+            f"top_k: {question.top_k} is not allowed; allowed: 1 to {settings.max_top_k}"
+        )
+    longest = question.max_answer_tokens
+    if longest is not None and not 1 <= longest <= codec.MAX_ANSWER_TOKENS:
+        raise InvalidField(
+            f"max_answer_tokens: {longest} is not allowed; allowed: 1 to {codec.MAX_ANSWER_TOKENS}"
+        )
+    for name in ("min_score", "max_no_answer_probability"):
+        value = getattr(question, name)
+        if value is not None and not 0 <= value <= 1:
+            raise InvalidField(f"{name}: {value:g} is not allowed; allowed: 0 to 1")
+
+
+def offset_unit(name: str) -> OffsetUnit:
+    """Return the unit of this name. Raises: InvalidField."""
+    try:
+        return OffsetUnit(name)
+    except ValueError:
+        allowed = ", ".join(OffsetUnit)
+        raise InvalidField(f"offset_unit: {name[:80]!r} is not known; allowed: {allowed}") from None
+
+
+def place_of_answer(asked: Asked, answer: Answer) -> Place | None:
+    """Return where the answer is; None: there is none."""
+    if answer.start is None or answer.end is None:
+        return None
+    return _place(asked, answer.start, answer.end)
+
+
+def place_of_span(asked: Asked, span: Span) -> Place:
+    """Return where an alternative is."""
+    return _place(asked, span.start, span.end)
+
+
+def sentence_of_answer(asked: Asked, answer: Answer) -> Place | None:
+    """Return the sentence around the answer; None: it was not asked for, or there is no answer."""
+    if not asked.sentence or answer.start is None or answer.end is None:
+        return None
+    text, base, _ = _text_at(asked, answer.start)
+    begin, end = sentence_around(text, answer.start - base, answer.end - base)
+    return _place(asked, begin + base, end + base)
+
+
+def _place(asked: Asked, start: int, end: int) -> Place:
+    text, base, index = _text_at(asked, start)
+    begin, close = start - base, end - base
+    unit = asked.offset_unit
+    return Place(
+        text[begin:close],
+        offset(text, begin, unit),
+        offset(text, close, unit),
+        index,
+        None if index is None else asked.passages[index].id,
+    )
+
+
+def _text_at(asked: Asked, position: int) -> tuple[str, int, int | None]:
+    """Return the text at a position of the joined one, where it begins there, and its index."""
+    question = asked.question
+    if not asked.passages:
+        return question.context, 0, None
+    index = question.passage_at(position)
+    return asked.passages[index].text, question.passage_starts[index], index

@@ -1,0 +1,177 @@
+"""Questions and answers of `bertier.v1` as our values and back. Knows no call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from gateway.domain import Answered, Candidate, Cost, Option, Question, Span
+from gateway.errors import BadInput, EmptyText, InvalidField, TextTooLong
+from gateway.frontends import asked as presenting
+from gateway.frontends import slo_headers
+from gateway.frontends.asked import Asked, PassageText, Place
+from gateway.frontends.offsets import OffsetUnit
+from gateway.frontends.slo_headers import MAX_ID_CHARS
+from gateway.proto.bertier.v1 import qa_pb2 as pb
+from gateway.routing import explain
+from gateway.routing.policy import quantile_for
+from gateway.settings import Settings
+
+
+def to_asked(request: pb.AnswerRequest, settings: Settings) -> Asked:
+    """Return the question of a message. Raises: TextTooLong, TooManyItems, InvalidField."""
+    if request.ByteSize() > settings.max_body_bytes:
+        raise TextTooLong("message", request.ByteSize(), settings.max_body_bytes, "bytes")
+    if len(request.id) > MAX_ID_CHARS:
+        raise TextTooLong("id", len(request.id), MAX_ID_CHARS)
+    given = {field.name: value for field, value in request.ListFields()}
+    question = Question(
+        request.question,
+        "",
+        request.id,
+        top_k=request.top_k if "top_k" in given else 1,
+        max_answer_tokens=given.get("max_answer_tokens"),
+        min_score=given.get("min_score"),
+        max_no_answer_probability=given.get("max_no_answer_probability"),
+    )
+    presenting.check_options(question, settings)
+    question, passages = presenting.about(question, *_texts(request), settings)
+    unit = OffsetUnit.CODE_POINTS
+    if "offset_unit" in given:
+        unit = presenting.offset_unit(request.offset_unit)
+    return Asked(question, passages, unit, request.sentence)
+
+
+def with_shared_texts(
+    request: pb.AnswerManyRequest, settings: Settings
+) -> Iterator[pb.AnswerRequest | BadInput]:
+    """Return every question with the texts that are sent once; what is wrong with one is in its place.
+
+    Raises: InvalidField, TooManyItems, TextTooLong.
+    """
+    if not request.questions:
+        raise InvalidField("questions: empty; send at least one")
+    if not request.context and not request.contexts:
+        raise EmptyText("context")
+    presenting.about(Question("", ""), *_texts(request), settings)
+    return (_with_texts(i, question, request) for i, question in enumerate(request.questions))
+
+
+def _with_texts(
+    i: int, question: pb.AnswerRequest, shared: pb.AnswerManyRequest
+) -> pb.AnswerRequest | BadInput:
+    twice = [name for name in ("context", "contexts") if getattr(question, name)]
+    if twice:
+        return InvalidField(f"questions.{i}.{twice[0]}: sent for all questions; leave it out")
+    whole = pb.AnswerRequest(context=shared.context, contexts=shared.contexts)
+    whole.MergeFrom(question)
+    return whole
+
+
+def _texts(
+    message: pb.AnswerRequest | pb.AnswerManyRequest,
+) -> tuple[str | None, list[PassageText] | None]:
+    """Return the context and the passages; an empty context beside passages is none."""
+    passages = [
+        PassageText(each.context, each.id if each.HasField("id") else None)
+        for each in message.contexts
+    ]
+    return message.context if message.context or not passages else None, passages or None
+
+
+def to_response(asked: Asked, answered: Answered) -> pb.AnswerResponse:
+    """Return an answer as its message, shown as it was asked for."""
+    answer = answered.answer
+    place = presenting.place_of_answer(asked, answer)
+    around = presenting.sentence_of_answer(asked, answer)
+    response = pb.AnswerResponse(
+        id=asked.question.id,
+        answer=answer.text,
+        start=place.start if place else None,
+        end=place.end if place else None,
+        score=answer.score,
+        no_answer_probability=answer.no_answer_probability,
+        alternatives=[_alternative(asked, span) for span in answer.alternatives],
+        plan=answered.option.plan.name,
+        variant=answered.variant,
+        slo=_slo_result(answered),
+        timings=_timings(answered),
+        passage=_passage(place) if place else None,
+        sentence=pb.Sentence(text=around.text, start=around.start, end=around.end)
+        if around
+        else None,
+        cost=_cost(answered.cost),
+        age_ms=answered.age_ms,
+    )
+    if answered.slo.explain:
+        response.explain.CopyFrom(_explanation(answered))
+    return response
+
+
+def _alternative(asked: Asked, span: Span) -> pb.Alternative:
+    place = presenting.place_of_span(asked, span)
+    return pb.Alternative(
+        answer=place.text,
+        start=place.start,
+        end=place.end,
+        probability=span.probability,
+        passage=_passage(place),
+    )
+
+
+def _passage(place: Place) -> pb.PassageRef | None:
+    return (
+        None if place.passage is None else pb.PassageRef(index=place.passage, id=place.passage_id)
+    )
+
+
+def _cost(cost: Cost) -> pb.Cost:
+    return pb.Cost(
+        compute_ms=cost.compute_ms,
+        largest_variant=cost.largest_variant,
+        largest_compute_ms=cost.largest_compute_ms,
+        saved_ms=cost.saved_ms,
+    )
+
+
+def _slo_result(answered: Answered) -> pb.SloResult:
+    slo = answered.slo
+    return pb.SloResult(
+        latency_ms=slo.latency_ms,
+        min_f1=slo.min_f1,
+        slo_class=slo.slo_class,
+        policy=slo.policy,
+        timeout_ms=slo.timeout_ms,
+        certified_f1=answered.option.certified_f1,
+        predicted_ms=answered.option.predicted_ms,
+        met=answered.met,
+        max_f1_loss=slo.max_f1_loss,
+        certified_f1_loss=answered.option.certified_loss,
+        min_answerable_f1=slo.min_answerable_f1,
+        certified_answerable_f1=answered.option.certified_answerable_f1,
+    )
+
+
+def _timings(answered: Answered) -> pb.Timings:
+    t = answered.timings
+    return pb.Timings(
+        tokenize_ms=t.tokenize,
+        route_ms=t.route,
+        queue_ms=t.queue,
+        infer_ms=t.infer,
+        decode_ms=t.decode,
+        total_ms=t.total,
+    )
+
+
+def _explanation(answered: Answered) -> pb.Explanation:
+    return pb.Explanation(
+        reason=answered.decision.reason,
+        quantile=quantile_for(answered.slo.policy),
+        spent_ms=slo_headers.spent_before_routing_ms(answered.timings),
+        options=options(answered.candidates, answered.option),
+    )
+
+
+def options(candidates: Sequence[Candidate], chosen: Option | None) -> list[pb.PlanOption]:
+    """Return the candidates as messages."""
+    return [pb.PlanOption(**explain.describe_candidate(each, chosen)) for each in candidates]

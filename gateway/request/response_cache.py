@@ -1,0 +1,141 @@
+"""Answers kept for requests that come again: same catalog, texts, SLO and caller. Off by default.
+
+Keys are hashes: no question or context is kept, but the texts of answers are. Never asks a model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+
+from cachetools import TTLCache
+
+from gateway.auth import access
+from gateway.catalog.store import Catalog
+from gateway.domain import Answered, Question, Slo, SloViolation, Timings
+from gateway.observability.observer import Observer
+from gateway.serving_set import ServingSet
+from gateway.settings import Settings
+
+ENTRY_BYTES = 2_048  # of an answer and its key, without texts; an upper bound
+SPAN_BYTES = 256
+CHARACTER_BYTES = 4
+# An answer with any other violation may do better next time.
+LASTING = {SloViolation.LATE, SloViolation.UNCERTIFIED}
+
+
+@dataclass(frozen=True, slots=True)
+class CacheControl:
+    """What a caller says of kept answers (RFC 9111, section 5.2.1)."""
+
+    reads: bool = True
+    stores: bool = True
+    max_age_ms: float | None = None  # None: as old as the settings allow
+
+
+ANYTHING = CacheControl()
+CONTROL: ContextVar[CacheControl] = ContextVar("cache_control", default=ANYTHING)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    answered: Answered
+    since_ms: float
+
+
+class ResponseCache:
+    """Keeps answers up to `cache_bytes`, each for `cache_ttl_ms`; for one event loop."""
+
+    def __init__(self, settings: Settings, observer: Observer, clock: Callable[[], float]) -> None:
+        self._observer = observer
+        self._clock = clock
+        self._kept: TTLCache[bytes, _Kept] | None = None
+        if settings.cache_bytes:
+            self._kept = TTLCache(settings.cache_bytes, settings.cache_ttl_ms, clock, _size_bytes)
+        self._catalog: tuple[Catalog, bytes] | None = None  # and its hash
+
+    async def answer(
+        self,
+        question: Question,
+        slo: Slo,
+        serving: ServingSet,
+        arrived_ms: float,
+        ask: Callable[[], Awaitable[Answered]],
+    ) -> Answered:
+        """Return the kept answer to such a request, else that of `ask`, which is kept."""
+        if self._kept is None:
+            return await ask()
+        control = CONTROL.get()
+        if slo.explain or not (control.reads or control.stores):
+            self._observer.bypassed_cache()
+            return await ask()
+        key = self._key(question, slo, serving)
+        kept = self._find(key, serving, control) if control.reads else None
+        if kept is not None and self._clock() - arrived_ms < slo.timeout_ms:
+            again = self._again(kept, slo, arrived_ms)
+            self._observer.answered_from_cache(question, again)
+            return again
+        self._observer.missed_cache()
+        answered = await ask()
+        if control.stores and LASTING.issuperset(answered.violations):
+            self._keep(key, answered)
+        return answered
+
+    def _find(self, key: bytes, serving: ServingSet, control: CacheControl) -> _Kept | None:
+        """Return the kept answer, if the caller takes it and its plan is trusted as it was."""
+        assert self._kept is not None
+        kept = self._kept.get(key)
+        if kept is None:
+            return None
+        age_ms = self._clock() - kept.since_ms
+        if control.max_age_ms is not None and age_ms > control.max_age_ms:
+            return None
+        option = kept.answered.option
+        served = next((p for p in serving.served if p.plan.name == option.plan.name), None)
+        return kept if served and serving.trust_of(served.plan) is option.trust else None
+
+    def _again(self, kept: _Kept, slo: Slo, arrived_ms: float) -> Answered:
+        """Return the answer with its age, and what it took and cost this time."""
+        now, answered = self._clock(), kept.answered
+        total_ms = now - arrived_ms
+        late = (SloViolation.LATE,) if total_ms > slo.latency_ms else ()
+        violations = (*late, *(v for v in answered.violations if v is not SloViolation.LATE))
+        return replace(
+            answered,
+            slo=slo,
+            violations=violations,
+            timings=Timings(total=total_ms),
+            cost=replace(answered.cost, compute_ms=0.0),
+            age_ms=now - kept.since_ms,
+        )
+
+    def _keep(self, key: bytes, answered: Answered) -> None:
+        assert self._kept is not None
+        kept = _Kept(answered, self._clock())
+        if _size_bytes(kept) <= self._kept.maxsize:
+            self._kept[key] = kept
+        self._observer.cache_holds(len(self._kept), self._kept.currsize)
+
+    def _key(self, question: Question, slo: Slo, serving: ServingSet) -> bytes:
+        other = replace(question, question="", context="", id="")
+        same = replace(slo, timeout_ms=0.0, priority=0)  # neither changes an answer
+        parts = (question.question, question.context, repr((other, same, access.key_name())))
+        key = hashlib.blake2b(self._hash_of(serving.catalog), digest_size=32)
+        for part in parts:
+            raw = part.encode("utf-8", "surrogatepass")
+            key.update(len(raw).to_bytes(8, "big") + raw)
+        return key.digest()
+
+    def _hash_of(self, catalog: Catalog) -> bytes:
+        if self._catalog is None or self._catalog[0] is not catalog:
+            self._catalog = catalog, hashlib.sha256(repr(catalog).encode()).digest()
+        return self._catalog[1]
+
+
+def _size_bytes(kept: _Kept) -> int:
+    answer = kept.answered.answer
+    spans = [*answer.alternatives, *([answer.best] if answer.best else [])]
+    n_chars = len(answer.text) + sum(len(span.text) for span in spans)
+    return ENTRY_BYTES + SPAN_BYTES * len(spans) + CHARACTER_BYTES * n_chars
