@@ -28,7 +28,7 @@ from optimizer.certify.expected_agreement import largest
 from optimizer.data.clusters import numbers
 from optimizer.data.question_sets import Example
 
-RECORDED = Path(__file__).parents[1] / "data" / "drift.json.xz"
+RECORDED = Path("runs/drift.json.xz")  # a repository has models of its own: each records its own
 FORMAT = 2
 CERTIFIED, UNSHIFTED = "certified", "unshifted"  # what floors are made from, and its fresh contexts
 SEARCH = "search"  # the certifying set's search split: what the statistic is chosen on
@@ -162,6 +162,8 @@ def read(path: Path, catalog: Catalog) -> tuple[dict[str, Series], str]:
     try:
         with lzma.open(path, "rt") as file:
             kept: dict[str, Any] = json.load(file)
+    except FileNotFoundError as exc:
+        raise DriftError(f"{path}: no recording yet; make one with --record") from exc
     except (OSError, EOFError, lzma.LZMAError, ValueError) as exc:
         raise DriftError(f"{path}: not readable ({exc}); record it again with --record") from exc
     if kept.get("format") != FORMAT or kept["sha256"] != {

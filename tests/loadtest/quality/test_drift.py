@@ -26,9 +26,10 @@ from loadtest.quality.recording import (
     relation,
 )
 from optimizer.data.question_sets import Example
-from tests.fakes import ROOT, make_plan, small_and_large
+from tests.fakes import make_plan, small_and_large
 
-SHIPPED = store.read(ROOT / "model_repository")
+RECORDED = Path(__file__).parent / "recorded"  # of models that shipped once, and their catalog
+SHIPPED = store.read(RECORDED)
 STREAMS = 60
 
 
@@ -45,7 +46,7 @@ def test_reviews_break_every_certificate_and_wikipedia_breaks_none() -> None:
     Of unshifted streams, drawn from contexts that no expectation was made from, no more than delta may.
     """
     delta = Settings().shadow_delta
-    recorded, reference = recording.read(recording.RECORDED, SHIPPED)
+    recorded, reference = recording.read(RECORDED / "drift.json.xz", SHIPPED)
     sets = {name: recorded[name] for name in (UNSHIFTED, SHIFTED)}
     rows = judged(SHIPPED, sets, reference, STREAMS, 3000, seed=3)
     unshifted, shifted = ([r for r in rows if r["stream"] == name] for name in sets)
@@ -57,7 +58,7 @@ def test_reviews_break_every_certificate_and_wikipedia_breaks_none() -> None:
 
 def test_the_rates_apart_show_what_the_rate_of_all_hides() -> None:
     """On reviews variants hardly ever abstain: that alone would make up for all other disagreement."""
-    recorded, _ = recording.read(recording.RECORDED, SHIPPED)
+    recorded, _ = recording.read(RECORDED / "drift.json.xz", SHIPPED)
     name = "bert-l0.1.2.4-h8-f256-w4-r128-k0.3.2-int8"
     apart, (_, in_one, *_) = drift.WATCHED, drift.STATISTICS
     here, there = (recorded[kind].compared[name] for kind in (UNSHIFTED, SHIFTED))

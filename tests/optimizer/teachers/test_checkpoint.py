@@ -83,7 +83,7 @@ def test_a_long_context_is_read_in_overlapping_windows(tmp_path: Path) -> None:
 
 def test_a_published_variant_teaches(tmp_path: Path) -> None:
     """It is read back from its file, with the repository's tokenizer."""
-    teacher = checkpoint.load("model_repository/bert-6x384-int8")
+    teacher = checkpoint.load("model_repository/minilm-6")
     store = AnswerStore(tmp_path)
     context = "The bridge was designed by Ada Brunner and opened in 1931."
     ask(teacher, [example(context=context)], store)

@@ -30,7 +30,7 @@ from optimizer.training.losses import Imitation, Outputs
 from tests.fakes import TOKENIZER
 from tests.optimizer.teachers import families
 
-SHIPPED = "model_repository/bert-6x384-int8"
+SHIPPED = "model_repository/minilm-6"
 SAMPLE = "loadtest/data/squad_sample.json.xz"
 N_QUESTIONS = 500
 

@@ -79,7 +79,7 @@ def test_students_may_start_from_other_weights_than_the_largest_model(
     study = study_of(
         tiny_data,
         tmp_path / "run",
-        largest="model_repository/bert-6x384-int8",
+        largest="model_repository/minilm-6",
         weights=str(tiny_backbone),
     )
     study.largest.train()
@@ -99,7 +99,7 @@ def test_weights_with_other_words_are_refused(
     study = study_of(
         tiny_data,
         tmp_path / "run",
-        largest="model_repository/bert-6x384-int8",
+        largest="model_repository/minilm-6",
         weights=str(other),
     )
     study.largest.train()
