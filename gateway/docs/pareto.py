@@ -20,9 +20,9 @@ DATA = "squad_v2_dev_a"  # the test half of SQuAD 2.0's dev set: no stage learne
 TOKENS = 128  # of the median latency
 WIDTH, HEIGHT = 760, 400  # px
 LEFT, RIGHT, TOP, BOTTOM = 64, 736, 44, 344  # px, of the plot
-LOW_MS, HIGH_MS, TICKS_MS = 1.0, 20.0, (1, 2, 5, 10, 20)
-LOW_F1, HIGH_F1, TICKS_F1 = 0.4, 0.8, (0.4, 0.5, 0.6, 0.7, 0.8)
-PX_PER_ROOT_MB = 3.0  # a circle's area is the file's size
+LOW_MS, HIGH_MS, TICKS_MS = 1.0, 200.0, (1, 2, 5, 10, 20, 50, 100, 200)
+LOW_F1, HIGH_F1, TICKS_F1 = 0.4, 0.95, (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+PX_PER_ROOT_MB = 1.8  # a circle's area is the file's size
 STYLE = (
     "text{font-family:system-ui,sans-serif;font-size:12px;fill:#1f2328}.d{font-size:11px;fill:#59636e}"
     ".grid{stroke:#d1d9e0}.forced{fill:#0969da;fill-opacity:.75}.all{fill:#fff;stroke:#0969da;stroke-width:2}"
