@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from rich.table import Table
 
 from gateway.catalog import store
 from gateway.catalog.store import Catalog
+from gateway.monitoring.sequential_tests import SequentialTests
 from gateway.settings import Settings
 from loadtest.quality import drift, recording
-from loadtest.quality.drift import Chances
+from loadtest.quality.drift import EQUAL, Chances, Stream
 from loadtest.quality.recording import CERTIFIED, REPORT, SEARCH, SHIFTED, UNSHIFTED, Series
 
 Rows = list[dict[str, Any]]
@@ -37,16 +38,22 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     command.add_argument("--run-dir", type=Path, default=Path("runs/default"), help="keeps answers")
     command.add_argument("--recording", type=Path, default=recording.RECORDED)
-    command.add_argument("--streams", type=int, default=200, help="streams of each kind")
+    command.add_argument("--streams", type=int, default=100, help="streams of each kind")
     command.add_argument("--requests", type=int, default=3000, help="sampled requests of a stream")
     command.add_argument(
-        "--bursts", type=int, nargs="+", default=[1], help="samples in a row on one context"
+        "--bursts", type=int, nargs="+", default=[1], help="samples in a row on one text"
+    )
+    command.add_argument(
+        "--same-texts",
+        action="store_true",
+        help="a text that is drawn again is the same one, as of a service with no more texts than were"
+        " recorded; default: another one like it",
     )
     command.add_argument(
         "--statistics",
         choices=(SEARCH, "calibrate"),
-        help="compare statistics in place of it, in `--streams` trials with expectations of their own: on"
-        " the split they are chosen on, or on the one that certifies",
+        help="compare what may count as the same answer, in `--streams` trials with expectations of their"
+        " own: on the split it is chosen on, or on the one that certifies",
     )
     command.add_argument("--seed", type=int, default=1)
     command.set_defaults(run=_drift)
@@ -65,9 +72,12 @@ def _drift(args: argparse.Namespace) -> tuple[bool, dict[str, Any]]:
         return True, {"trials": args.streams, "on": args.statistics, "rows": rows}
     recorded, reference = recording.read(args.recording, catalog)
     series = streamed(recorded, args.seed)
-    rows = judged(catalog, series, reference, args.streams, args.requests, args.seed, args.bursts)
+    drawn = drawn_from(
+        series, args.streams, args.requests, args.seed, args.bursts, same_texts=args.same_texts
+    )
+    rows = judged(catalog, series, reference, drawn)
     _show_alarms(rows)
-    delta = Settings.model_fields["shadow_delta"].default
+    delta = _default("delta")
     return _good(rows, delta), {"delta": delta, "streams": args.streams, "rows": rows}
 
 
@@ -79,22 +89,33 @@ def _good(rows: Rows, delta: float) -> bool:
     return quiet and all(row["alarms"] == 1 for row in agreement if row["stream"] == SHIFTED)
 
 
-def judged(
-    catalog: Catalog,
+Drawn = Mapping[tuple[str, int], Sequence[Stream]]  # by set and burst
+
+
+def drawn_from(
     recorded: Mapping[str, Series],
-    reference: str,
     streams: int,
     requests: int,
     seed: int,
     bursts: Sequence[int] = (1,),
-) -> Rows:
+    *,
+    same_texts: bool = False,
+) -> Drawn:
+    """Return streams of each set and burst."""
+    return {
+        (name, burst): drift.streams_of(
+            series, requests, streams, seed, burst, same_texts=same_texts
+        )
+        for (name, series), burst in product(recorded.items(), bursts)
+    }
+
+
+def judged(catalog: Catalog, recorded: Mapping[str, Series], reference: str, drawn: Drawn) -> Rows:
     """Return per set, plan and variant the share of streams that raise an alarm, and when."""
     rows: Rows = []
-    for (name, found), burst in product(recorded.items(), bursts):
-        drawn = drift.draw(found, requests, streams, seed, burst)
+    for (name, burst), streams in drawn.items():
         kind = {"stream": name, "burst": burst}
-        rows += [kind | row for row in _agreements(catalog, found, reference, drawn)]
-        rows += [kind | row for row in _confidences(catalog, found, drawn)]
+        rows += [kind | row for row in _judged(catalog, recorded[name], reference, streams)]
     return rows
 
 
@@ -108,40 +129,47 @@ def streamed(recorded: Mapping[str, Series], seed: int) -> dict[str, Series]:
     return series
 
 
-def _agreements(catalog: Catalog, series: Series, reference: str, drawn: np.ndarray) -> Rows:
-    watched = [(p, p.agreement) for p in catalog.plans if p.agreement is not None]
-    chances = _chances(catalog, len(watched))
-    rows: Rows = []
-    any_plan = np.full(drawn.shape[1], -1)
-    for plan, expected in watched:
-        compared = series.of_plan(plan, reference)
-        alarms = drift.first_alarms(expected, compared[drawn], chances.alarm, chances.tolerance)
+def _judged(
+    catalog: Catalog, series: Series, reference: str, streams: Sequence[Stream]
+) -> Iterator[dict[str, Any]]:
+    """Yield the alarms of each plan, of any plan, and of each variant's confidence."""
+    watches = [_watch(catalog) for _ in streams]
+    any_plan = np.full(len(streams), drift.NEVER)
+    for plan in (p for p in catalog.plans if p.name in watches[0].agreement):
+        found = series.of_plan(plan, reference)
+        each = [
+            drift.first_alarm(watch.agreement[plan.name], s.texts, EQUAL.of(found[s.rows]))
+            for watch, s in zip(watches, streams, strict=True)
+        ]
+        alarms = np.array(each)
         sooner = (alarms >= 0) & ((any_plan < 0) | (alarms < any_plan))
         any_plan = np.where(sooner, alarms, any_plan)
-        rates = drift.WATCHED.rates(compared)
-        rows.append({"of": plan.name, "test": "agreement", "rates": rates} | _told(alarms))
-    return [*rows, {"of": "any plan", "test": "any"} | _told(any_plan)]
+        yield {"of": plan.name, "test": "agreement", "rates": EQUAL.rates(found)} | _told(alarms)
+    yield {"of": "any plan", "test": "any"} | _told(any_plan)
+    for name in watches[0].confidence:
+        each = [
+            drift.first_shift(watch.confidence[name], name, series, s)
+            for watch, s in zip(watches, streams, strict=True)
+        ]
+        yield {"of": name, "test": "confidence"} | _told(np.array(each))
 
 
-def _confidences(catalog: Catalog, series: Series, drawn: np.ndarray) -> Rows:
-    each = Settings.model_fields["shadow_delta"].default / len(catalog.variants)
-    return [
-        {"of": variant.name, "test": "confidence"}
-        | _told(
-            drift.first_shifts(variant.confidence, series.confidence[variant.name][drawn], each)
-        )
-        for variant in catalog.variants
-        if variant.confidence is not None
-    ]
+def _watch(catalog: Catalog) -> SequentialTests:
+    """Return the tests that a gateway with default settings begins with."""
+    watch = SequentialTests(_default("delta"), _default("tolerance"))
+    watch.follow(catalog.plans, catalog.variants)
+    return watch
+
+
+def _default(name: str) -> float:
+    return float(Settings.model_fields[f"shadow_{name}"].default)
 
 
 def _chances(catalog: Catalog, n_watched: int) -> Chances:
     """Return a plan's shares of what the certificates and the gateway's settings allow."""
-    delta, tolerance = (
-        Settings.model_fields[f"shadow_{name}"].default for name in ("delta", "tolerance")
-    )
-    expected = catalog.plans[0].certificate.delta / len(catalog.plans)
-    return Chances(expected, delta / n_watched, tolerance)
+    certificate = catalog.plans[0].certificate
+    expected = (certificate.spent or certificate.delta) / len(catalog.plans)
+    return Chances(expected, _default("delta") / n_watched, _default("tolerance"))
 
 
 def _told(alarms: np.ndarray) -> dict[str, Any]:
@@ -151,9 +179,9 @@ def _told(alarms: np.ndarray) -> dict[str, Any]:
 
 
 def statistics(catalog: Catalog, path: Path, on: str, trials: int, seed: int) -> Rows:
-    """Return for each statistic how often it is wrong about contexts as its own, and what it finds of others.
+    """Return for each statistic how often it is wrong about clusters as its own, and what it finds of others.
 
-    `on`: the search split, or `calibrate`: what certifies, with its fresh contexts.
+    `on`: the search split, or `calibrate`: what certifies, with its held-out articles.
     """
     recorded, reference = recording.read(path, catalog)
     own = recorded[SEARCH]
@@ -194,7 +222,7 @@ def _show_alarms(rows: Rows) -> None:
     """Print a table for each burst: a row for each plan and variant, a column for each stream."""
     streams = list(dict.fromkeys(row["stream"] for row in rows))
     for burst in dict.fromkeys(row["burst"] for row in rows):
-        table = Table("of", "test", *streams, title=f"{burst} sample(s) in a row on one context")
+        table = Table("of", "test", *streams, title=f"{burst} sample(s) in a row on one text")
         cells: dict[tuple[str, str], list[str]] = {}
         for row in (r for r in rows if r["burst"] == burst):
             cells.setdefault((row["of"], row["test"]), []).append(_cell(row))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,9 @@ from gateway.catalog import store
 from gateway.catalog.schema import Variant
 from gateway.domain import Answer
 from gateway.qa import codec
+from gateway.qa.codec import SpanEncoder
 from loadtest.quality import recording
-from loadtest.quality.recording import CERTIFIED, REPORT, SEARCH, SHIFTED, UNSHIFTED
+from loadtest.quality.recording import CERTIFIED, REPORT, SEARCH, SHIFTED, UNSHIFTED, Asked
 from optimizer.certify import strata
 from optimizer.data import question_sets
 from optimizer.data.question_sets import Example, Split
@@ -35,14 +36,16 @@ def record(repository: Path, sources: Sources, folder: Path, path: Path) -> None
     `folder`: of a study; answers are kept there as `bertier-optimize expect` keeps them. Raises: DataError.
     """
     catalog = store.read(repository)
-    sets: dict[str, Sequence[Example]] = {}
-    answers: dict[str, Mapping[str, Sequence[Answer]]] = {}
+    encoder = SpanEncoder.from_file(repository / store.TOKENIZER)
+    sets: dict[str, Asked] = {}
     for part, names, examples in _parts(sources):
         given = {v.name: _ask(repository, v, part, examples, folder) for v in catalog.variants}
         for name, rows in names.items():
-            sets[name] = [examples[i] for i in rows]
-            answers[name] = {v: [found[i] for i in rows] for v, found in given.items()}
-    recording.write(path, catalog, sets, answers)
+            asked = [examples[i] for i in rows]
+            tokens = [encoder.encode(e.as_question()).n_tokens for e in asked]
+            answers = {v: [found[i] for i in rows] for v, found in given.items()}
+            sets[name] = Asked(asked, tokens, answers)
+    recording.write(path, catalog, sets)
 
 
 def _parts(

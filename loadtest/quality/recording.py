@@ -1,7 +1,7 @@
 """What variants answered to named sets of questions, for `bertier-loadtest drift`: derived numbers, no texts.
 
-Of each question which context it is from, whether it has an answer, how each variant's answer stands to the
-largest variant's, and how sure each variant is.
+Of each question: its text and cluster, its length, whether it has an answer, how each variant's answer stands
+to the largest variant's, and how sure each variant is.
 
 Legend: n questions.
 """
@@ -25,12 +25,15 @@ from gateway.domain import Answer
 from gateway.errors import BertierError
 from gateway.monitoring.sequential_tests import Comparison, compare
 from optimizer.certify.expected_agreement import largest
-from optimizer.data.clusters import numbers
+from optimizer.data import clusters
 from optimizer.data.question_sets import Example
 
 RECORDED = Path("runs/drift.json.xz")  # a repository has models of its own: each records its own
-FORMAT = 2
-CERTIFIED, UNSHIFTED = "certified", "unshifted"  # what floors are made from, and its fresh contexts
+FORMAT = 3
+CERTIFIED, UNSHIFTED = (
+    "certified",
+    "unshifted",
+)  # what floors are made from, and its held-out articles
 SEARCH = "search"  # the certifying set's search split: what the statistic is chosen on
 SHIFTED, REPORT = "shifted", "report"
 DECIMALS = 4  # of a confidence
@@ -79,10 +82,21 @@ def _overlap(ours: Answer, theirs: Answer) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """A set of questions and what every variant answered."""
+
+    examples: Sequence[Example]  # (n,)
+    tokens: Sequence[int]  # (n,) of question and context together
+    answers: Mapping[str, Sequence[Answer]]  # by variant: (n,)
+
+
+@dataclass(frozen=True, slots=True)
 class Series:
     """What was recorded of one set of questions."""
 
-    contexts: np.ndarray  # (n,) int, from 0
+    texts: np.ndarray  # (n,) int, from 0: which context
+    clusters: np.ndarray  # (n,) int, from 0: what certificates count as one
+    tokens: np.ndarray  # (n,) int, of question and context together
     answerable: np.ndarray  # (n,) bool
     compared: Mapping[str, np.ndarray]  # by variant: (n,) indices into RELATIONS
     confidence: Mapping[str, np.ndarray]  # by variant: (n,)
@@ -98,9 +112,11 @@ class Series:
         return found
 
     def part(self, rows: np.ndarray) -> Series:  # (k,) int
-        """Return these questions alone, with their contexts numbered anew."""
+        """Return these questions alone, with their texts and clusters numbered anew."""
         return Series(
-            np.unique(self.contexts[rows], return_inverse=True)[1],
+            np.unique(self.texts[rows], return_inverse=True)[1],
+            np.unique(self.clusters[rows], return_inverse=True)[1],
+            self.tokens[rows],
             self.answerable[rows],
             {name: found[rows] for name, found in self.compared.items()},
             {name: found[rows] for name, found in self.confidence.items()},
@@ -125,9 +141,11 @@ class Series:
 
 
 def joined(one: Series, other: Series) -> Series:
-    """Return the questions of both, which have no context in common."""
+    """Return the questions of both, which have no text and no cluster in common."""
     return Series(
-        np.concatenate([one.contexts, other.contexts + one.contexts.max() + 1]),
+        np.concatenate([one.texts, other.texts + one.texts.max() + 1]),
+        np.concatenate([one.clusters, other.clusters + one.clusters.max() + 1]),
+        np.concatenate([one.tokens, other.tokens]),
         np.concatenate([one.answerable, other.answerable]),
         {name: np.concatenate([one.compared[name], other.compared[name]]) for name in one.compared},
         {
@@ -137,19 +155,14 @@ def joined(one: Series, other: Series) -> Series:
     )
 
 
-def write(
-    path: Path,
-    catalog: Catalog,
-    sets: Mapping[str, Sequence[Example]],
-    answers: Mapping[str, Mapping[str, Sequence[Answer]]],  # by set and variant
-) -> None:
+def write(path: Path, catalog: Catalog, sets: Mapping[str, Asked]) -> None:
     """Write a recording by one rename."""
     reference = largest(catalog.variants).name
     kept = {
         "format": FORMAT,
         "reference": reference,
         "sha256": {v.name: v.sha256 for v in catalog.variants},
-        "sets": {name: _derived(sets[name], found, reference) for name, found in answers.items()},
+        "sets": {name: _derived(asked, reference) for name, asked in sets.items()},
     }
     part = path.with_suffix(".part")
     with lzma.open(part, "wt", preset=9) as file:
@@ -166,18 +179,20 @@ def read(path: Path, catalog: Catalog) -> tuple[dict[str, Series], str]:
         raise DriftError(f"{path}: no recording yet; make one with --record") from exc
     except (OSError, EOFError, lzma.LZMAError, ValueError) as exc:
         raise DriftError(f"{path}: not readable ({exc}); record it again with --record") from exc
-    if kept.get("format") != FORMAT or kept["sha256"] != {
-        v.name: v.sha256 for v in catalog.variants
-    }:
+    if kept.get("format") != FORMAT:
+        raise DriftError(f"{path}: not of format {FORMAT}; record it again with --record")
+    if kept["sha256"] != {v.name: v.sha256 for v in catalog.variants}:
         raise DriftError(f"{path}: not of the variants of this repository; give --record")
     return {name: _series(found) for name, found in kept["sets"].items()}, kept["reference"]
 
 
-def _derived(
-    examples: Sequence[Example], answers: Mapping[str, Sequence[Answer]], reference: str
-) -> dict[str, Any]:
+def _derived(asked: Asked, reference: str) -> dict[str, Any]:
+    examples, answers = asked.examples, asked.answers
+    number = {context: i for i, context in enumerate(dict.fromkeys(e.context for e in examples))}
     return {
-        "contexts": numbers(examples).tolist(),
+        "texts": [number[e.context] for e in examples],
+        "clusters": clusters.numbers(examples).tolist(),
+        "tokens": list(asked.tokens),
         "answerable": "".join("01"[e.answerable] for e in examples),
         "compared": {
             name: "".join(
@@ -195,7 +210,9 @@ def _derived(
 def _series(kept: Mapping[str, Any]) -> Series:
     index = {code.value: i for i, code in enumerate(RELATIONS)}
     return Series(
-        np.array(kept["contexts"]),
+        np.array(kept["texts"]),
+        np.array(kept["clusters"]),
+        np.array(kept["tokens"]),
         np.array([mark == "1" for mark in kept["answerable"]]),
         {name: np.array([index[c] for c in found]) for name, found in kept["compared"].items()},
         {name: np.array(found) / 10**DECIMALS for name, found in kept["confidence"].items()},

@@ -91,13 +91,10 @@ def agreement(
     theirs = np.array([a.text for a in answers[reference]], dtype=object)
     some = by_another & ((ours != "") | (theirs != ""))
     both = some & (ours != "") & (theirs != "")
-    if not both.any():
+    found = rates(clusters.numbers(examples), some, both, ours == theirs, delta)
+    if found is None:
         return None
-    number = clusters.numbers(examples)
-    both_answer, both_floor = rate(number, some, both, delta / 2)
-    same_answer, same_floor = rate(number, both, ours == theirs, delta / 2)
-    if max(both_floor, same_floor) < WORTH_WATCHING:
-        return None
+    (both_answer, both_floor), (same_answer, same_floor) = found
     return Agreement(
         reference=reference,
         n_contexts=len({e.context for e, kept in zip(examples, some, strict=True) if kept}),
@@ -108,6 +105,20 @@ def agreement(
         same_answer_floor=same_floor,
         host=host,
     )
+
+
+def rates(
+    number: np.ndarray,  # (n,) int, of the cluster
+    some: np.ndarray,  # (n,) bool, at least one of both answers
+    both: np.ndarray,  # (n,) bool, both answer
+    same: np.ndarray,  # (n,) bool, of any questions
+    delta: float,
+) -> tuple[tuple[float, float], tuple[float, float]] | None:
+    """Return both rates of agreement, each with its lower bound; None where no alarm could ever be raised."""
+    if not both.any():
+        return None
+    found = rate(number, some, both, delta / 2), rate(number, both, same, delta / 2)
+    return None if max(floor for _, floor in found) < WORTH_WATCHING else found
 
 
 def played(plan: Plan, answers: AnswersByVariant, reference: str) -> tuple[np.ndarray, np.ndarray]:

@@ -1,8 +1,8 @@
 """A user's own questions: SQuAD JSON, JSON Lines, CSV or Parquet, as Hugging Face `datasets` writes them.
 
 A row has `question`, `context`, `answers` ({"text": [...], "answer_start": [...]}, or a list of such pairs,
-or of texts), and maybe `id` and `title`. In CSV `answers` is JSON, or there is `answer` with one text and
-maybe `answer_start`. No answer: the question is unanswerable. Broken rows are errors that name file, row, id
+or of texts), and maybe `id` and `title`. In CSV `answers` is JSON, or what pandas writes of a dict (also with
+numpy's `array(...)`), or there is `answer` with one text and maybe `answer_start`. No answer: the question is unanswerable. Broken rows are errors that name file, row, id
 and field.
 """
 
@@ -46,11 +46,14 @@ def _checked(path: Path, found: list[Example]) -> list[Example]:
     """Return the questions, or say that there are none, or that an id occurs twice."""
     if not found:
         raise DataError(f"{path}: holds no question")
-    seen: set[str] = set()
-    for example in found:
-        if example.id in seen:
-            raise DataError(f"{path}: id {example.id!r} occurs twice; give each question its own")
-        seen.add(example.id)
+    seen: dict[str, int] = {}
+    for number, example in enumerate(found, 1):
+        first = seen.setdefault(example.id, number)
+        if first != number:
+            raise DataError(
+                f"{path}: id {example.id!r} occurs twice, at questions {first} and {number}; give each"
+                " question its own"
+            )
     return found
 
 
@@ -182,15 +185,15 @@ class _Row:
         return [(self._answer(text), self._number(self._row.get("answer_start")))]
 
     def _decoded(self, value: Any) -> Any:
-        """Return what a cell of a CSV file says: JSON, or a Python literal, as pandas writes it."""
+        """Return what a cell of a CSV file says: JSON, or a Python literal."""
         if not isinstance(value, str):
             return value
         if not value.strip():
             return []
-        for parse in (json.loads, ast.literal_eval):
+        for parse in (json.loads, _literal):
             try:
                 return parse(value)
-            except (ValueError, SyntaxError):
+            except (ValueError, SyntaxError, RecursionError):
                 continue
         raise self._wrong("answers", 'not JSON, such as {"text": ["..."], "answer_start": [0]}')
 
@@ -242,3 +245,16 @@ class _Row:
 
     def _wrong(self, field: str, what: str) -> DataError:
         return DataError(f"{self._path}: {self._where}: {field}: {what}")
+
+
+def _literal(text: str) -> Any:
+    """Return a Python literal, in which numpy's arrays are lists. Raises: ValueError, SyntaxError."""
+    return ast.literal_eval(_WithoutArrays().visit(ast.parse(text.strip(), mode="eval")))
+
+
+class _WithoutArrays(ast.NodeTransformer):
+    """Replaces `array([...], dtype=...)` by the list, as pandas writes the lists of a data set to CSV."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        named = isinstance(node.func, ast.Name) and node.func.id == "array"
+        return node.args[0] if named and node.args else node

@@ -141,6 +141,19 @@ def test_variants_come_from_the_repository_where_no_gateway_runs(
     assert f"from {repository}" in out
 
 
+def test_variants_show_f1_and_floor_of_the_same_questions(tmp_path: Path, capsys: Capture) -> None:
+    """Beside a floor certified on one data set, the F1 of another says nothing."""
+    variant = make_variant("small", 5)
+    other = replace(variant.quality[0], data="other.json", f1=0.9, n=77)
+    catalog = make_catalog([replace(variant, quality=(other, *variant.quality))], [0.5])
+    (plan,) = catalog.plans
+    certificate = replace(plan.certificate, data="mine.json", f1=0.61, floor=0.5, n_questions=300)
+    store.write(tmp_path, replace(catalog, plans=(replace(plan, certificate=certificate),)))
+    assert main.main(["variants", "--model-repository", str(tmp_path), "--url", NOWHERE]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows[1][:4] == ["small", "0.610", "(300)", "0.500"]
+
+
 def test_a_gateway_that_was_named_is_not_replaced_by_a_folder(capsys: Capture) -> None:
     """Who asks for one wants to know that it is gone."""
     assert main.main(["variants", "--url", NOWHERE]) == 1

@@ -20,18 +20,30 @@ from gateway.domain import (
     Inference,
     Question,
     Size,
+    Slo,
     SloPolicy,
     SloRequest,
+    Timings,
     Trust,
     Windows,
 )
 from gateway.errors import BackendError, Infeasible
 from gateway.lifecycle.readiness import catalog_report
+from gateway.monitoring.sequential_tests import BLOCK, OPEN_FOR
 from gateway.observability.metrics import Metrics
+from gateway.request.cascade import Job, Outcome
 from gateway.request.service import AnswerService
 from gateway.request.shadow import DEADLINE_MS, MOST_WAITING
 from gateway.settings import Settings
-from tests.fakes import CONTEXT, HOST, QUESTION, FakeBackend, serving_set, small_and_large
+from tests.fakes import (
+    CONTEXT,
+    HOST,
+    QUESTION,
+    FakeBackend,
+    encoder,
+    serving_set,
+    small_and_large,
+)
 
 ASKED = Question(QUESTION, CONTEXT)
 ANY = SloRequest(min_f1=0.4)  # the floor of `small`
@@ -245,6 +257,31 @@ async def test_a_new_certificate_is_trusted_again() -> None:
     )
     assert count(service, "bertier_certificate_broken", plan="small") == 0
     assert (await service.answer(ASKED, ANY, now_ms())).variant == "small"
+
+
+@pytest.mark.parametrize(
+    ("partial_answer", "cut", "compared", "counted"),
+    [(False, False, 1, 1), (True, False, 0, 0), (False, True, 0, 1)],
+)
+async def test_partial_answers_and_cut_cascades_tell_nothing_of_a_plan(
+    partial_answer: bool, cut: bool, compared: int, counted: int
+) -> None:
+    """No certificate covers an answer of a part; the first variant of a cut cascade answered as certified."""
+    backend = OtherLarge()
+    service = watched_service(backend)
+    serving, plan = service.serving, watched_catalog().plans[0]
+    assert serving is not None
+    slo = Slo(1000.0, 0.0, SloPolicy.PREFER_LATENCY, 4000.0, "standard")
+    job = Job(ASKED, slo, serving, encoder().encode(ASKED), 0.0, 0.0, 0.0, sampled=True)
+    answer = Answer("", None, None, 0.3, 0.5)
+    outcome = Outcome(answer, "small", answer, cut, partial_answer, Timings())
+    service.shadow.watch(job, outcome, plan)
+    await until_quiet(service)
+    assert backend.asked.count("large") == compared
+    test = service.shadow.certificate_tests.confidence["small"]
+    for i in range(BLOCK + OPEN_FOR - 3):
+        assert not test.add(i.to_bytes(4), 0.3, 60)
+    assert test.add(b"last", 0.3, 60) is bool(counted)
 
 
 async def test_a_shift_of_confidence_warns_and_reroutes_nothing(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shlex
 import shutil
@@ -19,7 +20,8 @@ from optimizer.certify.bounds import betting_floor
 from optimizer.cli import main
 from optimizer.data import clusters
 from optimizer.data.question_sets import DataError, Example, sha256_of
-from tests.fakes import ROOT, make_variant
+from tests import asgi
+from tests.fakes import ROOT, make_variant, serving_set
 from tests.optimizer.conftest import question_set
 
 SHIPPED = ROOT / "model_repository"
@@ -81,7 +83,12 @@ def test_one_command_certifies_and_writes(
     words = shlex.split(said[said.index("curl -i") : said.rindex("\n{")])
     asked = dict(w.split(": ") for w in words if w.startswith("SLO-"))
     assert float(asked["SLO-Min-F1"]) <= catalog.best_floor
-    assert json.loads(words[words.index("-d") + 1])["context"].startswith("Story")
+    body = json.loads(words[words.index("-d") + 1])
+    assert body["context"].startswith("Story")
+    service = asgi.make_service()
+    service.serving = serving_set(catalog)
+    reply = asyncio.run(asgi.post(service, headers=asked, json=body))
+    assert (reply.status_code, reply.headers["SLO-Met"]) == (200, "true")
     assert main.main(["rollback", "--model-repository", str(published)]) == 0
     assert card.read_text() == before
     assert store.read(published).looks == catalog.looks

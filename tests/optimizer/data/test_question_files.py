@@ -8,6 +8,7 @@ import lzma
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -85,6 +86,33 @@ def test_a_list_of_rows_is_read_from_json(tmp_path: Path) -> None:
     assert question_files.load(path) == [Example("1", "Who?", "It was Ada.", ("Ada",), (7,), "")]
 
 
+def test_a_csv_file_of_pandas_is_read(tmp_path: Path) -> None:
+    """`datasets.to_csv` writes the lists of `answers` as numpy prints arrays, over several lines where long."""
+    texts = ["Ada", "Ada built the bridge in 1931"]
+    whole = {
+        "text": np.array(texts, dtype=object),
+        "answer_start": np.array([0, 0], dtype=np.int32),
+    }
+    none = {"text": np.array([], dtype=object), "answer_start": np.array([], dtype=np.int32)}
+    path = tmp_path / "mine.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(ROWS[0]))
+        writer.writeheader()
+        writer.writerows(r | {"answers": repr(a)} for r, a in zip(ROWS, (whole, none), strict=True))
+    assert "array(" in path.read_text()
+    answered, unanswered = question_files.load(path)
+    assert (answered.answers, answered.starts) == (tuple(texts), (0, 0))
+    assert unanswered == EXPECTED[1]
+
+
+def test_a_cell_is_data_and_never_run(tmp_path: Path) -> None:
+    """Of Python's expressions literals and arrays of them are read, nothing else."""
+    path = tmp_path / "mine.csv"
+    path.write_text("question,context,answers\nWho?,Ada.,\"open('x', 'w')\"\n")
+    with pytest.raises(DataError, match="line 2, id '1': answers: not JSON"):
+        question_files.load(path)
+
+
 def test_a_plain_table_needs_one_column_of_answers(tmp_path: Path) -> None:
     """What people keep in a spreadsheet; an empty cell is no answer."""
     path = tmp_path / "mine.csv"
@@ -104,7 +132,7 @@ def test_a_plain_table_needs_one_column_of_answers(tmp_path: Path) -> None:
         ),
         ({"answers": ["Eve"]}, r"line 2, id 'b': answers: 'Eve' does not stand in the context"),
         ({"answers": [""]}, r"line 2, id 'b': answers: '' is no text"),
-        ({"id": "a"}, r"id 'a' occurs twice"),
+        ({"id": "a"}, r"id 'a' occurs twice, at questions 1 and 2"),
     ],
 )
 def test_a_broken_row_is_named_by_file_id_and_field(

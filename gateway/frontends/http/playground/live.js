@@ -152,9 +152,9 @@ function showCatalog() {
       plan.served ? el("span", { class: plan.trust === "broken" ? "bad" : null, title: inWords(TRUST, plan.trust) }, plan.trust) : "not served",
       ms(expectedMs(plan, variants)), plan.evidence ? compared(plan.evidence) : "–", plan.evidence ? watch(plan.evidence) : "not watched",
     ] })), { text: [0, 4, 7] }));
-  show(byId("variants"), table("Variants", ["Variant", "State", "Parameters", "Size", "Precision", "F1"], catalog.variants.map((each) => ({ cells: [
+  show(byId("variants"), table("Variants", ["Variant", "State", "Parameters", "Size", "Precision", "F1 on"], catalog.variants.map((each) => ({ cells: [
     each.name, each.problem ?? (each.served ? (each.failing ? "fails, left out" : each.host_differs ? `served; ${each.host_differs}` : "served") : "not served"),
-    `${(each.parameters / 1e6).toFixed(1)} M`, `${(each.size_bytes / 1e6).toFixed(1)} MB`, each.precision, f1(each.quality.at(-1)?.f1),
+    `${(each.parameters / 1e6).toFixed(1)} M`, `${(each.size_bytes / 1e6).toFixed(1)} MB`, each.precision, each.quality.length ? `${f1(each.quality.at(-1).f1)} (${each.quality.at(-1).data})` : "–",
   ] })), { text: [0, 1, 4] }));
 }
 
