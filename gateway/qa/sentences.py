@@ -29,9 +29,10 @@ _ABBREVIATIONS = (
         "Co",
     ),
 )
+# A row of terminators is looked at from its first two places alone: from each of them it would cost its length squared.
 _END = regex.compile(
-    r"(?<!\b(?:\p{L}|" + "|".join(map(regex.escape, _ABBREVIATIONS)) + r"))"
-    r"[.!?…]+[\p{Pe}\p{Pf}\"']*+\s++(?!\p{Ll})"
+    r"(?<![.!?…]{2})(?<!\b(?:\p{L}|" + "|".join(map(regex.escape, _ABBREVIATIONS)) + r"))"
+    r"[.!?…]++[\p{Pe}\p{Pf}\"']*+\s++(?!\p{Ll})"
     r"|[\u3002\uff01\uff1f]+[\p{Pe}\p{Pf}]*"
     r"|\n\s*\n"
 )

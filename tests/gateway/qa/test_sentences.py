@@ -48,3 +48,10 @@ def test_a_text_without_an_end_is_cut() -> None:
     """A table of a megabyte is no sentence."""
     begin, end = sentence_around("x" * 100_000, 50_000, 50_001)
     assert (begin, end) == (50_000 - MAX_CHARS, 50_001 + MAX_CHARS)
+
+
+@pytest.mark.timeout(60)
+def test_a_row_of_dots_costs_its_length() -> None:
+    """Contents pages and hostile texts hold rows of them; looked at from every dot, this row takes hours."""
+    row = "." * 300_000
+    assert sentence_around(row, 0, len(row)) == (0, len(row))
