@@ -27,6 +27,7 @@ from gateway.settings_errors import NESTED, PREFIX
 from gateway.slo import STANDARD_CLASSES, SloClass
 
 CONFIG_FILE = "bertier.toml"
+MAX_PASSAGES = 10_000  # that any setting allows: bodies are checked up to it, before settings count
 _ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[^\s:/,\[\]A-Z]+)(:\d{1,5})?")
 _PREFIX_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+/?")
 _URL = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/,\[\]]+):\d{1,5}")
@@ -156,6 +157,7 @@ class Settings(BaseSettings):
     max_passages: int = Field(
         100,
         gt=0,
+        le=MAX_PASSAGES,
         description="passages of one question; all together are no longer than `max_context_chars`",
     )
     cache_bytes: int = Field(

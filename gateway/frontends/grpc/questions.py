@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from gateway.domain import Answered, Candidate, Cost, Option, Question, Span
-from gateway.errors import BadInput, EmptyText, InvalidField, TextTooLong
+from gateway.errors import BadInput, EmptyText, InvalidField, TextTooLong, TooManyItems
 from gateway.frontends import asked as presenting
 from gateway.frontends import slo_headers
 from gateway.frontends.asked import Asked, PassageText, Place
@@ -34,7 +34,7 @@ def to_asked(request: pb.AnswerRequest, settings: Settings) -> Asked:
         max_no_answer_probability=given.get("max_no_answer_probability"),
     )
     presenting.check_options(question, settings)
-    question, passages = presenting.about(question, *_texts(request), settings)
+    question, passages = presenting.about(question, *_texts(request, settings), settings)
     unit = OffsetUnit.CODE_POINTS
     if "offset_unit" in given:
         unit = presenting.offset_unit(request.offset_unit)
@@ -52,7 +52,7 @@ def with_shared_texts(
         raise InvalidField("questions: empty; send at least one")
     if not request.context and not request.contexts:
         raise EmptyText("context")
-    presenting.about(Question("", ""), *_texts(request), settings)
+    presenting.about(Question("", ""), *_texts(request, settings), settings)
     return (_with_texts(i, question, request) for i, question in enumerate(request.questions))
 
 
@@ -68,9 +68,14 @@ def _with_texts(
 
 
 def _texts(
-    message: pb.AnswerRequest | pb.AnswerManyRequest,
+    message: pb.AnswerRequest | pb.AnswerManyRequest, settings: Settings
 ) -> tuple[str | None, list[PassageText] | None]:
-    """Return the context and the passages; an empty context beside passages is none."""
+    """Return the context and the passages; an empty context beside passages is none.
+
+    Raises: TooManyItems: 16 million empty passages fit into a message.
+    """
+    if len(message.contexts) > settings.max_passages:
+        raise TooManyItems("contexts", len(message.contexts), settings.max_passages)
     passages = [
         PassageText(each.context, each.id if each.HasField("id") else None)
         for each in message.contexts

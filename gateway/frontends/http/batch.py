@@ -7,7 +7,7 @@ A question that fails gets an error line; the others are answered.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -73,13 +73,13 @@ class Batch:
         leaving = partial(disconnected, request.receive)
         return LinesResponse(partial(self._stream, _each(await self._list(request)), leaving))
 
-    async def _list(self, request: Request) -> list[Any]:
+    async def _list(self, request: Request) -> Iterable[Any]:
         limits = self._settings
         raw = await read_body(request, limits.max_batch_bytes, limits.body_timeout_ms)
         values = models.read_json(raw)
         if isinstance(values, dict):
             shared = models.check(models.SharedQuestionsBody, values)
-            return list(shared.items(self._settings))
+            return shared.items(self._settings)
         if not isinstance(values, list):
             raise InvalidField(
                 f"body: send a list, or questions about one context, or lines with Content-Type: {NDJSON}"
@@ -128,7 +128,7 @@ def _one_line(json: bytes) -> bytes:
     return json
 
 
-async def _each(values: list[Any]) -> AsyncIterator[Any]:
+async def _each(values: Iterable[Any]) -> AsyncIterator[Any]:
     for value in values:
         yield value
 

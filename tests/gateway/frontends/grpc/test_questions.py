@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NoReturn, cast
 
 import grpc
 import pytest
 
+from gateway.errors import TooManyItems
+from gateway.frontends.grpc.questions import with_shared_texts
 from gateway.proto.bertier.v1 import qa_pb2 as pb
 from gateway.proto.bertier.v1 import qa_pb2_grpc
+from gateway.settings import Settings
 from tests import live
 from tests.fakes import CONTEXT, QUESTION
 
@@ -83,6 +87,23 @@ async def test_many_without_questions_or_text_fail_as_a_whole(
     details = failed.value.details()
     assert details is not None
     assert details.startswith(named)
+
+
+class Millions:
+    """The passages of a message of 32 MiB, which nobody may look at one by one."""
+
+    def __len__(self) -> int:
+        return 16_000_000
+
+    def __iter__(self) -> NoReturn:
+        pytest.fail("one by one")
+
+
+def test_passages_are_counted_before_they_are_read() -> None:
+    """16 million empty ones fit into a message; to read them in the event loop was not done after 25 s."""
+    asked = SimpleNamespace(questions=[pb.AnswerRequest()], context="", contexts=Millions())
+    with pytest.raises(TooManyItems, match="contexts: 16000000 items, the limit is 100"):
+        with_shared_texts(cast("pb.AnswerManyRequest", asked), Settings())
 
 
 async def test_what_was_not_asked_for_is_absent(stub: qa_pb2_grpc.QuestionAnsweringStub) -> None:

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from gateway.frontends.schemas import SharedQuestionsBody, check
 from gateway.request.service import AnswerService
+from gateway.settings import MAX_PASSAGES, Settings
 from tests.asgi import ASKED, client, make_service, post
 from tests.fakes import CONTEXT, QUESTION, WordBackend
 from tests.watched import WatchedBackend
@@ -152,6 +154,7 @@ async def test_many_questions_share_a_context() -> None:
         ({"context": CONTEXT}, "questions"),
         ({"contexts": [], "questions": ["Who?"]}, "contexts"),
         ({"context": CONTEXT, "questions": [7]}, "questions.0"),
+        ({"context": CONTEXT, "questions": {"0": "Who?"}}, "questions"),
         ({"context": CONTEXT, "questions": ["Who?"], "slo": {}}, "slo"),
     ],
 )
@@ -184,3 +187,21 @@ async def test_a_kept_answer_says_its_age() -> None:
         for name in ("compute", "largest_compute")
     ]
     assert saved == pytest.approx([0.04, 0.06])  # two asked the largest, one was kept
+
+
+async def test_no_more_passages_are_read_than_any_setting_allows() -> None:
+    """To check the 700,000 empty texts that fit into a body held all other requests up for a second."""
+    passages = ["x"] * (MAX_PASSAGES + 1)
+    response = await post(make_service(), json={"question": QUESTION, "contexts": passages})
+    assert response.status_code == 422
+    assert response.json()["detail"].startswith(
+        f"contexts: List should have at most {MAX_PASSAGES}"
+    )
+
+
+def test_shared_questions_are_not_read_before_their_turn() -> None:
+    """To check the 11 million that fit into a body held all other requests up for 15 s."""
+    questions = ["Who?", {"question": "Where?", "top_k": "x"}]
+    body = check(SharedQuestionsBody, {"context": CONTEXT, "questions": questions})
+    assert body.questions is questions
+    assert next(iter(body.items(Settings()))) == {"question": "Who?", "context": CONTEXT}
