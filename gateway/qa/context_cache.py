@@ -13,7 +13,8 @@ from cachetools import LRUCache
 
 from gateway.domain import Ints
 
-MAX_CACHED_CHARS = 1_000_000  # of all contexts together; about 10 MB with their tokens
+MAX_CACHED_CHARS = 1_000_000  # of all contexts together; about 10 MB with their tokens, in English
+ENTRY_CHARS = 80  # what an entry takes beside its text and tokens, in characters: some 800 bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class ContextTokens:
 
 @dataclass(slots=True)
 class _Entry:
-    n_chars: int
+    n_chars: int  # with those of the entry itself
     tokens: ContextTokens | None = None  # None: they are being made
     lock: Lock = field(default_factory=Lock)
 
@@ -54,7 +55,7 @@ class ContextCache:
         with self._lock:
             entry = self._entries.get(text)
             if entry is None:
-                entry = _Entry(len(text))
-                if len(text) <= self._entries.maxsize:
+                entry = _Entry(len(text) + ENTRY_CHARS)
+                if entry.n_chars <= self._entries.maxsize:
                     self._entries[text] = entry
             return entry

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import tracemalloc
 from itertools import accumulate, pairwise
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from gateway.domain import PASSAGE_BREAK, Question
 from gateway.errors import EmptyText
 from gateway.qa.codec import SpanEncoder
-from gateway.qa.context_cache import ContextCache, ContextTokens
+from gateway.qa.context_cache import ENTRY_CHARS, ContextCache, ContextTokens
 from tests.fakes import TOKENIZER, encoder
 from tests.texts import TEXT
 
@@ -102,10 +103,24 @@ def test_contexts_are_kept_up_to_a_size() -> None:
     """Texts of callers must not fill the memory; the one used last stays."""
     tokenize = Tokenize()
     tokenize.go_on.set()
-    cache = ContextCache(tokenize, max_chars=10)
-    for text in ("aaaa", "bbbb", "aaaa", "cccc", "aaaa", "bbbb", "d" * 11, "d" * 11):
+    long = "d" * (11 + ENTRY_CHARS)
+    cache = ContextCache(tokenize, max_chars=10 + 2 * ENTRY_CHARS)
+    for text in ("aaaa", "bbbb", "aaaa", "cccc", "aaaa", "bbbb", long, long):
         cache.tokens_of(text)
-    assert tokenize.texts == ["aaaa", "bbbb", "cccc", "bbbb", "d" * 11, "d" * 11]
+    assert tokenize.texts == ["aaaa", "bbbb", "cccc", "bbbb", long, long]
+
+
+def test_short_contexts_take_no_more_memory_than_long_ones() -> None:
+    """A request brings a hundred passages of a few characters, each with an entry of 800 bytes."""
+    cache = ContextCache(
+        lambda text: ContextTokens(*(np.full(1, len(text)) for _ in range(3))), max_chars=100_000
+    )
+    tracemalloc.start()
+    for i in range(5_000):
+        cache.tokens_of(str(i))
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert taken < 1_300_000
 
 
 def test_a_context_that_fails_is_tried_again() -> None:
