@@ -15,7 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import Malformed, UnsupportedEncoding
-from gateway.frontends.http.zstd import ZstdInflater
+from gateway.frontends.http.zstd import MAX_EMPTY, ZstdInflater
 
 PIECE_BYTES = 64 << 10  # so much is inflated at a time: what a bomb costs before the limit is seen
 MIN_REPLY_BYTES = 1_400  # a smaller reply fits into one packet as it is
@@ -102,6 +102,7 @@ class _Inflater:
         self._coding = coding
         self._stream = zlib.decompressobj(WINDOW_BITS[coding])
         self._began = False
+        self._n_empty = 0
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
         """Yield what `data` inflates to. Raises: Malformed."""
@@ -114,6 +115,11 @@ class _Inflater:
             except zlib.error as exc:
                 raise Malformed(f"body: not {self._coding}, as Content-Encoding says") from exc
             data = self._stream.unconsumed_tail or self._stream.unused_data
+            self._n_empty = 0 if piece else self._n_empty + self._stream.eof
+            if self._n_empty > MAX_EMPTY:
+                raise Malformed(
+                    f"body: more than {MAX_EMPTY} empty {self._coding} streams in a row"
+                )
             if piece:
                 yield piece
 

@@ -12,6 +12,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
+MAX_EMPTY = 100  # frames, one after the other: each costs as much as many kilobytes of text
 WINDOW_LOG = 23  # 8 MiB: what RFC 9659 allows a body to ask of whoever inflates it
 
 
@@ -23,6 +24,7 @@ class ZstdInflater:
         self._piece_bytes = piece_bytes
         self._frame = _new_frame()
         self._began = False
+        self._n_empty = 0
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
         """Yield what `data` inflates to. Raises: Malformed."""
@@ -37,6 +39,9 @@ class ZstdInflater:
                     "body: not zstd with a window of up to 8 MiB, as Content-Encoding says"
                 ) from exc
             data = self._frame.unused_data if self._frame.eof else b""
+            self._n_empty = 0 if piece else self._n_empty + self._frame.eof
+            if self._n_empty > MAX_EMPTY:
+                raise Malformed(f"body: more than {MAX_EMPTY} empty zstd frames in a row")
             if piece:
                 yield piece
 

@@ -63,6 +63,7 @@ def bomb(size_bytes: int) -> bytes:
         ("gzip", gzip.compress(BODY[:30]) + gzip.compress(BODY[30:])),
         ("zstd", zstd.compress(BODY)),
         ("zstd", zstd.compress(BODY[:30]) + zstd.compress(BODY[30:])),
+        ("zstd", (zstd.compress(b"") * 90 + zstd.compress(b" ")) * 2 + zstd.compress(BODY)),
         ("identity", BODY),
     ],
 )
@@ -137,6 +138,9 @@ async def test_a_bomb_is_refused_over_grpc() -> None:
         ("zstd", zstd.compress(BODY)[:-1], 400, "malformed"),
         ("zstd", zstd.compress(BODY) + b"rest", 400, "malformed"),
         ("zstd", WIDE_FRAME, 400, "malformed"),
+        ("gzip", gzip.compress(b"") * 7_000 + gzip.compress(BODY), 400, "malformed"),
+        ("deflate", zlib.compress(b"") * 7_000 + zlib.compress(BODY), 400, "malformed"),
+        ("zstd", zstd.compress(b"") * 7_000 + zstd.compress(BODY), 400, "malformed"),
         ("br", BODY, 415, "unsupported-encoding"),
         ("gzip, gzip", gzip.compress(gzip.compress(BODY)), 415, "unsupported-encoding"),
     ],
