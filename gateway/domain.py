@@ -45,10 +45,6 @@ class Question:
     min_score: float | None = None
     max_no_answer_probability: float | None = None
 
-    @property
-    def has_own_threshold(self) -> bool:
-        return self.min_score is not None or self.max_no_answer_probability is not None
-
     def named_passages(self) -> list[tuple[str, Passage]]:
         """Return the texts to read, each with the name of its field."""
         starts = self.passage_starts

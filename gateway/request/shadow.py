@@ -58,6 +58,12 @@ class Sample:
     answer: Answer
 
 
+def _is_shortened(question: Question) -> bool:
+    """Return whether the caller allows no answers as long as the certified ones."""
+    longest = question.max_answer_tokens
+    return longest is not None and longest < codec.MAX_ANSWER_TOKENS
+
+
 class Shadow:
     """Draws samples, asks the largest variant, and feeds the tests of the certificates."""
 
@@ -102,9 +108,10 @@ class Shadow:
         """Pass an answer to the tests of the certificates.
 
         Skip pinned variants: evaluations pin them, on questions of any kind. Skip partial answers: no
-        certificate covers them. Skip cascades cut short by the deadline: their answer is not the plan's.
+        certificate covers them. Skip cascades cut short by the deadline: their answer is not the plan's. Skip
+        answers that may not be as long as certified ones: that is their caller's wish, no change of the questions.
         """
-        if job.slo.variant is not None or outcome.partial:
+        if job.slo.variant is not None or outcome.partial or _is_shortened(job.question):
             return
         n_tokens = job.windows.n_tokens
         self.answered(plan.variants[0], outcome.first, job.question, n_tokens)

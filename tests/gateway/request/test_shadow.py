@@ -31,6 +31,7 @@ from gateway.errors import BackendError, Infeasible
 from gateway.lifecycle.readiness import catalog_report
 from gateway.monitoring.sequential_tests import BLOCK, OPEN_FOR
 from gateway.observability.metrics import Metrics
+from gateway.qa.codec import MAX_ANSWER_TOKENS
 from gateway.request.cascade import Job, Outcome
 from gateway.request.service import AnswerService
 from gateway.request.shadow import DEADLINE_MS, MOST_WAITING
@@ -136,6 +137,19 @@ async def test_what_says_nothing_of_a_plan_is_not_asked() -> None:
     assert service.serving is not None
     plans = catalog_report(service.serving)["plans"]
     assert [plan["evidence"] for plan in plans] == [None, None]
+
+
+async def test_shorter_answers_than_certified_test_no_certificate() -> None:
+    """Else one caller who asks for one token breaks the certificates that all others go by."""
+    backend = OtherLarge()
+    service = watched_service(backend)
+    for longest in (1, MAX_ANSWER_TOKENS - 1):
+        await service.answer(replace(ASKED, max_answer_tokens=longest), ANY, now_ms())
+    await until_quiet(service)
+    assert backend.asked == ["small", "small"]
+    await service.answer(replace(ASKED, max_answer_tokens=MAX_ANSWER_TOKENS), ANY, now_ms())
+    await until_quiet(service)
+    assert backend.asked == ["small", "small", "small", "large"]
 
 
 async def test_a_variant_that_answers_otherwise_here_judges_nobody() -> None:
