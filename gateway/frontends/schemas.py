@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from codecs import BOM_UTF8
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
@@ -144,6 +144,14 @@ class ItemBody(QuestionBody):
     slo: SloFields = SloFields()
 
 
+@dataclass(frozen=True, slots=True)
+class RefusedItem:
+    """A question as it was sent, and why it cannot be answered."""
+
+    sent: dict[str, Any]
+    error: BadInput
+
+
 class SharedQuestionsBody(Sent):
     """Many questions about one context, or about the same passages, which are sent once."""
 
@@ -156,8 +164,8 @@ class SharedQuestionsBody(Sent):
         None, max_length=MAX_PASSAGES, description="In place of `context`."
     )
 
-    def items(self, settings: Settings) -> Iterator[dict[str, Any] | BadInput]:
-        """Return the items of the list that says the same; what is wrong with one is in its place.
+    def items(self, settings: Settings) -> Iterator[dict[str, Any] | RefusedItem]:
+        """Return the items of the list that says the same.
 
         Raises: InvalidField, TooManyItems, TextTooLong.
         """
@@ -172,11 +180,14 @@ class SharedQuestionsBody(Sent):
 
     def _item(
         self, i: int, question: str | dict[str, Any], shared: dict[str, Any]
-    ) -> dict[str, Any] | BadInput:
+    ) -> dict[str, Any] | RefusedItem:
         item = {"question": question} if isinstance(question, str) else question
         twice = [name for name in ("context", "contexts") if name in item]
         if twice:
-            return InvalidField(f"questions.{i}.{twice[0]}: sent for all questions; leave it out")
+            return RefusedItem(
+                item,
+                InvalidField(f"questions.{i}.{twice[0]}: sent for all questions; leave it out"),
+            )
         return {**item, **shared}
 
 

@@ -207,9 +207,9 @@ def _first(metadata: Metadata, wanted: str) -> str | None:
     return next((value for name, value in metadata if name == wanted), None)
 
 
-def readable(request: M | BadInput) -> M:
-    """Return the message. Raises: BadInput, when there is none."""
-    if isinstance(request, BadInput):
+def readable(request: M | Malformed) -> M:
+    """Return the message. Raises: Malformed, when there is none."""
+    if isinstance(request, Malformed):
         raise request
     return request
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from typing import TypeVar
 
 from google.protobuf.message import Message
 
@@ -30,6 +31,7 @@ from gateway.proto.bertier.v1 import qa_pb2 as pb
 from gateway.request.service import PlanReport
 from gateway.routing import explain
 
+T = TypeVar("T")
 SERVICE = pb.DESCRIPTOR.services_by_name["QuestionAnswering"]
 
 
@@ -66,8 +68,8 @@ class QuestionAnswering:
         except Exception as exc:  # noqa: BLE001  # one table maps every error
             await abort(context, call, exc)
 
-        async def work(question: pb.AnswerRequest | BadInput) -> pb.AnswerItem:
-            return await self._item(question, call.again())
+        async def work(question: tuple[pb.AnswerRequest, BadInput | None]) -> pb.AnswerItem:
+            return await self._item(question[0], call.again(), question[1])
 
         limit = self._service.settings.max_concurrent_items
         await context.send_initial_metadata(common_metadata(call))
@@ -98,10 +100,15 @@ class QuestionAnswering:
         answered = await self._service.answer(asked.question, slo, call.arrived_ms, frontend="grpc")
         return asked, answered
 
-    async def _item(self, request: pb.AnswerRequest | BadInput, call: Call) -> pb.AnswerItem:
-        own_id = "" if isinstance(request, BadInput) else request.id[:MAX_ID_CHARS]
+    async def _item(
+        self, request: pb.AnswerRequest | Malformed, call: Call, wrong: BadInput | None = None
+    ) -> pb.AnswerItem:
+        """Answer one of many; `wrong`: why it cannot be answered."""
+        own_id = "" if isinstance(request, Malformed) else request.id[:MAX_ID_CHARS]
         try:
             with self._calls.observed(call, slo_fields(request)):
+                if wrong is not None:
+                    raise wrong
                 asked, answered = await self._answer(readable(request), call)
         except Exception as exc:  # noqa: BLE001  # sent as an item, logged with its cause
             log_failure(exc, call.request_id)
@@ -109,14 +116,12 @@ class QuestionAnswering:
         return pb.AnswerItem(id=own_id, answer=to_response(asked, answered))
 
 
-async def _each(
-    questions: Iterable[pb.AnswerRequest | BadInput],
-) -> AsyncIterator[pb.AnswerRequest | BadInput]:
-    for question in questions:
-        yield question
+async def _each(items: Iterable[T]) -> AsyncIterator[T]:
+    for item in items:
+        yield item
 
 
-def slo_fields(request: Message | BadInput) -> dict[str, object]:
+def slo_fields(request: Message | Malformed) -> dict[str, object]:
     """Return the SLO that the message itself carries, by the headers' names in snake case."""
     if not isinstance(request, pb.AnswerRequest | pb.PlanRequest):
         return {}

@@ -43,8 +43,8 @@ def to_asked(request: pb.AnswerRequest, settings: Settings) -> Asked:
 
 def with_shared_texts(
     request: pb.AnswerManyRequest, settings: Settings
-) -> Iterator[pb.AnswerRequest | BadInput]:
-    """Return every question with the texts that are sent once; what is wrong with one is in its place.
+) -> Iterator[tuple[pb.AnswerRequest, BadInput | None]]:
+    """Return every question with the texts that are sent once, and why it cannot be answered.
 
     Raises: InvalidField, TooManyItems, TextTooLong.
     """
@@ -58,13 +58,14 @@ def with_shared_texts(
 
 def _with_texts(
     i: int, question: pb.AnswerRequest, shared: pb.AnswerManyRequest
-) -> pb.AnswerRequest | BadInput:
+) -> tuple[pb.AnswerRequest, BadInput | None]:
     twice = [name for name in ("context", "contexts") if getattr(question, name)]
     if twice:
-        return InvalidField(f"questions.{i}.{twice[0]}: sent for all questions; leave it out")
+        where = f"questions.{i}.{twice[0]}"
+        return question, InvalidField(f"{where}: sent for all questions; leave it out")
     whole = pb.AnswerRequest(context=shared.context, contexts=shared.contexts)
     whole.MergeFrom(question)
-    return whole
+    return whole, None
 
 
 def _texts(

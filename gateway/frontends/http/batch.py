@@ -101,19 +101,24 @@ class Batch:
         """Return the answer to one item, or its failure."""
         item_id = None
         try:
-            value = _value(item)
+            value, wrong = _value(item)
             item_id = _string(value, "id")
-            return await self._answer_item(value)
+            return await self._answer_item(value, wrong)
         except Exception as exc:  # noqa: BLE001 (a failure is one line; the others are answered)
             failure = problem_response("", exc).body
             return b'{"id":' + to_json(item_id) + b',"error":' + bytes(failure) + b"}"
 
-    async def _answer_item(self, value: Any) -> bytes:
-        """Answer one item; its latency counts from now, not from the arrival of the request."""
+    async def _answer_item(self, value: Any, wrong: BadInput | None) -> bytes:
+        """Answer one item; its latency counts from now, not from the arrival of the request.
+
+        `wrong`: why it cannot be answered; it counts as a question all the same.
+        """
         arrived_ms = now_ms()
         own = _string(value.get("slo"), "class") if isinstance(value, dict) else None
         label = slo_headers.class_label(own or self._slo.slo_class, self._settings)
         with slo_headers.observed(self._service.observer, "http", label):
+            if wrong is not None:
+                raise wrong
             item = models.check(models.ItemBody, value)
             asked = item.to_asked(self._settings)
             slo = item.slo.over(self._slo)
@@ -133,11 +138,16 @@ async def _each(values: Iterable[Any]) -> AsyncIterator[Any]:
         yield value
 
 
-def _value(item: Any) -> Any:
-    """Return an item as a JSON value; a line comes as its bytes, any item as what is wrong with it."""
+def _value(item: Any) -> tuple[Any, BadInput | None]:
+    """Return an item as a JSON value, and why it cannot be answered.
+
+    A line comes as its bytes, one that cannot be read as its error. Raises: BadInput, for a line.
+    """
     if isinstance(item, BadInput):
         raise item
-    return models.read_json(item) if isinstance(item, bytes) else item
+    if isinstance(item, models.RefusedItem):
+        return item.sent, item.error
+    return models.read_json(item) if isinstance(item, bytes) else item, None
 
 
 def _string(value: Any, name: str) -> str | None:

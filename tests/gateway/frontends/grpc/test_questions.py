@@ -67,6 +67,7 @@ async def test_a_question_of_many_with_its_own_text_fails_alone(
     first, second = [item async for item in stub.AnswerMany(asked)]
     assert (first.answer.id, first.answer.passage.index) == ("a", 0)
     assert first.answer.sentence.text == CONTEXT
+    assert second.id == "b"
     assert second.failure.detail.startswith("questions.1.context")
 
 

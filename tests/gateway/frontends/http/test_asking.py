@@ -10,7 +10,7 @@ import pytest
 from gateway.frontends.schemas import SharedQuestionsBody, check
 from gateway.request.service import AnswerService
 from gateway.settings import MAX_PASSAGES, Settings
-from tests.asgi import ASKED, client, make_service, post
+from tests.asgi import ASKED, client, make_service, outcome, post
 from tests.fakes import CONTEXT, QUESTION, WordBackend
 from tests.watched import WatchedBackend
 
@@ -135,7 +135,7 @@ async def test_many_questions_share_a_context() -> None:
         "Which city?",
         {"question": "Which one?", "id": "b", "slo": {"variant": "small"}},
         {"question": ""},
-        {"question": "Where?", "context": "here"},
+        {"question": "Where?", "id": "d", "context": "here", "slo": {"class": "batch"}},
     ]
     body = {"contexts": PASSAGES, "questions": questions}
     response = await post(service, "/v1/answers", json=body, headers=SAID)
@@ -144,6 +144,8 @@ async def test_many_questions_share_a_context() -> None:
     assert (second["id"], second["variant"]) == ("b", "small")
     assert third["error"]["type"] == "urn:bertier:problem:empty-text"
     assert fourth["error"]["detail"].startswith("questions.3.context")
+    assert fourth["id"] == "d"
+    assert outcome(service, "batch", "invalid-field") == 1
 
 
 @pytest.mark.parametrize(
