@@ -24,7 +24,7 @@ class TrainedOnIt(DataError):
 
 def check_study(config: StudyConfig) -> None:
     """Raises: TrainedOnIt when the study starts from a model trained under another split version."""
-    bases = (part.base for part in (*config.elastic, *config.students))
+    bases = [elastic.base for elastic in config.elastic] + [s.base for s in config.students]
     named = (*config.teachers, config.weights, config.largest, config.backbone, *bases)
     for start in filter(None, named):
         version = split_version_of(Path(start))

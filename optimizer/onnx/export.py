@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import onnx
@@ -73,7 +74,14 @@ def to_fp16(model: PreTrainedModel, path: Path, probe: Probe | None = None) -> N
     check_rounding(model, path, Precision.FP16, probe)
 
 
-TO: Mapping[str, Callable[[PreTrainedModel, Path, Probe | None], None]] = {
+class Writes(Protocol):
+    """Writes a model in one precision, checked; see `to_int8` for the probe."""
+
+    def __call__(self, model: PreTrainedModel, path: Path, probe: Probe | None = None, /) -> None:
+        """Raises: ExportError."""
+
+
+TO: Mapping[str, Writes] = {
     Precision.FP32: to_onnx,
     Precision.INT8_DYNAMIC: to_int8,
     Precision.FP16: to_fp16,

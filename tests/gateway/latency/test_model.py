@@ -7,8 +7,8 @@ from math import exp, log
 
 import pytest
 
-from gateway.domain import Size
-from gateway.latency.model import GATEWAY_MS, WINDOW_MS, LatencyModel, Prediction, Seen, Work
+from gateway.domain import Seen, Size
+from gateway.latency.model import GATEWAY_MS, WINDOW_MS, LatencyModel, Prediction, Work
 from tests.fakes import make_cascade, make_plan, make_variant
 
 SMALL = make_variant("small", 10)

@@ -64,7 +64,7 @@ def test_a_student_is_the_trial_it_was_cut_like() -> None:
         name="x",
         largest_name="teacher",
         data=(DataConfig(source="d", certifies=True),),
-        elastic=ElasticConfig(space=Space(layers=((0, 1),), heads=(2,), ffn=(32,))),
+        elastic=(ElasticConfig(space=Space(layers=((0, 1),), heads=(2,), ffn=(32,))),),
         students=(
             StudentConfig(name="cut", start="elastic", layers=(0, 1), ffn=32, embedding_bits=4),
             StudentConfig(name="other", layers=(0, 1), ffn=32, embedding_bits=4),

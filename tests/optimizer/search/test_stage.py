@@ -54,7 +54,7 @@ def study(tiny_backbone: Path, tiny_data: Path, tmp_path_factory: pytest.TempPat
         max_tokens=64,
         train=(PhaseConfig(epochs=0.5, batch_size=8),),
         data=(DataConfig(source="train.json.xz", by_article=True, certifies=True),),
-        elastic=ElasticConfig(space=SPACE, train=TRAIN),
+        elastic=(ElasticConfig(space=SPACE, train=TRAIN),),
         search=SearchConfig(sampler=Sampler.RANDOM, trials=7, tokens=64, questions=(6, 12)),
     )
     found = Study(config, tiny_data, tmp_path_factory.mktemp("run"))

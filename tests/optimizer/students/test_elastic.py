@@ -47,7 +47,7 @@ def thin(tiny_backbone: Path, tiny_data: Path, tmp_path_factory: pytest.TempPath
         max_tokens=64,
         data=(DataConfig(source="train.json.xz", by_article=True, certifies=True),),
         distill=DistillConfig(labels_only=True),
-        elastic=ElasticConfig(space=space, train=BRIEF),
+        elastic=(ElasticConfig(space=space, train=BRIEF),),
         students=(
             StudentConfig(name="thin-slice", start="elastic", heads=1, **shape),
             StudentConfig(name="thin-own", train=BRIEF, **shape),

@@ -55,9 +55,11 @@ def study_of(backbone: Path, data: Path, folder: Path) -> Study:
                 name="tiny-slice", start="elastic", layers=(1,), heads=1, ffn=32, embedding_bits=4
             ),
         ),
-        elastic=ElasticConfig(
-            space=Space(layers=((0, 1), (1,)), heads=(1, 2), ffn=(32, 96)),
-            train=TrainConfig(epochs=0.5, batch_size=8),
+        elastic=(
+            ElasticConfig(
+                space=Space(layers=((0, 1), (1,)), heads=(1, 2), ffn=(32, 96)),
+                train=TrainConfig(epochs=0.5, batch_size=8),
+            ),
         ),
         report=("test.json",),
     )
