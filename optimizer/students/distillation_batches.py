@@ -103,6 +103,7 @@ class DistillationBatches:
 
     def _targets(self, model: PreTrainedModel) -> losses.Targets:
         if self.maps:
+            self.teach()
             return self._answers[0]
         if not self.imitates_states(model):
             self.teach()

@@ -97,7 +97,9 @@ def test_one_command_certifies_and_writes(
 def test_data_that_trained_the_models_is_refused(repository: Path, mine: Path) -> None:
     """Answers to what was learnt by heart say nothing of new questions."""
     catalog = store.read(repository)
-    origin = replace(catalog.origin, data_sha256={"train.json": sha256_of(mine)})
+    origin = replace(
+        catalog.origin, data_sha256={"train.json": sha256_of(mine)}, trained_on=("train.json",)
+    )
     with pytest.raises(DataError, match=r"mine\.json: .*trained on it \(as train\.json\)"):
         own_questions.read(mine, replace(catalog, origin=origin))
 

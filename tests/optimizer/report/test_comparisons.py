@@ -33,7 +33,8 @@ from optimizer.cli import main
 from optimizer.report import inputs as report
 from optimizer.report import page as sections
 from optimizer.report.inputs import ReportError
-from optimizer.study.config import FinishConfig
+from optimizer.study.config import ElasticConfig, FinishConfig
+from optimizer.study.space import Space
 from tests.fakes import make_catalog, make_variant
 from tests.optimizer.report.test_page import CONFIG, EVIL, TRIALS, Page
 
@@ -238,8 +239,10 @@ def test_the_command_takes_a_baseline(
 def test_members_of_the_front_that_were_finished_are_ranked(run_dir: Path, tmp_path: Path) -> None:
     """They are students of the study, though its file does not name them."""
     (run_dir / "search" / "front.json").write_text(json.dumps(TRIALS[:2]))
-    config = CONFIG.model_copy(update={"finish": FinishConfig(members=2)})
-    names = ["bert-l0.2-h4-f128-w4-int8", "bert-l0.2-h4-f256-w4-int8"]
+    elastic = ElasticConfig(space=Space(layers=((0, 2),), heads=(4,), ffn=(128, 256)))
+    changed = {"finish": FinishConfig(members=2), "elastic": (elastic,)}
+    config = CONFIG.model_copy(update=changed)
+    names = ["bert-2", "bert-2-b"]
     variants = [make_variant(name, 5) for name in names]
     store.write(tmp_path, make_catalog(variants, [0.5, 0.5]))
     inputs = report.read(config, run_dir, tmp_path)
