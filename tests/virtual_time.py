@@ -28,7 +28,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class _Jumping(selectors.DefaultSelector):
-    """Looks at its sockets, and then lets the time pass that it was told to wait."""
+    """Looks at its sockets, and then lets the time of its next wait pass."""
 
     def __init__(self, loop: VirtualLoop) -> None:
         super().__init__()

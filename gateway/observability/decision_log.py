@@ -72,7 +72,7 @@ class DecisionLog:
     """Records decisions if a file is configured; for one event loop."""
 
     def __init__(self, path: Path | None, on_lost: Callable[[int], None]) -> None:
-        """`on_lost` is told how many lines found no room."""
+        """`on_lost` is called with the number of lines that found no room."""
         self.on = path is not None
         self._path = path
         self._on_lost = on_lost

@@ -145,7 +145,7 @@ def _context(
         raise DataError("the search split of the sources that certify is empty: add [[data]]")
     space = stage.space_of(study.elastic)
     rungs = tuple(sorted({min(n, len(questions)) for n in how.questions}))
-    shape = stage.shape_of(study.elastic)
+    shape = study.elastic.graph_shape
     costs = study.folder / results.FOLDER / "costs"
     gate = CostGate(shape, how.tokens, costs, lock)
     inputs = stage.inputs_of(study.elastic, how, space, questions[: rungs[-1]])

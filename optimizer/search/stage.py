@@ -15,9 +15,7 @@ from rich.table import Table
 
 from gateway.catalog.store import sha256_of
 from optimizer.data.question_sets import DataError, Example, Split
-from optimizer.models import student
-from optimizer.models.weights import GraphShape
-from optimizer.onnx import export, profile
+from optimizer.onnx import profile
 from optimizer.search import costs, scoring
 from optimizer.search.ask_tell import Evaluators, Search
 from optimizer.search.costs import CostGate
@@ -76,7 +74,7 @@ def run(
     if not questions:
         raise DataError("the search split of the certifying sources is empty: add [[data]]")
     rungs = tuple(sorted({min(n, len(questions)) for n in how.questions}))
-    gate = CostGate(shape_of(elastic), how.tokens, folder / "costs", elsewhere=elsewhere)
+    gate = CostGate(elastic.graph_shape, how.tokens, folder / "costs", elsewhere=elsewhere)
     inputs = inputs_of(elastic, how, space, questions[: rungs[-1]])
     progress_log = ProgressLog(how, lambda: gate.cost(space.largest))
     with opened(url, folder, name_of(study, inputs)) as shared:
@@ -109,7 +107,7 @@ def measure_costs(study: Study) -> dict[str, int]:
     """
     how, found = how_of(study), {}
     for name, elastic in study.elastics.items():
-        gate = CostGate(shape_of(elastic), how.tokens, study.search_folder(name) / "costs")
+        gate = CostGate(elastic.graph_shape, how.tokens, study.search_folder(name) / "costs")
         wanted = costs.shapes(space_of(elastic))
         progress = Progress(f"costs of {name}", len(wanted))
         for candidate in wanted:
@@ -117,13 +115,6 @@ def measure_costs(study: Study) -> dict[str, int]:
             progress.step()
         found[name] = len(wanted)
     return found
-
-
-def shape_of(elastic: Elastic) -> GraphShape:
-    """Return the graph shape of an elastic student, before it or its teacher is trained."""
-    study = elastic.distillation.config
-    start = study.student_weights or study.finished or study.encoder
-    return export.graph_shape_of(student.load(elastic.config.base or start))
 
 
 def how_of(study: Study) -> SearchConfig:
@@ -136,7 +127,7 @@ def how_of(study: Study) -> SearchConfig:
 
 
 def space_of(elastic: Elastic) -> Space:
-    return elastic.config.space.within(shape_of(elastic).layers)
+    return elastic.config.space.within(elastic.graph_shape.layers)
 
 
 def seed_of(study: Study) -> int:

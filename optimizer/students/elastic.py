@@ -1,8 +1,7 @@
-"""The elastic student of a study: trained once; every candidate of its space is a slice of it."""
+"""An elastic student of a study: trained once; every candidate of its space is a slice of it."""
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,6 +11,8 @@ import torch
 from transformers import PreTrainedModel
 
 from optimizer.models import lowrank, student, widths
+from optimizer.models.weights import GraphShape
+from optimizer.onnx import export
 from optimizer.students import supernet
 from optimizer.students.distillation_batches import DistillationBatches
 from optimizer.students.supernet import Supernet
@@ -19,8 +20,6 @@ from optimizer.study import stages
 from optimizer.study.config import ElasticConfig
 from optimizer.study.space import Candidate
 from optimizer.training import loop
-
-log = logging.getLogger(__name__)
 
 # Knobs of its space that do not change its training.
 _UNTRAINED: Any = {
@@ -45,21 +44,16 @@ class Elastic:
         return self.folder / "elastic.pt"
 
     def check(self) -> None:
-        """Fail before hours of training. Raises: ModelError when its base cannot be loaded.
+        """Fail before hours of training. Raises: ModelError when its base cannot be loaded."""
+        if self.config.base is not None:
+            student.load(self.config.base)
 
-        A base of another width than the teacher's imitates its answers alone.
-        """
+    @cached_property
+    def graph_shape(self) -> GraphShape:
+        """Its shape as a graph, known before it or its teacher is trained."""
         study = self.distillation.config
-        imitates = study.distill.hidden_weight > 0 and not study.distill.labels_only
-        if self.config.base is None or not imitates or study.outside_teachers:
-            return  # no hidden states are imitated
-        names = (self.config.base, study.finished or study.encoder)
-        own, teachers = (student.load(name).config.hidden_size for name in names)
-        if own != teachers:
-            log.info(
-                "%s: states of width %d, the teacher's of %d: it imitates answers, no hidden states",
-                *(self.config.name, own, teachers),
-            )
+        start = study.student_weights or study.finished or study.encoder
+        return export.graph_shape_of(student.load(self.config.base or start))
 
     def train(self) -> dict[str, Any]:
         """Train every candidate of its space at once."""
@@ -106,7 +100,8 @@ class Elastic:
         )
 
     def _base(self) -> PreTrainedModel:
-        return student.load(self.config.base) if self.config.base else self.distillation.start()
+        base = self.config.base
+        return self.distillation.checkpoint(base) if base else self.distillation.start()
 
     @cached_property
     def net(self) -> Supernet:

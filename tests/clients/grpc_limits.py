@@ -21,7 +21,7 @@ from tests.clients.asked import CONTEXT, QUESTION, addresses, check_answer, say
 
 SERVICE = "bertier.v1.QuestionAnswering"
 JAVA_METADATA_BYTES = 8_192  # what grpc-java takes of one call by default
-QUIET_S = 45.0  # gRPC servers allow few pings without data in so long, unless told otherwise
+QUIET_S = 45.0  # gRPC servers allow few pings without data in so long by default
 
 
 class Stub:

@@ -13,7 +13,7 @@ else:
     from backports import zstd
 
 MAX_EMPTY = 100  # frames, one after the other: each costs as much as many kilobytes of text
-WINDOW_LOG = 23  # 8 MiB: what RFC 9659 allows a body to ask of whoever inflates it
+WINDOW_LOG = 23  # 8 MiB: the largest window that RFC 9659 allows
 
 
 class ZstdInflater:

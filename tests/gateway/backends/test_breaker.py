@@ -221,7 +221,7 @@ def test_breakers_outlive_a_catalog_with_their_variants() -> None:
 
 
 def test_a_budget_is_twenty_retries_at_first() -> None:
-    """Unless told otherwise."""
+    """The default; another burst can be given."""
     budget = RetryBudget(0.5)
     assert sum(budget.take() for _ in range(100)) == 20
     half = RetryBudget(0.5, burst=1)

@@ -147,7 +147,7 @@ def test_a_search_takes_what_another_host_measured(
     study = Study(configs.read(path), tiny_data, tmp_path / "run")
     elastic = study.elastics["narrow"]
     gate = CostGate(
-        stage.shape_of(elastic), 64, study.search_folder("narrow") / "costs", elsewhere=True
+        elastic.graph_shape, 64, study.search_folder("narrow") / "costs", elsewhere=True
     )
     wanted = costs.shapes(stage.space_of(elastic))
     with pytest.raises(NotMeasured, match="latencies of 0 hosts"):
