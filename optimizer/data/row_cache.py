@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def features(
         return _read(path)
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as exc:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as exc:
         log.warning("%s: not readable (%s), made again", path, exc)
     encoder = SpanEncoder.from_file(tokenizer).resized(max_tokens)
     found = question_sets.features(examples, encoder, seed)

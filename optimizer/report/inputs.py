@@ -160,7 +160,8 @@ def _members(config: StudyConfig, run_dir: Path) -> list[StudentConfig]:
     from optimizer.students import finish  # here because the import takes a second
 
     try:
-        found = finish.members(run_dir, config.elastic, config.finish)
+        taken = (config.largest_name, *(s.name for s in config.students))
+        found = finish.members(run_dir, config.elastic, config.finish, taken)
         return [student for student, _ in found.values()]
     except (ValueError, KeyError, TypeError) as exc:
         raise ReportError(

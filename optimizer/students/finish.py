@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
@@ -38,14 +39,17 @@ class Finished:
 
 
 def members(
-    run_folder: Path, elastics: Sequence[ElasticConfig], how: FinishConfig
+    run_folder: Path,
+    elastics: Sequence[ElasticConfig],
+    how: FinishConfig,
+    taken: Collection[str] = (),
 ) -> dict[str, tuple[StudentConfig, float]]:
     """Return the students to finish, with their F1 as slices: they represent each Pareto front best.
 
-    None without a front. FP32 is not finished: it shows what rounding costs.
+    `taken`: names of the study's other variants, which no member gets. None without a front. FP32 is not finished: it shows what rounding costs.
     Raises: ConfigError when not even the smallest fit into `max_total_mb`.
     """
-    found = (_members_of(run_folder, elastic, how) for elastic in elastics)
+    found = (_members_of(run_folder, elastic, how, taken) for elastic in elastics)
     return {student.name: (student, f1) for part in found for student, f1 in part}
 
 
@@ -54,7 +58,7 @@ def front_file(run_folder: Path, elastic: ElasticConfig) -> Path:
 
 
 def _members_of(
-    run_folder: Path, elastic: ElasticConfig, how: FinishConfig
+    run_folder: Path, elastic: ElasticConfig, how: FinishConfig, taken: Collection[str]
 ) -> list[tuple[StudentConfig, float]]:
     front = front_file(run_folder, elastic)
     rows = json.loads(front.read_text()) if front.exists() else []
@@ -70,24 +74,25 @@ def _members_of(
             f"[finish] max_total_mb: {error} MB; fewer members, or more room"
         ) from error
     picked = [rows[i] for i in kept]
-    names = _names([row["candidate"] for row in picked], elastic)
+    names = _names([row["candidate"] for row in picked], elastic, taken)
     return [
         (_student(row["candidate"], name, elastic, how), float(row["f1"]))
         for row, name in zip(picked, names, strict=True)
     ]
 
 
-def _names(candidates: Sequence[dict[str, Any]], elastic: ElasticConfig) -> list[str]:
-    """Return short names: family and number of layers; of several alike the next get b, c, ..."""
+def _names(
+    candidates: Sequence[dict[str, Any]], elastic: ElasticConfig, taken: Collection[str]
+) -> list[str]:
+    """Return short names: family and number of layers; where a name is taken the next get b, c, ..."""
     family = "bert" if elastic.name == ELASTIC else elastic.name
-    plain = []
+    found: list[str] = []
     for candidate in candidates:
-        precision = SUFFIX[Precision(candidate["precision"])]
-        plain.append(f"{family}-{len(candidate['layers'])}{precision}")
-    return [
-        name + (f"-{chr(ord('a') + before)}" if (before := plain[:i].count(name)) else "")
-        for i, name in enumerate(plain)
-    ]
+        suffix = SUFFIX[Precision(candidate["precision"])]
+        plain = f"{family}-{len(candidate['layers'])}{suffix}"
+        names = (plain, *(f"{plain}-{letter}" for letter in ascii_lowercase[1:]))
+        found.append(next(name for name in names if name not in (*taken, *found)))
+    return found
 
 
 def _student(

@@ -70,8 +70,11 @@ class Study:
     @cached_property
     def members(self) -> dict[str, tuple[StudentConfig, float]]:
         """The members of the searches' fronts that are finished, with their F1 as slices."""
-        how = self.config.finish
-        return finish.members(self.folder, self.config.elastic, how) if how else {}
+        config = self.config
+        if config.finish is None:
+            return {}
+        taken = (config.largest_name, *(s.name for s in config.students))
+        return finish.members(self.folder, config.elastic, config.finish, taken)
 
     @property
     def students(self) -> tuple[StudentConfig, ...]:

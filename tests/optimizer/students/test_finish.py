@@ -58,6 +58,13 @@ def test_members_say_most_of_the_front(tmp_path: Path) -> None:
     assert list(found) == ["bert-2", "bert-1", "bert-1-b"]
 
 
+def test_no_member_takes_the_name_of_another_variant(tmp_path: Path) -> None:
+    """A member with as many layers as the largest model must not be published in its place."""
+    write_front(tmp_path, row(0.7, 30.0, layers=(0, 1)), row(0.5, 5.0))
+    found = finish.members(tmp_path, ELASTICS, HOW, ("bert-2", "bert-1", "bert-1-b"))
+    assert list(found) == ["bert-2-b", "bert-1-c"]
+
+
 def test_each_family_has_members_of_its_own(tmp_path: Path) -> None:
     """A front per elastic student: the slow one's small members would lose against the fast one's."""
     trained = TrainConfig(epochs=3.0)
