@@ -67,7 +67,7 @@ def _write(path: Path, rows: Sequence[Feature]) -> None:
 
 
 def _read(path: Path) -> list[Feature]:
-    with np.load(path) as stored:
+    with path.open("rb") as file, np.load(file) as stored:  # numpy leaves a damaged file open
         ids, types, spans = stored["input_ids"], stored["token_type_ids"], stored["spans"].tolist()
         stops, span_stops = stored["lengths"].cumsum(), stored["n_spans"].cumsum()
     found, first, first_span = [], 0, 0
