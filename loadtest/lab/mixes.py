@@ -12,9 +12,9 @@ from statistics import median
 
 from gateway.catalog.schema import Variant
 from gateway.catalog.store import Catalog
-from gateway.domain import Slo, SloPolicy
+from gateway.domain import Slo, SloPolicy, SloRequest
 from gateway.qa.codec import TYPICAL_TOKENS
-from gateway.slo import DEADLINE_FACTOR
+from gateway.slo import DEADLINE_FACTOR, STANDARD_CLASSES, resolve
 
 IMPOSSIBLE_F1 = 0.999
 
@@ -59,6 +59,12 @@ def standard(catalog: Catalog) -> Mix:
         _kind("standard", 0.95, *target),
         _kind("too-fast", 0.05, 1.0, target[1], SloPolicy.STRICT, feasible=False),
     )
+
+
+def interactive(catalog: Catalog) -> Slo:
+    """Return what the gateway's class `interactive` asks for."""
+    request = SloRequest(slo_class="interactive")
+    return resolve(request, STANDARD_CLASSES, "standard", max(_floors(catalog)))
 
 
 MIXES: Mapping[str, Callable[[Catalog], Mix]] = {"mixed": mixed, "standard": standard}

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 
 from gateway.domain import Slo, SloPolicy
 from loadtest.cli import _parser
-from loadtest.drive.closed_command import LONG_CHARS, NothingToAsk, lengthened, medians
+from loadtest.drive.closed_command import CHARS, NothingToAsk, lengthened, medians, of_beside
 from loadtest.drive.closed_loop import Found, Loop, play
-from loadtest.drive.outcomes import Outcome, Reply
+from loadtest.drive.open_loop import Client, Run
+from loadtest.drive.outcomes import Outcome, Reply, Result
 from loadtest.drive.schedule import Request
 from loadtest.sample import questions
 
@@ -77,16 +77,52 @@ async def test_who_is_refused_comes_back_at_once_unless_it_honours_retry_after()
 def test_long_contexts_hold_the_same_answers() -> None:
     """Offsets and answers of a question stay where they were."""
     examples = questions(None, 20)
-    for short, long in zip(examples, lengthened(examples), strict=True):
+    for short, long in zip(examples, lengthened(examples, CHARS["long"]), strict=True):
         assert long.context.startswith(short.context)
-        assert len(long.context) >= LONG_CHARS
+        assert len(long.context) >= CHARS["long"]
+
+
+def test_short_contexts_stay_as_they_are() -> None:
+    """What is measured is the sample, not a variant of it."""
+    examples = questions(None, 5)
+    assert lengthened(examples, CHARS["short"]) == examples
 
 
 def test_medians_are_taken_over_the_repeats() -> None:
     """One stalled run must not decide."""
-    run = Found(100, 1.0, 50.0, 1.0, 0.6, 1.0, 100.0)
-    runs = [run, replace(run, answered_per_s=1.0, answered=0.1), run]
+    run = Found(100, 1.0, 50.0, 1.0, 0.6, 1.0, 100.0).as_json()
+    runs = [run, run | {"answered_per_s": 1.0, "answered": 0.1}, run]
     assert medians(runs)["answered_per_s"] == 50.0
+
+
+def test_requests_beside_the_loop_count_as_late_when_refused() -> None:
+    """A caller who got no answer got none in time."""
+    example = questions(None, 1)[0]
+
+    def result(i: int, ended_ms: float, outcome: Outcome) -> Result:
+        return Result(Request(i, 0.0, SLO, example), 0.0, ended_ms, Reply(outcome))
+
+    results = [result(i, 100.0, Outcome.ANSWERED) for i in range(3)]
+    results += [result(3, 300.0, Outcome.ANSWERED), result(4, 1.0, Outcome.SHED)]
+    found = of_beside(Run("here", tuple(results), Client(0.0, 0.0, 0.0, 0.0)))
+    assert found["beside_in_time"] == pytest.approx(0.6)
+    assert found["beside_p95_ms"] == 300.0
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--peers", "none-such"], "--peers: none-such is none; there are FastAPI"),
+        (["--peer-variant", "none-such"], "--peer-variant: none-such is none; there are"),
+        (["--beside", "-1"], "--beside: -1 is not a rate"),
+        (["--beside", "nan"], "--beside: nan is not a rate"),
+    ],
+)
+def test_flags_that_make_no_run_are_refused(flags: list[str], words: str) -> None:
+    """Before anything is started."""
+    args = _parser().parse_args(["closed", "--questions", "1", *flags])
+    with pytest.raises(NothingToAsk, match=words):
+        args.run(args)
 
 
 def test_an_unknown_variant_error_lists_the_known_ones() -> None:
