@@ -89,7 +89,13 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     command = commands.add_parser("closed", help=text, description=text)
     add = command.add_argument
     add("--url", help="http://HOST:PORT or grpc://HOST:PORT; default: a fresh gateway with Triton")
-    add("--callers", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
+    add(
+        "--callers",
+        type=int,
+        nargs="+",
+        default=[1, 2, 4, 8, 16, 32],
+        help="in the loop; 0, with --beside, for the requests beside it alone",
+    )
     add(
         "--contexts",
         nargs="+",
@@ -155,7 +161,8 @@ def _closed(args: argparse.Namespace) -> tuple[bool, Result]:
 
 
 def _check(args: argparse.Namespace, any_questions: bool) -> None:
-    if not any_questions or min(args.callers) < 1 or args.seconds <= 0 or args.repeats < 1:
+    least = 0 if args.beside else 1  # 0: what the requests beside the loop get without it
+    if not any_questions or min(args.callers) < least or args.seconds <= 0 or args.repeats < 1:
         raise NothingToAsk("give at least one question, caller, repeat and some --seconds")
     if not 0 <= args.beside < float("inf"):
         raise NothingToAsk(f"--beside: {args.beside:g} is not a rate; give requests/s, 0 for none")

@@ -74,6 +74,13 @@ async def test_who_is_refused_comes_back_at_once_unless_it_honours_retry_after()
     assert polite.asked == 1
 
 
+async def test_nobody_asks_where_there_are_no_callers() -> None:
+    """What requests beside the loop get without it is the number to compare with."""
+    load_client = Counting()
+    found = await play(load_client, requests(), Loop(0, 60.0))
+    assert (found.asked, load_client.asked, found.answered) == (0, 0, 0.0)
+
+
 def test_long_contexts_hold_the_same_answers() -> None:
     """Offsets and answers of a question stay where they were."""
     examples = questions(None, 20)
@@ -114,6 +121,7 @@ def test_requests_beside_the_loop_count_as_late_when_refused() -> None:
     [
         (["--peers", "none-such"], "--peers: none-such is none; there are FastAPI"),
         (["--peer-variant", "none-such"], "--peer-variant: none-such is none; there are"),
+        (["--callers", "0"], "give at least one question, caller"),
         (["--beside", "-1"], "--beside: -1 is not a rate"),
         (["--beside", "nan"], "--beside: nan is not a rate"),
     ],
