@@ -296,8 +296,8 @@ class Certificate:
 class Agreement:
     """How often a plan answers as the largest variant does, on the questions of its certificate.
 
-    Counted are questions that a smaller variant answered in the end, and of which not both said that
-    there is no answer: two silences agree. `both_answer`: the share where both give an answer;
+    Counts the questions that a smaller variant answered in the end, except those that both left without
+    an answer. `both_answer`: the share where both give an answer;
     `same_answer`: of those, where it is the same text; every question asked alike. The floors under both rates, of all plans of the
     catalog, hold jointly at the certificate's 1 - delta.
     """

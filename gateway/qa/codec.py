@@ -263,7 +263,7 @@ def score_features(reading: Reading, null_threshold: float) -> tuple[float, floa
 
 
 def _scores(reading: Reading, how: Decoding, unanswerable: bool) -> tuple[float, float]:
-    """Return the score of the decision, and that of the other one, which the margin counts against."""
+    """Return the score of the decision and that of the opposite decision."""
     margin, log_share = score_features(reading, how.null_threshold)
     logits = []
     for decision, sign in ((unanswerable, 1), (not unanswerable, -1)):

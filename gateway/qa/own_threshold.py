@@ -1,6 +1,6 @@
-"""The caller's own threshold: decides anew whether a question has an answer. Pure.
+"""The caller's own threshold: decides again whether a question has an answer. Pure.
 
-Certificates, cascades and shadow answers go by the variant's threshold; this decides last, for the reply alone.
+Certificates, cascades and shadow answers use the variant's threshold; this one is applied last, to the reply only.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from gateway.domain import Answer, Question
 
 
 def apply(answer: Answer, question: Question) -> Answer:
-    """Return the answer as the thresholds of the question have it.
+    """Return the answer under the thresholds of the question.
 
-    `max_no_answer_probability` takes the place of the variant's threshold: the best span answers where the
+    `max_no_answer_probability` replaces the variant's threshold: the best span answers where the
     probability of no answer is at most this. `min_score` then withholds an answer with a lower score. The score of
     a decision that the variant did not make is extrapolated.
     """

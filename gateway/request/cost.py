@@ -1,4 +1,4 @@
-"""What an answer cost to compute, beside the same by the largest variant. Pure."""
+"""The compute of an answer, compared with the largest variant's. Pure."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Answers kept for requests that come again: same catalog, texts, SLO and caller. Off by default.
+"""Response cache: answers for repeated requests with the same catalog, texts, SLO and caller. Off by default.
 
-Keys are hashes: no question or context is kept, but the texts of answers are. Never asks a model.
+Keys are hashes: it stores the texts of answers, but no question or context. Never asks a model.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LASTING = {SloViolation.LATE, SloViolation.UNCERTIFIED}
 
 @dataclass(frozen=True, slots=True)
 class CacheControl:
-    """What a caller says of kept answers (RFC 9111, section 5.2.1)."""
+    """The Cache-Control of a request (RFC 9111, section 5.2.1)."""
 
     reads: bool = True
     stores: bool = True
@@ -64,7 +64,7 @@ class ResponseCache:
         arrived_ms: float,
         ask: Callable[[], Awaitable[Answered]],
     ) -> Answered:
-        """Return the kept answer to such a request, else that of `ask`, which is kept."""
+        """Return the cached answer to such a request, else that of `ask`, which is stored."""
         if self._kept is None:
             return await ask()
         control = CONTROL.get()
@@ -84,7 +84,7 @@ class ResponseCache:
         return answered
 
     def _find(self, key: bytes, serving: ServingSet, control: CacheControl) -> _Kept | None:
-        """Return the kept answer, if the caller takes it and its plan is trusted as it was."""
+        """Return the cached answer, if the caller accepts it and its plan is trusted as before."""
         assert self._kept is not None
         kept = self._kept.get(key)
         if kept is None:
@@ -97,7 +97,7 @@ class ResponseCache:
         return kept if served and serving.trust_of(served.plan) is option.trust else None
 
     def _again(self, kept: _Kept, slo: Slo, arrived_ms: float) -> Answered:
-        """Return the answer with its age, and what it took and cost this time."""
+        """Return the answer with its age, and the time and cost of this request."""
         now, answered = self._clock(), kept.answered
         total_ms = now - arrived_ms
         late = (SloViolation.LATE,) if total_ms > slo.latency_ms else ()

@@ -58,7 +58,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """A request that was admitted: its SLO, by the catalog that was served then."""
+    """An admitted request: its SLO, resolved by the catalog that was served at that moment."""
 
     slo: Slo
     serving: ServingSet
@@ -77,7 +77,12 @@ class PlanReport:
 
 
 class AnswerService:
-    """Answers questions from the current ServingSet, which may be swapped at any time."""
+    """Answers questions from the current ServingSet, which may be swapped at any time.
+
+    `backend`: runs the models. `settings`: limits, SLO classes, response cache. `metrics`: counts every request.
+    `clock`: returns ms. `draw`: returns a uniform number in [0, 1), to decide which requests are sampled.
+    `chooser`: the policy; experiments measure another one in its place.
+    """
 
     def __init__(
         self,
@@ -88,10 +93,6 @@ class AnswerService:
         draw: Callable[[], float] = random.random,
         chooser: Chooser = policy,
     ) -> None:
-        """`draw` returns a uniform number in [0, 1); it decides which requests are sampled.
-
-        `chooser`: the policy; experiments measure another one in its place.
-        """
         self.serving: ServingSet | None = None
         self.leaving = False  # the gateway is about to stop
         self.backend = backend
@@ -118,7 +119,7 @@ class AnswerService:
     ) -> Answered:
         """Answer one question with the smallest model that meets its SLO.
 
-        `admission`: of a request that is in a block of `admitted` already.
+        `admission`: where the caller is inside a block of `admitted`; None: admit the request here.
         Raises: BadInput, Infeasible, Overloaded, DeadlineExceeded, BackendError.
         """
         if admission is None:
@@ -167,7 +168,7 @@ class AnswerService:
             raise refused.error from None
 
     def _current(self, request: SloRequest, admission: Admission) -> tuple[Slo, ServingSet]:
-        """Return the SLO and the serving set; the catalog may be another one since the admission."""
+        """Return the SLO and the serving set; the catalog may have been switched since the admission."""
         serving = self._serving()
         if serving is admission.serving:
             return admission.slo, serving
@@ -175,7 +176,7 @@ class AnswerService:
 
     @asynccontextmanager
     async def _deadline(self, slo: Slo, arrived_ms: float) -> AsyncIterator[None]:
-        """End the block with DeadlineExceeded when the deadline passes; after it, do not begin."""
+        """Raise DeadlineExceeded when the deadline passes within the block, or has passed before it."""
         left_ms = slo.timeout_ms - (self._clock() - arrived_ms)
         passed = f"the deadline of {slo.timeout_ms:g} ms has passed"
         if left_ms <= 0:
