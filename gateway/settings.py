@@ -8,7 +8,8 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import Field, TypeAdapter, ValidationError, field_validator
 from pydantic_settings import (
@@ -30,6 +31,7 @@ CONFIG_FILE = "bertier.toml"
 MAX_PASSAGES = 10_000  # that any setting allows: bodies are checked up to it, before settings count
 _ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[^\s:/,\[\]A-Z]+)(:\d{1,5})?")
 _PREFIX_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+/?")
+_NUMBER = re.compile(r"0*[1-9]\d{0,3}")
 _URL = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/,\[\]]+):\d{1,5}")
 
 
@@ -62,6 +64,11 @@ class Settings(BaseSettings):
         "",
         description="path under which a proxy offers the gateway, e.g. `/qa`; requests are answered with and"
         " without it ([more](api.md#behind-a-proxy))",
+    )
+
+    workers: int | Literal["auto"] = Field(
+        1,
+        description="processes that answer; `auto`: one for each usable core ([more](../how-to/size-a-deployment.md#workers))",
     )
 
     max_connections: int = Field(
@@ -268,6 +275,16 @@ class Settings(BaseSettings):
         """Return an IPv6 address without the brackets it has in a URL."""
         return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _workers_of(cls, given: object) -> object:
+        """Return the number, or `auto`."""
+        if given == "auto":
+            return given
+        if isinstance(given, bool) or not _NUMBER.fullmatch(str(given).strip()):
+            raise ValueError("give a whole number of at least 1, or auto")
+        return int(str(given))
+
     @field_validator("root_path")
     @classmethod
     def _is_a_prefix(cls, path: str) -> str:
@@ -343,6 +360,10 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
+    def part_of(self, limit: float) -> float:
+        """Return one worker's part of a limit that holds for all of them; at least 1."""
+        return limit if self.workers in (1, "auto") else max(1.0, limit / int(self.workers))
+
 
 def read(**flags: Any) -> Settings:
     """Return the settings; a flag that is None was not given. Raises: SettingsError."""
@@ -386,8 +407,13 @@ def _check_type(name: str, value: object, file: Path) -> None:
     try:
         field.validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError as exc:
+        # Of `workers`, a number or a word, pydantic names each part of the union that it tried.
+        union = get_origin(annotation) in (Union, UnionType) and type(None) not in get_args(
+            annotation
+        )
+        skip = int(union)
         wrong = [
-            {**e, "loc": (name, *e["loc"])}
+            {**e, "loc": (name, *e["loc"][skip:])}
             for e in exc.errors()
             if e["type"] in settings_errors.TYPES
         ]

@@ -44,9 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def serve(flags: argparse.Namespace) -> int:
-    from gateway import app
+    from gateway import app, workers
 
-    return app.serve(_settings(flags))
+    chosen = _settings(flags)
+    n = workers.count(chosen)
+    if n > 1:
+        from gateway.workers import parent
+
+        return parent.serve(chosen.model_copy(update={"workers": n}))
+    return app.serve(chosen.model_copy(update={"workers": 1}))
 
 
 def triton(flags: argparse.Namespace) -> int:
@@ -176,6 +182,7 @@ def _add_serve(commands: Any) -> None:
     command.add_argument("--root-path", metavar="PATH", help="path of the gateway behind a proxy")
     command.add_argument("--metrics-port", type=int, help="separate port for /metrics")
     command.add_argument("--decisions-file", type=Path, metavar="FILE", help="record decisions")
+    command.add_argument("--workers", metavar="N", help="processes that answer, or auto (1)")
     command.add_argument("--backend", choices=("auto", "triton", "embedded"))
     command.add_argument(
         "--triton-url",

@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, log
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.catalog.schema import Plan, Profile
 from gateway.domain import Seen, Size
 from gateway.latency.correction import Cell as Tracked
 from gateway.latency.correction import LatencyCorrection, Observed
 from gateway.latency.queueing import Backlog, Job, Queue
+
+if TYPE_CHECKING:
+    from gateway.latency.other_workers import OtherWorkers
 
 GATEWAY_MS = 2.0  # route, decode and the way to the model server, of one window
 WINDOW_MS = 0.5  # the same of each further window
@@ -95,6 +98,8 @@ class LatencyModel:
         self.correction: LatencyCorrection = (
             LatencyCorrection(_REGIMES) if previous is None else previous.correction
         )
+        # Of a gateway with one worker there are none.
+        self.others: OtherWorkers | None = None if previous is None else previous.others
         self._known: dict[tuple[str, int], _Known] = {}
         self._backlog: Backlog | None = None  # of `_backlog_ms`; None: work came or went since
         self._backlog_ms = 0.0
@@ -103,16 +108,19 @@ class LatencyModel:
     @property
     def busy(self) -> bool:
         """Whether any of our work is in flight."""
+        self._see_others()
         return self.queue.in_flight > 0
 
     @property
     def has_room(self) -> bool:
         """Whether one more window would leave half of the cores free."""
+        self._see_others()
         return self.queue.lanes_at_work < max(1, self.queue.cores // 2)
 
     @property
     def crowded(self) -> bool:
         """Whether there is more work, ours and external, than cores."""
+        self._see_others()
         external = sum(line.external for line in self.queue.lines.values())
         return self.queue.in_flight + external > self.queue.cores
 
@@ -163,6 +171,8 @@ class LatencyModel:
         p99_ms = self._stage(variant, size, 2, now_ms).predicted_ms
         alone = not self.busy
         job = self.queue.add(now_ms, variant, size.n_windows, known.p50_ms)
+        if self.others is not None:
+            self.others.show(job, variant, now_ms)
         self._backlog = None
         return Work(
             variant,
@@ -183,11 +193,14 @@ class LatencyModel:
         """Count this work as in flight no longer; twice is once."""
         if work.job is not None:
             self.queue.remove(now_ms, work.job)
+            if self.others is not None:
+                self.others.hide(work.job)
             work.job = self._backlog = None
 
     def finish(self, work: Work, now_ms: float) -> Seen:
         """Learn how long an answer took from `begin`."""
         self.leave(work, now_ms)
+        self._see_others(now_ms)
         took_ms = now_ms - work.began_ms
         observed = _observed(work, took_ms)
         self.correction.add(now_ms, work.cell, work.regime, took_ms / work.expected_ms, observed)
@@ -253,11 +266,20 @@ class LatencyModel:
         idle_ms = min(predicted_ms, alone_ms * exp(known.tracked.idle(level)))
         return _Stage(idle_ms, predicted_ms, p50_ms * windows, expected_ms, regime, wait_ms)
 
+    def _see_others(self, now_ms: float | None = None) -> None:
+        """Count what other workers began and ended since the last look."""
+        if self.others is not None and self.others.follow(self.queue, now_ms):
+            self._backlog = None
+
     def _look(self, now_ms: float) -> Backlog:
-        self._backlog, self._backlog_ms = self.queue.backlog(now_ms), now_ms
-        self.correction.rest(0.0 if self.busy else now_ms - self.queue.idle_since_ms)
+        self._see_others(now_ms)
+        backlog = self._backlog = self.queue.backlog(now_ms)
+        self._backlog_ms = now_ms
+        # Not `busy`: it looks at the others again, and drops the backlog where they began more.
+        resting = not self.queue.in_flight
+        self.correction.rest(now_ms - self.queue.idle_since_ms if resting else 0.0)
         self._follow()
-        return self._backlog
+        return backlog
 
     def _of(self, variant: str, bucket: int) -> _Known:
         known = self._known.get((variant, bucket))

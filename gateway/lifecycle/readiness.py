@@ -44,6 +44,7 @@ class Readiness:
     replicas: Mapping[str, ReplicaState] = field(default_factory=dict)  # of several servers
     broken_plans: tuple[str, ...] = ()  # by shadow answers; no longer trusted
     healing: Mapping[str, str] = field(default_factory=dict)  # variants that lost an instance: why
+    workers: Mapping[str, str] = field(default_factory=dict)  # by number: state; {}: one process
 
 
 def state_of(name: str, serving: ServingSet) -> VariantState:

@@ -25,6 +25,7 @@ from gateway.errors import (
     RepositoryError,
     VariantsUnserved,
 )
+from gateway.lifecycle.followers import NOBODY, Followers
 from gateway.lifecycle.preparation import hash_problems, measure_again, prepare, recheck
 from gateway.lifecycle.readiness import Readiness, states_of, summary
 from gateway.lifecycle.retirement import Retirement
@@ -47,6 +48,7 @@ class Watcher:
         restarts: Callable[[], int] = lambda: 0,
         clock: Callable[[], float] = now_ms,
         healing: Callable[[], Mapping[str, str]] = dict,
+        followers: Followers = NOBODY,
     ) -> None:
         """`restarts` returns how often our own model server was restarted; `healing` the variants that are being
         reloaded, with the reason.
@@ -58,6 +60,7 @@ class Watcher:
         self._repository = service.settings.model_repository
         self._restarts = restarts
         self._healing = healing
+        self._followers = followers
         self._restarts_seen = 0
         self._up = False
         self._seen = ""  # sha256 of the catalog last tried
@@ -274,6 +277,7 @@ class Watcher:
         if self._service.serving is not None:
             self._retirement.replace(self._service.serving)
         self._service.serving = serving
+        self._followers.serve(serving)
         for gauge in (self._metrics.variant_up, self._metrics.breaker_open):
             gauge.clear()
         for name, state in states_of(serving).items():

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import cache
 from itertools import product
 
@@ -17,6 +17,7 @@ from prometheus_client import (
     GCCollector,
     Histogram,
     Info,
+    Metric,
     PlatformCollector,
     ProcessCollector,
 )
@@ -63,6 +64,8 @@ class Metrics:
 
     def __init__(self, classes: Mapping[str, SloClass] = STANDARD_CLASSES) -> None:
         self.registry = CollectorRegistry()
+        # Returns the metrics of all workers, given those of this one; None: it is the only one.
+        self.merge: Callable[[Sequence[Metric]], Awaitable[Sequence[Metric]]] | None = None
         self.declared: list[Declared] = []
         seconds = edges_s(classes)
         self._declare_requests(seconds)
@@ -116,6 +119,7 @@ class Metrics:
         self.prediction_ratio = self._histogram(declared.PREDICTION_RATIO, edges=RATIOS)
         self.backend_up = self._gauge(declared.BACKEND_UP)
         self.backend_restarts = self._counter(declared.BACKEND_RESTARTS)
+        self.worker_restarts = self._counter(declared.WORKER_RESTARTS)
         self.repeated = self._counter(declared.REPEATED_CALLS)
         self.instances_lost = self._counter(declared.INSTANCES_LOST)
         self.model_reloads = self._counter(declared.MODEL_RELOADS)

@@ -160,6 +160,10 @@ BACKEND_RESTARTS = _counter(
     "bertier_backend_restarts_total",
     "Restarts of the supervised Triton.",
 )
+WORKER_RESTARTS = _counter(
+    "bertier_worker_restarts_total",
+    "Workers that ended and were replaced, of a gateway with several.",
+)
 WINDOWS_PENDING = _gauge(
     "bertier_windows_pending",
     "Windows at the variant in the model server, at work or waiting.",

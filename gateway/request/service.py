@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from gateway.auth import access
-from gateway.backends.breaker import RetryBudget
+from gateway.backends.breaker import RETRY_BURST, RetryBudget
 from gateway.backends.protocol import Backend
 from gateway.clock import now_ms
 from gateway.domain import (
@@ -105,7 +105,7 @@ class AnswerService:
         self.shadow = Shadow(backend, settings, metrics, clock, draw)
         self._clock = clock
         self._router = Router(chooser, clock, lambda: self.admission.n_behind)
-        self._budget = RetryBudget(settings.retry_share)
+        self._budget = RetryBudget(settings.retry_share, settings.part_of(RETRY_BURST))
         self._cascade = Cascade(backend, self.observer, clock)
 
     async def answer(
