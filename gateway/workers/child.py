@@ -62,7 +62,7 @@ class Child:
         self._memory = memory
         self._listening = listening
         self._start = start
-        self._handlers = {
+        self._handlers: dict[str, Handler] = {
             **handlers,
             "begun": self._begin,
             "ready": self._note_ready,
@@ -185,7 +185,7 @@ class Child:
     async def _begin(self, _: Any) -> None:
         self.begun = True
         if self.on_begun is not None:  # it asks the worker, whose answers come through this task
-            task: asyncio.Task[None] = asyncio.ensure_future(self.on_begun(self))  # type: ignore[assignment]
+            task: asyncio.Task[None] = asyncio.ensure_future(self.on_begun(self))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 

@@ -39,6 +39,7 @@ from gateway.serving_set import ServingSet
 from gateway.settings import Settings
 from gateway.shared_memory import SharedMemory, Workers
 from gateway.triton_server.supervisor import check_ports
+from gateway.workers.channel import Handler
 from gateway.workers.child import Child
 from gateway.workers.follower import snapshot
 from gateway.workers.messages import Admissions, Published, Start
@@ -137,7 +138,7 @@ class Parent(Followers):
         self._others = OtherWorkers(Workers(memory, None))
         self._service = AnswerService(models.backend, settings, metrics)
         self._upkeep = Upkeep(self._service, models, followers=self)
-        handlers = {
+        handlers: dict[str, Handler] = {
             "readiness": self._readiness,
             "compared": self._compared,
             "answers": self._test_answers,
