@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, log
+from math import log
 from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.catalog.schema import Plan, Profile
@@ -65,9 +65,12 @@ class _Stage(NamedTuple):
     idle_ms: float  # the quantile on an idle system
     predicted_ms: float  # the quantile now
     compute_ms: float  # of one core
+    wait_ms: float
     expected_ms: float
     regime: int
-    wait_ms: float
+
+
+_N_PREDICTED = len(Prediction._fields)  # of a stage: what is a prediction of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +150,16 @@ class LatencyModel:
         known: dict[str, _Stage] = {}
         found = []
         for plan in plans:
+            for variant in plan.variants:
+                if variant not in known:  # cascades share variants
+                    known[variant] = self._stage(variant, size, level, now_ms)
+            if len(plan.variants) == 1:
+                stage = known[plan.variants[0]]
+                found.append(Prediction(*stage[:_N_PREDICTED]))
+                continue
             idle_ms = predicted_ms = cost_ms = wait_ms = 0.0
             for i, variant in enumerate(plan.variants):
-                stage = known.get(variant)
-                if stage is None:  # cascades share variants
-                    stage = known[variant] = self._stage(variant, size, level, now_ms)
+                stage = known[variant]
                 idle_ms += stage.idle_ms
                 predicted_ms += stage.predicted_ms
                 wait_ms += stage.wait_ms
@@ -162,7 +170,7 @@ class LatencyModel:
     def predict_stage(self, variant: str, size: Size, quantile: float, now_ms: float) -> Prediction:
         """Return the same of one variant that would be asked now."""
         found = self._stage(variant, size, _level(quantile), now_ms)
-        return Prediction(found.idle_ms, found.predicted_ms, found.compute_ms, found.wait_ms)
+        return Prediction(*found[:_N_PREDICTED])
 
     def begin(self, variant: str, size: Size, now_ms: float) -> Work:
         """Count this work as in flight, and note what was predicted for it."""
@@ -263,8 +271,8 @@ class LatencyModel:
         if regime:
             alone_now_ms = alone_ms * correction.factor(known.tracked, 0, level)
             wait_ms = max(0.0, predicted_ms - alone_now_ms)
-        idle_ms = min(predicted_ms, alone_ms * exp(known.tracked.idle(level)))
-        return _Stage(idle_ms, predicted_ms, p50_ms * windows, expected_ms, regime, wait_ms)
+        idle_ms = min(predicted_ms, alone_ms * known.tracked.at_rest(level).idle)
+        return _Stage(idle_ms, predicted_ms, p50_ms * windows, wait_ms, expected_ms, regime)
 
     def _see_others(self, now_ms: float | None = None) -> None:
         """Count what other workers began and ended since the last look."""

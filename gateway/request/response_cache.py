@@ -6,7 +6,7 @@ Keys are hashes: it stores the texts of answers, but no question or context. Nev
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 
@@ -37,6 +37,32 @@ class CacheControl:
 
 ANYTHING = CacheControl()
 CONTROL: ContextVar[CacheControl] = ContextVar("cache_control", default=ANYTHING)
+
+
+def receive(pairs: Iterable[tuple[bytes | str, bytes | str]]) -> None:
+    """Note for the current request what its `Cache-Control` headers say; names are in lower case."""
+    said = [value for name, value in pairs if name in (b"cache-control", "cache-control")]
+    texts = [value if isinstance(value, str) else value.decode("latin-1") for value in said]
+    CONTROL.set(parse_control(",".join(texts)) if texts else ANYTHING)
+
+
+def parse_control(header: str) -> CacheControl:
+    """Return the directives that concern us; others are ignored, as RFC 9111 has it."""
+    said = {}
+    for part in header.lower().split(","):
+        name, _, value = part.partition("=")
+        said[name.strip()] = value.strip().strip('"')
+    age = said.get("max-age")
+    return CacheControl(
+        reads=not {"no-store", "no-cache"} & said.keys(),
+        stores="no-store" not in said,
+        max_age_ms=None if age is None else _whole_ms(age),
+    )
+
+
+def _whole_ms(seconds: str) -> float:
+    """Return a number of seconds in ms; one that cannot be read allows no age at all."""
+    return 1e3 * int(seconds[:9]) if seconds.isascii() and seconds.isdecimal() else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,8 +40,8 @@ from gateway.errors import (
 from gateway.observability.decision_log import DecisionLog
 from gateway.observability.metrics import Metrics
 from gateway.observability.observer import Observer, QuestionRecord
-from gateway.qa import codec, own_threshold
-from gateway.request import cost, long_context
+from gateway.qa import codec
+from gateway.request import long_context
 from gateway.request.cascade import LONG_TEXT_CHARS, Cascade, Job, Outcome, final_violations
 from gateway.request.response_cache import ResponseCache
 from gateway.request.shadow import Shadow
@@ -247,10 +247,10 @@ class AnswerService:
         return second, routed
 
     def _answered(self, job: Job, outcome: Outcome, option: Option, routed: Routed) -> Answered:
-        timings = replace(outcome.timings, total=self._clock() - job.arrived_ms)
+        timings = outcome.timings._replace(total=self._clock() - job.arrived_ms)
         late = timings.total > job.slo.latency_ms
         return Answered(
-            own_threshold.apply(outcome.answer, job.question),
+            codec.decide_anew(outcome.answer, job.question),
             job.slo,
             routed.decision,
             option,
@@ -258,7 +258,7 @@ class AnswerService:
             final_violations(routed.decision, outcome, late=late),
             timings,
             routed.candidates,
-            cost.of_answer(job.serving, option.plan, outcome.variant, job.size),
+            job.serving.cost(option.plan, outcome.variant, job.size),
         )
 
     def raise_if_full(self, request: SloRequest, frontend: str) -> None:
@@ -308,13 +308,11 @@ class AnswerService:
 
     def _resolve(self, request: SloRequest, serving: ServingSet) -> Slo:
         settings, variant = self.settings, request.variant
-        known = [v.name for v in serving.catalog.variants]
-        if variant is not None and variant not in known:
-            raise UnknownVariant(variant, known)
+        if variant is not None and variant not in serving.variants:
+            raise UnknownVariant(variant, list(serving.variants))
         if variant is not None and variant not in serving.trust:
             raise BackendUnavailable(f"{variant}: not served at present; see /readyz")
-        best = serving.catalog.best_floor
-        return resolve(request, settings.classes, settings.default_class, best)
+        return resolve(request, settings.classes, settings.default_class, serving.best_floor)
 
     async def _tokenize(self, question: Question, serving: ServingSet) -> Windows:
         """Return the windows of a question. Raises: TextTooLong, EmptyText."""
