@@ -204,7 +204,7 @@ class AdmissionControl:
                 self._release(now_ms)
         if len(self._queue) and self._timer is None:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(admission.LOOK_MS / 1e3, self._tick)
+            self._timer = loop.call_later(admission.TICK_MS / 1e3, self._tick)
 
     def _tick(self) -> None:
         self._timer = None
