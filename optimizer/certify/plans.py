@@ -104,8 +104,7 @@ def _shares(chains: Sequence[Chain], best: PlanScores, evidence: Evidence) -> Sh
         n_alone,
         len(chains) - n_alone,
         evidence.budget,
-        len(best.certified.scopes),
-        strata.n_claims(best.certified),
+        len(best.certified.strata),
     )
 
 
@@ -119,7 +118,8 @@ def _certificate(
     each: Shares,
 ) -> Certificate:
     """Return a plan's certificate with its loss to the largest variant."""
-    share = each.others if chain.thresholds else each.own
+    of_variant = each.largest if outcome is best else each.own
+    share = each.others if chain.thresholds else of_variant
     sha256 = tuple(_named(variants, name).sha256 for name in chain.variants)
     certificate = certification.certificate_of(outcome, evidence, sha256, share, each.parts)
     paired = Paired(largest, 0.0, 0.0)
