@@ -131,11 +131,8 @@ def test_the_capital_at_the_true_mean_is_one_on_average(
 
 
 @pytest.mark.parametrize(("low", "share"), [(0.0, 0.6), (0.9, 0.02), (0.0, 0.02), (0.4, 0.97)])
-def test_floors_fail_nearly_as_often_as_they_may(low: float, share: float) -> None:
-    """By simulation at the true mean: of values 1 (the share) and `low` else, few and hardly ever mixed.
-
-    Were 1/delta taken for 0.6/delta, the first would fail more often than delta allows.
-    """
+def test_floors_from_few_values_hold_where_they_hardly_vary(low: float, share: float) -> None:
+    """By simulation at the true mean: values are 1 (the share) or `low`, and most samples show one of them only."""
     rng, n = np.random.default_rng(8), 20
     draws = np.where(rng.random((1500, n)) < share, 1.0, low)
     mean = np.array([low + share * (1 - low)])
@@ -145,7 +142,7 @@ def test_floors_fail_nearly_as_often_as_they_may(low: float, share: float) -> No
         for _, last in bounds._rounds(values[orders], np.ones((bounds.ORDERS, n)), mean, 1.0, DELTA):
             pass
         failed += bool(bounds._enough(last, DELTA)[0])
-    assert failed / len(draws) <= DELTA + 0.015
+    assert failed / len(draws) <= DELTA
 
 
 def reference_p_value(risk: float, a: float, n: int, factor: float = e) -> float:
