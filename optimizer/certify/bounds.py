@@ -140,7 +140,7 @@ METHODS: dict[str, FloorBound] = {
     "betting": betting_floor,
     "hoeffding-bentkus": hoeffding_bentkus_floor,
 }
-TITLES = {"betting": "betting (WSR)", "hoeffding-bentkus": "Hoeffding-Bentkus"}
+TITLES = {"betting": "betting (STaR)", "hoeffding-bentkus": "Hoeffding-Bentkus"}
 
 
 def ceiling(bound: FloorBound, values: np.ndarray, delta: float) -> float:

@@ -27,11 +27,18 @@ from optimizer.study import provenance
 from optimizer.study.config import CertifyConfig, StudyConfig
 
 SEARCH, CALIBRATE = "search", "calibrate"
+VERSION = 2  # of what makes floors: the bounds, the shares of delta, the clusters held out
 METHOD = (
-    "{} lower bound over clusters: an article where its title is known ({} contexts of it at most), a context"
-    " elsewhere. What this look at the data spends of delta is split over all plans looked at: half over the"
-    " variants' floors, a quarter over those of cascades and the losses, a quarter over those of the parts"
+    "{} over clusters: an article where its title is known ({} contexts of it at most), a context elsewhere. What"
+    " this look at the data spends of delta is split over all plans looked at: a quarter for the largest variant's"
+    " floor, a quarter for those of the other variants, a quarter for those of cascades and the losses, a quarter"
+    " for those of the parts; each over its scopes, inversely to their numbers of clusters"
 )
+
+
+def method_of(how: CertifyConfig) -> str:
+    """Return the method that makes floors, with its version."""
+    return f"{bounds.TITLES[how.method]} lower bound, version {VERSION}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +212,7 @@ def certificate_of(
     return Certificate(
         floor=floors[ALL],
         delta=how.delta,
-        method=METHOD.format(bounds.TITLES[how.method], clusters.MOST_CONTEXTS),
+        method=METHOD.format(method_of(how), clusters.MOST_CONTEXTS),
         n_contexts=whole.n_contexts,
         n_questions=whole.n_questions,
         f1=whole.f1,
