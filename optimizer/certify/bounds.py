@@ -5,6 +5,7 @@ Legend: n independent values (one a cluster), m a candidate for the true mean or
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from math import ceil, e, exp, log
 
@@ -60,9 +61,7 @@ def ratio_floor(
     hit, count = hits[orders], counts[orders]
     seen = float(hits.sum() / counts.sum())
     tops = np.arange(1, min(CELLS, int(seen * CELLS) + 1) + 1) / CELLS
-    for _, capital in _rounds(hit, count, tops, most, delta):
-        pass
-    won = _enough(capital, delta)
+    won = _enough(_capitals(hit, count, tops, most, delta), delta)
     cell = len(tops) - 1 if won.all() else int(np.argmin(won))
     bets = [bet[:, 0] for bet, _ in _rounds(hit, count, tops[cell : cell + 1], most, delta)]
     bet = np.stack(bets, axis=1)  # (ORDERS, n)
@@ -89,6 +88,14 @@ def _rounds(
         bet = np.minimum(np.sqrt(2 * missing / ((n - i) * spread[:, i : i + 1])), most_bet)
         capital = capital + np.log1p(bet * (hits[:, i : i + 1] - m * counts[:, i : i + 1]))
         yield bet, capital
+
+
+def _capitals(
+    hits: np.ndarray, counts: np.ndarray, m: np.ndarray, most: float, delta: float
+) -> np.ndarray:
+    """Return the log capitals after the last round, (ORDERS, k)."""
+    _, capitals = deque(_rounds(hits, counts, m, most, delta), maxlen=1).pop()
+    return capitals
 
 
 def _spread(hits: np.ndarray, counts: np.ndarray) -> np.ndarray:

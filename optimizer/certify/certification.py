@@ -11,7 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from gateway.catalog.schema import Bound, Certificate, LossCheck, Paired, Quality, ScopeLoss, Variant
+from gateway.catalog.schema import (
+    Bound,
+    Certificate,
+    LossCheck,
+    Paired,
+    Quality,
+    ScopeLoss,
+    Variant,
+)
 from gateway.catalog.store import sha256_of
 from gateway.qa.codec import Reading, SpanEncoder
 from optimizer.certify import bounds, strata

@@ -53,7 +53,9 @@ def by_method(look: Look, method: str) -> Look:
     A version that was chosen by simulation alone replaces the floors of the one before: no result chose
     among them, and floors that are not in force promise nothing. So it is no new look.
     """
-    return look if look.methods[-1:] == (method,) else replace(look, methods=(*look.methods, method))
+    return (
+        look if look.methods[-1:] == (method,) else replace(look, methods=(*look.methods, method))
+    )
 
 
 def with_look(looks: Sequence[Look], look: Look) -> tuple[Look, ...]:

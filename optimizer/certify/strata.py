@@ -22,8 +22,11 @@ LENGTHS = ("to 128 tokens", "129 to 256 tokens", "over 256 tokens")
 LENGTH_EDGES = (128, 256)
 EVERY, TITLED = "all clusters", "unseen titled articles"  # scopes of a certificate
 HELD_OUT = 5  # one cluster in this many is held out to check the floors
-HELD_OUT_FROM = 100  # clusters; a check on a fifth of fewer could hardly fail, and costs the floors more
+HELD_OUT_FROM = (
+    100  # clusters; a check on a fifth of fewer could hardly fail, and costs the floors more
+)
 ARTICLES_HELD_OUT, CONTEXTS_HELD_OUT = "held-out articles", "held-out contexts"
+HELD_OUT_NAMES = (ARTICLES_HELD_OUT, CONTEXTS_HELD_OUT)
 WORTH_NAMING = 0.25  # a cause is named from this share of the whole difference on
 
 

@@ -50,7 +50,7 @@ def capitals_of(kind: str, n: int) -> list[dict[str, Any]]:
     for m in CANDIDATES:
         bets = bets_of(values, m)
         path = betting_mart(
-            values, m, lambdas_fn_positive=lambda x, m, b=bets: b, theta=1, trunc_scale=1
+            values, m, lambdas_fn_positive=lambda _x, _m, b=bets: b, theta=1, trunc_scale=1
         )
         found.append({"kind": kind, "n": n, "m": m, "capital": float(path[-1])})
     return found
@@ -82,7 +82,7 @@ def p_values() -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    np.float_ = np.float64  # type: ignore[misc]  # confseq's annotations name it; numpy 2 has it no more
+    setattr(np, "float_", np.float64)  # noqa: B010  # confseq's annotations name it; numpy 2 has it no more
     recorded = {
         "versions": {"confseq": "0.0.11", "mapie": version("mapie"), "numpy": version("numpy")},
         "capitals": [each for kind, n in SAMPLES for each in capitals_of(kind, n)],

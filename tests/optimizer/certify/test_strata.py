@@ -138,7 +138,9 @@ def test_the_floor_of_a_kind_is_the_lower_of_both_scopes() -> None:
     certified, _ = split(titled(scored(900), 50, n_mixed=600))
     found = next(s for s in strata_of(certified, betting_floor, DELTA) if s.name == "answerable")
     part = certified.strata["answerable"]
-    share = DELTA / (1 + 50 / len(part.means))  # of 50 articles; the scopes spend in inverse to their sizes
+    share = DELTA / (
+        1 + 50 / len(part.means)
+    )  # of 50 articles; the scopes spend in inverse to their sizes
     alone = betting_floor(part.scopes[TITLED].means, share)
     of_all = betting_floor(part.means, DELTA - share)
     assert found.floor == pytest.approx(min(alone, of_all), abs=1e-4)
