@@ -56,11 +56,15 @@ def certify_as_they_are(
     date = datetime.now(UTC).isoformat(timespec="seconds")
     evidence, looks = looking.spend(evidence, catalog.variants, config.name, date, catalog.looks)
     answers = {v.name: _answers(v, evidence) for v in catalog.variants}
-    found = plans.certified_as_they_are(catalog.plans, catalog.variants, answers, evidence)
+    n_cascades = plans.most_cascades(len(catalog.variants))  # some may have been left out since
+    found = plans.certified_as_they_are(
+        catalog.plans, catalog.variants, answers, evidence, n_cascades
+    )
     kept = tuple(_with_checks(*each) for each in zip(found, catalog.plans, strict=True))
     variants = tuple(_with_quality(v, evidence) for v in catalog.variants)
     again = replace(catalog, variants=variants, plans=kept, looks=looks)
-    return expected(again, evidence, len(kept))
+    n_looked_at = max(len(kept), len(variants) + n_cascades)
+    return expected(again, evidence, n_looked_at)
 
 
 def _sound(published: Path) -> Catalog:
