@@ -23,6 +23,7 @@ from pydantic_settings import SettingsError as UnreadableSettings
 
 from gateway import settings_errors, slo
 from gateway.api_keys import ApiKey
+from gateway.catalog.schema import FloorScope
 from gateway.errors import BertierError
 from gateway.settings_errors import NESTED, PREFIX
 from gateway.slo import STANDARD_CLASSES, SloClass
@@ -215,6 +216,11 @@ class Settings(BaseSettings):
         0.02, ge=0, lt=1, description="allowed drop in agreement, relative to the certificate"
     )
 
+    floor_scope: FloorScope = Field(
+        FloorScope.LOWER,
+        description="floors and losses that requests are routed by: `lower`, of all scopes of a certificate, or"
+        " `all`, of all clusters ([below](#floors-of-all-clusters))",
+    )
     default_class: str = Field("standard", description="class of a request without one")
     classes: dict[str, SloClass] = Field(
         default_factory=lambda: dict(STANDARD_CLASSES), description="SLO classes by name, see below"

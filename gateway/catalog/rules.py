@@ -259,6 +259,9 @@ def _paired(where: str, paired: Paired) -> Iterator[Problem]:
     for name in ("loss", "f1_loss"):
         if not -1 <= getattr(paired, name) <= 1:
             yield f"{where}.{name}", f"{getattr(paired, name):g} is not from -1 to 1"
+    for i, scope in enumerate(paired.scopes):
+        if not -1 <= scope.loss <= paired.loss:
+            yield f"{where}.scopes.{i}.loss", f"{scope.loss:g} is not from -1 to {paired.loss:g}"
     if paired.loss < paired.f1_loss:
         yield f"{where}.loss", f"{paired.loss:g} is less than the sample's {paired.f1_loss:g}"
 

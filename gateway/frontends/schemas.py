@@ -286,6 +286,7 @@ class OptionBody(ReplyBody):
     certified_answerable_f1: float | None = Field(
         None, description="Of questions that have an answer; null: not certified."
     )
+    floor_scope: str = Field(description="Setting `floor_scope`: `lower` or `all`.")
     idle_ms: float
     predicted_ms: float
     cost_ms: float

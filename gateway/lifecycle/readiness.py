@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gateway.backends.replica import ReplicaState
-from gateway.catalog.schema import Plan, Variant
+from gateway.catalog.schema import FloorScope, Plan, Variant
 from gateway.domain import Trust
 from gateway.monitoring.sequential_tests import AgreementTest, Comparison
 from gateway.serving_set import ServingSet
@@ -86,7 +86,9 @@ def summary(serving: ServingSet) -> str:
     states = states_of(serving)
     report = [f"{name} ({state.trust or 'not served'})" for name, state in states.items()]
     differs = dict.fromkeys(s.host_differs for s in states.values() if s.host_differs)
-    return "; ".join([", ".join(report), *differs])
+    scopes = {plan.certificate.floor_scope for plan in serving.catalog.plans}
+    floors = ["floors of all clusters, not only of unseen articles"] * (FloorScope.ALL in scopes)
+    return "; ".join([", ".join(report), *differs, *floors])
 
 
 def catalog_report(serving: ServingSet) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from gateway import slo
 from gateway.backends.pool import Replicas
 from gateway.backends.retry import Retry
 from gateway.catalog import store
+from gateway.catalog.scopes import in_scope
 from gateway.catalog.store import CATALOG
 from gateway.clock import now_ms
 from gateway.errors import (
@@ -158,7 +159,8 @@ class Watcher:
         """Serve the catalog if it is sound; else refuse it until it changes, or the reason passes."""
         old = self._service.serving
         try:
-            catalog = store.parse(raw, self._repository / CATALOG)
+            stored = store.parse(raw, self._repository / CATALOG)
+            catalog = in_scope(stored, self._service.settings.floor_scope)
             self._retirement.load(catalog.variants)
             new = await prepare(self._repository, catalog, self._backend, old)
             _refuse_worse(new, old)
