@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
+from gateway import cgroups
 from gateway.catalog.schema import Host
 
 INT8_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
@@ -49,10 +51,22 @@ def gpu_names(command: str = "nvidia-smi") -> str:
     return ", ".join(line.strip() for line in listed.stdout.splitlines() if line.strip())
 
 
-def usable_cores() -> int:
+def usable_cores(proc: Path = cgroups.PROC) -> int:
+    """Return how many cores this process can keep busy: its affinity, or the quota of its cgroup if less.
+
+    At least 1; a part of a core counts as one (`usable_cpu` has the fraction).
+    """
+    return max(1, math.ceil(usable_cpu(proc)))
+
+
+def usable_cpu(proc: Path = cgroups.PROC) -> float:
+    """Return the cores' worth of CPU time that this process may use: 0.5 is half a core."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    quota = cgroups.cpu_quota(proc)
+    return float(cores) if quota is None else min(float(cores), quota)
 
 
 def allowed_cores(groups: Path = CGROUPS, own: Path = OWN_CGROUP) -> int:
