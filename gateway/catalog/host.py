@@ -61,12 +61,15 @@ def usable_cores(proc: Path = cgroups.PROC) -> int:
 
 def usable_cpu(proc: Path = cgroups.PROC) -> float:
     """Return the cores' worth of CPU time that this process may use: 0.5 is half a core."""
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
     quota = cgroups.cpu_quota(proc)
-    return float(cores) if quota is None else min(float(cores), quota)
+    return float(allowed_cores()) if quota is None else min(float(allowed_cores()), quota)
+
+
+def allowed_cores() -> int:
+    """Return how many cores this process may run on, whatever it may use of them."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def allowed_cores(groups: Path = CGROUPS, own: Path = OWN_CGROUP) -> int:
