@@ -382,14 +382,14 @@ def triton_credentials(settings: Settings) -> grpc.ChannelCredentials | None:
     """Return what the way to Triton is secured with; None: nothing. Raises: SettingsError."""
     if settings.triton_tls_authority is None:
         return None
-    found = {}
+    found: dict[str, bytes | None] = {}
     for name in ("authority", "certificate", "key"):
         file: Path | None = getattr(settings, f"triton_tls_{name}")
         try:
-            found[name] = None if file is None else file.read_bytes()
+            found[name] = pem = None if file is None else file.read_bytes()
         except OSError as exc:
             raise SettingsError(f"triton_tls_{name}: {file}: {exc.strerror}") from exc
-        if found[name] is not None and b"-----BEGIN" not in found[name]:
+        if pem is not None and b"-----BEGIN" not in pem:
             raise SettingsError(f"triton_tls_{name}: {file}: no PEM file")
     return grpc.ssl_channel_credentials(found["authority"], found["key"], found["certificate"])
 

@@ -33,7 +33,7 @@ from gateway.backends.triton_errors import (
     lost_instance,
     map_triton_error,
 )
-from gateway.catalog.host import allowed_cores
+from gateway.catalog.host import affinity_cores
 from gateway.catalog.schema import Variant
 from gateway.domain import Floats, Inference, Trust, Windows
 from gateway.errors import (
@@ -106,7 +106,7 @@ class TritonBackend:
         self.others_answered: Counter[str] = Counter()  # requests of other workers of this gateway
         self._unload_after_ms = unload_after_ms
         self._repository = repository
-        self._cores = float(allowed_cores()) if cores is None else cores
+        self._cores = float(affinity_cores()) if cores is None else cores
         self._idle = IdleTimer(clock)
         self._calls = SilentCalls(lost_instance)
 

@@ -62,10 +62,10 @@ def usable_cores(proc: Path = cgroups.PROC) -> int:
 def usable_cpu(proc: Path = cgroups.PROC) -> float:
     """Return the cores' worth of CPU time that this process may use: 0.5 is half a core."""
     quota = cgroups.cpu_quota(proc)
-    return float(allowed_cores()) if quota is None else min(float(allowed_cores()), quota)
+    return float(affinity_cores()) if quota is None else min(float(affinity_cores()), quota)
 
 
-def allowed_cores() -> int:
+def affinity_cores() -> int:
     """Return how many cores this process may run on, whatever it may use of them."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
