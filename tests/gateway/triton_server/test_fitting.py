@@ -22,7 +22,7 @@ CATALOG = make_catalog(
 
 @pytest.mark.parametrize(
     ("limit_mib", "counts"),
-    [(2000, (2, 2)), (1200, (2, 2)), (1000, (2, 1)), (800, (1, 1)), (500, (1, 1))],
+    [(2000, (2, 2)), (1300, (2, 2)), (1000, (2, 1)), (800, (1, 1)), (500, (1, 1))],
 )
 def test_the_largest_models_lose_instances_first(limit_mib: int, counts: tuple[int, int]) -> None:
     """A small model's instance saves little, and is what answers under load."""
