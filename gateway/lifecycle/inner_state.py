@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from math import exp
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +119,7 @@ def _predictor(latency: LatencyModel) -> dict[str, Any]:
             "tokens": bucket,
             "answers": cell.n,
             "factor": round(cell.factor, 3),
-            "p95_alone": round(exp(cell.rested(1)), 3),
+            "p95_alone": round(cell.at_rest(1).factor, 3),
         }
         for variant, bucket, cell in latency.learned()
     ]
