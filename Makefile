@@ -45,7 +45,7 @@ INSTALL := $(PIP) install --quiet --no-compile --no-warn-conflicts --constraint 
 .DELETE_ON_ERROR:
 .PHONY: help setup setup-all system-packages run test check format proto up down audit scan kubernetes-rules settings constraints clean docs docs-serve docs-metrics docs-layers docs-pareto dashboards \
 	prove prove-overhead prove-observing prove-agreement prove-invariance prove-slo-table prove-evaluate \
-	prove-coverage prove-lab prove-emulator prove-served prove-rivals prove-scale-out prove-peers prove-clients prove-asking prove-mutants prove-survivors loadtest
+	prove-coverage prove-lab prove-emulator prove-served prove-rivals prove-scale-out prove-peers prove-clients prove-asking prove-soak prove-mutants prove-survivors loadtest
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -148,6 +148,9 @@ prove-rivals: $(EVERYTHING) ## Other policies in a real gateway with Triton, the
 
 prove-scale-out: $(EVERYTHING) system-packages ## What callers notice when a gateway or a Triton dies, models change, gateways restart
 	$(BIN)/bertier-loadtest scale-out
+
+prove-soak: $(EVERYTHING) ## An hour of steady load with catalog switches, killed model processes and long papers: what leaks?
+	$(BIN)/bertier-loadtest soak $(LOADTEST_FLAGS)
 
 prove-peers: $(EVERYTHING) $(PEERS) ## Our gateway, Triton alone, FastAPI, LitServe and mosec, measured in turns
 	$(BIN)/bertier-loadtest peers --python .venv-peers/bin/python

@@ -11,6 +11,7 @@ from bertier.answers import (
     PassageRef,
     PlanOption,
     PlanReport,
+    Scored,
     Sentence,
 )
 from bertier.client import AsyncClient, Client
@@ -50,6 +51,7 @@ __all__ = [
     "PlanOption",
     "PlanReport",
     "Retries",
+    "Scored",
     "Security",
     "Sentence",
     "ServerFailed",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from gateway.proto.bertier.v1 import qa_pb2 as pb
@@ -114,9 +114,20 @@ class Answer:
     sentence: Sentence | None = None  # where it was asked for
     cost: Cost | None = None  # None: an older gateway
     age_ms: float | None = None  # of a kept answer: since it was first given
+    request_id: str = field(default="", compare=False)  # for `feedback`; in the gateway's log
 
     def __bool__(self) -> bool:
         return self.start is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """How an answer scores by what was reported of it."""
+
+    plan: str
+    variant: str
+    f1: float
+    exact: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +196,13 @@ def answer_of_message(payload: pb.AnswerResponse) -> Answer:
     )
 
 
+def with_request_id(found: T, request_id: str | None) -> T:
+    """Return an answer with the id of its request; anything else as it is."""
+    if not isinstance(found, Answer):
+        return found
+    return replace(found, request_id=request_id or "")
+
+
 def plan_of_json(payload: dict[str, Any]) -> PlanReport:
     return PlanReport(
         feasible=payload["feasible"],
@@ -209,6 +227,14 @@ def plan_of_message(payload: pb.PlanResponse) -> PlanReport:
         options=tuple(_option(_fields(o)) for o in payload.options),
         nearest=tuple(_option(_fields(o)) for o in payload.nearest),
     )
+
+
+def scored_of_json(payload: dict[str, Any]) -> Scored:
+    return Scored(*(payload[name] for name in ("plan", "variant", "f1", "exact")))
+
+
+def scored_of_message(payload: pb.FeedbackResponse) -> Scored:
+    return Scored(payload.plan, payload.variant, payload.f1, payload.exact)
 
 
 def _made(kind: Callable[..., T], payload: dict[str, Any], name: str) -> T | None:

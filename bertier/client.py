@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from itertools import islice
 from types import TracebackType
 from typing import Final, TypeVar, Unpack
 from urllib.parse import urlsplit
 
 from bertier import questions
-from bertier.answers import Answer, PlanReport
+from bertier.answers import Answer, PlanReport, Scored
 from bertier.errors import ApiError
 from bertier.over_grpc import AsyncGrpcTransport, GrpcTransport
 from bertier.over_http import AsyncHttpTransport, HttpTransport
@@ -94,6 +94,21 @@ class Client:
     ) -> PlanReport:
         """Return what such a request would get now, without an answer. Raises: ApiError."""
         return self._call(questions.plan(question, context, n_tokens), slo)
+
+    def feedback(
+        self,
+        given: Answer | str,
+        *,
+        answers: Sequence[str] | None = None,
+        right: bool | None = None,
+        question_id: str | None = None,
+    ) -> Scored:
+        """Report the right answers to a question (none: `[]`), or whether its answer was right.
+
+        `given`: the answer, or the id of its request (then with the question's own id, if it had one).
+        Raises: ApiError, ValueError, TypeError.
+        """
+        return self._call(questions.feedback(given, question_id, answers, right), SloArguments())
 
     def ready(self) -> bool:
         """Say whether questions can be answered now. Raises: Unreachable."""
@@ -185,6 +200,23 @@ class AsyncClient:
     ) -> PlanReport:
         """Return what such a request would get now, without an answer. Raises: ApiError."""
         return await self._call(questions.plan(question, context, n_tokens), slo)
+
+    async def feedback(
+        self,
+        given: Answer | str,
+        *,
+        answers: Sequence[str] | None = None,
+        right: bool | None = None,
+        question_id: str | None = None,
+    ) -> Scored:
+        """Report the right answers to a question (none: `[]`), or whether its answer was right.
+
+        `given`: the answer, or the id of its request (then with the question's own id, if it had one).
+        Raises: ApiError, ValueError, TypeError.
+        """
+        return await self._call(
+            questions.feedback(given, question_id, answers, right), SloArguments()
+        )
 
     async def ready(self) -> bool:
         """Say whether questions can be answered now. Raises: Unreachable."""

@@ -102,6 +102,7 @@ _BY_STATUS: Final[Mapping[int | str, type[ApiError]]] = {
     "FAILED_PRECONDITION": Infeasible,
     "INVALID_ARGUMENT": InvalidRequest,
     "NOT_FOUND": InvalidRequest,
+    "ALREADY_EXISTS": InvalidRequest,
     "UNIMPLEMENTED": InvalidRequest,
 }
 

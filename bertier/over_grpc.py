@@ -44,12 +44,16 @@ class GrpcTransport:
     def call(self, operation: Operation[T], headers: Mapping[str, str]) -> T:
         send = getattr(self._stub, operation.rpc)
         with _foreign(self._url):
-            reply = send(operation.message, timeout=self._timeout_s, metadata=self._all(headers))
-        return operation.of_message(reply)
+            reply, call = send.with_call(
+                operation.message, timeout=self._timeout_s, metadata=self._all(headers)
+            )
+        return answers.with_request_id(operation.of_message(reply), _id_of(call.initial_metadata()))
 
     def many(self, batch: Batch, headers: Mapping[str, str]) -> Iterator[Answer | ApiError]:
         with _foreign(self._url):
-            yield from map(_item, _stream(self._stub, batch, self._all(headers)))
+            call = _stream(self._stub, batch, self._all(headers))
+            for item in call:
+                yield answers.with_request_id(_item(item), _id_of(call.initial_metadata()))
 
     def ready(self) -> bool:
         health: Any = health_pb2_grpc.HealthStub(self._channel)
@@ -83,17 +87,18 @@ class AsyncGrpcTransport:
     async def call(self, operation: Operation[T], headers: Mapping[str, str]) -> T:
         send = getattr(self._stub, operation.rpc)
         async with _foreign_async(self._url):
-            reply = await send(
-                operation.message, timeout=self._timeout_s, metadata=self._all(headers)
-            )
-        return operation.of_message(reply)
+            call = send(operation.message, timeout=self._timeout_s, metadata=self._all(headers))
+            reply, metadata = await call, await call.initial_metadata()
+        return answers.with_request_id(operation.of_message(reply), _id_of(metadata))
 
     async def many(
         self, batch: Batch, headers: Mapping[str, str]
     ) -> AsyncIterator[Answer | ApiError]:
         async with _foreign_async(self._url):
-            async for item in _stream(self._stub, batch, self._all(headers)):
-                yield _item(item)
+            call = _stream(self._stub, batch, self._all(headers))
+            async for item in call:
+                request_id = _id_of(await call.initial_metadata())
+                yield answers.with_request_id(_item(item), request_id)
 
     async def ready(self) -> bool:
         health: Any = health_pb2_grpc.HealthStub(self._channel)
@@ -113,6 +118,10 @@ def _stream(stub: Any, batch: Batch, metadata: list[tuple[str, str]]) -> Any:
     if batch.shared is not None:
         return stub.AnswerMany(batch.shared_message(), metadata=metadata)
     return stub.AnswerStream(iter([ask.message() for ask in batch.asks]), metadata=metadata)
+
+
+def _id_of(metadata: Any) -> str | None:
+    return next((str(value) for name, value in metadata or () if name == "x-request-id"), None)
 
 
 def _item(item: pb.AnswerItem) -> Answer | ApiError:

@@ -39,16 +39,21 @@ class HttpTransport:
         self._http = httpx2.Client(**_options(url, security, own, timeout_s), trust_env=trust_env)
 
     def call(self, operation: Operation[T], headers: Mapping[str, str]) -> T:
-        return operation.of_json(self.fetch("POST", operation.path, operation.body, headers))
+        reply = self._send("POST", operation.path, operation.body, headers)
+        return answers.with_request_id(operation.of_json(_checked(reply)), _id_of(reply))
 
     def fetch(
         self, method: str, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str]
     ) -> dict[str, Any]:
         """Return the JSON object that a route replies with. Raises: ApiError."""
+        return _checked(self._send(method, path, body, headers))
+
+    def _send(
+        self, method: str, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str]
+    ) -> httpx2.Response:
         sent = None if body is None else dict(body)
         with _foreign(self._url):
-            reply = self._http.request(method, path, json=sent, headers=headers)
-        return _checked(reply)
+            return self._http.request(method, path, json=sent, headers=headers)
 
     def many(self, batch: Batch, headers: Mapping[str, str]) -> Iterator[Answer | ApiError]:
         with _foreign(self._url):
@@ -59,7 +64,8 @@ class HttpTransport:
                 if not reply.is_success:
                     reply.read()
                     _checked(reply)
-                yield from map(_item, filter(str.strip, reply.iter_lines()))
+                for line in filter(str.strip, reply.iter_lines()):
+                    yield answers.with_request_id(_item(line), _id_of(reply))
 
     def ready(self) -> bool:
         with _foreign(self._url):
@@ -84,7 +90,7 @@ class AsyncHttpTransport:
             reply = await self._http.post(
                 operation.path, json=dict(operation.body), headers=headers
             )
-        return operation.of_json(_checked(reply))
+        return answers.with_request_id(operation.of_json(_checked(reply)), _id_of(reply))
 
     async def many(
         self, batch: Batch, headers: Mapping[str, str]
@@ -99,7 +105,7 @@ class AsyncHttpTransport:
                     _checked(reply)
                 async for line in reply.aiter_lines():
                     if line.strip():
-                        yield _item(line)
+                        yield answers.with_request_id(_item(line), _id_of(reply))
 
     async def ready(self) -> bool:
         async with _foreign_async(self._url):
@@ -138,6 +144,10 @@ def _checked(reply: httpx2.Response) -> dict[str, Any]:
     why = "not a bertier gateway (no JSON)" if reply.is_success else "and no reason given"
     problem.setdefault("detail", f"HTTP {reply.status_code} from {reply.url}, {why}")
     raise _error(reply.status_code, problem)
+
+
+def _id_of(reply: httpx2.Response) -> str | None:
+    return reply.headers.get("x-request-id")
 
 
 def _item(line: str) -> Answer | ApiError:

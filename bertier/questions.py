@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypedDict, TypeVar
 
 from bertier import answers
-from bertier.answers import Answer, PlanReport
+from bertier.answers import Answer, PlanReport, Scored
 from bertier.slo import SloArguments, json_of
 from gateway.proto.bertier.v1 import qa_pb2 as pb
 
@@ -46,7 +46,7 @@ class Ask:
     """One question of many, with its own SLO if it has one; `context`: a text, or passages."""
 
     question: str
-    context: Texts | None = None  # None: that of all, in `answers_about`
+    context: Texts | None = None  # None: that of all, in `right_onesabout`
     id: str | None = None
     top_k: int = 1
     slo: SloArguments = field(default_factory=SloArguments)
@@ -131,7 +131,7 @@ def checked(asks: Iterable[Ask]) -> Iterator[Ask]:
                 f"answers() takes bertier.Ask(question, context) items; item {n} is a {type(each).__name__}"
             )
         if each.context is None:
-            raise TypeError(f"item {n} has no context; give it one, or use answers_about()")
+            raise TypeError(f"item {n} has no context; give it one, or use right_onesabout()")
         yield each
 
 
@@ -141,7 +141,7 @@ def about(asks: Iterable[str | Ask]) -> Iterator[Ask]:
         ask = Ask(each) if isinstance(each, str) else each
         if getattr(ask, "context", "") is not None:
             raise TypeError(
-                f"answers_about() takes texts and bertier.Ask(question) without a context; item {n} is neither"
+                f"right_onesabout() takes texts and bertier.Ask(question) without a context; item {n} is neither"
             )
         yield ask
 
@@ -180,6 +180,29 @@ def plan(question: str | None, context: str | None, n_tokens: int | None) -> Ope
         pb.PlanRequest(**body),
         answers.plan_of_json,
         answers.plan_of_message,
+    )
+
+
+def feedback(
+    given: Answer | str, own_id: str | None, right_ones: Sequence[str] | None, right: bool | None
+) -> Operation[Scored]:
+    """Return the call that reports whether an answer was right. Raises: ValueError, TypeError."""
+    if (right_ones is None) is (right is None):
+        raise ValueError("give either answers (none: []) or right")
+    if isinstance(right_ones, str):
+        raise TypeError("answers: give a list of texts")
+    found = given if isinstance(given, Answer) else None
+    request_id = given if found is None else found.request_id
+    ids = _present(request_id=request_id, id=own_id if found is None else found.id)
+    truth = {"right": right} if right_ones is None else {"answers": list(right_ones)}
+    told = truth if right_ones is None else {"answers": pb.RightAnswers(texts=right_ones)}
+    return Operation(
+        "/v1/feedback",
+        "Feedback",
+        ids | truth,
+        pb.FeedbackRequest(**ids, **told),
+        answers.scored_of_json,
+        answers.scored_of_message,
     )
 
 

@@ -15,19 +15,23 @@ import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol, cast
 
+import grpc
 import uvicorn
 from fastapi import FastAPI
 
-from gateway import slo
+from gateway import cgroups, slo
 from gateway.auth import tls as certificates
 from gateway.auth.access import Access
 from gateway.backends.breaker import RETRY_BURST
 from gateway.backends.pool import Replicas
 from gateway.backends.protocol import Backend
 from gateway.backends.triton import TritonBackend
-from gateway.errors import BertierError
+from gateway.catalog import host, store
+from gateway.catalog.store import Catalog
+from gateway.errors import BertierError, RepositoryError
 from gateway.frontends import sockets, welcome
 from gateway.frontends.grpc import server as grpc_api
 from gateway.frontends.http import oip, open_files, ops_server, routes, shutdown
@@ -43,6 +47,7 @@ from gateway.observability.metrics import Metrics
 from gateway.request.service import AnswerService
 from gateway.settings import Settings, SettingsError
 from gateway.shared_memory import State, Workers
+from gateway.triton_server.fitting import Fitting
 from gateway.triton_server.installation import TritonInstallation, find_installation
 from gateway.triton_server.process import TritonOptions
 from gateway.triton_server.supervisor import Supervisor, check_ports
@@ -59,6 +64,7 @@ class Models:
     supervisor: Supervisor | None = None
     triton: TritonOptions | None = None
     servers: Mapping[str, TritonBackend] = field(default_factory=dict)  # every Triton by name
+    fit: Callable[[Catalog], Catalog] = lambda catalog: catalog  # to the memory of this host
 
 
 class Keeper(Protocol):
@@ -85,7 +91,13 @@ class Upkeep:
         self._models = models
         self._settings = service.settings
         self.healing = Healing(service, models.servers, supervisor, followers=followers)
-        self.watcher = Watcher(service, restarts, healing=self.healing.states, followers=followers)
+        self.watcher = Watcher(
+            service,
+            restarts,
+            healing=self.healing.states,
+            followers=followers,
+            fit=models.fit,
+        )
         self.background = BackgroundTasks(service, followers)
         self.ready = self.watcher.ready
 
@@ -348,9 +360,15 @@ async def _stop_when_failed(gateway: Gateway, server: uvicorn.Server) -> None:
 def _remote(settings: Settings, metrics: Metrics) -> Models:
     """Return the Tritons at the addresses of the settings."""
     log.info("models run in the Triton at %s", ", ".join(settings.triton_url))
-    after_ms = settings.unload_after_ms
+    after_ms, credentials = settings.unload_after_ms, triton_credentials(settings)
     tritons = {
-        url: TritonBackend(url, engine=f"triton at {url}", unload_after_ms=after_ms)
+        url: TritonBackend(
+            url,
+            engine=f"triton at {url}",
+            unload_after_ms=after_ms,
+            cores=settings.triton_cores,
+            credentials=credentials,
+        )
         for url in settings.triton_url
     }
     if len(tritons) == 1:
@@ -360,21 +378,49 @@ def _remote(settings: Settings, metrics: Metrics) -> Models:
     return Models(replicas, servers=tritons)
 
 
+def triton_credentials(settings: Settings) -> grpc.ChannelCredentials | None:
+    """Return what the way to Triton is secured with; None: nothing. Raises: SettingsError."""
+    if settings.triton_tls_authority is None:
+        return None
+    found: dict[str, bytes | None] = {}
+    for name in ("authority", "certificate", "key"):
+        file: Path | None = getattr(settings, f"triton_tls_{name}")
+        try:
+            found[name] = pem = None if file is None else file.read_bytes()
+        except OSError as exc:
+            raise SettingsError(f"triton_tls_{name}: {file}: {exc.strerror}") from exc
+        if pem is not None and b"-----BEGIN" not in pem:
+            raise SettingsError(f"triton_tls_{name}: {file}: no PEM file")
+    return grpc.ssl_channel_credentials(found["authority"], found["key"], found["certificate"])
+
+
 def _own_triton(installation: TritonInstallation, settings: Settings) -> Models:
+    fitting = Fitting(cgroups.memory_limit_bytes())
     options = TritonOptions(
         settings.model_repository,
         settings.triton_http_port,
         settings.triton_grpc_port,
         settings.triton_metrics_port,
+        load_all=_fits(settings.model_repository, fitting),
     )
     log.info("models run in a Triton of our own: %s", installation.binary)
     backend = TritonBackend(
         options.grpc_url,
         engine=installation.engine,
         unload_after_ms=settings.unload_after_ms,  # a second gateway may use it, too
+        repository=None if options.load_all else settings.model_repository,
+        cores=host.usable_cpu(),
     )
     servers = {"triton": backend}
-    return Models(backend, Supervisor(installation, options), options, servers)
+    return Models(backend, Supervisor(installation, options), options, servers, fitting.fit)
+
+
+def _fits(repository: Path, fitting: Fitting) -> bool:
+    """Say whether all models may be loaded as they are published; the watcher tells what is wrong with them."""
+    try:
+        return fitting.fits(store.read(repository))
+    except RepositoryError:
+        return True
 
 
 def _embedded(settings: Settings) -> Models:

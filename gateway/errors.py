@@ -14,7 +14,9 @@
     │   ├── InvalidField     a field that is empty, of the wrong type, or unknown
     │   │   └── EmptyText
     │   ├── UnknownClass     no such class in the settings
-    │   └── UnknownVariant   no such variant in the catalog
+    │   ├── UnknownVariant   no such variant in the catalog
+    │   ├── UnknownRequest   feedback on an answer that is not remembered
+    │   └── FeedbackConflict feedback that contradicts an earlier one
     ├── Unauthenticated      no key, or an unknown one
     ├── Forbidden            the key does not allow this
     ├── Infeasible           strict SLO that even an idle system cannot meet
@@ -152,6 +154,29 @@ class UnknownVariant(BadInput):
 
     def __init__(self, name: str, known: Sequence[str]) -> None:
         super().__init__(f"SLO-Variant: {name[:80]!r} is not served; served: {', '.join(known)}")
+
+
+class UnknownRequest(BadInput):
+    kind = "unknown-request"
+
+    def __init__(self, request_id: str, own_id: str, remembered: int) -> None:
+        if not remembered:
+            super().__init__("this gateway takes no feedback; its setting feedback_requests is 0")
+            return
+        own = f" with the question id {own_id[:80]!r}" if own_id else " without a question id"
+        super().__init__(
+            f"request_id: {request_id[:80]!r}{own} is no answer of yours among the last {remembered} of this"
+            " gateway; send the X-Request-Id of its response, and `id` if the question had one, sooner"
+        )
+
+
+class FeedbackConflict(BadInput):
+    kind = "feedback-conflict"
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(
+            f"request_id: {request_id[:80]!r} has other feedback already; the first one counts"
+        )
 
 
 class Infeasible(BertierError):

@@ -129,6 +129,20 @@ class Settings(BaseSettings):
         description="`host:port` of a running Triton's gRPC; several: separated by commas, a list in the file, or"
         " the flag again ([below](#several-model-servers))",
     )
+    triton_cores: float | None = Field(
+        None,
+        gt=0,
+        description="CPU of each Triton at `triton_url`, in cores; none: as many cores as the gateway may run on",
+    )
+    triton_tls_authority: Path | None = Field(
+        None,
+        description="PEM file: every Triton at `triton_url` speaks TLS, with a certificate signed by one of these"
+        " ([more](security.md#towards-triton))",
+    )
+    triton_tls_certificate: Path | None = Field(
+        None, description="PEM file: the certificate that the gateway shows to Triton"
+    )
+    triton_tls_key: Path | None = Field(None, description="PEM file of its key, no password")
     triton_http_port: int | None = Field(
         None,
         ge=1,
@@ -221,6 +235,19 @@ class Settings(BaseSettings):
         description="floors and losses that requests are routed by: `lower`, of all scopes of a certificate, or"
         " `all`, of all clusters ([below](#floors-of-all-clusters))",
     )
+    feedback_requests: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="answers that are remembered, so that callers can [report](../how-to/feedback.md) whether"
+        " they were right; 0: none, and no feedback is taken",
+    )
+    feedback_file: Path | None = Field(
+        None,
+        description="JSON lines of questions with their reported answers, texts included, for"
+        " `bertier-optimize certify --data`",
+    )
+
     default_class: str = Field("standard", description="class of a request without one")
     classes: dict[str, SloClass] = Field(
         default_factory=lambda: dict(STANDARD_CLASSES), description="SLO classes by name, see below"
@@ -330,7 +357,7 @@ class Settings(BaseSettings):
                 )
         return tuple(origins)
 
-    @field_validator("decisions_file")
+    @field_validator("decisions_file", "feedback_file")
     @classmethod
     def _has_a_folder(cls, file: Path | None) -> Path | None:
         if file is not None and (file.is_dir() or not file.parent.is_dir()):
@@ -385,10 +412,27 @@ def read(**flags: Any) -> Settings:
         raise SettingsError(
             f"{exc}: a table in a variable is JSON, or one variable a field"
         ) from exc
+    _check_triton_tls(settings)
+    if settings.feedback_file is not None and not settings.feedback_requests:
+        raise SettingsError(
+            "feedback_file: no feedback is taken; set feedback_requests above 0, too"
+        )
     if settings.default_class not in settings.classes:
         known = ", ".join(sorted(settings.classes))
         raise SettingsError(f"default_class: {settings.default_class!r} is not one of {known}")
     return settings
+
+
+def _check_triton_tls(settings: Settings) -> None:
+    """Raise SettingsError for files of TLS that would not be used."""
+    if settings.triton_tls_authority is not None and not settings.triton_url:
+        raise SettingsError(
+            "triton_tls_authority: needs triton_url; a Triton started here is local"
+        )
+    if (settings.triton_tls_certificate is None) is not (settings.triton_tls_key is None):
+        raise SettingsError("triton_tls_certificate, triton_tls_key: set both, or none")
+    if settings.triton_tls_certificate is not None and settings.triton_tls_authority is None:
+        raise SettingsError("triton_tls_certificate: needs triton_tls_authority")
 
 
 def _check_file(file: Path) -> None:

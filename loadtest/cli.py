@@ -23,12 +23,18 @@ from loadtest.drive import command as drive
 from loadtest.emulator import command as emulator_command
 from loadtest.emulator import rivals_command
 from loadtest.faults import command as scale_out
-from loadtest.faults import overload
+from loadtest.faults import overload, soak_command
 from loadtest.lab import commands as lab
 from loadtest.locust import command as locust_command
 from loadtest.peers import closed_command
 from loadtest.peers import command as peers
-from loadtest.quality import agreement, coverage_command, drift_command, slo_table
+from loadtest.quality import (
+    agreement,
+    coverage_command,
+    drift_command,
+    feedback_command,
+    slo_table,
+)
 from loadtest.quality.agreement import Comparison
 from loadtest.sample import questions
 from loadtest.stack import fresh_stack, hardware
@@ -91,8 +97,10 @@ def _parser() -> argparse.ArgumentParser:
     coverage_command.register(commands)
     observing.register(commands)
     drift_command.register(commands)
+    feedback_command.register(commands)
     lab.register(commands)
     overload.register(commands)
+    soak_command.register(commands)
     auth.register(commands)
     scale_out.register(commands)
     return parser

@@ -202,6 +202,10 @@ class FakeBackend:
     async def checked(self, variant: Variant, check: Check) -> Trust:
         return await check(self)
 
+    @property
+    def cores(self) -> float:
+        return float(HOST.cores)
+
     def capacity(self, variant: Variant) -> int:
         return 1
 

@@ -1,7 +1,7 @@
 """`make audit`: known vulnerabilities of the versions in constraints.txt.
 
 Asks PyPI's advisories (pip-audit) and, where they cannot be reached, an older copy of GitHub's; and the index, which
-versions were yanked. Ends with 1 where something is found that packages.toml does not explain.
+versions were yanked. Looks at the releases of Triton, too (triton.py). Ends with 1 where something is found that packages.toml does not explain.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from deploy.audit import triton
 from deploy.audit.advisories import plain_name, read_wheel
 from deploy.audit.findings import Finding
 from deploy.audit.report import conclude
@@ -38,6 +40,7 @@ def main(constraints: Path, offline: Path) -> int:
         findings = from_copy(offline, pins)
     else:
         print(f"PyPI's advisories were asked about {len(pins)} packages")
+    findings += triton.findings(pins, datetime.now(tz=UTC).date())
     return conclude([*findings, *yanked(ask_index(constraints))], EXPLAINED)
 
 

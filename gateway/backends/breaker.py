@@ -154,6 +154,10 @@ class Breakers:
         kept._of = {name: b for name, b in self._of.items() if name in variants}
         return kept
 
+    def states(self, now_ms: float) -> dict[str, str]:
+        """Return the state of every breaker that was needed so far, by variant."""
+        return {name: b.state(now_ms).value for name, b in self._of.items()}
+
     def failing(self, now_ms: float) -> frozenset[str]:
         """Return the variants that may not be asked now."""
         return frozenset(name for name, b in self._of.items() if not b.allows(now_ms))
@@ -170,6 +174,11 @@ class RetryBudget:
         self._share = share
         self._burst = burst if share else 0.0
         self._saved = self._burst
+
+    @property
+    def left(self) -> tuple[float, float]:
+        """How many retries are left, and how many may be saved up."""
+        return self._saved, self._burst
 
     def pay_in(self) -> None:
         self._saved = min(self._burst, self._saved + self._share)

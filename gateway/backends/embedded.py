@@ -13,7 +13,7 @@ import onnxruntime as ort
 
 from gateway.backends.protocol import Check, key_of, logits_of
 from gateway.catalog import store
-from gateway.catalog.host import usable_cores
+from gateway.catalog.host import usable_cores, usable_cpu
 from gateway.catalog.schema import Precision, Variant
 from gateway.domain import Floats, Inference, Logits, Trust, Windows
 from gateway.errors import BackendError, BackendUnavailable, DeadlineExceeded
@@ -134,6 +134,10 @@ class EmbeddedBackend:
 
     async def checked(self, variant: Variant, check: Check) -> Trust:
         return await check(self)
+
+    @property
+    def cores(self) -> float:
+        return usable_cpu()
 
     def capacity(self, variant: Variant) -> int:
         return 1

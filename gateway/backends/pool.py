@@ -143,6 +143,10 @@ class Replicas:
             outcome = await _outcome(check(replica.backend))
             self._settle(replica, variant, outcome, trust)
 
+    @property
+    def cores(self) -> float:
+        return max(r.backend.cores for r in self.members)
+
     def capacity(self, variant: Variant) -> int:
         return max(1, len(self._able(variant, ())))
 

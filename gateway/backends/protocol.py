@@ -59,6 +59,11 @@ class Backend(Protocol):
         """
         ...
 
+    @property
+    def cores(self) -> float:
+        """CPU of one model server, in cores; below 1 where a quota leaves a part of one."""
+        ...
+
     def capacity(self, variant: Variant) -> int:
         """Return how many servers share the variant's requests now, at least 1."""
         ...

@@ -105,6 +105,11 @@ class SilentCalls:
             return await self._outcome(first)
         return await self._repeat(first, ends_ms - self._clock())
 
+    @property
+    def left(self) -> tuple[float, float]:
+        """How many calls may be repeated now, and at most."""
+        return self._budget.left
+
     def forget(self, model: str) -> None:
         """Treat the model's instances as healthy: they were restarted."""
         self.lost.pop(model, None)

@@ -13,6 +13,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -25,12 +26,14 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 from gateway.backends.external_load import Counted, IdleTimer
 from gateway.backends.protocol import Check, logits_of
 from gateway.backends.silent_calls import Inquiry, SilentCalls
+from gateway.backends.triton_config import with_instances
 from gateway.backends.triton_errors import (
     NO_EXPLICIT_LOAD,
     inference_error,
     lost_instance,
     map_triton_error,
 )
+from gateway.catalog.host import affinity_cores
 from gateway.catalog.schema import Variant
 from gateway.domain import Floats, Inference, Trust, Windows
 from gateway.errors import (
@@ -82,23 +85,28 @@ class TritonBackend:
         engine: str = "",
         channels: int = 2,
         unload_after_ms: float = 0.0,
+        repository: Path | None = None,
+        cores: float | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
         clock: Callable[[], float] = lambda: time.perf_counter() * 1e3,
     ) -> None:
         """`url` is host:port of gRPC; `engine` names what runs inside, if the caller knows.
 
         `unload_after_ms`: a variant on a shared server is unloaded once it has been idle for so long.
+        `credentials`: of TLS; None: it speaks none. `cores`: its CPU, if that is known; None: as many as this process may run on.
+        `repository`: of a server that loads only what it is asked to, with as many instances as variants have.
         """
         self._url = url
         self._engine = engine
-        self._channels = [
-            grpc.aio.insecure_channel(url, options=_CHANNEL_OPTIONS) for _ in range(channels)
-        ]
+        self._channels = [_channel(url, credentials) for _ in range(channels)]
         stubs = [GRPCInferenceServiceStub(channel) for channel in self._channels]
         self._control = stubs[0]
         self._stubs = itertools.cycle(stubs)
         self._counted: Counted | None = None
         self.others_answered: Counter[str] = Counter()  # requests of other workers of this gateway
         self._unload_after_ms = unload_after_ms
+        self._repository = repository
+        self._cores = float(affinity_cores()) if cores is None else cores
         self._idle = IdleTimer(clock)
         self._calls = SilentCalls(lost_instance)
 
@@ -142,6 +150,10 @@ class TritonBackend:
         if await self._is_loaded(variant):
             return
         request = pb.RepositoryModelLoadRequest(model_name=variant.name)
+        if self._repository is not None:
+            config = with_instances(self._repository / variant.name, variant.instances)
+            if config is not None:
+                request.parameters["config"].string_param = config
         try:
             await self._call("RepositoryModelLoad", request, LOAD_TIMEOUT_MS)
         except BackendError as exc:
@@ -195,6 +207,11 @@ class TritonBackend:
         """How many requests an instance left unanswered and another was asked, by model."""
         return self._calls.repeated
 
+    @property
+    def repeats_left(self) -> tuple[float, float]:
+        """How many requests may be repeated now, and at most."""
+        return self._calls.left
+
     async def reload(self, variant: Variant) -> None:
         """Have an explicit server restart all instances of the model; the old ones answer until then.
 
@@ -212,6 +229,10 @@ class TritonBackend:
 
     async def checked(self, variant: Variant, check: Check) -> Trust:
         return await check(self)
+
+    @property
+    def cores(self) -> float:
+        return self._cores
 
     def capacity(self, variant: Variant) -> int:
         return 1
@@ -322,6 +343,12 @@ class TritonBackend:
             return await getattr(self._control, method)(request, timeout=timeout_ms / 1e3)
         except grpc.aio.AioRpcError as exc:
             raise map_triton_error(exc, self._url) from exc
+
+
+def _channel(url: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
+    if credentials is None:
+        return grpc.aio.insecure_channel(url, options=_CHANNEL_OPTIONS)
+    return grpc.aio.secure_channel(url, credentials, options=_CHANNEL_OPTIONS)
 
 
 def infer_request(

@@ -55,6 +55,18 @@ class HttpGateway:
     def variants(self) -> Json:
         return self._fetch("GET", "/v1/variants", None, {})
 
+    def state(self) -> Json:
+        """Raises: InvalidField where the state is not at this address."""
+        try:
+            return self._fetch("GET", "/debug/state", None, {})
+        except AskFailed as exc:
+            if isinstance(exc.__cause__, ApiError) and exc.__cause__.kind == "not-found":
+                raise InvalidField(
+                    f"--url {self._url}: has no /debug/state; with metrics_port set, give that port, e.g."
+                    " --url http://127.0.0.1:9090; without it, the gateway must listen on loopback"
+                ) from exc
+            raise
+
     def _fetch(self, method: str, path: str, body: Json | None, headers: Mapping[str, str]) -> Json:
         try:
             with closing(self._transport()) as transport:

@@ -1,4 +1,4 @@
-"""`bertier`: serve, triton, ask, plan, variants, validate, keys. Parses flags and prints; decides nothing.
+"""`bertier`: serve, triton, ask, plan, variants, state, validate, keys. Parses flags and prints; decides nothing.
 
 Exit code 0: success; 1: failure, with one line on stderr; 2: wrong usage.
 """
@@ -120,6 +120,15 @@ def variants(flags: argparse.Namespace) -> int:
     return 0
 
 
+def state(flags: argparse.Namespace) -> int:
+    reply = _http(flags).state()
+    if flags.json:
+        print(json.dumps(reply))
+    else:
+        tables.show_state(reply)
+    return 0
+
+
 def validate(flags: argparse.Namespace) -> int:
     from gateway.lifecycle.validation import validate as check
 
@@ -154,6 +163,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_plan(commands)
     command = _add(commands, "variants", variants, "show the models that are served")
     _add_source(command)
+    command = _add(commands, "state", state, "show queues, predictions, breakers, budgets, caches")
+    command.add_argument("--url", help=f"a gateway's operations port, or itself ({URL})")
+    command.add_argument("--authority", type=Path, metavar="PEM", help="as for ask")
+    command.add_argument(
+        "--api-key", metavar="KEY", help=f"with the scope metrics; else {CLIENTS_KEY}"
+    )
+    command.add_argument("--json", action="store_true", help="print JSON")
     command = _add(commands, "validate", validate, "check a model repository")
     command.add_argument("repository", nargs="?", type=Path, metavar="REPO")
     keys.add(commands, _add)

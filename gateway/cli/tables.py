@@ -156,3 +156,91 @@ def _table(*columns: str) -> Table:
 def _console() -> Console:
     piped = not sys.stdout.isatty()
     return Console(highlight=False, soft_wrap=piped, width=PIPED_WIDTH if piped else None)
+
+
+STATE_WIDTH = 80
+
+
+def show_state(state: Json) -> None:
+    """Print a gateway's inner state, at 80 columns."""
+    console = Console(width=STATE_WIDTH, highlight=False)
+    process, admission = state["process"], state["admission"]
+    rss = "?" if process["rss_bytes"] is None else f"{process['rss_bytes'] / 2**20:.0f} MiB"
+    lines = [
+        (
+            f"process    pid {process['pid']}, up {process['up_s']:.0f} s, {rss}, {process['open_files']} files,"
+            f" {process['threads']} threads, {process['tasks']} tasks"
+        ),
+        (
+            f"admission  {admission['in_flight']} of {admission['most']} in flight, {admission['waiting']} wait"
+            f" ({admission['expected_wait_ms']:.0f} ms), loop {admission['loop_late_ms']:.1f} ms late"
+        ),
+        f"refusals   {admission['refusals_held']} held back",
+        f"budgets    {_budgets(state['budgets'])}",
+        f"caches     {_caches(state['caches'])}",
+        f"feedback   {state['feedback']['remembered']} of {state['feedback']['most']} answers remembered",
+        (
+            f"shadow     share {state['shadow']['share']:g}, {state['shadow']['waiting']} wait"
+            f"{_evidence(state['shadow']['plans'])}"
+        ),
+        f"decisions  {state['decisions_unwritten']} lines not written yet",
+    ]
+    console.print(*(Text(line) for line in lines), sep="\n")
+    if "queue" not in state:
+        console.print(Text("models     none is served yet"))
+        return
+    _show_models(console, state)
+
+
+def _show_models(console: Console, state: Json) -> None:
+    queue, predictor = state["queue"], state["predictor"]
+    console.print(
+        Text(
+            f"models     {queue['cores']:g} cores, {queue['in_flight']} in flight; {predictor['answers']} answers"
+            f" learned from, {predictor['slowness']:.2f} x the profile"
+        )
+    )
+    table = _table(
+        "variant", "instances", "busy", "windows", "waiting", "others'", "wait ms", "breaker"
+    )
+    for name, line in queue["variants"].items():
+        numbers = [
+            str(line[key]) for key in ("instances", "busy", "windows", "waiting", "external")
+        ]
+        breaker = state["breakers"].get(name, "closed")
+        table.add_row(name, *numbers, f"{line['wait_ms']:.0f}", breaker)
+    console.print(table)
+    if predictor["cells"]:
+        table = _table("variant", "tokens", "answers", "seen / profile", "P95 alone / profile")
+        for cell in predictor["cells"]:
+            numbers = [str(cell["tokens"]), str(cell["answers"])]
+            table.add_row(
+                cell["variant"], *numbers, f"{cell['factor']:.2f}", f"{cell['p95_alone']:.2f}"
+            )
+        console.print(table)
+    for name, why in state["not_served"].items():
+        console.print(Text(f"not served: {name}: {why}"))
+    for name, replica in state["replicas"].items():
+        up = "up" if replica["up"] else "down"
+        out = ", ejected" if replica["ejected"] else ""
+        console.print(Text(f"replica    {name}: {up}{out}, {replica['in_flight']} in flight"))
+
+
+def _budgets(budgets: Json) -> str:
+    return ", ".join(f"{name} {b['left']:g} of {b['most']:g}" for name, b in budgets.items())
+
+
+def _caches(caches: Json) -> str:
+    answers = f"{caches['answers']} answers ({caches['answers_bytes'] / 2**20:.1f} MiB)"
+    return (
+        f"{answers}, words {caches['words_chars']:,} chars, contexts {caches['contexts_chars']:,}"
+    )
+
+
+def _evidence(plans: Json) -> str:
+    """Return what is known against plans: the strongest evidence, log10."""
+    if not plans:
+        return ""
+    name, most = max(plans.items(), key=lambda item: float(item[1]["evidence_log10"]))
+    broken = sum(plan["broken"] for plan in plans.values())
+    return f"; evidence at most 10^{most['evidence_log10']:.1f} ({name}), {broken} broken"

@@ -61,6 +61,7 @@ VALUES = {
     "bertier_http_connections_closed_total.reason": "`slow_head` (request head incomplete in time), `large_head`,"
     " `malformed` (not HTTP), `idle` (no request for a long time), `stalled` (the caller did not read),"
     " `full` (`max_connections`)",
+    "bertier_feedback_total.outcome": "`taken`, `repeated` (the same again), `conflict` (other than before), `unknown` (no such answer)",
     "bertier_key_requests_total.outcome": _words("admitted", "quota"),
     "bertier_reloads_total.result": _words("loaded", "refused"),
     "bertier_model_reloads_total.result": _words("loaded", "failed"),

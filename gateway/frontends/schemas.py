@@ -24,6 +24,7 @@ from gateway.frontends import asked
 from gateway.frontends.asked import Asked, OffsetUnit, PassageText
 from gateway.frontends.slo_headers import MAX_ID_CHARS, MAX_PLAN_TOKENS
 from gateway.qa.codec import MAX_ANSWER_TOKENS
+from gateway.request.feedback import Truth
 from gateway.settings import MAX_PASSAGES, Settings
 from gateway.slo import MAX_LATENCY_MS
 
@@ -214,6 +215,34 @@ class PlanRequestBody(Sent):
         if self.question is None or self.context is None:
             raise InvalidField("question, context: send both, or neither")
         return Question(self.question, self.context)
+
+
+class FeedbackBody(Sent):
+    """Whether an answer was right: the right answers, or a verdict."""
+
+    request_id: str = Field(description="`X-Request-Id` of the response that had the answer.")
+    id: str = Field("", max_length=MAX_ID_CHARS, description="The question's own, if it had one.")
+    answers: list[str] | None = Field(
+        None, description="Right answers; an empty list: the question has none."
+    )
+    right: bool | None = Field(None, description="In place of `answers`: whether it was right.")
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.request_id, self.id
+
+    @property
+    def truth(self) -> Truth:
+        return Truth(None if self.answers is None else tuple(self.answers), self.right)
+
+
+class ScoredBody(ReplyBody):
+    """How the answer scores."""
+
+    plan: str
+    variant: str
+    f1: float = Field(description="By `answers`, the best of them; 1 or 0 by a verdict.")
+    exact: float = Field(description="1: the answer is one of `answers`, by the SQuAD rule.")
 
 
 class PassageRefBody(ReplyBody):

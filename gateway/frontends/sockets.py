@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,15 @@ def reserve_shared(host: str, port: int, setting: str) -> socket.socket:
         holder.close()
         raise _unusable(exc, host, port, setting) from exc
     return holder
+
+
+def is_local(settings: Settings) -> bool:
+    """Say whether HTTP is reached from this host alone."""
+    if settings.uds is not None or settings.host == "localhost":
+        return True
+    with suppress(ValueError):  # another name
+        return ip_address(settings.host).is_loopback
+    return False
 
 
 def bind_unix(path: Path) -> socket.socket:

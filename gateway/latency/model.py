@@ -6,7 +6,7 @@ simulator runs this code unchanged. For one thread.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 from typing import TYPE_CHECKING, NamedTuple
@@ -91,7 +91,7 @@ class LatencyModel:
     def __init__(
         self,
         profiles: Mapping[str, Profile],
-        cores: int,
+        cores: float,
         instances: Mapping[str, int],
         previous: LatencyModel | None = None,
     ) -> None:
@@ -231,9 +231,9 @@ class LatencyModel:
         self._follow()
         return _seen(work, took_ms) if took_ms > work.p95_ms else None
 
-    def resize(self, cores: int, instances: Mapping[str, int]) -> None:
+    def resize(self, cores: float, instances: Mapping[str, int]) -> None:
         """Set the cores of all model servers and the instances of each variant."""
-        self.queue.cores = max(1, cores)
+        self.queue.cores = max(1.0, cores)
         for name in self._profiles:
             self.queue.open(name, instances[name])
         self._known.clear()
@@ -278,6 +278,11 @@ class LatencyModel:
         """Count what other workers began and ended since the last look."""
         if self.others is not None and self.others.follow(self.queue, now_ms):
             self._backlog = None
+
+    def learned(self) -> Iterator[tuple[str, int, Tracked]]:
+        """Yield what was learned of each variant and length that was asked, by its length."""
+        for (variant, bucket), known in sorted(self._known.items()):
+            yield variant, bucket, known.tracked
 
     def _look(self, now_ms: float) -> Backlog:
         self._see_others(now_ms)

@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 
 # A window that ran longer than expected is expected to go on for this share of its work, and of
 # the time by which it is late: a server that stalls empties no queue.
@@ -125,7 +126,7 @@ class Line:
 class Backlog:
     """The work in flight at one moment; lines ordered by the end of their work."""
 
-    cores: int
+    cores: float
     wait_ms: Mapping[str, float]  # lane time until an instance of the variant is free, if not now
     ends: Sequence[float]  # (lines,) lane time at which each is empty
     done_ms: Sequence[float]  # (lines + 1,) work of the first lines
@@ -152,8 +153,9 @@ class Backlog:
 class Queue:
     """All lines of one host."""
 
-    def __init__(self, cores: int) -> None:
-        self.cores = max(1, cores)
+    def __init__(self, cores: float) -> None:
+        """`cores`: CPU time per time, 1.5 where a quota says so."""
+        self.cores = max(1.0, cores)
         self.slowness = 1.0  # time that a unit of profiled work takes
         self.lines: dict[str, Line] = {}
         self.in_flight = 0
@@ -164,7 +166,7 @@ class Queue:
 
     def open(self, variant: str, instances: int) -> None:
         """Add a line, or change how many instances an existing one has."""
-        slots = max(1, min(self.cores, instances))
+        slots = max(1, min(ceil(self.cores), instances))
         self.lines.setdefault(variant, Line(slots)).slots = slots
 
     def add(self, now_ms: float, variant: str, windows: int, window_ms: float) -> Job:

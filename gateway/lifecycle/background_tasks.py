@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from gateway.backends.pool import Replicas
-from gateway.catalog.host import usable_cores
 from gateway.clock import now_ms
 from gateway.domain import Question
 from gateway.errors import BertierError
@@ -55,7 +54,7 @@ class BackgroundTasks:
             return
         if any(replicas.unchecked(serving.catalog.variant(name)) for name in serving.trust):
             await readmit(serving, replicas)
-        serving.latency.resize(*capacity(serving.catalog, replicas, usable_cores()))
+        serving.latency.resize(*capacity(serving.catalog, replicas))
         self._followers.admitted()
 
     async def poll_external_load(self) -> None:

@@ -91,14 +91,14 @@ async def readmit(serving: ServingSet, replicas: Replicas) -> None:
         await replicas.readmit(variant, look.check(variant), trust)
 
 
-def capacity(catalog: Catalog, backend: Backend, cores: int) -> tuple[int, dict[str, int]]:
+def capacity(catalog: Catalog, backend: Backend) -> tuple[float, dict[str, int]]:
     """Return the cores of all model servers together, and the instances of each variant on them.
 
-    Each server is taken to have as many cores as this host.
+    A profile under a quota below one core is that of the quota: such a server is one slow core.
     """
     servers = {v.name: backend.capacity(v) for v in catalog.variants}
     instances = {v.name: v.instances * servers[v.name] for v in catalog.variants}
-    return cores * max(servers.values(), default=1), instances
+    return max(1.0, backend.cores) * max(servers.values(), default=1), instances
 
 
 def _build(
@@ -109,7 +109,7 @@ def _build(
     look: _Look,
 ) -> ServingSet:
     profiles = {name: each.measured.profile for name, each in found.items()}
-    cores, instances = capacity(catalog, look.backend, look.here_is.cores)
+    cores, instances = capacity(catalog, look.backend)
     before = look.previous.latency if look.previous is not None else None
     return ServingSet(
         catalog=catalog,

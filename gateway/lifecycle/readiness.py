@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from gateway.backends.replica import ReplicaState
@@ -91,13 +92,17 @@ def summary(serving: ServingSet) -> str:
     return "; ".join([", ".join(report), *differs, *floors])
 
 
-def catalog_report(serving: ServingSet) -> dict[str, Any]:
-    """Return the catalog as it is served, golden logits left out."""
+def catalog_report(
+    serving: ServingSet, live: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+) -> dict[str, Any]:
+    """Return the catalog as it is served, golden logits left out; `live`: what is known of plans by feedback."""
     return {
         "origin": asdict(serving.catalog.origin),
         "tokenizer_sha256": serving.catalog.tokenizer_sha256,
         "variants": [_variant_report(v, serving) for v in serving.catalog.variants],
-        "plans": [_plan_report(p, serving) for p in serving.catalog.plans],
+        "plans": [
+            _plan_report(p, serving) | {"live": live.get(p.name)} for p in serving.catalog.plans
+        ],
     }
 
 

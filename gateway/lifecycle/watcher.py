@@ -17,7 +17,7 @@ from gateway.backends.pool import Replicas
 from gateway.backends.retry import Retry
 from gateway.catalog import store
 from gateway.catalog.scopes import in_scope
-from gateway.catalog.store import CATALOG
+from gateway.catalog.store import CATALOG, Catalog
 from gateway.clock import now_ms
 from gateway.errors import (
     BackendError,
@@ -50,9 +50,10 @@ class Watcher:
         clock: Callable[[], float] = now_ms,
         healing: Callable[[], Mapping[str, str]] = dict,
         followers: Followers = NOBODY,
+        fit: Callable[[Catalog], Catalog] = lambda catalog: catalog,
     ) -> None:
         """`restarts` returns how often our own model server was restarted; `healing` the variants that are being
-        reloaded, with the reason.
+        reloaded, with the reason; `fit` a catalog with as many instances as there is memory for.
         """
         self.ready = asyncio.Event()  # set once, by the first catalog that can be served
         self._service = service
@@ -62,6 +63,7 @@ class Watcher:
         self._restarts = restarts
         self._healing = healing
         self._followers = followers
+        self._fit = fit
         self._restarts_seen = 0
         self._up = False
         self._seen = ""  # sha256 of the catalog last tried
@@ -160,7 +162,8 @@ class Watcher:
         old = self._service.serving
         try:
             stored = store.parse(raw, self._repository / CATALOG)
-            catalog = in_scope(stored, self._service.settings.floor_scope)
+            scope = self._service.settings.floor_scope
+            catalog = self._fit(in_scope(stored, scope))
             self._retirement.load(catalog.variants)
             new = await prepare(self._repository, catalog, self._backend, old)
             _refuse_worse(new, old)

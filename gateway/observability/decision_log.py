@@ -82,6 +82,10 @@ class DecisionLog:
         self._failing = False
         self._writing = threading.Lock()
 
+    def __len__(self) -> int:
+        """Return how many lines wait to be written."""
+        return len(self._waiting)
+
     def add(self, entry: Entry) -> None:
         """Queue the line of a question that ended."""
         if len(self._waiting) < CAPACITY:

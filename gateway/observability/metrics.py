@@ -23,6 +23,7 @@ from prometheus_client import (
 )
 
 from gateway.domain import STAGES, Cost, SloViolation, Timings
+from gateway.monitoring.prediction_powered import Interval
 from gateway.observability import metrics_declared as declared
 from gateway.observability.metrics_declared import (
     CACHED,
@@ -72,6 +73,7 @@ class Metrics:
         self._declare_models(seconds)
         self._declare_catalog()
         self._declare_certificate_tests()
+        self._declare_feedback()
         self._declare_access()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
@@ -135,6 +137,14 @@ class Metrics:
         self.replica_up = self._gauge(declared.REPLICA_UP)
         self.replica_in_flight = self._gauge(declared.REPLICA_IN_FLIGHT)
         self.replica_ejections = self._counter(declared.REPLICA_EJECTIONS)
+
+    def _declare_feedback(self) -> None:
+        """What callers report of answers."""
+        self.feedback = self._counter(declared.FEEDBACK)
+        self.live_f1 = self._gauge(declared.LIVE_F1)
+        self.live_low_f1 = self._gauge(declared.LIVE_LOW_F1)
+        self.live_high_f1 = self._gauge(declared.LIVE_HIGH_F1)
+        self.live_known = self._gauge(declared.LIVE_KNOWN)
 
     def _declare_access(self) -> None:
         """Connections and API keys."""
@@ -285,6 +295,14 @@ class Metrics:
         """Show whether a variant's confidence is spread as certified."""
         self.confidence_shift.labels(variant).set(log10_e_value)
         self.confidence_shifted.labels(variant).set(shifted)
+
+    def note_live(self, plan: str, n_known: int, f1: Interval | None) -> None:
+        """Show the live F1 of a plan; None: too few outcomes are known."""
+        self.live_known.labels(plan).set(n_known)
+        if f1 is not None:
+            self.live_f1.labels(plan).set(f1.mean)
+            self.live_low_f1.labels(plan).set(f1.low)
+            self.live_high_f1.labels(plan).set(f1.high)
 
     def clear_certificate_tests(self) -> None:
         """Drop what is shown of plans and variants, before that of another catalog is."""

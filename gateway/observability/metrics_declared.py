@@ -220,6 +220,32 @@ REPLICA_EJECTIONS = _counter(
     "How often a model server, or a variant on it, was ejected because it failed.",
     "replica",
 )
+# What callers report of answers.
+FEEDBACK = _counter(
+    "bertier_feedback_total",
+    "Feedback on answers, by what became of it.",
+    "outcome",
+)
+LIVE_F1 = _gauge(
+    "bertier_live_f1",
+    "F1 of the last answers by feedback and scores, at least 20 of them with feedback.",
+    "plan",
+)
+LIVE_LOW_F1 = _gauge(
+    "bertier_live_low_f1",
+    "Lower end of its prediction-powered interval of 95 %.",
+    "plan",
+)
+LIVE_HIGH_F1 = _gauge(
+    "bertier_live_high_f1",
+    "Upper end of that interval.",
+    "plan",
+)
+LIVE_KNOWN = _gauge(
+    "bertier_live_known_answers",
+    "Answers with feedback that this interval counts.",
+    "plan",
+)
 # Connections, API keys and denials.
 CONNECTIONS = _gauge(
     "bertier_http_connections",

@@ -58,6 +58,11 @@ class SpanEncoder:
         """Return the same encoder with windows of another length."""
         return SpanEncoder(self.tokenizer, max_tokens=max_tokens)
 
+    @property
+    def cached_chars(self) -> tuple[int, int]:
+        """Characters of the words, and of the contexts, whose tokens are kept."""
+        return self._words.n_chars, self._contexts.n_chars
+
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of some tokens, in the spelling of the vocabulary."""
         return self.tokenizer.decode([int(i) for i in ids])

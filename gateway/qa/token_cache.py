@@ -77,6 +77,11 @@ class WordMemory:
                 ends.append(at + end)
         return Tokens(ids, begins, ends)
 
+    @property
+    def n_chars(self) -> int:
+        """Characters of the words that are kept."""
+        return self._chars
+
     def _knowing(self, words: Iterable[str]) -> dict[str, Pieces]:
         """Return the cache after adding these words."""
         known = self._known
@@ -177,6 +182,11 @@ class ContextCache:
             if entry.tokens is None:
                 entry.tokens = self._tokenize(text)
             return entry.tokens
+
+    @property
+    def n_chars(self) -> int:
+        """Characters of the contexts that are kept, with those of their entries."""
+        return int(self._entries.currsize)
 
     def _entry(self, text: str) -> _Entry:
         with self._lock:

@@ -109,6 +109,11 @@ class ResponseCache:
             self._keep(key, answered)
         return answered
 
+    @property
+    def holds(self) -> tuple[int, float]:
+        """How many answers are kept, and an upper bound on their memory, bytes."""
+        return (0, 0.0) if self._kept is None else (len(self._kept), float(self._kept.currsize))
+
     def _find(self, key: bytes, serving: ServingSet, control: CacheControl) -> _Kept | None:
         """Return the cached answer, if the caller accepts it and its plan is trusted as before."""
         assert self._kept is not None

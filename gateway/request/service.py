@@ -43,6 +43,7 @@ from gateway.observability.observer import Observer, QuestionRecord
 from gateway.qa import codec
 from gateway.request import long_context
 from gateway.request.cascade import LONG_TEXT_CHARS, Cascade, Job, Outcome, final_violations
+from gateway.request.feedback import Feedback
 from gateway.request.response_cache import ResponseCache
 from gateway.request.shadow import Shadow
 from gateway.routing import policy
@@ -103,6 +104,8 @@ class AnswerService:
         self._responses = ResponseCache(settings, self.observer, clock)
         self.admission = AdmissionControl(settings.max_in_flight, lambda: self.serving, clock)
         self.shadow = Shadow(backend, settings, metrics, clock, draw)
+        self.feedback = Feedback(settings, metrics)
+        self.shadow.on_compared = self.feedback.compared
         self._clock = clock
         self._router = Router(chooser, clock, lambda: self.admission.n_behind)
         self._budget = RetryBudget(settings.retry_share, settings.part_of(RETRY_BURST))
@@ -130,7 +133,9 @@ class AnswerService:
         async def ask() -> Answered:
             return await self._ask(question, slo, serving, arrived_ms)
 
-        return await self._responses.answer(question, slo, serving, arrived_ms, ask)
+        answered = await self._responses.answer(question, slo, serving, arrived_ms, ask)
+        self.feedback.remember(question, answered, serving)
+        return answered
 
     async def _ask(
         self, question: Question, slo: Slo, serving: ServingSet, arrived_ms: float
@@ -260,6 +265,16 @@ class AnswerService:
             routed.candidates,
             job.serving.cost(option.plan, outcome.variant, job.size),
         )
+
+    @property
+    def retries_left(self) -> tuple[float, float]:
+        """How many requests may ask another variant now, and at most."""
+        return self._budget.left
+
+    @property
+    def kept_answers(self) -> tuple[int, float]:
+        """How many answers the response cache has, and an upper bound on their memory, bytes."""
+        return self._responses.holds
 
     def raise_if_full(self, request: SloRequest, frontend: str) -> None:
         """Raise Overloaded where `max_in_flight` is reached; the body of the request is still unread."""

@@ -23,6 +23,7 @@ from gateway.catalog.schema import Plan, Variant
 from gateway.domain import Answer, Logits, Question, Size, Trust, Windows
 from gateway.errors import BackendError, DeadlineExceeded
 from gateway.monitoring.sequential_tests import Comparison, SequentialTests, compare
+from gateway.observability import logs
 from gateway.observability.metrics import Metrics
 from gateway.qa import codec
 from gateway.request.cascade import Job, Outcome
@@ -57,6 +58,7 @@ class Sample:
     plan: Plan
     variant: str  # that answered
     answer: Answer
+    key: tuple[str, str] = ("", "")  # its request's id, and its own
 
 
 def _is_shortened(question: Question) -> bool:
@@ -94,7 +96,12 @@ class Shadow:
         self._draw = draw
         self._waiting: deque[tuple[Sample, float]] = deque()  # and when it is dropped, ms
         self._worker: asyncio.Task[None] | None = None
+        self.on_compared: Callable[[tuple[str, str], Comparison], None] = lambda *_: None
         self._unknown: list[str] = []  # plans without an expected agreement in the catalog
+
+    @property
+    def n_waiting(self) -> int:
+        return len(self._waiting)
 
     def drawn(self) -> bool:
         """Decide on arrival whether a request belongs to the sample."""
@@ -127,7 +134,8 @@ class Shadow:
         self.answered(plan.variants[0], outcome.first, job.question, n_tokens)
         if job.sampled and not outcome.cut:
             variant, answer = outcome.variant, outcome.answer
-            self.offer(Sample(job.question, job.windows, job.serving, plan, variant, answer))
+            key = logs.request_id.get(), job.question.id
+            self.offer(Sample(job.question, job.windows, job.serving, plan, variant, answer, key))
 
     def offer(self, sample: Sample) -> None:
         """Queue an answered sample if it can be compared with the plan's expected agreement."""
@@ -247,6 +255,7 @@ class Shadow:
 
     def _learn(self, sample: Sample, outcome: Comparison) -> None:
         self._count(sample, LABELS[outcome])
+        self.on_compared(sample.key, outcome)
         if self.elsewhere is not None:
             self.elsewhere.compared(sample.plan.name, text_of(sample.question), outcome)
         else:

@@ -87,6 +87,11 @@ class AdmissionControl:
         return len(self._queue)
 
     @property
+    def n_held(self) -> int:
+        """Refusals that are held back."""
+        return self._n_held
+
+    @property
     def n_behind(self) -> int:
         """Return the number of waiting requests that the choice of a plan considers."""
         return self._queue.n_behind

@@ -60,6 +60,7 @@ class TritonOptions:
     grpc_port: int = 8001
     metrics_port: int = 8002
     host: str = "127.0.0.1"
+    load_all: bool = True  # at the start; False: each model is loaded when it is asked for
 
     @property
     def grpc_url(self) -> str:
@@ -207,7 +208,6 @@ def _arguments(installation: TritonInstallation, options: TritonOptions, name: s
         "metrics-address": options.host,
         "metrics-port": options.metrics_port,
         "model-control-mode": "explicit",
-        "load-model": "*",
         # One model that cannot be loaded must not stop the others.
         "exit-on-error": "false",
         "strict-readiness": "false",
@@ -215,6 +215,8 @@ def _arguments(installation: TritonInstallation, options: TritonOptions, name: s
         "allow-gpu-metrics": "false",
         "backend-config": f"python,shm-region-prefix-name={name}-",
     }
+    if options.load_all:
+        settings["load-model"] = "*"
     if options.http_port is None:
         settings["allow-http"] = "false"
     else:

@@ -8,4 +8,9 @@ from gateway.settings import Settings
 
 def count(settings: Settings) -> int:
     """Return how many workers the settings ask for."""
-    return host.allowed_cores() if settings.workers == "auto" else int(settings.workers)
+    return whole(host.usable_cpu()) if settings.workers == "auto" else int(settings.workers)
+
+
+def whole(cpu: float) -> int:
+    """Return the whole ones of some cores, at least one: a part of a core is worth no worker of its own."""
+    return max(1, int(cpu))

@@ -39,6 +39,7 @@ from gateway.serving_set import ServingSet
 from gateway.settings import Settings
 from gateway.shared_memory import SharedMemory, Workers
 from gateway.triton_server.supervisor import check_ports
+from gateway.workers import whole
 from gateway.workers.channel import Handler
 from gateway.workers.child import Child
 from gateway.workers.follower import snapshot
@@ -84,7 +85,7 @@ async def _serve(settings: Settings, metrics: Metrics) -> int:
 
 def _warn_of(settings: Settings) -> None:
     app.warn_of(settings)
-    cores = host.allowed_cores()
+    cores = whole(host.usable_cpu())
     if int(settings.workers) > cores:
         log.warning("%s workers share %d usable cores: more cost more", settings.workers, cores)
 

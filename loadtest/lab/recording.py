@@ -10,7 +10,7 @@ import json
 import lzma
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -65,8 +65,14 @@ class Recording:
         return hashlib.sha256(json.dumps([self.ids, kept]).encode()).hexdigest()[:16]
 
 
-def of_catalog(repository: Path, data: str | None, limit: int | None, folder: Path) -> Recording:
-    """Return the recording of all variants of a repository; asks only what `folder` does not hold.
+def of_catalog(
+    repository: Path,
+    data: str | None,
+    limit: int | None,
+    folder: Path,
+    variants: Collection[str] | None = None,
+) -> Recording:
+    """Return the recording of variants of a repository, by default all; asks only what `folder` does not hold.
 
     Each variant is a file of its own, written when it is whole: a killed run goes on from there.
     Raises: RepositoryError, RecordingError, DataError.
@@ -81,6 +87,7 @@ def of_catalog(repository: Path, data: str | None, limit: int | None, folder: Pa
     said = {
         v.name: _said(repository, v, examples, encoder, folder / key / f"{v.sha256[:16]}.json.xz")
         for v in catalog.variants
+        if variants is None or v.name in variants
     }
     return Recording(data or "shipped sample", tuple(e.id for e in examples), sizes, said)
 

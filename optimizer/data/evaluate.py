@@ -5,10 +5,8 @@ Scores follow the official SQuAD 2.0 rule. Source: Rajpurkar et al. 2018 and its
 
 from __future__ import annotations
 
-import re
-import string
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -21,12 +19,11 @@ from gateway.backends.embedded import open_session, run
 from gateway.catalog.schema import Decoding, Precision, Quality
 from gateway.qa import codec
 from gateway.qa.codec import Reading, SpanEncoder
+from gateway.qa.scoring import normalize, token_f1, tokens_of
 from optimizer.data import clusters
 from optimizer.data.question_sets import Example
 from optimizer.study.progress import Progress
 
-ARTICLES = re.compile(r"\b(a|an|the)\b")
-PUNCTUATION = str.maketrans("", "", string.punctuation)
 WORKERS = 2
 
 
@@ -54,33 +51,18 @@ def _known(value: float) -> float | None:
     return None if value != value else value
 
 
-def normalize(text: str) -> str:
-    """Return an answer normalized as in SQuAD: lower case, no punctuation, no articles."""
-    return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
-
-
 def exact(found: str, golds: Sequence[str]) -> float:
     return max(float(normalize(found) == normalize(gold)) for gold in _golds(golds))
 
 
 def f1(found: str, golds: Sequence[str]) -> float:
     """Return the best token F1 against any gold answer; no golds: unanswerable."""
-    return max(_f1(normalize(found).split(), normalize(gold).split()) for gold in _golds(golds))
+    return max(token_f1(tokens_of(found), tokens_of(gold)) for gold in _golds(golds))
 
 
 def _golds(golds: Sequence[str]) -> Sequence[str]:
     """Return the gold answers that are not empty after normalization; the official rule drops others."""
     return [gold for gold in golds if normalize(gold)] or [""]
-
-
-def _f1(found: Sequence[str], gold: Sequence[str]) -> float:
-    if not found or not gold:
-        return float(found == gold)
-    same = sum((Counter(found) & Counter(gold)).values())
-    if not same:
-        return 0.0
-    precision, recall = same / len(found), same / len(gold)
-    return 2 * precision * recall / (precision + recall)
 
 
 def score(examples: Sequence[Example], answers: Sequence[str]) -> Scores:

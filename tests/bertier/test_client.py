@@ -211,3 +211,38 @@ async def test_what_is_no_ask_is_refused_with_what_is_wanted(
     async with AsyncClient(url_of(gateway)) as client:
         with pytest.raises(TypeError, match=said):
             [found async for found in client.answers(asks)]
+
+
+@both
+async def test_feedback_names_the_answer(url_of: Callable[[Running], str]) -> None:
+    """An answer knows its request; what contradicts an earlier report is refused."""
+    async with live.gateway(feedback_requests=100) as running:
+
+        def report(client: Client) -> tuple[bertier.Scored, bertier.Scored]:
+            answer = client.answer(QUESTION, CONTEXT)
+            first = client.feedback(answer, answers=["Normandy"])
+            with pytest.raises(bertier.InvalidRequest) as refused:
+                client.feedback(answer, right=True)
+            assert refused.value.kind == "feedback-conflict"
+            ask = Ask(QUESTION, CONTEXT, id="7")
+            (listed,) = client.answers([ask])
+            assert isinstance(listed, bertier.Answer)
+            return first, client.feedback(listed.request_id, question_id="7", right=True)
+
+        first, second = await in_thread(url_of(running), report)
+    assert (first.plan, first.f1, second.f1) == ("large", 0.0, 1.0)
+
+
+@both
+async def test_an_event_loop_reports_alike(url_of: Callable[[Running], str]) -> None:
+    """Both clients have the same calls."""
+    async with (
+        live.gateway(feedback_requests=100) as running,
+        AsyncClient(url_of(running), retries=ONCE) as client,
+    ):
+        answer = await client.answer(QUESTION, CONTEXT)
+        assert (await client.feedback(answer, right=False)).f1 == 0.0
+        with pytest.raises(bertier.InvalidRequest, match="no answer of yours"):
+            await client.feedback("unknown", right=True)
+        with pytest.raises(ValueError, match="either"):
+            await client.feedback(answer)

@@ -9,7 +9,7 @@ from zipfile import ZipFile, ZipInfo
 
 import pytest
 
-from deploy.audit import manifests, packages
+from deploy.audit import manifests, packages, triton
 from deploy.audit.advisories import MEMBER, read_wheel
 from deploy.audit.findings import Finding, read_explanations, unexplained
 from deploy.audit.report import conclude
@@ -141,3 +141,38 @@ def test_a_failed_check_and_an_unread_file_are_findings() -> None:
         Finding(("CKV_1",), "cpu.yaml: StatefulSet.bertier.triton", "be careful"),
         Finding(("not-read",), "kubernetes", "1 files cannot be parsed"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("image", "today", "names"),
+    [
+        ("nvcr.io/nvidia/tritonserver:26.09-py3", date(2027, 3, 31), []),
+        ("nvcr.io/nvidia/tritonserver:26.09-py3", date(2027, 4, 2), ["old-pin"]),
+        ("nvcr.io/nvidia/tritonserver:25.06-py3", date(2025, 8, 1), ["CVE-2025-23310"]),
+        ("nvcr.io/nvidia/tritonserver:latest", date(2027, 1, 1), ["unknown-release"]),
+    ],
+)
+def test_a_release_of_triton_is_held_to_its_age_and_its_advisories(
+    image: str, today: date, names: list[str]
+) -> None:
+    """Fixes come with the monthly releases alone, and no database of packages knows them."""
+    text = """
+    [[advisory]]
+    ids = ["CVE-2025-23310", "CVE-2025-23311"]
+    says = "overflows"
+    fixed_in = "25.07"
+    """
+    advisories = triton.read_advisories(text)
+    ((where, release),) = triton.pinned(image, None)
+    found = triton.against(where, release, advisories, today)
+    assert [finding.names[0] for finding in found] == names
+
+
+def test_the_wheel_is_held_to_the_release_in_it() -> None:
+    """Its own version says nothing of the server's."""
+    pins = packages.read_pins((ROOT / "constraints.txt").read_text())
+    found = triton.findings(pins, TODAY)
+    wheel = [finding for finding in found if finding.where == f"{triton.WHEEL}==0.7.0"]
+    assert {"old-pin", "CVE-2025-23310"} <= {name for finding in wheel for name in finding.names}
+    explained = read_explanations(packages.EXPLAINED.read_text())
+    assert unexplained(found, explained, TODAY) == []

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from pathlib import Path
 
 import pytest
 
 from gateway.auth.quota import SharedQuota
-from gateway.catalog import host
 from gateway.clock import now_ms
 from gateway.domain import Size, SloRequest
 from gateway.errors import Overloaded
@@ -182,29 +179,3 @@ def test_a_connection_goes_to_the_ready_worker_with_the_fewest(
     for nth, (state, connections) in enumerate((own, other)):
         memory.slot(nth).state, memory.slot(nth).connections = state, connections
     assert Workers(memory, 0).may_accept() is mine
-
-
-@pytest.mark.parametrize(
-    ("files", "cores"),
-    [
-        ({}, None),
-        ({"cpu.max": "max 100000"}, None),
-        ({"cpu.max": "150000 100000"}, 1),
-        ({"cpu.max": "20000 100000"}, 1),
-        ({"a/cpu.max": "max 100000", "cpu.max": "100000 100000"}, 1),
-        ({"cpu.max": "nonsense"}, None),
-    ],
-)
-def test_auto_is_the_cores_that_affinity_and_quota_allow(
-    files: dict[str, str], cores: int | None, tmp_path: Path
-) -> None:
-    """In a container with a quota the host's cores are not ours."""
-    (tmp_path / "a").mkdir()
-    for name, text in files.items():
-        (tmp_path / name).write_text(text)
-    own = tmp_path / "cgroup"
-    own.write_text("0::/a\n")
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    assert host.allowed_cores(tmp_path, own) == (
-        usable if cores is None else min(cores, usable or 1)
-    )

@@ -32,6 +32,7 @@ from gateway.errors import (
     BertierError,
     ClientGone,
     DeadlineExceeded,
+    FeedbackConflict,
     Forbidden,
     Infeasible,
     InvalidLogits,
@@ -39,6 +40,7 @@ from gateway.errors import (
     Overloaded,
     RepositoryError,
     Unauthenticated,
+    UnknownRequest,
     kind_of,
 )
 from gateway.frontends import slo_headers
@@ -58,6 +60,8 @@ Metadata = tuple[tuple[str, str], ...]
 
 STATUS: Mapping[type[BertierError], grpc.StatusCode] = {
     BadInput: grpc.StatusCode.INVALID_ARGUMENT,
+    UnknownRequest: grpc.StatusCode.NOT_FOUND,
+    FeedbackConflict: grpc.StatusCode.ALREADY_EXISTS,
     UnknownModel: grpc.StatusCode.NOT_FOUND,  # as Triton says it
     Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     Forbidden: grpc.StatusCode.PERMISSION_DENIED,

@@ -1,10 +1,11 @@
-"""The service `bertier.v1.QuestionAnswering`: its messages to our values and back, and its three calls."""
+"""The service `bertier.v1.QuestionAnswering`: its messages to our values and back, and its calls."""
 
 # ruff: noqa: N802  # the protocol names its calls
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from dataclasses import asdict
 from typing import TypeVar
 
 from google.protobuf.message import Message
@@ -28,6 +29,7 @@ from gateway.frontends.grpc.call import (
 from gateway.frontends.grpc.questions import options, to_asked, to_response, with_shared_texts
 from gateway.frontends.slo_headers import MAX_ID_CHARS, MAX_PLAN_TOKENS
 from gateway.proto.bertier.v1 import qa_pb2 as pb
+from gateway.request.feedback import Truth
 from gateway.request.service import PlanReport
 from gateway.routing import explain
 
@@ -36,7 +38,7 @@ SERVICE = pb.DESCRIPTOR.services_by_name["QuestionAnswering"]
 
 
 class QuestionAnswering:
-    """Answer, AnswerStream and Plan."""
+    """Answer, AnswerStream, AnswerMany, Plan and Feedback."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
@@ -80,6 +82,11 @@ class QuestionAnswering:
             context, request, slo_fields(request), self._plan, answers=False
         )
 
+    async def Feedback(
+        self, request: pb.FeedbackRequest | Malformed, context: Context
+    ) -> pb.FeedbackResponse:
+        return await self._calls.run(context, request, {}, self._feedback, answers=False)
+
     async def _one(
         self, request: pb.AnswerRequest, call: Call
     ) -> tuple[pb.AnswerResponse, Mapping[str, str]]:
@@ -93,6 +100,14 @@ class QuestionAnswering:
         slo = call.slo_request(slo_fields(request), None)
         report = await self._service.plan(slo, *_plan_size(request))
         return to_plan(report), {}
+
+    async def _feedback(
+        self, request: pb.FeedbackRequest, _: Call
+    ) -> tuple[pb.FeedbackResponse, Mapping[str, str]]:
+        access.take(1)
+        key = (request.request_id, request.id)
+        scored = await self._service.feedback.report(key, to_truth(request))
+        return pb.FeedbackResponse(**asdict(scored)), {}
 
     async def _answer(self, request: pb.AnswerRequest, call: Call) -> tuple[Asked, Answered]:
         asked = to_asked(request, self._service.settings)
@@ -160,6 +175,13 @@ def to_plan(report: PlanReport) -> pb.PlanResponse:
         max_f1_loss=report.slo.max_f1_loss,
         min_answerable_f1=report.slo.min_answerable_f1,
     )
+
+
+def to_truth(request: pb.FeedbackRequest) -> Truth:
+    """Return what a message says of an answer."""
+    kind = request.WhichOneof("truth")
+    answers = tuple(request.answers.texts) if kind == "answers" else None
+    return Truth(answers, request.right if kind == "right" else None)
 
 
 def _plan_size(request: pb.PlanRequest) -> tuple[Question | None, int | None]:

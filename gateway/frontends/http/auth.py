@@ -11,6 +11,7 @@ from gateway.auth.access import CALLER, Access
 
 OPEN = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")  # for probes
 METRICS = "/metrics"
+DEBUG_STATE = "/debug/state"
 
 
 class AuthMiddleware:
@@ -33,7 +34,7 @@ class AuthMiddleware:
         if scope["method"] == "GET" and scope["path"] in self._pages:
             await self._app(scope, receive, send)
             return
-        wanted = KeyScope.METRICS if scope["path"] == METRICS else KeyScope.ANSWER
+        wanted = KeyScope.METRICS if scope["path"] in (METRICS, DEBUG_STATE) else KeyScope.ANSWER
         CALLER.set(self._access.admit("http", _authorization(scope), wanted))
         await self._app(scope, receive, send)
 

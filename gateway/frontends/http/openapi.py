@@ -19,12 +19,14 @@ from gateway.frontends.oip_bodies import InferBody, InferReplyBody
 from gateway.frontends.problems import KINDS, MEDIA_TYPE
 from gateway.frontends.schemas import (
     AnswerBody,
+    FeedbackBody,
     ItemBody,
     PlanBody,
     PlanRequestBody,
     ProblemBody,
     QuestionBody,
     ReadyBody,
+    ScoredBody,
     SharedQuestionsBody,
 )
 
@@ -37,6 +39,8 @@ MODELS: tuple[type[BaseModel], ...] = (
         PlanRequestBody,
         PlanBody,
         ProblemBody,
+        FeedbackBody,
+        ScoredBody,
     ),
     *(HuggingFaceBody, HuggingFaceAnswer, InferBody, InferReplyBody),
     *(CatalogReport, ReadinessReport, ReadyBody),
@@ -254,6 +258,12 @@ PLAN = operation(
     slo=True,
     optional=True,
     statuses=(400, 408, 413, 415, 422, 429, 503),
+)
+FEEDBACK = operation(
+    "Whether an answer was right",
+    {JSON: ref(FeedbackBody)},
+    {JSON: ref(ScoredBody)},
+    statuses=(400, 404, 408, 409, 413, 415, 422, 429),
 )
 VARIANTS = operation("The catalog as served", gives={JSON: ref(CatalogReport)}, statuses=(503,))
 HEALTHZ = operation("Is the process up?", gives=_ANYTHING)

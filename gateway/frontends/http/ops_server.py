@@ -1,4 +1,4 @@
-"""The ops server: /metrics, /healthz and /readyz on a port of their own, without key or TLS."""
+"""The ops server: /metrics, /debug/state, /healthz and /readyz on a port of their own, without key or TLS."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from gateway.frontends.http import server as http_server
+from gateway.frontends.http.auth import DEBUG_STATE
 from gateway.frontends.http.connections import Limits
 from gateway.frontends.http.middleware import RequestFrame
 from gateway.frontends.http.routes import HttpApi
@@ -33,6 +34,7 @@ async def opened(
     """Answer at this socket for the length of the block."""
     routes = [
         Route("/metrics", api.metrics),
+        Route(DEBUG_STATE, api.debug_state),
         Route("/healthz", api.healthz),
         Route("/readyz", api.readyz),
     ]

@@ -31,7 +31,14 @@ def _of(name: str, *values: type[Any], without: Collection[str] = (), **more: An
 
 
 VariantReport = _of("VariantReport", Variant, VariantState, without=("golden", "golden_tolerance"))
-PlanReport = _of("PlanReport", Plan, served=bool, trust=str | None, evidence=dict[str, Any] | None)
+PlanReport = _of(
+    "PlanReport",
+    Plan,
+    served=bool,
+    trust=str | None,
+    evidence=dict[str, Any] | None,
+    live=dict[str, Any] | None,
+)
 CatalogReport: type[BaseModel] = create_model(
     "CatalogReport",
     __config__=SHAPE,

@@ -24,12 +24,12 @@ from gateway.auth.access import Access
 from gateway.clock import now_ms
 from gateway.domain import Answered, SloRequest
 from gateway.errors import BackendUnavailable, BertierError, InvalidField
-from gateway.frontends import replies, slo_headers
+from gateway.frontends import replies, slo_headers, sockets
 from gateway.frontends import schemas as models
 from gateway.frontends.asked import Asked
 from gateway.frontends.http import cors, huggingface
 from gateway.frontends.http import openapi as http_docs
-from gateway.frontends.http.auth import AuthMiddleware
+from gateway.frontends.http.auth import DEBUG_STATE, AuthMiddleware
 from gateway.frontends.http.batch import Batch
 from gateway.frontends.http.compression import CompressesReplies, InflatesRequests
 from gateway.frontends.http.exposition import Exposition
@@ -44,6 +44,7 @@ from gateway.frontends.http.middleware import (
 from gateway.frontends.http.openapi import JSON
 from gateway.frontends.http.playground import pages
 from gateway.frontends.http.streaming import disconnected, read_body, while_connected
+from gateway.lifecycle.inner_state import inner_state
 from gateway.lifecycle.readiness import Readiness, catalog_report
 from gateway.request.service import AnswerService
 from gateway.settings import Settings
@@ -74,6 +75,10 @@ class HttpApi:
         self._settings = service.settings
         self._readiness = readiness
         self._exposition = Exposition(service)
+
+    @property
+    def settings(self) -> Settings:
+        return self._settings
 
     @property
     def watched_elsewhere(self) -> bool:
@@ -135,7 +140,15 @@ class HttpApi:
     async def variants(self, _: Request) -> Response:
         if self._service.serving is None:
             raise BackendUnavailable("no catalog is loaded yet; see /readyz")
-        return Response(to_json(catalog_report(self._service.serving)), media_type=JSON)
+        serving = self._service.serving
+        report = catalog_report(serving, self._service.feedback.live(serving))
+        return Response(to_json(report), media_type=JSON)
+
+    async def feedback(self, request: Request) -> Response:
+        access.take(1)
+        body = models.read(models.FeedbackBody, await self._body(request))
+        scored = await self._service.feedback.report(body.key, body.truth)
+        return Response(to_json(scored), media_type=JSON)
 
     async def healthz(self, _: Request) -> Response:
         return JSONResponse({"status": "ok", "version": VERSION})
@@ -145,6 +158,9 @@ class HttpApi:
         status = 200 if readiness.ready else 503
         body = {"ready": readiness.ready} if access.lacks_key() else readiness
         return Response(to_json(body), status_code=status, media_type=JSON)
+
+    async def debug_state(self, _: Request) -> Response:
+        return Response(to_json(inner_state(self._service)), media_type=JSON)
 
     async def metrics(self, request: Request) -> Response:
         names = request.query_params.getlist("name[]")
@@ -239,11 +255,14 @@ def _add_routes(app: FastAPI, api: HttpApi, *, guarded: bool) -> None:
         add("POST", path, api.huggingface, **http_docs.HUGGINGFACE)
     add("POST", "/v1/answers", api.answers, **http_docs.ANSWERS)
     add("POST", "/v1/plan", api.plan, **http_docs.PLAN)
+    add("POST", "/v1/feedback", api.feedback, **http_docs.FEEDBACK)
     add("GET", "/v1/variants", api.variants, **http_docs.VARIANTS)
     add("GET", "/healthz", api.healthz, **http_docs.HEALTHZ)
     add("GET", "/readyz", api.readyz, **http_docs.READYZ)
     if not api.watched_elsewhere:
         add("GET", "/metrics", api.metrics, **http_docs.METRICS)
+        if sockets.is_local(api.settings):
+            add("GET", DEBUG_STATE, api.debug_state, include_in_schema=False)
     add("GET", "/openapi.json", openapi, include_in_schema=False)
 
 

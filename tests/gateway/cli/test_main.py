@@ -280,3 +280,20 @@ def test_the_version_is_printed(capsys: Capture) -> None:
         main.main(["--version"])
     assert caught.value.code == 0
     assert capsys.readouterr().out.startswith("bertier ")
+
+
+async def test_state_shows_a_gateway_s_inner_state(gateway: Running, capsys: Capture) -> None:
+    """The person on call has a shell, and no dashboard for every number."""
+    assert await run("state", "--url", f"http://{gateway.http_url}") == 0
+    printed = capsys.readouterr().out
+    assert "admission  0 of 1024 in flight" in printed
+    assert "large" in printed
+    assert await run("state", "--url", f"http://{gateway.http_url}", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["queue"]["in_flight"] == 0
+
+
+async def test_state_says_where_it_is(capsys: Capture) -> None:
+    """With a port for operations the other one has no state."""
+    async with live.gateway(metrics_port=9999) as running:
+        assert await run("state", "--url", f"http://{running.http_url}") == 1
+    assert "metrics_port" in error_line(capsys)

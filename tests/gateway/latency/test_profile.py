@@ -88,3 +88,27 @@ async def test_a_profile_of_this_host_is_believed_beside_requests() -> None:
     found = await profile.profile(VARIANT, SAMPLE, backend, HOST, lambda: True)
     assert found.profile is VARIANT.profile
     assert not found.undisturbed
+
+
+async def test_a_slow_host_is_profiled_in_fewer_runs() -> None:
+    """Half a core and a large model would otherwise take minutes until the gateway is ready."""
+    backend = TimedBackend(repeat(800.0))
+    found = await profile.profile(VARIANT, SAMPLE, backend, ELSEWHERE)
+    assert found.undisturbed
+    assert len(backend.lengths) == 4 * (1 + profile.FEWEST_RUNS)
+
+
+@pytest.mark.parametrize(
+    ("cores", "times_ms", "found_ms"),
+    [
+        (2.0, [20, 20, 20, 70], 20),  # the rest of a host is no quota
+        (0.5, [20, 20, 70, 20, 20, 70, 20, 70], 38.75),  # 50 of every 100 ms: two and a half runs
+        (0.5, [20, 20, 900, 20], 40),  # another program, too: never more than the share explains
+        (0.5, [180, 190, 180, 170], 180),  # long runs are throttled themselves
+    ],
+)
+def test_under_a_quota_the_time_that_lasts_counts(
+    cores: float, times_ms: list[float], found_ms: float
+) -> None:
+    """A burst of two fast runs predicts nothing of the third."""
+    assert profile.sustained_ms(times_ms, cores) == pytest.approx(found_ms)

@@ -14,8 +14,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from gateway.domain import Logits
 from gateway.qa import codec
 from gateway.qa.codec import SpanEncoder
+from gateway.qa.scoring import normalize
 from optimizer.data import question_sets
-from optimizer.data.evaluate import normalize
 from optimizer.data.question_sets import Example, Feature
 from optimizer.models import student
 from optimizer.models.bert import IGNORE

@@ -6,6 +6,36 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class FeedbackRequest(_message.Message):
+    __slots__ = ("request_id", "id", "answers", "right")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    RIGHT_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    id: str
+    answers: RightAnswers
+    right: bool
+    def __init__(self, request_id: _Optional[str] = ..., id: _Optional[str] = ..., answers: _Optional[_Union[RightAnswers, _Mapping]] = ..., right: _Optional[bool] = ...) -> None: ...
+
+class RightAnswers(_message.Message):
+    __slots__ = ("texts",)
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
+    texts: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, texts: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class FeedbackResponse(_message.Message):
+    __slots__ = ("plan", "variant", "f1", "exact")
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    VARIANT_FIELD_NUMBER: _ClassVar[int]
+    F1_FIELD_NUMBER: _ClassVar[int]
+    EXACT_FIELD_NUMBER: _ClassVar[int]
+    plan: str
+    variant: str
+    f1: float
+    exact: float
+    def __init__(self, plan: _Optional[str] = ..., variant: _Optional[str] = ..., f1: _Optional[float] = ..., exact: _Optional[float] = ...) -> None: ...
+
 class AnswerRequest(_message.Message):
     __slots__ = ("question", "context", "id", "top_k", "slo", "contexts", "max_answer_tokens", "min_score", "max_no_answer_probability", "offset_unit", "sentence")
     QUESTION_FIELD_NUMBER: _ClassVar[int]

@@ -54,6 +54,11 @@ class QuestionAnsweringStub:
                 request_serializer=gateway_dot_proto_dot_bertier_dot_v1_dot_qa__pb2.PlanRequest.SerializeToString,
                 response_deserializer=gateway_dot_proto_dot_bertier_dot_v1_dot_qa__pb2.PlanResponse.FromString,
                 _registered_method=True)
+        self.Feedback = channel.unary_unary(
+                '/bertier.v1.QuestionAnswering/Feedback',
+                request_serializer=gateway_dot_proto_dot_bertier_dot_v1_dot_qa__pb2.FeedbackRequest.SerializeToString,
+                response_deserializer=gateway_dot_proto_dot_bertier_dot_v1_dot_qa__pb2.FeedbackResponse.FromString,
+                _registered_method=True)
 
 
 class QuestionAnsweringServicer:
@@ -87,6 +92,13 @@ class QuestionAnsweringServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Feedback(self, request, context):
+        """Reports whether an answer was right, where the gateway takes feedback.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_QuestionAnsweringServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -109,6 +121,11 @@ def add_QuestionAnsweringServicer_to_server(servicer, server):
                     servicer.Plan,
                     request_deserializer=gateway_dot_proto_dot_bertier_dot_v1_dot_qa__pb2.PlanRequest.FromString,
                     response_serializer=gateway_dot_proto_dot_bertier_dot_v1_dot_qa__pb2.PlanResponse.SerializeToString,
+            ),
+            'Feedback': grpc.unary_unary_rpc_method_handler(
+                    servicer.Feedback,
+                    request_deserializer=gateway_dot_proto_dot_bertier_dot_v1_dot_qa__pb2.FeedbackRequest.FromString,
+                    response_serializer=gateway_dot_proto_dot_bertier_dot_v1_dot_qa__pb2.FeedbackResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -219,6 +236,33 @@ class QuestionAnswering:
             '/bertier.v1.QuestionAnswering/Plan',
             gateway_dot_proto_dot_bertier_dot_v1_dot_qa__pb2.PlanRequest.SerializeToString,
             gateway_dot_proto_dot_bertier_dot_v1_dot_qa__pb2.PlanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Feedback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bertier.v1.QuestionAnswering/Feedback',
+            gateway_dot_proto_dot_bertier_dot_v1_dot_qa__pb2.FeedbackRequest.SerializeToString,
+            gateway_dot_proto_dot_bertier_dot_v1_dot_qa__pb2.FeedbackResponse.FromString,
             options,
             channel_credentials,
             insecure,

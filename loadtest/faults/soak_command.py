@@ -1,0 +1,201 @@
+"""`bertier-loadtest soak`: hours of steady load with switches, killed model processes and long papers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from bertier import ApiError, Client, Overloaded, Retries
+from gateway.catalog.store import CATALOG
+from gateway.triton_server.model_processes import STUB
+from loadtest.faults import soak
+from loadtest.faults.soak import Asked, Sample, Verdict
+from loadtest.sample import questions
+from loadtest.stack import Stack, fresh_stack, hardware
+from optimizer.data.question_sets import Example
+
+CALLERS = 4
+EVERY_S = 2.0  # between samples
+EVENTS = 6  # of each kind in a run
+LONG_SHARE = 0.02
+PAPER_CHARS = 20_000
+SETTLE_S = 15.0  # until background work of the last requests is over
+SETTINGS = {"BERTIER_CACHE_BYTES": "20000000", "BERTIER_FEEDBACK_REQUESTS": "1000"}
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to `bertier-loadtest`."""
+    text = "steady load with catalog switches, killed model processes and long papers: what leaks?"
+    command = commands.add_parser("soak", help=text, description=text)
+    command.add_argument("--model-repository", type=Path, default=Path("model_repository"))
+    command.add_argument("--minutes", type=float, default=60.0)
+    command.add_argument("--rate", type=float, default=4.0, help="requests/s in all")
+    command.add_argument("--backend", choices=("triton", "embedded"), default="triton")
+    command.add_argument("--seed", type=int, default=1)
+    command.set_defaults(run=_soak)
+
+
+def _soak(args: argparse.Namespace) -> tuple[bool, dict[str, Any]]:
+    with tempfile.TemporaryDirectory(prefix="bertier-soak-") as folder:
+        repository = Path(folder) / "models"
+        shutil.copytree(args.model_repository, repository)
+        with _settings(), fresh_stack(repository, "--backend", args.backend) as stack:
+            run = Run(stack, repository, args.minutes * 60, args.rate, args.seed)
+            found = run.play()
+    _show(found, run)
+    return all(v.holds for v in found), {
+        "minutes": args.minutes,
+        "backend": args.backend,
+        "requests": len(run.asked),
+        "switches": run.switches,
+        "killed": run.killed,
+        "host": hardware(),
+        "verdicts": [asdict(v) for v in found],
+        "samples": [asdict(s) for s in run.samples],
+    }
+
+
+class Run:
+    """One soak: load in threads, events and samples in this one."""
+
+    def __init__(
+        self, stack: Stack, repository: Path, length_s: float, rate: float, seed: int
+    ) -> None:
+        self._stack, self._repository = stack, repository
+        self._length_s, self._rate = length_s, rate
+        self._random = random.Random(seed)
+        self._examples = questions(None, 500)
+        self._began = time.monotonic()
+        self.asked: list[Asked] = []
+        self.samples: list[Sample] = []
+        self.switches = self.killed = 0
+
+    def play(self) -> list[Verdict]:
+        self._ask_once()  # what is made at the first request is no leak
+        before = self._sample()
+        self._began = time.monotonic()
+        callers = [threading.Thread(target=self._call, args=(n,)) for n in range(CALLERS)]
+        for caller in callers:
+            caller.start()
+        self._watch()
+        for caller in callers:
+            caller.join()
+        return soak.verdicts(self.samples, self.asked, before, self._idle())
+
+    @property
+    def _now_s(self) -> float:
+        return time.monotonic() - self._began
+
+    def _watch(self) -> None:
+        """Sample until the end, and let something happen in between, a switch and a kill in turns."""
+        due = [self._length_s * (i + 1) / (2 * EVENTS + 1) for i in range(2 * EVENTS)]
+        while self._now_s < self._length_s:
+            self.samples.append(self._sample())
+            if due and self._now_s >= due[0]:
+                due.pop(0)
+                self._switch() if len(due) % 2 else self._kill()
+            time.sleep(EVERY_S)
+
+    def _call(self, number: int) -> None:
+        rng = random.Random(self._random.random() + number)
+        with Client(self._stack.http_url, retries=Retries(attempts=1)) as client:
+            while self._now_s < self._length_s:
+                time.sleep(rng.expovariate(self._rate / CALLERS))
+                self._ask(client, rng)
+
+    def _ask(self, client: Client, rng: random.Random) -> None:
+        example: Example = rng.choice(self._examples)
+        long = rng.random() < LONG_SHARE
+        context = self._paper(rng) if long else example.context
+        at_s = self._now_s
+        try:
+            answer = client.answer(
+                example.question, context, slo_class="batch" if long else "standard"
+            )
+            outcome = "met" if answer.slo.met else "violated"
+        except Overloaded:
+            outcome = "refused"
+        except ApiError as exc:
+            outcome = exc.kind
+        self.asked.append(Asked(at_s, outcome))
+
+    def _paper(self, rng: random.Random) -> str:
+        parts: list[str] = []
+        while sum(map(len, parts)) < PAPER_CHARS:
+            parts.append(rng.choice(self._examples).context)
+        return "\n".join(parts)
+
+    def _ask_once(self) -> None:
+        with Client(self._stack.http_url) as client:
+            client.answer(self._examples[0].question, self._examples[0].context)
+        time.sleep(1.0)  # the connection is closed
+
+    def _switch(self) -> None:
+        """Publish the same models as another catalog."""
+        path = self._repository / CATALOG
+        catalog = json.loads(path.read_text("utf-8"))
+        self.switches += 1
+        catalog["origin"]["study"] = f"soak {self.switches}"
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(catalog), "utf-8")
+        os.replace(part, path)
+
+    def _kill(self) -> None:
+        """Kill a model process of Triton; with the models in the gateway there is none."""
+        family = psutil.Process(self._stack.pid).children(recursive=True)
+        with suppress(psutil.NoSuchProcess):
+            stubs = [p for p in family if STUB in " ".join(p.cmdline())]
+            if stubs:
+                self._random.choice(stubs).kill()
+                self.killed += 1
+
+    def _idle(self) -> Sample:
+        """Return the first sample without work in flight, or the last one tried."""
+        ends = time.monotonic() + SETTLE_S
+        while (sample := self._sample()).busy and time.monotonic() < ends:
+            time.sleep(0.5)
+        time.sleep(1.0)
+        return self._sample() if not sample.busy else sample
+
+    def _sample(self) -> Sample:
+        with urllib.request.urlopen(f"{self._stack.http_url}/debug/state", timeout=30) as reply:
+            return Sample.of(self._now_s, json.load(reply))
+
+
+@contextmanager
+def _settings() -> Iterator[None]:
+    """Run the block with the settings of the gateway in the environment."""
+    before = {name: os.environ.get(name) for name in SETTINGS}
+    os.environ.update(SETTINGS)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _show(found: list[Verdict], run: Run) -> None:
+    table = Table("what", "seen", "allowed", "holds")
+    for each in found:
+        table.add_row(each.what, each.seen, each.allowed, "yes" if each.holds else "NO")
+    Console().print(table)
+    print(
+        f"{len(run.asked)} requests, {run.switches} switches of the catalog, {run.killed} model processes"
+        f" killed, on {hardware()}"
+    )

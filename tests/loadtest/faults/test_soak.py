@@ -1,0 +1,58 @@
+"""The verdicts of a soak: what counts as a leak."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from loadtest.faults.soak import Asked, Sample, Verdict, verdicts
+
+IDLE = Sample(0, 100_000_000, 20, 5, 0)
+STEADY = [replace(IDLE, at_s=float(t), busy=3) for t in range(100)]
+ALL_MET = [Asked(float(t), "met") for t in range(100)]
+
+
+def judged(**changes: object) -> dict[str, Verdict]:
+    given = {"samples": STEADY, "asked": ALL_MET, "before": IDLE, "after": IDLE} | changes
+    return {v.what: v for v in verdicts(**given)}  # type: ignore[arg-type]  # by name
+
+
+def test_a_steady_run_holds() -> None:
+    """Nothing grew, nothing is left."""
+    assert all(v.holds for v in judged().values())
+
+
+@pytest.mark.parametrize(
+    ("broken", "changes"),
+    [
+        (
+            "memory after warm-up",
+            {"samples": [replace(s, rss_bytes=int(1e8 + 2e4 * s.at_s)) for s in STEADY]},
+        ),
+        ("open files, idle", {"after": replace(IDLE, open_files=21)}),
+        ("tasks, idle", {"after": replace(IDLE, tasks=6)}),
+        ("work left in flight", {"after": replace(IDLE, busy=1)}),
+        ("requests that failed", {"asked": [*ALL_MET, Asked(5.0, "internal")]}),
+        (
+            "SLO met, by quarter",
+            {"asked": [replace(a, outcome="violated") if a.at_s > 75 else a for a in ALL_MET]},
+        ),
+    ],
+)
+def test_each_kind_of_leak_is_found(broken: str, changes: dict[str, object]) -> None:
+    """A verdict that holds whatever happens is none."""
+    found = judged(**changes)
+    assert [what for what, v in found.items() if not v.holds] == [broken]
+
+
+def test_growth_before_the_warm_up_is_no_leak() -> None:
+    """Caches fill."""
+    samples = [replace(s, rss_bytes=int(1e8 * min(1.0, 0.5 + s.at_s / 50))) for s in STEADY]
+    assert judged(samples=samples)["memory after warm-up"].holds
+
+
+def test_too_short_a_run_is_not_judged() -> None:
+    """It would hold for nothing."""
+    with pytest.raises(ValueError, match="run longer"):
+        judged(samples=STEADY[:3])
