@@ -103,7 +103,7 @@ async def _typical_ms(
     """Return the lower quartile of some runs, and whether they were undisturbed."""
     padded = filled(sample, bucket)
     await backend.infer(variant, padded, BUDGET_MS)
-    undisturbed_ms, all_ms = [], []
+    undisturbed_ms, all_ms = list[float](), list[float]()
     for _ in range(runs):
         if len(all_ms) >= FEWEST_RUNS and len(all_ms) * min(all_ms) > ENOUGH_MS:
             break  # else a slow host would start in minutes

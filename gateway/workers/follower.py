@@ -13,7 +13,6 @@ from typing import Any
 from gateway.app import Models
 from gateway.backends.pool import Replicas
 from gateway.catalog import store
-from gateway.catalog.host import usable_cores
 from gateway.clock import now_ms
 from gateway.errors import BackendUnavailable, RepositoryError
 from gateway.latency.model import LatencyModel
@@ -221,7 +220,7 @@ class Follower:
             for variant in variants:
                 replica.admit(variant)
         if serving is not None:
-            serving.latency.resize(*capacity(serving.catalog, backend, usable_cores()))
+            serving.latency.resize(*capacity(serving.catalog, backend))
 
     async def _trip(self, variant: str) -> None:
         """Open the breaker of a variant that has no instance left."""

@@ -33,7 +33,7 @@ class Published:
     profiles: Mapping[str, Profile]
     problems: Mapping[str, str]
     under_load: frozenset[str]
-    cores: int
+    cores: float
     instances: Mapping[str, int]
     checked: bool  # the models were just checked: breakers close
     tests: Found

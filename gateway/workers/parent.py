@@ -22,7 +22,6 @@ from gateway.auth import tls as certificates
 from gateway.auth.access import Access
 from gateway.backends.pool import Replicas
 from gateway.catalog import host
-from gateway.catalog.host import usable_cores
 from gateway.clock import now_ms
 from gateway.errors import BertierError
 from gateway.frontends import sockets
@@ -231,7 +230,7 @@ class Parent(Followers):
         while now - self._kept[0][0] > self._kept_ms and len(self._kept) > 1:
             self._kept.popleft()
         serving.latency.others = self._others
-        cores, instances = capacity(serving.catalog, self._service.backend, usable_cores())
+        cores, instances = capacity(serving.catalog, self._service.backend)
         self._published = Published(
             number=self._published.number + 1 if self._published else 1,
             catalog=serving.catalog,
