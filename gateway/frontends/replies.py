@@ -113,7 +113,11 @@ def plan_body(report: PlanReport) -> bytes:
 
 def explanations(answers: Sequence[Answered]) -> dict[str, str]:
     """Return the decisions of all items as JSON, for a parameter of an Open Inference response."""
-    explained = [_explain(answered).model_dump() for answered in answers if answered.slo.explain]
+    explained = [
+        _explain(answered).model_dump(exclude_unset=True)
+        for answered in answers
+        if answered.slo.explain
+    ]
     return {"slo_explanation": to_json(explained).decode()} if explained else {}
 
 
@@ -150,6 +154,7 @@ def _explain(answered: Answered) -> ExplainBody:
         reason=answered.decision.reason,
         quantile=quantile_for(answered.slo.policy),
         spent_ms=round(slo_headers.spent_before_routing_ms(answered.timings), 3),
+        **({} if answered.served_by is None else {"catalog": answered.served_by.value}),
         options=_options(answered.candidates, answered.option),
     )
 

@@ -44,6 +44,7 @@ from gateway.qa import codec, own_threshold
 from gateway.request import cost, long_context
 from gateway.request.cascade import LONG_TEXT_CHARS, Cascade, Job, Outcome, final_violations
 from gateway.request.response_cache import ResponseCache
+from gateway.request.rollout import Rollout
 from gateway.request.shadow import Shadow
 from gateway.routing import policy
 from gateway.routing.admission_control import AdmissionControl, Refused
@@ -102,6 +103,7 @@ class AnswerService:
         self._responses = ResponseCache(settings, self.observer, clock)
         self.admission = AdmissionControl(settings.max_in_flight, lambda: self.serving, clock)
         self.shadow = Shadow(backend, settings, metrics, clock, draw)
+        self.rollout = Rollout(self.shadow, settings, metrics, clock)
         self._clock = clock
         self._router = Router(chooser, clock, lambda: self.admission.n_behind)
         self._budget = RetryBudget(settings.retry_share)
@@ -124,16 +126,25 @@ class AnswerService:
         if admission is None:
             async with self.admitted(request, frontend) as admission:
                 return await self.answer(question, request, arrived_ms, admission=admission)
-        slo, serving = self._current(request, admission)
+        slo, current = self._current(request, admission)
 
-        async def ask() -> Answered:
-            return await self._ask(question, slo, serving, arrived_ms)
+        async def ask(serving: ServingSet) -> Answered:
+            async def anew() -> Answered:
+                return await self._ask(question, slo, serving, arrived_ms, current)
 
-        return await self._responses.answer(question, slo, serving, arrived_ms, ask)
+            return await self._responses.answer(question, slo, serving, arrived_ms, anew)
+
+        return await self.rollout.answer(question, slo, current, arrived_ms, ask)
 
     async def _ask(
-        self, question: Question, slo: Slo, serving: ServingSet, arrived_ms: float
+        self,
+        question: Question,
+        slo: Slo,
+        serving: ServingSet,
+        arrived_ms: float,
+        current: ServingSet,
     ) -> Answered:
+        """Answer from `serving`: the current set, or the candidate that is tried beside it."""
         with self.observer.question(question, slo, arrived_ms) as record:
             async with self._deadline(slo, arrived_ms):
                 job = await self._encode(question, slo, serving, arrived_ms)
@@ -146,7 +157,9 @@ class AnswerService:
                 except BackendError as failed:
                     option, routed = self._choose_another(job, option, failed, record)
                     outcome = await self._cascade.answer(job, option)
-                self.shadow.watch(job, outcome, option.plan)
+                if serving is current:  # what is certified of it is tested, not of a candidate
+                    self.shadow.watch(job, outcome, option.plan)
+                self.rollout.watch(job, outcome, routed.decision, current, self._again)
                 record.answered = answered = self._answered(job, outcome, option, routed)
                 return answered
 
@@ -245,6 +258,19 @@ class AnswerService:
         log.warning("%s; asking %s instead", failed, second.plan.name)
         return second, routed
 
+    async def _again(self, job: Job, serving: ServingSet) -> tuple[Decision, Outcome]:
+        """Answer a job once more, from another set and as if it arrived now; nobody waits for it.
+
+        Raises: Infeasible, Overloaded, BackendError, DeadlineExceeded.
+        """
+        now = self._clock()
+        job = replace(job, serving=serving, arrived_ms=now, began_ms=now, encoded_ms=now)
+        routed = self._router.route(job.slo, serving, job.size, 0.0)
+        if routed.decision.option is None:
+            raise refusal(routed.decision, job.slo, routed.options, 0.0)
+        async with self._deadline(job.slo, now):
+            return routed.decision, await self._cascade.answer(job, routed.decision.option)
+
     def _answered(self, job: Job, outcome: Outcome, option: Option, routed: Routed) -> Answered:
         timings = replace(outcome.timings, total=self._clock() - job.arrived_ms)
         late = timings.total > job.slo.latency_ms
@@ -259,6 +285,11 @@ class AnswerService:
             routed.candidates,
             cost.of_answer(job.serving, option.plan, outcome.variant, job.size),
         )
+
+    def candidates(self) -> tuple[ServingSet, ...]:
+        """Return the candidate set that is tried beside the current one, if there is one."""
+        running = self.rollout.running
+        return () if running is None else (running.serving,)
 
     def raise_if_full(self, request: SloRequest, frontend: str) -> None:
         """Raise Overloaded where `max_in_flight` is reached; the body of the request is still unread."""
@@ -307,10 +338,11 @@ class AnswerService:
 
     def _resolve(self, request: SloRequest, serving: ServingSet) -> Slo:
         settings, variant = self.settings, request.variant
-        known = [v.name for v in serving.catalog.variants]
+        sets = (serving, *self.candidates())
+        known = dict.fromkeys(v.name for each in sets for v in each.catalog.variants)
         if variant is not None and variant not in known:
-            raise UnknownVariant(variant, known)
-        if variant is not None and variant not in serving.trust:
+            raise UnknownVariant(variant, list(known))
+        if variant is not None and not any(variant in each.trust for each in sets):
             raise BackendUnavailable(f"{variant}: not served at present; see /readyz")
         best = serving.catalog.best_floor
         return resolve(request, settings.classes, settings.default_class, best)
