@@ -78,7 +78,7 @@ class RateTest:
         if current is None or new is None:
             return False
         self._open = (Seen(), Seen())
-        self._worse.add(new - current - self._tolerance)
+        self._worse.add((new - current - self._tolerance) / (1 + self._tolerance))  # at least -1
         self._no_worse.add(self._margin - (new - current))
         return True
 

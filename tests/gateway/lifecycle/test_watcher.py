@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,14 +41,16 @@ from tests.fakes import (
 class House:
     """A repository, a fake model server, and the watcher between them."""
 
-    def __init__(self, repository: Path, backend: FakeBackend | None = None) -> None:
+    def __init__(
+        self, repository: Path, backend: FakeBackend | None = None, **settings: Any
+    ) -> None:
         shutil.copy(TOKENIZER, repository)
         self.repository = repository
         self.backend = backend or FakeBackend()
         self.restarts = 0
         self.now_ms = 0.0
-        settings = Settings(model_repository=repository)
-        self.service = AnswerService(self.backend, settings, Metrics())
+        given = Settings(model_repository=repository, **settings)
+        self.service = AnswerService(self.backend, given, Metrics())
         self.watcher = Watcher(self.service, lambda: self.restarts, lambda: self.now_ms)
 
     def publish(self, catalog: Catalog) -> None:
