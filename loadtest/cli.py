@@ -28,7 +28,13 @@ from loadtest.faults import overload
 from loadtest.lab import commands as lab
 from loadtest.locust import command as locust_command
 from loadtest.peers import command as peers
-from loadtest.quality import agreement, coverage_command, drift_command, slo_table
+from loadtest.quality import (
+    agreement,
+    coverage_command,
+    drift_command,
+    rollout_command,
+    slo_table,
+)
 from loadtest.quality.agreement import Comparison
 from loadtest.sample import questions
 from loadtest.stack import fresh_stack, hardware
@@ -91,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     coverage_command.register(commands)
     observing.register(commands)
     drift_command.register(commands)
+    rollout_command.register(commands)
     lab.register(commands)
     overload.register(commands)
     auth.register(commands)

@@ -95,7 +95,8 @@ class Candidates:
         """Try the candidate if it is sound; else refuse it until it changes, or the reason passes."""
         self._end()
         digest = hashlib.sha256(raw).hexdigest()
-        known, self._against = digest == self._seen, current.catalog
+        self._decided = self._decided if digest == self._seen else None
+        self._against = current.catalog
         try:
             found = disk.parse(raw, self._repository)
             self._check(found, current)
@@ -109,7 +110,6 @@ class Candidates:
             return
         self._seen, self._refused, self._may_pass, self._unwritten = digest, None, False, ""
         self._retry.worked()
-        self._decided = self._decided if known else None
         self._run(found, serving)
 
     def _run(self, found: Candidate, serving: ServingSet) -> None:

@@ -85,12 +85,12 @@ class RateTest:
     @property
     def worse(self) -> float:
         """The e-value that the candidate's rate is higher."""
-        return float(self._worse.capital)
+        return self._worse.capital
 
     @property
     def no_worse(self) -> float:
         """The e-value that it is not higher by the margin."""
-        return float(self._no_worse.capital)
+        return self._no_worse.capital
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
-from math import log10
+from math import log1p, log10
 
 import numpy as np
 import numpy.typing as npt
@@ -87,27 +87,23 @@ class DifferenceTest:
     reserve. Sources: as of BettingTest.
     """
 
-    def __init__(self, streams: tuple[int, ...] = ()) -> None:
-        """`streams`: of how many streams at once; none: of one, `capital` is a single number."""
+    def __init__(self) -> None:
         self._n = 0
-        self._staked = np.full((*streams, len(BETS)), (1 - RESERVED) / len(BETS))
+        self._staked = [(1 - RESERVED) / len(BETS)] * len(BETS)
+        self._reserve = RESERVED
 
-    def add(self, x: npt.ArrayLike) -> None:  # (...)
-        """Take the next number of each stream."""
-        reserve = self._reserve
-        self._n += 1
-        stake = (reserve - self._reserve) / len(BETS)
-        won = 1.0 + np.asarray(x, dtype=float)[..., None] * np.array(BETS)
-        self._staked = np.minimum((self._staked + stake) * won, MOST)
+    def add(self, x: float) -> None:
+        """Take the next number. In plain floats: it runs between requests, and six of them are no array."""
+        before, self._n = self._reserve, self._n + 1
+        self._reserve = RESERVED / (1.0 + log1p(self._n / SPENT_EARLY))
+        stake = (before - self._reserve) / len(BETS)
+        bets = zip(self._staked, BETS, strict=True)
+        self._staked = [min((staked + stake) * (1.0 + bet * x), MOST) for staked, bet in bets]
 
     @property
-    def capital(self) -> Array:  # (...)
+    def capital(self) -> float:
         """The capital of the gambler: the e-value, 1 at first."""
-        return np.asarray(self._staked.sum(axis=-1) + self._reserve)
-
-    @property
-    def _reserve(self) -> float:
-        return RESERVED * float(_reserve(np.asarray(self._n)))
+        return sum(self._staked) + self._reserve
 
 
 def _reserve(n: Array) -> Array:
