@@ -21,6 +21,7 @@ from gateway.clock import now_ms
 from gateway.domain import Answered, Decision, Question, SetName, Slo, SloViolation
 from gateway.errors import (
     BackendError,
+    BackendUnavailable,
     BadInput,
     BertierError,
     DeadlineExceeded,
@@ -107,6 +108,8 @@ class Rollout:
         """
         running = self.running
         if running is None:
+            if slo.variant is not None and slo.variant not in current.trust:
+                raise BackendUnavailable(f"{slo.variant}: not served any more; see /readyz")
             return await ask(current)
         name = self._set_for(running, question, slo, current)
         try:

@@ -149,7 +149,7 @@ class AnswerService:
             async with self._deadline(slo, arrived_ms):
                 job = await self._encode(question, slo, serving, arrived_ms)
                 job, routed = self._route(job, record)
-                option = await self._accept(job, routed)
+                option = await self._accept(job, routed, final=serving is current)
                 try:
                     outcome = await self._cascade.answer(job, option)
                 except ModelCrashed:  # this input would end another model, too
@@ -223,15 +223,15 @@ class AnswerService:
         record.decisions.append(routed.decision)
         return job.first(routed.size.n_windows), routed
 
-    async def _accept(self, job: Job, routed: Routed) -> Option:
-        """Return the chosen option, or raise the refusal."""
+    async def _accept(self, job: Job, routed: Routed, *, final: bool) -> Option:
+        """Return the chosen option, or raise the refusal; `final`: no other set answers then."""
         decision, slo = routed.decision, job.slo
         if decision.option is not None:
             self._budget.pay_in()
             return decision.option
         spent_ms = self._clock() - job.arrived_ms
         error = refusal(decision, slo, routed.options, spent_ms)
-        if isinstance(error, Overloaded):
+        if final and isinstance(error, Overloaded):
             await self.admission.hold_back(slo, spent_ms, error)
         raise error
 
@@ -311,6 +311,8 @@ class AnswerService:
         """
         serving = self._serving()
         slo = self._resolve(request, serving)
+        if slo.variant is not None and slo.variant not in serving.trust:
+            serving = next(s for s in self.candidates() if slo.variant in s.trust)
         whole = await self._size(serving, question, n_tokens)
         waits_ms = self.admission.expected_wait_ms(slo, self._clock())
         size, options, decision, candidates = self._router.fit(

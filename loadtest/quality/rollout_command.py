@@ -26,7 +26,7 @@ from loadtest.sample import questions
 from loadtest.stack import Stack, hardware
 from optimizer.data.question_sets import Example
 
-SERVED_SHARE, SERVED_RATE, SERVED_S = 0.5, 12.0, 120.0
+SERVED_SHARE, SERVED_S = 0.5, 120.0
 SERVED_VARIABLES = {"BERTIER_CANDIDATE_MARGIN": "0.2", "BERTIER_CATALOG_POLL_MS": "300"}
 
 
@@ -109,7 +109,7 @@ def _served(source: Path) -> tuple[bool, dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="bertier-rollout-") as name:
         folder = Path(name)
         with rollout_served.gateway_on(source, folder, variables=SERVED_VARIABLES) as stack:
-            trials = asyncio.run(both(stack, folder, catalog, examples, SERVED_RATE, SERVED_S))
+            trials = asyncio.run(both(stack, folder, catalog, examples, SERVED_S))
     table = Table(*("candidate", "result", "requests", "of the candidate", "lost", "s", "reason"))
     for each in trials:
         cells = (each.result, each.requests, each.of_candidate, each.lost, f"{each.seconds:.0f}")
@@ -127,7 +127,6 @@ async def both(
     folder: Path,
     catalog: Catalog,
     examples: Sequence[Example],
-    rate: float,
     most_s: float,
 ) -> list[Trial]:
     """Return how an equal candidate ended, and one that is worse than it claims."""
@@ -135,7 +134,7 @@ async def both(
     worse = rollout_served.boasting(catalog, "minilm-2", 0.45)
     terms = Terms(share=SERVED_SHARE, promote_after=50)
     return [
-        await rollout_served.tried(stack, folder, name, each, terms, examples, rate, most_s)
+        await rollout_served.tried(stack, folder, name, each, terms, examples, most_s)
         for name, each in (
             ("equal: the same models without minilm-4", equal),
             ("worse: minilm-2 with a false floor", worse),

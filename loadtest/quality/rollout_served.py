@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import shutil
 import time
 from collections import Counter
@@ -25,6 +26,7 @@ SERVED = ("minilm-2", "minilm-4", "minilm-6")
 MIN_F1 = "0.35"  # the floor of minilm-6, the largest of SERVED
 PATIENT_MS = "10000"
 POLL_S = 0.1
+CALLERS, PAUSE_S = 3, 0.1  # pauses leave room for comparisons
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +85,9 @@ async def tried(
     catalog: Catalog,
     terms: Terms,
     examples: Sequence[Example],
-    rate: float,
     most_s: float,
 ) -> Trial:
-    """Ask at a steady rate until the candidate has ended or the time is up."""
+    """Let a few callers ask one question after the other until the candidate has ended or the time is up."""
     async with aiohttp.ClientSession(stack.http_url) as client:
         candidate.write(folder, catalog, terms)
         await _until(client, lambda found: bool(found and found["tried"]), most_s)
@@ -94,25 +95,34 @@ async def tried(
         ended = asyncio.create_task(
             _until(client, lambda found: bool(found and found["decided"]), most_s)
         )
-        asking: list[asyncio.Task[None]] = []
-        while not ended.done():
-            example = examples[len(asking) % len(examples)]
-            asking.append(asyncio.create_task(_ask(client, example, found)))
-            await asyncio.sleep(1 / rate)
-        await asyncio.gather(*asking)
+        questions = itertools.cycle(examples)
+        async with asyncio.TaskGroup() as callers:
+            for _ in range(CALLERS):
+                callers.create_task(_call(client, questions, found, ended))
         told = ended.result() or {}
     decided = told.get("decided") or ""
     result = decided.partition(":")[0] or "open"
     return Trial(
         name,
         result,
-        len(asking),
+        found.total(),
         found["candidate"],
         found["lost"],
         time.monotonic() - began,
         decided,
         found,
     )
+
+
+async def _call(
+    client: aiohttp.ClientSession,
+    questions: Iterator[Example],
+    found: Counter[str],
+    ended: asyncio.Task[Any],
+) -> None:
+    while not ended.done():
+        await _ask(client, next(questions), found)
+        await asyncio.sleep(PAUSE_S)
 
 
 async def _ask(client: aiohttp.ClientSession, example: Example, found: Counter[str]) -> None:

@@ -15,7 +15,7 @@ from gateway.auth import access
 from gateway.auth.access import Caller
 from gateway.clock import now_ms
 from gateway.domain import Answered, Question, SetName, SloRequest
-from gateway.errors import BackendError, BadInput, UnknownVariant
+from gateway.errors import BackendError, BackendUnavailable, BadInput, UnknownVariant
 from gateway.latency.model import LatencyModel
 from gateway.monitoring.rollout_tests import Chances, Rate, RolloutTests, Verdict
 from gateway.observability import logs
@@ -150,6 +150,39 @@ async def test_a_pin_of_a_current_variant_is_not_touched() -> None:
     with pytest.raises(UnknownVariant):
         await ask(service, "pinned", SloRequest(variant="none"))
     assert running_in(service).tests.rates[Rate.SLO].candidate.n == 0  # pins are no sample
+
+
+async def test_a_pin_of_a_candidate_that_has_just_ended_is_unavailable() -> None:
+    """It was admitted a moment before; a fault of ours in its place would be a 500."""
+    service = service_with()
+    slo = SloRequest(variant="new")
+    async with service.admitted(slo, "http") as admission:
+        service.rollout.running = None
+        with pytest.raises(BackendUnavailable, match="new: not served any more"):
+            await service.answer(ASKED, slo, now_ms(), admission=admission)
+
+
+async def test_a_plan_may_pin_a_candidates_variant() -> None:
+    """It says what an answer would be, by the same catalog."""
+    report = await service_with().plan(SloRequest(variant="new"))
+    assert report.decision.option is not None
+    assert report.decision.option.plan.name == "new"
+
+
+async def test_a_refusal_of_the_candidate_is_not_held_back() -> None:
+    """The current set would begin when half of the time is gone."""
+    service = service_with(share=1.0)
+    running = running_in(service)
+    slow = make_variant("new", 100_000, sha256="1" * 64)  # no deadline is long enough
+    candidate = serving_set(make_catalog([slow], [0.6]))
+    running.serving = candidate
+    answered = await ask(service, "request")
+    assert answered.served_by is SetName.CURRENT
+    assert (
+        answered.timings.total < 500
+    )  # a held-back refusal ends shortly before the deadline of 1,000 ms
+    assert running.tests.rates[Rate.SLO].candidate.bad == 1
+    assert running.tests.rates[Rate.ERRORS].candidate.bad == 0
 
 
 async def test_without_a_candidate_no_answer_names_a_catalog() -> None:
