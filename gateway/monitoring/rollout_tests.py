@@ -69,10 +69,10 @@ class RateTest:
         self._open = (Seen(), Seen())
         self._worse, self._no_worse = DifferenceTest(), DifferenceTest()
 
-    def add(self, *, candidate: bool, bad: bool) -> bool:
-        """Take an outcome; return whether it made a pair."""
+    def add(self, *, candidate: bool, bad: int, n: int = 1) -> bool:
+        """Take n outcomes, so many of them bad; return whether they made a pair."""
         for seen in (self.candidate if candidate else self.current, self._open[candidate]):
-            seen.n += 1
+            seen.n += n
             seen.bad += bad
         current, new = (seen.rate for seen in self._open)
         if current is None or new is None:
@@ -121,9 +121,9 @@ class RolloutTests:
         """The e-value at which a rate is shown to be no worse: all must be, so each may spend delta."""
         return 1 / self.chances.delta
 
-    def add(self, rate: Rate, *, candidate: bool, bad: bool) -> bool:
-        """Take an outcome; return whether the verdict falls with it."""
-        paired = self.rates[rate].add(candidate=candidate, bad=bad)
+    def add(self, rate: Rate, *, candidate: bool, bad: int, n: int = 1) -> bool:
+        """Take n outcomes, so many of them bad; return whether the verdict falls with them."""
+        paired = self.rates[rate].add(candidate=candidate, bad=bad, n=n)
         if not paired or self.verdict is not Verdict.OPEN:
             return False
         if self.rates[rate].worse >= self.alarm:

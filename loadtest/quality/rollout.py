@@ -1,4 +1,4 @@
-"""When is a candidate catalog withdrawn or promoted? Simulated requests through the gateway's own tests.
+"""When is a candidate catalog withdrawn or promoted? Simulated requests through the gateway's own tests. Pure.
 
 Each request falls to the candidate with a fixed chance, and ends badly by the rates of the set that answers it. Where
 load comes in waves, both sets meet the same waves; where callers with a key differ, each stays with one set.
@@ -6,7 +6,7 @@ load comes in waves, both sets meet the same waves; where callers with a key dif
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,6 @@ from gateway.monitoring.rollout_tests import Chances, Rate, RolloutTests, Verdic
 
 Rates = Mapping[Rate, tuple[float, float]]  # of bad outcomes: current, candidate
 BASE: Rates = {Rate.SLO: (0.05, 0.05), Rate.ERRORS: (0.002, 0.002), Rate.DISAGREEMENT: (0.25, 0.25)}
-BLOCK = 1_000  # requests drawn at a time
 WAVE = 500  # requests of a wave of load, and as many without
 CALLERS = 20
 
@@ -60,49 +59,46 @@ def ended(
     scenario: Scenario, share: float, most: int, chances: Chances, seed: int, compared: float = 0.5
 ) -> Ended:
     """Return how one stream ends, at the latest after `most` requests of the candidate."""
-    tests, n_candidate = RolloutTests(chances), 0
-    for candidate, bad, is_compared in _requests(scenario, share, seed, compared):
-        n_candidate += candidate
-        for rate, each in zip(Rate, bad, strict=True):
-            if rate is Rate.DISAGREEMENT and not is_compared:
-                continue
-            if tests.add(rate, candidate=candidate, bad=each):
-                return Ended(tests.verdict, n_candidate)
-        if n_candidate >= most:
-            break
-    return Ended(Verdict.OPEN, n_candidate)
+    tests = RolloutTests(chances)
+    for i, outcomes in enumerate(_outcomes(scenario, share, most, seed, compared)):
+        for rate, (n_current, bad_current, n_new, bad_new) in zip(Rate, outcomes, strict=True):
+            for candidate, n, bad in ((False, n_current, bad_current), (True, n_new, bad_new)):
+                if n and tests.add(rate, candidate=candidate, bad=bad, n=n):
+                    return Ended(tests.verdict, i + 1)
+    return Ended(Verdict.OPEN, most)
 
 
-def _requests(
-    scenario: Scenario, share: float, seed: int, compared: float
-) -> Iterator[tuple[bool, list[bool], bool]]:
-    """Yield for ever: is it the candidate's, what is bad of it, is its answer compared."""
+Outcomes = tuple[
+    int, int, int, int
+]  # how many and how many bad: of the current set, of the candidate
+
+
+def _outcomes(
+    scenario: Scenario, share: float, most: int, seed: int, compared: float
+) -> Iterator[tuple[Outcomes, ...]]:
+    """Yield for each request of the candidate and the current set's since the last: outcomes by rate."""
     rng = np.random.default_rng(seed)
-    rates = np.array([scenario.rates[rate] for rate in Rate])  # (rates, sets)
-    chosen = _choice(scenario, share, rng)
+    between = rng.geometric(share, most) - 1  # (most,) requests of the current set
     fair = min(1.0, share / (1 - share)) if share < 1 else 1.0  # as many comparisons of both
-    first = 0
-    while True:
-        candidate, extra = chosen(BLOCK)
-        at = rates[:, candidate.astype(int)].T  # (BLOCK, rates)
-        at[:, 0] += extra + scenario.waves * ((first + np.arange(BLOCK)) // WAVE % 2)
-        bad = rng.random(at.shape) < at
-        draws = rng.random(BLOCK) < compared * np.where(candidate, 1.0, fair)
-        yield from zip(candidate.tolist(), bad.tolist(), draws.tolist(), strict=True)
-        first += BLOCK
+    in_wave = np.cumsum(between + 1) // WAVE % 2 * scenario.waves
+    more = _more_of_callers(scenario, share, rng)
+    columns = []
+    for rate in Rate:
+        extra = in_wave if rate is Rate.SLO else np.zeros(most)
+        more_here = more if rate is Rate.SLO else (0.0, 0.0)
+        p = [scenario.rates[rate][of] + extra + more_here[of] for of in (0, 1)]
+        chance = (compared * fair, compared) if rate is Rate.DISAGREEMENT else (1.0, 1.0)
+        n = [rng.binomial(between, chance[0]), rng.binomial(1, chance[1], most)]
+        bad = [rng.binomial(n[of], np.clip(p[of], 0, 1)) for of in (0, 1)]
+        columns.append(np.stack([n[0], bad[0], n[1], bad[1]], axis=1).tolist())  # (most, 4)
+    for row in zip(*columns, strict=True):
+        yield tuple((a, b, c, d) for a, b, c, d in row)
 
 
-def _choice(
+def _more_of_callers(
     scenario: Scenario, share: float, rng: np.random.Generator
-) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
-    """Return what draws the candidate's requests, and how much likelier their callers break an SLO."""
-    if not scenario.by_caller:
-        return lambda n: (rng.random(n) < share, np.zeros(n))
-    mine = np.arange(CALLERS) < max(1, round(share * CALLERS))
+) -> tuple[float, float]:
+    """Return how much likelier the callers of each set break an SLO: who is the candidate's is drawn once."""
     extra = scenario.by_caller * rng.random(CALLERS)
-
-    def by_caller(n: int) -> tuple[np.ndarray, np.ndarray]:
-        caller = rng.integers(0, CALLERS, n)
-        return mine[caller], extra[caller]
-
-    return by_caller
+    n_new = max(1, round(share * CALLERS))
+    return float(extra[n_new:].mean()), float(extra[:n_new].mean())

@@ -22,7 +22,7 @@ from gateway.catalog.store import Catalog
 from loadtest.stack import Stack, fresh_stack
 from optimizer.data.question_sets import Example
 
-SERVED = ("minilm-2", "minilm-4", "minilm-6")
+SERVED = ("minilm-2", "minilm-6")
 MIN_F1 = "0.35"  # the floor of minilm-6, the largest of SERVED
 PATIENT_MS = "10000"
 POLL_S = 0.1

@@ -29,7 +29,7 @@ def test_candidates_end_by_themselves(tmp_path: Path, examples: list[Example]) -
     assert (equal.lost, worse.lost) == (0, 0)
     assert equal.of_candidate >= 50
     assert worse.of_candidate > 0
-    assert {v.name for v in store.read(tmp_path).variants} == {"minilm-2", "minilm-6"}
+    assert {v.name for v in store.read(tmp_path).variants} == {"minilm-6"}
     assert not (tmp_path / CANDIDATE).exists()
     (aside,) = tmp_path.glob("catalog.withdrawn-*.json")
     assert "disagreement" in json.loads(aside.read_text())["rollout"]["withdrawn"]
