@@ -234,6 +234,8 @@ class Rollout:
     async def _work(self, again: Again) -> None:
         while self._waiting:
             running, sample, until_ms = self._waiting.popleft()
+            if running is not self.running:  # it has ended meanwhile
+                continue
             name = self._name_of(running, sample.job)
             try:
                 if running.shadow:
@@ -243,9 +245,7 @@ class Rollout:
             except (BackendError, DeadlineExceeded) as exc:
                 log.info("no comparison: %s", exc)
                 self._count(name, "failed")
-            except (
-                Exception
-            ):  # a request that was answered well must not end the comparison of others
+            except Exception:  # the comparison of others goes on
                 log.exception("a comparison broke")
                 self._count(name, "failed")
 
