@@ -150,11 +150,13 @@ def _slo_fields(slo: Slo) -> dict[str, Any]:
 
 
 def _explain(answered: Answered) -> ExplainBody:
+    served_by = answered.served_by
+    tried: dict[str, Any] = {} if served_by is None else {"catalog": served_by.value}
     return ExplainBody(
         reason=answered.decision.reason,
         quantile=quantile_for(answered.slo.policy),
         spent_ms=round(slo_headers.spent_before_routing_ms(answered.timings), 3),
-        **({} if answered.served_by is None else {"catalog": answered.served_by.value}),
+        **tried,
         options=_options(answered.candidates, answered.option),
     )
 

@@ -23,6 +23,8 @@ from gateway.observability.metrics import Metrics
 from gateway.request.rollout import Running
 from gateway.request.service import AnswerService
 from gateway.settings import Settings
+from tests.asgi import ASKED as HTTP_ASKED
+from tests.asgi import post
 from tests.fakes import (
     CONTEXT,
     HOST,
@@ -285,3 +287,16 @@ async def test_kept_answers_are_each_catalogs_own() -> None:
     assert all(a.age_ms is not None for a in found)
     rates = running_in(service).tests.rates[Rate.SLO]
     assert rates.candidate.n + rates.current.n == 2  # one question, one SLO: asked once of each
+
+
+async def test_the_answer_says_which_catalog_it_is_from() -> None:
+    """In a header and in the explanation; without a candidate neither is there."""
+    service = service_with(share=1.0)
+    headers = {"SLO-Min-F1": "0.4", "SLO-Explain": "1"}
+    reply = await post(service, json=HTTP_ASKED, headers=headers)
+    assert reply.headers["SLO-Catalog"] == "candidate"
+    assert reply.json()["explain"]["catalog"] == "candidate"
+    service.rollout.running = None
+    reply = await post(service, json=HTTP_ASKED, headers=headers)
+    assert "SLO-Catalog" not in reply.headers
+    assert "catalog" not in reply.json()["explain"]
