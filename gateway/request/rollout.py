@@ -275,10 +275,13 @@ class Rollout:
     async def _compare(
         self, running: Running, name: SetName, sample: _Sample, outcome: Outcome, until_ms: float
     ) -> None:
-        """Compare an answer with that of the largest current variant, which is not asked for its own."""
+        """Compare an answer with that of the largest current variant, which is not asked for its own.
+
+        That too waits for room: else under load a set would be judged by the answers of that variant alone.
+        """
         reference = sample.current.catalog.variant(sample.current.largest)
         of = running.serving if name is SetName.CANDIDATE else sample.current
-        found: Comparison | None = Comparison.SAME
+        found: Comparison | None = None
         if of.catalog.variant(outcome.variant).sha256 != reference.sha256:
             found = await self._shadow.compared(
                 sample.current,
@@ -288,6 +291,8 @@ class Rollout:
                 outcome.answer,
                 until_ms,
             )
+        elif await self._shadow.room(sample.current, until_ms):
+            found = Comparison.SAME
         if found is None:
             self._count(name, "dropped")
             return

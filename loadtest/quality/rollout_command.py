@@ -27,7 +27,11 @@ from loadtest.stack import Stack, hardware
 from optimizer.data.question_sets import Example
 
 SERVED_SHARE, SERVED_S = 0.5, 120.0
-SERVED_VARIABLES = {"BERTIER_CANDIDATE_MARGIN": "0.2", "BERTIER_CATALOG_POLL_MS": "300"}
+SERVED_VARIABLES = {  # for a verdict in seconds
+    "BERTIER_CANDIDATE_MARGIN": "0.5",
+    "BERTIER_CANDIDATE_COMPARED": "1",
+    "BERTIER_CATALOG_POLL_MS": "300",
+}
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -26,7 +26,7 @@ SERVED = ("minilm-2", "minilm-6")
 MIN_F1 = "0.35"  # the floor of minilm-6, the largest of SERVED
 PATIENT_MS = "10000"
 POLL_S = 0.1
-CALLERS, PAUSE_S = 3, 0.1  # pauses leave room for comparisons
+PAUSE_S = 0.05  # between two requests: room for comparisons
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ async def tried(
     examples: Sequence[Example],
     most_s: float,
 ) -> Trial:
-    """Let a few callers ask one question after the other until the candidate has ended or the time is up."""
+    """Ask one question after the other until the candidate has ended or the time is up."""
     async with aiohttp.ClientSession(stack.http_url) as client:
         candidate.write(folder, catalog, terms)
         await _until(client, lambda found: bool(found and found["tried"]), most_s)
@@ -96,9 +96,9 @@ async def tried(
             _until(client, lambda found: bool(found and found["decided"]), most_s)
         )
         questions = itertools.cycle(examples)
-        async with asyncio.TaskGroup() as callers:
-            for _ in range(CALLERS):
-                callers.create_task(_call(client, questions, found, ended))
+        while not ended.done():
+            await _ask(client, next(questions), found)
+            await asyncio.sleep(PAUSE_S)
         told = ended.result() or {}
     decided = told.get("decided") or ""
     result = decided.partition(":")[0] or "open"
@@ -112,17 +112,6 @@ async def tried(
         decided,
         found,
     )
-
-
-async def _call(
-    client: aiohttp.ClientSession,
-    questions: Iterator[Example],
-    found: Counter[str],
-    ended: asyncio.Task[Any],
-) -> None:
-    while not ended.done():
-        await _ask(client, next(questions), found)
-        await asyncio.sleep(PAUSE_S)
 
 
 async def _ask(client: aiohttp.ClientSession, example: Example, found: Counter[str]) -> None:

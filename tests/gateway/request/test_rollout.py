@@ -14,7 +14,7 @@ from gateway.api_keys import ApiKey
 from gateway.auth import access
 from gateway.auth.access import Caller
 from gateway.clock import now_ms
-from gateway.domain import Answered, Question, SetName, SloRequest
+from gateway.domain import Answered, Question, SetName, Size, SloRequest
 from gateway.errors import BackendError, BackendUnavailable, BadInput, UnknownVariant
 from gateway.latency.model import LatencyModel
 from gateway.monitoring.rollout_tests import Chances, Rate, RolloutTests, Verdict
@@ -22,6 +22,7 @@ from gateway.observability import logs
 from gateway.observability.metrics import Metrics
 from gateway.request.rollout import Running
 from gateway.request.service import AnswerService
+from gateway.request.shadow import DEADLINE_MS
 from gateway.settings import Settings
 from tests.asgi import ASKED as HTTP_ASKED
 from tests.asgi import post
@@ -260,6 +261,28 @@ async def test_answers_of_both_are_compared_with_the_largest() -> None:
     sample = service.metrics.registry.get_sample_value
     labels = {"catalog": "current", "outcome": "agreed"}
     assert sample("bertier_rollout_compared_total", labels)
+
+
+async def test_without_room_no_answer_is_compared() -> None:
+    """Nor one of the largest variant, which need not be asked: its set alone would look good under load."""
+    now = [0.0]
+    service = service_with(share=0.5, candidate_compared=1.0, clock=lambda: now[0])
+    assert service.serving is not None
+    other = service.serving.latency.begin("small", Size(128, 1), 0.0)
+    for i in range(8):
+        await ask(service, f"request {i}", SloRequest(min_f1=0.65))
+    now[0] += 2 * DEADLINE_MS
+    await service.rollout.idle()
+    service.serving.latency.leave(other, now[0])
+    compared = running_in(service).tests.rates[Rate.DISAGREEMENT]
+    assert compared.current.n == compared.candidate.n == 0
+    dropped = [
+        service.metrics.registry.get_sample_value(
+            "bertier_rollout_compared_total", {"catalog": name, "outcome": "dropped"}
+        )
+        for name in SetName
+    ]
+    assert sum(n or 0 for n in dropped) == 8
 
 
 async def test_in_shadow_no_caller_gets_the_candidates_answer() -> None:
