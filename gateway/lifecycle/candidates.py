@@ -206,7 +206,8 @@ class Candidates:
             self._unwritten = str(exc)
             self._decided = f"{result}, but not on disk ({exc}): {reason}"
             return
-        log.warning("candidate %s: %s: %s", running.sha256[:12], result, reason)
+        level = logging.WARNING if result == "withdrawn" else logging.INFO
+        log.log(level, "candidate %s: %s: %s", running.sha256[:12], result, reason)
         self._decided = f"{result}: {reason}"
         self._service.metrics.rollouts.labels(result).inc()
         self._gone()

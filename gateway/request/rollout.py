@@ -215,9 +215,9 @@ class Rollout:
         if name is SetName.CANDIDATE:
             self._metrics.note_rollout_evidence(rate, *running.tests.evidence_of(rate))
         if fell:
-            log.warning(
-                "candidate catalog: %s: %s", running.tests.verdict.value, running.tests.reason
-            )
+            level = logging.WARNING if running.worse else logging.INFO
+            verdict = running.tests.verdict.value
+            log.log(level, "candidate catalog: %s: %s", verdict, running.tests.reason)
 
     def _name_of(self, running: Running, job: Job) -> SetName:
         ours = job.serving.catalog is running.serving.catalog  # the set may have been checked again
