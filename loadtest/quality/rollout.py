@@ -28,6 +28,11 @@ class Scenario:
     waves: float = 0.0  # more broken SLOs of both, every other `WAVE` requests
     by_caller: float = 0.0  # how much callers differ in broken SLOs, each staying with one set
 
+    @property
+    def counts_false_alarms(self) -> bool:
+        """Whether the sets are equal and drawn as the tests assume."""
+        return self.rates is BASE and not self.by_caller
+
 
 @dataclass(frozen=True, slots=True)
 class Ended:
