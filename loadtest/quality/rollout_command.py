@@ -53,13 +53,16 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     command.add_argument(
         "--served", action="store_true", help="try candidates in a real gateway in place of that"
     )
+    command.add_argument(
+        "--backend", choices=("triton", "embedded"), default="triton", help="with --served"
+    )
     command.add_argument("--model-repository", type=Path, default=Path("model_repository"))
     command.set_defaults(run=_rollout)
 
 
 def _rollout(args: argparse.Namespace) -> tuple[bool, dict[str, Any]]:
     if args.served:
-        return _served(args.model_repository)
+        return _served(args.model_repository, args.backend)
     given = Settings.model_fields
     chances = Chances(
         given["candidate_delta"].default,
@@ -114,13 +117,15 @@ def _told(quantiles: tuple[int, int] | None) -> str:
     return "" if quantiles is None else f"{quantiles[0]} ({quantiles[1]})"
 
 
-def _served(source: Path) -> tuple[bool, dict[str, Any]]:
+def _served(source: Path, backend: str) -> tuple[bool, dict[str, Any]]:
     """Try an equal candidate, then one that claims a floor it does not keep, in a real gateway."""
     examples = questions(None, 200)
     catalog = store.read(source)
     with tempfile.TemporaryDirectory(prefix="bertier-rollout-") as name:
         folder = Path(name)
-        with rollout_served.gateway_on(source, folder, variables=SERVED_VARIABLES) as stack:
+        with rollout_served.gateway_on(
+            source, folder, "--backend", backend, variables=SERVED_VARIABLES
+        ) as stack:
             trials = asyncio.run(both(stack, folder, catalog, examples, SERVED_S))
     table = Table(*("candidate", "result", "requests", "of the candidate", "lost", "s", "reason"))
     for each in trials:
