@@ -15,7 +15,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Protocol, cast
 
 import uvicorn
 from fastapi import FastAPI
@@ -23,6 +23,7 @@ from fastapi import FastAPI
 from gateway import slo
 from gateway.auth import tls as certificates
 from gateway.auth.access import Access
+from gateway.backends.breaker import RETRY_BURST
 from gateway.backends.pool import Replicas
 from gateway.backends.protocol import Backend
 from gateway.backends.triton import TritonBackend
@@ -33,12 +34,15 @@ from gateway.frontends.http import oip, open_files, ops_server, routes, shutdown
 from gateway.frontends.http.connections import Limits
 from gateway.frontends.http.routes import HttpApi
 from gateway.lifecycle.background_tasks import BackgroundTasks
+from gateway.lifecycle.followers import NOBODY, Followers
 from gateway.lifecycle.healing import Healing
+from gateway.lifecycle.readiness import Readiness
 from gateway.lifecycle.watcher import Watcher
 from gateway.observability import logs, tracing
 from gateway.observability.metrics import Metrics
 from gateway.request.service import AnswerService
 from gateway.settings import Settings, SettingsError
+from gateway.shared_memory import State, Workers
 from gateway.triton_server.installation import TritonInstallation, find_installation
 from gateway.triton_server.process import TritonOptions
 from gateway.triton_server.supervisor import Supervisor, check_ports
@@ -57,6 +61,48 @@ class Models:
     servers: Mapping[str, TritonBackend] = field(default_factory=dict)  # every Triton by name
 
 
+class Keeper(Protocol):
+    """Decides what the service serves, and keeps it in step with the models."""
+
+    ready: asyncio.Event  # set once, by the first catalog that can be served
+
+    async def readiness(self) -> Readiness: ...
+
+    async def run(self) -> None:
+        """Run forever. Raises: BertierError, where it cannot begin."""
+
+    async def stop(self) -> None: ...
+
+
+class Upkeep:
+    """The models, the catalog and the model servers of this process, and of those that follow it."""
+
+    def __init__(
+        self, service: AnswerService, models: Models, followers: Followers = NOBODY
+    ) -> None:
+        supervisor = models.supervisor
+        restarts: Callable[[], int] = (lambda: supervisor.restarts) if supervisor else (lambda: 0)
+        self._models = models
+        self._settings = service.settings
+        self.healing = Healing(service, models.servers, supervisor, followers=followers)
+        self.watcher = Watcher(service, restarts, healing=self.healing.states, followers=followers)
+        self.background = BackgroundTasks(service, followers)
+        self.ready = self.watcher.ready
+
+    async def readiness(self) -> Readiness:
+        return await self.watcher.readiness()
+
+    async def run(self) -> None:
+        if self._models.supervisor is not None:
+            await self._models.supervisor.start(self._settings.triton_start_timeout_ms)
+        await asyncio.gather(self.watcher.run(), self.background.run(), self.healing.run())
+
+    async def stop(self) -> None:
+        await self._models.backend.close()
+        if self._models.supervisor is not None:
+            await self._models.supervisor.stop()
+
+
 class Gateway:
     """The parts of a running gateway, and what ended it early."""
 
@@ -66,19 +112,22 @@ class Gateway:
         models: Models,
         metrics: Metrics,
         make_service: MakeService = AnswerService,
+        workers: Workers | None = None,
+        make_keeper: Callable[[AnswerService, Models], Keeper] = Upkeep,
     ) -> None:
-        supervisor = models.supervisor
+        """`workers`: this gateway is one of them, and shares their limits and ports."""
         self.settings = settings
         self.models = models
         self.metrics = metrics
         self.metrics.build.info({"version": routes.VERSION})
         self.service = make_service(models.backend, settings, self.metrics)
-        self.access = Access(settings, self.metrics)
+        self.workers = workers
+        self.service.admission.workers = workers
+        quotas = None if workers is None else workers.quotas
+        self.access = Access(settings, self.metrics, quotas=quotas)
         self.certificates = certificates.of(settings, self.metrics)
-        restarts: Callable[[], int] = (lambda: supervisor.restarts) if supervisor else (lambda: 0)
-        self.healing = Healing(self.service, models.servers, supervisor)
-        self.watcher = Watcher(self.service, restarts, healing=self.healing.states)
-        self.background = BackgroundTasks(self.service)
+        self.keeper = make_keeper(self.service, models)
+        self.server: shutdown.Server | None = None  # None: it does not listen yet
         self.grpc_port: int | None = None  # None: it does not listen yet
         self.failure: BertierError | None = None
         self.failed = asyncio.Event()
@@ -87,7 +136,11 @@ class Gateway:
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         """Run gRPC, Triton and the watcher beside the HTTP frontend."""
         grpc_server = await grpc_api.start(
-            self.service, self.settings, self.access, self.certificates
+            self.service,
+            self.settings,
+            self.access,
+            self.certificates,
+            shared=self.workers is not None,
         )
         self.grpc_port = grpc_server.port
         serving = asyncio.create_task(self._serve_models(), name="models")
@@ -103,20 +156,18 @@ class Gateway:
             serving.cancel()
             recording.cancel()
             await asyncio.wait([serving, recording])
-            await self.models.backend.close()
-            if self.models.supervisor is not None:
-                await self.models.supervisor.stop()
+            await self.keeper.stop()
             await asyncio.to_thread(self.service.decisions.write)  # last: the disk may hang
 
     def leave(self) -> None:
         """Report from now on that this gateway is about to stop, and keep answering."""
         self.service.leaving = True
+        if self.workers is not None and self.workers.own is not None:
+            self.workers.own.state = State.LEAVING
 
     async def _serve_models(self) -> None:
         try:
-            if self.models.supervisor is not None:
-                await self.models.supervisor.start(self.settings.triton_start_timeout_ms)
-            await asyncio.gather(self.watcher.run(), self.background.run(), self.healing.run())
+            await self.keeper.run()
         except BertierError as exc:
             log.error("%s", exc)
             self.failure = exc
@@ -124,9 +175,7 @@ class Gateway:
 
 
 def build(gateway: Gateway) -> FastAPI:
-    app = routes.create(
-        gateway.service, gateway.watcher.readiness, gateway.lifespan, gateway.access
-    )
+    app = routes.create(gateway.service, gateway.keeper.readiness, gateway.lifespan, gateway.access)
     app.include_router(oip.router(gateway.service))
     return app
 
@@ -157,7 +206,7 @@ def serve(settings: Settings, make_service: MakeService = AnswerService) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     try:
-        with asyncio.Runner(loop_factory=_new_loop) as runner:
+        with asyncio.Runner(loop_factory=new_loop) as runner:
             return runner.run(_serve(settings, written, make_service))
     except BertierError as exc:
         log.error("%s", exc)
@@ -167,47 +216,69 @@ def serve(settings: Settings, make_service: MakeService = AnswerService) -> int:
 
 
 @asynccontextmanager
-async def watched(gateway: Gateway) -> AsyncIterator[int | None]:
+async def watched(
+    gateway: Gateway, listener: socket.socket | None = None
+) -> AsyncIterator[int | None]:
     """Run the ops server for the length of the block, if the settings name a port for it.
 
-    Raises: SettingsError.
+    `listener`: of the parent, which shares it. Raises: SettingsError.
     """
-    port = gateway.settings.metrics_port
-    if port is None:
+    if listener is None:
+        listener = open_ops(gateway.settings)
+    if listener is None:
         yield None
         return
-    with sockets.bind(gateway.settings.metrics_host, port, "metrics_port") as listener:
-        log.info("metrics: http://%s:%d/metrics", *listener.getsockname()[:2])
-        api = HttpApi(gateway.service, gateway.watcher.readiness)
+    with listener:
+        api = HttpApi(gateway.service, gateway.keeper.readiness)
         async with ops_server.opened(api, listener, Limits.of(gateway.settings), gateway.metrics):
             yield listener.getsockname()[1]
+
+
+def open_ops(settings: Settings) -> socket.socket | None:
+    """Return the listening socket of the ops server; None: it has none. Raises: SettingsError."""
+    if settings.metrics_port is None:
+        return None
+    listener = sockets.bind(settings.metrics_host, settings.metrics_port, "metrics_port")
+    log.info("metrics: http://%s:%d/metrics", *listener.getsockname()[:2])
+    return listener
 
 
 async def _serve(settings: Settings, written: logs.StderrHandler, make_service: MakeService) -> int:
     """Build the gateway from its settings and files, then listen; errors in them are raised before."""
     metrics = Metrics(settings.classes)
     written.on_lost = metrics.log_lines_lost.inc
-    for one, other in slo.equal_classes(settings.classes):
-        log.warning("classes.%s and classes.%s are equal; only their metrics differ", one, other)
+    warn_of(settings)
     models = choose_models(settings, metrics)
     if models.triton is not None:
         check_ports(models.triton)
-    fitting = open_files.connections_for(settings.max_connections, settings.probe_connections)
-    settings = settings.model_copy(update={"max_connections": fitting})
-    gateway = Gateway(settings, models, metrics, make_service)
-    gateway.service.observer.log_access(settings.access_log_share, texts=settings.log_texts)
+    gateway = Gateway(fitted(settings), models, metrics, make_service)
     with sockets.open_http(settings) as listener:
         try:
-            return await _answer_at(listener, gateway)
+            return await answer_at(listener, gateway)
         finally:
             if settings.uds is not None:
                 settings.uds.unlink(missing_ok=True)
 
 
-async def _answer_at(listener: socket.socket, gateway: Gateway) -> int:
+def warn_of(settings: Settings) -> None:
+    """Log what is allowed and probably not meant."""
+    for one, other in slo.equal_classes(settings.classes):
+        log.warning("classes.%s and classes.%s are equal; only their metrics differ", one, other)
+
+
+def fitted(settings: Settings) -> Settings:
+    """Return the settings with no more connections than this process may open."""
+    fitting = open_files.connections_for(settings.max_connections, settings.probe_connections)
+    return settings.model_copy(update={"max_connections": fitting})
+
+
+async def answer_at(
+    listener: socket.socket, gateway: Gateway, ops_listener: socket.socket | None = None
+) -> int:
     """Run all parts until stopped, or until one fails; return the exit code."""
     settings, tls = gateway.settings, gateway.certificates
-    server = shutdown.Server(
+    gateway.service.observer.log_access(settings.access_log_share, texts=settings.log_texts)
+    gateway.server = server = shutdown.Server(
         uvicorn.Config(
             build(gateway),
             log_config=None,
@@ -224,41 +295,49 @@ async def _answer_at(listener: socket.socket, gateway: Gateway) -> int:
         settings.stop_delay_ms,
         gateway.leave,
     )
+    if gateway.workers is not None:
+        server.once, server.workers = True, gateway.workers
+        server.connections.own = gateway.workers.own
     watching = [
-        asyncio.create_task(_say_when_ready(gateway, settings, _port_of(listener))),
+        asyncio.create_task(_say_when_ready(gateway, settings, port_of(listener))),
         asyncio.create_task(_stop_when_failed(gateway, server)),
     ]
-    async with watched(gateway):
+    async with watched(gateway, ops_listener):
         await server.serve(sockets=[listener])
     for task in watching:
         task.cancel()
     return 1 if gateway.failure is not None or not server.started else 0
 
 
-def _port_of(door: socket.socket) -> int:
+def port_of(door: socket.socket) -> int:
     """Return the port of a TCP socket; 0: it is a Unix socket."""
     return 0 if door.family == socket.AF_UNIX else int(door.getsockname()[1])
 
 
 async def _say_when_ready(gateway: Gateway, settings: Settings, port: int) -> None:
-    await gateway.watcher.ready.wait()
+    await gateway.keeper.ready.wait()
     gc.collect()
     gc.freeze()  # what lives as long as the process is no longer looked at: shorter pauses
-    tls, keys = gateway.certificates is not None, gateway.access.guarded
+    if gateway.workers is None:  # else its parent says so, once
+        print_ready(settings, gateway.service, port, gateway.grpc_port)
+
+
+def print_ready(
+    settings: Settings, service: AnswerService, port: int, grpc_port: int | None
+) -> None:
+    """Print where the gateway answers, and an example."""
+    text = welcome.ready_text(
+        settings.host,
+        port,
+        tls=settings.tls_certificate is not None,
+        keys=settings.api_keys_file is not None or bool(settings.api_keys),
+        apart=settings.metrics_port is not None,
+        playground=settings.playground,
+        best_floor=service.serving.catalog.best_floor if service.serving else 0.0,
+        grpc_port=grpc_port,
+        uds=settings.uds,
+    )
     with suppress(OSError):  # a full disk
-        apart = settings.metrics_port is not None
-        serving = gateway.service.serving
-        text = welcome.ready_text(
-            settings.host,
-            port,
-            tls=tls,
-            keys=keys,
-            apart=apart,
-            playground=settings.playground,
-            best_floor=serving.catalog.best_floor if serving else 0.0,
-            grpc_port=gateway.grpc_port,
-            uds=settings.uds,
-        )
         print(text, flush=True)
 
 
@@ -277,7 +356,9 @@ def _remote(settings: Settings, metrics: Metrics) -> Models:
     }
     if len(tritons) == 1:
         return Models(tritons[settings.triton_url[0]], servers=tritons)
-    return Models(Replicas(tritons, metrics, settings.retry_share), servers=tritons)
+    burst = settings.part_of(RETRY_BURST)
+    replicas = Replicas(tritons, metrics, settings.retry_share, retry_burst=burst)
+    return Models(replicas, servers=tritons)
 
 
 def _own_triton(installation: TritonInstallation, settings: Settings) -> Models:
@@ -303,7 +384,7 @@ def _embedded(settings: Settings) -> Models:
     return Models(EmbeddedBackend(settings.model_repository))
 
 
-def _new_loop() -> asyncio.AbstractEventLoop:
+def new_loop() -> asyncio.AbstractEventLoop:
     with suppress(ImportError):
         import uvloop
 

@@ -5,13 +5,13 @@ A ServingSet is built whole (preparation.py), then swapped in.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from gateway.backends.breaker import Breakers
-from gateway.catalog.schema import Plan, Profile
+from gateway.catalog.schema import Plan, Profile, Variant
 from gateway.catalog.store import Catalog
-from gateway.domain import BY_TRUST, Option, Size, Trust
+from gateway.domain import BY_TRUST, Cost, Option, Size, Trust
 from gateway.latency.model import LatencyModel
 from gateway.monitoring.sequential_tests import SequentialTests
 from gateway.qa.codec import SpanEncoder
@@ -41,13 +41,23 @@ class ServingSet:
     certificate_tests: SequentialTests = field(
         default_factory=SequentialTests
     )  # of the certificates
+    # What is the same for all requests, so that none of them searches the catalog.
     served: tuple[ServedPlan, ...] = field(init=False)
+    variants: Mapping[str, Variant] = field(init=False)  # all of the catalog
+    best_floor: float = field(init=False)  # the largest certified floor of the catalog
     largest: str = field(init=False)  # the largest variant with a profile; "": there is none
+    _plans: tuple[Plan, ...] = field(init=False)
+    _p50_ms: dict[tuple[str, int], float] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         plans = [p for p in self.catalog.plans if all(v in self.trust for v in p.variants)]
         served = tuple(ServedPlan(p, self.trust_of(p), self._size_bytes(p)) for p in plans)
         object.__setattr__(self, "served", served)
+        object.__setattr__(self, "_plans", tuple(plans))
+        object.__setattr__(self, "variants", {v.name: v for v in self.catalog.variants})
+        object.__setattr__(
+            self, "best_floor", self.catalog.best_floor if self.catalog.plans else 0.0
+        )
         known = [v for v in self.catalog.variants if v.name in self.profiles]
         largest = max(known, key=lambda v: (v.parameters, v.size_bytes), default=None)
         object.__setattr__(self, "largest", "" if largest is None else largest.name)
@@ -57,9 +67,9 @@ class ServingSet:
         trust = {name: trust for name, trust in self.trust.items() if name not in problems}
         return replace(self, trust=trust, problems={**self.problems, **problems})
 
-    def plans(self) -> list[Plan]:
+    def plans(self) -> Sequence[Plan]:
         """Return the plans whose variants are all served."""
-        return [each.plan for each in self.served]
+        return self._plans
 
     def trust_of(self, plan: Plan) -> Trust:
         """Return the least trust of the plan's variants, or that its certificate is broken."""
@@ -70,6 +80,25 @@ class ServingSet:
     def _size_bytes(self, plan: Plan) -> int:
         return sum(self.catalog.variant(v).size_bytes for v in plan.variants)
 
+    def cost(self, plan: Plan, answered_by: str, size: Size) -> Cost:
+        """Return the cost of the variants of a plan that were asked, the last of which answered.
+
+        By the profiles of this host: ms of one core for windows of this size.
+        """
+        asked = plan.variants[: plan.variants.index(answered_by) + 1]
+        return Cost(
+            compute_ms=sum([self._compute_ms(variant, size) for variant in asked]),
+            largest_variant=self.largest,
+            largest_compute_ms=self._compute_ms(self.largest, size),
+        )
+
+    def _compute_ms(self, variant: str, size: Size) -> float:
+        known = self._p50_ms.get((variant, size.bucket))
+        if known is None:
+            known = self.profiles[variant].cell(size.bucket).p50_ms
+            self._p50_ms[variant, size.bucket] = known
+        return known * size.n_windows
+
     def options(
         self, size: Size, quantile: float, now_ms: float, n_behind: int = 0
     ) -> list[Option]:
@@ -77,7 +106,7 @@ class ServingSet:
 
         `n_behind`: requests that wait for admission.
         """
-        predictions = self.latency.predict(self.plans(), size, quantile, now_ms)
+        predictions = self.latency.predict(self._plans, size, quantile, now_ms)
         broken = self.certificate_tests.broken
         return [
             Option(

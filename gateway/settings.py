@@ -8,7 +8,8 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import Field, TypeAdapter, ValidationError, field_validator
 from pydantic_settings import (
@@ -22,6 +23,7 @@ from pydantic_settings import SettingsError as UnreadableSettings
 
 from gateway import settings_errors, slo
 from gateway.api_keys import ApiKey
+from gateway.catalog.schema import FloorScope
 from gateway.errors import BertierError
 from gateway.settings_errors import NESTED, PREFIX
 from gateway.slo import STANDARD_CLASSES, SloClass
@@ -30,6 +32,7 @@ CONFIG_FILE = "bertier.toml"
 MAX_PASSAGES = 10_000  # that any setting allows: bodies are checked up to it, before settings count
 _ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[^\s:/,\[\]A-Z]+)(:\d{1,5})?")
 _PREFIX_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+/?")
+_NUMBER = re.compile(r"0*[1-9]\d{0,3}")
 _URL = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/,\[\]]+):\d{1,5}")
 
 
@@ -56,7 +59,7 @@ class Settings(BaseSettings):
     http_port: int = Field(8080, ge=0, le=65535, description="0: any free port")
     grpc_port: int = Field(8081, ge=0, le=65535, description="0: any free port")
     uds: Path | None = Field(
-        None, description="Unix socket that HTTP listens on, in place of `host` and `http_port`"
+        None, description="Unix socket that HTTP listens on, instead of `host` and `http_port`"
     )
     root_path: str = Field(
         "",
@@ -64,25 +67,30 @@ class Settings(BaseSettings):
         " without it ([more](api.md#behind-a-proxy))",
     )
 
+    workers: int | Literal["auto"] = Field(
+        1,
+        description="processes that answer; `auto`: one for each usable core ([more](../how-to/size-a-deployment.md#workers))",
+    )
+
     max_connections: int = Field(
         4_096,
         gt=0,
-        description="open at once, of each protocol; fewer where the process may not open so many files"
+        description="connections of each protocol at a time; fewer where the process may not open so many files"
         " ([below](#connections))",
     )
     probe_connections: int = Field(
-        32, ge=0, description="more HTTP connections, for `/healthz` and `/readyz` alone"
+        32, ge=0, description="additional HTTP connections, only for `/healthz` and `/readyz`"
     )
     head_timeout_ms: float = Field(
         10_000,
         gt=0,
-        description="until the request line and headers of an HTTP request must be there whole, from the connection"
-        " or their first byte; also until a TLS or HTTP/2 handshake must end",
+        description="time to receive the request line and headers, from the connection or their first byte;"
+        " also time for a TLS or HTTP/2 handshake",
     )
     idle_timeout_ms: float = Field(
         75_000,
         gt=0,
-        description="an HTTP connection without a request, or whose caller reads no answer, is closed after it",
+        description="after it an HTTP connection is closed that has no request, or whose caller reads no answer",
     )
     max_head_bytes: int = Field(
         64 << 10,
@@ -100,8 +108,8 @@ class Settings(BaseSettings):
         None,
         ge=0,
         le=65535,
-        description="port of its own for `/metrics`, `/healthz` and `/readyz`, in the clear and without"
-        " keys; then no `/metrics` on `http_port`",
+        description="separate port for `/metrics`, `/healthz` and `/readyz`, unencrypted and without keys; then"
+        " `http_port` has no `/metrics`",
     )
 
     metrics_host: str = Field(
@@ -125,12 +133,12 @@ class Settings(BaseSettings):
         None,
         ge=1,
         le=65535,
-        description="of the Triton started here; none: it listens to no HTTP, which the gateway does not need",
+        description="of the Triton started here; none: its HTTP is off, which the gateway does not need",
     )
     triton_grpc_port: int = Field(8001, ge=1, le=65535, description="of the Triton started here")
     triton_metrics_port: int = Field(8002, ge=1, le=65535, description="of the Triton started here")
     triton_start_timeout_ms: float = Field(
-        120_000, gt=0, description="until a Triton started here must be ready"
+        120_000, gt=0, description="time for a Triton started here to be ready"
     )
 
     max_context_chars: int = Field(100_000, gt=0, description="of one context")
@@ -146,29 +154,27 @@ class Settings(BaseSettings):
     body_timeout_ms: float = Field(
         10_000,
         gt=0,
-        description="until an HTTP body must be there whole, lines of NDJSON excepted; 32 MiB in 10 s are 27 Mbit/s",
+        description="time to receive an HTTP body, except NDJSON; 32 MiB in 10 s are 27 Mbit/s",
     )
     max_top_k: int = Field(20, gt=0, description="alternatives of one answer")
     max_infer_items: int = Field(1_024, gt=0, description="questions in one Open Inference request")
     max_concurrent_items: int = Field(
-        8, gt=0, description="items of one list or stream in work at once"
+        8, gt=0, description="items of one list or stream processed at once"
     )
 
     max_passages: int = Field(
         100,
         gt=0,
         le=MAX_PASSAGES,
-        description="passages of one question; all together are no longer than `max_context_chars`",
+        description="passages of one question; together at most `max_context_chars`",
     )
     cache_bytes: int = Field(
         0,
         ge=0,
-        description="memory for answers that are given again to the same request; 0: none is kept"
+        description="memory for answers to the same request (response cache); 0: off"
         " ([more](../how-to/ask.md#answers-kept-for-the-same-request))",
     )
-    cache_ttl_ms: float = Field(
-        60_000, gt=0, description="how long an answer is kept, where `cache_bytes` allows"
-    )
+    cache_ttl_ms: float = Field(60_000, gt=0, description="how long an answer is cached")
 
     others_poll_ms: float = Field(
         1_000,
@@ -179,8 +185,8 @@ class Settings(BaseSettings):
     unload_after_ms: float = Field(
         600_000,
         ge=0,
-        description="a variant that this gateway no longer routes to is unloaded from Triton after nobody, including"
-        " other gateways, has asked it for so long; 0: at once ([below](#several-gateways))",
+        description="a variant that this gateway no longer routes to is unloaded from Triton when no gateway has used it"
+        " for so long; 0: at once ([below](#several-gateways))",
     )
     max_in_flight: int = Field(
         1_024,
@@ -200,11 +206,11 @@ class Settings(BaseSettings):
         0.005,
         ge=0,
         le=1,
-        description="share of routed requests that the largest variant answers, too; 0: none"
+        description="share of routed requests that the largest variant also answers; 0: none"
         " ([below](#keeping-certificates-true))",
     )
     shadow_delta: float = Field(
-        0.05, gt=0, lt=1, description="chance of ever calling a certificate broken that holds"
+        0.05, gt=0, lt=1, description="probability of ever reporting a true certificate as broken"
     )
     shadow_tolerance: float = Field(
         0.02, ge=0, lt=1, description="allowed drop in agreement, relative to the certificate"
@@ -240,6 +246,11 @@ class Settings(BaseSettings):
         " by rule; failures by a fifth of it",
     )
 
+    floor_scope: FloorScope = Field(
+        FloorScope.LOWER,
+        description="floors and losses that requests are routed by: `lower`, of all scopes of a certificate, or"
+        " `all`, of all clusters ([below](#floors-of-all-clusters))",
+    )
     default_class: str = Field("standard", description="class of a request without one")
     classes: dict[str, SloClass] = Field(
         default_factory=lambda: dict(STANDARD_CLASSES), description="SLO classes by name, see below"
@@ -247,8 +258,8 @@ class Settings(BaseSettings):
 
     api_keys_file: Path | None = Field(
         None,
-        description="TOML file of [API keys](security.md#keys), read again when it changes; with any key"
-        " set, callers need one",
+        description="TOML file of [API keys](security.md#keys), reloaded when it changes; with any key set,"
+        " callers need one",
     )
     api_keys: dict[str, ApiKey] = Field(
         default_factory=dict, description="API keys by name, without a file"
@@ -260,7 +271,9 @@ class Settings(BaseSettings):
     tls_certificate: Path | None = Field(
         None, description="PEM file; with `tls_key`, HTTP and gRPC require [TLS](security.md#tls)"
     )
-    tls_key: Path | None = Field(None, description="PEM file of the certificate's key, no password")
+    tls_key: Path | None = Field(
+        None, description="PEM file of the certificate's key, without a password"
+    )
     tls_client_authority: Path | None = Field(
         None, description="PEM file: callers must show a certificate signed by one of these"
     )
@@ -284,11 +297,11 @@ class Settings(BaseSettings):
         0.01, ge=0, le=1, description="share of requests that are logged ([below](#logs))"
     )
     log_texts: bool = Field(
-        default=False, description="whether those lines hold question, context and answer"
+        default=False, description="whether those lines contain question, context and answer"
     )
     decisions_file: Path | None = Field(
         None,
-        description="JSON lines of what was decided for each question, without texts"
+        description="JSON lines with the decision for each question, without texts"
         " ([below](#a-record-of-decisions))",
     )
 
@@ -298,12 +311,22 @@ class Settings(BaseSettings):
         """Return an IPv6 address without the brackets it has in a URL."""
         return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _workers_of(cls, given: object) -> object:
+        """Return the number, or `auto`."""
+        if given == "auto":
+            return given
+        if isinstance(given, bool) or not _NUMBER.fullmatch(str(given).strip()):
+            raise ValueError("give a whole number of at least 1, or auto")
+        return int(str(given))
+
     @field_validator("root_path")
     @classmethod
     def _is_a_prefix(cls, path: str) -> str:
         """Return the path without a slash at its end."""
         if path.strip("/") and not _PREFIX_PATH.fullmatch(path):
-            raise ValueError(f"{path!r} is no path; give one that begins with a slash, e.g. /qa")
+            raise ValueError(f"{path!r} is not a path; give one that begins with a slash, e.g. /qa")
         return path.rstrip("/")
 
     @field_validator("triton_url", mode="before")
@@ -332,7 +355,7 @@ class Settings(BaseSettings):
         for origin in origins:
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise ValueError(
-                    f"{origin!r} is no origin; give scheme, host and port as browsers send them, in lower"
+                    f"{origin!r} is not an origin; give scheme, host and port as browsers send them, in lower"
                     " case and without a path, e.g. https://app.example"
                 )
         return tuple(origins)
@@ -372,6 +395,10 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    def part_of(self, limit: float) -> float:
+        """Return one worker's part of a limit that holds for all of them; at least 1."""
+        return limit if self.workers in (1, "auto") else max(1.0, limit / int(self.workers))
 
 
 def read(**flags: Any) -> Settings:
@@ -416,8 +443,13 @@ def _check_type(name: str, value: object, file: Path) -> None:
     try:
         field.validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError as exc:
+        # Of `workers`, a number or a word, pydantic names each part of the union that it tried.
+        union = get_origin(annotation) in (Union, UnionType) and type(None) not in get_args(
+            annotation
+        )
+        skip = int(union)
         wrong = [
-            {**e, "loc": (name, *e["loc"])}
+            {**e, "loc": (name, *e["loc"][skip:])}
             for e in exc.errors()
             if e["type"] in settings_errors.TYPES
         ]

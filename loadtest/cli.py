@@ -19,7 +19,6 @@ from gateway.catalog import store
 from gateway.errors import BertierError
 from loadtest.cost import auth, observing, overhead
 from loadtest.cost.overhead import Overhead
-from loadtest.drive import closed_command
 from loadtest.drive import command as drive
 from loadtest.emulator import command as emulator_command
 from loadtest.emulator import rivals_command
@@ -27,6 +26,7 @@ from loadtest.faults import command as scale_out
 from loadtest.faults import overload
 from loadtest.lab import commands as lab
 from loadtest.locust import command as locust_command
+from loadtest.peers import closed_command
 from loadtest.peers import command as peers
 from loadtest.quality import (
     agreement,

@@ -25,6 +25,7 @@ from tests.deploy.prometheus_files import ALERTMANAGER, PROMETHEUS, program
 from tests.local_triton import free_ports
 
 START_S = 60.0
+POLL_S = 0.1
 
 
 class RefusedQuery(AssertionError):
@@ -129,6 +130,7 @@ def _wait_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     while not _is_ready(url):
         running = process.poll() is None and time.monotonic() < deadline
         assert running, f"{url} did not get ready: {log.read_text()[-2000:]}"
+        time.sleep(POLL_S)
 
 
 def _is_ready(url: str) -> bool:

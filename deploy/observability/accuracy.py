@@ -1,4 +1,4 @@
-"""The dashboard *Accuracy*: whether what was certified holds for what is asked."""
+"""The dashboard *Accuracy*: whether certificates hold for the questions that are asked."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BEYOND_DOUBT = ((None, GREEN), (1, RED))
 
 def accuracy() -> dashboard.Dashboard:
     """Return the dashboard."""
-    told = "Certified floors, answers below them, cascades, shadow answers, and evidence against certificates."
+    description = "Certified floors, answers below them, cascades, shadow answers, and evidence against certificates."
     chosen = (
         choices.slo_class(),
         variable(
@@ -42,7 +42,7 @@ def accuracy() -> dashboard.Dashboard:
         choices.instance(),
     )
     panels = (*_floors(), *_cascades(), *_shadows(), *_confidence(), *_rollouts())
-    return page("bertier-accuracy", "bertier / Accuracy", told, chosen, panels)
+    return page("bertier-accuracy", "bertier / Accuracy", description, chosen, panels)
 
 
 def _floors() -> Parts:
@@ -59,7 +59,7 @@ def _floors() -> Parts:
         lines(
             "Floor kept",
             "Share of requests answered by a plan certified for the floor asked for, by class, over five"
-            " minutes and all gateways; failures count as not kept.",
+            " minutes and all gateways; failures count as missed.",
             "percentunit",
             Query(
                 '1 - bertier:slo_broken:ratio_rate5m{slo_class=~"$slo_class", promise="accuracy"}',
@@ -87,9 +87,9 @@ def _cascades() -> Parts:
     return (
         row("Cascades"),
         stacked(
-            "Stages left",
-            "Stages of cascades per second: kept (the answer was trusted), escalated (the next variant was"
-            " asked), cut (doubted, and kept for want of time or of a variant that works).",
+            "Stages completed",
+            "Stages of cascades per second: kept (the score was high enough), escalated (the next variant was"
+            " asked), cut (the score was low, but there was no time or the variant failed).",
             "reqps",
             Query(
                 f"sum by (plan, outcome) (rate({left}}}[$__rate_interval]))", "{{plan}} {{outcome}}"
@@ -98,9 +98,9 @@ def _cascades() -> Parts:
             runbook=BUDGET,
         ),
         lines(
-            "Doubted",
-            "Share of stages whose answer was not trusted: what escalation costs. A jump is a change in what"
-            " is asked.",
+            "Low scores",
+            "Share of stages whose score was below the threshold: what escalation costs. A jump means that"
+            " the questions changed.",
             "percentunit",
             Query(
                 f'sum by (plan) (rate({left}, outcome!="kept"}}[$__rate_interval])) / sum by (plan) (rate({left}}}[$__rate_interval]))',
@@ -118,8 +118,8 @@ def _shadows() -> Parts:
         row("Shadow answers: a sample asked of the largest variant, too"),
         number(
             "Certificates broken",
-            "Plans that agree less with the largest variant than certified, beyond doubt. They are not"
-            " trusted until certified anew.",
+            "Plans that agree significantly less with the largest variant than certified. They are not"
+            " trusted until they are certified again.",
             "short",
             Query(f"count(max by (plan) (bertier_certificate_broken{{{PLAN}}}) == 1) or vector(0)"),
             steps=BEYOND_DOUBT,
@@ -138,7 +138,7 @@ def _shadows() -> Parts:
         ),
         lines(
             "Agreement",
-            "Share of shadow answers that agree with the largest variant, both silent included.",
+            "Share of shadow answers that agree with the largest variant, including where neither answers.",
             "percentunit",
             Query(
                 f'sum by (plan) (rate({asked}, outcome=~"agreed|both_silent"}}[$__rate_interval]))'
@@ -151,7 +151,7 @@ def _shadows() -> Parts:
         ),
         stacked(
             "Shadow requests",
-            "Sampled requests per second by what came of them; dropped: there was no room to ask.",
+            "Sampled requests per second by result; dropped: no capacity for the shadow answer.",
             "reqps",
             Query(f"sum by (outcome) (rate({asked}}}[$__rate_interval]))", "{{outcome}}"),
             span=24,
@@ -164,8 +164,8 @@ def _confidence() -> Parts:
         row("Confidence: is what is asked like what was certified on?"),
         number(
             "Variants shifted",
-            "Variants whose confidence is spread otherwise than on the certified data, beyond doubt: the"
-            " questions or texts have changed. It reroutes nothing.",
+            "Variants whose confidence differs significantly from the certified data: the questions or texts"
+            " have changed. Routing does not change.",
             "short",
             Query(
                 f"count(max by (variant) (bertier_confidence_shifted{{{VARIANT}}}) == 1) or vector(0)"
@@ -175,7 +175,8 @@ def _confidence() -> Parts:
         ),
         lines(
             "Evidence of a shift",
-            "log10 of the e-value that a variant's confidence is spread otherwise: 0 is none, 2 is 100 to 1.",
+            "log10 of the e-value that a variant's confidence differs from the certified data: 0 is none, 2 is"
+            " 100 to 1.",
             "short",
             Query(f"max by (variant) (bertier_confidence_shift{{{VARIANT}}})", "{{variant}}"),
             bounds=(None, None),

@@ -17,5 +17,7 @@ def variant() -> QueryVariable:
     return variable("variant", "Variant", "Models of the catalog.", values)
 
 
-def instance(told: str = "Which gateways.") -> QueryVariable:
-    return variable("instance", "Gateway", told, "label_values(bertier_build_info, instance)")
+def instance(description: str = "Which gateways.") -> QueryVariable:
+    return variable(
+        "instance", "Gateway", description, "label_values(bertier_build_info, instance)"
+    )

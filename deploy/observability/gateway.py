@@ -1,4 +1,4 @@
-"""The dashboard *Gateway*: who is let in, what serving depends on, and the processes themselves."""
+"""The dashboard *Gateway*: API keys, files that serving depends on, and the processes."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ DAY_S = 86_400.0
 
 def gateway() -> dashboard.Dashboard:
     """Return the dashboard."""
-    told = "Keys and quotas, files that are read again, the TLS certificate, the log, the file of decisions, and each process."
+    description = "API keys and quotas, reloaded files, the TLS certificate, the log, the decision log, and each process."
     return page(
         "bertier-gateway",
         "bertier / Gateway",
-        told,
+        description,
         (choices.instance(),),
         (*_files(), *_access(), *_process()),
     )
@@ -41,7 +41,7 @@ def _files() -> Parts:
         row("What serving depends on"),
         number(
             "TLS certificate ends in",
-            "Time until the first certificate of the gateways chosen ends; no data: none speaks TLS.",
+            "Time until the first certificate of the chosen gateways expires; no data: none uses TLS.",
             "s",
             Query(f"min(bertier_certificate_end_timestamp_seconds{{{HERE}}} > 0) - time()"),
             steps=((None, RED), (2 * DAY_S, ORANGE), (14 * DAY_S, GREEN)),
@@ -50,7 +50,7 @@ def _files() -> Parts:
         ),
         number(
             "Files refused",
-            "Files of keys and certificates that cannot be used; what they held before serves on.",
+            "Files of keys and certificates that cannot be used; their previous contents stay in use.",
             "short",
             Query(f"sum(bertier_reload_refused{{{HERE}}})"),
             steps=bad,
@@ -58,8 +58,8 @@ def _files() -> Parts:
             runbook=REFUSED,
         ),
         number(
-            "Files read again",
-            "How often keys or certificates changed and were taken, over the time shown.",
+            "Files reloaded",
+            "Reloads of changed keys or certificates, over the time shown.",
             "short",
             Query(
                 f'sum(increase(bertier_reloads_total{{{HERE}, result="loaded"}}[$__range]))',
@@ -80,7 +80,7 @@ def _files() -> Parts:
         ),
         number(
             "Decisions lost",
-            "Lines of the file of decisions that could not be written or kept, over the time shown: a full disk.",
+            "Lines of the decision log that could not be written, over the time shown: a full disk.",
             "short",
             Query(f"sum(increase(bertier_decisions_lost_total{{{HERE}}}[$__range]))", instant=True),
             steps=bad,
@@ -96,7 +96,7 @@ def _access() -> Parts:
         row("Who asks"),
         stacked(
             "Questions by key",
-            "Questions per second that each API key was let in with.",
+            "Admitted questions per second by API key.",
             "reqps",
             Query(
                 f'sum by (key) (rate({keys}, outcome="admitted"}}[$__rate_interval]))', "{{key}}"
@@ -104,13 +104,13 @@ def _access() -> Parts:
         ),
         stacked(
             "Beyond the quota",
-            "Questions per second that were refused as their key asked more than its quota.",
+            "Questions per second that were refused because their key exceeded its quota.",
             "reqps",
             Query(f'sum by (key) (rate({keys}, outcome="quota"}}[$__rate_interval]))', "{{key}}"),
         ),
         stacked(
-            "Turned away at the door",
-            "Requests without a key (missing), with none that is known, or whose key lacks the scope.",
+            "Denied requests",
+            "Requests without a key (missing), with an unknown key, or with a key that lacks the scope.",
             "reqps",
             Query(
                 f"sum by (front, reason) (rate(bertier_denied_total{{{HERE}}}[$__rate_interval]))",
@@ -143,7 +143,7 @@ def _process() -> Parts:
         ),
         lines(
             "Open files",
-            "Sockets and files of each gateway, as a share of what it may open.",
+            "Sockets and files of each gateway, as a share of its limit.",
             "percentunit",
             Query(
                 f"process_open_fds{{{here}}} / process_max_fds{{{here}}}",

@@ -28,10 +28,10 @@ OFF, OPEN, REFUSED = "BertierPredictionCoverageOff", "BertierBreakerOpen", "Bert
 
 def models() -> dashboard.Dashboard:
     """Return the dashboard."""
-    told = "Each variant: throughput, windows, queue, padding, state, and latency predicted against actual."
+    description = "Each variant: throughput, windows, queue, padding, state, and latency predicted against actual."
     chosen = (choices.variant(), choices.instance())
     panels = (*_state(), *_checks(), *_servers(), *_work(), *_predictions())
-    return page("bertier-models", "bertier / Models", told, chosen, panels)
+    return page("bertier-models", "bertier / Models", description, chosen, panels)
 
 
 def _state() -> Parts:
@@ -39,7 +39,7 @@ def _state() -> Parts:
         row("State"),
         number(
             "Variants served",
-            "Variants that every gateway chosen routes to.",
+            "Variants that all chosen gateways route to.",
             "short",
             Query(
                 f"count(min by (variant) (sum by (instance, variant) (bertier_variant_up{{{HERE}}})) == 1) or vector(0)"
@@ -59,7 +59,7 @@ def _state() -> Parts:
         ),
         number(
             "Gateways that refuse the catalog",
-            "Gateways that do not serve what was published last; /readyz says why.",
+            "Gateways that do not serve the catalog published last; /readyz says why.",
             "short",
             Query('sum(bertier_catalog_refused{instance=~"$instance"})'),
             steps=ONE_IS_BAD,
@@ -68,7 +68,7 @@ def _state() -> Parts:
         ),
         number(
             "Restarts of Triton",
-            "How often a supervised Triton was started again, over the time shown.",
+            "Restarts of a supervised Triton, over the time shown.",
             "short",
             Query(
                 'sum(increase(bertier_backend_restarts_total{instance=~"$instance"}[$__range]))',
@@ -86,7 +86,7 @@ def _checks() -> Parts:
     return (
         stacked(
             "Trust",
-            "Gateways that route to each variant, by how far its certificate holds there: certified,"
+            "Gateways that route to each variant, by trust in its certificate there: certified,"
             " transferred (other host), uncertified; none: not served.",
             "short",
             Query(
@@ -96,8 +96,8 @@ def _checks() -> Parts:
             runbook=REFUSED,
         ),
         bars(
-            "File is the catalog's",
-            "1: every gateway found the variant's file in its model server to be the catalog's, by sha256.",
+            "File matches the catalog",
+            "1: on every gateway the variant's file in the model server has the catalog's sha256.",
             "short",
             Query(
                 f"min by (variant) (bertier_variant_hash_matches{{{HERE}}})",
@@ -109,8 +109,8 @@ def _checks() -> Parts:
             runbook=REFUSED,
         ),
         lines(
-            "Breakers that opened",
-            "Changes to open per hour: a variant that failed and was left alone.",
+            "Circuits opened",
+            "Changes to open per hour: the variant failed and got no requests.",
             "short",
             Query(
                 f'sum by (variant) (increase(bertier_breaker_changes_total{{{HERE}, state="open"}}[1h]))',
@@ -126,7 +126,7 @@ def _servers() -> Parts:
     return (
         lines(
             "Model servers ready",
-            "1: the gateway's model server answers, and can be asked.",
+            "1: the gateway's model server is ready.",
             "short",
             Query(
                 'min by (instance, backend) (bertier_backend_up{instance=~"$instance"})',
@@ -138,7 +138,7 @@ def _servers() -> Parts:
         ),
         lines(
             "Catalogs noticed",
-            "Catalogs that gateways found published, per hour: switched to, or refused.",
+            "New catalogs per hour: switched to, or refused.",
             "short",
             Query(
                 'sum by (result) (increase(bertier_catalog_switches_total{instance=~"$instance"}[1h]))',
@@ -166,8 +166,8 @@ def _work() -> Parts:
         ),
         lines(
             "Inference P95",
-            "95 % of inferences took less, from what is sent to the model server to its logits, its queue"
-            " included.",
+            "95 % of inferences took less, from sending the request to the model server to its logits,"
+            " including its queue.",
             "s",
             Query(
                 f"histogram_quantile(0.95, sum by (variant, le) (rate(bertier_inference_duration_seconds_bucket{{{HERE}}}[$__rate_interval])))",
@@ -176,8 +176,8 @@ def _work() -> Parts:
         ),
         lines(
             "Windows per request to the server",
-            "Mean of windows sent in one go: 1 where answers depend on batch mates, up to 8 elsewhere. What"
-            " Triton makes of it is on the dashboard Triton.",
+            "Mean number of windows in one request: 1 where answers depend on the batch, up to 8 elsewhere."
+            " Triton's own batches are on the dashboard Triton.",
             "short",
             Query(
                 f"sum by (variant) (rate(bertier_batch_windows_sum{sent})) / sum by (variant) (rate(bertier_batch_windows_count{sent}))",
@@ -186,21 +186,21 @@ def _work() -> Parts:
         ),
         lines(
             "Windows pending",
-            "Windows at work or waiting at each variant, over the gateways chosen.",
+            "Windows running or waiting at each variant, over the chosen gateways.",
             "short",
             Query(f"sum by (variant) (bertier_windows_pending{{{HERE}}})", "{{variant}}"),
             runbook="BertierQueueGrowth",
         ),
         lines(
             "Predicted wait",
-            "What a typical request would wait now behind the work in flight: the longest of the gateways.",
+            "Wait of a typical request behind the work in flight: the longest of the gateways.",
             "s",
             Query(f"max by (variant) (bertier_queue_wait_seconds{{{HERE}}})", "{{variant}}"),
             runbook="BertierQueueGrowth",
         ),
         lines(
             "Padding",
-            "Share of the tokens sent that only fill up to a length bucket: compute for nothing.",
+            "Share of the tokens sent that only pad to a length bucket: wasted compute.",
             "percentunit",
             Query(
                 f'sum by (variant) (rate({tokens}, kind="padding"}}[$__rate_interval])) / sum by (variant) (rate({tokens}}}[$__rate_interval]))',
@@ -219,8 +219,8 @@ def _predictions() -> Parts:
         row("Predicted against actual"),
         lines(
             "Within the predicted quantile",
-            "Share of answers that came within the latency predicted for 95 and for 99 % of them. Under the"
-            " nominal share promises break; far over it requests go to smaller models than they need.",
+            "Share of answers within the latency predicted for 95 and for 99 % of them. Below the nominal"
+            " share SLOs are violated; far above it requests get smaller models than they need.",
             "percentunit",
             *(
                 Query(
@@ -252,7 +252,7 @@ def _predictions() -> Parts:
         ),
         heat(
             "Answered / predicted, all variants",
-            "How many answers took which part of their predicted P95: what lies above 1 came late.",
+            "Number of answers by their share of the predicted P95; above 1 they took longer than predicted.",
             "short",
             f"sum by (le) (increase({ratio}))",
             span=8,

@@ -52,7 +52,7 @@ P = TypeVar("P", bound=_Panel)
 
 def lines(
     title: str,
-    told: str,
+    description: str,
     unit: str,
     *queries: Query,
     span: int = 8,
@@ -62,7 +62,7 @@ def lines(
     mean: bool = True,
 ) -> timeseries.Panel:
     """Return lines over time; `limits` are drawn dashed, the legend has mean and last value."""
-    panel = _framed(timeseries.Panel(), title, told, unit, span, runbook)
+    panel = _framed(timeseries.Panel(), title, description, unit, span, runbook)
     panel.line_width(1.5).fill_opacity(8).show_points(common.VisibilityMode.NEVER)
     panel.legend(_legend(["mean", "lastNotNull"] if mean else ["lastNotNull"]))
     panel.tooltip(_tooltip())
@@ -79,7 +79,7 @@ def lines(
 
 def stacked(
     title: str,
-    told: str,
+    description: str,
     unit: str,
     *queries: Query,
     span: int = 8,
@@ -87,7 +87,7 @@ def stacked(
     share: bool = False,
 ) -> timeseries.Panel:
     """Return areas on top of each other; `share`: as parts of the whole."""
-    panel = lines(title, told, unit, *queries, span=span, runbook=runbook)
+    panel = lines(title, description, unit, *queries, span=span, runbook=runbook)
     mode = common.StackingMode.PERCENT if share else common.StackingMode.NORMAL
     panel.stacking(common_builders.StackingConfig().mode(mode).group("A"))
     return panel.fill_opacity(45).line_width(0.5)
@@ -95,7 +95,7 @@ def stacked(
 
 def number(
     title: str,
-    told: str,
+    description: str,
     unit: str,
     query: Query,
     *,
@@ -105,7 +105,7 @@ def number(
     decimals: int | None = None,
 ) -> stat.Panel:
     """Return one number, large, coloured by `steps`, with its course behind it."""
-    panel = _framed(stat.Panel(), title, told, unit, span, runbook).height(4)
+    panel = _framed(stat.Panel(), title, description, unit, span, runbook).height(4)
     panel.thresholds(_thresholds(steps)).color_mode(common.BigValueColorMode.VALUE)
     panel.graph_mode(
         common.BigValueGraphMode.NONE if query.instant else common.BigValueGraphMode.AREA
@@ -118,7 +118,7 @@ def number(
 
 def bars(
     title: str,
-    told: str,
+    description: str,
     unit: str,
     *queries: Query,
     steps: Steps,
@@ -127,7 +127,7 @@ def bars(
     bounds: tuple[float, float] = (0, 1),
 ) -> bargauge.Panel:
     """Return one bar a series, coloured by `steps`."""
-    panel = _framed(bargauge.Panel(), title, told, unit, span, runbook)
+    panel = _framed(bargauge.Panel(), title, description, unit, span, runbook)
     panel.orientation(common.VizOrientation.HORIZONTAL).thresholds(_thresholds(steps))
     panel.display_mode(common.BarGaugeDisplayMode.BASIC).min(bounds[0]).max(bounds[1]).decimals(1)
     panel.reduce_options(common_builders.ReduceDataOptions().calcs(["lastNotNull"]))
@@ -135,10 +135,16 @@ def bars(
 
 
 def heat(
-    title: str, told: str, unit: str, buckets: str, *, span: int = 12, runbook: str | None = None
+    title: str,
+    description: str,
+    unit: str,
+    buckets: str,
+    *,
+    span: int = 12,
+    runbook: str | None = None,
 ) -> heatmap.Panel:
     """Return a histogram over time; `buckets`: increase of its buckets by `le`."""
-    panel = _framed(heatmap.Panel(), title, told, unit, span, runbook)
+    panel = _framed(heatmap.Panel(), title, description, unit, span, runbook)
     panel.y_axis(heatmap.YAxisConfig().unit(unit)).cell_gap(1).show_legend()
     colours = heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Spectral")
     panel.color(colours.steps(64).exponent(0.5).reverse(reverse=False))
@@ -151,9 +157,9 @@ def row(title: str) -> builders.Row:
     return builders.Row(title)
 
 
-def variable(name: str, label: str, told: str, query: str) -> builders.QueryVariable:
+def variable(name: str, label: str, description: str, query: str) -> builders.QueryVariable:
     """Return a choice of several values or of all; all is `.*`, which is valid where there are none."""
-    choice = builders.QueryVariable(name).label(label).description(told)
+    choice = builders.QueryVariable(name).label(label).description(description)
     choice.query({"query": query, "refId": name}).datasource(DATASOURCE)
     choice.refresh(dashboard.VariableRefresh.ON_TIME_RANGE_CHANGED)
     choice.sort(dashboard.VariableSort.ALPHABETICAL_ASC)
@@ -164,12 +170,12 @@ def variable(name: str, label: str, told: str, query: str) -> builders.QueryVari
 def page(
     uid: str,
     title: str,
-    told: str,
+    description: str,
     variables: Sequence[builders.QueryVariable],
     panels: Sequence[Part],
 ) -> dashboard.Dashboard:
     """Return a dashboard with rows and panels from left to right, top to bottom."""
-    made = builders.Dashboard(title).uid(uid).description(told).tags(["bertier"]).editable()
+    made = builders.Dashboard(title).uid(uid).description(description).tags(["bertier"]).editable()
     made.time("now-1h", "now").refresh("30s").timezone("browser")
     made.tooltip(dashboard.DashboardCursorSync.CROSSHAIR)
     made.with_variable(_datasource_variable()).with_variable(_runbooks_variable())
@@ -187,8 +193,8 @@ def page(
     return found
 
 
-def _framed(panel: P, title: str, told: str, unit: str, span: int, runbook: str | None) -> P:
-    panel.title(title).description(told).unit(unit).datasource(DATASOURCE)
+def _framed(panel: P, title: str, description: str, unit: str, span: int, runbook: str | None) -> P:
+    panel.title(title).description(description).unit(unit).datasource(DATASOURCE)
     panel.height(HEIGHT).span(span)
     if runbook is not None:
         link = builders.DashboardLink(f"Runbook: {runbook}").type(dashboard.DashboardLinkType.LINK)

@@ -35,8 +35,10 @@ PROMISED = 'promise=~"latency|accuracy"'
 
 def service() -> dashboard.Dashboard:
     """Return the dashboard."""
-    told = "Traffic, attainment and error budgets by SLO class, latency, decisions and refusals."
-    instance = choices.instance("Which gateways; budgets are over all of them.")
+    description = (
+        "Traffic, attainment and error budgets by SLO class, latency, decisions and refusals."
+    )
+    instance = choices.instance("Which gateways; error budgets are over all of them.")
     chosen = (choices.slo_class(), instance)
     panels = (
         *_now(),
@@ -47,7 +49,7 @@ def service() -> dashboard.Dashboard:
         *_refusals(),
         *_second_tries(),
     )
-    return page("bertier-service", "bertier / Service", told, chosen, panels)
+    return page("bertier-service", "bertier / Service", description, chosen, panels)
 
 
 def _now() -> Parts:
@@ -60,9 +62,9 @@ def _now() -> Parts:
             Query(f"sum(rate({REQUESTS}[$__rate_interval]))"),
         ),
         number(
-            "Whole promise kept",
-            "Share of requests, refused and failed ones included, whose latency and floor were both"
-            " kept, over the time shown.",
+            "Joint attainment",
+            "Share of requests, refused and failed ones included, that met both latency and floor, over"
+            " the time shown.",
             "percentunit",
             Query(
                 f"""sum(increase({joint}, outcome="kept"}}[$__range]))
@@ -80,7 +82,7 @@ def _now() -> Parts:
         ),
         number(
             "Refused or failed",
-            "Share of requests that got no answer through our fault: load, deadline, model server.",
+            "Share of requests without an answer because of load, the deadline or a model server.",
             "percentunit",
             Query(
                 f"""(sum(rate(bertier_requests_total{{{HERE}, outcome=~"overloaded|deadline-exceeded|backend-.*|internal"}}[$__rate_interval])) or vector(0))
@@ -112,11 +114,11 @@ def _now() -> Parts:
 
 def _promises() -> Parts:
     return (
-        row("Promises"),
+        row("Service level objectives"),
         lines(
             "Attainment by class",
-            "Share of requests whose promise was kept, over five minutes and all gateways. Joint: latency"
-            " and floor both.",
+            "Share of requests that met the objective, over five minutes and all gateways. Joint: both"
+            " latency and floor.",
             "percentunit",
             Query(
                 '1 - bertier:slo_broken:ratio_rate5m{slo_class=~"$slo_class"}',
@@ -127,7 +129,7 @@ def _promises() -> Parts:
         ),
         bars(
             "Error budget left, 30 days",
-            "What is left of the requests that may break a promise, by the objectives in"
+            "What is left of the requests that may miss the objective, by"
             " deploy/prometheus/rules/objectives.yml. Below 0: the objective is missed.",
             "percentunit",
             Query(
@@ -141,8 +143,8 @@ def _promises() -> Parts:
         ),
         lines(
             "Burn rate, one hour",
-            "How many times too fast the budget is used: 1 lasts a month. The dashed lines are where it is"
-            " a ticket (1, over days) and where it pages (6 over six hours, 14.4 over one).",
+            "How many times too fast the budget is used: 1 lasts a month. The dashed lines are the limits for"
+            " a ticket (1, over days) and for a page (6 over six hours, 14.4 over one).",
             "short",
             Query(
                 f'bertier:slo_burn:ratio_rate1h{{slo_class=~"$slo_class", {PROMISED}}}',
@@ -160,7 +162,7 @@ def _traffic() -> Parts:
         row("Traffic and latency"),
         stacked(
             "Traffic by class",
-            "Requests per second by SLO class and front.",
+            "Requests per second by SLO class and frontend.",
             "reqps",
             Query(
                 f"sum by (slo_class, front) (rate({REQUESTS}[$__rate_interval]))",
@@ -169,14 +171,14 @@ def _traffic() -> Parts:
         ),
         stacked(
             "Requests by outcome",
-            "ok, gone (the caller left), or what went wrong: docs/reference/api.md, Failures.",
+            "ok, gone (the caller left), or the kind of failure: docs/reference/api.md, Failures.",
             "reqps",
             Query(f"sum by (outcome) (rate({REQUESTS}[$__rate_interval]))", "{{outcome}}"),
             runbook=LATENCY,
         ),
         stacked(
             "Time per stage",
-            "Mean time of an answered request, by where it went. queue: waiting in the gateway; Triton's"
+            "Mean time of an answered request by stage. queue: waiting in the gateway; Triton's"
             " own queue is in infer.",
             "s",
             Query(
@@ -186,7 +188,7 @@ def _traffic() -> Parts:
         ),
         heat(
             "Latency",
-            "How many requests took how long, failures included.",
+            "Number of requests by duration, failures included.",
             "s",
             f"sum by (le) (increase({DURATION}[$__rate_interval]))",
             runbook=LATENCY,
@@ -215,22 +217,22 @@ def _decisions() -> Parts:
         row("Decisions"),
         stacked(
             "Decisions by reason",
-            "Why a plan was chosen or the request refused. meets_slo: the whole promise; all others gave"
-            " something up: docs/explanation/routing.md, What is chosen.",
+            "Why a plan was chosen or the request refused. All but meets_slo are fallbacks or refusals:"
+            " docs/explanation/routing.md, What is chosen.",
             "reqps",
             Query(f"sum by (reason) (rate({decided}[$__rate_interval]))", "{{reason}}"),
             runbook=ACCURACY,
         ),
         stacked(
             "Plan mix",
-            "Which plans answer, as shares. Smaller ones take over as load grows.",
+            "Shares of the plans that answer. Smaller ones take over as load grows.",
             "reqps",
             Query(f"sum by (plan) (rate({chosen}[$__rate_interval]))", "{{plan}}"),
             share=True,
         ),
         stacked(
-            "What gave",
-            "Answers that did not keep their whole promise, by what gave; one that broke two counts twice.",
+            "SLO violations",
+            "Answers that did not meet their SLO, by violation; an answer with two counts twice.",
             "reqps",
             Query(
                 f'sum by (outcome) (rate(bertier_slo_outcomes_total{{{HERE}, outcome!="met"}}[$__rate_interval]))',
@@ -262,8 +264,8 @@ def _savings() -> Parts:
             Query(f"{largest} - {compute}", "{{slo_class}}"),
         ),
         stacked(
-            "Kept answers",
-            "Questions at the response cache, where it is on: answered from it, asked anew, or past it.",
+            "Response cache",
+            "Questions at the response cache, if it is on: answered from it, answered by a model, or past it.",
             "reqps",
             Query(f"sum by (outcome) (rate({kept}[$__rate_interval]))", "{{outcome}}"),
         ),
@@ -274,9 +276,9 @@ def _refusals() -> Parts:
     refused = f'bertier_decisions_total{{{HERE}, plan="none"}}'
     return (
         stacked(
-            "Sheds",
-            "Requests refused by the policy: shed and busy under load, infeasible when no idle system could"
-            " keep a strict promise, too_late and unavailable otherwise.",
+            "Refused by the policy",
+            "Requests refused once their size was known: shed and busy under load, infeasible when no idle"
+            " system could meet a strict SLO, too_late and unavailable otherwise.",
             "reqps",
             Query(
                 f"sum by (slo_class, reason) (rate({refused}[$__rate_interval]))",
@@ -285,9 +287,9 @@ def _refusals() -> Parts:
             runbook=QUEUE,
         ),
         stacked(
-            "Refused unread",
-            "Requests refused from their headers alone: full (too many in flight), unreachable (the deadline"
-            " cannot be met any more).",
+            "Refused by admission control",
+            "Requests refused before their bodies were read: full (too many in flight), strict (cannot be met"
+            " now), unreachable (no plan is predicted to answer by the deadline).",
             "reqps",
             Query(
                 'sum by (front, reason) (rate(bertier_sheds_total{instance=~"$instance"}[$__rate_interval]))',
@@ -302,7 +304,8 @@ def _second_tries() -> Parts:
     return (
         stacked(
             "Retries",
-            "Requests whose first variant failed: asked of another, or not, for want of time or budget.",
+            "Requests whose first variant failed: retried with another, or not, because no plan or no retry budget"
+            " was left.",
             "reqps",
             Query(
                 'sum by (outcome) (rate(bertier_retries_total{instance=~"$instance"}[$__rate_interval]))',
@@ -312,7 +315,7 @@ def _second_tries() -> Parts:
         ),
         stacked(
             "Partial answers",
-            "Answers from a part of a long context, as the time did not suffice for all of it.",
+            "Answers from a part of a long context, because there was no time for all of it.",
             "reqps",
             Query(
                 f"sum by (slo_class) (rate(bertier_partial_answers_total{{{HERE}}}[$__rate_interval]))",

@@ -13,7 +13,7 @@ DOWN, QUEUE, REPLICA = "BertierBackendDown", "BertierQueueGrowth", "BertierRepli
 
 def triton() -> dashboard.Dashboard:
     """Return the dashboard."""
-    told = "Triton's own metrics: requests, queue, compute and batches by model, and the host's CPU and GPU."
+    description = "Triton's own metrics: requests, queue, compute and batches by model, and the host's CPU and GPU."
     choices = (
         variable(
             "model",
@@ -29,7 +29,7 @@ def triton() -> dashboard.Dashboard:
         ),
     )
     panels = (*_requests(), *_time(), *_replicas(), *_host(), *_gpu())
-    return page("bertier-triton", "bertier / Triton", told, choices, panels)
+    return page("bertier-triton", "bertier / Triton", description, choices, panels)
 
 
 def _rate(metric: str, by: str = "model") -> str:
@@ -78,8 +78,8 @@ def _time() -> Parts:
             Query(mean("request"), "{{model}}"),
         ),
         stacked(
-            "Where the time goes",
-            "Mean time of a request over the models chosen: waiting, input, inference, output.",
+            "Time by step",
+            "Mean time of a request over the chosen models: waiting, input, inference, output.",
             "µs",
             *(
                 Query(
@@ -92,7 +92,7 @@ def _time() -> Parts:
         ),
         lines(
             "Windows per execution",
-            "What dynamic batching makes: windows per run of the model. 1 is all there is for models that"
+            "Batch size after dynamic batching: windows per run of the model. Always 1 for models that"
             " are not batch-invariant.",
             "short",
             Query(
@@ -108,7 +108,7 @@ def _replicas() -> Parts:
         row("Several Tritons behind a gateway, as the gateways see them"),
         lines(
             "Replicas up",
-            "1: ready and not left alone for failing, at every gateway that uses it.",
+            "1: ready and not ejected, at every gateway that uses it.",
             "short",
             Query("min by (replica) (bertier_replica_up)", "{{replica}}"),
             bounds=(0, 1),
@@ -116,13 +116,13 @@ def _replicas() -> Parts:
         ),
         lines(
             "In flight by replica",
-            "Requests at each model server, over all gateways: balanced where they are alike.",
+            "Requests at each model server, over all gateways.",
             "short",
             Query("sum by (replica) (bertier_replica_in_flight)", "{{replica}}"),
         ),
         lines(
             "Ejections",
-            "How often per hour a model server, or a variant on it, was left alone because it failed.",
+            "How often per hour a model server, or a variant on it, was ejected because it failed.",
             "short",
             Query(
                 "sum by (replica) (increase(bertier_replica_ejections_total[1h]))", "{{replica}}"
@@ -145,7 +145,7 @@ def _host() -> Parts:
         ),
         lines(
             "Memory",
-            "Memory in use on Triton's host, and what it has.",
+            "Memory in use on Triton's host, and its total.",
             "bytes",
             Query(f"nv_cpu_memory_used_bytes{{{SERVER}}}", "{{instance}} used"),
             Query(f"nv_cpu_memory_total_bytes{{{SERVER}}}", "{{instance}} total"),
@@ -153,7 +153,7 @@ def _host() -> Parts:
         ),
         lines(
             "Pinned memory pool",
-            "Memory set apart for copies to a GPU, in use and in all.",
+            "Memory reserved for copies to a GPU, in use and in total.",
             "bytes",
             Query(f"nv_pinned_memory_pool_used_bytes{{{SERVER}}}", "{{instance}} used"),
             Query(f"nv_pinned_memory_pool_total_bytes{{{SERVER}}}", "{{instance}} total"),
@@ -166,14 +166,14 @@ def _gpu() -> Parts:
         row("GPU, where there is one"),
         lines(
             "GPU use",
-            "Share of the time in which the GPU did something.",
+            "Share of the time in which the GPU was busy.",
             "percentunit",
             Query(f"nv_gpu_utilization{{{SERVER}}}", "{{instance}} {{gpu_uuid}}"),
             bounds=(0, 1),
         ),
         lines(
             "GPU memory",
-            "Memory of the GPU in use, and what it has.",
+            "Memory of the GPU in use, and its total.",
             "bytes",
             Query(f"nv_gpu_memory_used_bytes{{{SERVER}}}", "{{gpu_uuid}} used"),
             Query(f"nv_gpu_memory_total_bytes{{{SERVER}}}", "{{gpu_uuid}} total"),

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 
 from gateway import api_keys
 from gateway.api_keys import ApiKey, KeyFileError, Keys, Scope
-from gateway.auth.quota import Quota
+from gateway.auth.quota import Quota, SharedQuota
 from gateway.auth.reloading import Reloading
 from gateway.clock import now_ms
 from gateway.errors import Forbidden, QuotaExceeded, Unauthenticated
 from gateway.observability.metrics import Metrics
 from gateway.settings import Settings
+from gateway.shared_memory import Quotas, number_of
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class Caller:
 
     name: str
     key: ApiKey
-    quota: Quota | None
+    quota: Quota | SharedQuota | None
     metrics: Metrics
 
     def take(self, n: int) -> None:
@@ -108,6 +109,7 @@ class Access:
     settings: Settings
     metrics: Metrics
     clock: Callable[[], float] = now_ms
+    quotas: Quotas | None = None  # of all workers of this gateway, where there are several
     _by_hash: dict[str, Caller] = field(default_factory=dict)
     _file: Reloading = field(init=False)
 
@@ -187,5 +189,12 @@ class Access:
     def _caller(self, name: str, key: ApiKey, before: Caller | None) -> Caller:
         if before is not None and before.key == key:
             return before
-        quota = None if key.requests_per_s is None else Quota(key.requests_per_s)
-        return Caller(name, key, quota, self.metrics)
+        return Caller(name, key, self._quota(name, key), self.metrics)
+
+    def _quota(self, name: str, key: ApiKey) -> Quota | SharedQuota | None:
+        if key.requests_per_s is None:
+            return None
+        if self.quotas is None:
+            return Quota(key.requests_per_s)
+        number = number_of(f"{name} {key.sha256} {key.requests_per_s}")
+        return SharedQuota(key.requests_per_s, self.quotas, number)

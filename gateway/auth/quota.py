@@ -1,4 +1,4 @@
-"""A quota of requests a second: a token bucket. Pure: times are given, ms.
+"""A quota of requests a second: a token bucket. Times are given, ms.
 
 Source: the GCRA of ATM Forum UNI 4.0, as one number, the time at which the bucket is full again.
 """
@@ -6,6 +6,8 @@ Source: the GCRA of ATM Forum UNI 4.0, as one number, the time at which the buck
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from gateway.shared_memory import Quotas
 
 BURST_S = 1.0  # worth of requests that may arrive at once
 
@@ -47,3 +49,39 @@ class Quota:
     def reset_ms(self, now_ms: float) -> float:
         """Return the time until all may come again."""
         return max(0.0, self.full_ms - now_ms)
+
+
+class SharedQuota:
+    """A quota that holds for all workers of a gateway together."""
+
+    def __init__(self, per_s: float, quotas: Quotas, number: int) -> None:
+        """`number` stands for the key in `quotas`."""
+        self._per_s = per_s
+        self._quotas = quotas
+        self._number = number
+
+    @property
+    def burst(self) -> float:
+        return Quota(self._per_s).burst
+
+    @property
+    def window_ms(self) -> float:
+        return Quota(self._per_s).window_ms
+
+    def take(self, n: int, now_ms: float) -> float:
+        with self._quotas.locked():
+            quota = Quota(self._per_s, self._quotas.get(self._number))
+            wait_ms = quota.take(n, now_ms)
+            if not wait_ms:
+                self._quotas.set(self._number, quota.full_ms, now_ms)
+        return wait_ms
+
+    def left(self, now_ms: float) -> int:
+        return self._now().left(now_ms)
+
+    def reset_ms(self, now_ms: float) -> float:
+        return self._now().reset_ms(now_ms)
+
+    def _now(self) -> Quota:
+        with self._quotas.locked():
+            return Quota(self._per_s, self._quotas.get(self._number))

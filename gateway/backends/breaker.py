@@ -17,6 +17,7 @@ IN_A_ROW = 3  # failures that open a breaker
 WINDOW, SHARE = 20, 0.5  # this share of failures among the last calls opens it, too
 PATIENCE = 4.0  # a variant may hang after this multiple of its work on an idle system
 FIRST_OPEN_MS, LONGEST_OPEN_MS = 1_000.0, 30_000.0
+RETRY_BURST = 20.0  # retries that may follow one another at once
 
 
 class State(StrEnum):
@@ -164,7 +165,7 @@ class RetryBudget:
     Every request adds `share`, every retry takes 1. The budget starts full, at `burst`.
     """
 
-    def __init__(self, share: float, burst: float = 20.0) -> None:
+    def __init__(self, share: float, burst: float = RETRY_BURST) -> None:
         """`share`: retries per request; 0: none at all."""
         self._share = share
         self._burst = burst if share else 0.0

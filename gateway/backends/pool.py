@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, 
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from gateway.backends.breaker import Call, RetryBudget
+from gateway.backends.breaker import RETRY_BURST, Call, RetryBudget
 from gateway.backends.protocol import Backend, Check, key_of
 from gateway.backends.replica import Replica, ReplicaState
 from gateway.catalog.schema import Variant
@@ -46,13 +46,14 @@ class Replicas:
         metrics: Metrics,
         retry_share: float,
         clock: Callable[[], float] = now_ms,
+        retry_burst: float = RETRY_BURST,
     ) -> None:
         """`servers`: by their name in logs and metrics; `retry_share`: share of requests that may be retried on
         another server when the first one fails.
         """
         self.members = [Replica(name, backend, clock) for name, backend in servers.items()]
         self._metrics = metrics
-        self._budget = RetryBudget(retry_share)
+        self._budget = RetryBudget(retry_share, retry_burst)
         self._clock = clock
         self._turn = itertools.count()
         for each in self.members:

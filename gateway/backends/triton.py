@@ -11,6 +11,7 @@ import itertools
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -96,6 +97,7 @@ class TritonBackend:
         self._control = stubs[0]
         self._stubs = itertools.cycle(stubs)
         self._counted: Counted | None = None
+        self.others_answered: Counter[str] = Counter()  # requests of other workers of this gateway
         self._unload_after_ms = unload_after_ms
         self._idle = IdleTimer(clock)
         self._calls = SilentCalls(lost_instance)
@@ -176,6 +178,19 @@ class TritonBackend:
         return self._calls.lost
 
     @property
+    def answered(self) -> Counter[str]:
+        """How many requests the server answered, by model."""
+        return self._calls.answered
+
+    def note_lost(self, lost: Mapping[str, str]) -> None:
+        """Count models as having lost an instance that another worker found."""
+        self._calls.lost.update(lost)
+
+    def forget_lost(self, model: str) -> None:
+        """Count all instances of the model as healthy: another process had it loaded again."""
+        self._calls.forget(model)
+
+    @property
     def repeated(self) -> Mapping[str, int]:
         """How many requests an instance left unanswered and another was asked, by model."""
         return self._calls.repeated
@@ -207,7 +222,9 @@ class TritonBackend:
         before = self._counted
         stats = [(m.name, m.inference_stats.success) for m in statistics.model_stats]
         now = self._counted = Counted.of(
-            time.perf_counter(), [(n, s.ns / 1e9, s.count) for n, s in stats], self._calls.answered
+            time.perf_counter(),
+            [(n, s.ns / 1e9, s.count) for n, s in stats],
+            self.answered + self.others_answered,
         )
         return {} if before is None else now.external_since(before)
 

@@ -14,6 +14,8 @@ from gateway.catalog.schema import Host
 
 INT8_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
 
+CGROUPS = Path("/sys/fs/cgroup")
+OWN_CGROUP = Path("/proc/self/cgroup")
 GPU_PATIENCE_S = 10.0  # nvidia-smi wakes a driver that sleeps
 
 
@@ -68,6 +70,41 @@ def free_memory_bytes(
     except (OSError, ValueError):  # no second version of control groups, or "max": no limit
         return free
     return min(free, float(limit - used))
+
+
+def allowed_cores(groups: Path = CGROUPS, own: Path = OWN_CGROUP) -> int:
+    """Return how many cores this process may use at once: by affinity, and by the CPU quota of its control groups.
+
+    A part of a core counts only where there is no whole one.
+    """
+    quota = _cpu_quota(groups, own)
+    return usable_cores() if quota is None else max(1, min(usable_cores(), int(quota)))
+
+
+def _cpu_quota(groups: Path, own: Path) -> float | None:
+    """Return the lowest quota of the groups that this process is in, in cores; None: there is none."""
+    found = []
+    for line in own.read_text().splitlines() if own.exists() else ():
+        _, controllers, path = line.split(":", 2)
+        if "cpu" not in controllers.split(",") and controllers:
+            continue
+        top = groups / controllers
+        group = top / path.lstrip("/")
+        found += [_quota_of(each) for each in (group, *group.parents) if each.is_relative_to(top)]
+    return min((quota for quota in found if quota is not None), default=None)
+
+
+def _quota_of(group: Path) -> float | None:
+    """Return the CPU quota of one group, version 2 or 1, in cores."""
+    try:
+        if (group / "cpu.max").exists():
+            quota, period = (group / "cpu.max").read_text().split()
+        else:
+            quota = (group / "cpu.cfs_quota_us").read_text().strip()
+            period = (group / "cpu.cfs_period_us").read_text().strip()
+        return float(quota) / float(period) if quota not in ("max", "-1") else None
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
 
 
 def _cpuinfo() -> dict[str, str]:

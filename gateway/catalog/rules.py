@@ -61,7 +61,7 @@ def plan_problems(where: str, plan: Plan, variants: Sequence[Variant]) -> Iterat
         yield f"{where}.variants", f"names unknown variants {unknown}"
         return
     if len(set(plan.variants)) < len(plan.variants):
-        yield f"{where}.variants", "a variant occurs twice; it would say the same again"
+        yield f"{where}.variants", "a variant occurs twice; it would give the same answer again"
     if len(plan.thresholds) != len(plan.variants) - 1:
         yield f"{where}.thresholds", "one threshold per escalation is needed"
     for i, threshold in enumerate(plan.thresholds):
@@ -94,7 +94,7 @@ def _comparisons(where: str, plan: Plan, known: Container[str]) -> Iterator[Prob
     if plan.agreement is not None:
         yield from _agreement(f"{where}.agreement", plan.agreement)
         if plan.agreement.reference not in known:
-            yield f"{where}.agreement.reference", "is no variant of this catalog"
+            yield f"{where}.agreement.reference", "is not a variant of this catalog"
 
 
 def _agreement(where: str, agreement: Agreement) -> Iterator[Problem]:
@@ -161,12 +161,15 @@ def look_problems(where: str, delta: float, spent: float) -> Iterator[Problem]:
 
 def _name(where: str, value: str) -> Iterator[Problem]:
     if not NAME.fullmatch(value):
-        yield where, f"{value[:120]!r} is no name: letters, digits and ._- after a letter or digit"
+        yield (
+            where,
+            f"{value[:120]!r} is not a name: use letters, digits and ._- after a letter or digit",
+        )
 
 
 def _sha256(where: str, value: str) -> Iterator[Problem]:
     if not SHA256.fullmatch(value):
-        yield where, f"{value[:80]!r} is no sha256: 64 hexadecimal digits in lower case"
+        yield where, f"{value[:80]!r} is not a sha256: use 64 hexadecimal digits in lower case"
 
 
 def _at_least_1(where: str, value: int) -> Iterator[Problem]:
@@ -256,6 +259,9 @@ def _paired(where: str, paired: Paired) -> Iterator[Problem]:
     for name in ("loss", "f1_loss"):
         if not -1 <= getattr(paired, name) <= 1:
             yield f"{where}.{name}", f"{getattr(paired, name):g} is not from -1 to 1"
+    for i, scope in enumerate(paired.scopes):
+        if not -1 <= scope.loss <= paired.loss:
+            yield f"{where}.scopes.{i}.loss", f"{scope.loss:g} is not from -1 to {paired.loss:g}"
     if paired.loss < paired.f1_loss:
         yield f"{where}.loss", f"{paired.loss:g} is less than the sample's {paired.f1_loss:g}"
 

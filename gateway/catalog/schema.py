@@ -20,6 +20,13 @@ class Precision(StrEnum):
     INT8_DYNAMIC = "int8-dynamic"
 
 
+class FloorScope(StrEnum):
+    """The scope of a certificate whose floor and loss requests are routed by."""
+
+    LOWER = "lower"  # the lowest of all scopes
+    ALL = "all"  # all clusters, also those whose articles may have trained the models
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """The size of a BERT."""
@@ -244,6 +251,14 @@ class LossCheck:
 
 
 @dataclass(frozen=True, slots=True)
+class ScopeLoss:
+    """The certified loss of a plan in one scope of its certificate."""
+
+    name: str
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
 class Paired:
     """Mean F1 of the plan >= that of the variant `to` on the same questions - `loss`.
 
@@ -254,6 +269,7 @@ class Paired:
     loss: float
     f1_loss: float  # the sample mean, over clusters
     checks: tuple[LossCheck, ...] = ()
+    scopes: tuple[ScopeLoss, ...] = ()  # as the certificate's; `loss` is the largest
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +302,7 @@ class Certificate:
     spent: float = (
         0.0  # of delta, by this look at the data; all looks at it together spend delta at most
     )
+    floor_scope: FloorScope = FloorScope.LOWER  # whose floor and loss `floor` and `paired.loss` are
 
     def floor_of(self, stratum: str) -> float | None:
         """Return the floor of a stratum; None: it has none."""
@@ -296,8 +313,8 @@ class Certificate:
 class Agreement:
     """How often a plan answers as the largest variant does, on the questions of its certificate.
 
-    Counted are questions that a smaller variant answered in the end, and of which not both said that
-    there is no answer: two silences agree. `both_answer`: the share where both give an answer;
+    Counts the questions that a smaller variant answered in the end, except those that both left without
+    an answer. `both_answer`: the share where both give an answer;
     `same_answer`: of those, where it is the same text; every question asked alike. The floors under both rates, of all plans of the
     catalog, hold jointly at the certificate's 1 - delta.
     """

@@ -58,6 +58,7 @@ class Look:
     date: str  # ISO 8601, UTC
     delta: float  # that all looks at this data may spend together
     spent: float
+    methods: tuple[str, ...] = ()  # that made its floors, the present one last; empty: version 1
 
 
 @dataclass(frozen=True, slots=True)

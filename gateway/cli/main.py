@@ -44,9 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def serve(flags: argparse.Namespace) -> int:
-    from gateway import app
+    from gateway import app, workers
 
-    return app.serve(_settings(flags))
+    chosen = _settings(flags)
+    n = workers.count(chosen)
+    if n > 1:
+        from gateway.workers import parent
+
+        return parent.serve(chosen.model_copy(update={"workers": n}))
+    return app.serve(chosen.model_copy(update={"workers": 1}))
 
 
 def triton(flags: argparse.Namespace) -> int:
@@ -165,21 +171,24 @@ def _add(
 def _add_serve(commands: Any) -> None:
     command = _add(commands, "serve", serve, "answer questions over HTTP and gRPC")
     command.add_argument("--http-port", type=int)
-    command.add_argument("--api-keys-file", type=Path, metavar="FILE", help="who may ask")
-    command.add_argument("--tls-certificate", type=Path, metavar="PEM", help="speak TLS")
-    command.add_argument("--tls-key", type=Path, metavar="PEM", help="of the certificate")
-    command.add_argument("--tls-client-authority", type=Path, metavar="PEM", help="of callers")
+    command.add_argument("--api-keys-file", type=Path, metavar="FILE", help="TOML file of API keys")
+    command.add_argument("--tls-certificate", type=Path, metavar="PEM", help="serve over TLS")
+    command.add_argument("--tls-key", type=Path, metavar="PEM", help="its private key")
+    command.add_argument(
+        "--tls-client-authority", type=Path, metavar="PEM", help="require client certificates"
+    )
     command.add_argument("--grpc-port", type=int)
     command.add_argument("--uds", type=Path, metavar="PATH", help="Unix socket for HTTP")
-    command.add_argument("--root-path", metavar="PATH", help="under which a proxy offers it")
-    command.add_argument("--metrics-port", type=int, help="a port of its own for /metrics")
+    command.add_argument("--root-path", metavar="PATH", help="path of the gateway behind a proxy")
+    command.add_argument("--metrics-port", type=int, help="separate port for /metrics")
     command.add_argument("--decisions-file", type=Path, metavar="FILE", help="record decisions")
+    command.add_argument("--workers", metavar="N", help="processes that answer, or auto (1)")
     command.add_argument("--backend", choices=("auto", "triton", "embedded"))
     command.add_argument(
         "--triton-url",
         action="append",
         metavar="HOST:PORT",
-        help="gRPC of a running Triton; again, or separated by commas, for each of several",
+        help="gRPC address of a running Triton; for several repeat the flag or use commas",
     )
     _add_triton_flags(command)
     _add_triton_flags(_add(commands, "triton", triton, "run Triton alone, in the foreground"))
@@ -201,7 +210,7 @@ def _add_ask(commands: Any) -> None:
     command.add_argument("--top-k", type=int, default=1)
     command.add_argument("--variant", help="pin one variant")
     command.add_argument(
-        "--explain", action="store_true", help="include the decision in the JSON, too"
+        "--explain", action="store_true", help="include the whole decision in the JSON"
     )
     _add_slo(command)
     _add_source(command)
@@ -231,12 +240,12 @@ def _add_slo(command: argparse.ArgumentParser) -> None:
 
 
 def _add_source(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--url", help=f"a gateway ({URL})")
+    command.add_argument("--url", help=f"URL of the gateway (default: {URL})")
     command.add_argument(
-        "--authority", type=Path, metavar="PEM", help="that signed its certificate"
+        "--authority", type=Path, metavar="PEM", help="authority that signed its certificate"
     )
     command.add_argument("--model-repository", type=Path, metavar="DIR")
-    command.add_argument("--api-key", metavar="KEY", help=f"for it; else {CLIENTS_KEY}")
+    command.add_argument("--api-key", metavar="KEY", help=f"API key (default: {CLIENTS_KEY})")
     command.add_argument("--json", action="store_true", help="print JSON")
 
 

@@ -43,7 +43,7 @@ def _words(*words: str) -> str:
     return ", ".join(f"`{word}`" for word in words)
 
 
-# What a label's values are: of one metric (`metric.label`), else of all that have the label.
+# The values of a label: of one metric (`metric.label`), else of all that have the label. Empty: HEAD describes them.
 VALUES = {
     "backend": _words("triton", "embedded"),
     "catalog": _words(*SetName),
@@ -51,7 +51,7 @@ VALUES = {
     "commit": "of the study that made the catalog",
     "front": _words(*FRONTENDS),
     "kind": _words("text", "padding"),
-    "plan": "a plan of the catalog",
+    "plan": "",
     "promise": _words(*OBJECTIVES) + " (both)",
     "quantile": _words("0.95", "0.99"),
     "rate": _words(*Rate),
@@ -59,38 +59,37 @@ VALUES = {
     "replica": "the address of a model server, where there are several",
     "result": _words("switched", "refused"),
     "sha256": "of `catalog.json`",
-    "slo_class": "a class of the settings",
+    "slo_class": "",
     "stage": _words(*STAGES),
     "state": _words("open", "closed"),
     "trust": _words(*(each for each in Trust if each is not Trust.BROKEN))
     + ", `none` (not served)",
-    "variant": "a variant of the catalog",
+    "variant": "",
     "version": "of the package",
     "file": _words(*FILES),
     "key": "the name of an API key",
     "bertier_cache_requests_total.outcome": "`hit`, `miss`, `bypass` (`Cache-Control: no-store`, or `SLO-Explain`)",
     "bertier_denied_total.reason": _words(*DENIALS),
-    "bertier_http_connections_closed_total.reason": "`slow_head` (no whole request head in time), `large_head`,"
-    " `malformed` (no HTTP request), `idle` (no request for a long time), `stalled` (the answer was not taken),"
+    "bertier_http_connections_closed_total.reason": "`slow_head` (request head incomplete in time), `large_head`,"
+    " `malformed` (not HTTP), `idle` (no request for a long time), `stalled` (the caller did not read),"
     " `full` (`max_connections`)",
     "bertier_key_requests_total.outcome": _words("admitted", "quota"),
     "bertier_reloads_total.result": _words("loaded", "refused"),
     "bertier_model_reloads_total.result": _words("loaded", "failed"),
-    "bertier_decisions_total.plan": "a plan of the catalog, `none` (refused)",
+    "bertier_decisions_total.plan": "or `none` (refused)",
     "bertier_escalations_total.outcome": _words("kept", "escalated", "cut"),
     "bertier_latency_predictions_total.outcome": _words("within", "beyond"),
-    "bertier_request_duration_seconds.slo_class": "a class of the settings, `unknown`",
+    "bertier_request_duration_seconds.slo_class": "or `unknown`",
     "bertier_requests_total.outcome": "`ok`, `gone` (the caller left), or a"
     " [kind of failure](api.md#failures)",
-    "bertier_requests_total.slo_class": "a class of the settings, `unknown`",
-    "bertier_retries_total.outcome": "`retried`, `no_plan` (none left that answers in time),"
-    " `no_budget`",
+    "bertier_requests_total.slo_class": "or `unknown`",
+    "bertier_retries_total.outcome": "`retried`, `no_plan` (no other plan in time), `no_budget`",
     "bertier_rollout_compared_total.outcome": "`agreed`, `disagreed`, `dropped` (no room to ask), `failed`",
     "bertier_rollout_duration_seconds.outcome": "`met`, `broken` (late, below the floor, refused ...), `failed`",
     "bertier_rollouts_total.result": _words(*ROLLED_OUT),
-    "bertier_shadow_total.outcome": "`agreed`, `disagreed`, `both_silent` (neither gave an answer),"
-    " `dropped` (no room to ask), `failed`",
-    "bertier_sheds_total.reason": "`full` (`max_in_flight`), `strict` (cannot be met now), `unreachable` (no plan is predicted to answer by the deadline)",
+    "bertier_shadow_total.outcome": "`agreed`, `disagreed`, `both_silent` (neither answered),"
+    " `dropped` (no capacity), `failed`",
+    "bertier_sheds_total.reason": "`full` (`max_in_flight`), `strict` (cannot be met now), `unreachable` (no plan by the deadline)",
     "bertier_slo_outcomes_total.outcome": "`met`, or a [value of `SLO-Met`](api.md#headers-of-an-answer)",
     "bertier_slo_requests_total.outcome": _words("kept", "broken"),
 }
@@ -99,17 +98,16 @@ HEAD = """# Metrics
 
 Made from `gateway/observability/metrics_declared.py` by `make docs-metrics`; [how to query them](../how-to/metrics.md).
 
-`/metrics` on the HTTP port answers in Prometheus' plain text, or in OpenMetrics to a scraper that takes it; there the buckets of
-`bertier_request_duration_seconds` carry a trace id as exemplar. Label values come from the settings, the catalog and fixed sets: no request
-can make a new one. Histograms of durations have an edge at the target and at the deadline of every SLO class, own classes included.
+`/metrics` answers in Prometheus' plain text, or in OpenMetrics, where the buckets of `bertier_request_duration_seconds` have a trace id as
+exemplar. `variant` and `plan` are names of the catalog, `slo_class` is a class of the settings; no request can make a new label value.
+Histograms of durations have an edge at the target and at the deadline of every SLO class.
 
 | metric | type | unit | labels | description |
 |---|---|---|---|---|
 """
 
 FOOT = """
-Besides, as Prometheus' clients name them: `process_...` (CPU seconds, memory, file descriptors, start time; on Linux), `python_gc_...` and
-`python_info`. What happens inside Triton, above all the batches it makes, is in Triton's own metrics (`nv_...`) on its metrics port.
+Also, as Prometheus' clients name them: `process_...` (on Linux), `python_gc_...` and `python_info`. Triton's own metrics (`nv_...`) are on its metrics port.
 """
 
 
@@ -128,7 +126,7 @@ def _row(metric: Declared) -> str:
 def _labels(metric: Declared) -> Iterator[str]:
     for label in metric.labels:
         values = VALUES.get(f"{metric.name}.{label}") or VALUES[label]
-        yield f"`{label}`: {values}"
+        yield f"`{label}`: {values}" if values else f"`{label}`"
 
 
 def _unit(metric: Declared) -> str:

@@ -25,6 +25,7 @@ UNITS = {"ms": "ms", "bytes": "bytes", "chars": "characters", "share": "share", 
 PAGES = {
     "a-record-of-decisions": "../how-to/logs.md#a-record-of-decisions",
     "connections": "../how-to/connections.md#connections",
+    "floors-of-all-clusters": "../explanation/certificates.md#one-value-is-an-article",
     "keeping-certificates-true": "../how-to/watch-certificates.md",
     "logs": "../how-to/logs.md#logs",
     "several-gateways": "../how-to/model-servers.md#several-gateways",

@@ -7,15 +7,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from itertools import accumulate
 
 from gateway.domain import PASSAGE_BREAK, Answer, Question, Span
 from gateway.errors import InvalidField, TextTooLong, TooManyItems
-from gateway.frontends.offsets import OffsetUnit, offset
 from gateway.frontends.slo_headers import MAX_ID_CHARS
 from gateway.qa import codec
 from gateway.qa.sentences import sentence_around
 from gateway.settings import Settings
+
+
+class OffsetUnit(StrEnum):
+    """What the offsets of an answer count."""
+
+    CODE_POINTS = "code-points"  # Python, Rust's chars, SQL
+    UTF_16 = "utf-16"  # JavaScript, Java, C#
+    UTF_8 = "utf-8"  # bytes: Go, Rust, C
+
+
+def offset(text: str, position: int, unit: OffsetUnit) -> int:
+    """Return the position, given in code points, in another unit."""
+    if unit is OffsetUnit.CODE_POINTS or text.isascii():
+        return position
+    if unit is OffsetUnit.UTF_8:
+        return len(text[:position].encode())
+    return len(text[:position].encode("utf-16-le")) // 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ STATUS: Mapping[type[BertierError], tuple[int, str]] = {
     Forbidden: (403, "The key may not do this"),
     QuotaExceeded: (429, "More requests than the key may send"),
     TooManyConnections: (429, "More connections than there may be"),
-    Infeasible: (422, "No plan can keep this SLO"),
+    Infeasible: (422, "No plan can meet this SLO"),
     Overloaded: (429, "Too busy to keep this SLO now"),
     DeadlineExceeded: (504, "The deadline has passed"),
     BackendUnavailable: (503, "No model server can answer"),

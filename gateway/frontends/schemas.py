@@ -21,8 +21,7 @@ from pydantic_core import from_json
 from gateway.domain import Question, SloPolicy, SloRequest
 from gateway.errors import BadInput, InvalidField, Malformed
 from gateway.frontends import asked
-from gateway.frontends.asked import Asked, PassageText
-from gateway.frontends.offsets import OffsetUnit
+from gateway.frontends.asked import Asked, OffsetUnit, PassageText
 from gateway.frontends.slo_headers import MAX_ID_CHARS, MAX_PLAN_TOKENS
 from gateway.qa.codec import MAX_ANSWER_TOKENS
 from gateway.settings import MAX_PASSAGES, Settings
@@ -287,6 +286,7 @@ class OptionBody(ReplyBody):
     certified_answerable_f1: float | None = Field(
         None, description="Of questions that have an answer; null: not certified."
     )
+    floor_scope: str = Field(description="Setting `floor_scope`: `lower` or `all`.")
     idle_ms: float
     predicted_ms: float
     cost_ms: float

@@ -24,6 +24,24 @@ def open_http(settings: Settings) -> socket.socket:
     return bind(settings.host, settings.http_port, "http_port")
 
 
+def reserve_shared(host: str, port: int, setting: str) -> socket.socket:
+    """Return a socket that holds a port for workers who listen there on sockets of their own.
+
+    Raises: SettingsError where anybody else has it.
+    """
+    if port:
+        bind(host, port, setting).close()  # else we would share it with another gateway
+    family, address = _resolve(host, port, setting)
+    holder = socket.socket(family)
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        holder.bind(address)
+    except OSError as exc:
+        holder.close()
+        raise _unusable(exc, host, port, setting) from exc
+    return holder
+
+
 def bind_unix(path: Path) -> socket.socket:
     """Return a Unix socket that listens there, in place of one that nobody listens at any more.
 

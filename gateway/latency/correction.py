@@ -82,6 +82,17 @@ class Window:
         return max(score, self._sorted[(above + n) // 2]) if above < n else score
 
 
+class AtRest:
+    """Seen / expected on a host at rest, at one level."""
+
+    __slots__ = ("factor", "idle", "rested")
+
+    def __init__(self, rested: float, idle: float) -> None:
+        self.rested = rested  # log
+        self.factor = exp(rested)
+        self.idle = exp(idle)  # of what an idle system can do: the profile is not widened
+
+
 @dataclass(slots=True)
 class Cell:
     """The correction of one variant at one length."""
@@ -96,16 +107,23 @@ class Cell:
     calm: Window = field(
         default_factory=Window
     )  # scores of answers that had the host to themselves
+    _at_rest: Sequence[AtRest] = ()  # (levels,) empty: work it out
 
-    def rested(self, level: int) -> float:
-        """Return log of seen / expected at rest: the prior's, or less where answers were faster."""
-        return self._at_rest(level, self.spreads[level])
+    def add_calm(self, at_ms: float, score: float) -> None:
+        """Add the score of an answer that had the host to itself."""
+        self.calm.add(at_ms, score)
+        self._at_rest = ()
 
-    def idle(self, level: int) -> float:
-        """Return the same of what an idle system can do: the profile is not widened."""
-        return self._at_rest(level, self.tails[level])
+    def at_rest(self, level: int) -> AtRest:
+        """Return how long answers take on a host at rest: the prior's, or less where they were faster."""
+        if not self._at_rest:
+            self._at_rest = [
+                AtRest(self._score(i, spread), self._score(i, tail))
+                for i, (spread, tail) in enumerate(zip(self.spreads, self.tails, strict=True))
+            ]
+        return self._at_rest[level]
 
-    def _at_rest(self, level: int, known: float) -> float:
+    def _score(self, level: int, known: float) -> float:
         n = len(self.calm)
         if not n:
             return known
@@ -132,7 +150,6 @@ class LatencyCorrection:
         self.n = 0  # scores so far
         self.cells: dict[Hashable, Cell] = {}
         self._regimes = regimes
-        self._base: Sequence[Sequence[tuple[float, float]]] = ()
         self._start()
 
     def _start(self) -> None:
@@ -161,22 +178,23 @@ class LatencyCorrection:
     def factor(self, cell: Cell, regime: int, level: int) -> float:
         """Return seen / expected at a level of `LEVELS`, P99 never less than P95."""
         weight = self._fresh if self._n_known else 0.0
-        rested = cell.rested(level)
+        rest = cell.at_rest(level)
         if not weight:
-            return exp(rested)
-        row, reach, spreads = self._base[regime], cell.reach, cell.spreads
+            return rest.factor
+        row = self._base[regime] or self._learned(regime)
+        reach, spreads = cell.reach, cell.spreads
         learned, unknown = row[level]
         found = learned + unknown * spreads[level] + reach[level]
         if level > 1:
             learned, unknown = row[1]
             found = max(found, learned + unknown * spreads[1] + reach[1])
-        return exp(weight * (found + cell.offset) + (1.0 - weight) * rested)
+        return exp(weight * (found + cell.offset) + (1.0 - weight) * rest.rested)
 
     def add_calm(self, at_ms: float, cell: Cell, ratio: float) -> None:
         """Learn from an answer that had the host to itself, for the next time the host is idle."""
         score = log(max(ratio, 1e-6))
         if score <= _STALL:
-            cell.calm.add(at_ms, score)
+            cell.add_calm(at_ms, score)
 
     def add(self, at_ms: float, cell: Cell, regime: int, ratio: float, observed: Observed) -> None:
         """Learn from an answer: seen / expected."""
@@ -213,19 +231,22 @@ class LatencyCorrection:
         self._refresh()
 
     def _refresh(self) -> None:
-        """Work out, by regime and level, what was learned and the weight of the prior."""
+        """Have what was learned worked out anew, where it is asked for."""
+        self._base: list[Sequence[tuple[float, float]]] = [()] * self._regimes
+
+    def _learned(self, regime: int) -> Sequence[tuple[float, float]]:
+        """Return, by level, what was learned under this load and the weight of the prior."""
         n_all, pooled = len(self._all), self._all.quantiles or _NOTHING
-        base = []
-        for window in self._windows:
-            n, own = len(window), window.quantiles or _NOTHING
-            row = []
-            for level, prior_n in enumerate(_PRIOR_N):
-                of_own = n / (n + prior_n)
-                of_all = (1.0 - of_own) * n_all / (n_all + prior_n)
-                learned = of_own * own[level] + of_all * pooled[level]
-                row.append((self.location + learned + self._reach[level], 1.0 - of_own - of_all))
-            base.append(row)
-        self._base = base
+        window = self._windows[regime]
+        n, own = len(window), window.quantiles or _NOTHING
+        row = []
+        for level, prior_n in enumerate(_PRIOR_N):
+            of_own = n / (n + prior_n)
+            of_all = (1.0 - of_own) * n_all / (n_all + prior_n)
+            learned = of_own * own[level] + of_all * pooled[level]
+            row.append((self.location + learned + self._reach[level], 1.0 - of_own - of_all))
+        self._base[regime] = row
+        return row
 
 
 def _step(value: float, by: float) -> float:

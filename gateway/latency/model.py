@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, log
-from typing import NamedTuple
+from math import log
+from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.catalog.schema import Plan, Profile
 from gateway.domain import Seen, Size
 from gateway.latency.correction import Cell as Tracked
 from gateway.latency.correction import LatencyCorrection, Observed
 from gateway.latency.queueing import Backlog, Job, Queue
+
+if TYPE_CHECKING:
+    from gateway.latency.other_workers import OtherWorkers
 
 GATEWAY_MS = 2.0  # route, decode and the way to the model server, of one window
 WINDOW_MS = 0.5  # the same of each further window
@@ -62,9 +65,12 @@ class _Stage(NamedTuple):
     idle_ms: float  # the quantile on an idle system
     predicted_ms: float  # the quantile now
     compute_ms: float  # of one core
+    wait_ms: float
     expected_ms: float
     regime: int
-    wait_ms: float
+
+
+_N_PREDICTED = len(Prediction._fields)  # of a stage: what is a prediction of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +101,8 @@ class LatencyModel:
         self.correction: LatencyCorrection = (
             LatencyCorrection(_REGIMES) if previous is None else previous.correction
         )
+        # Of a gateway with one worker there are none.
+        self.others: OtherWorkers | None = None if previous is None else previous.others
         self._known: dict[tuple[str, int], _Known] = {}
         self._backlog: Backlog | None = None  # of `_backlog_ms`; None: work came or went since
         self._backlog_ms = 0.0
@@ -103,16 +111,19 @@ class LatencyModel:
     @property
     def busy(self) -> bool:
         """Whether any of our work is in flight."""
+        self._see_others()
         return self.queue.in_flight > 0
 
     @property
     def has_room(self) -> bool:
         """Whether one more window would leave half of the cores free."""
+        self._see_others()
         return self.queue.lanes_at_work < max(1, self.queue.cores // 2)
 
     @property
     def crowded(self) -> bool:
         """Whether there is more work, ours and external, than cores."""
+        self._see_others()
         external = sum(line.external for line in self.queue.lines.values())
         return self.queue.in_flight + external > self.queue.cores
 
@@ -139,11 +150,16 @@ class LatencyModel:
         known: dict[str, _Stage] = {}
         found = []
         for plan in plans:
+            for variant in plan.variants:
+                if variant not in known:  # cascades share variants
+                    known[variant] = self._stage(variant, size, level, now_ms)
+            if len(plan.variants) == 1:
+                stage = known[plan.variants[0]]
+                found.append(Prediction(*stage[:_N_PREDICTED]))
+                continue
             idle_ms = predicted_ms = cost_ms = wait_ms = 0.0
             for i, variant in enumerate(plan.variants):
-                stage = known.get(variant)
-                if stage is None:  # cascades share variants
-                    stage = known[variant] = self._stage(variant, size, level, now_ms)
+                stage = known[variant]
                 idle_ms += stage.idle_ms
                 predicted_ms += stage.predicted_ms
                 wait_ms += stage.wait_ms
@@ -154,7 +170,7 @@ class LatencyModel:
     def predict_stage(self, variant: str, size: Size, quantile: float, now_ms: float) -> Prediction:
         """Return the same of one variant that would be asked now."""
         found = self._stage(variant, size, _level(quantile), now_ms)
-        return Prediction(found.idle_ms, found.predicted_ms, found.compute_ms, found.wait_ms)
+        return Prediction(*found[:_N_PREDICTED])
 
     def begin(self, variant: str, size: Size, now_ms: float) -> Work:
         """Count this work as in flight, and note what was predicted for it."""
@@ -163,6 +179,8 @@ class LatencyModel:
         p99_ms = self._stage(variant, size, 2, now_ms).predicted_ms
         alone = not self.busy
         job = self.queue.add(now_ms, variant, size.n_windows, known.p50_ms)
+        if self.others is not None:
+            self.others.show(job, variant, now_ms)
         self._backlog = None
         return Work(
             variant,
@@ -183,11 +201,14 @@ class LatencyModel:
         """Count this work as in flight no longer; twice is once."""
         if work.job is not None:
             self.queue.remove(now_ms, work.job)
+            if self.others is not None:
+                self.others.hide(work.job)
             work.job = self._backlog = None
 
     def finish(self, work: Work, now_ms: float) -> Seen:
         """Learn how long an answer took from `begin`."""
         self.leave(work, now_ms)
+        self._see_others(now_ms)
         took_ms = now_ms - work.began_ms
         observed = _observed(work, took_ms)
         self.correction.add(now_ms, work.cell, work.regime, took_ms / work.expected_ms, observed)
@@ -250,14 +271,23 @@ class LatencyModel:
         if regime:
             alone_now_ms = alone_ms * correction.factor(known.tracked, 0, level)
             wait_ms = max(0.0, predicted_ms - alone_now_ms)
-        idle_ms = min(predicted_ms, alone_ms * exp(known.tracked.idle(level)))
-        return _Stage(idle_ms, predicted_ms, p50_ms * windows, expected_ms, regime, wait_ms)
+        idle_ms = min(predicted_ms, alone_ms * known.tracked.at_rest(level).idle)
+        return _Stage(idle_ms, predicted_ms, p50_ms * windows, wait_ms, expected_ms, regime)
+
+    def _see_others(self, now_ms: float | None = None) -> None:
+        """Count what other workers began and ended since the last look."""
+        if self.others is not None and self.others.follow(self.queue, now_ms):
+            self._backlog = None
 
     def _look(self, now_ms: float) -> Backlog:
-        self._backlog, self._backlog_ms = self.queue.backlog(now_ms), now_ms
-        self.correction.rest(0.0 if self.busy else now_ms - self.queue.idle_since_ms)
+        self._see_others(now_ms)
+        backlog = self._backlog = self.queue.backlog(now_ms)
+        self._backlog_ms = now_ms
+        # Not `busy`: it looks at the others again, and drops the backlog where they began more.
+        resting = not self.queue.in_flight
+        self.correction.rest(now_ms - self.queue.idle_since_ms if resting else 0.0)
         self._follow()
-        return self._backlog
+        return backlog
 
     def _of(self, variant: str, bucket: int) -> _Known:
         known = self._known.get((variant, bucket))

@@ -31,6 +31,7 @@ class Job:
     lanes: int = 0  # instances it occupies; 0: it waits
     began: float = 0.0  # when it left the queue, in work done by one lane (`Queue.served_ms`)
     gone: bool = False
+    place: int = -1  # where other workers of this gateway see it
 
     @property
     def work_ms(self) -> float:

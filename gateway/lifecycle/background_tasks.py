@@ -15,6 +15,7 @@ from gateway.catalog.host import usable_cores
 from gateway.clock import now_ms
 from gateway.domain import Question
 from gateway.errors import BertierError
+from gateway.lifecycle.followers import NOBODY, Followers
 from gateway.lifecycle.preparation import capacity, readmit
 from gateway.request.service import AnswerService
 
@@ -30,7 +31,8 @@ KEEP_LOADED_CALLS = (
 class BackgroundTasks:
     """Keeps replicas and the latency model in step with the model servers."""
 
-    def __init__(self, service: AnswerService) -> None:
+    def __init__(self, service: AnswerService, followers: Followers = NOBODY) -> None:
+        self._followers = followers
         self._service = service
         self._replicas = service.backend if isinstance(service.backend, Replicas) else None
 
@@ -55,9 +57,11 @@ class BackgroundTasks:
             if any(replicas.unchecked(each.catalog.variant(name)) for name in each.trust):
                 await readmit(each, replicas)
         serving.latency.resize(*capacity(serving.catalog, replicas, usable_cores()))
+        self._followers.admitted()
 
     async def poll_external_load(self) -> None:
         """Update the external load of the latency model: our work waits behind it."""
+        await self._followers.count_answers()
         try:
             external = await self._service.backend.external_load()
         except BertierError:
@@ -65,6 +69,7 @@ class BackgroundTasks:
         if self._service.serving is not None:
             windows = {name: round(n) for name, n in external.items()}
             self._service.serving.latency.set_external(windows, now_ms())
+            self._followers.external(windows)
 
     async def keep_loaded(self) -> None:
         """Ask every routed variant, so that other gateways do not unload it as idle."""

@@ -138,6 +138,10 @@ class Candidates:
 
     def _check(self, found: Candidate, current: ServingSet) -> None:
         """Raises: RepositoryError for a candidate that there is no sense in trying."""
+        if self._service.settings.workers != 1:  # the watcher's process answers nothing then
+            raise RepositoryError(
+                "a candidate is tried by a gateway of one process: set workers = 1"
+            )
         if disk.same_models(found.catalog, current.catalog):
             raise RepositoryError(
                 "the candidate names the same variants and plans as the current catalog: it was promoted already,"

@@ -17,6 +17,7 @@ from gateway.backends.triton import TritonBackend
 from gateway.catalog.schema import Variant
 from gateway.clock import now_ms
 from gateway.errors import BertierError
+from gateway.lifecycle.followers import NOBODY, Followers
 from gateway.observability.metrics import Metrics
 from gateway.request.service import AnswerService
 from gateway.triton_server.supervisor import Supervisor
@@ -51,6 +52,7 @@ class Healing:
         servers: Mapping[str, TritonBackend],
         supervisor: Supervisor | None = None,
         clock: Callable[[], float] = now_ms,
+        followers: Followers = NOBODY,
     ) -> None:
         """`servers`: by name; `supervisor`: of the only one, where it is a Triton of our own."""
         self._service = service
@@ -58,6 +60,7 @@ class Healing:
         self._servers = servers
         self._supervisor = supervisor
         self._clock = clock
+        self._followers = followers
         self._patients: dict[tuple[str, str], _Patient] = {}
         self._counted: dict[str, Counter[str]] = {name: Counter() for name in servers}
 
@@ -134,6 +137,7 @@ class Healing:
             return
         if not self._supervisor.models.is_gone(model):
             return
+        self._followers.gone(model)
         breaker = serving.breakers.of(model)
         if breaker.trip(self._clock()):
             log.warning("%s: no instance of it is left; other plans answer", model)
@@ -159,6 +163,7 @@ class Healing:
         now = self._clock()
         patient.left |= dict.fromkeys(before, now)
         self._metrics.model_reloads.labels(model, "loaded").inc()
+        self._followers.healed(where, model)
         self._end(model, patient)
         log.info("%s: %s is loaded again: all of its instances answer", where, model)
 

@@ -8,7 +8,7 @@ from math import log10
 from typing import Any
 
 from gateway.backends.replica import ReplicaState
-from gateway.catalog.schema import Plan, Variant
+from gateway.catalog.schema import FloorScope, Plan, Variant
 from gateway.domain import SetName, Trust
 from gateway.monitoring.rollout_tests import Rate, Seen
 from gateway.monitoring.sequential_tests import AgreementTest, Comparison
@@ -75,6 +75,7 @@ class Readiness:
     broken_plans: tuple[str, ...] = ()  # by shadow answers; no longer trusted
     healing: Mapping[str, str] = field(default_factory=dict)  # variants that lost an instance: why
     candidate: CandidateState | None = None  # None: there never was one
+    workers: Mapping[str, str] = field(default_factory=dict)  # by number: state; {}: one process
 
 
 def candidate_state(
@@ -148,7 +149,9 @@ def summary(serving: ServingSet) -> str:
     states = states_of(serving)
     report = [f"{name} ({state.trust or 'not served'})" for name, state in states.items()]
     differs = dict.fromkeys(s.host_differs for s in states.values() if s.host_differs)
-    return "; ".join([", ".join(report), *differs])
+    scopes = {plan.certificate.floor_scope for plan in serving.catalog.plans}
+    floors = ["floors of all clusters, not only of unseen articles"] * (FloorScope.ALL in scopes)
+    return "; ".join([", ".join(report), *differs, *floors])
 
 
 def catalog_report(serving: ServingSet) -> dict[str, Any]:

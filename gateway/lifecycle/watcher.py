@@ -16,6 +16,7 @@ from gateway import slo
 from gateway.backends.pool import Replicas
 from gateway.backends.retry import Retry
 from gateway.catalog import store
+from gateway.catalog.scopes import in_scope
 from gateway.catalog.store import CATALOG
 from gateway.clock import now_ms
 from gateway.errors import (
@@ -26,6 +27,7 @@ from gateway.errors import (
     VariantsUnserved,
 )
 from gateway.lifecycle.candidates import Candidates
+from gateway.lifecycle.followers import NOBODY, Followers
 from gateway.lifecycle.preparation import hash_problems, measure_again, prepare, recheck
 from gateway.lifecycle.readiness import Readiness, states_of, summary
 from gateway.lifecycle.retirement import Retirement
@@ -48,6 +50,7 @@ class Watcher:
         restarts: Callable[[], int] = lambda: 0,
         clock: Callable[[], float] = now_ms,
         healing: Callable[[], Mapping[str, str]] = dict,
+        followers: Followers = NOBODY,
     ) -> None:
         """`restarts` returns how often our own model server was restarted; `healing` the variants that are being
         reloaded, with the reason.
@@ -59,6 +62,7 @@ class Watcher:
         self._repository = service.settings.model_repository
         self._restarts = restarts
         self._healing = healing
+        self._followers = followers
         self._restarts_seen = 0
         self._up = False
         self._seen = ""  # sha256 of the catalog last tried
@@ -159,7 +163,8 @@ class Watcher:
         """Serve the catalog if it is sound; else refuse it until it changes, or the reason passes."""
         old = self._service.serving
         try:
-            catalog = store.parse(raw, self._repository / CATALOG)
+            stored = store.parse(raw, self._repository / CATALOG)
+            catalog = in_scope(stored, self._service.settings.floor_scope)
             self._retirement.load(catalog.variants)
             new = await prepare(self._repository, catalog, self._backend, old)
             _refuse_worse(new, old)
@@ -279,6 +284,7 @@ class Watcher:
         if self._service.serving is not None:
             self._retirement.replace(self._service.serving)
         self._service.serving = serving
+        self._followers.serve(serving)
         for gauge in (self._metrics.variant_up, self._metrics.breaker_open):
             gauge.clear()
         for name, state in states_of(serving).items():

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
 from math import log1p, log10
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -188,6 +189,14 @@ class Texts:
         return hits / n, misses / n
 
 
+class Evidence(NamedTuple):
+    """What is known of a plan's agreement."""
+
+    broken: bool
+    seen: Counter[Comparison]
+    betting: BettingTest
+
+
 class AgreementTest:
     """The test of one plan: both rates of its agreement are at least the certified ones, less a tolerance."""
 
@@ -210,6 +219,15 @@ class AgreementTest:
             return False
         self.broken = True
         return True
+
+    @property
+    def evidence(self) -> Evidence:
+        """What is known so far; texts are left out."""
+        return Evidence(self.broken, Counter(self.seen), self._betting)
+
+    def show(self, evidence: Evidence) -> None:
+        """Show what another process found; nothing is to be added here."""
+        self.broken, self.seen, self._betting = evidence
 
     @property
     def log10_e_value(self) -> float:
@@ -260,6 +278,13 @@ class ConfidenceTest:
         return log10(self._betting.capital)
 
 
+class Found(NamedTuple):
+    """What all tests found so far."""
+
+    agreement: dict[str, Evidence]  # by plan
+    shifted: frozenset[str]  # variants
+
+
 class SequentialTests:
     """The tests of every plan and variant since its certificate was published; they outlive switches.
 
@@ -299,6 +324,21 @@ class SequentialTests:
             return False
         self._note_broken()
         return True
+
+    @property
+    def found(self) -> Found:
+        """What is known of every plan and variant."""
+        evidence = {name: test.evidence for name, test in self.agreement.items()}
+        return Found(evidence, frozenset(n for n, t in self.confidence.items() if t.shifted))
+
+    def show(self, found: Found) -> None:
+        """Show what another process found, of what is tested here."""
+        for name, evidence in found.agreement.items():
+            if name in self.agreement:
+                self.agreement[name].show(evidence)
+        for name, test in self.confidence.items():
+            test.shifted = name in found.shifted
+        self._note_broken()
 
     def is_shifted(self, variant: str) -> bool:
         """Return whether the variant's confidence is known to be distributed differently."""

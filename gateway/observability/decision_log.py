@@ -7,14 +7,15 @@ is lost and counted; no question waits for the log.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import logging
 import os
 import stat
 import threading
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,7 +134,8 @@ class _File:
         self._is = (found.st_dev, found.st_ino)
         self._regular = stat.S_ISREG(found.st_mode)
         if self._regular:
-            self._mend(found.st_size)
+            with self._locked():
+                self._mend(os.fstat(self._number).st_size)
 
     @property
     def moved(self) -> bool:
@@ -146,6 +148,22 @@ class _File:
 
     def append(self, chunk: bytes) -> None:
         """Write the whole chunk or nothing. Raises: OSError."""
+        with self._locked():
+            self._append(chunk)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Let no other worker of this gateway write to the file in the block."""
+        if not self._regular:
+            yield
+            return
+        fcntl.flock(self._number, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._number, fcntl.LOCK_UN)
+
+    def _append(self, chunk: bytes) -> None:
         before, left = os.fstat(self._number).st_size, memoryview(chunk)
         try:
             while left:

@@ -42,7 +42,7 @@ def _histogram(name: str, description: str, *labels: str) -> Declared:
 _info = _gauge  # a gauge of value 1; the labels hold the information
 
 
-# What callers asked, and what they got.
+# Requests and their answers.
 REQUESTS = _counter(
     "bertier_requests_total",
     "Requests by frontend, SLO class and outcome (ok or the kind of the error).",
@@ -79,7 +79,7 @@ SLO = _counter(
 SLO_REQUESTS = _counter(
     "bertier_slo_requests_total",
     "Requests without a fault of the caller, by objective and outcome;"
-    " a request that is refused under load or fails breaks every objective.",
+    " a request that is refused under load or fails misses every objective.",
     *("slo_class", "promise", "outcome"),
 )
 PARTIAL_ANSWERS = _counter(
@@ -105,13 +105,12 @@ RETRIES = _counter(
 )
 COMPUTE = _counter(
     "bertier_compute_seconds_total",
-    "Compute of the variants that answers asked, s of one core by the profiles of this host;"
-    " kept answers cost nothing.",
+    "Compute of answers, s of one core by the profiles of this host; cached answers cost nothing.",
     "slo_class",
 )
 LARGEST_COMPUTE = _counter(
     "bertier_largest_compute_seconds_total",
-    "Compute of the same answers by the largest variant; what is saved is the difference.",
+    "Compute of the same answers by the largest variant.",
     "slo_class",
 )
 CACHE_REQUESTS = _counter(
@@ -127,7 +126,7 @@ CACHE_BYTES = _gauge(
     "bertier_cache_bytes",
     "Upper bound on the memory of the response cache.",
 )
-# How the variants and their server do.
+# Variants and their model server.
 INFERENCE = _histogram(
     "bertier_inference_duration_seconds",
     "Time from sending one stage of a request to its logits, including the queue of the server.",
@@ -161,6 +160,10 @@ BACKEND_UP = _gauge(
 BACKEND_RESTARTS = _counter(
     "bertier_backend_restarts_total",
     "Restarts of the supervised Triton.",
+)
+WORKER_RESTARTS = _counter(
+    "bertier_worker_restarts_total",
+    "Workers that ended and were replaced, of a gateway with several.",
 )
 WINDOWS_PENDING = _gauge(
     "bertier_windows_pending",
@@ -202,7 +205,7 @@ HEALING = _gauge(
     "1 from when an instance of the variant was found lost until it is loaded again, else 0.",
     "variant",
 )
-# How each of several model servers does.
+# Each of several model servers.
 REPLICA_UP = _gauge(
     "bertier_replica_up",
     "1 while the model server is ready and not ejected, else 0.",
@@ -218,14 +221,14 @@ REPLICA_EJECTIONS = _counter(
     "How often a model server, or a variant on it, was ejected because it failed.",
     "replica",
 )
-# Who connected, who asked, and who was turned away.
+# Connections, API keys and denials.
 CONNECTIONS = _gauge(
     "bertier_http_connections",
     "HTTP connections that are open.",
 )
 CONNECTIONS_CLOSED = _counter(
     "bertier_http_connections_closed_total",
-    "HTTP connections that the gateway closed or did not take, by reason.",
+    "HTTP connections that the gateway closed or did not accept, by reason.",
     "reason",
 )
 DENIED = _counter(
@@ -275,7 +278,7 @@ CATALOG_SWITCHES = _counter(
 )
 CATALOG_REFUSED = _gauge(
     "bertier_catalog_refused",
-    "1 while the catalog on disk is not fit to be served, else 0.",
+    "1 while the catalog on disk is refused, else 0.",
 )
 CATALOG = _info(
     "bertier_catalog_info",
@@ -284,7 +287,7 @@ CATALOG = _info(
 )
 CATALOG_LOADED = _gauge(
     "bertier_catalog_loaded_timestamp_seconds",
-    "When it was switched to, Unix time.",
+    "When the catalog was switched to, Unix time.",
 )
 CANDIDATE_SHARE = _gauge(
     "bertier_candidate_share",
@@ -320,14 +323,14 @@ LOG_LINES_LOST = _counter(
 )
 DECISIONS_LOST = _counter(
     "bertier_decisions_lost_total",
-    "Lines of `decisions_file` that could not be written or kept until they could: a full disk.",
+    "Lines of `decisions_file` that could not be written: a full disk.",
 )
 BUILD = _info(
     "bertier_build_info",
     "Version of the gateway.",
     "version",
 )
-# Whether certificates still hold for what is asked.
+# Whether certificates still hold for the questions that are asked.
 SHADOWS = _counter(
     "bertier_shadow_total",
     "Shadow answers by how they compare with the answer of the largest variant.",
@@ -345,7 +348,7 @@ CERTIFICATE_BROKEN = _gauge(
 )
 CONFIDENCE_SHIFT = _gauge(
     "bertier_confidence_shift",
-    "Evidence that a variant's confidence is spread otherwise than certified: log10 of the e-value.",
+    "Evidence that a variant's confidence differs from the certified data: log10 of the e-value.",
     "variant",
 )
 CONFIDENCE_SHIFTED = _gauge(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,7 @@ from gateway.catalog.schema import Decoding
 from gateway.domain import Answer, Bools, Floats, Ints, Logits, Question, Span, Windows
 from gateway.errors import EmptyText, MalformedText, RepositoryError, TextTooLong
 from gateway.qa.characters import has_visible, long_clusters
-from gateway.qa.context_cache import ContextCache, ContextTokens
-from gateway.qa.token_cache import Tokens, WordMemory
+from gateway.qa.token_cache import ContextCache, ContextTokens, Tokens, WordMemory
 
 MAX_TOKENS = 384
 TYPICAL_TOKENS = 192  # assumed for a request without a size; one of the buckets
@@ -126,12 +125,12 @@ class _Frame:
     def n_tokens(self) -> int:
         return len(self.before) + len(self.between) + len(self.after)
 
-    def types_around(self, n_asked: int, n_context: int) -> list[int]:
+    def types_around(self, n_asked: int, n_context: int) -> Ints:  # (S,)
         """Return the token types of a window."""
-        first, second = len(self.before), len(self.before) + 1 + len(self.between)
-        types = self.types
-        asked, context = [types[first]] * n_asked, [types[second]] * n_context
-        return [*types[:first], *asked, *types[first + 1 : second], *context, *types[second + 1 :]]
+        counts = [1] * len(self.types)
+        first = len(self.before)
+        counts[first], counts[first + 1 + len(self.between)] = n_asked, n_context
+        return np.repeat(self.types, counts)
 
 
 def _check_text(name: str, text: str) -> None:
@@ -196,9 +195,10 @@ def _to_windows(
         )
         mask[row, :n] = 1
         types[row, :n] = frame.types_around(n_asked, last - first)
-        offsets[row, first:last, 0] = context.begins[part] + start
-        offsets[row, first:last, 1] = context.ends[part] + start
-        is_context[row, first:last] = offsets[row, first:last, 0] < offsets[row, first:last, 1]
+        begins, ends = context.begins[part], context.ends[part]
+        np.add(begins, start, out=offsets[row, first:last, 0])
+        np.add(ends, start, out=offsets[row, first:last, 1])
+        np.less(begins, ends, out=is_context[row, first:last])
     return Windows(ids, mask, types, offsets, is_context, n_tokens)
 
 
@@ -253,6 +253,34 @@ def answer_of(reading: Reading, how: Decoding, top_k: int = 1) -> Answer:
     return Answer(best.text, best.start, best.end, score, no_answer, alternatives, best, other)
 
 
+def decide_anew(answer: Answer, question: Question) -> Answer:
+    """Return the answer as the caller's own thresholds have it, those of the question.
+
+    Certificates, cascades and shadow answers go by the variant's threshold; this decides last, for the reply alone.
+    `max_no_answer_probability` takes the place of the variant's threshold: the best span answers where the
+    probability of no answer is at most this. `min_score` then withholds an answer with a lower score. The score of
+    a decision that the variant did not make is extrapolated.
+    """
+    if question.max_no_answer_probability is not None:
+        answered = answer.no_answer_probability <= question.max_no_answer_probability
+        answer = _decided(answer, answered=answered)
+    if question.min_score is not None and answer.score < question.min_score:
+        answer = _decided(answer, answered=False)
+    return answer
+
+
+def _decided(answer: Answer, *, answered: bool) -> Answer:
+    """Return the answer, decided this way."""
+    answered = answered and answer.best is not None
+    if answered == (answer.start is not None):
+        return answer
+    other = replace(answer, score=answer.other_score, other_score=answer.score)
+    if not answered or other.best is None:
+        return replace(other, text="", start=None, end=None)
+    best = other.best
+    return replace(other, text=best.text, start=best.start, end=best.end)
+
+
 def score_features(reading: Reading, null_threshold: float) -> tuple[float, float]:
     """Return the features of an answer's score: margin to the threshold, log share of the best span."""
     if not reading.spans:
@@ -263,7 +291,7 @@ def score_features(reading: Reading, null_threshold: float) -> tuple[float, floa
 
 
 def _scores(reading: Reading, how: Decoding, unanswerable: bool) -> tuple[float, float]:
-    """Return the score of the decision, and that of the other one, which the margin counts against."""
+    """Return the score of the decision and that of the opposite decision."""
     margin, log_share = score_features(reading, how.null_threshold)
     logits = []
     for decision, sign in ((unanswerable, 1), (not unanswerable, -1)):

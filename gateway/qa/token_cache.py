@@ -1,21 +1,27 @@
-"""A tokenizer with a cache of words: text to token ids and offsets.
+"""A tokenizer with a cache of words, and a cache of contexts: text to token ids and offsets. Thread-safe.
 
 The library does all the tokenizing. Most words of a text occurred before; a look-up takes a fraction of the time of
 tokenizing them again.
 Text is data: the name of a special token (`[SEP]`) written in a text is read as its characters.
+Knows no questions and no windows. Texts are kept in memory while they are used, and never written.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from threading import Lock
 
+from cachetools import LRUCache
 from tokenizers import Tokenizer
 
+from gateway.domain import Ints
 from gateway.errors import RepositoryError
 
+MAX_CACHED_CHARS = 1_000_000  # of all contexts together; about 10 MB with their tokens, in English
+ENTRY_CHARS = 80  # what an entry takes beside its text and tokens, in characters: some 800 bytes
 MAX_REMEMBERED_CHARS = 400_000  # of all words together, some 60,000; then the cache is cleared
 
 # White space at which these tokenizers split, whatever stands on either side.
@@ -23,7 +29,7 @@ _WORD = re.compile(r"[^ \t\n\r]+")
 _SPLITTING = ("BertPreTokenizer", "Whitespace", "WhitespaceSplit")
 _LOCAL = ("BertNormalizer", "Lowercase")  # normalizers that never look across white space
 
-Pieces = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # ids, begins, ends in the word
+Pieces = list[tuple[int, int, int]]  # of each token: id, begin and end in the word
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +67,15 @@ class WordMemory:
             offsets = [_trimmed(text, begin, end) for begin, end in encoding.offsets]
             ids = [self._unknown_for.get(i, i) for i in encoding.ids]
             return Tokens(ids, [b for b, _ in offsets], [e for _, e in offsets])
-        words = _WORD.findall(text)
-        known = self._knowing(words)
-        tokens = Tokens([], [], [])
-        at = 0
-        for word in words:
-            at = text.index(word, at)
-            word_ids, word_begins, word_ends = known[word]
-            tokens.ids.extend(word_ids)
-            tokens.begins.extend([at + begin for begin in word_begins])
-            tokens.ends.extend([at + end for end in word_ends])
-            at += len(word)
-        return tokens
+        known = self._knowing(_WORD.findall(text))
+        ids, begins, ends = list[int](), list[int](), list[int]()
+        for found in _WORD.finditer(text):
+            at = found.start()
+            for token, begin, end in known[found[0]]:
+                ids.append(token)
+                begins.append(at + begin)
+                ends.append(at + end)
+        return Tokens(ids, begins, ends)
 
     def _knowing(self, words: Iterable[str]) -> dict[str, Pieces]:
         """Return the cache after adding these words."""
@@ -91,19 +94,13 @@ class WordMemory:
 
     def _learn(self, words: list[str]) -> dict[str, Pieces]:
         encoding = self._tokenizer.encode(words, is_pretokenized=True, add_special_tokens=False)
-        found: dict[str, tuple[list[int], list[int], list[int]]] = {w: ([], [], []) for w in words}
+        found: dict[str, Pieces] = {word: [] for word in words}
         for token, word, (begin, end) in zip(
             encoding.ids, encoding.word_ids, encoding.offsets, strict=True
         ):
             assert word is not None, "only special tokens belong to no word"
-            ids, begins, ends = found[words[word]]
-            ids.append(self._unknown_for.get(token, token))
-            begins.append(begin)
-            ends.append(end)
-        return {
-            word: (tuple(ids), tuple(begins), tuple(ends))
-            for word, (ids, begins, ends) in found.items()
-        }
+            found[words[word]].append((self._unknown_for.get(token, token), begin, end))
+        return found
 
 
 def _trimmed(text: str, begin: int, end: int) -> tuple[int, int]:
@@ -145,3 +142,47 @@ def _unknown_for_special(tokenizer: Tokenizer) -> dict[int, int]:
                 " unknown token (unk_token), or a pre_tokenizer that splits the name"
             )
     return {}
+
+
+@dataclass(frozen=True, slots=True)
+class ContextTokens:
+    """The tokens of a context; offsets count its code points and cut no character that a reader sees."""
+
+    ids: Ints  # (N,)
+    begins: Ints  # (N,)
+    ends: Ints  # (N,)
+
+
+@dataclass(slots=True)
+class _Entry:
+    n_chars: int  # with those of the entry itself
+    tokens: ContextTokens | None = None  # None: they are being made
+    lock: Lock = field(default_factory=Lock)
+
+
+class ContextCache:
+    """The contexts used last, up to a number of characters: many questions over one tokenize it once."""
+
+    def __init__(
+        self, tokenize: Callable[[str], ContextTokens], max_chars: int = MAX_CACHED_CHARS
+    ) -> None:
+        self._tokenize = tokenize
+        self._lock = Lock()
+        self._entries: LRUCache[str, _Entry] = LRUCache(max_chars, lambda entry: entry.n_chars)
+
+    def tokens_of(self, text: str) -> ContextTokens:
+        """Return the tokens of a context; threads that ask for one at the same time tokenize it once."""
+        entry = self._entry(text)
+        with entry.lock:
+            if entry.tokens is None:
+                entry.tokens = self._tokenize(text)
+            return entry.tokens
+
+    def _entry(self, text: str) -> _Entry:
+        with self._lock:
+            entry = self._entries.get(text)
+            if entry is None:
+                entry = _Entry(len(text) + ENTRY_CHARS)
+                if entry.n_chars <= self._entries.maxsize:
+                    self._entries[text] = entry
+            return entry

@@ -189,7 +189,7 @@ class Cascade:
     async def _infer(self, job: Job, variant: str, *, partial: bool) -> tuple[Windows, Inference]:
         """Return the windows that were answered, and their logits."""
         left_ms = job.slo.timeout_ms - (self._clock() - job.arrived_ms)
-        known, windows = job.serving.catalog.variant(variant), job.windows
+        known, windows = job.serving.variants[variant], job.windows
         if job.order is None:
             found = await self._backend.infer(known, windows, left_ms)
         else:
@@ -202,7 +202,7 @@ class Cascade:
     async def _decode(
         self, job: Job, windows: Windows, inference: Inference, variant: str
     ) -> Answer:
-        how = job.serving.catalog.variant(variant).decoding
+        how = job.serving.variants[variant].decoding
         logits, question = inference.logits, job.question
         if len(question.context) <= LONG_TEXT_CHARS:
             return codec.decode(windows, logits, question, how)

@@ -26,7 +26,7 @@ RESERVE_MS, RESERVE_WINDOW_MS = 5.0, 0.5
 def rank(windows: Windows) -> Ints:  # (W,)
     """Return the windows in the order in which to ask them: by the question's words that they hold.
 
-    A word weighs the more, the fewer windows have it (inverse document frequency, Sparck Jones 1972); equals
+    Words that fewer windows contain weigh more (inverse document frequency, Sparck Jones 1972); equals
     stay in the order of the text.
     """
     ids, inside = windows.input_ids, windows.is_context  # (W, S)
@@ -42,7 +42,7 @@ def rank(windows: Windows) -> Ints:  # (W,)
 
 
 def reserve_ms(left_ms: float, n_windows: int) -> float:
-    """Return how long before the deadline asking ends, so that an answer can be made of what is there."""
+    """Return the time before the deadline that is reserved for building the answer from the windows read."""
     share_ms = RESERVE_SHARE * left_ms
     return share_ms + min(share_ms, RESERVE_MS + RESERVE_WINDOW_MS * n_windows)
 
@@ -58,7 +58,7 @@ async def infer(
 ) -> tuple[Windows, Inference]:
     """Return the windows that were answered, in the order of the text, and their logits.
 
-    Asks those of `order` alone. All of them, or, where an answer may be `partial`, as many as the time
+    Asks only those of `order`: all of them, or, where an answer may be `partial`, as many as the time
     allows, at least one.
     Raises: DeadlineExceeded, BackendUnavailable, BackendError.
     """

@@ -1,13 +1,13 @@
-"""Answers kept for requests that come again: same catalog, texts, SLO and caller. Off by default.
+"""Response cache: answers for repeated requests with the same catalog, texts, SLO and caller. Off by default.
 
-Keys are hashes: no question or context is kept, but the texts of answers are. Never asks a model.
+Keys are hashes: it stores the texts of answers, but no question or context. Never asks a model.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 
@@ -29,7 +29,7 @@ LASTING = {SloViolation.LATE, SloViolation.UNCERTIFIED}
 
 @dataclass(frozen=True, slots=True)
 class CacheControl:
-    """What a caller says of kept answers (RFC 9111, section 5.2.1)."""
+    """The Cache-Control of a request (RFC 9111, section 5.2.1)."""
 
     reads: bool = True
     stores: bool = True
@@ -38,6 +38,32 @@ class CacheControl:
 
 ANYTHING = CacheControl()
 CONTROL: ContextVar[CacheControl] = ContextVar("cache_control", default=ANYTHING)
+
+
+def receive(pairs: Iterable[tuple[bytes | str, bytes | str]]) -> None:
+    """Note for the current request what its `Cache-Control` headers say; names are in lower case."""
+    said = [value for name, value in pairs if name in (b"cache-control", "cache-control")]
+    texts = [value if isinstance(value, str) else value.decode("latin-1") for value in said]
+    CONTROL.set(parse_control(",".join(texts)) if texts else ANYTHING)
+
+
+def parse_control(header: str) -> CacheControl:
+    """Return the directives that concern us; others are ignored, as RFC 9111 has it."""
+    said = {}
+    for part in header.lower().split(","):
+        name, _, value = part.partition("=")
+        said[name.strip()] = value.strip().strip('"')
+    age = said.get("max-age")
+    return CacheControl(
+        reads=not {"no-store", "no-cache"} & said.keys(),
+        stores="no-store" not in said,
+        max_age_ms=None if age is None else _whole_ms(age),
+    )
+
+
+def _whole_ms(seconds: str) -> float:
+    """Return a number of seconds in ms; one that cannot be read allows no age at all."""
+    return 1e3 * int(seconds[:9]) if seconds.isascii() and seconds.isdecimal() else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +92,7 @@ class ResponseCache:
         arrived_ms: float,
         ask: Callable[[], Awaitable[Answered]],
     ) -> Answered:
-        """Return the kept answer to such a request, else that of `ask`, which is kept."""
+        """Return the cached answer to such a request, else that of `ask`, which is stored."""
         if self._kept is None:
             return await ask()
         control = CONTROL.get()
@@ -86,7 +112,7 @@ class ResponseCache:
         return answered
 
     def _find(self, key: bytes, serving: ServingSet, control: CacheControl) -> _Kept | None:
-        """Return the kept answer, if the caller takes it and its plan is trusted as it was."""
+        """Return the cached answer, if the caller accepts it and its plan is trusted as before."""
         assert self._kept is not None
         kept = self._kept.get(key)
         if kept is None:
@@ -99,7 +125,7 @@ class ResponseCache:
         return kept if served and serving.trust_of(served.plan) is option.trust else None
 
     def _again(self, kept: _Kept, slo: Slo, arrived_ms: float) -> Answered:
-        """Return the answer with its age, and what it took and cost this time."""
+        """Return the answer with its age, and the time and cost of this request."""
         now, answered = self._clock(), kept.answered
         total_ms = now - arrived_ms
         late = (SloViolation.LATE,) if total_ms > slo.latency_ms else ()

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from gateway.auth import access
-from gateway.backends.breaker import RetryBudget
+from gateway.backends.breaker import RETRY_BURST, RetryBudget
 from gateway.backends.protocol import Backend
 from gateway.clock import now_ms
 from gateway.domain import (
@@ -40,8 +40,8 @@ from gateway.errors import (
 from gateway.observability.decision_log import DecisionLog
 from gateway.observability.metrics import Metrics
 from gateway.observability.observer import Observer, QuestionRecord
-from gateway.qa import codec, own_threshold
-from gateway.request import cost, long_context
+from gateway.qa import codec
+from gateway.request import long_context
 from gateway.request.cascade import LONG_TEXT_CHARS, Cascade, Job, Outcome, final_violations
 from gateway.request.response_cache import ResponseCache
 from gateway.request.rollout import Rollout
@@ -59,7 +59,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """A request that was admitted: its SLO, by the catalog that was served then."""
+    """An admitted request: its SLO, resolved by the catalog that was served at that moment."""
 
     slo: Slo
     serving: ServingSet
@@ -78,7 +78,12 @@ class PlanReport:
 
 
 class AnswerService:
-    """Answers questions from the current ServingSet, which may be swapped at any time."""
+    """Answers questions from the current ServingSet, which may be swapped at any time.
+
+    `backend`: runs the models. `settings`: limits, SLO classes, response cache. `metrics`: counts every request.
+    `clock`: returns ms. `draw`: returns a uniform number in [0, 1), to decide which requests are sampled.
+    `chooser`: the policy; experiments measure another one in its place.
+    """
 
     def __init__(
         self,
@@ -89,10 +94,6 @@ class AnswerService:
         draw: Callable[[], float] = random.random,
         chooser: Chooser = policy,
     ) -> None:
-        """`draw` returns a uniform number in [0, 1); it decides which requests are sampled.
-
-        `chooser`: the policy; experiments measure another one in its place.
-        """
         self.serving: ServingSet | None = None
         self.leaving = False  # the gateway is about to stop
         self.backend = backend
@@ -106,7 +107,7 @@ class AnswerService:
         self.rollout = Rollout(self.shadow, settings, metrics, clock)
         self._clock = clock
         self._router = Router(chooser, clock, lambda: self.admission.n_behind)
-        self._budget = RetryBudget(settings.retry_share)
+        self._budget = RetryBudget(settings.retry_share, settings.part_of(RETRY_BURST))
         self._cascade = Cascade(backend, self.observer, clock)
 
     async def answer(
@@ -120,7 +121,7 @@ class AnswerService:
     ) -> Answered:
         """Answer one question with the smallest model that meets its SLO.
 
-        `admission`: of a request that is in a block of `admitted` already.
+        `admission`: where the caller is inside a block of `admitted`; None: admit the request here.
         Raises: BadInput, Infeasible, Overloaded, DeadlineExceeded, BackendError.
         """
         if admission is None:
@@ -180,7 +181,7 @@ class AnswerService:
             raise refused.error from None
 
     def _current(self, request: SloRequest, admission: Admission) -> tuple[Slo, ServingSet]:
-        """Return the SLO and the serving set; the catalog may be another one since the admission."""
+        """Return the SLO and the serving set; the catalog may have been switched since the admission."""
         serving = self._serving()
         if serving is admission.serving:
             return admission.slo, serving
@@ -188,7 +189,7 @@ class AnswerService:
 
     @asynccontextmanager
     async def _deadline(self, slo: Slo, arrived_ms: float) -> AsyncIterator[None]:
-        """End the block with DeadlineExceeded when the deadline passes; after it, do not begin."""
+        """Raise DeadlineExceeded when the deadline passes within the block, or has passed before it."""
         left_ms = slo.timeout_ms - (self._clock() - arrived_ms)
         passed = f"the deadline of {slo.timeout_ms:g} ms has passed"
         if left_ms <= 0:
@@ -272,10 +273,10 @@ class AnswerService:
             return routed.decision, await self._cascade.answer(job, routed.decision.option)
 
     def _answered(self, job: Job, outcome: Outcome, option: Option, routed: Routed) -> Answered:
-        timings = replace(outcome.timings, total=self._clock() - job.arrived_ms)
+        timings = outcome.timings._replace(total=self._clock() - job.arrived_ms)
         late = timings.total > job.slo.latency_ms
         return Answered(
-            own_threshold.apply(outcome.answer, job.question),
+            codec.decide_anew(outcome.answer, job.question),
             job.slo,
             routed.decision,
             option,
@@ -283,7 +284,7 @@ class AnswerService:
             final_violations(routed.decision, outcome, late=late),
             timings,
             routed.candidates,
-            cost.of_answer(job.serving, option.plan, outcome.variant, job.size),
+            job.serving.cost(option.plan, outcome.variant, job.size),
         )
 
     def candidates(self) -> tuple[ServingSet, ...]:
@@ -346,8 +347,7 @@ class AnswerService:
             raise UnknownVariant(variant, list(known))
         if variant is not None and not any(variant in each.trust for each in sets):
             raise BackendUnavailable(f"{variant}: not served at present; see /readyz")
-        best = serving.catalog.best_floor
-        return resolve(request, settings.classes, settings.default_class, best)
+        return resolve(request, settings.classes, settings.default_class, serving.best_floor)
 
     async def _tokenize(self, question: Question, serving: ServingSet) -> Windows:
         """Return the windows of a question. Raises: TextTooLong, EmptyText."""

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import Context
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -64,6 +65,14 @@ def is_shortened(question: Question) -> bool:
     return longest is not None and longest < codec.MAX_ANSWER_TOKENS
 
 
+class Tests(Protocol):
+    """Where what was observed is tested, in place of this process."""
+
+    def compared(self, plan: str, text: bytes, outcome: Comparison) -> None: ...
+
+    def answered(self, variant: str, text: bytes, score: float, n_tokens: int) -> None: ...
+
+
 class Shadow:
     """Draws samples, asks the largest variant, and feeds the tests of the certificates."""
 
@@ -77,6 +86,7 @@ class Shadow:
     ) -> None:
         """`clock` returns ms; `draw` a uniform number in [0, 1)."""
         self.certificate_tests = SequentialTests(settings.shadow_delta, settings.shadow_tolerance)
+        self.elsewhere: Tests | None = None  # a worker: its parent tests what all observe
         self._backend = backend
         self._share = settings.shadow_share
         self._metrics = metrics
@@ -133,11 +143,20 @@ class Shadow:
 
     def answered(self, variant: str, answer: Answer, question: Question, n_tokens: int) -> None:
         """Test the confidence of an answer: does the variant still see data like its certification data?"""
+        if variant not in self.certificate_tests.confidence:
+            return
+        if self.elsewhere is not None:
+            self.elsewhere.answered(variant, text_of(question), answer.score, n_tokens)
+        else:
+            self.test_confidence(variant, text_of(question), answer.score, n_tokens)
+
+    def test_confidence(self, variant: str, text: bytes, score: float, n_tokens: int) -> None:
+        """Take the confidence of one answer on a text."""
         test = self.certificate_tests.confidence.get(variant)
         if test is None:
             return
         before = test.shifted
-        if not test.add(text_of(question), answer.score, n_tokens):
+        if not test.add(text, score, n_tokens):
             return
         self._tell_variant(variant)
         if test.shifted and not before:
@@ -240,19 +259,26 @@ class Shadow:
 
     def _learn(self, sample: Sample, outcome: Comparison) -> None:
         self._count(sample, LABELS[outcome])
-        name = sample.plan.name
-        rose = self.certificate_tests.compared(name, text_of(sample.question), outcome)
+        if self.elsewhere is not None:
+            self.elsewhere.compared(sample.plan.name, text_of(sample.question), outcome)
+        else:
+            self.test_agreement(sample.plan.name, text_of(sample.question), outcome)
+
+    def test_agreement(self, name: str, text: bytes, outcome: Comparison) -> None:
+        """Take one comparison of a plan's answer on a text."""
+        rose = self.certificate_tests.compared(name, text, outcome)
         if name in self.certificate_tests.agreement:
             self._tell_plan(name)
         if rose:
-            seen = self.certificate_tests.agreement[name].seen
+            test = self.certificate_tests.agreement[name]
+            seen = test.seen
             log.error(
                 "%s: its certificate is broken: it agreed with %s on %d of the %d questions that at least one of them"
                 " answered (one of the two gave no answer to %d), fewer than certified. The plan is no longer"
                 " trusted, and requests move to other plans. Check which questions arrive now, and certify again"
                 " on such questions ('bertier-optimize certify')",
                 name,
-                sample.plan.agreement.reference if sample.plan.agreement else "",
+                test.expected.reference,
                 seen[Comparison.SAME],
                 seen.total() - seen[Comparison.BOTH_SILENT],
                 seen[Comparison.ONE_SILENT],
@@ -261,7 +287,13 @@ class Shadow:
     def _say_what_is_not_known(self, plans: Sequence[Plan]) -> None:
         judges = {(p.agreement.reference,) for p in plans if p.agreement is not None}
         unknown = [p.name for p in plans if p.agreement is None and p.variants not in judges]
-        if self._share and len(plans) > 1 and unknown and unknown != self._unknown:
+        if (
+            self._share
+            and self.elsewhere is None
+            and len(plans) > 1
+            and unknown
+            and unknown != self._unknown
+        ):
             log.warning(
                 "the catalog has no expected agreement with the largest variant for %s: shadow answers cannot test"
                 " their certificates; publish them again",

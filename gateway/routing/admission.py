@@ -39,7 +39,10 @@ HOLD_MS, MAX_HOLD_MS = 4_000.0, 60_000.0  # until last chances are tried again; 
 STRETCH = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 
 BEHIND = 16  # limit on the waiting requests that the choice of a plan considers: later ones are late anyway
-LOOK_MS = 5.0  # between searches for requests that cannot be answered in time
+TICK_MS = 5.0  # between looks for room, while requests wait
+LOOK_MS = (
+    25.0  # between searches for requests that cannot be answered in time: each predicts all plans
+)
 
 
 class Waiting:

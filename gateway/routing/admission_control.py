@@ -18,6 +18,7 @@ from gateway.routing import admission, policy
 from gateway.routing.admission import SMALLEST, AdmissionQueue, Soonest, Waiting
 from gateway.routing.explain import refusal
 from gateway.serving_set import ServingSet
+from gateway.shared_memory import Workers
 
 LOOP_PASSES = 2.0  # a request waits for the event loop before and after the model
 MAX_HELD = 256  # refusals that are delayed at the same time
@@ -69,6 +70,7 @@ class AdmissionControl:
         """`serving` returns the current serving set."""
         self.lag = LoopLag(clock)
         self.in_flight = 0  # requests that wait or are admitted
+        self.workers: Workers | None = None  # of this gateway, where there are several
         self._max_in_flight = max_in_flight
         self._serving = serving
         self._clock = clock
@@ -91,15 +93,32 @@ class AdmissionControl:
 
     def raise_if_full(self) -> None:
         """Raise Refused where `max_in_flight` is reached."""
-        if self.in_flight >= self._max_in_flight:
-            raise Refused(
-                "full",
-                Overloaded(
-                    f"busy: {self.in_flight} requests are in flight, and max_in_flight is"
-                    f" {self._max_in_flight}; try again later",
-                    max(1e3, self.wait_ms),
-                ),
-            )
+        n = self.in_flight if self.workers is None else self.in_flight + self.workers.in_flight
+        if n >= self._max_in_flight:
+            raise self._full(n)
+
+    def _full(self, n: int) -> Refused:
+        return Refused(
+            "full",
+            Overloaded(
+                f"busy: {n} requests are in flight, and max_in_flight is"
+                f" {self._max_in_flight}; try again later",
+                max(1e3, self.wait_ms),
+            ),
+        )
+
+    def _count(self, change: int) -> None:
+        self.in_flight += change
+        if self.workers is not None and self.workers.own is not None:
+            self.workers.own.in_flight = self.in_flight
+
+    def _take_place(self) -> None:
+        """Count a request as in flight. Raises: Refused, where `max_in_flight` is reached."""
+        self._count(1)  # first: of two workers that look at the same time, each sees the other
+        n = self.in_flight if self.workers is None else self.in_flight + self.workers.in_flight
+        if n > self._max_in_flight:
+            self._count(-1)
+            raise self._full(n - 1)
 
     @property
     def wait_ms(self) -> float:
@@ -122,11 +141,10 @@ class AdmissionControl:
         """
         began_ms = self._clock()
         try:
-            self.raise_if_full()
+            self._take_place()
         except Refused as refused:
             await self._hold_back(slo, refused)
             raise
-        self.in_flight += 1
         try:
             await self._enter(slo, serving, caller, began_ms)
             self._queue.enter(caller)
@@ -135,7 +153,7 @@ class AdmissionControl:
             finally:
                 self._queue.leave(caller)
         finally:
-            self.in_flight -= 1
+            self._count(-1)
             self._pump()
 
     async def _enter(self, slo: Slo, serving: ServingSet, caller: Hashable, now_ms: float) -> None:
@@ -186,7 +204,7 @@ class AdmissionControl:
                 self._release(now_ms)
         if len(self._queue) and self._timer is None:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(admission.LOOK_MS / 1e3, self._tick)
+            self._timer = loop.call_later(admission.TICK_MS / 1e3, self._tick)
 
     def _tick(self) -> None:
         self._timer = None

@@ -94,6 +94,7 @@ def describe_option(option: Option) -> dict[str, Any]:
         "certified_f1": option.certified_f1,
         "certified_f1_loss": option.certified_loss,
         "certified_answerable_f1": option.certified_answerable_f1,
+        "floor_scope": str(option.plan.certificate.floor_scope),
         "idle_ms": round(option.idle_ms, 3),
         "predicted_ms": round(option.predicted_ms, 3),
         "cost_ms": round(option.cost_ms, 3),

@@ -79,13 +79,17 @@ def meets_f1(option: Option, slo: Slo) -> bool:
     """Return whether the certificates meet the floors of the SLO and its limit on the loss."""
     if option.certified_f1 < slo.min_f1 or not _meets_answerable_f1(option, slo):
         return False
+    if slo.max_f1_loss is None:
+        return True
     loss = option.certified_loss
-    return slo.max_f1_loss is None or (loss is not None and loss <= slo.max_f1_loss)
+    return loss is not None and loss <= slo.max_f1_loss
 
 
 def _meets_answerable_f1(option: Option, slo: Slo) -> bool:
+    if slo.min_answerable_f1 is None:
+        return True
     floor = option.certified_answerable_f1
-    return slo.min_answerable_f1 is None or (floor is not None and floor >= slo.min_answerable_f1)
+    return floor is not None and floor >= slo.min_answerable_f1
 
 
 def _certifies(option: Option, slo: Slo) -> bool:

@@ -146,7 +146,7 @@ async def _ask_grpc(stub: Any, variant: str, key: str, example: Example) -> bool
 
 def register(commands: Any) -> None:
     """Add the command `strangers`."""
-    text = "what wrong keys cost those with a right one, and us"
+    text = "measure what wrong API keys cost the gateway and callers with a right one"
     command = commands.add_parser("strangers", help=text, description=text)
     command.add_argument("--data", help="SQuAD-format file; default: the shipped sample")
     command.add_argument("--model-repository", type=Path, default=Path("model_repository"))

@@ -179,7 +179,7 @@ async def _keep_scraping(http: aiohttp.ClientSession, per_s: float, sizes: list[
 
 def register(commands: Any) -> None:
     """Add the command `observing`."""
-    text = "what metrics, traces that are off, and scrapes cost"
+    text = "measure the cost of metrics, disabled traces and scrapes"
     command = commands.add_parser("observing", help=text, description=text)
     command.add_argument("--data", help="SQuAD-format file; default: the shipped sample")
     command.add_argument("--model-repository", type=Path, default=Path("model_repository"))

@@ -7,7 +7,7 @@ import shutil
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,12 +107,18 @@ class Fleet:
 
 
 def smallest(source: Path, count: int) -> Catalog:
-    """Return a repository's catalog without all but its smallest variants."""
+    """Return a repository's catalog with its smallest variants alone."""
+    by_size = sorted(store.read(source).variants, key=lambda variant: variant.size_bytes)
+    kept = only(source, {variant.name for variant in by_size[:count]})
+    return replace(kept, plans=tuple(_alone(plan) for plan in kept.plans))
+
+
+def only(source: Path, names: Collection[str]) -> Catalog:
+    """Return a repository's catalog with these variants alone, and the plans that need no others."""
     shipped = store.read(source)
-    kept = sorted(shipped.variants, key=lambda variant: variant.size_bytes)[:count]
-    names = {variant.name for variant in kept}
-    plans = tuple(_alone(plan) for plan in shipped.plans if set(plan.variants) <= names)
-    return replace(shipped, variants=tuple(kept), plans=plans)
+    variants = tuple(variant for variant in shipped.variants if variant.name in names)
+    plans = tuple(plan for plan in shipped.plans if set(plan.variants) <= set(names))
+    return replace(shipped, variants=variants, plans=plans)
 
 
 def _alone(plan: Plan) -> Plan:

@@ -17,14 +17,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.optimize import linprog
-from scipy.sparse import coo_array
 
 from loadtest.lab.paths import End
 from loadtest.lab.traces import Trace, TraceRequest
 from loadtest.lab.world import World
+
+if TYPE_CHECKING:  # scipy takes seconds to import, which every other command would pay
+    from scipy.sparse import coo_array
 
 SLOT_MS = 200.0
 THRIFT = 1e-6  # what a unit of mean work weighs against an answer: ties go to less compute
@@ -129,6 +131,8 @@ def _solve(world: World, trace: Trace, choices: Sequence[_Choice]) -> np.ndarray
     upper: list[tuple[float, float | None]] = [(0.0, 1.0)] * len(choices)
     upper += [(0.0, None)] * (at - len(choices))
     matrix, limits = rows.matrix(at)
+    from scipy.optimize import linprog
+
     solved = linprog(-gain, A_ub=matrix, b_ub=limits, bounds=upper, method="highs")
     assert solved.success, solved.message
     shares: np.ndarray = solved.x[: len(choices)]
@@ -158,6 +162,8 @@ class _Rows:
         values.append(factor)
 
     def matrix(self, n_variables: int) -> tuple[coo_array, list[float]]:
+        from scipy.sparse import coo_array
+
         rows, columns, values = self._entries
         shape = (len(self._limits), n_variables)
         return coo_array((values, (rows, columns)), shape=shape).tocsr(), self._limits

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from math import nan, sqrt
 
 import numpy as np
-from scipy import stats
 
 from loadtest.lab.grid import Cell
 
@@ -64,6 +63,8 @@ class Spot:
 
 def mean_of(values: Sequence[float]) -> Mean:
     """Return the mean with Student's 95 % interval; values that are not there are left out."""
+    from scipy import stats  # takes seconds to import, which every other command would pay
+
     there = np.array([v for v in values if v == v])
     if not len(there):
         return Mean(nan, nan)

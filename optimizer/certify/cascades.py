@@ -16,7 +16,7 @@ from optimizer.study import pareto
 STAGES = (2, 3)
 # Shares of the questions, least sure first, that may be escalated from one stage.
 SHARES = {2: np.linspace(0.04, 0.96, 24), 3: np.linspace(0.05, 0.95, 11)}
-CANDIDATES = 12  # each further candidate leaves less of delta to the others
+CANDIDATES = 6  # each further candidate leaves less of delta to the others
 DECIMALS = 4  # of a threshold
 
 

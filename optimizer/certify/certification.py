@@ -11,7 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from gateway.catalog.schema import Bound, Certificate, LossCheck, Paired, Quality, Variant
+from gateway.catalog.schema import (
+    Bound,
+    Certificate,
+    LossCheck,
+    Paired,
+    Quality,
+    ScopeLoss,
+    Variant,
+)
 from gateway.catalog.store import sha256_of
 from gateway.qa.codec import Reading, SpanEncoder
 from optimizer.certify import bounds, strata
@@ -27,11 +35,18 @@ from optimizer.study import provenance
 from optimizer.study.config import CertifyConfig, StudyConfig
 
 SEARCH, CALIBRATE = "search", "calibrate"
+VERSION = 2  # of what makes floors: the bounds, the shares of delta, the clusters held out
 METHOD = (
-    "{} lower bound over clusters: an article where its title is known ({} contexts of it at most), a context"
-    " elsewhere. What this look at the data spends of delta is split over all plans looked at: half over the"
-    " variants' floors, a quarter over those of cascades and the losses, a quarter over those of the parts"
+    "{} over clusters: an article where its title is known ({} contexts of it at most), a context elsewhere. What"
+    " this look at the data spends of delta is split over all plans looked at: a quarter for the largest variant's"
+    " floor, a quarter for those of the other variants, a quarter for those of cascades and the losses, a quarter"
+    " for those of the parts; each over its scopes, inversely to their numbers of clusters"
 )
+
+
+def method_of(how: CertifyConfig) -> str:
+    """Return the method that makes floors, with its version."""
+    return f"{bounds.TITLES[how.method]} lower bound, version {VERSION}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,26 +172,28 @@ class PlanScores:
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """The part of delta that each claim of a catalog may spend."""
+    """The part of delta that each claim of a catalog may spend, over all its scopes."""
 
-    own: float  # a floor of a variant, in one scope
-    others: float  # a floor of a cascade or a loss, in one scope
+    largest: float  # the floor of the largest variant
+    own: float  # the floor of another variant
+    others: float  # a floor of a cascade or a loss
     parts: float  # a floor of a stratum
 
 
-def shares(
-    n_variants: int, n_cascades: int, delta: float, n_scopes: int = 1, n_parts: int = 5
-) -> Shares:
+def shares(n_variants: int, n_cascades: int, delta: float, n_parts: int = 5) -> Shares:
     """Return delta split over all claims about all plans looked at, including plans left out later.
 
-    `n_parts`: floors of strata of one plan.
+    Half goes to the variants' floors: half of that to the largest variant, which limits what requests may ask
+    for. A quarter goes to the cascades' floors and the losses, a quarter to the floors of the strata;
+    `n_parts`: of one plan.
     """
     n_plans = n_variants + n_cascades
-    n_losses = n_plans - 1  # all but the largest variant
-    n_others = n_scopes * (n_cascades + n_losses)
-    own = delta / 2 if n_others else 3 * delta / 4
+    n_others = n_cascades + n_plans - 1  # all but the largest variant have a loss
+    of_floors = delta / 2 if n_others else 3 * delta / 4
+    alone = n_variants == 1
     return Shares(
-        own=own / (n_scopes * n_variants),
+        largest=of_floors if alone else of_floors / 2,
+        own=0.0 if alone else of_floors / 2 / (n_variants - 1),
         others=delta / 4 / n_others if n_others else 0.0,
         parts=delta / 4 / max(1, n_plans * n_parts),
     )
@@ -185,7 +202,7 @@ def shares(
 def certificate_of(
     outcome: PlanScores, evidence: Evidence, sha256: tuple[str, ...], share: float, parts: float
 ) -> Certificate:
-    """Return the floors of a plan: the whole at 1 - `share` per scope, each stratum at 1 - `parts`.
+    """Return the floors of a plan: the whole at 1 - `share`, each stratum at 1 - `parts`, over all scopes.
 
     `sha256`: of the plan's model files, in its order.
     """
@@ -194,16 +211,16 @@ def certificate_of(
     lowest = {
         name: strata.floor_of(certified, method, share) for name, method in bounds.METHODS.items()
     }
+    each = strata.floors_of(certified, bound, share)
     scopes = tuple(
-        strata.stratum_of(name, part, strata.rounded_down(bound(part.means, share)))
-        for name, part in certified.scopes.items()
+        strata.stratum_of(name, part, each[name]) for name, part in certified.scopes.items()
     )
     whole, of_parts = scopes[0], strata.strata_of(certified, bound, parts)
     floors = {ALL: min(lowest[how.method], whole.f1)} | {p.name: p.floor for p in of_parts}
     return Certificate(
         floor=floors[ALL],
         delta=how.delta,
-        method=METHOD.format(bounds.TITLES[how.method], clusters.MOST_CONTEXTS),
+        method=METHOD.format(method_of(how), clusters.MOST_CONTEXTS),
         n_contexts=whole.n_contexts,
         n_questions=whole.n_questions,
         f1=whole.f1,
@@ -237,7 +254,7 @@ def constant_f1(scored: Scored) -> float:
 def paired_of(
     outcome: PlanScores, largest: PlanScores, to: str, how: CertifyConfig, share: float
 ) -> Paired:
-    """Return an upper bound on the F1 that a plan loses to the largest variant, at 1 - `share` per scope.
+    """Return an upper bound on the F1 that a plan loses to the largest variant, at 1 - `share`.
 
     The bound is on the mean over clusters of (difference + 1) / 2. Most questions get the same answer from
     both, so the differences vary little.
@@ -245,8 +262,13 @@ def paired_of(
     bound = bounds.METHODS[how.method]
     certified = _gain(outcome.certified, largest.certified)
     mean = _loss(float(certified.means.mean()))
-    loss = max(_loss(bound(part.means, share)) for part in certified.scopes.values())
-    loss = rounded_up(max(loss, mean))
+    each = strata.scope_shares(certified, share)
+    scopes = certified.scopes
+    losses = tuple(
+        ScopeLoss(name, rounded_up(_loss(bound(part.means, each[name]))))
+        for name, part in scopes.items()
+    )
+    loss = max(rounded_up(mean), *(scope.loss for scope in losses))
     pairs = zip(outcome.reports, largest.reports, strict=True)
     reports = [strata.capped(_gain(a, b)) for a, b in pairs]
     checks = [
@@ -261,7 +283,7 @@ def paired_of(
         for other in (_gain(outcome.held_out, largest.held_out), *reports)
         if len(other.examples)
     ]
-    return Paired(to, loss, mean, tuple(checks))
+    return Paired(to, loss, mean, tuple(checks), losses)
 
 
 def _gain(plan: Scored, largest: Scored) -> Scored:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from gateway.catalog.schema import Variant
 from gateway.catalog.store import Look
@@ -47,14 +47,30 @@ def next_look(
     return Look(tuple(data), claims, study, date, delta, share)
 
 
+def by_method(look: Look, method: str) -> Look:
+    """Return the look with its floors made by this method, in place of those of an earlier version.
+
+    A version that was chosen by simulation alone replaces the floors of the one before: no result chose
+    among them, and floors that are not in force promise nothing. So it is no new look.
+    """
+    return (
+        look if look.methods[-1:] == (method,) else replace(look, methods=(*look.methods, method))
+    )
+
+
 def with_look(looks: Sequence[Look], look: Look) -> tuple[Look, ...]:
     """Return the ledger with this look in it, once."""
-    return tuple(looks) if look in looks else (*looks, look)
+    known = any(_same(look, other) for other in looks)
+    return tuple(look if _same(look, other) else other for other in looks) + (look,) * (not known)
 
 
 def merged(one: Sequence[Look], other: Sequence[Look]) -> tuple[Look, ...]:
     """Return the looks of both ledgers, so that a rollback forgets none."""
-    return (*one, *(look for look in other if look not in one))
+    return (*one, *(look for look in other if not any(_same(look, mine) for mine in one)))
+
+
+def _same(one: Look, other: Look) -> bool:
+    return (one.claims, set(one.data)) == (other.claims, set(other.data))
 
 
 def _spent(looks: Sequence[Look], key: str) -> float:

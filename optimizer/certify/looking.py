@@ -8,7 +8,7 @@ from dataclasses import replace
 from gateway.catalog.schema import Variant
 from gateway.catalog.store import Look
 from optimizer.certify import ledger
-from optimizer.certify.certification import Evidence
+from optimizer.certify.certification import Evidence, method_of
 from optimizer.data.question_sets import SPLIT_VERSION
 
 
@@ -19,6 +19,7 @@ def spend(
     how, keys = evidence.how, keys_of(evidence)
     claims = ledger.claims_of(variants, how.method, how.delta, evidence.data)
     look = ledger.next_look(looks, keys, claims, how.delta, study, date)
+    look = ledger.by_method(look, method_of(how))
     return replace(evidence, spent=look.spent), ledger.with_look(looks, look)
 
 

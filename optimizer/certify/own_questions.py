@@ -103,7 +103,7 @@ def outlook_of(catalog: Catalog, values: np.ndarray, delta: float) -> list[Floor
 
 
 def _floors(values: np.ndarray, n_variants: int, delta: float) -> list[FloorEstimate]:
-    share = certification.shares(n_variants, 0, delta / 2).own  # a first look spends half
+    share = certification.shares(n_variants, 0, delta / 2).largest  # a first look spends half
     many = [np.tile(values, times) for times in (1, 2, 4)]
     mixed = [np.random.default_rng(0).permutation(v) for v in many]
     return [

@@ -22,6 +22,7 @@ from optimizer.certify.certification import Evidence, PlanScores, QuestionSet, S
 from optimizer.certify.strata import Scored
 from optimizer.data import clusters, evaluate
 
+MOST_CANDIDATES = 12  # cascades that version 1 of the method looked at
 MAX_PLANS = 20  # with more, choosing a plan would take too much of a request's time
 
 
@@ -77,8 +78,12 @@ def certified_as_they_are(
     variants: Sequence[Variant],
     answers: Mapping[str, Sequence[Answer]],
     evidence: Evidence,
+    n_cascades: int = 0,
 ) -> list[Plan]:
-    """Return the same plans, certified again by the given answers; none is left out."""
+    """Return the same plans, certified again by the given answers; none is left out.
+
+    `n_cascades`: those that were looked at on these questions before some were left out, if more than there are.
+    """
     answered = _Answered(
         evidence.calibrate,
         tuple(_answers(v, answers[v.name], evidence.calibrate) for v in variants),
@@ -88,7 +93,7 @@ def certified_as_they_are(
     outcomes = [_outcome(chain, answered, (), evidence.hold_out) for chain in chains]
     largest = expected_agreement.largest(variants).name
     best = outcomes[chains.index(Chain((largest,), ()))]
-    each = _shares(chains, best, evidence)
+    each = _shares(chains, best, evidence, n_cascades)
     found = []
     for plan, chain, outcome in zip(plans, chains, outcomes, strict=True):
         certificate = _certificate(chain, outcome, best, largest, variants, evidence, each)
@@ -98,14 +103,20 @@ def certified_as_they_are(
     return found
 
 
-def _shares(chains: Sequence[Chain], best: PlanScores, evidence: Evidence) -> Shares:
+def most_cascades(n_variants: int) -> int:
+    """Return how many cascades of so many variants any version may have looked at."""
+    return 0 if n_variants < 2 else max(0, min(MOST_CANDIDATES, MAX_PLANS - n_variants))
+
+
+def _shares(
+    chains: Sequence[Chain], best: PlanScores, evidence: Evidence, n_cascades: int = 0
+) -> Shares:
     n_alone = sum(not chain.thresholds for chain in chains)
     return certification.shares(
         n_alone,
-        len(chains) - n_alone,
+        max(n_cascades, len(chains) - n_alone),
         evidence.budget,
-        len(best.certified.scopes),
-        strata.n_claims(best.certified),
+        len(best.certified.strata),
     )
 
 
@@ -119,7 +130,8 @@ def _certificate(
     each: Shares,
 ) -> Certificate:
     """Return a plan's certificate with its loss to the largest variant."""
-    share = each.others if chain.thresholds else each.own
+    of_variant = each.largest if outcome is best else each.own
+    share = each.others if chain.thresholds else of_variant
     sha256 = tuple(_named(variants, name).sha256 for name in chain.variants)
     certificate = certification.certificate_of(outcome, evidence, sha256, share, each.parts)
     paired = Paired(largest, 0.0, 0.0)

@@ -22,7 +22,11 @@ LENGTHS = ("to 128 tokens", "129 to 256 tokens", "over 256 tokens")
 LENGTH_EDGES = (128, 256)
 EVERY, TITLED = "all clusters", "unseen titled articles"  # scopes of a certificate
 HELD_OUT = 5  # one cluster in this many is held out to check the floors
+HELD_OUT_FROM = (
+    100  # clusters; a check on a fifth of fewer could hardly fail, and costs the floors more
+)
 ARTICLES_HELD_OUT, CONTEXTS_HELD_OUT = "held-out articles", "held-out contexts"
+HELD_OUT_NAMES = (ARTICLES_HELD_OUT, CONTEXTS_HELD_OUT)
 WORTH_NAMING = 0.25  # a cause is named from this share of the whole difference on
 
 
@@ -75,14 +79,15 @@ class Scored:
 def held_out(examples: Sequence[Example]) -> np.ndarray:  # (n,) bool
     """Return which questions only check floors: a fifth of the articles, or else of the contexts.
 
-    If any article is known, contexts of unknown articles are never held out: other contexts of the same
+    Of fewer than HELD_OUT_FROM none is held out. If any article is known, contexts of unknown articles are never held out: other contexts of the same
     article may have made a floor.
     """
     titled = clusters.is_titled(examples)
     keys = [clusters.cluster_of(e) for e in examples]
-    held = {key: _is_held_out(key) for key in set(keys)}
-    by_hash = np.array([held[key] for key in keys], dtype=bool)
-    return by_hash & titled if titled.any() else by_hash
+    eligible = titled if titled.any() else np.ones(len(keys), dtype=bool)
+    among = {key for key, is_eligible in zip(keys, eligible, strict=True) if is_eligible}
+    held = {key for key in among if _is_held_out(key)} if len(among) >= HELD_OUT_FROM else set()
+    return np.array([key in held for key in keys], dtype=bool)
 
 
 def _is_held_out(key: str) -> bool:
@@ -127,19 +132,31 @@ def stratum_of(name: str, part: Scored, floor: float) -> Stratum:
     )
 
 
+def scope_shares(scored: Scored, share: float) -> dict[str, float]:
+    """Return `share` split over the scopes, inversely to their numbers of clusters.
+
+    A floor from few clusters gains most from a larger share: it falls with share ** (1 / n). The numbers of
+    clusters are known before any answer is.
+    """
+    inverse = {name: 1 / len(part.means) for name, part in scored.scopes.items()}
+    return {name: share * each / sum(inverse.values()) for name, each in inverse.items()}
+
+
+def floors_of(certified: Scored, bound: FloorBound, share: float) -> dict[str, float]:
+    """Return each scope's floor; they hold together at 1 - `share`."""
+    each = scope_shares(certified, share)
+    return {
+        name: rounded_down(bound(part.means, each[name])) for name, part in certified.scopes.items()
+    }
+
+
 def floor_of(certified: Scored, bound: FloorBound, share: float) -> float:
-    """Return the lowest of the scopes' floors, each at 1 - `share`."""
-    found = [rounded_down(bound(s.means, share)) for s in certified.scopes.values()]
-    return min(found)
-
-
-def n_claims(certified: Scored) -> int:
-    """Return how many floors `strata_of` makes: one per kind and scope, and one per length."""
-    return sum(len(part.scopes) if name in KINDS else 1 for name, part in certified.strata.items())
+    """Return the lowest of the scopes' floors."""
+    return min(floors_of(certified, bound, share).values())
 
 
 def strata_of(certified: Scored, bound: FloorBound, share: float) -> tuple[Stratum, ...]:
-    """Return each stratum with its floor, at 1 - `share` each.
+    """Return each stratum with its floor; each holds at 1 - `share`, in all its scopes together.
 
     Routing uses the floors of the kinds, so each of them is the lowest over the scopes.
     """

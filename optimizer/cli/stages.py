@@ -32,6 +32,10 @@ STORED = (
     "take the latencies that 'bertier-optimize costs' measured on another host, the one that will"
     " serve, from the run folder: for a search where the GPU is"
 )
+KEEP_PLANS = (
+    "with --model-repository: certify the plans that are there, choose none anew; asks only the questions that make"
+    " floors, and keeps what was measured on test data"
+)
 OWN = "file with your own questions: certify the published variants on them, without a study"
 ALLOW_CONSTANT = "also publish variants that are no better than always answering 'no answer', to try the pipeline"
 
@@ -101,6 +105,7 @@ def add(commands: Any, study: argparse.ArgumentParser) -> None:
             command.add_argument("--only", action="append", metavar="NAME", help=ONLY)
         if run is _certify:
             command.add_argument("--write", action="store_true", help=WRITE)
+            command.add_argument("--keep-plans", action="store_true", help=KEEP_PLANS)
             command.add_argument("--data", type=Path, metavar="FILE", help=OWN)
             command.add_argument(
                 "--delta", type=float, help="with --data: 1 - confidence; default: 0.1"
@@ -294,8 +299,10 @@ def _certify(args: argparse.Namespace) -> dict[str, Any]:
         return own.certify(args)
     if args.model_repository is not None:
         return _certify_published(args)
-    if args.write:
-        raise configs.ConfigError("--write needs --model-repository: the repository to write to")
+    if args.write or args.keep_plans:
+        raise configs.ConfigError(
+            "--write and --keep-plans need --model-repository: the repository to certify"
+        )
     from optimizer.publish import publication
 
     study = study_of(args)
@@ -314,9 +321,13 @@ def _certify_published(args: argparse.Namespace) -> dict[str, Any]:
 
     config, published = configs.read(args.study), args.model_repository
     folder = args.run_dir or Path("runs") / config.name
-    catalog, rated = recertify.certify(published, config, args.data_dir, folder)
-    tables.show_certificates(catalog)
-    result = tables.show_plans(rated)
+    if args.keep_plans:
+        catalog = recertify.certify_as_they_are(published, config, args.data_dir, folder)
+        result = tables.show_certificates(catalog)
+    else:
+        catalog, rated = recertify.certify(published, config, args.data_dir, folder)
+        tables.show_certificates(catalog)
+        result = tables.show_plans(rated)
     if not args.write:
         _note_look(published, catalog)
     else:

@@ -96,12 +96,12 @@ class Exported:
 
     def profile(self) -> Profile:
         """Measure the variant's latency on this host, once."""
-        exported = self.export()
+        exported, runs = self.export(), self.study.config.publish.profile_runs
 
         def work() -> dict[str, Any]:
-            found = profiling.profile(self.file, precision=self.precision)
+            found = profiling.profile(self.file, runs, precision=self.precision)
             return {"profile": _PROFILE.dump_python(found, mode="json")}
 
-        inputs = {"model": exported["sha256"], "host": asdict(profiling.here())}
+        inputs = {"model": exported["sha256"], "host": asdict(profiling.here()), "runs": runs}
         results = stages.run_stage(self.folder / "profile", inputs, work)
         return _PROFILE.validate_python(results["profile"], strict=False)

@@ -253,6 +253,7 @@ class PublishConfig(_Frozen):
     allow_constant: bool = (
         False  # also publish variants no better than always "no answer", for trials
     )
+    profile_runs: int = Field(60, ge=5)  # timed runs of each length, for the latency profile
 
 
 class StudyConfig(_Frozen):

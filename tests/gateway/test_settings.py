@@ -183,3 +183,29 @@ def test_equal_classes_are_reported() -> None:
         ("search", "standard")
     ]
     assert slo.equal_classes(slo.STANDARD_CLASSES) == []
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "x", "1.5", "", "true"])
+def test_a_number_of_workers_that_cannot_be_is_refused(
+    given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message names the flag or the variable, and what is allowed."""
+    with pytest.raises(SettingsError, match=r"^workers: .*: give a whole number.*flag --workers"):
+        settings.read(workers=given)
+    monkeypatch.setenv("BERTIER_WORKERS", given)
+    with pytest.raises(SettingsError, match=r"whole number of at least 1, or auto.*BERTIER_WORK"):
+        settings.read()
+
+
+def test_workers_come_from_flag_variable_and_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As all other settings do; the default is one process."""
+    assert settings.read().workers == 1
+    Path("bertier.toml").write_text("workers = 3")
+    assert settings.read().workers == 3
+    monkeypatch.setenv("BERTIER_WORKERS", "auto")
+    assert settings.read().workers == "auto"
+    assert settings.read(workers="2").workers == 2
+    monkeypatch.delenv("BERTIER_WORKERS")
+    Path("bertier.toml").write_text('workers = "3"')
+    with pytest.raises(SettingsError, match=r"workers.*bertier\.toml"):
+        settings.read()

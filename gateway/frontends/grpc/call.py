@@ -41,10 +41,11 @@ from gateway.errors import (
     Unauthenticated,
     kind_of,
 )
-from gateway.frontends import cache_control, slo_headers
+from gateway.frontends import slo_headers
 from gateway.frontends.oip import UnknownModel
 from gateway.frontends.problems import FIXED_TEXT
 from gateway.observability import observer
+from gateway.request import response_cache
 from gateway.request.service import AnswerService
 from gateway.settings import SettingsError
 
@@ -149,7 +150,7 @@ def begin(context: Context) -> Call:
     """Return the call, which the log and the metrics of this task know from now on."""
     call = Call.of(context)
     access.CONNECTION.set(context.peer())
-    cache_control.receive(call.metadata)
+    response_cache.receive(call.metadata)
     parent, state = _first(call.metadata, "traceparent"), _first(call.metadata, "tracestate")
     observer.receive(call.request_id, parent, state)
     return call

@@ -8,8 +8,7 @@ from gateway.domain import Answered, Candidate, Cost, Option, Question, Span
 from gateway.errors import BadInput, EmptyText, InvalidField, TextTooLong, TooManyItems
 from gateway.frontends import asked as presenting
 from gateway.frontends import slo_headers
-from gateway.frontends.asked import Asked, PassageText, Place
-from gateway.frontends.offsets import OffsetUnit
+from gateway.frontends.asked import Asked, OffsetUnit, PassageText, Place
 from gateway.frontends.slo_headers import MAX_ID_CHARS
 from gateway.proto.bertier.v1 import qa_pb2 as pb
 from gateway.routing import explain

@@ -102,13 +102,21 @@ async def start(
     settings: Settings,
     access: Access | None = None,
     certificates: Certificates | None = None,
+    *,
+    shared: bool = False,
 ) -> GrpcServer:
-    """Return a server that listens on settings.host:grpc_port. Raises: SettingsError."""
+    """Return a server that listens on settings.host:grpc_port. Raises: SettingsError.
+
+    `shared`: other workers of this gateway listen there, too.
+    """
     interceptors = [AuthInterceptor(access)] if access is not None and access.guarded else []
     server = grpc.aio.server(
         interceptors=interceptors,
         options=(
-            ("grpc.so_reuseport", 0),  # else a second gateway would share the port unnoticed
+            (
+                "grpc.so_reuseport",
+                int(shared),
+            ),  # else a second gateway would share the port unnoticed
             # The only way to part with a caller and lose nothing: what comes while a server stops is cancelled.
             ("grpc.max_connection_age_ms", math.ceil(settings.grpc_connection_age_ms)),
             ("grpc.max_allowed_incoming_connections", settings.max_connections),

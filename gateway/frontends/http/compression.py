@@ -9,7 +9,7 @@ import asyncio
 import gzip
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import lru_cache, partial
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -140,7 +140,7 @@ class CompressesReplies:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_http = scope["type"] == "http"  # else the lifespan, which has no headers
-        coding = accepted(Headers(scope=scope).get("accept-encoding", "")) if is_http else None
+        coding = accepted(_value(scope, b"accept-encoding")) if is_http else None
         if coding is None:
             await self._app(scope, receive, send)
             return
@@ -160,6 +160,15 @@ class CompressesReplies:
         await self._app(scope, receive, send_compressed)
 
 
+def _value(scope: Scope, wanted: bytes) -> str:
+    """Return the first header of a name; none: an empty text."""
+    for name, value in scope["headers"]:
+        if name == wanted:
+            return str(value.decode("latin-1"))
+    return ""
+
+
+@lru_cache(maxsize=128)
 def accepted(header: str) -> str | None:
     """Return the coding to reply in by an Accept-Encoding header; None: none that we have."""
     taken = set()

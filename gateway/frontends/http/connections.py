@@ -14,6 +14,7 @@ from enum import StrEnum
 
 from gateway.observability.metrics import Metrics
 from gateway.settings import Settings
+from gateway.shared_memory import Slot
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,7 @@ class Connections:
         self._unused: dict[Connection, None] = {}  # no request yet, oldest first
         self._idle: dict[Connection, None] = {}  # no request now, oldest first
         self._recent: Counter[Closed] = Counter()
+        self.own: Slot | None = None  # where other workers see how many there are
         self._next_s = 0.0  # when the next connection may be closed for its time
 
     def __len__(self) -> int:
@@ -111,6 +113,7 @@ class Connections:
         self._open.add(connection)
         self._unused[connection] = None
         self._metrics.connections.inc()
+        self._show()
         return connection
 
     def works(self, connection: Connection) -> None:
@@ -127,6 +130,7 @@ class Connections:
         if connection in self._open:
             self._open.remove(connection)
             self._metrics.connections.dec()
+            self._show()
         self.works(connection)
 
     def soon(self, close: Callable[[], None]) -> None:
@@ -152,6 +156,10 @@ class Connections:
         if n > 0:
             what = EXPLANATIONS[reason]
             log.log(_level(reason), "closed %d more connections in %g s: %s", n, LOG_EVERY_S, what)
+
+    def _show(self) -> None:
+        if self.own is not None:
+            self.own.connections = len(self._open)
 
     def _evict(self) -> bool:
         for waiting in (self._unused, self._idle):

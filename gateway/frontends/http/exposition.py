@@ -7,7 +7,7 @@ Declares no metric, and knows nothing of HTTP but two content types.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import Metric
@@ -74,10 +74,24 @@ class Exposition:
         if serving is not None:
             metrics.note_queue(waits(serving, self._clock()))
         page = []
-        for metric in metrics.registry.collect():
+        async for metric in _collected(metrics):
             page.append((names_of(metric), render(metric, content_type)))
             await asyncio.sleep(0)  # let requests run in between
         return page
+
+
+async def _collected(metrics: Metrics) -> AsyncIterator[Metric]:
+    """Yield all metrics, of all workers where there are several."""
+    if metrics.merge is None:
+        for metric in metrics.registry.collect():
+            yield metric
+        return
+    own = []
+    for metric in metrics.registry.collect():
+        own.append(metric)
+        await asyncio.sleep(0)
+    for metric in await metrics.merge(own):
+        yield metric
 
 
 class _One:

@@ -12,9 +12,10 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.auth import access
-from gateway.frontends import cache_control, problems, slo_headers
+from gateway.frontends import problems, slo_headers
 from gateway.frontends.http import huggingface
 from gateway.observability import logs, observer
+from gateway.request import response_cache
 
 log = logging.getLogger(__name__)
 
@@ -54,10 +55,11 @@ class RequestFrame:
             await self.app(scope, receive, send)
             return
         access.CONNECTION.set(scope.get("client"))
-        cache_control.receive(scope["headers"])
-        name = slo_headers.request_id(_header(scope, b"x-request-id"))
-        parent, state = _header(scope, b"traceparent"), _header(scope, b"tracestate")
-        observer.receive(name, parent, state)
+        headers = dict(reversed(scope["headers"]))  # the first of each name
+        response_cache.receive(scope["headers"] if b"cache-control" in headers else ())
+        name = slo_headers.request_id(_text(headers.get(b"x-request-id")))
+        parent, state = headers.get(b"traceparent"), headers.get(b"tracestate")
+        observer.receive(name, _text(parent), _text(state))
         began = time.perf_counter()
         status = 0
 
@@ -65,9 +67,9 @@ class RequestFrame:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                own_headers = {"x-request-id": name, **access.rate_limit()}  # also of failures
-                own = [(key.encode(), value.encode()) for key, value in own_headers.items()]
-                message["headers"] = [*message["headers"], *own]
+                limits = access.rate_limit().items()  # also of failures
+                own = [(key.encode(), value.encode()) for key, value in limits]
+                message["headers"] = [*message["headers"], (b"x-request-id", name.encode()), *own]
                 if self._leaving():
                     message["headers"].append((b"connection", b"close"))
             await send(message)
@@ -115,9 +117,8 @@ class AnswersHead:
         await self._app({**scope, "method": "GET"}, receive, send_head)
 
 
-def _header(scope: Scope, wanted: bytes) -> str | None:
-    found = [value for name, value in scope["headers"] if name == wanted]
-    return found[0].decode("latin-1") if found else None
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("latin-1")
 
 
 def _log_access(scope: Scope, status: int, began: float) -> None:

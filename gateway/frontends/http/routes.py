@@ -52,6 +52,7 @@ from gateway.slo import parse
 ANSWER = "/v1/answer"
 Body = TypeVar("Body", models.QuestionBody, HuggingFaceBody)
 VERSION = version("bertier")
+NOTHING_ASKED = SloRequest()
 SLO_HEADERS = {given.encode() for given in slo_headers.SLO_HEADERS}
 SLO_PREFIXES = tuple(prefix.encode() for prefix in slo_headers.SLO_PREFIXES)  # misspelt ones, too
 
@@ -164,12 +165,13 @@ class HttpApi:
 
 def read_slo(raw: Iterable[tuple[bytes, bytes]]) -> SloRequest:
     """Return what the headers ask for. Raises: InvalidHeader."""
-    pairs = (
+    pairs = [
         (k.decode("latin-1"), v.decode("latin-1"))
         for k, v in raw
         if k in SLO_HEADERS or k.startswith(SLO_PREFIXES)
-    )
-    return slo_headers.of_caller(parse(slo_headers.slo_lookup(pairs)))
+    ]
+    asked = parse(slo_headers.slo_lookup(pairs)) if pairs else NOTHING_ASKED
+    return slo_headers.of_caller(asked)
 
 
 class DirectAnswer:

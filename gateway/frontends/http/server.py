@@ -22,10 +22,12 @@ from uvicorn.config import STARTUP_FAILURE
 from gateway.frontends.http.connection import HttpConnection
 from gateway.frontends.http.connections import Closed, Connection, Connections, Limits
 from gateway.observability.metrics import Metrics
+from gateway.shared_memory import Workers
 
 log = logging.getLogger(__name__)
 
 ACCEPT_AT_ONCE = 8  # then other tasks run
+NEXT_TURN_S = 0.003  # until this worker looks again whether a connection is still there
 RETRY_S = 0.2  # until the next attempt after the process ran out of sockets
 MakeProtocol = Callable[[Connection], HttpConnection]
 
@@ -39,7 +41,9 @@ class Listener:
         connections: Connections,
         make: MakeProtocol,
         tls: ssl.SSLContext | None,
+        workers: Workers | None = None,
     ) -> None:
+        self._workers = workers
         self.socket = listening
         self.socket.settimeout(0)
         self._connections = connections
@@ -55,7 +59,7 @@ class Listener:
 
     def drain(self) -> None:
         """Accept all that the system has taken for us: closing would reset it."""
-        while self._accept_one():
+        while self.socket.fileno() >= 0 and self._accept_one():
             pass
 
     def close(self) -> None:
@@ -71,6 +75,10 @@ class Listener:
 
     def _accept(self) -> None:
         for _ in range(ACCEPT_AT_ONCE):
+            if self._workers is not None and not self._workers.may_accept():
+                self._loop.remove_reader(self.socket.fileno())
+                self._retry = self._loop.call_later(NEXT_TURN_S, self.start)
+                return
             if not self._accept_one():
                 return
 
@@ -126,6 +134,7 @@ class Server(uvicorn.Server):
         self.connections = Connections(limits, metrics)
         self._closing = False
         self._listeners: list[Listener] = []
+        self.workers: Workers | None = None  # that share the sockets, where there are several
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen on `sockets`."""
@@ -134,7 +143,8 @@ class Server(uvicorn.Server):
             sys.exit(STARTUP_FAILURE)
         tls = self.config.ssl
         self._listeners = [
-            Listener(each, self.connections, self._protocol, tls) for each in sockets or ()
+            Listener(each, self.connections, self._protocol, tls, self.workers)
+            for each in sockets or ()
         ]
         for listener in self._listeners:
             listener.start()
@@ -147,6 +157,7 @@ class Server(uvicorn.Server):
         opening: set[asyncio.Task[None]] = set()
         for listener in self._listeners:
             listener.drain()
+            listener.close()  # at once: what comes between the two is reset
             opening |= listener.opening
         if opening:
             _, unopened = await asyncio.wait(opening, timeout=1.0)

@@ -33,12 +33,27 @@ class Server(server.Server):
         self._delay_ms = delay_ms
         self._leave = leave
         self._leaving = False
+        self.once = False  # a worker: what comes a second time, its parent relays
+        self._signalled = False
+        self.relayed = False
         self._loop = asyncio.get_running_loop()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """uvicorn's handler of SIGTERM and SIGINT."""
+        if not (self.once and self._signalled):
+            self.stop(sig)
+
+    def relay(self, sig: int) -> None:
+        """Stop, as the parent was told to; its first signal may have come to this process, too."""
+        first, self.relayed = not self.relayed, True
+        if not (first and self._signalled):
+            self.stop(sig)
+
+    def stop(self, sig: int) -> None:
+        """Stop some time after the first call, and at once after the second."""
+        self._signalled = True
         if self._leaving or not self._delay_ms:
-            super().handle_exit(sig, frame)
+            super().handle_exit(sig, None)
             return
         self._leaving = True
         self._loop.call_soon_threadsafe(self._say_so)  # a signal comes between any two steps

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.frontends import cache_control
-from gateway.frontends.offsets import OffsetUnit, offset
-from gateway.request.response_cache import CacheControl
+from gateway.frontends.asked import OffsetUnit, offset
+from gateway.request.response_cache import CacheControl, parse_control
 from tests.texts import TEXT
 
 
@@ -40,4 +39,4 @@ def test_offsets_cut_the_same_piece_in_every_unit(text: str, data: st.DataObject
 )
 def test_directives_are_read_as_http_has_them(header: str, control: CacheControl) -> None:
     """Unknown ones are ignored; an age that cannot be read allows none."""
-    assert cache_control.parse(header) == control
+    assert parse_control(header) == control

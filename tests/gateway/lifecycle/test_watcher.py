@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ import pytest
 from gateway.backends import breaker
 from gateway.catalog import store
 from gateway.catalog.host import describe
-from gateway.catalog.schema import GoldenLogits, Variant
+from gateway.catalog.schema import GoldenLogits, Stratum, Variant
 from gateway.catalog.store import CATALOG, Catalog
 from gateway.clock import now_ms
 from gateway.domain import Inference, Logits, Question, Size, SloRequest, Trust, Windows
@@ -42,15 +41,15 @@ class House:
     """A repository, a fake model server, and the watcher between them."""
 
     def __init__(
-        self, repository: Path, backend: FakeBackend | None = None, **settings: Any
+        self, repository: Path, backend: FakeBackend | None = None, **settings: object
     ) -> None:
         shutil.copy(TOKENIZER, repository)
         self.repository = repository
         self.backend = backend or FakeBackend()
         self.restarts = 0
         self.now_ms = 0.0
-        given = Settings(model_repository=repository, **settings)
-        self.service = AnswerService(self.backend, given, Metrics())
+        chosen = Settings.model_validate({"model_repository": repository, **settings})
+        self.service = AnswerService(self.backend, chosen, Metrics())
         self.watcher = Watcher(self.service, lambda: self.restarts, lambda: self.now_ms)
 
     def publish(self, catalog: Catalog) -> None:
@@ -81,6 +80,20 @@ async def test_a_sound_catalog_is_served(house: House) -> None:
     assert house.served() == ["large", "small"]
     assert house.watcher.ready.is_set()
     assert (await house.watcher.readiness()).ready
+
+
+async def test_floors_of_all_clusters_are_served_where_settings_say_so(tmp_path: Path) -> None:
+    """Also after the catalog was prepared again; the file keeps the lower floors."""
+    house, catalog = House(tmp_path, floor_scope="all"), small_and_large()
+    whole = Stratum("all clusters", 90, 300, 0.9, 0.8)
+    scoped = [replace(p.certificate, f1=0.9, scopes=(whole,)) for p in catalog.plans]
+    plans = (replace(p, certificate=c) for p, c in zip(catalog.plans, scoped, strict=True))
+    house.publish(replace(catalog, plans=tuple(plans)))
+    await house.watcher.check()
+    house.restarts += 1
+    await house.watcher.check()
+    assert house.service.serving is not None
+    assert {p.certified_f1 for p in house.service.serving.plans()} == {0.8}
 
 
 async def test_another_host_transfers_the_certificate_and_is_profiled(house: House) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.catalog.schema import Decoding
 from gateway.domain import Answer, Logits, Question
-from gateway.qa import codec, own_threshold
+from gateway.qa import codec
 from tests.fakes import CONTEXT, QUESTION, encoder
 
 WEIGHTS = ((0.5, 0.4, 0.1), (0.5, 0.4, 0.1))  # the larger the margin, the surer
@@ -32,7 +32,7 @@ def answer(difference: float, threshold: float = 0.0) -> Answer:
 
 
 def applied(given: Answer, **own: Any) -> Answer:
-    return own_threshold.apply(given, Question(QUESTION, CONTEXT, **own))
+    return codec.decide_anew(given, Question(QUESTION, CONTEXT, **own))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from gateway.domain import PASSAGE_BREAK, Question
 from gateway.errors import EmptyText
 from gateway.qa.codec import SpanEncoder
-from gateway.qa.context_cache import ENTRY_CHARS, ContextCache, ContextTokens
+from gateway.qa.token_cache import ENTRY_CHARS, ContextCache, ContextTokens
 from tests.fakes import TOKENIZER, encoder
 from tests.texts import TEXT
 

@@ -22,7 +22,7 @@ from optimizer.certify.bounds import (
 from optimizer.study.config import CertifyConfig
 
 DELTA = 0.1
-DRAWS, N = 200, 300
+DRAWS, N = 300, 30
 BOUNDS = pytest.mark.parametrize("bound", METHODS.values(), ids=METHODS.keys())
 UNIT_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=60).map(np.array)
 

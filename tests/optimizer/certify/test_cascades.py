@@ -128,7 +128,7 @@ def test_all_floors_of_all_plans_hold_jointly() -> None:
         chains = cascades.worth_certifying([small, large], w / w.sum(), 3)
         chains = [Chain(("small",), ()), Chain(("large",), ()), *chains]
         each = certification.shares(2, len(chains) - 2, delta)
-        own, others = each.own, each.others
+        others = each.others
         fails, naive_fails = [], []
         calibrate = population(450, 2 * seed + 1)
         best, best_truth = calibrate[1].f1, float(truth_large.f1 @ weights)
@@ -136,7 +136,7 @@ def test_all_floors_of_all_plans_hold_jointly() -> None:
             f1 = cascades.play(chain, calibrate[:2]).f1
             truth = float(cascades.play(chain, [truth_small, truth_large]).f1 @ weights)
             outcome = _outcome(f1, calibrate[2])
-            floor = _floor(outcome, own if i < 2 else others)
+            floor = _floor(outcome, (each.own, each.largest, *[others] * len(chains))[i])
             paired = certification.paired_of(
                 outcome, _outcome(best, calibrate[2]), "large", CertifyConfig(), others
             )
@@ -173,10 +173,10 @@ def test_a_loss_is_certified_more_tightly_than_a_floor() -> None:
 
 @pytest.mark.parametrize(("n_variants", "n_cascades"), [(1, 0), (2, 0), (5, 12)])
 def test_delta_is_spent_once(n_variants: int, n_cascades: int) -> None:
-    """Every floor and every loss but the largest variant's to itself has its share, in each scope."""
-    each = certification.shares(n_variants, n_cascades, 0.02, n_scopes=2, n_parts=7)
+    """Every floor and every loss but the largest variant's to itself has its share."""
+    each = certification.shares(n_variants, n_cascades, 0.02, n_parts=7)
     n_plans = n_variants + n_cascades
-    spent = 2 * each.own * n_variants + 2 * each.others * (n_cascades + n_plans - 1)
+    spent = each.largest + each.own * (n_variants - 1) + each.others * (n_cascades + n_plans - 1)
     assert spent + each.parts * n_plans * 7 == pytest.approx(0.02)
 
 

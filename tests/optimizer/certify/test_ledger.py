@@ -40,6 +40,16 @@ def test_looking_at_the_same_models_again_is_no_new_look() -> None:
     assert ledger.with_look(once, again) == once
 
 
+def test_a_new_version_of_the_method_replaces_floors_and_is_no_new_look() -> None:
+    """Chosen by simulation, not by its floors; the ledger keeps that there was another."""
+    once = looks(3)
+    twice = ledger.with_look(once, ledger.by_method(once[1], "version 2"))
+    assert [look.spent for look in twice] == [look.spent for look in once]
+    assert twice[1].methods == ("version 2",)
+    assert ledger.by_method(twice[1], "version 2") == twice[1]
+    assert ledger.merged(twice, once) == twice  # a rollback, too, knows both as one
+
+
 def test_other_questions_have_a_ledger_of_their_own() -> None:
     """Nothing was chosen by them."""
     other = ledger.next_look(looks(5), ["other"], "claims", 0.1, "study", DATE)

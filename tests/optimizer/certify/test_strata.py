@@ -16,9 +16,10 @@ from optimizer.certify.strata import (
     TITLED,
     Scored,
     checks_of,
+    floors_of,
     held_out,
-    n_claims,
     rounded_down,
+    scope_shares,
     shift,
     split,
     strata_of,
@@ -99,11 +100,28 @@ def test_held_out_checks_use_articles_that_no_floor_was_made_from() -> None:
 
 def test_of_one_article_five_contexts_count() -> None:
     """However long it is, it is one value of the certificate."""
-    certified, held = split(titled(scored(600), 20))
+    certified, held = split(titled(scored(1200), 120))
     for part in (certified, held):
         contexts = {(e.title, e.context) for e in part.examples}
         assert set(Counter(title for title, _ in contexts).values()) == {5}
-    assert len(certified.means) + len(held.means) == 20
+    assert len(certified.means) + len(held.means) == 120
+
+
+def test_few_articles_all_make_floors() -> None:
+    """A fifth of twenty checks nothing: its upper bound lies above any floor. Without it floors are lower."""
+    certified, held = split(titled(scored(600), 20, n_mixed=300))
+    assert not held.examples
+    assert len(certified.scopes[TITLED].means) == 20
+
+
+def test_a_scope_of_few_clusters_gets_most_of_delta() -> None:
+    """All scopes together spend what the claim may; the floor of few unseen articles rises."""
+    certified, _ = split(titled(scored(900), 50, n_mixed=600))
+    each, n_clusters = scope_shares(certified, DELTA), len(certified.means)
+    assert sum(each.values()) == pytest.approx(DELTA)
+    assert each[TITLED] / each[EVERY] == pytest.approx(n_clusters / 50)
+    floors, few = floors_of(certified, betting_floor, DELTA), certified.scopes[TITLED].means
+    assert floors[TITLED] > betting_floor(few, DELTA / 2)
 
 
 def test_floors_are_made_for_all_clusters_and_for_titled_articles_alone() -> None:
@@ -119,9 +137,13 @@ def test_the_floor_of_a_kind_is_the_lower_of_both_scopes() -> None:
     """Routing uses it for articles that no model has seen, too."""
     certified, _ = split(titled(scored(900), 50, n_mixed=600))
     found = next(s for s in strata_of(certified, betting_floor, DELTA) if s.name == "answerable")
-    alone = betting_floor(certified.strata["answerable"].scopes[TITLED].means, DELTA)
-    assert found.floor == pytest.approx(alone, abs=1e-3)
-    assert n_claims(certified) == 2 * 2 + 3
+    part = certified.strata["answerable"]
+    share = DELTA / (
+        1 + 50 / len(part.means)
+    )  # of 50 articles; the scopes spend in inverse to their sizes
+    alone = betting_floor(part.scopes[TITLED].means, share)
+    of_all = betting_floor(part.means, DELTA - share)
+    assert found.floor == pytest.approx(min(alone, of_all), abs=1e-4)
 
 
 def test_floors_hold_on_fresh_contexts() -> None:
@@ -200,7 +222,6 @@ def test_strata_are_the_parts_with_their_bounds() -> None:
     )
     assert [part.floor for part in strata_of(HERE, less, -0.1)] == [0.75, 1.0, 0.75, 1.0, 1.0]
     assert [rounded_down(f) for f in (0.74009, 0.74001, -0.3)] == [0.7400, 0.7400, 0.0]
-    assert n_claims(HERE) == 5
 
 
 def test_a_check_says_how_a_floor_fares_elsewhere() -> None:

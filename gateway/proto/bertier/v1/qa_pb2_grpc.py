@@ -81,7 +81,7 @@ class QuestionAnsweringServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Plan(self, request, context):
-        """Says what would happen to such a request now, without inference.
+        """Returns what would happen to such a request now, without inference.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

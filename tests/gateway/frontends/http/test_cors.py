@@ -92,7 +92,7 @@ async def test_another_origin_may_not_read_and_caches_are_told() -> None:
 @pytest.mark.parametrize("given", ["app.example", "https://app.example/", "HTTPS://app.example"])
 def test_what_no_browser_would_send_is_refused(given: str) -> None:
     """Origins are compared as texts: such a setting would allow nobody, in silence."""
-    with pytest.raises(ValidationError, match="is no origin"):
+    with pytest.raises(ValidationError, match="is not an origin"):
         Settings(cors_origins=(given,))
 
 

@@ -47,5 +47,5 @@ def test_a_prefix_is_a_path() -> None:
     assert Settings(root_path="/qa/").root_path == Settings(root_path="/qa").root_path == "/qa"
     assert Settings(root_path="/").root_path == ""
     for wrong in ("qa", "https://x.example/qa", "/q a", "//qa"):
-        with pytest.raises(ValidationError, match="is no path"):
+        with pytest.raises(ValidationError, match="is not a path"):
             Settings(root_path=wrong)

@@ -10,11 +10,11 @@ import pytest
 
 from gateway.domain import Slo, SloPolicy
 from loadtest.cli import _parser
-from loadtest.drive.closed_command import CHARS, NothingToAsk, lengthened, medians, of_beside
 from loadtest.drive.closed_loop import Found, Loop, play
 from loadtest.drive.open_loop import Client, Run
 from loadtest.drive.outcomes import Outcome, Reply, Result
 from loadtest.drive.schedule import Request
+from loadtest.peers.closed_command import CHARS, NothingToAsk, lengthened, medians, of_beside
 from loadtest.sample import questions
 
 SLO = Slo(250.0, 0.5, SloPolicy.PREFER_LATENCY, 1_000.0, "standard")

@@ -1,0 +1,344 @@
+"""The parent of several workers: our own Triton, the catalog, and the workers' lives. It answers no question.
+
+It opens the sockets that the workers share: HTTP connections are taken from one queue, gRPC's are distributed by the
+kernel (SO_REUSEPORT). What it finds out about models it tells all workers; what one of them sees, it is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from gateway import app, slo
+from gateway.app import Models, Upkeep
+from gateway.auth import tls as certificates
+from gateway.auth.access import Access
+from gateway.backends.pool import Replicas
+from gateway.catalog import host
+from gateway.catalog.host import usable_cores
+from gateway.clock import now_ms
+from gateway.errors import BertierError
+from gateway.frontends import sockets
+from gateway.latency.other_workers import OtherWorkers
+from gateway.lifecycle.followers import Followers
+from gateway.lifecycle.preparation import capacity
+from gateway.lifecycle.readiness import Readiness
+from gateway.monitoring.sequential_tests import Comparison
+from gateway.observability import logs, merged_metrics
+from gateway.observability.merged_metrics import Snapshot
+from gateway.observability.metrics import Metrics
+from gateway.request.service import AnswerService
+from gateway.serving_set import ServingSet
+from gateway.settings import Settings
+from gateway.shared_memory import SharedMemory, Workers
+from gateway.triton_server.supervisor import check_ports
+from gateway.workers.channel import Handler
+from gateway.workers.child import Child
+from gateway.workers.follower import snapshot
+from gateway.workers.messages import Admissions, Published, Start
+from gateway.workers.worker import part_of
+
+log = logging.getLogger(__name__)
+
+PREPARE_MS = 30_000.0  # until a worker has built a set; then it follows later
+RETRY_S = 1.0  # until a set is published again that a worker could not build
+SNAPSHOT_MS = 2_500.0  # until a worker has sent its metrics; else its last ones count
+KEPT_MS = 5_000.0  # longer than the longest deadline: requests of workers may use an old set
+
+
+def serve(settings: Settings) -> int:
+    """Serve with `settings.workers` processes until stopped; return the exit code."""
+    written = logs.set_up(settings.log_level, settings.log_format)
+    metrics = Metrics(settings.classes)
+    written.on_lost = metrics.log_lines_lost.inc
+    try:
+        with asyncio.Runner(loop_factory=app.new_loop) as runner:
+            return runner.run(_serve(settings, metrics))
+    except BertierError as exc:
+        log.error("%s", exc)
+        return 1
+
+
+async def _serve(settings: Settings, metrics: Metrics) -> int:
+    _warn_of(settings)
+    _check_files(settings)
+    models = app.choose_models(settings, metrics)
+    if models.triton is not None:
+        check_ports(models.triton)
+    if models.backend.name == "embedded":
+        log.warning(
+            "every worker and their parent load all models of their own: %d times the memory of one"
+            " process; a Triton is shared",
+            int(settings.workers) + 1,
+        )
+    with Listening(settings) as listening:
+        return await Parent(settings, models, metrics, listening).run()
+
+
+def _warn_of(settings: Settings) -> None:
+    app.warn_of(settings)
+    cores = host.allowed_cores()
+    if int(settings.workers) > cores:
+        log.warning("%s workers share %d usable cores: more cost more", settings.workers, cores)
+
+
+def _check_files(settings: Settings) -> None:
+    """Raise what a worker would raise. Raises: KeyFileError, CertificateError."""
+    unused = Metrics(settings.classes)
+    Access(settings, unused)
+    certificates.of(settings, unused)
+
+
+class Listening:
+    """The sockets that the workers share."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises: SettingsError."""
+        self._opened = ExitStack()
+        self.uds = settings.uds
+        self.http = self._opened.enter_context(sockets.open_http(settings))
+        grpc = sockets.reserve_shared(settings.host, settings.grpc_port, "grpc_port")
+        self.grpc_port: int = self._opened.enter_context(grpc).getsockname()[1]
+        self.ops = app.open_ops(settings)
+        if self.ops is not None:
+            self._opened.enter_context(self.ops)
+
+    def close(self) -> None:
+        """Leave the sockets to the workers, who close them when they have taken all connections."""
+        self._opened.close()
+
+    def __enter__(self) -> Listening:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+        if self.uds is not None:
+            self.uds.unlink(missing_ok=True)
+
+
+class Parent(Followers):
+    """Keeps models, catalog and workers, and tells each what the others need to know."""
+
+    def __init__(
+        self, settings: Settings, models: Models, metrics: Metrics, listening: Listening
+    ) -> None:
+        self._settings = settings
+        self._models = models
+        self._metrics = metrics
+        self._listening = listening
+        self._http_port = app.port_of(listening.http)
+        memory = SharedMemory(int(settings.workers))
+        self._others = OtherWorkers(Workers(memory, None))
+        self._service = AnswerService(models.backend, settings, metrics)
+        self._upkeep = Upkeep(self._service, models, followers=self)
+        handlers: dict[str, Handler] = {
+            "readiness": self._readiness,
+            "compared": self._compared,
+            "answers": self._test_answers,
+            "lost": self._lost,
+        }
+        start = Start(
+            part_of(settings).model_copy(
+                update={
+                    "grpc_port": listening.grpc_port,
+                    "backend": "auto" if settings.triton_url else models.backend.name,
+                }
+            ),
+            None if models.triton is None else models.triton.grpc_url,
+            models.backend.engine,
+        )
+        self._children = [
+            Child(slot, memory, listening, start, handlers | {"scrape": partial(self._scrape, nth)})
+            for nth, slot in enumerate(memory.slots())
+        ]
+        for child in self._children:
+            child.on_begun, child.on_end = self._welcome, self._ended
+        self._published: Published | None = None
+        self._news = asyncio.Event()
+        self._publishing = asyncio.Lock()
+        self._kept: deque[tuple[float, ServingSet]] = deque()
+        self._kept_ms = slo.longest_timeout_ms(settings.classes) + KEPT_MS
+        self._stop = asyncio.Event()
+        self._gone: Snapshot = []  # what ended workers have counted
+        self._gone_answered: dict[str, Counter[str]] = {name: Counter() for name in models.servers}
+
+    async def run(self) -> int:
+        """Serve until a signal comes, or until something cannot begin. Raises: BertierError."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+        children = [asyncio.create_task(each.run()) for each in self._children]
+        own = [asyncio.create_task(each) for each in (self._upkeep.run(), self._publish())]
+        ready = asyncio.create_task(self._say_when_ready())
+        stop: asyncio.Task[Any] = asyncio.create_task(self._stop.wait())
+        ends: list[asyncio.Task[Any]] = [*children, *own, stop]
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await self._end(children, [*own, ready, stop])
+        return 0
+
+    async def _end(
+        self, children: Sequence[asyncio.Task[None]], own: Sequence[asyncio.Task[Any]]
+    ) -> None:
+        """Let the workers drain, then end the models. Raises: what ended one of the tasks early."""
+        failed = [
+            exc
+            for task in (*children, *own)
+            if task.done() and not task.cancelled() and (exc := task.exception()) is not None
+        ]
+        if not self._stop.is_set():
+            self._leave(signal.SIGTERM)
+        await asyncio.wait(children)
+        for task in own:
+            task.cancel()
+        await asyncio.wait(own)
+        await self._service.shadow.close()
+        await self._upkeep.stop()
+        if failed:
+            raise failed[0]
+
+    def _on_signal(self, number: int) -> None:
+        self._leave(number)
+        self._stop.set()
+
+    def _leave(self, number: int) -> None:
+        """Have all workers drain, and open no more connections than they take."""
+        self._service.leaving = True
+        self._listening.close()
+        for child in self._children:
+            child.stop(number)
+
+    async def _say_when_ready(self) -> None:
+        await asyncio.gather(*(child.ready.wait() for child in self._children))
+        log.info("%d workers answer", len(self._children))
+        app.print_ready(self._settings, self._service, self._http_port, self._listening.grpc_port)
+
+    # What the watcher, healing and background tasks of this process find out.
+
+    def serve(self, serving: ServingSet) -> None:
+        before = self._kept[-1][1] if self._kept else None
+        now = now_ms()
+        self._kept.append((now, serving))  # else its models could be unloaded too soon
+        while now - self._kept[0][0] > self._kept_ms and len(self._kept) > 1:
+            self._kept.popleft()
+        serving.latency.others = self._others
+        cores, instances = capacity(serving.catalog, self._service.backend, usable_cores())
+        self._published = Published(
+            number=self._published.number + 1 if self._published else 1,
+            catalog=serving.catalog,
+            trust=serving.trust,
+            profiles=serving.profiles,
+            problems=serving.problems,
+            under_load=serving.under_load,
+            cores=cores,
+            instances=instances,
+            checked=before is None or before.breakers is not serving.breakers,
+            tests=self._service.shadow.certificate_tests.found,
+            admissions=self._admissions(),
+        )
+        self._news.set()
+
+    def admitted(self) -> None:
+        self._tell("admitted", self._admissions())
+
+    def gone(self, variant: str) -> None:
+        self._tell("gone", variant)
+
+    def healed(self, server: str, variant: str) -> None:
+        self._tell("healed", (server, variant))
+
+    def external(self, windows: Mapping[str, int]) -> None:
+        self._tell("external", windows)
+
+    async def count_answers(self) -> None:
+        await asyncio.gather(*(child.count_answers(SNAPSHOT_MS) for child in self._children))
+        for name, server in self._models.servers.items():
+            server.others_answered = sum(
+                (child.answered.get(name, Counter()) for child in self._children),
+                Counter(self._gone_answered[name]),
+            )
+
+    def _tell(self, kind: str, payload: Any) -> None:
+        for child in self._children:
+            child.channel.send(kind, payload)
+
+    def _admissions(self) -> Admissions:
+        backend = self._service.backend
+        if not isinstance(backend, Replicas):
+            return {}
+        return {each.name: tuple(each.admitted.values()) for each in backend.members}
+
+    # The workers.
+
+    async def _publish(self) -> None:
+        """Have all workers switch together to each set that is served from now on."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            async with self._publishing:
+                await self._publish_to([c for c in self._children if c.begun])
+
+    async def _welcome(self, child: Child) -> None:
+        """Have a new worker serve what the others serve."""
+        async with self._publishing:
+            await self._publish_to([child])
+
+    async def _publish_to(self, children: Sequence[Child]) -> None:
+        published = self._published
+        if published is None:
+            return
+        # What was found out since it was published.
+        published = replace(
+            published,
+            tests=self._service.shadow.certificate_tests.found,
+            admissions=self._admissions(),
+        )
+        prepared = await asyncio.gather(*(c.prepare(published, PREPARE_MS) for c in children))
+        for child in children:
+            child.channel.send("switch", published.number)
+        if not all(prepared):
+            asyncio.get_running_loop().call_later(RETRY_S, self._news.set)
+
+    async def _ended(self, child: Child, *, replaced: bool) -> None:
+        """Keep what a worker counted that has ended."""
+        self._gone = merged_metrics.lasting(self._gone, child.last)
+        for name, answered in child.answered.items():
+            self._gone_answered[name] += answered
+        if replaced:
+            self._metrics.worker_restarts.inc()
+
+    async def _readiness(self, _: None) -> Readiness:
+        found = await self._upkeep.readiness()
+        states = {str(c.number): c.state for c in self._children}
+        return replace(found, workers=states)
+
+    async def _compared(self, seen: tuple[str, bytes, Comparison]) -> None:
+        self._service.shadow.test_agreement(*seen)
+        self._tell("tests", self._service.shadow.certificate_tests.found)
+
+    async def _test_answers(self, answers: Sequence[tuple[str, bytes, float, int]]) -> None:
+        before = self._service.shadow.certificate_tests.found.shifted
+        for each in answers:
+            self._service.shadow.test_confidence(*each)
+        if self._service.shadow.certificate_tests.found.shifted != before:
+            self._tell("tests", self._service.shadow.certificate_tests.found)
+
+    async def _lost(self, lost: tuple[str, dict[str, str]]) -> None:
+        server, models = lost
+        if server in self._models.servers:
+            self._models.servers[server].note_lost(models)
+
+    async def _scrape(self, nth: int, own: Snapshot) -> tuple[Snapshot, list[Snapshot]]:
+        """Return the metrics of this process, and of all workers but the one that sent its own."""
+        self._children[nth].last = own
+        others = [child for child in self._children if child.number != nth + 1]
+        await asyncio.gather(*(child.take_snapshot(SNAPSHOT_MS) for child in others))
+        return await snapshot(self._metrics), [*(c.last for c in others), self._gone]
