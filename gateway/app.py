@@ -163,6 +163,7 @@ class Gateway:
         finally:
             lag.cancel()
             await grpc_api.stop(grpc_server, self.settings.drain_ms)
+            await self.service.rollout.close()
             await self.service.shadow.close()
             serving.cancel()
             recording.cancel()

@@ -330,6 +330,13 @@ class Cost:
         return self.largest_compute_ms - self.compute_ms
 
 
+class SetName(StrEnum):
+    """Which of two catalogs answers, while a candidate is tried beside the current one."""
+
+    CURRENT = "current"
+    CANDIDATE = "candidate"
+
+
 @dataclass(frozen=True, slots=True)
 class Answered:
     """An answer with its SLO, the decision behind it, and what it violates."""
@@ -344,6 +351,7 @@ class Answered:
     candidates: tuple[Candidate, ...]  # with `explain` only
     cost: Cost
     age_ms: float | None = None  # since it was first given, of a kept answer; None: it is new
+    served_by: SetName | None = None  # None: no candidate is tried
 
     @property
     def met(self) -> str:

@@ -230,6 +230,36 @@ class Settings(BaseSettings):
         0.02, ge=0, lt=1, description="allowed drop in agreement, relative to the certificate"
     )
 
+    candidate_share: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="share of requests that a candidate catalog answers where it names none; 0: no candidate is"
+        " tried ([more](../how-to/publish-models.md#try-on-a-share-of-the-traffic))",
+    )
+    candidate_sticky: Literal["caller", "request"] = Field(
+        "caller",
+        description="what is drawn for that share: callers by their key, requests where there is none; or always"
+        " requests",
+    )
+    candidate_compared: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of a candidate's answers, and as many of the current catalog's, that the largest"
+        " current variant gives, too; 0: none",
+    )
+    candidate_delta: float = Field(
+        0.05, gt=0, lt=1, description="chance of ever withdrawing a candidate that is no worse"
+    )
+    candidate_margin: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="by which broken SLOs and differing answers of a candidate may be more where it is promoted"
+        " by rule; failures by a fifth of it",
+    )
+
     floor_scope: FloorScope = Field(
         FloorScope.LOWER,
         description="floors and losses that requests are routed by: `lower`, of all scopes of a certificate, or"

@@ -33,6 +33,7 @@ from loadtest.quality import (
     coverage_command,
     drift_command,
     feedback_command,
+    rollout_command,
     slo_table,
 )
 from loadtest.quality.agreement import Comparison
@@ -98,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     observing.register(commands)
     drift_command.register(commands)
     feedback_command.register(commands)
+    rollout_command.register(commands)
     lab.register(commands)
     overload.register(commands)
     soak_command.register(commands)

@@ -11,7 +11,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,10 +52,15 @@ class Stack:
 
 
 @contextmanager
-def fresh_stack(repository: Path, *flags: str, program: Sequence[str] = SERVE) -> Iterator[Stack]:
+def fresh_stack(
+    repository: Path,
+    *flags: str,
+    program: Sequence[str] = SERVE,
+    variables: Mapping[str, str] | None = None,
+) -> Iterator[Stack]:
     """Start `bertier serve` on free ports, wait until it can answer, and stop it at the end.
 
-    `program`: another that takes its flags. Raises: StackError.
+    `program`: another that takes its flags; `variables`: settings without a flag. Raises: StackError.
     """
     http, grpc, triton_grpc, triton_metrics = free_ports(4)
     command = [
@@ -72,6 +77,7 @@ def fresh_stack(repository: Path, *flags: str, program: Sequence[str] = SERVE) -
                 command,
                 stdout=out,
                 stderr=subprocess.STDOUT,
+                env={**os.environ, **(variables or {})},
                 preexec_fn=end_with_parent,  # noqa: PLW1509 - a killed measurement leaves no stack
             )
         stack = Stack(

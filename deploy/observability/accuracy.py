@@ -41,7 +41,7 @@ def accuracy() -> dashboard.Dashboard:
         choices.variant(),
         choices.instance(),
     )
-    panels = (*_floors(), *_cascades(), *_shadows(), *_confidence())
+    panels = (*_floors(), *_cascades(), *_shadows(), *_confidence(), *_rollouts())
     return page("bertier-accuracy", "bertier / Accuracy", description, chosen, panels)
 
 
@@ -183,5 +183,37 @@ def _confidence() -> Parts:
             limits=((1, YELLOW), (2, RED)),
             span=20,
             runbook=SHIFTED,
+        ),
+    )
+
+
+def _rollouts() -> Parts:
+    asked = 'bertier_rollout_duration_seconds_count{instance=~"$instance"'
+    return (
+        row("Candidate catalog, while one is tried"),
+        lines(
+            "SLO kept",
+            "Share of requests that met their SLO, by the catalog that answered; both met the same load.",
+            "percentunit",
+            Query(
+                f'sum by (catalog) (rate({asked}, outcome="met"}}[$__rate_interval]))'
+                f" / sum by (catalog) (rate({asked}}}[$__rate_interval]))",
+                "{{catalog}}",
+            ),
+            bounds=(None, 1),
+            span=12,
+        ),
+        lines(
+            "Evidence",
+            "log10 of the e-value that the candidate is worse, or no worse by more than the margin. Worse:"
+            " withdrawn at 1.8 (`shown_at` of /readyz); no worse in all rates: shown at 1.3.",
+            "short",
+            Query(
+                'max by (rate, claim) (bertier_rollout_evidence{instance=~"$instance"})',
+                "{{rate}} {{claim}}",
+            ),
+            bounds=(None, None),
+            limits=((1.3, YELLOW), (1.8, RED)),
+            span=12,
         ),
     )

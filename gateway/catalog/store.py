@@ -129,6 +129,11 @@ def parse(raw: bytes, path: Path) -> Catalog:
     return catalog
 
 
+def dump(catalog: Catalog) -> bytes:
+    """Return the text of a catalog."""
+    return _ADAPTER.dump_json(catalog, indent=1) + b"\n"
+
+
 def write(repository: Path, catalog: Catalog) -> None:
     """Replace the catalog by one rename; the one before stays beside it for a rollback.
 
@@ -146,7 +151,7 @@ def prepare(repository: Path, catalog: Catalog) -> None:
     path = repository / CATALOG
     _check_values(catalog, path)
     try:
-        path.with_suffix(PART).write_bytes(_ADAPTER.dump_json(catalog, indent=1) + b"\n")
+        path.with_suffix(PART).write_bytes(dump(catalog))
         if path.exists():
             path.with_suffix(KEEP).write_bytes(path.read_bytes())
     except OSError:
@@ -158,7 +163,7 @@ def note_looks(repository: Path, looks: tuple[Look, ...]) -> None:
     """Add the looks to the catalog in place; the previous catalog for a rollback stays."""
     path = repository / CATALOG
     catalog = replace(read(repository), looks=looks)
-    path.with_suffix(PART).write_bytes(_ADAPTER.dump_json(catalog, indent=1) + b"\n")
+    path.with_suffix(PART).write_bytes(dump(catalog))
     os.replace(path.with_suffix(PART), path)
 
 

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gateway.domain import STAGES, Reason, Trust
+from gateway.domain import STAGES, Reason, SetName, Trust
+from gateway.monitoring.rollout_tests import Rate
 from gateway.observability.metrics import Metrics
-from gateway.observability.metrics_declared import DENIALS, FILES, FRONTENDS, OBJECTIVES, Declared
+from gateway.observability.metrics_declared import (
+    DENIALS,
+    FILES,
+    FRONTENDS,
+    OBJECTIVES,
+    ROLLED_OUT,
+    Declared,
+)
 
 # Endings of a name, in this order, and what is counted in; no ending: a plain number.
 UNITS = (
@@ -20,6 +28,7 @@ UNITS = (
     ("_refused", "0 or 1"),
     ("_broken", "0 or 1"),
     ("_shifted", "0 or 1"),
+    ("_share", "share"),
     ("_healing", "0 or 1"),
     ("_evidence", "log10"),
     ("_shift", "log10"),
@@ -37,12 +46,15 @@ def _words(*words: str) -> str:
 # The values of a label: of one metric (`metric.label`), else of all that have the label. Empty: HEAD describes them.
 VALUES = {
     "backend": _words("triton", "embedded"),
+    "catalog": _words(*SetName),
+    "claim": _words("worse", "no_worse"),
     "commit": "of the study that made the catalog",
     "front": _words(*FRONTENDS),
     "kind": _words("text", "padding"),
     "plan": "",
     "promise": _words(*OBJECTIVES) + " (both)",
     "quantile": _words("0.95", "0.99"),
+    "rate": _words(*Rate),
     "reason": _words(*Reason),
     "replica": "the address of a model server, where there are several",
     "result": _words("switched", "refused"),
@@ -73,6 +85,9 @@ VALUES = {
     " [kind of failure](api.md#failures)",
     "bertier_requests_total.slo_class": "or `unknown`",
     "bertier_retries_total.outcome": "`retried`, `no_plan` (no other plan in time), `no_budget`",
+    "bertier_rollout_compared_total.outcome": "`agreed`, `disagreed`, `dropped` (no room to ask), `failed`",
+    "bertier_rollout_duration_seconds.outcome": "`met`, `broken` (late, below the floor, refused ...), `failed`",
+    "bertier_rollouts_total.result": _words(*ROLLED_OUT),
     "bertier_shadow_total.outcome": "`agreed`, `disagreed`, `both_silent` (neither answered),"
     " `dropped` (no capacity), `failed`",
     "bertier_sheds_total.reason": "`full` (`max_in_flight`), `strict` (cannot be met now), `unreachable` (no plan by the deadline)",

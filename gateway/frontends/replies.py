@@ -113,7 +113,11 @@ def plan_body(report: PlanReport) -> bytes:
 
 def explanations(answers: Sequence[Answered]) -> dict[str, str]:
     """Return the decisions of all items as JSON, for a parameter of an Open Inference response."""
-    explained = [_explain(answered).model_dump() for answered in answers if answered.slo.explain]
+    explained = [
+        _explain(answered).model_dump(exclude_unset=True)
+        for answered in answers
+        if answered.slo.explain
+    ]
     return {"slo_explanation": to_json(explained).decode()} if explained else {}
 
 
@@ -146,10 +150,13 @@ def _slo_fields(slo: Slo) -> dict[str, Any]:
 
 
 def _explain(answered: Answered) -> ExplainBody:
+    served_by = answered.served_by
+    tried: dict[str, Any] = {} if served_by is None else {"catalog": served_by.value}
     return ExplainBody(
         reason=answered.decision.reason,
         quantile=quantile_for(answered.slo.policy),
         spent_ms=round(slo_headers.spent_before_routing_ms(answered.timings), 3),
+        **tried,
         options=_options(answered.candidates, answered.option),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -341,6 +341,9 @@ class ExplainBody(ReplyBody):
     reason: str
     quantile: float = Field(description="The latency quantile that had to meet the target.")
     spent_ms: float = Field(description="Time already spent when the plan was chosen.")
+    catalog: Literal["current", "candidate"] | None = Field(
+        None, description="That answered, while a candidate is tried beside the current one."
+    )
     options: list[ExplainedOptionBody]
 
 

@@ -57,6 +57,7 @@ def slo_headers(answered: Answered) -> dict[str, str]:
         **({} if loss is None else {"slo-f1-loss": f"{loss:.4f}"}),
         "slo-predicted-ms": f"{answered.option.predicted_ms:.3f}",
         "slo-met": answered.met,
+        **({} if answered.served_by is None else {"slo-catalog": answered.served_by.value}),
         **({} if answered.age_ms is None else {"age": str(int(answered.age_ms / 1e3))}),
         "server-timing": server_timing(answered.timings),
     }

@@ -52,8 +52,9 @@ class BackgroundTasks:
         serving, replicas = self._service.serving, self._replicas
         if serving is None or replicas is None:
             return
-        if any(replicas.unchecked(serving.catalog.variant(name)) for name in serving.trust):
-            await readmit(serving, replicas)
+        for each in (serving, *self._service.candidates()):
+            if any(replicas.unchecked(each.catalog.variant(name)) for name in each.trust):
+                await readmit(each, replicas)
         serving.latency.resize(*capacity(serving.catalog, replicas))
         self._followers.admitted()
 
@@ -76,9 +77,10 @@ class BackgroundTasks:
             return
         golden = serving.catalog.golden_inputs[0]
         windows = serving.encoder.encode(Question(golden.question, golden.context))
-        for name in serving.trust:
-            with suppress(BertierError):  # the watcher handles it
-                await backend.infer(serving.catalog.variant(name), windows, KEEP_LOADED_BUDGET_MS)
+        for each in (serving, *self._service.candidates()):
+            for name in each.trust:
+                with suppress(BertierError):  # the watcher handles it
+                    await backend.infer(each.catalog.variant(name), windows, KEEP_LOADED_BUDGET_MS)
 
 
 async def _for_ever(do: Callable[[], Awaitable[None]], every_ms: float) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from math import log10
 from types import MappingProxyType
 from typing import Any
 
 from gateway.backends.replica import ReplicaState
 from gateway.catalog.schema import FloorScope, Plan, Variant
-from gateway.domain import Trust
+from gateway.domain import SetName, Trust
+from gateway.monitoring.rollout_tests import Rate, Seen
 from gateway.monitoring.sequential_tests import AgreementTest, Comparison
+from gateway.request.rollout import Running
 from gateway.serving_set import ServingSet
 
 
@@ -30,6 +33,33 @@ class VariantState:
 
 
 @dataclass(frozen=True, slots=True)
+class SetState:
+    """How one of two catalogs does while a candidate is tried."""
+
+    requests: int
+    slo_broken: int
+    failed: int
+    mean_ms: float | None
+    compared: int  # answers compared with the largest current variant's
+    differed: int
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateState:
+    """The candidate catalog on disk, or the last one and what became of it."""
+
+    sha256: str | None  # None: there is none now
+    tried: bool
+    share: float | None = None
+    shadow: bool = False
+    refused: str | None = None  # why it is not tried
+    decided: str | None = None  # what became of the last one, and why
+    sets: Mapping[str, SetState] = field(default_factory=dict)
+    evidence: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # log10, by rate
+    shown_at: Mapping[str, float] = field(default_factory=dict)  # log10, by claim
+
+
+@dataclass(frozen=True, slots=True)
 class Readiness:
     """The state of the gateway; not `ready`: `reasons` says what is missing."""
 
@@ -45,7 +75,40 @@ class Readiness:
     replicas: Mapping[str, ReplicaState] = field(default_factory=dict)  # of several servers
     broken_plans: tuple[str, ...] = ()  # by shadow answers; no longer trusted
     healing: Mapping[str, str] = field(default_factory=dict)  # variants that lost an instance: why
+    candidate: CandidateState | None = None  # None: there never was one
     workers: Mapping[str, str] = field(default_factory=dict)  # by number: state; {}: one process
+
+
+def candidate_state(
+    running: Running | None, sha256: str | None, refused: str | None, decided: str | None
+) -> CandidateState | None:
+    """Return the state of a candidate; `decided`: what became of the last one."""
+    if running is None:
+        if sha256 is None and decided is None:
+            return None
+        return CandidateState(sha256, tried=False, refused=refused, decided=decided)
+    tests = running.tests
+    evidence = {rate: tests.evidence_of(rate) for rate in tests.rates}
+    return CandidateState(
+        sha256=running.sha256,
+        tried=True,
+        share=running.share,
+        shadow=running.shadow,
+        decided=decided,
+        sets={name: _set_state(name, running) for name in SetName},
+        evidence={r: {"worse": e[0], "no_worse": e[1]} for r, e in evidence.items()},
+        shown_at={"worse": log10(tests.alarm), "no_worse": log10(tests.shown)},
+    )
+
+
+def _set_state(name: SetName, running: Running) -> SetState:
+    def seen(rate: Rate) -> Seen:
+        test = running.tests.rates[rate]
+        return test.candidate if name is SetName.CANDIDATE else test.current
+
+    slo, errors, compared = (seen(rate) for rate in Rate)
+    mean_ms = running.sums_ms[name] / slo.n if slo.n and not running.shadow else None
+    return SetState(slo.n, slo.bad, errors.bad, mean_ms, compared.n, compared.bad)
 
 
 def state_of(name: str, serving: ServingSet) -> VariantState:

@@ -26,6 +26,7 @@ from gateway.errors import (
     RepositoryError,
     VariantsUnserved,
 )
+from gateway.lifecycle.candidates import Candidates
 from gateway.lifecycle.followers import NOBODY, Followers
 from gateway.lifecycle.preparation import hash_problems, measure_again, prepare, recheck
 from gateway.lifecycle.readiness import Readiness, states_of, summary
@@ -75,6 +76,7 @@ class Watcher:
         self._measuring = Retry(FIRST_MEASURING_MS, LONGEST_RETRY_MS, clock)
         longest_ms = slo.longest_timeout_ms(service.settings.classes)
         self._retirement = Retirement(longest_ms, clock)
+        self._candidates = Candidates(service, self._retirement, clock)
 
     async def run(self) -> None:
         """Check forever."""
@@ -92,6 +94,7 @@ class Watcher:
         if raw is None or not self._up:
             return
         await self._follow(raw, came_back)
+        await self._candidates.look(checked_anew=came_back)
         await self._measure_again()
         self._plan_retry()
         await self._unload_unused()
@@ -120,6 +123,7 @@ class Watcher:
             replicas=self._backend.states() if isinstance(self._backend, Replicas) else {},
             broken_plans=tuple(sorted(self._service.shadow.certificate_tests.broken)),
             healing=dict(self._healing()),
+            candidate=self._candidates.state(),
         )
 
     async def _follow(self, raw: bytes, came_back: bool) -> None:
@@ -245,7 +249,8 @@ class Watcher:
         """Free what no request can ask any more; what is about to be tried again stays."""
         if self._service.serving is None or self._refusal_may_pass:
             return
-        routed = self._service.serving.catalog.variants
+        sets = (self._service.serving, *self._service.candidates())
+        routed = [variant for each in sets for variant in each.catalog.variants]
         for variant in self._retirement.unused(routed):
             kept = (*routed, *self._retirement.in_flight())
             try:

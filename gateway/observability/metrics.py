@@ -71,7 +71,7 @@ class Metrics:
         seconds = edges_s(classes)
         self._declare_requests(seconds)
         self._declare_models(seconds)
-        self._declare_catalog()
+        self._declare_catalog(seconds)
         self._declare_certificate_tests()
         self._declare_feedback()
         self._declare_access()
@@ -156,7 +156,7 @@ class Metrics:
         self.certificate_ends = self._gauge(declared.CERTIFICATE_ENDS)
         self.reload_refused = self._gauge(declared.RELOAD_REFUSED)
 
-    def _declare_catalog(self) -> None:
+    def _declare_catalog(self, seconds: Sequence[float]) -> None:
         """The catalog that is served."""
         self.variant_up = self._gauge(declared.VARIANT_UP)
         self.hash_matches = self._gauge(declared.HASH_MATCHES)
@@ -165,6 +165,12 @@ class Metrics:
         self.catalog_refused = self._gauge(declared.CATALOG_REFUSED)
         self.catalog = self._info(declared.CATALOG)
         self.catalog_loaded = self._gauge(declared.CATALOG_LOADED)
+        self.candidate_share = self._gauge(declared.CANDIDATE_SHARE)
+        self.candidate_refused = self._gauge(declared.CANDIDATE_REFUSED)
+        self.rollouts = self._counter(declared.ROLLOUTS)
+        self.rollout_compared = self._counter(declared.ROLLOUT_COMPARED)
+        self.rollout_evidence = self._gauge(declared.ROLLOUT_EVIDENCE)
+        self.rollout_duration = self._histogram(declared.ROLLOUT_DURATION, edges=seconds)
         self.log_lines_lost = self._counter(declared.LOG_LINES_LOST)
         self.decisions_lost = self._counter(declared.DECISIONS_LOST)
         self.build = self._info(declared.BUILD)
@@ -191,6 +197,7 @@ class Metrics:
             (self.reloads, product(FILES, ("loaded", "refused"))),
             (self.reload_refused, product(FILES)),
             (self.catalog_switches, product(("switched", "refused"))),
+            (self.rollouts, product(declared.ROLLED_OUT)),
         )
         for metric, values in rare:
             for each in values:
@@ -273,6 +280,22 @@ class Metrics:
         self.catalog_refused.set(0)
         self.catalog.info({"sha256": sha256, "commit": commit})
         self.catalog_loaded.set_to_current_time()
+
+    def note_rollout(self, catalog: str, outcome: str, took_s: float) -> None:
+        """Count a request while a candidate is tried: it `met` its SLO, was `broken`, or has `failed`."""
+        self.rollout_duration.labels(catalog, outcome).observe(took_s)
+
+    def note_rollout_evidence(self, rate: str, worse: float, no_worse: float) -> None:
+        """Show what is known of one rate of the candidate: log10 of both e-values."""
+        self.rollout_evidence.labels(rate, "worse").set(worse)
+        self.rollout_evidence.labels(rate, "no_worse").set(no_worse)
+
+    def note_candidate(self, share: float, *, refused: bool) -> None:
+        """Show how much a candidate gets, and whether there is one that cannot be tried."""
+        self.candidate_share.set(share)
+        self.candidate_refused.set(refused)
+        if not share:
+            self.rollout_evidence.clear()
 
     def note_hashes(self, matches: Mapping[str, bool]) -> None:
         """Show of each variant of the catalog whether the model server has its very file."""

@@ -6,6 +6,7 @@ Keys are hashes: it stores the texts of answers, but no question or context. Nev
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -80,7 +81,8 @@ class ResponseCache:
         self._kept: TTLCache[bytes, _Kept] | None = None
         if settings.cache_bytes:
             self._kept = TTLCache(settings.cache_bytes, settings.cache_ttl_ms, clock, _size_bytes)
-        self._catalog: tuple[Catalog, bytes] | None = None  # and its hash
+        # Hashes of catalogs: of the current one and, while one is tried, of a candidate.
+        self._hashes: deque[tuple[Catalog, bytes]] = deque(maxlen=2)
 
     async def answer(
         self,
@@ -160,9 +162,12 @@ class ResponseCache:
         return key.digest()
 
     def _hash_of(self, catalog: Catalog) -> bytes:
-        if self._catalog is None or self._catalog[0] is not catalog:
-            self._catalog = catalog, hashlib.sha256(repr(catalog).encode()).digest()
-        return self._catalog[1]
+        for known, digest in self._hashes:
+            if known is catalog:
+                return digest
+        digest = hashlib.sha256(repr(catalog).encode()).digest()
+        self._hashes.append((catalog, digest))
+        return digest
 
 
 def _size_bytes(kept: _Kept) -> int:

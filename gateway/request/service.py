@@ -45,6 +45,7 @@ from gateway.request import long_context
 from gateway.request.cascade import LONG_TEXT_CHARS, Cascade, Job, Outcome, final_violations
 from gateway.request.feedback import Feedback
 from gateway.request.response_cache import ResponseCache
+from gateway.request.rollout import Rollout
 from gateway.request.shadow import Shadow
 from gateway.routing import policy
 from gateway.routing.admission_control import AdmissionControl, Refused
@@ -106,6 +107,7 @@ class AnswerService:
         self.shadow = Shadow(backend, settings, metrics, clock, draw)
         self.feedback = Feedback(settings, metrics)
         self.shadow.on_compared = self.feedback.compared
+        self.rollout = Rollout(self.shadow, settings, metrics, clock)
         self._clock = clock
         self._router = Router(chooser, clock, lambda: self.admission.n_behind)
         self._budget = RetryBudget(settings.retry_share, settings.part_of(RETRY_BURST))
@@ -128,23 +130,32 @@ class AnswerService:
         if admission is None:
             async with self.admitted(request, frontend) as admission:
                 return await self.answer(question, request, arrived_ms, admission=admission)
-        slo, serving = self._current(request, admission)
+        slo, current = self._current(request, admission)
 
-        async def ask() -> Answered:
-            return await self._ask(question, slo, serving, arrived_ms)
+        async def ask(serving: ServingSet) -> Answered:
+            async def anew() -> Answered:
+                return await self._ask(question, slo, serving, arrived_ms, current)
 
-        answered = await self._responses.answer(question, slo, serving, arrived_ms, ask)
-        self.feedback.remember(question, answered, serving)
-        return answered
+            answered = await self._responses.answer(question, slo, serving, arrived_ms, anew)
+            self.feedback.remember(question, answered, serving)
+            return answered
+
+        return await self.rollout.answer(question, slo, current, arrived_ms, ask)
 
     async def _ask(
-        self, question: Question, slo: Slo, serving: ServingSet, arrived_ms: float
+        self,
+        question: Question,
+        slo: Slo,
+        serving: ServingSet,
+        arrived_ms: float,
+        current: ServingSet,
     ) -> Answered:
+        """Answer from `serving`: the current set, or the candidate that is tried beside it."""
         with self.observer.question(question, slo, arrived_ms) as record:
             async with self._deadline(slo, arrived_ms):
                 job = await self._encode(question, slo, serving, arrived_ms)
                 job, routed = self._route(job, record)
-                option = await self._accept(job, routed)
+                option = await self._accept(job, routed, final=serving is current)
                 try:
                     outcome = await self._cascade.answer(job, option)
                 except ModelCrashed:  # this input would end another model, too
@@ -152,7 +163,9 @@ class AnswerService:
                 except BackendError as failed:
                     option, routed = self._choose_another(job, option, failed, record)
                     outcome = await self._cascade.answer(job, option)
-                self.shadow.watch(job, outcome, option.plan)
+                if serving is current:  # what is certified of it is tested, not of a candidate
+                    self.shadow.watch(job, outcome, option.plan)
+                self.rollout.watch(job, outcome, routed.decision, current, self._again)
                 record.answered = answered = self._answered(job, outcome, option, routed)
                 return answered
 
@@ -216,15 +229,15 @@ class AnswerService:
         record.decisions.append(routed.decision)
         return job.first(routed.size.n_windows), routed
 
-    async def _accept(self, job: Job, routed: Routed) -> Option:
-        """Return the chosen option, or raise the refusal."""
+    async def _accept(self, job: Job, routed: Routed, *, final: bool) -> Option:
+        """Return the chosen option, or raise the refusal; `final`: no other set answers then."""
         decision, slo = routed.decision, job.slo
         if decision.option is not None:
             self._budget.pay_in()
             return decision.option
         spent_ms = self._clock() - job.arrived_ms
         error = refusal(decision, slo, routed.options, spent_ms)
-        if isinstance(error, Overloaded):
+        if final and isinstance(error, Overloaded):
             await self.admission.hold_back(slo, spent_ms, error)
         raise error
 
@@ -251,6 +264,19 @@ class AnswerService:
         log.warning("%s; asking %s instead", failed, second.plan.name)
         return second, routed
 
+    async def _again(self, job: Job, serving: ServingSet) -> tuple[Decision, Outcome]:
+        """Answer a job once more, from another set and as if it arrived now; nobody waits for it.
+
+        Raises: Infeasible, Overloaded, BackendError, DeadlineExceeded.
+        """
+        now = self._clock()
+        job = replace(job, serving=serving, arrived_ms=now, began_ms=now, encoded_ms=now)
+        routed = self._router.route(job.slo, serving, job.size, 0.0)
+        if routed.decision.option is None:
+            raise refusal(routed.decision, job.slo, routed.options, 0.0)
+        async with self._deadline(job.slo, now):
+            return routed.decision, await self._cascade.answer(job, routed.decision.option)
+
     def _answered(self, job: Job, outcome: Outcome, option: Option, routed: Routed) -> Answered:
         timings = outcome.timings._replace(total=self._clock() - job.arrived_ms)
         late = timings.total > job.slo.latency_ms
@@ -276,6 +302,11 @@ class AnswerService:
         """How many answers the response cache has, and an upper bound on their memory, bytes."""
         return self._responses.holds
 
+    def candidates(self) -> tuple[ServingSet, ...]:
+        """Return the candidate set that is tried beside the current one, if there is one."""
+        running = self.rollout.running
+        return () if running is None else (running.serving,)
+
     def raise_if_full(self, request: SloRequest, frontend: str) -> None:
         """Raise Overloaded where `max_in_flight` is reached; the body of the request is still unread."""
         try:
@@ -296,6 +327,8 @@ class AnswerService:
         """
         serving = self._serving()
         slo = self._resolve(request, serving)
+        if slo.variant is not None and slo.variant not in serving.trust:
+            serving = next(s for s in self.candidates() if slo.variant in s.trust)
         whole = await self._size(serving, question, n_tokens)
         waits_ms = self.admission.expected_wait_ms(slo, self._clock())
         size, options, decision, candidates = self._router.fit(
@@ -323,9 +356,11 @@ class AnswerService:
 
     def _resolve(self, request: SloRequest, serving: ServingSet) -> Slo:
         settings, variant = self.settings, request.variant
-        if variant is not None and variant not in serving.variants:
-            raise UnknownVariant(variant, list(serving.variants))
-        if variant is not None and variant not in serving.trust:
+        sets = (serving, *self.candidates())
+        known = dict.fromkeys(v.name for each in sets for v in each.catalog.variants)
+        if variant is not None and variant not in known:
+            raise UnknownVariant(variant, list(known))
+        if variant is not None and not any(variant in each.trust for each in sets):
             raise BackendUnavailable(f"{variant}: not served at present; see /readyz")
         return resolve(request, settings.classes, settings.default_class, serving.best_floor)
 

@@ -61,7 +61,7 @@ class Sample:
     key: tuple[str, str] = ("", "")  # its request's id, and its own
 
 
-def _is_shortened(question: Question) -> bool:
+def is_shortened(question: Question) -> bool:
     """Return whether the caller allows no answers as long as the certified ones."""
     longest = question.max_answer_tokens
     return longest is not None and longest < codec.MAX_ANSWER_TOKENS
@@ -128,7 +128,7 @@ class Shadow:
         certificate covers them. Skip cascades cut short by the deadline: their answer is not the plan's. Skip
         answers that may not be as long as certified ones: that is their caller's wish, no change of the questions.
         """
-        if job.slo.variant is not None or outcome.partial or _is_shortened(job.question):
+        if job.slo.variant is not None or outcome.partial or is_shortened(job.question):
             return
         n_tokens = job.windows.n_tokens
         self.answered(plan.variants[0], outcome.first, job.question, n_tokens)
@@ -219,33 +219,45 @@ class Shadow:
         """Return how the largest variant's answer compares; None: there was no capacity."""
         assert sample.plan.agreement is not None
         variant = sample.serving.catalog.variant(sample.plan.agreement.reference)
-        logits = []
-        for row in range(sample.windows.n_windows):
-            if not await self._room(sample.serving, variant, until_ms):
-                return None
-            logits.append(await self._infer(sample, variant, row, until_ms))
-        whole = Logits(*(np.concatenate(part) for part in zip(*logits, strict=True)))
-        theirs = await asyncio.to_thread(
-            codec.decode, sample.windows, whole, sample.question, variant.decoding
+        return await self.compared(
+            sample.serving, variant, sample.question, sample.windows, sample.answer, until_ms
         )
-        return compare(sample.answer.text, theirs.text)
 
-    async def _room(self, serving: ServingSet, variant: Variant, until_ms: float) -> bool:
+    async def compared(
+        self,
+        serving: ServingSet,
+        variant: Variant,
+        question: Question,
+        windows: Windows,
+        ours: Answer,
+        until_ms: float,
+    ) -> Comparison | None:
+        """Ask a variant in spare time and return how its answer compares; None: there was no capacity.
+
+        Raises: BackendError, DeadlineExceeded.
+        """
+        logits = []
+        for row in range(windows.n_windows):
+            if not await self.room(serving, until_ms):
+                return None
+            if not serving.breakers.of(variant.name).closed:
+                raise BackendError(f"{variant.name}: fails at present")
+            logits.append(await self._infer(serving, variant, windows.window(row), until_ms))
+        whole = Logits(*(np.concatenate(part) for part in zip(*logits, strict=True)))
+        theirs = await asyncio.to_thread(codec.decode, windows, whole, question, variant.decoding)
+        return compare(ours.text, theirs.text)
+
+    async def room(self, serving: ServingSet, until_ms: float) -> bool:
         """Wait until one more window delays no request; False: the time is up."""
         while (left_ms := until_ms - self._clock()) > 0 and not serving.latency.has_room:  # noqa: ASYNC110 (what others do ends without a word)
             await asyncio.sleep(LOOK_EVERY_MS / 1e3)
-        if left_ms <= 0:
-            return False
-        if not serving.breakers.of(variant.name).closed:
-            raise BackendError(f"{variant.name}: fails at present")
-        return True
+        return left_ms > 0
 
     async def _infer(
-        self, sample: Sample, variant: Variant, row: int, until_ms: float
+        self, serving: ServingSet, variant: Variant, window: Windows, until_ms: float
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the logits of one window. It counts as work in flight, so that routing sees it."""
-        window = sample.windows.window(row)
-        latency, size = sample.serving.latency, Size(window.input_ids.shape[1], 1)
+        latency, size = serving.latency, Size(window.input_ids.shape[1], 1)
         work = latency.begin(variant.name, size, self._clock())
         try:
             found = await self._backend.infer(variant, window, until_ms - self._clock())

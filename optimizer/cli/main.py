@@ -16,7 +16,7 @@ from gateway.catalog import store
 from gateway.errors import BertierError
 from optimizer.benchmarks import commands as compare_cli
 from optimizer.benchmarks.engines import commands as engines_cli
-from optimizer.cli import evaluate, expect, simulate, stages, tables
+from optimizer.cli import evaluate, expect, rollouts, simulate, stages, tables
 from optimizer.publish import repository
 from optimizer.report import inputs as report
 from optimizer.study import config as configs
@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add(commands)
     simulate.add(commands)
     _add_rollback(commands)
+    rollouts.add(commands)
     _add_report(commands)
     compare_cli.add(commands, study, stages.study_of)
     engines_cli.add(commands)

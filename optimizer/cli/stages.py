@@ -14,7 +14,7 @@ from rich.table import Table
 
 from gateway.catalog import store
 from gateway.catalog.store import Catalog
-from optimizer.cli import tables
+from optimizer.cli import rollouts, tables
 from optimizer.publish import checks
 from optimizer.study import config as configs
 from optimizer.study import workers
@@ -100,6 +100,7 @@ def add(commands: Any, study: argparse.ArgumentParser) -> None:
         if run in (_run, _publish):
             command.add_argument("--allow-dominated", action="store_true", help=ALLOW_DOMINATED)
             command.add_argument("--allow-constant", action="store_true", help=ALLOW_CONSTANT)
+            rollouts.add_options(command)
         if run in (_distill, _finish):
             command.add_argument("--only", action="append", metavar="NAME", help=ONLY)
         if run is _certify:
@@ -157,6 +158,7 @@ def study_of(args: argparse.Namespace) -> Any:  # a Study
 
 
 def _run(args: argparse.Namespace) -> dict[str, Any]:
+    rollouts.terms_of(args)  # a mistake in them should not show after hours
     _teacher(args)
     _distill(args)
     config = configs.read(args.study)
@@ -345,11 +347,13 @@ def _note_look(published: Path, catalog: Catalog) -> None:
 def _publish(args: argparse.Namespace) -> dict[str, Any]:
     from optimizer.publish import publication
 
+    terms = rollouts.terms_of(args)
     study = study_of(args)
     how = study.config.publish
     catalog = publication.publish(
         study,
         how.repository,
+        terms,
         allow_dominated=how.allow_dominated or args.allow_dominated,
         allow_constant=how.allow_constant or args.allow_constant,
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 from gateway.backends.embedded import open_session, run
 from gateway.catalog import store
+from gateway.catalog.candidate import Terms
 from gateway.catalog.schema import Decoding, GoldenLogits, Plan, Precision, Variant
 from gateway.catalog.store import Catalog, GoldenInput, Origin
 from gateway.domain import Question
@@ -93,11 +94,16 @@ def catalog_of(study: Study, target: Path) -> Catalog:
 
 
 def publish(
-    study: Study, target: Path, *, allow_dominated: bool = False, allow_constant: bool = False
+    study: Study,
+    target: Path,
+    terms: Terms | None = None,
+    *,
+    allow_dominated: bool = False,
+    allow_constant: bool = False,
 ) -> Catalog:
     """Publish the study's variants to a model repository, but for members of the front that turn out dominated.
 
-    Raises: NothingToPublish when a gate is closed.
+    `terms`: of a candidate, which is tried beside the current catalog. Raises: NothingToPublish when a gate is closed.
     """
     catalog = catalog_of(study, target)
     if not allow_dominated:
@@ -113,7 +119,7 @@ def publish(
         )
         for variant in catalog.variants
     ]
-    repository.publish(target, publications, catalog, study.tokenizer)
+    repository.publish(target, publications, catalog, study.tokenizer, terms)
     return catalog
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gateway.catalog import store
+from gateway.catalog import candidate, store
+from gateway.catalog.candidate import CANDIDATE_CARD, CARD, PREVIOUS_CARD, Terms
 from gateway.catalog.schema import Precision, Variant
 from gateway.catalog.store import Catalog
 from gateway.errors import RepositoryError
@@ -39,7 +40,6 @@ parameters {{ key: "intra_op_thread_count" value: {{ string_value: "1" }} }}
 
 HASH = 'parameters {{ key: "sha256.{version}" value: {{ string_value: "{sha256}" }} }}\n'
 INSTANCES = 2
-CARD, PREVIOUS_CARD = "README.md", "README.previous.md"  # of the catalog, and of the one before
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +79,17 @@ def config_pbtxt(variant: Variant, hashes: dict[int, str]) -> str:
 
 
 def publish(
-    repository: Path, publications: list[Publication], catalog: Catalog, tokenizer: Path
+    repository: Path,
+    publications: list[Publication],
+    catalog: Catalog,
+    tokenizer: Path,
+    terms: Terms | None = None,
 ) -> None:
-    """Write models, configurations and cards, then switch the catalog.
+    """Write models, configurations and cards, then switch the catalog; with `terms`, make it the candidate.
 
     Everything is written beside the repository first; then only renames are left, so a full disk
     changes nothing. What the new and the present catalog name stays; what the catalog before them
-    named is removed after the switch. Folders that no catalog ever named are somebody else's.
+    named is removed after the switch; what a candidate names stays. Folders that no catalog ever named are somebody else's.
     Raises: RepositoryError when the result would not be a valid repository, or cannot be written.
     """
     try:
@@ -97,6 +101,9 @@ def publish(
             shutil.copyfile(tokenizer, stage / store.TOKENIZER)
             for publication in publications:
                 _stage_variant(stage, repository, publication, present)
+            if terms is not None:
+                _try_as_candidate(stage, repository, publications, catalog, terms)
+                return
             store.prepare(repository, catalog)
             try:
                 _place(stage, repository, publications)
@@ -109,7 +116,31 @@ def publish(
         _forget_cards(repository, catalog, present)
     except OSError as exc:
         raise RepositoryError(_unwritten(repository, publications, exc)) from exc
-    _remove_unnamed(repository, before, [c for c in (catalog, present) if c is not None])
+    kept = [v for c in (catalog, present) if c is not None for v in c.variants]
+    _remove_unnamed(repository, before, [*kept, *candidate.variants_of(repository)])
+
+
+def _try_as_candidate(
+    stage: Path,
+    repository: Path,
+    publications: list[Publication],
+    catalog: Catalog,
+    terms: Terms,
+) -> None:
+    """Put models beside those of the current catalog, which stays; the candidate's file comes last.
+
+    The looks at the data that made its floors count whatever becomes of it. Raises: RepositoryError.
+    """
+    if not (repository / store.CATALOG).exists():
+        raise RepositoryError(
+            f"{repository}: holds no catalog to try a candidate beside; publish one"
+        )
+    if candidate.same_models(catalog, store.read(repository)):
+        raise RepositoryError("not published: the current catalog has the same variants and plans")
+    _place(stage, repository, publications, CANDIDATE_CARD)
+    _check(repository, catalog)
+    store.note_looks(repository, catalog.looks)
+    candidate.write(repository, catalog, terms)
 
 
 def recertify(repository: Path, catalog: Catalog, cards: Mapping[str, str]) -> None:
@@ -216,13 +247,19 @@ def _stage_variant(
     version = staged / str(variant.version)
     version.mkdir(parents=True)
     shutil.copyfile(publication.model, version / "model.onnx")
-    hashes = _kept_hashes(repository / variant.name, variant, present)
+    tried = candidate.variants_of(repository)
+    hashes = _kept_hashes(variant, (*tried, *(present.variants if present else ())))
     (staged / "config.pbtxt").write_text(config_pbtxt(variant, hashes))
     (staged / CARD).write_text(publication.card)
 
 
-def _place(stage: Path, repository: Path, publications: list[Publication]) -> None:
-    """Rename what was staged in: the whole folder of a new variant, or its new version."""
+def _place(
+    stage: Path, repository: Path, publications: list[Publication], card: str = CARD
+) -> None:
+    """Rename what was staged in: the whole folder of a new variant, or its new version.
+
+    `card`: what the card of a variant that is there already is called.
+    """
     os.replace(stage / store.TOKENIZER, repository / store.TOKENIZER)
     for variant in (p.variant for p in publications):
         staged, folder = stage / variant.name, repository / variant.name
@@ -232,15 +269,16 @@ def _place(stage: Path, repository: Path, publications: list[Publication]) -> No
         if not (folder / str(variant.version)).exists():
             os.replace(staged / str(variant.version), folder / str(variant.version))
         os.replace(staged / "config.pbtxt", folder / "config.pbtxt")
-        _replace_card(staged / CARD, folder)
+        if card == CARD:
+            _replace_card(staged / CARD, folder)
+        else:
+            os.replace(staged / CARD, folder / card)
 
 
-def _kept_hashes(folder: Path, variant: Variant, present: Catalog | None) -> dict[int, str]:
-    """Return version -> sha256 of the new version and of the one served at present."""
-    kept = {variant.version: variant.sha256}
-    if present is not None:
-        kept |= {v.version: v.sha256 for v in present.variants if v.name == folder.name}
-    return kept
+def _kept_hashes(variant: Variant, others: Iterable[Variant]) -> dict[int, str]:
+    """Return version -> sha256 of the new version and of those that are served or tried at present."""
+    kept = {v.version: v.sha256 for v in others if v.name == variant.name}
+    return kept | {variant.version: variant.sha256}
 
 
 def _versions(folder: Path) -> dict[int, str]:
@@ -256,9 +294,9 @@ def _check_tokenizer(source: Path, repository: Path, present: Catalog | None) ->
         )
 
 
-def _remove_unnamed(repository: Path, before: Catalog | None, kept: list[Catalog]) -> None:
-    """Remove the versions of an old catalog that no kept one names, and variants left with none."""
-    named = {(v.name, v.version) for catalog in kept for v in catalog.variants}
+def _remove_unnamed(repository: Path, before: Catalog | None, kept: list[Variant]) -> None:
+    """Remove the versions of an old catalog that are not kept, and variants left with none."""
+    named = {(v.name, v.version) for v in kept}
     names = {name for name, _ in named}
     for variant in before.variants if before is not None else ():
         folder = repository / variant.name

@@ -110,6 +110,11 @@ RESPONSE_HEADERS: tuple[tuple[str, dict[str, Any], str], ...] = (
         _TEXT,
         "`true`, or the violations: late, below-floor, escalation-cut, partial, uncertified.",
     ),
+    (
+        "SLO-Catalog",
+        {"type": "string", "enum": ["current", "candidate"]},
+        "The catalog that answered, while a candidate is tried.",
+    ),
     ("Age", {"type": "integer"}, "Of a kept answer: seconds since it was first given."),
     ("Server-Timing", _TEXT, "tokenize, route, queue, infer, decode, total; ms."),
 )

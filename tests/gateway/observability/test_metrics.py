@@ -196,7 +196,7 @@ BOUNDED: Mapping[str, frozenset[str]] = {
     "kind": frozenset({"text", "padding"}),
     "reason": frozenset({*Reason, *CLOSINGS, *DENIALS}),
     "file": frozenset(FILES),
-    "result": frozenset({"loaded", "refused", "switched"}),
+    "result": frozenset({"loaded", "refused", "switched", "promoted", "withdrawn"}),
     "quantile": frozenset({"0.95", "0.99"}),
     "le": frozenset(map(floatToGoString, (*edges_s(Gateway().settings.classes), *RATIOS, *COUNTS)))
     | {"+Inf"},

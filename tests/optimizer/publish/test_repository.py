@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.catalog import store
+from gateway.catalog import candidate, store
+from gateway.catalog.candidate import Terms
 from gateway.catalog.schema import MAX_BATCH, Precision
 from gateway.catalog.store import Catalog, Look
 from gateway.errors import RepositoryError
@@ -19,16 +20,23 @@ from optimizer.publish.repository import Publication
 from tests.fakes import TOKENIZER, make_catalog, make_variant
 
 
-def published(folder: Path, content: bytes, *, floor: float = 0.5) -> Catalog:
-    """Publish a variant `small` whose model file has this content."""
+def published(
+    folder: Path,
+    content: bytes,
+    *,
+    floor: float = 0.5,
+    terms: Terms | None = None,
+    looks: tuple[Look, ...] = (),
+) -> Catalog:
+    """Publish a variant `small` whose model file has this content; with `terms` as a candidate."""
     model = folder.parent / "source.onnx"
     model.write_bytes(content)
     sha256 = store.sha256_of(model)
     version = repository.next_version(folder, "small", sha256)
     variant = replace(make_variant("small", 5, sha256=sha256), version=version)
-    catalog = make_catalog([variant], [floor])
+    catalog = replace(make_catalog([variant], [floor]), looks=looks)
     card = f"card of {content.decode()}"
-    repository.publish(folder, [Publication(variant, model, card)], catalog, TOKENIZER)
+    repository.publish(folder, [Publication(variant, model, card)], catalog, TOKENIZER, terms)
     return catalog
 
 
@@ -204,3 +212,62 @@ def test_a_catalog_that_does_not_fit_leaves_the_one_before(tmp_path: Path) -> No
     with no_file_over(100), pytest.raises(OSError, match="too large"):
         store.write(folder, replace(catalog, schema_version=1))
     assert files(folder) == before
+
+
+def test_a_candidate_stands_beside_what_is_served(tmp_path: Path) -> None:
+    """Both catalogs' models are there and loadable; catalog, card and previous catalog stay as they are."""
+    folder = tmp_path / "repo"
+    current = published(folder, b"one")
+    tried = published(folder, b"two", terms=Terms(share=0.1))
+    assert store.read(folder) == current
+    found = candidate.read(folder)
+    assert (found.catalog, found.terms.share) == (tried, 0.1)
+    assert store.check_files(folder, current) == store.check_files(folder, tried) == []
+    assert "versions: [ 1, 2 ]" in (folder / "small" / "config.pbtxt").read_text()
+    assert (folder / "small" / "README.md").read_text() == "card of one"
+    assert not (folder / store.PREVIOUS).exists()
+
+
+def test_a_promoted_candidate_can_be_rolled_back(tmp_path: Path) -> None:
+    """With its card; nothing of the candidate's file is left."""
+    folder = tmp_path / "repo"
+    current = published(folder, b"one")
+    tried = published(folder, b"two", terms=Terms(share=0.1))
+    candidate.promote(folder)
+    assert store.read(folder) == tried
+    assert not (folder / candidate.CANDIDATE).exists()
+    assert (folder / "small" / "README.md").read_text() == "card of two"
+    assert repository.rollback(folder).variant("small") == current.variant("small")
+    assert (folder / "small" / "README.md").read_text() == "card of one"
+
+
+def test_a_publication_leaves_the_candidates_models(tmp_path: Path) -> None:
+    """It is being tried: its files must not go, and Triton must go on loading them."""
+    folder = tmp_path / "repo"
+    published(folder, b"one")
+    tried = published(folder, b"two", terms=Terms(share=0.1))
+    for content in (b"three", b"four", b"five"):
+        published(folder, content)
+        assert store.check_files(folder, tried) == []
+    assert "versions: [ 2, 4, 5 ]" in (folder / "small" / "config.pbtxt").read_text()
+
+
+def test_looks_at_the_data_count_whatever_becomes_of_a_candidate(tmp_path: Path) -> None:
+    """Or trying candidates would spend delta again and again."""
+    folder = tmp_path / "repo"
+    published(folder, b"one")
+    look = Look(("data",), "claims", "study", "2026-01-01", 0.1, 0.05)
+    published(folder, b"two", terms=Terms(share=0.1), looks=(look,))
+    candidate.withdraw(folder, "by hand")
+    assert store.read(folder).looks == (look,)
+
+
+def test_a_candidate_needs_a_catalog_and_a_difference(tmp_path: Path) -> None:
+    """There must be something to compare it with, and something to compare."""
+    folder = tmp_path / "repo"
+    with pytest.raises(RepositoryError, match="holds no catalog to try a candidate beside"):
+        published(folder, b"one", terms=Terms(share=0.1))
+    published(folder, b"one")
+    with pytest.raises(RepositoryError, match="same variants and plans"):
+        published(folder, b"one", terms=Terms(share=0.1))
+    assert not (folder / candidate.CANDIDATE).exists()

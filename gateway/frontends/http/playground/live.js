@@ -56,7 +56,21 @@ function state(ready, metrics) {
     ? el("p", { class: "state good-state" }, "Ready", told.engine && `: ${told.backend}, ${told.engine}`, ` (${clock()})`)
     : el("p", { class: "state bad-state" }, `Not ready${reasons.length ? `: ${reasons.join("; ")}` : ""} (${clock()})`);
   const elsewhere = metrics.status === 404 && el("p", { class: "warn" }, "This gateway shows its metrics on a port of their own (metrics_port): load and attainment cannot be shown here.");
-  return [banner, told.ready && reasons.map((reason) => el("p", { class: "warn" }, reason)), metrics.ok ? null : elsewhere || failure(metrics)];
+  return [banner, tried(told.candidate), told.ready && reasons.map((reason) => el("p", { class: "warn" }, reason)), metrics.ok ? null : elsewhere || failure(metrics)];
+}
+
+/** Return what is said of a candidate catalog: how both sets do while it is tried, why it is not, or what became of it. */
+function tried(candidate) {
+  if (!candidate) return null;
+  if (candidate.refused) return el("p", { class: "warn" }, `The candidate catalog is refused: ${candidate.refused}`);
+  if (!candidate.tried) return candidate.decided && el("p", { class: "soft" }, `The last candidate catalog: ${candidate.decided}`);
+  const rate = (bad, n) => (n ? share(bad / n) : "none yet");
+  const sets = ["current", "candidate"].map((name) => {
+    const set = candidate.sets[name];
+    return `${name}: ${set.requests} requests, SLO broken ${rate(set.slo_broken, set.requests)}, failed ${rate(set.failed, set.requests)}, answers that differ from the largest variant's ${rate(set.differed, set.compared)}`;
+  });
+  const how = candidate.shadow ? "in shadow" : `on ${share(candidate.share)} of the requests`;
+  return el("p", { class: "soft" }, `A candidate catalog is tried ${how}. ${sets.join("; ")}.`);
 }
 
 function gone() {

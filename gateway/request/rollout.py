@@ -1,0 +1,311 @@
+"""A rollout: a candidate set answers a share of the requests, or answers in shadow, and is compared with the current.
+
+It decides which set answers a request, notes how that ended, and compares answers with the largest current
+variant's. What follows from the verdict is done in lifecycle/candidates.py; a candidate that is shown to be worse
+gets no further request at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextvars import Context
+from dataclasses import dataclass, replace
+
+from gateway.auth import access
+from gateway.clock import now_ms
+from gateway.domain import Answered, Decision, Question, SetName, Slo, SloViolation
+from gateway.errors import (
+    BackendError,
+    BackendUnavailable,
+    BadInput,
+    BertierError,
+    DeadlineExceeded,
+    Infeasible,
+    ModelCrashed,
+    Overloaded,
+)
+from gateway.monitoring.rollout_tests import Rate, RolloutTests, Verdict
+from gateway.monitoring.sequential_tests import Comparison
+from gateway.observability import logs
+from gateway.observability.metrics import Metrics
+from gateway.request.cascade import Job, Outcome
+from gateway.request.shadow import DEADLINE_MS, MOST_WAITING, Shadow, is_shortened
+from gateway.serving_set import ServingSet
+from gateway.settings import Settings
+
+log = logging.getLogger(__name__)
+
+Ask = Callable[[ServingSet], Awaitable[Answered]]
+Again = Callable[[Job, ServingSet], Awaitable[tuple[Decision, Outcome]]]
+# The current set is asked in place of a candidate that fails so; another failure is the input's, or the time is up.
+FALLS_BACK = (BackendError, Infeasible, Overloaded)
+AGREES = (Comparison.SAME, Comparison.BOTH_SILENT)
+FLOOR = (SloViolation.BELOW_FLOOR, SloViolation.UNCERTIFIED)  # what no load brings about
+
+
+@dataclass(slots=True)
+class Running:
+    """A candidate that is tried."""
+
+    sha256: str  # of its file
+    serving: ServingSet  # swapped when it is checked again
+    share: float
+    shadow: bool
+    tests: RolloutTests
+    sums_ms: dict[SetName, float]  # time of the answers that were counted, by set
+
+    def place(self, unit: bytes) -> float:
+        """Return where a caller or request stands in [0, 1): below the share it is the candidate's."""
+        key = hashlib.blake2b(unit, digest_size=8, key=self.sha256[:64].encode()).digest()
+        return int.from_bytes(key) / 2**64
+
+    @property
+    def worse(self) -> bool:
+        return self.tests.verdict is Verdict.WORSE
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """An answered request that is asked again for the comparison."""
+
+    job: Job
+    outcome: Outcome
+    decision: Decision
+    current: ServingSet
+
+
+class Rollout:
+    """Tries at most one candidate at a time; without one it costs a request nothing."""
+
+    def __init__(
+        self,
+        shadow: Shadow,
+        settings: Settings,
+        metrics: Metrics,
+        clock: Callable[[], float] = now_ms,
+    ) -> None:
+        """`shadow` asks variants in spare time."""
+        self.running: Running | None = None
+        self._shadow = shadow
+        self._metrics = metrics
+        self._clock = clock
+        self._by_caller = settings.candidate_sticky == "caller"
+        self._compared = settings.candidate_compared
+        self._waiting: deque[tuple[Running, _Sample, float]] = deque()
+        self._worker: asyncio.Task[None] | None = None
+
+    async def answer(
+        self, question: Question, slo: Slo, current: ServingSet, arrived_ms: float, ask: Ask
+    ) -> Answered:
+        """Return the answer of the set that the request falls to.
+
+        Where the candidate fails or refuses, the current set answers. Raises: what `ask` does.
+        """
+        running = self.running
+        if running is None:
+            if slo.variant is not None and slo.variant not in current.trust:
+                raise BackendUnavailable(f"{slo.variant}: not served any more; see /readyz")
+            return await ask(current)
+        name = self._set_for(running, question, slo, current)
+        try:
+            answered = await ask(running.serving if name is SetName.CANDIDATE else current)
+        except BaseException as exc:
+            if slo.variant is None:
+                self._note_failure(running, name, slo, exc, arrived_ms)
+            if name is SetName.CURRENT or not _falls_back(exc) or slo.variant is not None:
+                raise
+            log.warning("the candidate catalog did not answer; the current one does: %s", exc)
+            return replace(await ask(current), served_by=SetName.CURRENT)
+        if slo.variant is None and answered.age_ms is None:
+            self._note_answer(running, name, answered)
+        return replace(answered, served_by=name)
+
+    def watch(
+        self, job: Job, outcome: Outcome, decision: Decision, current: ServingSet, again: Again
+    ) -> None:
+        """Draw answers that are compared in spare time; `again` asks a set for a job once more.
+
+        Left out, as in shadow.py: pinned variants, partial answers, answers that are cut short.
+        """
+        running = self.running
+        if running is None or running.worse or job.slo.variant is not None:
+            return
+        if (
+            outcome.partial
+            or is_shortened(job.question)
+            or random.random() >= self._chance(running, job)
+        ):
+            return
+        if len(self._waiting) >= MOST_WAITING:
+            self._count(self._name_of(running, job), "dropped")
+            return
+        sample = _Sample(job, outcome, decision, current)
+        self._waiting.append((running, sample, self._clock() + DEADLINE_MS))
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._work(again), name="rollout", context=Context())
+
+    async def idle(self) -> None:
+        """Return when no answer waits for its comparison."""
+        if self._worker is not None:
+            await asyncio.wait([self._worker])
+
+    async def close(self) -> None:
+        """Drop what waits."""
+        self._waiting.clear()
+        if self._worker is not None:
+            self._worker.cancel()
+        await self.idle()
+
+    def _set_for(
+        self, running: Running, question: Question, slo: Slo, current: ServingSet
+    ) -> SetName:
+        """Return the set that answers; one that a pin names, if it has the variant alone."""
+        if slo.variant is not None:
+            return SetName.CURRENT if slo.variant in current.trust else SetName.CANDIDATE
+        if running.shadow or running.worse or not running.serving.served:
+            return SetName.CURRENT
+        mine = running.place(self._unit(question)) < running.share
+        return SetName.CANDIDATE if mine else SetName.CURRENT
+
+    def _unit(self, question: Question) -> bytes:
+        """Return what is sticky: the caller's key, or else the request; of a batch, each question by itself."""
+        key = access.key_name() if self._by_caller else None
+        parts = (
+            ("key", key)
+            if key
+            else ("request", logs.request_id.get(), question.question, question.context)
+        )
+        return "\0".join(parts).encode("utf-8", "surrogatepass")
+
+    def _note_answer(self, running: Running, name: SetName, answered: Answered) -> None:
+        running.sums_ms[name] += answered.timings.total
+        self._metrics.note_rollout(
+            name, "broken" if answered.violations else "met", answered.timings.total / 1e3
+        )
+        self._add(running, Rate.ERRORS, name, bad=False)
+        self._add(running, Rate.SLO, name, bad=bool(answered.violations))
+
+    def _note_failure(
+        self, running: Running, name: SetName, slo: Slo, exc: BaseException, arrived_ms: float
+    ) -> None:
+        """Count a failure or refusal; a caller that left only where it had waited longer than its target."""
+        took_ms = self._clock() - arrived_ms
+        gone = isinstance(exc, asyncio.CancelledError)
+        if isinstance(exc, BadInput) or (gone and took_ms <= slo.latency_ms):
+            return
+        failed = not gone and not isinstance(exc, Infeasible | Overloaded)
+        running.sums_ms[name] += took_ms
+        self._metrics.note_rollout(name, "failed" if failed else "broken", took_ms / 1e3)
+        self._add(running, Rate.ERRORS, name, bad=failed)
+        self._add(running, Rate.SLO, name, bad=True)
+
+    def _add(self, running: Running, rate: Rate, name: SetName, *, bad: bool) -> None:
+        """In shadow only what is compared counts: the candidate answers nothing else."""
+        if running.shadow or running is not self.running:
+            return
+        self._learn(running, rate, name, bad=bad)
+
+    def _learn(self, running: Running, rate: Rate, name: SetName, *, bad: bool) -> None:
+        fell = running.tests.add(rate, candidate=name is SetName.CANDIDATE, bad=bad)
+        if name is SetName.CANDIDATE:
+            self._metrics.note_rollout_evidence(rate, *running.tests.evidence_of(rate))
+        if fell:
+            level = logging.WARNING if running.worse else logging.INFO
+            verdict = running.tests.verdict.value
+            log.log(level, "candidate catalog: %s: %s", verdict, running.tests.reason)
+
+    def _name_of(self, running: Running, job: Job) -> SetName:
+        ours = job.serving.catalog is running.serving.catalog  # the set may have been checked again
+        return SetName.CANDIDATE if ours else SetName.CURRENT
+
+    def _chance(self, running: Running, job: Job) -> float:
+        """Return the chance of an answer to be compared: as many of the current set's as of the candidate's."""
+        if running.shadow:
+            return running.share
+        if self._name_of(running, job) is SetName.CANDIDATE or running.share >= 0.5:
+            return self._compared
+        return self._compared * running.share / (1 - running.share)
+
+    async def _work(self, again: Again) -> None:
+        while self._waiting:
+            running, sample, until_ms = self._waiting.popleft()
+            if running is not self.running:  # it has ended meanwhile
+                continue
+            name = self._name_of(running, sample.job)
+            try:
+                if running.shadow:
+                    await self._shadowed(running, sample, until_ms, again)
+                else:
+                    await self._compare(running, name, sample, sample.outcome, until_ms)
+            except (BackendError, DeadlineExceeded) as exc:
+                log.info("no comparison: %s", exc)
+                self._count(name, "failed")
+            except Exception:  # the comparison of others goes on
+                log.exception("a comparison broke")
+                self._count(name, "failed")
+
+    async def _shadowed(
+        self, running: Running, sample: _Sample, until_ms: float, again: Again
+    ) -> None:
+        """Let the candidate answer what the current set has answered, and compare both: a pair."""
+        if not await self._shadow.room(sample.current, until_ms):
+            self._count(SetName.CANDIDATE, "dropped")
+            return
+        try:
+            decision, outcome = await again(sample.job, running.serving)
+        except BertierError as exc:
+            failed = not isinstance(exc, Infeasible | Overloaded)
+            self._pair(running, Rate.ERRORS, current=False, candidate=failed)
+            self._pair(running, Rate.SLO, current=_below(sample.decision), candidate=True)
+            return
+        self._pair(running, Rate.ERRORS, current=False, candidate=False)
+        self._pair(running, Rate.SLO, current=_below(sample.decision), candidate=_below(decision))
+        await self._compare(running, SetName.CURRENT, sample, sample.outcome, until_ms)
+        await self._compare(running, SetName.CANDIDATE, sample, outcome, until_ms)
+
+    def _pair(self, running: Running, rate: Rate, *, current: bool, candidate: bool) -> None:
+        self._learn(running, rate, SetName.CURRENT, bad=current)
+        self._learn(running, rate, SetName.CANDIDATE, bad=candidate)
+
+    async def _compare(
+        self, running: Running, name: SetName, sample: _Sample, outcome: Outcome, until_ms: float
+    ) -> None:
+        """Compare an answer with that of the largest current variant, which is not asked for its own.
+
+        That too waits for room: else under load a set would be judged by the answers of that variant alone.
+        """
+        reference = sample.current.catalog.variant(sample.current.largest)
+        of = running.serving if name is SetName.CANDIDATE else sample.current
+        found: Comparison | None = None
+        if of.catalog.variant(outcome.variant).sha256 != reference.sha256:
+            found = await self._shadow.compared(
+                sample.current,
+                reference,
+                sample.job.question,
+                sample.job.windows,
+                outcome.answer,
+                until_ms,
+            )
+        elif await self._shadow.room(sample.current, until_ms):
+            found = Comparison.SAME
+        if found is None:
+            self._count(name, "dropped")
+            return
+        self._count(name, "agreed" if found in AGREES else "disagreed")
+        self._learn(running, Rate.DISAGREEMENT, name, bad=found not in AGREES)
+
+    def _count(self, name: SetName, outcome: str) -> None:
+        self._metrics.rollout_compared.labels(name, outcome).inc()
+
+
+def _falls_back(exc: BaseException) -> bool:
+    return isinstance(exc, FALLS_BACK) and not isinstance(exc, ModelCrashed)
+
+
+def _below(decision: Decision) -> bool:
+    return any(each in FLOOR for each in decision.violations)

@@ -1,0 +1,74 @@
+"""The commands of a candidate catalog: its terms when it is published, its promotion and withdrawal by hand."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from gateway.catalog import candidate
+from gateway.catalog.candidate import Terms
+from optimizer.cli import tables
+from optimizer.study import config as configs
+
+SHADOW = "shadow"
+CANDIDATE = (
+    "publish beside the current catalog, to be tried on this share of the requests, above 0 and up to 1;"
+    f" or: {SHADOW}, to answer beside it without callers seeing it"
+)
+PROMOTE_AFTER = (
+    "with --candidate: promote it after so many of its requests, once it is shown to be no worse"
+)
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Add the options of a command that publishes."""
+    command.add_argument("--candidate", metavar="SHARE", help=CANDIDATE)
+    command.add_argument("--promote-after", type=int, metavar="N", help=PROMOTE_AFTER)
+
+
+def add(commands: Any) -> None:
+    """Add the commands that end a trial by hand."""
+    text = "make the candidate the current catalog; 'rollback' undoes it"
+    command = commands.add_parser("promote", help=text, description=text)
+    command.add_argument("--model-repository", type=Path, default=configs.REPOSITORY)
+    command.set_defaults(run=_promote)
+    text = "put the candidate aside; the current catalog answers everything"
+    command = commands.add_parser("withdraw", help=text, description=text)
+    command.add_argument("--model-repository", type=Path, default=configs.REPOSITORY)
+    command.add_argument("--reason", default="by hand", help="kept with it; default: by hand")
+    command.set_defaults(run=_withdraw)
+
+
+def terms_of(args: argparse.Namespace) -> Terms | None:
+    """Return the terms of the candidate that the options ask for, if any. Raises: ConfigError."""
+    if args.candidate is None:
+        if args.promote_after is not None:
+            raise configs.ConfigError("--promote-after needs --candidate")
+        return None
+    if args.promote_after is not None and args.promote_after < 1:
+        raise configs.ConfigError(f"--promote-after {args.promote_after}: it must be at least 1")
+    if args.candidate == SHADOW:
+        return Terms(shadow=True, promote_after=args.promote_after)
+    return Terms(share=_share(args.candidate), promote_after=args.promote_after)
+
+
+def _share(given: str) -> float:
+    try:
+        share = float(given)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise configs.ConfigError(
+            f"--candidate {given}: give a share above 0 and up to 1, or {SHADOW}"
+        )
+    return share
+
+
+def _promote(args: argparse.Namespace) -> dict[str, Any]:
+    return tables.show_catalog(candidate.promote(args.model_repository))
+
+
+def _withdraw(args: argparse.Namespace) -> dict[str, Any]:
+    aside = candidate.withdraw(args.model_repository, args.reason)
+    return {"withdrawn": str(aside)}
