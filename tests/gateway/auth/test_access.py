@@ -60,6 +60,7 @@ def test_without_keys_everybody_is_admitted() -> None:
 @pytest.mark.parametrize(
     "given",
     [None, "", KEY, bearer(OTHER), bearer(KEY) + "x", "Basic " + KEY, bearer("x" * 100_000)],
+    ids=["none", "empty", "bare", "another", "longer", "basic", "huge"],  # keys are drawn anew
 )
 def test_a_wrong_key_is_not_admitted(given: str | None) -> None:
     """Another key, another scheme, no key, a megabyte of it: one answer."""
