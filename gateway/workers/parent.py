@@ -35,7 +35,7 @@ from gateway.observability.merged_metrics import Snapshot
 from gateway.observability.metrics import Metrics
 from gateway.request.service import AnswerService
 from gateway.serving_set import ServingSet
-from gateway.settings import Settings
+from gateway.settings import Settings, SettingsError
 from gateway.shared_memory import SharedMemory, Workers
 from gateway.triton_server.supervisor import check_ports
 from gateway.workers import whole
@@ -67,6 +67,7 @@ def serve(settings: Settings) -> int:
 
 
 async def _serve(settings: Settings, metrics: Metrics) -> int:
+    check(settings)
     _warn_of(settings)
     _check_files(settings)
     models = app.choose_models(settings, metrics)
@@ -80,6 +81,15 @@ async def _serve(settings: Settings, metrics: Metrics) -> int:
         )
     with Listening(settings) as listening:
         return await Parent(settings, models, metrics, listening).run()
+
+
+def check(settings: Settings) -> None:
+    """Refuse what several workers cannot do. Raises: SettingsError."""
+    if settings.feedback_requests:
+        raise SettingsError(
+            f"feedback_requests: {settings.workers} workers each remember their own answers, and a report"
+            " may reach another one; set workers = 1, or feedback_requests = 0"
+        )
 
 
 def _warn_of(settings: Settings) -> None:
