@@ -104,23 +104,26 @@ def parse(lookup: Lookup) -> SloRequest:
     """Return the SLO fields that the headers set. Raises: InvalidHeader."""
 
     def value(name: str) -> str | None:
-        found = lookup(name.lower())
+        found = lookup(name)
         return None if found is None else found.strip(SPACE)
 
-    policy, explain = value("SLO-Policy"), value("SLO-Explain")
+    def decimal(name: str, low: float, high: float) -> float | None:
+        found = value(name.lower())
+        return None if found is None else _decimal(name, found, low, high)
+
+    policy, explain = value("slo-policy"), value("slo-explain")
     return SloRequest(
-        latency_ms=_decimal("SLO-Latency-Ms", value("SLO-Latency-Ms"), 1.0, MAX_LATENCY_MS),
-        min_f1=_decimal("SLO-Min-F1", value("SLO-Min-F1"), 0.0, 1.0),
-        max_f1_loss=_decimal("SLO-Max-F1-Loss", value("SLO-Max-F1-Loss"), 0.0, 1.0),
-        min_answerable_f1=_decimal(
-            "SLO-Min-Answerable-F1", value("SLO-Min-Answerable-F1"), 0.0, 1.0
-        ),
-        slo_class=value("SLO-Class"),
+        latency_ms=decimal("SLO-Latency-Ms", 1.0, MAX_LATENCY_MS),
+        min_f1=decimal("SLO-Min-F1", 0.0, 1.0),
+        max_f1_loss=decimal("SLO-Max-F1-Loss", 0.0, 1.0),
+        min_answerable_f1=decimal("SLO-Min-Answerable-F1", 0.0, 1.0),
+        slo_class=value("slo-class"),
         policy=None if policy is None else _policy(policy),
-        priority=_priority(value("Priority")),
-        variant=value("SLO-Variant"),
+        priority=_priority(value("priority") or ""),
+        variant=value("slo-variant"),
         explain=explain is not None and _flag("SLO-Explain", explain),
-        timeout_ms=_envoy_timeout(lookup("x-envoy-expected-rq-timeout-ms")),
+        # Envoy's 0 means no deadline.
+        timeout_ms=decimal("x-envoy-expected-rq-timeout-ms", 0.0, LONGEST_TIMEOUT_MS) or None,
     )
 
 
@@ -180,11 +183,8 @@ def _timeout_ms(
     return own if request.timeout_ms is None else min(own, request.timeout_ms)
 
 
-def _decimal(name: str, value: str | None, low: float, high: float) -> float | None:
-    if value is None:
-        return None
-    text = value.strip(SPACE)
-    number = float(text) if DECIMAL.fullmatch(text) else math.nan
+def _decimal(name: str, value: str, low: float, high: float) -> float:
+    number = float(value) if DECIMAL.fullmatch(value) else math.nan
     if not low <= number <= high:
         raise InvalidHeader(name, value, f"a decimal from {low:g} to {high:g}")
     return number
@@ -197,12 +197,12 @@ def _policy(value: str) -> SloPolicy:
         raise InvalidHeader("SLO-Policy", value, ", ".join(SloPolicy)) from exc
 
 
-def _priority(value: str | None) -> int:
+def _priority(value: str) -> int:
     """Return the urgency of an RFC 9218 Priority field; members other than `u` and `i` are ignored."""
-    said = _members(value or "")
+    said = _members(value)
     urgency, incremental = said.get("u", str(USUAL_URGENCY)), said.get("i", "?0")
     if urgency not in tuple("01234567") or incremental not in ("?0", "?1"):
-        raise InvalidHeader("Priority", value or "", PRIORITY)
+        raise InvalidHeader("Priority", value, PRIORITY)
     return int(urgency)
 
 
@@ -223,8 +223,3 @@ def _flag(name: str, value: str) -> bool:
     if value not in ("0", "1"):
         raise InvalidHeader(name, value, "0 or 1")
     return value == "1"
-
-
-def _envoy_timeout(value: str | None) -> float | None:
-    """Return Envoy's deadline; 0 means none there."""
-    return _decimal("x-envoy-expected-rq-timeout-ms", value, 0.0, LONGEST_TIMEOUT_MS) or None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import slo
 from gateway.domain import Slo, SloPolicy, SloRequest
-from gateway.errors import InvalidHeader, UnknownClass
+from gateway.errors import Forbidden, InvalidHeader, UnknownClass
 from gateway.slo import STANDARD_CLASSES, SloClass
 
 
@@ -182,6 +185,50 @@ def test_a_floor_of_a_kind_takes_the_place_of_the_default_floor() -> None:
     assert (asked.min_answerable_f1, asked.min_f1) == (0.5, 0.0)
     both = resolve(SloRequest(min_answerable_f1=0.5, min_f1=0.6))
     assert (both.min_answerable_f1, both.min_f1) == (0.5, 0.6)
+
+
+def test_what_a_request_says_is_what_it_gets() -> None:
+    """Nothing of it is lost on the way to the policy."""
+    said: dict[str, Any] = {
+        "latency_ms": 80.0,
+        "min_f1": 0.6,
+        "slo_class": "batch",
+        "policy": SloPolicy.STRICT,
+        "priority": 1,
+        "variant": "small",
+        "explain": True,
+        "timeout_ms": 70.0,
+        "max_f1_loss": 0.05,
+        "min_answerable_f1": 0.5,
+    }
+    assert resolve(SloRequest(**said)) == Slo(**said)
+
+
+def test_a_class_may_have_a_deadline_of_its_own() -> None:
+    """Its factor of the target is for classes that say nothing; `strict` has the target alone."""
+    classes = {"patient": SloClass(100.0, SloPolicy.PREFER_LATENCY, timeout_ms=900.0)}
+    for policy, timeout_ms in ((None, 900.0), (SloPolicy.STRICT, 100.0)):
+        found = slo.resolve(SloRequest(policy=policy), classes, "patient", best_floor=0.7)
+        assert found.timeout_ms == timeout_ms
+
+
+def test_a_floor_below_the_best_is_never_negative() -> None:
+    """Where the best variant is hardly certified, any will do."""
+    found = slo.resolve(SloRequest(), STANDARD_CLASSES, "interactive", best_floor=0.05)
+    assert found.min_f1 == 0.0
+
+
+def test_a_key_may_be_bound_to_the_latency_of_a_class() -> None:
+    """Whoever did not pay for `interactive` does not get its latency by a header or by its name."""
+    bound = SloRequest(latency_ms=250.0, tightest_class="standard")
+    assert resolve(bound).latency_ms == 250.0
+    with pytest.raises(Forbidden) as refused:
+        resolve(replace(bound, latency_ms=249.5))
+    assert str(refused.value) == (
+        "SLO-Latency-Ms: 249.5 is not allowed with this key; allowed: from 250, the class standard"
+    )
+    with pytest.raises(Forbidden, match="50 is not allowed"):
+        resolve(replace(bound, latency_ms=None, slo_class="interactive"))
 
 
 def test_a_class_may_promise_a_loss() -> None:

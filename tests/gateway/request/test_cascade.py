@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import astuple, replace
 
 import pytest
 
 from gateway.catalog.schema import Decoding, Variant
 from gateway.domain import (
+    Answer,
     Answered,
+    Decision,
     Inference,
+    Option,
     Question,
+    Reason,
+    Slo,
     SloPolicy,
     SloRequest,
     SloViolation,
+    Timings,
+    Trust,
     Windows,
 )
 from gateway.errors import BackendError
+from gateway.observability.decision_log import DecisionLog
 from gateway.observability.metrics import Metrics
+from gateway.observability.observer import Observer
+from gateway.request.cascade import Cascade, Job, Outcome, final_violations
 from gateway.request.service import AnswerService
 from gateway.settings import Settings
 from tests import virtual_time
@@ -27,6 +38,7 @@ from tests.fakes import (
     CONTEXT,
     QUESTION,
     FakeBackend,
+    encoder,
     make_cascade,
     make_catalog,
     make_variant,
@@ -107,6 +119,13 @@ async def test_a_doubted_answer_is_asked_of_the_next_variant() -> None:
     assert not service.serving.latency.busy
 
 
+async def test_an_answer_at_the_threshold_is_sure_enough() -> None:
+    """`Below` is what the certificate's answers were told by."""
+    backend = FakeBackend()
+    answered = await make_service(backend, small=0.0).answer(ASKED, CASCADE, 0.0)
+    assert (answered.answer.score, backend.asked) == (0.5, ["small"])
+
+
 async def test_a_cascade_of_three_stops_where_it_is_sure() -> None:
     """Each stage is left once."""
     backend = FakeBackend()
@@ -177,18 +196,22 @@ def test_an_escalation_may_take_all_but_a_twentieth_of_the_deadline(
     """A variant that hangs costs the certificate, not the answer at hand; a slow one is waited for."""
 
     async def ask(clock: Callable[[], float]) -> tuple[Answered, float]:
+        await asyncio.sleep(7)
+        began_ms = clock()
         service = make_service(Timed(large_ms), clock=clock)
-        answered = await service.answer(ASKED, replace(CASCADE, timeout_ms=4000), clock())
+        answered = await service.answer(ASKED, replace(CASCADE, timeout_ms=4000), began_ms)
         assert counted(service, "cut") == (variant == "small")
-        return answered, clock()
+        return answered, clock() - began_ms
 
     answered, took_ms = virtual_time.run(ask)
     assert (answered.variant, answered.violations) == (variant, violations)
     assert took_ms == pytest.approx(at_ms, abs=2)
 
 
-async def test_a_next_variant_that_fails_leaves_the_answer_at_hand() -> None:
-    """Its breaker hears of it, and no retry is spent."""
+async def test_a_next_variant_that_fails_leaves_the_answer_at_hand(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its breaker hears of it, no retry is spent, and the log says why."""
     backend = FakeBackend()
     service = make_service(backend)
     backend.errors["large"] = BackendError("large: broken")
@@ -201,6 +224,12 @@ async def test_a_next_variant_that_fails_leaves_the_answer_at_hand() -> None:
         "bertier_retries_total", {"outcome": "retried"}
     )
     assert not retries
+    cause = "large: no escalation, the answer at hand is returned: BackendError('large: broken')"
+    assert [r.getMessage() for r in caplog.records] == [
+        *[cause] * 2,
+        "large: it fails: circuit open for 1 s",
+        cause,
+    ]
 
 
 async def test_a_first_variant_that_fails_is_left_out_of_the_second_choice() -> None:
@@ -215,3 +244,103 @@ async def test_a_first_variant_that_fails_is_left_out_of_the_second_choice() -> 
         (),
     )
     assert answered.option.plan.variants == ("large",)
+
+
+class Queued(FakeBackend):
+    """A backend that takes 100 ms, then 200, of which each waits 30 in its queue."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.budgets_ms: list[float] = []
+
+    async def infer(self, variant: Variant, windows: Windows, budget_ms: float) -> Inference:
+        self.budgets_ms.append(budget_ms)
+        await asyncio.sleep(0.1 * len(self.budgets_ms))
+        return replace(await super().infer(variant, windows, budget_ms), queue_ms=30.0)
+
+
+class Watching(Observer):
+    """Notes the stages of a request; decoding takes 7 ms."""
+
+    def __init__(self) -> None:
+        super().__init__(Metrics(), DecisionLog(None, print), lambda: 0.0)
+        self.stages: list[tuple[str, str]] = []
+
+    @contextmanager
+    def stage(self, name: str, variant: str = "") -> Iterator[None]:
+        self.stages.append((name, variant))
+        loop = asyncio.get_running_loop()
+        if name == "decode" and isinstance(loop, virtual_time.VirtualLoop):
+            loop.pass_by(0.007)
+        yield
+
+
+async def ask_cascade(
+    backend: FakeBackend, observer: Observer, clock: Callable[[], float], *failing: str
+) -> Outcome:
+    """Ask `small`, then `large`, for a request that arrived at 5 ms, with a deadline of 4 s."""
+    serving = make_service(backend).serving
+    assert serving is not None
+    for variant in failing:
+        serving.breakers.of(variant).trip(clock())
+    slo = Slo(1000.0, 0.65, SloPolicy.PREFER_ACCURACY, 4000.0, "standard")
+    job = Job(ASKED, slo, serving, encoder().encode(ASKED), 5.0, 6.0, 9.0, sampled=False)
+    option = Option(serving.catalog.plans[-1], Trust.CERTIFIED, 1, 5.0, 5.0, 5.0)
+    return await Cascade(backend, observer, clock).answer(job, option)
+
+
+def test_the_time_of_an_answer_is_told_by_stage() -> None:
+    """Summed over both variants; each gets what is left of the deadline."""
+    backend = Queued()
+
+    async def ask(clock: Callable[[], float]) -> tuple[Outcome, list[tuple[str, str]]]:
+        observer = Watching()
+        await asyncio.sleep(0.015)
+        return await ask_cascade(backend, observer, clock), observer.stages
+
+    outcome, stages = virtual_time.run(ask)
+    assert (outcome.variant, outcome.cut, outcome.partial) == ("large", False, False)
+    assert astuple(outcome.timings) == pytest.approx((3, 6, 60, 240, 14, 0))
+    assert backend.budgets_ms == pytest.approx([4000 - 10, 4000 - 10 - 107])
+    assert stages == [
+        ("infer", "small"),
+        ("decode", "small"),
+        ("infer", "large"),
+        ("decode", "large"),
+    ]
+
+
+async def test_a_variant_that_began_to_fail_meanwhile_is_not_escalated_to() -> None:
+    """The plan was chosen before; the answer at hand is returned at once."""
+    backend = FakeBackend()
+    outcome = await ask_cascade(backend, Watching(), lambda: 10.0, "large")
+    assert (backend.asked, outcome.variant, outcome.cut) == (["small"], "small", True)
+    assert outcome.first is outcome.answer
+
+
+LATE, FLOOR = SloViolation.LATE, SloViolation.BELOW_FLOOR
+CUT, PARTIAL = SloViolation.ESCALATION_CUT, SloViolation.PARTIAL
+
+
+@pytest.mark.parametrize(
+    ("predicted", "late", "cut", "partial", "final"),
+    [
+        ((), False, False, False, ()),
+        ((FLOOR, LATE), False, False, False, (FLOOR,)),
+        ((FLOOR,), True, False, False, (LATE, FLOOR)),
+        ((), False, True, False, (CUT,)),
+        ((LATE, FLOOR), True, True, True, (LATE, FLOOR, CUT, PARTIAL)),
+    ],
+)
+def test_lateness_is_measured_in_the_end(
+    predicted: tuple[SloViolation, ...],
+    late: bool,
+    cut: bool,
+    partial: bool,
+    final: tuple[SloViolation, ...],
+) -> None:
+    """An answer that came in time was not late, whatever was predicted."""
+    answer = Answer("", None, None, 0.5, 0.5)
+    outcome = Outcome(answer, "small", answer, cut, partial, Timings())
+    decision = Decision(None, Reason.MEETS_SLO, predicted)
+    assert final_violations(decision, outcome, late=late) == final
