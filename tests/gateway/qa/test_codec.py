@@ -144,8 +144,10 @@ def test_text_with_nothing_to_read_is_refused(text: str) -> None:
 @pytest.mark.parametrize("text", ["\u0301", "\u0301 \u0302"])
 def test_text_that_leaves_no_token_is_refused(text: str) -> None:
     """Accents alone can be seen, but the tokenizer drops them, and no more is left."""
-    with pytest.raises(EmptyText):
-        encoder().encode(Question("What is it?", text))
+    for name, asked in (("context", ("What is it?", text)), ("question", (text, "Ada."))):
+        with pytest.raises(EmptyText) as refused:
+            encoder().encode(Question(*asked))
+        assert str(refused.value) == str(EmptyText(name))
 
 
 @settings(max_examples=150, deadline=None)
@@ -378,6 +380,8 @@ def test_a_window_is_the_question_and_a_part_of_the_context() -> None:
     assert [tuple(o) for o in windows.offsets[windows.is_context].tolist()] == context
     assert np.flatnonzero(windows.is_context[0]).tolist() == [6, 7, 8, 9]
     assert not windows.offsets[~windows.is_context].any()
+    inputs = (windows.input_ids, windows.attention_mask, windows.token_type_ids)
+    assert {part.dtype for part in inputs} == {np.dtype(np.int64)}, "what the graphs take"
 
 
 def test_an_answer_is_scored_by_its_margin_and_its_share_of_the_spans() -> None:
