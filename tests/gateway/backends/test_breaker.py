@@ -44,9 +44,12 @@ def test_a_success_between_keeps_it_closed() -> None:
     assert breaker.closed
 
 
-def test_half_of_the_last_calls_open_it_however_they_alternate() -> None:
-    """One of two instances that is broken never fails three times in a row."""
+@pytest.mark.parametrize("healthy", [0, 100])
+def test_half_of_the_last_calls_open_it_however_they_alternate(healthy: int) -> None:
+    """One of two instances that is broken never fails three times in a row; what was long ago is forgotten."""
     breaker = Breaker()
+    for _ in range(healthy):
+        breaker.begin(0.0).worked(0.0)
     for n in range(WINDOW):
         call = breaker.begin(0.0)
         changed = call.failed(0.0) if n % 2 else call.worked(0.0)
@@ -181,9 +184,9 @@ def test_one_that_is_known_to_be_unable_is_opened_at_once() -> None:
 
 def test_the_log_reads_what_state_it_is_in() -> None:
     """And for how long."""
-    breaker = opened()
-    assert breaker.describe(0.0) == f"it fails: circuit open for {FIRST_OPEN_MS / 1e3:.0f} s"
-    assert breaker.describe(FIRST_OPEN_MS) == "breaker half-open"
+    breaker = opened(9_000.0)
+    assert breaker.describe(9_000.0) == f"it fails: circuit open for {FIRST_OPEN_MS / 1e3:.0f} s"
+    assert breaker.describe(9_000.0 + FIRST_OPEN_MS) == "breaker half-open"
     assert Breaker().describe(0.0) == "breaker closed"
 
 

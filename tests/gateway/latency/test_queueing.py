@@ -67,7 +67,7 @@ def test_what_waits_begins_when_a_place_is_free() -> None:
     found.remove(8.0, first)
     found.remove(8.0, found.lines["a"].running[0])
     found.add(8.0, "a", 1, 10.0)
-    assert until_done(found, 12.0) == pytest.approx(16.0)
+    assert until_done(found, 13.0) == pytest.approx(15.0)
 
 
 def test_work_that_is_cancelled_while_it_waits_leaves_no_trace() -> None:
@@ -98,7 +98,39 @@ def test_a_long_context_leaves_room_for_a_short_one() -> None:
     waits = [queue.backlog(0.0).wait_ms["a"] for queue in (short, long)]
     assert waits == [10.0, 10.0]
     long.add(0.0, "a", 200, 10.0)
-    assert long.backlog(0.0).wait_ms["a"] <= 20.0
+    assert long.backlog(0.0).wait_ms["a"] == (20.0 + 20.0 - 5.0) / 2
+
+
+@pytest.mark.parametrize(
+    ("slots", "jobs", "wait_ms"),
+    [
+        (
+            4,
+            [(3, 10.0)] * 3,
+            11.25,
+        ),  # 20 ms of each are before, less one and a half windows, on four
+        (4, [(3, 10.0), (3, 100.0)], 10.0),  # the window that ends first is waited for
+        (3, [(1, 10.0), (2, 6.0)], 6.0),
+    ],
+)
+def test_who_comes_waits_for_the_first_place(
+    slots: int, jobs: list[tuple[int, float]], wait_ms: float
+) -> None:
+    """Among several contexts that run, whatever the order in which they came."""
+    found = Queue(slots)
+    found.open("a", slots)
+    for windows, window_ms in jobs:
+        found.add(0.0, "a", windows, window_ms)
+    assert found.backlog(0.0).wait_ms == {"a": wait_ms}
+
+
+def test_who_leaves_the_line_takes_its_work_along() -> None:
+    """Of those that wait the first moves up; the work of the others is still waited for."""
+    found = queue()
+    first, *_ = (found.add(0.0, "a", windows, 10.0) for windows in (1, 1, 1, 5))
+    found.remove(0.0, first)
+    line = found.lines["a"]
+    assert (line.lanes, line.waiting_ms, line.waiting_ahead_ms) == (2, 50.0, 20.0)
 
 
 @pytest.mark.parametrize(
@@ -181,6 +213,11 @@ def test_a_long_context_beside_a_short_one_shares_the_instances() -> None:
     found = busy(2, ("a", 1, 10.0), ("a", 4, 10.0), now_ms=6.0)
     assert found.done_ms == pytest.approx([0.0, 6.0 + 32.0])
     assert found.lanes == [2, 0]
+    other_order = Queue(4)
+    other_order.open("a", 4)
+    for windows in (3, 1):
+        other_order.add(0.0, "a", windows, 10.0)
+    assert other_order.backlog(0.0).done_ms == [0.0, 40.0]
 
 
 def test_more_windows_than_cores_advance_the_slower() -> None:
