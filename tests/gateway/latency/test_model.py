@@ -254,6 +254,9 @@ def test_the_wait_is_that_of_the_plan_that_waits_least() -> None:
     waits = [each.wait_ms for each in latency.predict(plans, ONE, 0.5, 0.0)]
     assert latency.wait_ms(plans, ONE, 0.0) == min(waits) > 0
     assert waits[0] != waits[1]
+    both = make_cascade([SMALL, LARGE], 0.6, 0.5, (1.0, 0.25))
+    assert latency.predict([both], ONE, 0.5, 0.0)[0].wait_ms == pytest.approx(sum(waits))
+    assert latency.predict([PLAN], ONE, 0.5, 6.0)[0].wait_ms == pytest.approx(waits[0] - 6.0)
     assert latency.wait_ms([], ONE, 0.0) == 0.0
     assert latency.busy
 

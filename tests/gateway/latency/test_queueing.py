@@ -7,9 +7,8 @@ import pytest
 from gateway.latency.queueing import Backlog, Queue
 
 
-def queue(cores: int = 2, slowness: float = 1.0) -> Queue:
+def queue(cores: int = 2) -> Queue:
     found = Queue(cores)
-    found.slowness = slowness
     found.open("a", 2)
     found.open("b", 2)
     return found
@@ -45,16 +44,18 @@ def test_new_work_waits_for_its_line_and_shares_the_cores(
 
 
 def test_time_that_has_passed_is_not_waited_for_again() -> None:
-    """Half of the work is done half way."""
+    """Be it a part of a millisecond."""
     found = queue()
     for _ in range(2):
         found.add(0.0, "a", 1, 10.0)
+    assert until_done(found, 0.5) == pytest.approx(19.5)
     assert until_done(found, 4.0) == pytest.approx(16.0)
 
 
 def test_work_on_a_slow_host_progresses_as_slowly_as_was_seen() -> None:
     """Progress is in work of the profile, not in time."""
-    found = queue(slowness=2.0)
+    found = queue()
+    found.slowness = 2.0
     for _ in range(2):
         found.add(0.0, "a", 1, 10.0)
     assert until_done(found, 4.0) == pytest.approx(18.0)
@@ -188,6 +189,12 @@ def test_windows_of_other_gateways_are_work_like_ours() -> None:
     assert busy(2, ("a", 1, 10.0), a=-3) == busy(2, ("a", 1, 10.0))
     elsewhere = busy(2, ("a", 1, 10.0), b=1)
     assert elsewhere == Backlog(2, {}, [0.0, 10.0], [0.0, 0.0, 10.0], [2, 1, 0], crowded=True)
+    four = Queue(4)
+    four.open("a", 4)
+    for _ in range(4):
+        four.add(0.0, "a", 1, 10.0)
+    four.set_external(0.0, {"a": 1})
+    assert four.backlog(9.5).wait_ms == {"a": 0.0}, "four windows end before it would begin"
 
 
 @pytest.mark.parametrize(
