@@ -203,6 +203,31 @@ def test_what_was_learned_outlives_a_new_catalog() -> None:
     assert predict(second, now_ms=now_ms + 36.0).predicted_ms > 36.0
 
 
+def test_an_idle_gateway_forgets_what_it_saw_under_load() -> None:
+    """After 1.5 s it predicts what a fresh one would; while work is in flight it forgets nothing."""
+    latency, fresh = model(), predict(model())
+    now_ms = served(latency, 60.0, 50)
+    slow = predict(latency, now_ms=now_ms).predicted_ms
+    assert slow > 1.5 * fresh.predicted_ms
+    half = predict(latency, now_ms=now_ms + 750.0).predicted_ms
+    assert fresh.predicted_ms < half < slow
+    work = latency.begin("small", ONE, now_ms + 750.0)
+    assert predict(latency, now_ms=now_ms + 3_000.0).predicted_ms > half
+    latency.leave(work, now_ms + 3_000.0)
+    assert predict(latency, now_ms=now_ms + 4_500.0) == pytest.approx(fresh)
+
+
+def test_what_a_variant_does_at_rest_is_its_own() -> None:
+    """It says nothing of another one, and a new catalog with the same variant keeps it."""
+    latency = model()
+    later_ms = served(latency, 6.0, 20) + 1_500.0
+    assert predict(latency, now_ms=later_ms).idle_ms < 0.7 * predict(model()).idle_ms
+    large, never_seen = (m.predict_stage("large", ONE, 0.95, later_ms) for m in (latency, model()))
+    assert large == pytest.approx(never_seen)
+    again = model(previous=latency)
+    assert predict(again, now_ms=later_ms) == predict(latency, now_ms=later_ms)
+
+
 LOADS = [
     # cores, in flight, now -> regime, expected ms of the model, wait
     (2, [], 0.0, 0, 10.0, 0.0),
