@@ -275,15 +275,21 @@ class Watching(Observer):
         yield
 
 
+PATIENT = Slo(1000.0, 0.65, SloPolicy.PREFER_ACCURACY, 4000.0, "standard")
+
+
 async def ask_cascade(
-    backend: FakeBackend, observer: Observer, clock: Callable[[], float], *failing: str
+    backend: FakeBackend,
+    observer: Observer,
+    clock: Callable[[], float],
+    slo: Slo = PATIENT,
+    failing: tuple[str, ...] = (),
 ) -> Outcome:
-    """Ask `small`, then `large`, for a request that arrived at 5 ms, with a deadline of 4 s."""
+    """Ask `small`, then `large`, for a request that arrived at 5 ms."""
     serving = make_service(backend).serving
     assert serving is not None
     for variant in failing:
         serving.breakers.of(variant).trip(clock())
-    slo = Slo(1000.0, 0.65, SloPolicy.PREFER_ACCURACY, 4000.0, "standard")
     job = Job(ASKED, slo, serving, encoder().encode(ASKED), 5.0, 6.0, 9.0, sampled=False)
     option = Option(serving.catalog.plans[-1], Trust.CERTIFIED, 1, 5.0, 5.0, 5.0)
     return await Cascade(backend, observer, clock).answer(job, option)
@@ -313,9 +319,23 @@ def test_the_time_of_an_answer_is_told_by_stage() -> None:
 async def test_a_variant_that_began_to_fail_meanwhile_is_not_escalated_to() -> None:
     """The plan was chosen before; the answer at hand is returned at once."""
     backend = FakeBackend()
-    outcome = await ask_cascade(backend, Watching(), lambda: 10.0, "large")
+    outcome = await ask_cascade(backend, Watching(), lambda: 10.0, failing=("large",))
     assert (backend.asked, outcome.variant, outcome.cut) == (["small"], "small", True)
     assert outcome.first is outcome.answer
+
+
+@pytest.mark.parametrize(
+    ("policy", "asked"),
+    [(SloPolicy.STRICT, ["small"]), (SloPolicy.PREFER_LATENCY, ["small", "large"])],
+)
+async def test_strict_escalates_only_where_the_p99_is_in_time(
+    policy: SloPolicy, asked: list[str]
+) -> None:
+    """98 ms are left, `large` has a P95 of about 73 and a P99 of about 115."""
+    backend = Slow(7.0)
+    slo = replace(PATIENT, latency_ms=100.0, timeout_ms=100.0, policy=policy)
+    outcome = await ask_cascade(backend, Watching(), lambda: backend.now_ms, slo)
+    assert (backend.asked, outcome.cut) == (asked, asked == ["small"])
 
 
 LATE, FLOOR = SloViolation.LATE, SloViolation.BELOW_FLOOR
