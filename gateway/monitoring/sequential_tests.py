@@ -164,7 +164,9 @@ class Texts:
     factors is at most their mean, so the capital stays a supermartingale.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST_TEXTS) -> None:
+        """`most`: texts that are remembered as counted; the oldest is forgotten first."""
+        self._most = most
         self._open: dict[bytes, tuple[int, Array]] = {}  # when it closes; hits and misses
         self._counted: dict[bytes, None] = {}  # in the order in which they were counted
         self._n = 0
@@ -183,7 +185,7 @@ class Texts:
     def _close(self, text: bytes) -> tuple[Array, Array]:
         hits, misses = self._open.pop(text)[1]
         self._counted[text] = None
-        if len(self._counted) > MOST_TEXTS:
+        if len(self._counted) > self._most:
             del self._counted[next(iter(self._counted))]
         n = np.maximum(1.0, hits + misses)
         return hits / n, misses / n

@@ -109,9 +109,11 @@ def test_two_silences_say_nothing(found: list[Comparison]) -> None:
     """Two variants that abstain agree, and would dilute every disagreement."""
     every, spoken = (AgreementTest(EXPECTED, DELTA, 0.02) for _ in range(2))
     for i, each in enumerate(found):
-        every.add(text(i), each)
+        rose = every.add(text(i), each)
         if each is not Comparison.BOTH_SILENT:
             spoken.add(text(i), each)
+        else:
+            assert not rose
     assert every.log10_e_value == spoken.log10_e_value
     assert every.seen.total() == len(found)
 
@@ -311,6 +313,33 @@ def test_a_text_is_gathered_and_counts_once_by_its_shares() -> None:
     silent = Texts()
     found = [silent.add(b"a", [0, 1], [0, 0]) for _ in range(OPEN_FOR)][-1]
     assert [[part.tolist() for part in each] for each in found] == [[[0, 1], [0, 0]]]
+
+
+def test_so_many_texts_are_remembered() -> None:
+    """Memory is bounded: a text that comes again after as many others counts as a new one."""
+    texts = Texts(most=2)
+
+    def times_counted(text: bytes) -> int:
+        return sum(len(texts.add(text, [1], [0])) for _ in range(OPEN_FOR))
+
+    assert [times_counted(each) for each in (b"a", b"b", b"c", b"b", b"a")] == [1, 1, 1, 0, 1]
+
+
+@pytest.mark.parametrize(("share", "shifted"), [(0.9, True), (1.1, False)])
+def test_confidence_has_shifted_once_the_evidence_is_one_in_delta(
+    share: float, shifted: bool
+) -> None:
+    """No later: a variant that is shifted is not trusted."""
+
+    def judged(delta: float) -> ConfidenceTest:
+        test = ConfidenceTest(EVEN, delta)
+        for i in range(BLOCK + OPEN_FOR - 1):
+            test.add(text(i), 0.0, 60)
+        return test
+
+    found = 10 ** judged(DELTA).log10_e_value
+    assert found > 2
+    assert judged(1 / (share * found)).shifted is shifted
 
 
 def test_the_alarm_shares_delta_among_what_is_tested() -> None:
