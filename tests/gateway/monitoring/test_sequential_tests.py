@@ -330,23 +330,32 @@ def test_confidence_has_shifted_once_the_evidence_is_one_in_delta(
     share: float, shifted: bool
 ) -> None:
     """No later: a variant that is shifted is not trusted."""
-
-    def judged(delta: float) -> ConfidenceTest:
-        test = ConfidenceTest(EVEN, delta)
-        for i in range(BLOCK + OPEN_FOR - 1):
-            test.add(text(i), 0.0, 60)
-        return test
-
-    found = 10 ** judged(DELTA).log10_e_value
+    found = 10 ** judged(DELTA, 0.0).log10_e_value
     assert found > 2
-    assert judged(1 / (share * found)).shifted is shifted
+    assert judged(1 / (share * found), 0.0).shifted is shifted
+
+
+def judged(delta: float, confidence: float) -> ConfidenceTest:
+    """Return the test of one of two variants after a block of answers of this confidence."""
+    tests = SequentialTests(2 * delta)
+    tests.follow([], [replace(make_variant(name, 5), confidence=EVEN) for name in ("a", "b")])
+    test = tests.confidence["a"]
+    for i in range(BLOCK + OPEN_FOR - 1):
+        test.add(text(i), confidence, 60)
+    return test
+
+
+def test_a_confidence_at_an_edge_is_of_the_share_up_to_it() -> None:
+    """As it was counted when the shares were certified."""
+    at, below, above = (judged(DELTA, confidence).log10_e_value for confidence in (0.3, 0.25, 0.35))
+    assert at == below != above
 
 
 def test_the_alarm_shares_delta_among_what_is_tested() -> None:
     """So that the chance of any false one is delta; a plan without expectations takes no share."""
     variants = [replace(make_variant(name, 5), confidence=EVEN) for name in ("a", "b")]
     plans = [replace(make_plan(v, 0.5), agreement=EXPECTED) for v in variants]
-    tests = SequentialTests(0.05)
+    tests = SequentialTests()
     tests.follow([*plans, make_plan(make_variant("c", 5), 0.5)], [*variants, make_variant("c", 5)])
     assert sorted(tests.agreement) == sorted(tests.confidence) == ["a", "b"]
     assert tests.agreement["a"].log10_alarm == pytest.approx(math.log10(40))
@@ -367,6 +376,8 @@ def test_the_alarm_shares_delta_among_what_is_tested() -> None:
     tests.follow(plans, [variants[0], replace(variants[1], confidence=replace(EVEN, n_contexts=9))])
     assert tests.confidence["a"] is kept
     assert not tests.confidence["b"].shifted
+    tests.follow(plans, [replace(variants[0], confidence=replace(EVEN, n_contexts=9))])
+    assert not tests.is_shifted("a")
 
 
 @pytest.mark.parametrize(("n_tokens", "judged"), [(256, True), (257, False), (9999, False)])
