@@ -274,6 +274,15 @@ def test_as_many_alternatives_come_back_as_were_asked_for(seed: int) -> None:
     )
 
 
+def test_every_span_of_a_short_context_is_an_alternative() -> None:
+    """Spans that begin or end together are different answers."""
+    question = Question("Which?", "one two", top_k=20)
+    windows = encoder().encode(question)
+    answer = codec.decode(windows, random_logits(windows, 3), question, ALWAYS)
+    places = sorted((s.start, s.end) for s in answer.alternatives)
+    assert places == [(0, 3), (0, 7), (4, 7)]
+
+
 def test_few_distinct_spans_end_the_search() -> None:
     """One syllable, three tokens of the same place: there is one span, and the search ends."""
     question = Question("What is it?", "각", top_k=20)

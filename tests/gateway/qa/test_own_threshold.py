@@ -63,6 +63,16 @@ def test_an_answer_the_variant_withheld_scores_low() -> None:
     assert own > near > far
 
 
+@pytest.mark.parametrize(("difference", "most"), [(-2.0, 0.0), (2.0, 1.0)])
+def test_the_other_decision_has_the_other_score(difference: float, most: float) -> None:
+    """Whether the caller withholds an answer or asks for one."""
+    given = answer(difference)
+    found = applied(given, max_no_answer_probability=most)
+    assert (found.text == "") != (given.text == "")
+    assert (found.score, found.other_score) == (given.other_score, given.score)
+    assert 0 < found.score < given.score < 1
+
+
 def test_a_decision_of_the_variants_own_keeps_its_score() -> None:
     """The calibrated probability is of that decision."""
     given = answer(-2.0)
