@@ -35,6 +35,8 @@ def reserve_shared(host: str, port: int, setting: str) -> socket.socket:
     family, address = _resolve(host, port, setting)
     holder = socket.socket(family)
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    # Connections of a gateway that was here before may still be in TIME_WAIT.
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         holder.bind(address)
     except OSError as exc:

@@ -52,10 +52,13 @@ class Candidates:
         retirement: Retirement,
         clock: Callable[[], float],
         free_bytes: Callable[[], float] = free_memory_bytes,
+        as_served: Callable[[Catalog], Catalog] = lambda catalog: catalog,
     ) -> None:
+        """`as_served` returns a stored catalog as this gateway serves the current one."""
         self._service = service
         self._retirement = retirement
         self._free_bytes = free_bytes
+        self._as_served = as_served
         self._repository = service.settings.model_repository
         self._seen: str | None = None  # sha256 of the candidate last tried
         self._against: Catalog | None = None  # the current catalog then
@@ -99,6 +102,7 @@ class Candidates:
         self._against = current.catalog
         try:
             found = disk.parse(raw, self._repository)
+            found = replace(found, catalog=self._as_served(found.catalog))
             self._check(found, current)
             serving = await self._prepared(found.catalog, current)
         except BertierError as exc:

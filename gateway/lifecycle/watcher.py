@@ -76,7 +76,7 @@ class Watcher:
         self._measuring = Retry(FIRST_MEASURING_MS, LONGEST_RETRY_MS, clock)
         longest_ms = slo.longest_timeout_ms(service.settings.classes)
         self._retirement = Retirement(longest_ms, clock)
-        self._candidates = Candidates(service, self._retirement, clock)
+        self._candidates = Candidates(service, self._retirement, clock, as_served=self._as_served)
 
     async def run(self) -> None:
         """Check forever."""
@@ -166,8 +166,7 @@ class Watcher:
         old = self._service.serving
         try:
             stored = store.parse(raw, self._repository / CATALOG)
-            scope = self._service.settings.floor_scope
-            catalog = self._fit(in_scope(stored, scope))
+            catalog = self._as_served(stored)
             self._retirement.load(catalog.variants)
             new = await prepare(self._repository, catalog, self._backend, old)
             _refuse_worse(new, old)
@@ -186,6 +185,10 @@ class Watcher:
         await self._check_hashes()
         self._metrics.note_catalog(digest, catalog.origin.commit)
         log.info("serving %s", summary(new))
+
+    def _as_served(self, catalog: Catalog) -> Catalog:
+        """Return a stored catalog with the floors and the instances that it is served with here."""
+        return self._fit(in_scope(catalog, self._service.settings.floor_scope))
 
     def _refuse(self, error: BertierError, digest: str) -> None:
         if digest != self._seen:

@@ -38,6 +38,7 @@ MAX_PLANS = 256  # of successive catalogs
 AGREED = (Comparison.SAME, Comparison.BOTH_SILENT)
 
 Key = tuple[str, str]  # the request's id; the question's own, or ""
+OwnedKey = tuple[str | None, str, str]  # the same, after the name of the caller's key
 Tokens = tuple[bytes, ...]
 Identity = tuple[str, ...]  # a plan's name and the hashes of its models
 
@@ -89,7 +90,6 @@ class _Kept:
     live: _Live
     plan: str
     variant: str
-    owner: str | None  # name of the caller's key
     prediction: float  # of its outcome
     tokens: Tokens
     question: Question | None  # None: no texts are kept
@@ -112,7 +112,7 @@ class Feedback:
         self._max_chars = settings.max_question_chars
         self._metrics = metrics
         self._secret = secrets.token_bytes(16)
-        self._kept: OrderedDict[Key, _Kept] = OrderedDict()
+        self._kept: OrderedDict[OwnedKey, _Kept] = OrderedDict()
         self._plans: OrderedDict[Identity, _Live] = OrderedDict()
         self._n_chars = 0
         self._writing = asyncio.Lock()
@@ -125,7 +125,8 @@ class Feedback:
         """Remember an answer to the current request, if feedback is on; forget the oldest."""
         if not self._size:
             return
-        key, plan, text = key_of(question), answered.option.plan, answered.answer.text
+        key = (access.key_name(), *key_of(question))  # callers may number their requests alike
+        plan, text = answered.option.plan, answered.answer.text
         if (known := self._kept.get(key)) is not None:
             known.shared = True
             return
@@ -133,7 +134,6 @@ class Feedback:
             self._live(plan, serving),
             plan.name,
             answered.variant,
-            access.key_name(),
             answered.answer.score,
             self._tokens(text),
             question if self._file else None,
@@ -145,7 +145,7 @@ class Feedback:
         while len(self._kept) > self._size or self._n_chars > MAX_TEXT_CHARS:
             self._forget()
 
-    def compared(self, key: Key, found: Comparison) -> None:
+    def compared(self, key: OwnedKey, found: Comparison) -> None:
         """Take how the largest variant's answer compares: it predicts the outcome, too."""
         kept = self._kept.get(key)
         if kept is None or kept.shared:
@@ -206,8 +206,8 @@ class Feedback:
                 )
 
     def _find(self, key: Key) -> _Kept:
-        kept = self._kept.get(key)
-        if kept is None or kept.owner != access.key_name():
+        kept = self._kept.get((access.key_name(), *key))
+        if kept is None:
             self._metrics.feedback.labels("unknown").inc()
             raise UnknownRequest(*key, self._size)
         if kept.shared:

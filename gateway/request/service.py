@@ -356,12 +356,13 @@ class AnswerService:
 
     def _resolve(self, request: SloRequest, serving: ServingSet) -> Slo:
         settings, variant = self.settings, request.variant
-        sets = (serving, *self.candidates())
-        known = dict.fromkeys(v.name for each in sets for v in each.catalog.variants)
-        if variant is not None and variant not in known:
-            raise UnknownVariant(variant, list(known))
-        if variant is not None and not any(variant in each.trust for each in sets):
-            raise BackendUnavailable(f"{variant}: not served at present; see /readyz")
+        if variant is not None:
+            sets = (serving, *self.candidates())
+            if not any(variant in each.variants for each in sets):
+                known = dict.fromkeys(name for each in sets for name in each.variants)
+                raise UnknownVariant(variant, list(known))
+            if not any(variant in each.trust for each in sets):
+                raise BackendUnavailable(f"{variant}: not served at present; see /readyz")
         return resolve(request, settings.classes, settings.default_class, serving.best_floor)
 
     async def _tokenize(self, question: Question, serving: ServingSet) -> Windows:

@@ -18,6 +18,7 @@ from typing import Protocol
 
 import numpy as np
 
+from gateway.auth import access
 from gateway.backends.protocol import Backend
 from gateway.catalog.schema import Plan, Variant
 from gateway.domain import Answer, Logits, Question, Size, Trust, Windows
@@ -58,7 +59,11 @@ class Sample:
     plan: Plan
     variant: str  # that answered
     answer: Answer
-    key: tuple[str, str] = ("", "")  # its request's id, and its own
+    key: tuple[str | None, str, str] = (
+        None,
+        "",
+        "",
+    )  # of its caller; its request's id, and its own
 
 
 def is_shortened(question: Question) -> bool:
@@ -96,7 +101,9 @@ class Shadow:
         self._draw = draw
         self._waiting: deque[tuple[Sample, float]] = deque()  # and when it is dropped, ms
         self._worker: asyncio.Task[None] | None = None
-        self.on_compared: Callable[[tuple[str, str], Comparison], None] = lambda *_: None
+        self.on_compared: Callable[[tuple[str | None, str, str], Comparison], None] = lambda *_: (
+            None
+        )
         self._unknown: list[str] = []  # plans without an expected agreement in the catalog
 
     @property
@@ -134,7 +141,7 @@ class Shadow:
         self.answered(plan.variants[0], outcome.first, job.question, n_tokens)
         if job.sampled and not outcome.cut:
             variant, answer = outcome.variant, outcome.answer
-            key = logs.request_id.get(), job.question.id
+            key = access.key_name(), logs.request_id.get(), job.question.id
             self.offer(Sample(job.question, job.windows, job.serving, plan, variant, answer, key))
 
     def offer(self, sample: Sample) -> None:

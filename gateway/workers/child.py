@@ -141,8 +141,12 @@ class Child:
         """Run one process; return how it ended."""
         ours, theirs = socket.socketpair()
         self._why = ""
-        with theirs:
-            self._process = await self._spawn(theirs)
+        try:
+            with theirs:
+                self._process = await self._spawn(theirs)
+        except OSError as exc:  # no more processes, files or memory: the next try may have them
+            ours.close()
+            return f"could not be started: {exc}"
         self.channel = Channel(self._handlers)
         await self.channel.open(ours)
         reading = asyncio.create_task(self.channel.run(), name=f"worker {self.number}")

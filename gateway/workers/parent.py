@@ -50,7 +50,9 @@ log = logging.getLogger(__name__)
 PREPARE_MS = 30_000.0  # until a worker has built a set; then it follows later
 RETRY_S = 1.0  # until a set is published again that a worker could not build
 SNAPSHOT_MS = 2_500.0  # until a worker has sent its metrics; else its last ones count
-KEPT_MS = 5_000.0  # longer than the longest deadline: requests of workers may use an old set
+KEPT_MS = (
+    PREPARE_MS + 5_000.0
+)  # longer than the longest deadline: until workers have switched, and answered
 
 
 def serve(settings: Settings) -> int:
@@ -237,7 +239,7 @@ class Parent(Followers):
         before = self._kept[-1][1] if self._kept else None
         now = now_ms()
         self._kept.append((now, serving))  # else its models could be unloaded too soon
-        while now - self._kept[0][0] > self._kept_ms and len(self._kept) > 1:
+        while len(self._kept) > 1 and now - self._kept[1][0] > self._kept_ms:
             self._kept.popleft()
         serving.latency.others = self._others
         cores, instances = capacity(serving.catalog, self._service.backend)
@@ -278,7 +280,8 @@ class Parent(Followers):
 
     def _tell(self, kind: str, payload: Any) -> None:
         for child in self._children:
-            child.channel.send(kind, payload)
+            if child.begun:  # another one is told all when it begins
+                child.channel.send(kind, payload)
 
     def _admissions(self) -> Admissions:
         backend = self._service.backend

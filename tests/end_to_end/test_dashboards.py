@@ -31,6 +31,7 @@ pytestmark = pytest.mark.end_to_end
 # What nothing on one host with one Triton and the shipped catalog is sure to show, and what it needs.
 NEEDS = {
     "bertier_replica_": "several Tritons",
+    "bertier_rollout_": "a candidate catalog",
     "nv_gpu_": "a GPU",
     "bertier_certificate_end_timestamp_seconds": "TLS",
     "bertier_escalations_total": "a cascade in the catalog, and a request that gets it",

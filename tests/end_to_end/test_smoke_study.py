@@ -19,7 +19,8 @@ from optimizer.study.stages import MANIFEST
 
 STUDIES = Path(config.__file__).parents[1] / "studies"
 STAGES = ("teacher", "teacher-states", "elastic")
-LIMIT_S = 900  # far above the two minutes it takes: a bound on a hang, not a measurement
+LIMIT_S = 900  # far above the minutes it takes: a bound on a hang, not a measurement
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(LIMIT_S)]
 
 
 def command(folder: Path, *words: str) -> list[str]:

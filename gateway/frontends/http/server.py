@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 ACCEPT_AT_ONCE = 8  # then other tasks run
 NEXT_TURN_S = 0.003  # until this worker looks again whether a connection is still there
+MOST_PASSED = 10  # turns in a row that are left to a worker with fewer connections
 RETRY_S = 0.2  # until the next attempt after the process ran out of sockets
 MakeProtocol = Callable[[Connection], HttpConnection]
 
@@ -51,6 +52,7 @@ class Listener:
         self._tls = tls
         self._loop = asyncio.get_running_loop()
         self._retry: asyncio.TimerHandle | None = None
+        self._n_passed = 0  # turns in a row
         self.opening: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
@@ -75,12 +77,20 @@ class Listener:
 
     def _accept(self) -> None:
         for _ in range(ACCEPT_AT_ONCE):
-            if self._workers is not None and not self._workers.may_accept():
+            if not self._is_our_turn():
                 self._loop.remove_reader(self.socket.fileno())
                 self._retry = self._loop.call_later(NEXT_TURN_S, self.start)
                 return
             if not self._accept_one():
                 return
+
+    def _is_our_turn(self) -> bool:
+        """Whether to accept now: always after MOST_PASSED turns, as the worker whose turn it is may hang."""
+        if self._workers is None or self._workers.may_accept() or self._n_passed >= MOST_PASSED:
+            self._n_passed = 0
+            return True
+        self._n_passed += 1
+        return False
 
     def _accept_one(self) -> bool:
         """Accept a connection; False: there is none, or there can be none now."""

@@ -149,9 +149,9 @@ async def test_an_agreement_with_the_largest_variant_predicts_the_outcome() -> N
     await answered(service, "a")
     (kept,) = service.feedback._kept.values()
     before = kept.prediction
-    service.feedback.compared(("a", ""), Comparison.DIFFERENT)
+    service.feedback.compared((None, "a", ""), Comparison.DIFFERENT)
     assert kept.prediction < before
-    service.feedback.compared(("unknown", ""), Comparison.DIFFERENT)
+    service.feedback.compared((None, "unknown", ""), Comparison.DIFFERENT)
 
 
 @pytest.mark.parametrize(

@@ -239,7 +239,7 @@ class Explanation(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., options: _Optional[_Iterable[_Union[PlanOption, _Mapping]]] = ..., quantile: _Optional[float] = ..., spent_ms: _Optional[float] = ...) -> None: ...
 
 class PlanOption(_message.Message):
-    __slots__ = ("plan", "certified_f1", "idle_ms", "predicted_ms", "cost_ms", "trust", "chosen", "struck_out_by", "certified_f1_loss", "p50_ms", "p95_ms", "p99_ms", "wait_ms", "certified_answerable_f1")
+    __slots__ = ("plan", "certified_f1", "idle_ms", "predicted_ms", "cost_ms", "trust", "chosen", "struck_out_by", "certified_f1_loss", "p50_ms", "p95_ms", "p99_ms", "wait_ms", "certified_answerable_f1", "floor_scope")
     PLAN_FIELD_NUMBER: _ClassVar[int]
     CERTIFIED_F1_FIELD_NUMBER: _ClassVar[int]
     IDLE_MS_FIELD_NUMBER: _ClassVar[int]
@@ -254,6 +254,7 @@ class PlanOption(_message.Message):
     P99_MS_FIELD_NUMBER: _ClassVar[int]
     WAIT_MS_FIELD_NUMBER: _ClassVar[int]
     CERTIFIED_ANSWERABLE_F1_FIELD_NUMBER: _ClassVar[int]
+    FLOOR_SCOPE_FIELD_NUMBER: _ClassVar[int]
     plan: str
     certified_f1: float
     idle_ms: float
@@ -268,7 +269,8 @@ class PlanOption(_message.Message):
     p99_ms: float
     wait_ms: float
     certified_answerable_f1: float
-    def __init__(self, plan: _Optional[str] = ..., certified_f1: _Optional[float] = ..., idle_ms: _Optional[float] = ..., predicted_ms: _Optional[float] = ..., cost_ms: _Optional[float] = ..., trust: _Optional[str] = ..., chosen: _Optional[bool] = ..., struck_out_by: _Optional[_Iterable[str]] = ..., certified_f1_loss: _Optional[float] = ..., p50_ms: _Optional[float] = ..., p95_ms: _Optional[float] = ..., p99_ms: _Optional[float] = ..., wait_ms: _Optional[float] = ..., certified_answerable_f1: _Optional[float] = ...) -> None: ...
+    floor_scope: str
+    def __init__(self, plan: _Optional[str] = ..., certified_f1: _Optional[float] = ..., idle_ms: _Optional[float] = ..., predicted_ms: _Optional[float] = ..., cost_ms: _Optional[float] = ..., trust: _Optional[str] = ..., chosen: _Optional[bool] = ..., struck_out_by: _Optional[_Iterable[str]] = ..., certified_f1_loss: _Optional[float] = ..., p50_ms: _Optional[float] = ..., p95_ms: _Optional[float] = ..., p99_ms: _Optional[float] = ..., wait_ms: _Optional[float] = ..., certified_answerable_f1: _Optional[float] = ..., floor_scope: _Optional[str] = ...) -> None: ...
 
 class AnswerItem(_message.Message):
     __slots__ = ("id", "answer", "failure")

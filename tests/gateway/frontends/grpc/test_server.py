@@ -474,7 +474,7 @@ async def test_reflection_describes_every_service(gateway: Running) -> None:
     methods = [{m.name for m in file.service[0].method} for file in files]
     model = {"ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics", "ModelInfer"}
     assert methods == [
-        {"Answer", "AnswerMany", "AnswerStream", "Plan"},
+        {"Answer", "AnswerMany", "AnswerStream", "Feedback", "Plan"},
         {"ServerLive", "ServerReady", "ServerMetadata", "ModelStreamInfer", *model},
     ]
 
