@@ -15,15 +15,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from gateway.errors import BertierError
-
 log = logging.getLogger(__name__)
 
 LENGTH = struct.Struct("!I")
 Handler = Callable[[Any], Awaitable[Any]]
 
 
-class ChannelClosed(BertierError):
+class ChannelClosed(ConnectionError):
     """The other end is gone, or did not answer in time."""
 
 

@@ -13,8 +13,8 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from gateway.backends.retry import backoff_ms
-from gateway.errors import BertierError
 from gateway.observability.merged_metrics import Snapshot
+from gateway.settings import SettingsError
 from gateway.shared_memory import SharedMemory, Slot
 from gateway.workers.channel import Channel, ChannelClosed, Handler
 from gateway.workers.messages import Published, Start
@@ -28,7 +28,7 @@ LAST_WORDS_S = 1.0  # until all is read that a worker sent before it ended
 KILL_S = 10.0  # beyond the time that a worker may take to stop
 
 
-class WorkerFailed(BertierError):
+class WorkerFailed(SettingsError):
     """A worker cannot start; the message says why."""
 
 
