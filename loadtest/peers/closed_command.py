@@ -115,8 +115,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     add(
         "--peers",
         nargs="*",
-        default=[],
-        help=f"other servers, each with one variant: {', '.join(p.name for p in PEERS)}",
+        help=f"other servers, each with one variant: {', '.join(p.name for p in PEERS)}; no names: all",
     )
     add("--peer-variant", help="the variant that the peers serve; default: the largest")
     add("--python", default=sys.executable, help="Python with the peers (make prove-peers)")
@@ -191,7 +190,8 @@ def _ways(
     args: argparse.Namespace, catalog: Catalog, pinned: Sequence[str], stacks: ExitStack
 ) -> Mapping[str, Way]:
     """Return the ways to get answers by name; starts what they need."""
-    peers = among("--peers", args.peers, [p.name for p in PEERS])
+    known = [p.name for p in PEERS]
+    peers = [] if args.peers is None else among("--peers", args.peers or None, known)
     names = [v.name for v in catalog.variants]
     served = among("--peer-variant", [args.peer_variant or mixes.dearest(catalog).name], names)[0]
     slo = mixes.standard(catalog)[0].slo
