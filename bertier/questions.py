@@ -195,12 +195,12 @@ def feedback(
     request_id = given if found is None else found.request_id
     ids = _present(request_id=request_id, id=own_id if found is None else found.id)
     truth = {"right": right} if right_ones is None else {"answers": list(right_ones)}
-    told = truth if right_ones is None else {"answers": pb.RightAnswers(texts=right_ones)}
+    fields = truth if right_ones is None else {"answers": pb.RightAnswers(texts=right_ones)}
     return Operation(
         "/v1/feedback",
         "Feedback",
         ids | truth,
-        pb.FeedbackRequest(**ids, **told),
+        pb.FeedbackRequest(**ids, **fields),
         answers.scored_of_json,
         answers.scored_of_message,
     )

@@ -51,8 +51,8 @@ class Advisory:
 
 
 def read_advisories(text: str) -> tuple[Advisory, ...]:
-    told = tomllib.loads(text)["advisory"]
-    return tuple(Advisory(tuple(a["ids"]), a["says"], Release.of(a["fixed_in"])) for a in told)
+    entries = tomllib.loads(text)["advisory"]
+    return tuple(Advisory(tuple(a["ids"]), a["says"], Release.of(a["fixed_in"])) for a in entries)
 
 
 def pinned(image: str, wheel: str | None) -> Iterator[tuple[str, Release | None]]:

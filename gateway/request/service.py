@@ -155,7 +155,9 @@ class AnswerService:
             async with self._deadline(slo, arrived_ms):
                 job = await self._encode(question, slo, serving, arrived_ms)
                 job, routed = self._route(job, record)
-                option = await self._accept(job, routed, final=serving is current)
+                option = await self._accept(
+                    job, routed, final=serving is current or slo.variant is not None
+                )
                 try:
                     outcome = await self._cascade.answer(job, option)
                 except ModelCrashed:  # this input would end another model, too
