@@ -24,6 +24,7 @@ from gateway.triton_server.supervisor import Supervisor
 from tests import tiny
 
 FAST, SINGLE, SLOW, SLOW_SINGLE = "fast", "single", "slow", "slow-single"
+COUNTED = "counted"  # as slow as SLOW, for the one test that counts all that a model is asked
 WRONG_HASH, CORRUPT = "wrong-hash", "corrupt"
 SLOW_ROUNDS = 4_000
 START_TIMEOUT_MS = 280_000.0  # the machine of the tests may be busy with training
@@ -51,6 +52,7 @@ def write_repository(folder: Path) -> dict[str, str]:
         FAST: tiny.write_model(folder, FAST),
         SINGLE: tiny.write_model(folder, SINGLE, max_batch_size=1),
         SLOW: tiny.write_model(folder, SLOW, slow_rounds=SLOW_ROUNDS),
+        COUNTED: tiny.write_model(folder, COUNTED, slow_rounds=SLOW_ROUNDS),
         SLOW_SINGLE: tiny.write_model(
             folder, SLOW_SINGLE, max_batch_size=1, slow_rounds=SLOW_ROUNDS
         ),

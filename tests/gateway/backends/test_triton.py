@@ -25,7 +25,7 @@ from gateway.errors import (
 from tests import local_triton, tiny
 from tests.fakes import make_variant
 from tests.gateway.conftest import RunningTriton
-from tests.local_triton import CORRUPT, FAST, SINGLE, SLOW, SLOW_SINGLE, WRONG_HASH
+from tests.local_triton import CORRUPT, COUNTED, FAST, SINGLE, SLOW, SLOW_SINGLE, WRONG_HASH
 
 AMPLE_MS = 120_000.0
 
@@ -344,18 +344,16 @@ async def test_the_work_of_another_gateway_on_the_same_server_is_seen(
 ) -> None:
     """Who waits behind it must know of it; one's own work is not counted twice."""
     other = TritonBackend(triton.options.grpc_url)
-    windows = make_windows(1)
-    port, pending = triton.options.metrics_port, "nv_inference_pending_request_count"
-    await local_triton.wait_until(lambda: local_triton.counter(port, pending, SLOW) == 0)
-    before = await counted(backend, SLOW)
+    windows, variant = make_windows(1), variant_of(COUNTED, batch_invariant=True)
+    before = await counted(backend, COUNTED)
     assert await backend.external_load() == {}
-    await asyncio.gather(*(backend.infer(SLOW_VARIANT, windows, AMPLE_MS) for _ in range(4)))
-    await until_counted(backend, SLOW, before + 4)
+    await asyncio.gather(*(backend.infer(variant, windows, AMPLE_MS) for _ in range(4)))
+    await until_counted(backend, COUNTED, before + 4)
     assert await backend.external_load() == {}
-    await asyncio.gather(*(other.infer(SLOW_VARIANT, windows, AMPLE_MS) for _ in range(8)))
-    await until_counted(backend, SLOW, before + 12)
+    await asyncio.gather(*(other.infer(variant, windows, AMPLE_MS) for _ in range(8)))
+    await until_counted(backend, COUNTED, before + 12)
     (name, mean), *more = (await backend.external_load()).items()
-    assert (name, more) == (SLOW, [])
+    assert (name, more) == (COUNTED, [])
     assert 1.0 < mean < 8.1
     assert await backend.external_load() == {}
     await other.close()

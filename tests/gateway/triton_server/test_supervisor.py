@@ -140,21 +140,27 @@ async def test_a_condemned_triton_is_started_anew(supervisor: Supervisor) -> Non
     assert supervisor.pid not in (None, first)
 
 
+def listening(supervisor: Supervisor) -> set[int]:
+    """Return the TCP ports that its Triton listens on."""
+    assert supervisor.pid
+    return {
+        c.laddr.port
+        for c in psutil.Process(supervisor.pid).net_connections("tcp")
+        if c.status == psutil.CONN_LISTEN
+    }
+
+
 async def test_triton_listens_to_http_only_where_it_is_asked_to(options: TritonOptions) -> None:
     """The gateway needs gRPC alone, and a port less is a way in less."""
     (port,) = local_triton.free_ports(1)
     for http_port in (None, port):
         supervisor = Supervisor(local_triton.installation(), replace(options, http_port=http_port))
         await supervisor.start(START_TIMEOUT_MS)
-        assert supervisor.pid
-        listening = {
-            c.laddr.port
-            for c in psutil.Process(supervisor.pid).net_connections("tcp")
-            if c.status == psutil.CONN_LISTEN
-        }
-        await supervisor.stop()
         asked_for = {options.grpc_port, options.metrics_port, http_port} - {None}
-        assert listening == asked_for
+        # Triton is ready as soon as gRPC answers; the port of the metrics is the last to be opened.
+        await wait_until(lambda: listening(supervisor) >= asked_for)  # noqa: B023 - awaited here
+        assert listening(supervisor) == asked_for
+        await supervisor.stop()
 
 
 def test_shared_memory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
