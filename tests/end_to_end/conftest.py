@@ -23,4 +23,4 @@ def stack() -> Iterator[Stack]:
 
 @pytest.fixture(scope="session")
 def examples() -> list[Example]:
-    return questions(None, 12)
+    return questions(None, 8)

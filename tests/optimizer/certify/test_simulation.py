@@ -7,7 +7,7 @@ import pytest
 
 from optimizer.certify import simulation
 
-RUNS = 150
+RUNS = 60
 
 
 def test_floors_by_article_fail_no_more_often_than_delta() -> None:

@@ -32,7 +32,7 @@ from tests.optimizer.teachers import families
 
 SHIPPED = "model_repository/minilm-6"
 SAMPLE = "loadtest/data/squad_sample.json.xz"
-N_QUESTIONS = 500
+N_QUESTIONS = 150
 
 
 def byte_level(texts: list[str]) -> Tokenizer:
@@ -103,7 +103,7 @@ def test_mapped_answers_are_the_teachers_own(tmp_path: Path) -> None:
     same = sum(normalize(a) == normalize(b) for a, b in zip(found, wanted, strict=True))
     print(f"{same} of {N_QUESTIONS} answers are the same, {sum(map(bool, wanted))} are spans")
     assert same >= 0.99 * N_QUESTIONS
-    assert 50 < sum(map(bool, wanted)) < N_QUESTIONS
+    assert N_QUESTIONS / 10 < sum(map(bool, wanted)) < N_QUESTIONS
 
 
 CONTEXT = "The bridge over the gorge was designed by Ada Brunner and opened in 1931."
