@@ -55,7 +55,7 @@ class SloClass:
 
 
 STANDARD_CLASSES: Mapping[str, SloClass] = {
-    "interactive": SloClass(50.0, SloPolicy.PREFER_LATENCY, below_best=0.13),
+    "interactive": SloClass(50.0, SloPolicy.PREFER_LATENCY, below_best=0.20),
     "standard": SloClass(250.0, SloPolicy.PREFER_LATENCY),
     "batch": SloClass(5000.0, SloPolicy.PREFER_ACCURACY),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import floor
 from pathlib import Path
 
-EXAMPLE_MIN_F1 = 0.35  # a test holds it against the shipped catalog, and the README against this
+EXAMPLE_MIN_F1 = 0.42  # a test holds it against the shipped catalog, and the README against this
 EXAMPLE = (
     '{"question": "Who gave their name to Normandy?", "context": "The Normans were the people who'
     ' in the 10th and 11th centuries gave their name to Normandy, a region in France."}'

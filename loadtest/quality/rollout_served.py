@@ -23,7 +23,7 @@ from loadtest.stack import Stack, fresh_stack
 from optimizer.data.question_sets import Example
 
 SERVED = ("minilm-2", "minilm-6")
-MIN_F1 = "0.35"  # the floor of minilm-6, the largest of SERVED
+MIN_F1 = "0.42"  # the floor of minilm-6, the largest of SERVED
 PATIENT_MS = "10000"
 POLL_S = 0.1
 PAUSE_S = 0.05  # between two requests: room for comparisons

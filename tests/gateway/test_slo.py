@@ -144,7 +144,7 @@ def test_every_floor_can_be_said(floor: float) -> None:
     ("request_", "latency_ms", "min_f1", "policy", "timeout_ms"),
     [
         (SloRequest(), 250, 0.68, SloPolicy.PREFER_LATENCY, 1000),
-        (SloRequest(slo_class="interactive"), 50, 0.57, SloPolicy.PREFER_LATENCY, 200),
+        (SloRequest(slo_class="interactive"), 50, 0.5, SloPolicy.PREFER_LATENCY, 200),
         (SloRequest(slo_class="batch"), 5000, 0.68, SloPolicy.PREFER_ACCURACY, 20_000),
         (SloRequest(latency_ms=10), 10, 0.68, SloPolicy.PREFER_LATENCY, 40),
         (SloRequest(min_f1=0.0), 250, 0.0, SloPolicy.PREFER_LATENCY, 1000),
