@@ -51,6 +51,9 @@ def load(path: Path) -> BertForQuestionAnswering:
             raise NotReadable(f"{path}: {why}; give a variant with neither, such as the teacher")
     if f"{layer_name(0)}.intermediate.dense.codes" not in constants:
         raise NotReadable(f"{path}: not one of this project's INT8 models")
+    stored = sum(name.endswith(".output.LayerNorm.weight") for name in constants)
+    if stored < sum(n.op_type == "LayerNormalization" for n in model.graph.node) - 1:
+        raise NotReadable(f"{path}: its layers share weights; give a variant whose layers do not")
     bert = BertForQuestionAnswering(_config(path, model, constants))
     bert.set_attn_implementation("eager")
     weights = {name: torch.tensor(values) for name, values in _weights(constants).items()}

@@ -27,6 +27,7 @@ from optimizer.models import adapt, neurons, position_bias, readback
 from optimizer.models.bert import as_plain, rank_of, width_of, with_dropping, words_of
 from optimizer.models.heads import behead, measure
 from optimizer.models.neurons import Inputs
+from optimizer.models.weights import sharing
 
 GROUP = 64  # values of an embedding row that share one scale
 HEAD = "qa_outputs."
@@ -126,6 +127,8 @@ def cut(
 ) -> PreTrainedModel:
     """Return a copy of the teacher with these layers only, each with its best neurons and heads.
 
+    A layer that is named twice is one layer that runs twice.
+
     `heads`: kept in each layer; None: all. `config.num_attention_heads` keeps the teacher's number,
     from which transformers takes a head's size. `probe`: what its neurons are watched on; None:
     random tokens. Raises: ModelError for what the teacher has not.
@@ -139,23 +142,30 @@ def cut(
             f" of width {config.intermediate_size} with {min(had)} heads"
         )
     student: PreTrainedModel = copy.deepcopy(teacher)
-    encoder = bert_of(student).encoder
-    encoder.layer = nn.ModuleList([encoder.layer[i] for i in layers])
+    kept = keep_layers(student, layers)
     narrower = ffn < config.intermediate_size
     watched = []
     if narrower:
         seeing_all = with_dropping(copy.deepcopy(teacher), None)
         watched = neurons.measure(seeing_all, probe or neurons.random_probe(teacher))
-    for i, layer in zip(layers, encoder.layer, strict=True):
+    for i, layer in kept.items():
         if narrower:
             up, down = layer.intermediate.dense, layer.output.dense
             neurons.keep(up, down, watched[i].order[:ffn].sort().values, watched[i].mean)
         if heads < had[i]:
             whole = bert_of(teacher).encoder.layer[i].attention
             behead(layer.attention, measure(teacher, whole), heads)
-    student.config.num_hidden_layers = len(layers)
     student.config.intermediate_size = ffn
     return student
+
+
+def keep_layers(model: PreTrainedModel, layers: Sequence[int]) -> dict[int, Any]:
+    """Keep these layers, in place; return them by their number. Equal numbers share their weights."""
+    encoder = bert_of(model).encoder
+    encoder.layer = nn.ModuleList([encoder.layer[i] for i in layers])
+    model.config.num_hidden_layers = len(layers)
+    first = sharing(list(encoder.layer)) or range(len(layers))
+    return {layers[k]: encoder.layer[k] for k in sorted(set(first))}
 
 
 def bert_of(model: PreTrainedModel) -> Any:
@@ -257,6 +267,7 @@ def has_plain_form(model: PreTrainedModel) -> bool:
     """Say whether any program can load the model: nothing but layers and neurons was cut."""
     whole = set(heads_of(model)) == {model.config.num_attention_heads}
     whole &= width_of(model) == model.config.hidden_size
+    whole &= not sharing(list(bert_of(model).encoder.layer))
     if position_bias.bias_of(bert_of(model).encoder) is not None:
         types = bert_of(model).embeddings.token_type_embeddings.weight
         whole &= bool((types == types[0]).all())  # an MPNet has none

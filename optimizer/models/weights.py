@@ -5,7 +5,7 @@ Names and orientation are those of transformers' `state_dict`; nothing here need
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,7 @@ class GraphShape:
     keep: float = 1.0  # share of tokens that the layers after `drop_after` see
     drop_after: int = 0  # layers that see all tokens; 0: all layers do
     bias_columns: int = 0  # heads that the bias of relative positions knows; 0: there is none
+    shared: tuple[int, ...] = ()  # of each layer the first that has its weights; (): each its own
 
     @property
     def layers(self) -> int:
@@ -114,6 +115,15 @@ def layer_name(i: int) -> str:
     return f"bert.encoder.layer.{i}"
 
 
+def sharing(layers: Sequence[Hashable]) -> tuple[int, ...]:
+    """Return of each layer the first that is the same; () where all differ.
+
+    Source: Dehghani et al. 2019, "Universal Transformers"; Lan et al. 2020, "ALBERT", section 3.1.
+    """
+    found = tuple(layers.index(layer) for layer in layers)
+    return () if found == tuple(range(len(found))) else found
+
+
 def _table_shapes(shape: GraphShape) -> dict[str, tuple[int, ...]]:
     name, rows, wide = TABLE, shape.vocabulary, shape.word_width
     if shape.embedding_bits == 32:
@@ -142,7 +152,12 @@ def random_weights(shape: GraphShape, seed: int = 0) -> dict[str, Array]:
         if name.endswith(BIAS_HEADS):
             heads = rng.choice(shape.bias_columns, len(random), replace=False)
             found[name] = np.sort(heads)
-    return found
+    return found | {
+        name: found[f"{layer_name(k)}.{name.removeprefix(f'{layer_name(i)}.')}"]
+        for i, k in enumerate(shape.shared)
+        for name in found
+        if name.startswith(f"{layer_name(i)}.")
+    }
 
 
 def _random(rng: np.random.Generator, name: str, size: tuple[int, ...]) -> Array:

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from optimizer.models import bert, neurons
 from optimizer.models.neurons import Inputs
 from optimizer.models.student import LowBitEmbedding, ModelError
+from optimizer.models.weights import sharing
 
 
 class Width(NamedTuple):
@@ -129,7 +130,9 @@ def keep(model: PreTrainedModel, width: Width | None, means: Means) -> PreTraine
         return model
     made: Any = bert.as_student(model)
     _narrow_embeddings(made.bert.embeddings, width)
-    for i, layer in enumerate(made.bert.encoder.layer):
+    layers = list(made.bert.encoder.layer)
+    for i in sorted(set(sharing(layers) or range(len(layers)))):  # shared ones once
+        layer = layers[i]
         block, out = layer.attention.self, layer.attention.output
         for part in (block.query, block.key, block.value):
             _set(part, *reading(part.weight, part.bias, width, means.before[i]))

@@ -26,7 +26,7 @@ from optimizer.models import position_bias, ranges
 from optimizer.models.bert import width_of
 from optimizer.models.neurons import Inputs
 from optimizer.models.student import GROUP, LowBitEmbedding, bert_of, heads_of
-from optimizer.models.weights import ACTIVATIONS, HALVES, Array, GraphShape, n_kept
+from optimizer.models.weights import ACTIVATIONS, HALVES, Array, GraphShape, n_kept, sharing
 from optimizer.onnx import graph, token_dropping
 
 PARITY_TOLERANCE = 2e-3  # logits
@@ -138,6 +138,7 @@ def graph_shape_of(model: PreTrainedModel) -> GraphShape:
         keep=config.keep if drops else 1.0,
         drop_after=config.drop_after if drops else 0,
         bias_columns=bias.embedding_dim if bias is not None else 0,
+        shared=sharing(list(layers)),
     )
 
 

@@ -60,7 +60,8 @@ class _Bert:
     ) -> None:
         self._weights, self._shape = weights, shape
         self._ranges = ranges if precision == Precision.INT8_DYNAMIC else None
-        self._nodes = Nodes(precision)
+        owners = {layer_name(i): layer_name(k) for i, k in enumerate(shape.shared) if i != k}
+        self._nodes = Nodes(precision, owners)
         self._bias = PositionBias(self._nodes, weights, shape) if shape.bias_columns else None
 
     def model(self) -> onnx.ModelProto:

@@ -5,7 +5,7 @@ A value is known by its name. It knows ONNX Runtime's operators, nothing of BERT
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,8 +71,10 @@ class Nodes:
     Activations are float16 in FP16, else float32; what is said to be `float` is float32 in all.
     """
 
-    def __init__(self, precision: Precision) -> None:
+    def __init__(self, precision: Precision, owners: Mapping[str, str] | None = None) -> None:
+        """`owners`: where parts share constants, the part's name -> the name of the part that has them."""
         self.precision = precision
+        self._owners = {f"{part}.": f"{owner}." for part, owner in (owners or {}).items()}
         half = precision == Precision.FP16
         self.floats = TensorProto.FLOAT16 if half else TensorProto.FLOAT  # of activations
         self._dtype = np.float16 if half else np.float32
@@ -121,6 +123,10 @@ class Nodes:
     # Constants
 
     def constant(self, name: str, values: Array) -> str:
+        """Store it once; return its name. Of parts that share constants the first one's is stored."""
+        part = next((part for part in self._owners if name.startswith(part)), None)
+        if part:
+            name = self._owners[part] + name.removeprefix(part)
         if name not in self._constants:
             array = np.ascontiguousarray(values).reshape(values.shape)
             self._constants[name] = numpy_helper.from_array(array, name)

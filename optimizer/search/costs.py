@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 
 from gateway.catalog.schema import Cell, Host, Precision
 from gateway.errors import BertierError
-from optimizer.models.weights import GraphShape, random_weights
+from optimizer.models.weights import GraphShape, random_weights, sharing
 from optimizer.onnx import graph, profile
 from optimizer.study import stages, workers
 from optimizer.study.space import ANY, KNOBS, Candidate, Space, spaced
@@ -41,12 +41,13 @@ class NotMeasured(BertierError):
 
 
 def shapes(space: Space) -> list[Candidate]:
-    """Return one candidate of every cost in a space: layers count, not which they are."""
+    """Return one candidate of every cost in a space: it counts how many layers, and which are shared."""
     depths = range(min(space.min_layers, space.n_layers), space.n_layers + 1)
     if space.layers == ANY:
         layers = [spaced(n, space.n_layers) for n in depths]
     else:
-        layers = list({len(found): tuple(found) for found in space.layers}.values())
+        alike = {(len(found), sharing(found)): tuple(found) for found in space.layers}
+        layers = list(alike.values())
     values = [getattr(space, name) for name in KNOBS]
     found = (
         Candidate(part, **dict(zip(KNOBS, knobs, strict=True)))
@@ -57,7 +58,7 @@ def shapes(space: Space) -> list[Candidate]:
 
 
 def graph_shape(teacher: GraphShape, candidate: Candidate) -> GraphShape:
-    """Return the graph shape of a slice of the teacher; it depends on the number of layers only."""
+    """Return the graph shape of a slice of the teacher; it depends on how many layers are which."""
     n = len(candidate.layers)
     return replace(
         teacher,
@@ -68,6 +69,7 @@ def graph_shape(teacher: GraphShape, candidate: Candidate) -> GraphShape:
         rank=candidate.rank,
         keep=candidate.keep,
         drop_after=candidate.drop_after,
+        shared=sharing(candidate.layers),
     )
 
 
@@ -124,7 +126,10 @@ class CostGate:
         return _HOST.validate_json(found.pop())
 
     def _key(self, shape: GraphShape, precision: Precision) -> str:
-        same = [asdict(shape), precision, self.tokens, self.host]
+        known = asdict(shape)
+        if not shape.shared:  # what was measured before layers could be shared stays valid
+            del known["shared"]
+        same = [known, precision, self.tokens, self.host]
         return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
 
     def _measure(self, shape: GraphShape, precision: Precision, stored: Path) -> None:

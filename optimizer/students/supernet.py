@@ -27,7 +27,7 @@ from optimizer.models.bert import Dropping
 from optimizer.models.lowrank import ThinWords
 from optimizer.models.neurons import Inputs
 from optimizer.models.position_bias import Added
-from optimizer.models.student import ModelError, bert_of
+from optimizer.models.student import ModelError, bert_of, keep_layers
 from optimizer.models.widths import Means, Width
 from optimizer.study.space import Candidate, Space
 from optimizer.training.loop import Batch, device
@@ -134,14 +134,11 @@ class Supernet(nn.Module):
     def cut(self, candidate: Candidate) -> PreTrainedModel:
         """Return a candidate as a model of its own."""
         student: PreTrainedModel = copy.deepcopy(self.model)
-        encoder = bert_of(student).encoder
-        encoder.layer = nn.ModuleList([encoder.layer[i] for i in candidate.layers])
-        for i, layer in zip(candidate.layers, encoder.layer, strict=True):
+        for i, layer in keep_layers(student, candidate.layers).items():
             first = position_bias.first_heads(layer.attention.self, candidate.heads)
             heads.keep(layer.attention, first, self._mean(i))
             up, first = layer.intermediate.dense, torch.arange(candidate.ffn)
             neurons.keep(up, layer.output.dense, first, self._neuron_mean(i))
-        student.config.num_hidden_layers = len(candidate.layers)
         student.config.intermediate_size = candidate.ffn
         if candidate.rank:
             assert self.thin is not None, "the rank was checked"

@@ -34,7 +34,7 @@ TEACHERS: Final = (0,)  # as the widths of a space: the teacher's alone
 class Candidate:
     """A student's shape, as a part of its teacher's, and how its weights are stored."""
 
-    layers: tuple[int, ...]  # of the teacher, counted from 0
+    layers: tuple[int, ...]  # of the teacher, counted from 0; one named twice runs twice
     heads: int  # of every layer, the most important first
     ffn: int  # feed-forward width, the most important neurons first
     embedding_bits: int = 4
@@ -100,8 +100,9 @@ class Space(BaseModel):
         if not self.layers:
             raise ValueError('layers: name at least one list of layers, or "any"')
         for layers in self.layers if self.layers != ANY else ():
-            if not layers or list(layers) != sorted(set(layers)) or layers[0] < 0:
-                raise ValueError(f"layers {list(layers)}: name each once, from 0, in order")
+            if not layers or list(layers) != sorted(layers) or layers[0] < 0:
+                again = "a layer that is named twice runs twice, with the same weights"
+                raise ValueError(f"layers {list(layers)}: from 0, in order; {again}")
         for name, widths in (("heads", self.heads), ("ffn", self.ffn)):
             if min(widths) < 1:
                 raise ValueError(f"{name} {min(widths)}: at least 1")

@@ -117,6 +117,13 @@ def test_the_newest_version_counts(tiny: PreTrainedModel, variant: Path) -> None
     assert readback.model_of(str(variant)) == variant / "10" / "model.onnx"
 
 
+def test_shared_layers_are_not_read_back(tiny: PreTrainedModel, variant: Path) -> None:
+    """As a model of fewer layers it would be another one, silently."""
+    publish(student.cut(tiny, (0, 1, 1), 96, 2), variant, 8)
+    with pytest.raises(student.ModelError, match="its layers share weights"):
+        student.load(str(variant))
+
+
 @pytest.mark.parametrize("name", ["no-such-folder", "."])
 def test_other_folders_are_no_variants(tmp_path: Path, name: str) -> None:
     assert readback.model_of(str(tmp_path / name)) is None

@@ -35,7 +35,8 @@ def louder(model: PreTrainedModel) -> PreTrainedModel:
 
 
 @pytest.mark.parametrize(
-    ("layers", "ffn", "heads"), [((0, 1), 96, 2), ((0, 1), 40, 1), ((1,), 96, 2)]
+    ("layers", "ffn", "heads"),
+    [((0, 1), 96, 2), ((0, 1), 40, 1), ((1,), 96, 2), ((0, 1, 1), 40, 1)],
 )
 @pytest.mark.parametrize("bits", [4, 8, 32])
 def test_every_shape_computes_what_pytorch_computes(

@@ -33,6 +33,10 @@ RANKED = replace(PLAIN, rank=64)
 DROPPING = replace(PLAIN, keep=0.5, drop_after=1)
 BOTH = replace(PLAIN, rank=64, keep=0.3, drop_after=2)
 BIASED = replace(PLAIN, bias_columns=2)  # a layer of one head has one of the columns
+# One layer runs three times, before and after tokens are dropped.
+SHARED = replace(
+    BIASED, heads=(2, 1, 1, 1), ffn=(48, 96, 96, 96), keep=0.5, drop_after=2, shared=(0, 1, 1, 1)
+)
 SHAPES = {
     "plain": PLAIN,
     "rank": RANKED,
@@ -40,6 +44,7 @@ SHAPES = {
     "both": BOTH,
     "bias": BIASED,
     "bias and drop": replace(BIASED, keep=0.5, drop_after=1),
+    "shared": SHARED,
 }
 # Lengths of the windows of a batch, and what they are padded to.
 BATCHES = (((64,), 64), ((192, 40, 100), 192), ((384,), 384), ((20, 9, 33), 40))
@@ -104,7 +109,10 @@ def test_rounded_models_are_near_the_exact_one(name: str) -> None:
         if shape.drops:
             sure &= from_cut(weights, shape, question) > 0.2 * wanted.std()
         assert sure.sum() > 0.3 * question["attention_mask"].sum()
-        for session, tolerance in ((half, 0.01), (int8, 0.25 if name == "bias and drop" else 0.2)):
+        for session, tolerance in (
+            (half, 0.01),
+            (int8, 0.25 if shape.bias_columns and shape.drops else 0.2),
+        ):
             gaps = (answer(session, question) - wanted)[:, sure]
             assert np.sqrt((gaps**2).mean()) < tolerance * wanted.std()
 
@@ -259,6 +267,20 @@ def parts_of(shape: GraphShape) -> dict[str, int]:
         "layers": layer,
         "heads and types": 4 * (2 * (2 * h + 2) + 2 * h + 2 * h),
     }
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_shared_layers_are_stored_once(precision: Precision) -> None:
+    """Sharing makes the file smaller, and the work not less."""
+    both = [
+        replace(PLAIN, heads=(2,) * n, ffn=(96,) * n, shared=(0,) * k) for n, k in ((1, 0), (4, 4))
+    ]
+    one, four = (graph.build(random_weights(shape), shape, precision) for shape in both)
+    assert set(initializers(one)) == set(initializers(four))
+    products = [sum("MatMul" in n.op_type for n in m.graph.node) for m in (one, four)]
+    assert products[1] - 1 == 4 * (
+        products[0] - 1
+    )  # the span head is the one that is not a layer's
 
 
 def test_a_file_weighs_what_its_parts_weigh() -> None:

@@ -87,6 +87,34 @@ def test_a_candidate_cut_out_says_what_it_said_inside(net: Supernet, candidate: 
         assert torch.equal(inside.kept, alone.kept)
 
 
+@pytest.mark.parametrize("keep", [1.0, 0.4])
+@torch.no_grad()
+def test_a_layer_that_is_named_twice_runs_twice(net: Supernet, keep: float) -> None:
+    """With the same weights, inside as cut out, however much of it is left."""
+    test_a_candidate_cut_out_says_what_it_said_inside(
+        net, Candidate((0, 1, 1), 1, 32, rank=64, keep=keep, drop_after=2)
+    )
+    once, twice = (net.cut(Candidate(layers, 1, 32)) for layers in ((0, 1), (0, 1, 1)))
+    assert student.parameters_of(once) == student.parameters_of(twice)
+    asked = batch()
+    assert not torch.allclose(outputs_of(once, asked).start, outputs_of(twice, asked).start)
+
+
+def test_shared_layers_stay_shared_in_training(net: Supernet) -> None:
+    """One step changes both places alike; kept weights come back shared."""
+    model = net.cut(Candidate((0, 1, 1), 1, 32))
+    outputs_of(model, batch()).start.sum().backward()  # type: ignore[no-untyped-call]
+    torch.optim.SGD(model.parameters(), 0.1).step()
+    _, first, second = student.bert_of(model).encoder.layer
+    assert first is second
+    again = net.cut(Candidate((0, 1, 1), 1, 32))
+    again.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        said = [outputs_of(m, batch()).start for m in (model, again)]
+    assert torch.equal(*said)
+    assert not student.has_plain_form(model)
+
+
 @torch.no_grad()
 def test_the_whole_is_the_teacher(net: Supernet, teacher: PreTrainedModel) -> None:
     """Sorting heads and neurons changes nothing."""
@@ -186,7 +214,7 @@ def test_a_sandwich_holds_the_largest_and_the_smallest() -> None:
     assert {c for d in drawn for c in d} == set(EVERY)
 
 
-@pytest.mark.parametrize("layers", [(), (1, 0), (0, 0), (-1,)])
+@pytest.mark.parametrize("layers", [(), (1, 0), (0, 2, 1), (-1,)])
 def test_a_space_names_layers_in_order(layers: tuple[int, ...]) -> None:
     """A list that cannot be meant is refused when the study file is read."""
     with pytest.raises(ValueError, match="layers"):

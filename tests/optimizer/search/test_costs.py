@@ -1,0 +1,31 @@
+"""What a slice costs depends on its shape alone, and on which of its layers are the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.catalog.schema import Precision
+from optimizer.models.weights import GraphShape
+from optimizer.search import costs
+from optimizer.search.costs import CostGate
+from optimizer.study.space import Space
+
+SHAPE = GraphShape(128, (2, 1), 16, (48, 96), 50)
+
+
+def test_shared_layers_have_a_cost_of_their_own() -> None:
+    """Of three layers that all differ one list is enough; with two the same the file is smaller."""
+    space = Space(layers=((0, 1, 2), (0, 1, 1), (1, 2, 3), (0, 0, 1)), heads=(2,), ffn=(96,))
+    found = [costs.graph_shape(SHAPE, candidate) for candidate in costs.shapes(space)]
+    assert [shape.shared for shape in found] == [(), (0, 1, 1), (0, 0, 2)]
+    assert {shape.layers for shape in found} == {3}
+
+
+def test_what_was_measured_before_layers_could_be_shared_stays_valid(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The name of a measurement in a run folder is a hash of its shape."""
+    monkeypatch.setattr(CostGate, "host", "a host")
+    assert CostGate(SHAPE, 64, Path())._key(SHAPE, Precision.FP32) == "f03edf5278431227"
