@@ -321,9 +321,9 @@ async def answer_at(
     return 1 if gateway.failure is not None or not server.started else 0
 
 
-def port_of(door: socket.socket) -> int:
+def port_of(listener: socket.socket) -> int:
     """Return the port of a TCP socket; 0: it is a Unix socket."""
-    return 0 if door.family == socket.AF_UNIX else int(door.getsockname()[1])
+    return 0 if listener.family == socket.AF_UNIX else int(listener.getsockname()[1])
 
 
 async def _say_when_ready(gateway: Gateway, settings: Settings, port: int) -> None:

@@ -170,7 +170,7 @@ class Workers:
     def may_accept(self) -> bool:
         """Whether the next connection is this worker's: it is ready, and has no more than any other one.
 
-        While none is ready, all may: the caller is told so.
+        While none is ready, all may: the caller gets an error.
         """
         assert self.own is not None
         if self.own.state is not State.READY:

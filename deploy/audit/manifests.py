@@ -41,10 +41,10 @@ def kustomizations(kubernetes: Path) -> list[Path]:
 def render(kustomization: Path, folder: Path) -> str:
     """Write one file of all resources and return its name."""
     command = ["kubectl", "kustomize", str(kustomization)]
-    told = subprocess.run(command, capture_output=True, text=True, check=False)
-    if told.returncode:
-        raise SystemExit(f"{kustomization} cannot be rendered:\n{told.stderr}")
-    (folder / f"{kustomization.name}.yaml").write_text(told.stdout)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{kustomization} cannot be rendered:\n{done.stderr}")
+    (folder / f"{kustomization.name}.yaml").write_text(done.stdout)
     return kustomization.name
 
 
@@ -52,11 +52,11 @@ def scan(folder: Path, *frameworks: str) -> list[dict[str, Any]]:
     """Return a report of each framework that found something to look at."""
     checkov = str(Path(sys.executable).with_name("checkov"))
     command = [checkov, *CHECKOV, "--directory", str(folder), "--framework", *frameworks]
-    told = subprocess.run(command, capture_output=True, text=True, check=False)
-    found = json.loads(told.stdout) if told.stdout.strip() else {}
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = json.loads(done.stdout) if done.stdout.strip() else {}
     reports = found if isinstance(found, list) else [found]
     if not all("results" in report for report in reports):
-        raise SystemExit(f"Checkov found nothing to look at in {folder}:\n{told.stderr}")
+        raise SystemExit(f"Checkov found nothing to look at in {folder}:\n{done.stderr}")
     return reports
 
 

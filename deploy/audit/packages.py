@@ -55,8 +55,8 @@ def ask_pip_audit(constraints: Path) -> dict[str, Any]:
     """Return its report; an empty one where it gave none."""
     program = str(Path(sys.executable).with_name("pip-audit"))
     command = [program, *PIP_AUDIT, "--requirement", str(constraints)]
-    told = subprocess.run(command, capture_output=True, text=True, check=False)
-    report: dict[str, Any] = json.loads(told.stdout) if told.stdout.strip() else {}
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    report: dict[str, Any] = json.loads(done.stdout) if done.stdout.strip() else {}
     return report
 
 
@@ -65,12 +65,12 @@ def from_advisories(report: dict[str, Any]) -> list[Finding] | None:
 
     It calls that 'No known vulnerabilities found' and ends with 0.
     """
-    told = report.get("dependencies", [])
-    if all("skip_reason" in each for each in told):
+    packages = report.get("dependencies", [])
+    if all("skip_reason" in each for each in packages):
         return None
     skipped = [
         Finding(("not-audited",), each["name"], each["skip_reason"])
-        for each in told
+        for each in packages
         if "skip_reason" in each
     ]
     return skipped + [
@@ -79,7 +79,7 @@ def from_advisories(report: dict[str, Any]) -> list[Finding] | None:
             f"{each['name']}=={each['version']}",
             f"fixed in {', '.join(known['fix_versions']) or 'no version'}",
         )
-        for each in told
+        for each in packages
         for known in each.get("vulns", [])
     ]
 
@@ -100,10 +100,10 @@ def from_copy(folder: Path, pins: Mapping[str, str]) -> list[Finding]:
 def ask_index(constraints: Path) -> dict[str, Any]:
     """Return pip's report of what it would install; nothing is installed."""
     command = [sys.executable, "-m", "pip", *DRY_RUN, "--requirement", str(constraints)]
-    told = subprocess.run(command, capture_output=True, text=True, check=False)
-    if told.returncode:
-        raise SystemExit(f"The index could not be asked for yanked versions:\n{told.stderr}")
-    report: dict[str, Any] = json.loads(told.stdout)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"The index could not be asked for yanked versions:\n{done.stderr}")
+    report: dict[str, Any] = json.loads(done.stdout)
     return report
 
 

@@ -118,7 +118,7 @@ def write(repository: Path, catalog: Catalog, terms: Terms) -> None:
 
     Raises: RepositoryError when no gateway would try it.
     """
-    document = json.loads(store.dump(catalog)) | {ROLLOUT: _told(terms)}
+    document = json.loads(store.dump(catalog)) | {ROLLOUT: _terms_document(terms)}
     parse(json.dumps(document).encode(), repository)
     _put(repository / CANDIDATE, document)
 
@@ -146,7 +146,7 @@ def withdraw(repository: Path, reason: str, sha256: str | None = None) -> Path:
         date = datetime.now(UTC).isoformat(timespec="seconds")
         terms = replace(candidate.terms, withdrawn=f"{date}: {reason}")
         aside = _aside(repository, candidate.sha256)
-        _put(aside, json.loads(store.dump(candidate.catalog)) | {ROLLOUT: _told(terms)})
+        _put(aside, json.loads(store.dump(candidate.catalog)) | {ROLLOUT: _terms_document(terms)})
         for variant in candidate.catalog.variants:
             (repository / variant.name / CANDIDATE_CARD).unlink(missing_ok=True)
         (repository / CANDIDATE).unlink(missing_ok=True)
@@ -157,12 +157,12 @@ def withdrawn(repository: Path, sha256: str) -> str | None:
     """Return why this very candidate was withdrawn earlier; None: it was not."""
     path = _aside(repository, sha256)
     try:
-        told = json.loads(path.read_bytes())[ROLLOUT]["withdrawn"]
+        reason = json.loads(path.read_bytes())[ROLLOUT]["withdrawn"]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError):
         return "no reason can be read"
-    return f"{told}; remove {path.name} to try it again"
+    return f"{reason}; remove {path.name} to try it again"
 
 
 def variants_of(repository: Path) -> tuple[Variant, ...]:
@@ -187,7 +187,7 @@ def _current(repository: Path) -> Catalog | None:
     return store.read(repository) if (repository / store.CATALOG).exists() else None
 
 
-def _told(terms: Terms) -> dict[str, Any]:
+def _terms_document(terms: Terms) -> dict[str, Any]:
     return {name: value for name, value in asdict(terms).items() if value not in (None, "")}
 
 

@@ -59,19 +59,19 @@ def bind_unix(path: Path) -> socket.socket:
 
     Raises: SettingsError.
     """
-    door = socket.socket(socket.AF_UNIX)
+    listener = socket.socket(socket.AF_UNIX)
     try:
         if path.is_socket():
             _remove_abandoned(path)
-        door.bind(str(path))
+        listener.bind(str(path))
     except OSError as exc:
-        door.close()
+        listener.close()
         raise SettingsError(
             f"uds: cannot listen on {path} ({exc.strerror or exc}); choose another path, in a folder that"
             " exists, with --uds or BERTIER_UDS"
         ) from exc
-    door.listen(BACKLOG)
-    return door
+    listener.listen(BACKLOG)
+    return listener
 
 
 def _remove_abandoned(path: Path) -> None:

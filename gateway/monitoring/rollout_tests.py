@@ -127,10 +127,10 @@ class RolloutTests:
         if not paired or self.verdict is not Verdict.OPEN:
             return False
         if self.rates[rate].worse >= self.alarm:
-            self.verdict, self.reason = Verdict.WORSE, self._told(rate)
+            self.verdict, self.reason = Verdict.WORSE, self._counts(rate)
         elif self._all_shown():
-            told = ", ".join(self._told(each) for each in self._needed())
-            self.verdict, self.reason = Verdict.NO_WORSE, told
+            counts = ", ".join(self._counts(each) for each in self._needed())
+            self.verdict, self.reason = Verdict.NO_WORSE, counts
         return self.verdict is not Verdict.OPEN
 
     def evidence_of(self, rate: Rate) -> tuple[float, float]:
@@ -146,6 +146,6 @@ class RolloutTests:
     def _needed(self) -> list[Rate]:
         return [each for each in Rate if self.compares or each is not Rate.DISAGREEMENT]
 
-    def _told(self, rate: Rate) -> str:
+    def _counts(self, rate: Rate) -> str:
         new, old = self.rates[rate].candidate, self.rates[rate].current
         return f"{rate.value} {new.bad} of {new.n}, current {old.bad} of {old.n}"

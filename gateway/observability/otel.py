@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 EXPORTER = "OTEL_TRACES_EXPORTER"
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-TELL_EVERY_S = 60.0  # between warnings that the collector takes no spans
+LOG_EVERY_S = 60.0  # between warnings that the collector takes no spans
 FLUSH_S = 2.0  # the longest that sending the last spans may delay a stop
 
 Attributes = Mapping[str, str | float]
@@ -138,7 +138,7 @@ class _Exporter(SpanExporter):
     def __init__(self, inner: SpanExporter) -> None:
         self._inner = inner
         self._lost = 0
-        self._told_s = float("-inf")
+        self._logged_s = float("-inf")
         self._closed = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
@@ -146,8 +146,8 @@ class _Exporter(SpanExporter):
             return SpanExportResult.SUCCESS
         self._lost += len(spans)
         now_s = time.monotonic()
-        if now_s - self._told_s >= TELL_EVERY_S:
-            self._told_s = now_s
+        if now_s - self._logged_s >= LOG_EVERY_S:
+            self._logged_s = now_s
             log.warning("the trace collector takes nothing; spans lost so far: %d", self._lost)
         return SpanExportResult.FAILURE
 

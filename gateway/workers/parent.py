@@ -1,7 +1,7 @@
 """The parent of several workers: our own Triton, the catalog, and the workers' lives. It answers no question.
 
 It opens the sockets that the workers share: HTTP connections are taken from one queue, gRPC's are distributed by the
-kernel (SO_REUSEPORT). What it finds out about models it tells all workers; what one of them sees, it is told.
+kernel (SO_REUSEPORT). It sends all workers what it finds out about models, and they send it what they see.
 """
 
 from __future__ import annotations
@@ -280,7 +280,7 @@ class Parent(Followers):
 
     def _tell(self, kind: str, payload: Any) -> None:
         for child in self._children:
-            if child.begun:  # another one is told all when it begins
+            if child.begun:  # another one gets everything when it begins
                 child.channel.send(kind, payload)
 
     def _admissions(self) -> Admissions:

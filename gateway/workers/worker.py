@@ -106,7 +106,7 @@ class Worker:
         return code
 
     async def _join(self, gateway: Gateway) -> None:
-        """Wait for the models where others answer meanwhile; where nobody does, the caller is told."""
+        """Wait for the models where others answer meanwhile; where nobody does, the caller gets an error."""
         own = self._inherited.workers.own
         assert own is not None
         if not self._inherited.workers.others_ready:

@@ -134,8 +134,8 @@ def _sheds(run: Run, summary: Summary, window_s: float) -> str:
                 for at, found in parts
             ]
     rows = list(summary.failures.items())
-    told = table(["failure", "times"], rows) if rows else "<p>Nothing failed.</p>"
-    return charts.legend(list(series)) + charts.lines(series, "s", "requests/s") + told
+    failed = table(["failure", "times"], rows) if rows else "<p>Nothing failed.</p>"
+    return charts.legend(list(series)) + charts.lines(series, "s", "requests/s") + failed
 
 
 def _client(run: Run, window_s: float) -> str:

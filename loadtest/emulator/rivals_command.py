@@ -189,7 +189,7 @@ def _cell(world: World, policy: str, load: float, trace: Trace, played: Played) 
 def _show(
     world: World, cells: Sequence[Cell], tuned: dict[str, Any], complaints: dict[str, str]
 ) -> tuple[bool, Result]:
-    told: dict[str, dict[str, dict[str, float]]] = {}
+    by_load: dict[str, dict[str, dict[str, float]]] = {}
     for load in sorted({c.load for c in cells}):
         table = Table(
             *("policy", "kept by certificate", "lowest, highest", "by class means", "answered"),
@@ -206,7 +206,7 @@ def _show(
                 *(f"{_mean(own, 'joint'):.3f}", f"{_mean(own, 'answered'):.3f}"),
                 *(f"{_mean(own, 'core_ms'):.1f}", f"{_mean(own, 'p95_ms'):.0f}"),
             )
-            told.setdefault(f"{load:g}", {})[name] = {
+            by_load.setdefault(f"{load:g}", {})[name] = {
                 field: round(_mean(own, field), 4) for field in Cell.__slots__[2:]
             }
         Console(width=150).print(table)
@@ -214,9 +214,10 @@ def _show(
     for name, complaint in complaints.items():
         print(f"NOT VALID: {name}: {complaint}")
     leads = {
-        load: max(found, key=lambda n: found[n]["by_certificate"]) for load, found in told.items()
+        load: max(found, key=lambda n: found[n]["by_certificate"])
+        for load, found in by_load.items()
     }
-    return not complaints, {"loads": told, "ahead": leads, "complaints": complaints}
+    return not complaints, {"loads": by_load, "ahead": leads, "complaints": complaints}
 
 
 def _names(cells: Sequence[Cell]) -> list[str]:

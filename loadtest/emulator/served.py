@@ -80,10 +80,10 @@ class Player:
         fates = [fate_of(r, self._world.plans) for r in results]
         found = Played(fates, spent, client.complaint(self._max_lag_ms))
         if not found.complaint:
-            told = {"key": self._key(trace), "fates": as_json(fates), "spent": asdict(spent)}
+            stored = {"key": self._key(trace), "fates": as_json(fates), "spent": asdict(spent)}
             self._folder.mkdir(parents=True, exist_ok=True)
             part = self._folder / f"{name}.part"
-            part.write_text(json.dumps(told))
+            part.write_text(json.dumps(stored))
             os.replace(part, self._folder / f"{name}.json")
         return found
 

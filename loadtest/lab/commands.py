@@ -183,8 +183,8 @@ def _show(
             "policy", *(h for n, h, _ in tables.COLUMNS if n in SHOWN), title=f"load {load:g}"
         )
         for policy, row in sorted(policies.items(), key=lambda x: -x[1]["joint"].value):
-            told = [page.plain(row[n], d) for n, _, d in tables.COLUMNS if n in SHOWN]
-            table.add_row(policy, *told)
+            shown = [page.plain(row[n], d) for n, _, d in tables.COLUMNS if n in SHOWN]
+            table.add_row(policy, *shown)
         Console(width=130).print(table)
     held: dict[str, list[int]] = {}
     for verdict in found:
@@ -195,7 +195,7 @@ def _show(
         print(f"{claim}: holds in {good} of {n} spots")
     for verdict in found:
         if not verdict.holds:
-            print(f"  fails: {verdict.claim} ({verdict.spot}): {verdict.told}")
+            print(f"  fails: {verdict.claim} ({verdict.spot}): {verdict.details}")
     played = [c for c in cells if "n" in c.found["all"] and c.found["plans"]]
     cpu_s = sum(c.found["cpu_s"] for c in played)
     requests = sum(c.found["all"]["n"] for c in played)

@@ -103,8 +103,8 @@ class Cell:
     found: Measured
 
     def value(self, measure_name: str) -> float:
-        told = self.found["all"].get(measure_name)
-        return float("nan") if told is None else float(told)
+        measured = self.found["all"].get(measure_name)
+        return float("nan") if measured is None else float(measured)
 
 
 def run(

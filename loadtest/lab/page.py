@@ -64,7 +64,7 @@ def _verdicts(verdicts: Sequence[Verdict]) -> str:
     rows = "".join(
         f"<tr><td>{escape(v.claim)}</td><td>{escape(v.spot)}</td>"
         f"<td{'' if v.holds else ' class=fails'}>{'holds' if v.holds else 'fails'}</td>"
-        f"<td>{escape(v.told)}</td></tr>"
+        f"<td>{escape(v.details)}</td></tr>"
         for v in verdicts
     )
     return f"<table><tr><th>claim</th><th>spot</th><th></th><th></th></tr>{rows}</table>"

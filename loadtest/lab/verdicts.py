@@ -32,7 +32,7 @@ class Verdict:
     claim: str
     spot: str
     holds: bool
-    told: str
+    details: str
 
 
 def judge(spots: Sequence[Spot], largest: str) -> list[Verdict]:
@@ -56,8 +56,10 @@ def _far_above(spot: Spot, spots: Sequence[Spot]) -> Iterator[Verdict]:
     found = {s.load: s.mean(OURS, "goodput_per_s").value for s in same}
     peak = max(found, key=lambda load: found[load])
     share = found[spot.load] / found[peak] if found[peak] else 0.0
-    told = f"{share:.2f} of the {found[peak]:.0f}/s at load {peak:g}"
-    yield _verdict("goodput holds far above capacity", spot, holds=share >= GOODPUT_KEPT, told=told)
+    details = f"{share:.2f} of the {found[peak]:.0f}/s at load {peak:g}"
+    yield _verdict(
+        "goodput holds far above capacity", spot, holds=share >= GOODPUT_KEPT, details=details
+    )
 
 
 def _with_room(spot: Spot, largest: str) -> Iterator[Verdict]:
@@ -66,15 +68,21 @@ def _with_room(spot: Spot, largest: str) -> Iterator[Verdict]:
     cost = {p: spot.mean(p, "compute_ms").value for p in (OURS, *rivals)}
     near = [p for p in joint if joint[p] >= max(joint.values()) - POINT]
     cheapest = min(near, key=lambda p: cost[p])
-    told = f"{len(near)} within a point of {max(joint.values()):.3f}; ours {joint[OURS]:.3f}, "
-    told += f"{cost[OURS]:.1f} ms; cheapest {cheapest}, {cost[cheapest]:.1f} ms"
+    details = f"{len(near)} within a point of {max(joint.values()):.3f}; ours {joint[OURS]:.3f}, "
+    details += f"{cost[OURS]:.1f} ms; cheapest {cheapest}, {cost[cheapest]:.1f} ms"
     yield _verdict(
-        "least compute among the best", spot, holds=OURS in near and cheapest == OURS, told=told
+        "least compute among the best",
+        spot,
+        holds=OURS in near and cheapest == OURS,
+        details=details,
     )
     if largest in cost:
         share = cost[OURS] / cost[largest]
         yield _verdict(
-            "half of always-largest's compute", spot, holds=share < 0.5, told=f"{share:.2f} of it"
+            "half of always-largest's compute",
+            spot,
+            holds=share < 0.5,
+            details=f"{share:.2f} of it",
         )
 
 
@@ -84,18 +92,22 @@ def _without_room(spot: Spot, largest: str) -> Iterator[Verdict]:
     if rivals:
         best = max(rivals, key=lambda p: spot.mean(p, "joint").value)
         ahead = spot.difference(OURS, best, "joint")
-        told = f"ours {ours.value:.3f}, next {best}: {_signed(ahead)} in favour of ours"
-        yield _verdict("highest joint attainment", spot, holds=ahead.value >= 0, told=told)
+        details = f"ours {ours.value:.3f}, next {best}: {_signed(ahead)} in favour of ours"
+        yield _verdict("highest joint attainment", spot, holds=ahead.value >= 0, details=details)
     if largest in spot.cells:
         theirs = spot.mean(largest, "joint").value
-        told = f"{ours.value:.3f} against {theirs:.3f}"
-        yield _verdict("twice always-largest's", spot, holds=ours.value >= 2 * theirs, told=told)
+        details = f"{ours.value:.3f} against {theirs:.3f}"
+        yield _verdict(
+            "twice always-largest's", spot, holds=ours.value >= 2 * theirs, details=details
+        )
     yield from _accuracy(spot)
     if oracle.NAME in spot.cells:
         most = spot.mean(oracle.NAME, "joint").value
         regret = 1 - ours.value / most if most else 0.0
-        told = f"{regret:.3f} of the bound {most:.3f}"
-        yield _verdict("regret to the oracle's bound", spot, holds=regret <= REGRET, told=told)
+        details = f"{regret:.3f} of the bound {most:.3f}"
+        yield _verdict(
+            "regret to the oracle's bound", spot, holds=regret <= REGRET, details=details
+        )
 
 
 def _accuracy(spot: Spot) -> Iterator[Verdict]:
@@ -105,21 +117,21 @@ def _accuracy(spot: Spot) -> Iterator[Verdict]:
     mine, reached = spot.mean(OURS, "served_f1").value, spot.mean(OURS, "in_time").value
     equal = [p for p in fixed if spot.mean(p, "in_time").value >= reached - POINT]
     if not equal:
-        told = "no fixed plan attains as much"
-        yield _verdict("served F1 at equal attainment", spot, holds=True, told=told)
+        details = "no fixed plan attains as much"
+        yield _verdict("served F1 at equal attainment", spot, holds=True, details=details)
         return
     best = max(equal, key=lambda p: fixed[p])
     share = (mine - fixed[best]) / (max(fixed.values()) - min(fixed.values()))
-    told = f"{share:+.2f} of the gap over {best}"
-    yield _verdict("served F1 at equal attainment", spot, holds=share >= GAP_SHARE, told=told)
+    details = f"{share:+.2f} of the gap over {best}"
+    yield _verdict("served F1 at equal attainment", spot, holds=share >= GAP_SHARE, details=details)
 
 
 def _rivals(spot: Spot) -> list[str]:
     return [p for p in spot.cells if p not in (OURS, oracle.NAME)]
 
 
-def _verdict(claim: str, spot: Spot, *, holds: bool, told: str) -> Verdict:
-    return Verdict(claim, f"{spot.mix}, {spot.arrival}, load {spot.load:g}", holds, told)
+def _verdict(claim: str, spot: Spot, *, holds: bool, details: str) -> Verdict:
+    return Verdict(claim, f"{spot.mix}, {spot.arrival}, load {spot.load:g}", holds, details)
 
 
 def _signed(mean: Mean) -> str:

@@ -112,7 +112,7 @@ def judge(classes: Mapping[str, Counted], least: float, broken: str, *, busy: bo
 
 def as_json(classes: Mapping[str, Counted], verdict: Verdict) -> dict[str, Any]:
     """Return the run as its last line tells it."""
-    told = {
+    by_class = {
         name: {
             "n": c.n,
             "in_time": _known(c.in_time),
@@ -122,7 +122,7 @@ def as_json(classes: Mapping[str, Counted], verdict: Verdict) -> dict[str, Any]:
         }
         for name, c in classes.items()
     }
-    return {"classes": told, "attained": _known(verdict.attained), "reason": verdict.reason}
+    return {"classes": by_class, "attained": _known(verdict.attained), "reason": verdict.reason}
 
 
 def _known(value: float) -> float | None:

@@ -99,8 +99,8 @@ async def tried(
         while not ended.done():
             await _ask(client, next(questions), found)
             await asyncio.sleep(PAUSE_S)
-        told = ended.result() or {}
-    decided = told.get("decided") or ""
+        state = ended.result() or {}
+    decided = state.get("decided") or ""
     result = decided.partition(":")[0] or "open"
     return Trial(
         name,
@@ -134,8 +134,8 @@ async def _until(
         async with asyncio.timeout(most_s):
             while True:
                 async with client.get("/readyz") as reply:
-                    told: dict[str, Any] | None = (await reply.json())["candidate"]
-                if reached(told):
-                    return told
+                    state: dict[str, Any] | None = (await reply.json())["candidate"]
+                if reached(state):
+                    return state
                 await asyncio.sleep(POLL_S)
     return None

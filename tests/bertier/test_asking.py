@@ -96,7 +96,7 @@ async def test_a_shared_context_that_is_wrong_fails_the_whole(
 
 
 @both
-async def test_a_kept_answer_is_told_from_a_new_one(
+async def test_a_cached_answer_differs_from_a_new_one(
     gateway: Running, url_of: Callable[[Running], str]
 ) -> None:
     """By its age; a client may do without kept answers."""

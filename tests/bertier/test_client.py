@@ -133,7 +133,7 @@ async def test_a_plan_is_asked_without_an_answer(
 
 
 @both
-async def test_an_infeasible_promise_names_what_is_feasible(
+async def test_an_infeasible_slo_names_what_is_feasible(
     gateway: Running, url_of: Callable[[Running], str]
 ) -> None:
     """A refusal lists feasible SLOs."""
@@ -153,7 +153,7 @@ async def test_an_infeasible_promise_names_what_is_feasible(
         ({"slo_class": "no-such"}, "no-such"),
     ],
 )
-async def test_what_cannot_be_asked_is_told(
+async def test_what_cannot_be_asked_raises(
     gateway: Running, url_of: Callable[[Running], str], slo: SloArguments, said: str
 ) -> None:
     """The gateway's own words reach the caller."""
@@ -161,7 +161,7 @@ async def test_what_cannot_be_asked_is_told(
         await in_thread(url_of(gateway), lambda c: c.answer(QUESTION, CONTEXT, **slo))
 
 
-async def test_a_misspelt_promise_is_no_promise(gateway: Running) -> None:
+async def test_a_misspelt_slo_is_refused(gateway: Running) -> None:
     """An argument that is none never reaches the network in silence."""
     with pytest.raises(TypeError, match="min_f2"):
         await in_thread(http(gateway), lambda c: c.answer(QUESTION, CONTEXT, **MISSPELT))

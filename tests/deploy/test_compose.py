@@ -97,7 +97,7 @@ def test_what_is_mounted_is_there_and_read_only(name: str) -> None:
             assert source in compose()["volumes"], target
 
 
-def test_prometheus_is_told_of_services_that_are_there() -> None:
+def test_prometheus_scrapes_services_that_are_there() -> None:
     """Its own configuration names the files; here are those of the containers."""
     ours = {path.name: path for path in (DEPLOY / "compose" / "targets").iterdir()}
     assert ours.keys() == {path.name for path in (DEPLOY / "prometheus" / "targets").iterdir()}

@@ -30,7 +30,7 @@ def post(
     )
 
 
-async def test_every_door_gives_the_answer_of_the_offline_evaluation(
+async def test_every_frontend_gives_the_answer_of_the_offline_evaluation(
     stack: Stack, examples: list[Example]
 ) -> None:
     """What was certified is what is served, whichever protocol asks."""

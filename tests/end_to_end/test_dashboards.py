@@ -261,7 +261,7 @@ def test_a_choice_without_data_leaves_panels_empty_and_not_in_error(observed: Ob
             assert not [value for value in found if value], where
 
 
-def test_a_refused_catalog_is_told_to_alertmanager_with_its_runbook(observed: Observed) -> None:
+def test_a_refused_catalog_reaches_alertmanager_with_its_runbook(observed: Observed) -> None:
     """From the gateway's gauge to the page that somebody opens."""
     assert "BertierCatalogRefused" not in names(observed.prometheus.received())
     (observed.repository / store.CATALOG).write_text(json.dumps({"schema_version": 99}))

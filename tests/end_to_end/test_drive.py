@@ -32,7 +32,7 @@ def test_a_run_ends_with_figures_and_a_page(
     assert "<svg" in (folder / "report.html").read_text()
 
 
-def test_a_promise_that_was_not_kept_is_an_exit_status(stack: Stack, tmp_path: Path) -> None:
+def test_an_slo_that_was_not_met_is_an_exit_status(stack: Stack, tmp_path: Path) -> None:
     """A pipeline needs no eyes on a table."""
     flags = ("--folder", str(tmp_path), "--min-attainment", "1.01")
     assert cli.main(["drive", "--url", stack.http_url, *FLAGS, *flags]) == 1

@@ -28,7 +28,7 @@ def test_the_readme_shows_the_request_that_serve_prints() -> None:
     assert textwrap.indent(curl, "    ") in (ROOT / "README.md").read_text()
 
 
-def test_the_shipped_models_keep_the_promise_of_the_example() -> None:
+def test_the_shipped_models_meet_the_slo_of_the_example() -> None:
     """The first answer anybody sees should say SLO-Met: true."""
     assert store.read(ROOT / "model_repository").best_floor >= welcome.EXAMPLE_MIN_F1
 
@@ -75,7 +75,7 @@ async def test_who_watches_has_a_port_of_its_own() -> None:
         assert set(listening) == {"127.0.0.1"}
 
 
-async def test_metrics_that_moved_are_no_longer_at_the_front() -> None:
+async def test_metrics_that_moved_are_no_longer_on_the_http_port() -> None:
     """A page that is served at two places is protected at neither."""
     for settings, status in ({}, 200), ({"metrics_port": 0}, 404):
         transport = httpx2.ASGITransport(app=app.build(gateway_of(**settings)))
@@ -100,7 +100,7 @@ async def test_a_port_that_is_taken_is_named() -> None:
         ("192.0.2.1", r"^host: 192\.0\.2\.1 is no address of this host"),
     ],
 )
-def test_a_host_that_is_not_ours_is_told_apart_from_a_port_in_use(host: str, said: str) -> None:
+def test_a_host_that_is_not_ours_is_another_error_than_a_port_in_use(host: str, said: str) -> None:
     """Another port would not help."""
     with pytest.raises(SettingsError, match=said) as caught:
         listening.open_http(Settings(host=host, http_port=0, grpc_port=0))

@@ -231,7 +231,7 @@ def test_a_key_may_be_bound_to_the_latency_of_a_class() -> None:
         resolve(replace(bound, latency_ms=None, slo_class="interactive"))
 
 
-def test_a_class_may_promise_a_loss() -> None:
+def test_a_class_may_bound_the_loss() -> None:
     """With a floor of its own, both hold."""
     classes = {"close": SloClass(50, SloPolicy.STRICT, min_f1=0.4, max_f1_loss=0.01)}
     resolved = slo.resolve(SloRequest(slo_class="close"), classes, "close", best_floor=0.7)
@@ -284,7 +284,7 @@ def test_the_ends_of_every_range_are_allowed(defaults: SloClass) -> None:
     assert slo.class_problem("gold", defaults) is None
 
 
-def test_classes_that_cannot_be_told_apart_are_found() -> None:
+def test_classes_with_equal_values_are_found() -> None:
     """By their defaults, or by names that differ in case only."""
     classes = {"b": gold(), "a": gold(), "c": gold(60), "d": gold()}
     assert slo.equal_classes(classes) == [("a", "b"), ("a", "d"), ("b", "d")]

@@ -156,7 +156,7 @@ def test_a_file_of_keys_that_cannot_be_is_refused_by_name(
     assert str(path) in str(caught.value)
 
 
-def test_a_missing_file_of_keys_is_no_open_door(tmp_path: Path) -> None:
+def test_a_missing_file_of_keys_lets_nobody_in(tmp_path: Path) -> None:
     """A wrong path must not serve everybody."""
     with pytest.raises(KeyFileError, match="cannot be read"):
         Access(Settings(api_keys_file=tmp_path / "none.toml"), Metrics())
@@ -216,7 +216,7 @@ def test_a_slow_quota_still_lets_one_through() -> None:
     assert quota.take(1, 1_000.0) == pytest.approx(9_000.0)
 
 
-def test_a_caller_beyond_its_quota_is_told_when_to_come_back() -> None:
+def test_a_caller_beyond_its_quota_learns_when_to_retry() -> None:
     """The wait is the quota's, and the count is the key's own."""
     metrics = Metrics()
     caller = Access(Settings(api_keys=one(requests_per_s=2)), metrics).admit(
@@ -366,7 +366,7 @@ async def test_probes_need_no_key_and_all_else_does() -> None:
         assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
-async def test_a_stranger_is_told_only_whether_it_is_ready() -> None:
+async def test_a_caller_without_a_key_learns_only_whether_it_is_ready() -> None:
     """Probes need no more; addresses, paths, models and hashes are for those with a key."""
     async with (
         live.gateway(api_keys=one()) as running,

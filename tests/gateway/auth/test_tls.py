@@ -168,7 +168,7 @@ def test_a_certificate_that_begins_later_is_used_when_it_does(
     assert served.pem().certificate == later.certificate
 
 
-def test_the_end_of_a_certificate_in_use_is_told_as_it_comes(
+def test_the_end_of_a_certificate_in_use_is_logged_as_it_comes(
     authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A gateway runs longer than a certificate: once two weeks ahead, and once when it is over."""
@@ -202,7 +202,7 @@ def test_a_certificate_out_of_its_time_is_refused(
     assert str(certificate) in str(caught.value)
 
 
-def test_a_certificate_that_ends_soon_is_told(
+def test_a_certificate_that_ends_soon_is_logged(
     authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The log warns, and the metric can be alerted on."""

@@ -35,6 +35,6 @@ def test_a_host_without_the_tool_has_no_gpu(tmp_path: Path) -> None:
     assert host.gpu_names(str(tmp_path / "nowhere")) == ""
 
 
-def test_a_host_is_told_with_its_gpus() -> None:
+def test_a_host_is_described_with_its_gpus() -> None:
     """All parts of the gateway and the optimizer say it alike."""
     assert host.describe("engine 1").gpu == host.gpu_names()

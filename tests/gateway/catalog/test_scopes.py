@@ -48,7 +48,7 @@ def test_what_has_one_scope_stays_as_it_is() -> None:
     assert points(in_scope(replace(early, plans=plans), FloorScope.ALL)) == {(0.70, 0.31)}
 
 
-def test_everybody_is_told_which_scope_it_is() -> None:
+def test_every_view_names_the_scope() -> None:
     """A floor of .70 that is said of fewer texts than one expects would mislead."""
     lower, whole = (serving_set(in_scope(catalog(), scope)) for scope in FloorScope)
     assert "all clusters" not in summary(lower)

@@ -185,7 +185,7 @@ async def test_a_stock_client_gets_answers(gateway: Running, kind: type[GrpcClie
 
 
 @CLIENTS
-async def test_the_decision_on_each_item_is_told_as_a_parameter(
+async def test_the_decision_on_each_item_is_a_parameter(
     gateway: Running, kind: type[GrpcClient]
 ) -> None:
     """The protocol has no other place for it; a stock client reads it as text."""

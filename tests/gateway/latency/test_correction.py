@@ -44,7 +44,7 @@ def test_quantiles_hold_whatever_the_scatter(sigma: float) -> None:
     assert 0.93 <= feed(LatencyCorrection(1), cell(), lognormal(3000, sigma)) <= 0.99
 
 
-def test_two_cells_that_differ_are_told_apart() -> None:
+def test_two_cells_that_differ_are_learned_apart() -> None:
     """A profile that is off for one length must not widen all."""
     correction, fast, slow = LatencyCorrection(1), cell(), cell()
     for _ in range(400):

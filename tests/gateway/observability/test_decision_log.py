@@ -129,7 +129,7 @@ async def test_a_refusal_before_the_request_was_read_is_kept_without_a_size(tmp_
     assert found["answered"].bucket == 64
 
 
-async def test_every_front_of_a_live_gateway_records_what_replay_reads(tmp_path: Path) -> None:
+async def test_every_frontend_of_a_live_gateway_records_what_replay_reads(tmp_path: Path) -> None:
     """HTTP, a list and the Open Inference Protocol, gRPC; no text is in the file."""
     import grpc.aio
 

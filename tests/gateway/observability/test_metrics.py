@@ -65,7 +65,7 @@ class Gateway:
         ]
 
 
-async def test_an_answer_in_time_and_above_the_floor_keeps_every_promise() -> None:
+async def test_an_answer_in_time_and_above_the_floor_meets_the_whole_slo() -> None:
     """Attainment is the service's first indicator."""
     gateway = Gateway()
     await gateway.ask()
@@ -73,7 +73,7 @@ async def test_an_answer_in_time_and_above_the_floor_keeps_every_promise() -> No
     assert gateway.kept("broken") == [0, 0, 0]
 
 
-async def test_an_answer_below_the_floor_keeps_the_promise_of_latency_only() -> None:
+async def test_an_answer_below_the_floor_meets_the_latency_only() -> None:
     """Latency and accuracy have budgets of their own."""
     gateway = Gateway()
     await gateway.ask(slo_min_f1="0.95")
@@ -121,14 +121,14 @@ async def test_a_request_that_failed_misses_every_objective() -> None:
         {"slo_policy": "strict", "slo_latency_ms": "9000", "slo_min_f1": "0.95"},
     ],
 )
-async def test_what_the_caller_got_wrong_breaks_no_promise(headers: dict[str, str]) -> None:
+async def test_what_the_caller_got_wrong_violates_no_slo(headers: dict[str, str]) -> None:
     """Nobody can burn our budget with bad requests."""
     gateway = Gateway()
     assert (await gateway.ask(**headers)).status_code in (400, 422)
     assert sum(gateway.kept("broken")) == sum(gateway.kept("broken", "unknown")) == 0
 
 
-def test_every_promise_of_every_class_is_there_before_the_first_request() -> None:
+def test_every_objective_of_every_class_is_there_before_the_first_request() -> None:
     """`rate` sees a request only as a step, so one that begins its series would be missed."""
     classes = Settings(classes=CUSTOM).classes  # type: ignore[arg-type]
     (found,) = (

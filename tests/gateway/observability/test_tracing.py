@@ -83,7 +83,7 @@ async def test_a_request_is_a_span_with_one_of_each_stage_below_it(collected: Co
     assert collected.resource()["service.version"] == "1.2.3"
 
 
-async def test_the_request_span_says_what_was_promised_chosen_and_kept(
+async def test_the_request_span_has_the_slo_the_choice_and_the_outcome(
     collected: Collector,
 ) -> None:
     """Traces can be searched by SLO, plan and outcome."""
@@ -175,7 +175,7 @@ class Recorder(triton_service.GRPCInferenceServiceServicer):  # type: ignore[mis
         return reply
 
 
-async def test_triton_is_told_the_span_of_the_inference(collected: Collector) -> None:
+async def test_triton_gets_the_span_of_the_inference(collected: Collector) -> None:
     """Triton's own trace of the request then hangs below ours."""
     recorder, server = Recorder(), grpc.aio.server()
     triton_service.add_GRPCInferenceServiceServicer_to_server(recorder, server)
@@ -272,7 +272,7 @@ async def test_a_collector_that_is_away_costs_spans_and_one_line(
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "carrier-pigeon", "carrier-pigeon"),
     ],
 )
-def test_what_cannot_be_used_is_told_and_questions_are_answered_without(
+def test_what_cannot_be_used_is_logged_and_questions_are_answered_without(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     name: str,

@@ -294,7 +294,7 @@ async def ask_cascade(
     return await Cascade(backend, observer, clock).answer(job, option)
 
 
-def test_the_time_of_an_answer_is_told_by_stage() -> None:
+def test_the_time_of_an_answer_is_reported_by_stage() -> None:
     """Summed over both variants; each gets what is left of the deadline."""
     backend = Queued()
 

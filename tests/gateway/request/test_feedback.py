@@ -101,7 +101,7 @@ async def test_feedback_is_off_by_default() -> None:
         await service.feedback.report(("a", ""), RIGHT)
 
 
-async def test_the_questions_of_a_list_are_told_apart_by_their_ids() -> None:
+async def test_the_questions_of_a_list_differ_by_their_ids() -> None:
     """They share the id of their request; where they share their own, too, nobody knows which is meant."""
     service = make_service(feedback_requests=10)
     for own_id in ("1", "2", "", ""):

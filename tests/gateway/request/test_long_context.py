@@ -62,7 +62,7 @@ def test_the_window_with_the_question_s_words_is_asked_first() -> None:
     assert first[:, 1].max() > begin
 
 
-def test_windows_that_promise_alike_keep_the_order_of_the_text() -> None:
+def test_windows_with_equal_scores_keep_the_order_of_the_text() -> None:
     """The same request is asked in the same order, always."""
     windows = encoder().encode(Question("Xylophone?", FILLER * 2))
     assert list(long_context.rank(windows)) == list(range(windows.n_windows))

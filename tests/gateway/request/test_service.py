@@ -356,7 +356,7 @@ async def test_a_variant_whose_logits_are_not_finite_is_routed_around() -> None:
     assert backend.asked == ["large"]
 
 
-async def test_without_another_plan_the_failure_is_told() -> None:
+async def test_without_another_plan_the_caller_gets_the_failure() -> None:
     """A pinned variant has none; neither has a strict floor that only one plan keeps."""
     backend = FakeBackend()
     backend.errors = {"small": FAILED, "large": BackendError("large: broken")}
@@ -370,7 +370,7 @@ async def test_without_another_plan_the_failure_is_told() -> None:
     assert count(service, "bertier_retries_total", outcome="no_plan") == 2
 
 
-async def test_a_promise_only_a_failing_variant_could_keep_is_unavailable_not_infeasible() -> None:
+async def test_an_slo_only_a_failing_variant_could_meet_is_unavailable_not_infeasible() -> None:
     """The SLO can be met again later; 422 would make the caller give up."""
     backend = FakeBackend()
     backend.error = BackendError("broken")

@@ -130,7 +130,7 @@ def test_everyone_who_waits_is_let_in_or_found_hopeless(
 
 
 @pytest.mark.parametrize(("priority", "ahead"), [(0, 0), (3, 2), (7, 3)])
-def test_the_place_in_the_queue_is_told_by_the_same_order(priority: int, ahead: int) -> None:
+def test_the_place_in_the_queue_follows_the_same_order(priority: int, ahead: int) -> None:
     """What `/v1/plan` adds as a wait."""
     found = queue(waits(slo()), waits(slo()), waits(slo(250.0)))
     assert found.n_ahead(slo(priority=priority), 10.0) == ahead

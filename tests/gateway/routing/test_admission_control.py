@@ -82,7 +82,7 @@ async def test_a_strict_request_is_refused_at_once_or_let_in_past_those_who_wait
     assert (service.admission.n_waiting, service.admission.in_flight) == (0, 0)
 
 
-async def test_who_waits_in_vain_is_told_the_rule_and_the_numbers() -> None:
+async def test_who_waits_in_vain_learns_the_rule_and_the_numbers() -> None:
     """As soon as no plan is predicted to answer by the deadline."""
     service = service_before(FakeBackend())
     fill(service, 500)

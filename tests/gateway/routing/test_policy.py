@@ -169,7 +169,7 @@ def paired(wait_ms: float = 0.0) -> list[Option]:
         (slo(15, 0.0, STRICT), 0.01, None, Reason.INFEASIBLE, ()),
     ],
 )
-def test_a_loss_to_the_largest_variant_is_promised_like_a_floor(
+def test_a_loss_to_the_largest_variant_is_met_like_a_floor(
     wanted: Slo, loss: float, plan: str | None, reason: Reason, violations: object
 ) -> None:
     """Both certificates have to hold where both are asked for."""
@@ -178,7 +178,7 @@ def test_a_loss_to_the_largest_variant_is_promised_like_a_floor(
     assert (chosen, decision.reason, decision.violations) == (plan, reason, violations)
 
 
-def test_a_loss_that_nobody_certified_is_no_promise() -> None:
+def test_a_loss_that_is_not_certified_is_not_met() -> None:
     """A catalog of early studies has none: strict refuses, the others say `uncertified`."""
     wanted = replace(slo(50, 0.0), max_f1_loss=0.5)
     assert choose(wanted, idle()).violations == (SloViolation.UNCERTIFIED,)
@@ -204,7 +204,7 @@ def by_kind(wait_ms: float = 0.0) -> list[Option]:
         (slo(50, 0.0), 0.7, "large", (SloViolation.BELOW_FLOOR,)),
     ],
 )
-def test_a_floor_on_answerable_questions_is_promised_beside_the_other(
+def test_a_floor_on_answerable_questions_holds_beside_the_other(
     wanted: Slo, floor: float, plan: str | None, violations: object
 ) -> None:
     """F1 over all questions rewards silence; who knows that there is an answer asks for this one."""
@@ -213,7 +213,7 @@ def test_a_floor_on_answerable_questions_is_promised_beside_the_other(
     assert (chosen, decision.violations) == (plan, violations)
 
 
-def test_a_floor_of_a_kind_that_nobody_certified_is_no_promise() -> None:
+def test_a_floor_of_a_kind_that_is_not_certified_is_not_met() -> None:
     """As with a loss: strict refuses, the others say `uncertified`; so with a broken certificate."""
     wanted = replace(slo(50, 0.0), min_answerable_f1=0.1)
     assert choose(wanted, idle()).violations == (SloViolation.UNCERTIFIED,)

@@ -62,7 +62,7 @@ async def test_a_question_that_is_answered_late_holds_up_no_other() -> None:
         hold.set()
 
 
-async def test_who_waits_for_a_process_that_is_gone_is_told() -> None:
+async def test_who_waits_for_a_process_that_is_gone_gets_an_error() -> None:
     """A worker may be killed while it is asked."""
     hold = asyncio.Event()
 

@@ -67,7 +67,7 @@ def point(trial: int, f1: dict[int, float], ms: float, mb: float = 5.0) -> Point
     return Point(trial, candidate, Cost(ms, int(mb * 1e6)), f1)
 
 
-def test_a_front_grows_where_something_new_dominates() -> None:
+def test_a_pareto_front_grows_where_something_new_dominates() -> None:
     """By hand: half of each side; then twice as fast; what is dominated or not asked adds nothing."""
     points = (
         *(point(0, {10: 0.5}, 50), point(1, {10: 0.4}, 60), point(2, {5: 0.9}, 10)),
@@ -79,7 +79,7 @@ def test_a_front_grows_where_something_new_dominates() -> None:
     assert [s.hypervolume for s in found] == pytest.approx([0.125, 0.1875])
 
 
-def test_what_misses_a_limit_is_no_part_of_a_front() -> None:
+def test_what_misses_a_limit_is_no_part_of_a_pareto_front() -> None:
     """As in the search itself."""
     tried = Tried((point(0, {10: 0.5}, 50), point(1, {10: 0.6}, 90)), (1.0, 2.0))
     limits = Limits(max_p95_ms=60)

@@ -71,7 +71,9 @@ def test_a_dominated_variant_is_refused_by_name() -> None:
     check_publishable(catalog, None, allow_dominated=True)
 
 
-def test_a_dominated_member_of_the_front_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_dominated_member_of_the_pareto_front_is_left_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """Nobody named it, so nobody has to take it out; what was named stays for the gate to refuse."""
     catalog = make_catalog([FAST, SLOW, make_variant("slower", 30)], [0.6, 0.5, 0.4])
     left = without_dominated(catalog, {"slow", "fast"})

@@ -236,7 +236,9 @@ def test_the_command_takes_a_baseline(
     assert main.main(given) == 0
 
 
-def test_members_of_the_front_that_were_finished_are_ranked(run_dir: Path, tmp_path: Path) -> None:
+def test_members_of_the_pareto_front_that_were_finished_are_ranked(
+    run_dir: Path, tmp_path: Path
+) -> None:
     """They are students of the study, though its file does not name them."""
     (run_dir / "search" / "front.json").write_text(json.dumps(TRIALS[:2]))
     elastic = ElasticConfig(space=Space(layers=((0, 2),), heads=(4,), ffn=(128, 256)))

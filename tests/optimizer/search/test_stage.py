@@ -113,7 +113,7 @@ def search(study: Study, folder: Path, text: str, *more: str) -> subprocess.Comp
     )
 
 
-def test_a_search_ends_in_a_front(study: Study, tmp_path: Path) -> None:
+def test_a_search_ends_in_a_pareto_front(study: Study, tmp_path: Path) -> None:
     """From the study file to the files that the next stages read."""
     text = "[search]\ntokens = 64\nquestions = [6, 12]\n"
     done = search(study, tmp_path, text, "--trials", "7", "--sampler", "random")

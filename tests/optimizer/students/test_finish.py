@@ -49,7 +49,7 @@ def write_front(folder: Path, *rows: dict[str, Any], search: str = "search") -> 
     path.write_text(json.dumps(rows))
 
 
-def test_members_say_most_of_the_front(tmp_path: Path) -> None:
+def test_members_dominate_most_of_what_the_pareto_front_does(tmp_path: Path) -> None:
     """Neighbours would serve the same requests."""
     best, middle = row(0.7, 30.0, layers=(0, 1)), row(0.65, 12.0, ffn=96)
     near, fast = row(0.64, 11.8, ffn=64), row(0.5, 5.0)
@@ -116,7 +116,7 @@ def test_a_member_keeps_its_rank_and_its_tokens(tmp_path: Path) -> None:
     assert config.candidate(1) == Candidate((0, 1), 1, 32, 4, rank=128, keep=0.5, drop_after=1)
 
 
-def test_without_a_front_there_is_nothing_to_finish(tmp_path: Path) -> None:
+def test_without_a_pareto_front_there_is_nothing_to_finish(tmp_path: Path) -> None:
     """The message says which command makes one."""
     assert finish.members(tmp_path, ELASTICS, HOW) == {}
     with pytest.raises(ConfigError, match=r"search/front\.json: .*bertier-optimize search"):

@@ -36,14 +36,14 @@ def counted(points: Points, d: int) -> int:
 
 
 @given(clouds(3))
-def test_the_front_is_what_nothing_dominates(points: Points) -> None:
+def test_the_pareto_front_is_what_nothing_dominates(points: Points) -> None:
     """The definition, word for word."""
     wanted = [not any(dominates(other, point) for other in points) for point in points]
     assert pareto.front(points).tolist() == wanted
 
 
 @given(clouds(3))
-def test_ranks_peel_one_front_after_the_other(points: Points) -> None:
+def test_ranks_peel_one_pareto_front_after_the_other(points: Points) -> None:
     """A rank is the length of the longest chain of points, each dominating the next."""
 
     def rank(i: int) -> int:
@@ -65,7 +65,7 @@ def test_the_hypervolume_is_exact(d: int) -> None:
 
 
 @given(clouds(3, least=1))
-def test_only_the_front_counts_for_the_hypervolume(points: Points) -> None:
+def test_only_the_pareto_front_counts_for_the_hypervolume(points: Points) -> None:
     """What is dominated adds nothing."""
     whole = pareto.hypervolume(points, [SIDE] * 3)
     assert pareto.hypervolume(points[pareto.front(points)], [SIDE] * 3) == pytest.approx(whole)
@@ -114,7 +114,9 @@ def test_a_subset_that_cannot_fit_says_so() -> None:
 
 
 @given(clouds(2, least=1), st.floats(0, 1))
-def test_the_front_is_always_promoted_and_better_ranks_first(points: Points, share: float) -> None:
+def test_the_pareto_front_is_always_promoted_and_better_ranks_first(
+    points: Points, share: float
+) -> None:
     """No member of the front is lost on a low rung, and none passes a better one."""
     ranks = pareto.ranks(points)
     up = pareto.promoted(ranks, share)

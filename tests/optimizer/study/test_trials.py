@@ -42,7 +42,7 @@ def test_the_limit_missed_by_most_is_the_reason(found: Point, said: str) -> None
     assert Limits(0.5, 20.0, 8.0).reason(found) == said
 
 
-def test_only_what_may_join_the_front_goes_on() -> None:
+def test_only_what_may_join_the_pareto_front_goes_on() -> None:
     """The dear rung is for candidates that the cheap one did not rule out."""
     others = [point(0, 0.60, 20, 8), point(1, 0.50, 10, 4), point(2, 0.40, 5, 2)]
     assert trials.goes_on(point(3, 0.55, 15, 6), others, NO_LIMITS, 0.01)
@@ -58,7 +58,7 @@ def test_what_misses_a_limit_rules_nobody_out() -> None:
     assert trials.goes_on(point(1, 0.5, 12, 7), [better], Limits(max_size_mb=8), 0.01)
 
 
-def test_the_front_holds_points_of_the_highest_rung_alone() -> None:
+def test_the_pareto_front_holds_points_of_the_highest_rung_alone() -> None:
     """400 questions flatter, so their F1 is not compared with that of 1,500."""
     low, top, slow = point(0, 0.7, 9, 9), point(1, 0.6, 10, 9, 1500), point(2, 0.6, 11, 9, 1500)
     assert trials.front_of([low, top, slow], NO_LIMITS) == [top]

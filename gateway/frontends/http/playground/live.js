@@ -50,13 +50,13 @@ async function read() {
 }
 
 function state(ready, metrics) {
-  const told = ready.data ?? {};
-  const reasons = [...(told.reasons ?? []), told.refused && `the new catalog is refused: ${told.refused}`].filter(Boolean);
-  const banner = told.ready
-    ? el("p", { class: "state good-state" }, "Ready", told.engine && `: ${told.backend}, ${told.engine}`, ` (${clock()})`)
+  const body = ready.data ?? {};
+  const reasons = [...(body.reasons ?? []), body.refused && `the new catalog is refused: ${body.refused}`].filter(Boolean);
+  const banner = body.ready
+    ? el("p", { class: "state good-state" }, "Ready", body.engine && `: ${body.backend}, ${body.engine}`, ` (${clock()})`)
     : el("p", { class: "state bad-state" }, `Not ready${reasons.length ? `: ${reasons.join("; ")}` : ""} (${clock()})`);
   const elsewhere = metrics.status === 404 && el("p", { class: "warn" }, "This gateway shows its metrics on a port of their own (metrics_port): load and attainment cannot be shown here.");
-  return [banner, tried(told.candidate), told.ready && reasons.map((reason) => el("p", { class: "warn" }, reason)), metrics.ok ? null : elsewhere || failure(metrics)];
+  return [banner, tried(body.candidate), body.ready && reasons.map((reason) => el("p", { class: "warn" }, reason)), metrics.ok ? null : elsewhere || failure(metrics)];
 }
 
 /** Return what is said of a candidate catalog: how both sets do while it is tried, why it is not, or what became of it. */

@@ -73,7 +73,7 @@ def trailing(error: grpc.aio.AioRpcError) -> dict[str, str]:
     return dict(error.trailing_metadata())
 
 
-async def test_an_answer_comes_with_its_promise(gateway: Running) -> None:
+async def test_an_answer_comes_with_its_slo(gateway: Running) -> None:
     """The message and the initial metadata say which plan answered, and whether it met the SLO."""
     call = gateway.stub.Answer(
         ask(id="q1", top_k=3), metadata=(("slo-min-f1", "0.6"), ("x-request-id", "abc"))
@@ -177,7 +177,7 @@ async def test_a_header_and_its_alias_are_one(gateway: Running) -> None:
     assert "sent twice" in str(error.details())
 
 
-async def test_a_misspelt_promise_is_no_promise(gateway: Running) -> None:
+async def test_a_misspelt_slo_is_refused(gateway: Running) -> None:
     """Answered under a default, the caller would believe it was kept."""
     error = await failure(gateway.stub.Answer(ask(), metadata=(("slo-latency", "50"),)))
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -201,7 +201,7 @@ async def test_an_infeasible_slo_names_what_is_feasible(gateway: Running) -> Non
     assert {"small", "large"} == {point["plan"] for point in nearest}
 
 
-async def test_a_shed_request_is_told_when_to_come_back(gateway: Running) -> None:
+async def test_a_shed_request_learns_when_to_retry(gateway: Running) -> None:
     """gRFC A6: clients with a retry policy wait as long as the metadata says."""
     gateway.backend.gate = asyncio.Event()
     metadata = (("slo-policy", "strict"), ("slo-latency-ms", "60"), ("slo-min-f1", "0.6"))

@@ -145,7 +145,7 @@ async def test_a_bomb_is_refused_over_grpc() -> None:
         ("gzip, gzip", gzip.compress(gzip.compress(BODY)), 415, "unsupported-encoding"),
     ],
 )
-async def test_what_cannot_be_inflated_is_told(
+async def test_what_cannot_be_inflated_is_a_clear_error(
     coding: str, body: bytes, status: int, kind: str
 ) -> None:
     """`invalid JSON` would send people looking for the wrong fault."""

@@ -105,7 +105,7 @@ async def test_a_connection_that_sends_nothing_is_closed() -> None:
         assert closed(running, "slow_head") == 1
 
 
-async def test_a_head_that_comes_slowly_is_told_and_closed() -> None:
+async def test_a_head_that_comes_slowly_is_answered_and_closed() -> None:
     """The limit is of the whole head: a byte now and then does not renew it."""
     async with live.gateway(head_timeout_ms=100, **LOCKED) as running:
         reader, writer = await connected(running)
@@ -268,7 +268,7 @@ async def test_what_is_no_request_gets_a_problem_and_a_line_in_the_log(
         assert closed(running, "malformed") == 1
 
 
-async def test_a_refused_request_is_told_under_the_id_that_came_with_it() -> None:
+async def test_a_refused_request_is_logged_under_the_id_that_came_with_it() -> None:
     """The caller finds it in its own log."""
     async with live.gateway(max_head_bytes=1_024) as running:
         data = b"GET / HTTP/1.1\r\nX-Request-Id: mine\r\nX: " + b"a" * 2_000

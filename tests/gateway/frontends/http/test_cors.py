@@ -79,7 +79,7 @@ async def test_a_page_may_read_the_slo_of_answers_and_failures(
     assert {"SLO-Met", "SLO-Plan", "RateLimit", "Retry-After", "X-Request-Id"} <= exposed
 
 
-async def test_another_origin_may_not_read_and_caches_are_told() -> None:
+async def test_another_origin_may_not_read_and_caches_keep_origins_apart() -> None:
     """One answer for all origins in a cache would lock the right page out."""
     async with live.gateway(cors_origins=[PAGE, "http://localhost:3000"]) as running:
         other = await asked(running, origin="https://evil.example")

@@ -116,7 +116,7 @@ async def test_pages_need_no_key_and_what_they_ask_does() -> None:
         assert (await http.get(pages.SETTINGS, headers=bearer)).status_code == 200
 
 
-async def test_pages_are_told_the_classes_and_limits_of_the_settings() -> None:
+async def test_pages_get_the_classes_and_limits_of_the_settings() -> None:
     """They offer what this gateway takes, not what another one does."""
     async with client(make_service(max_top_k=3, metrics_port=0)) as http:
         told = (await http.get(pages.SETTINGS)).json()

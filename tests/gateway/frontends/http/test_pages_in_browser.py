@@ -359,7 +359,7 @@ async def test_an_slo_that_cannot_be_met_shows_what_can(chromium: str) -> None:
         await tab.until("document.querySelector('.found')")
 
 
-async def test_a_busy_gateway_is_told_from_a_broken_one(chromium: str) -> None:
+async def test_a_busy_gateway_differs_from_a_broken_one(chromium: str) -> None:
     """429 asks for patience."""
     async with (
         live.gateway(max_in_flight=1) as running,

@@ -29,7 +29,7 @@ async def test_requests_are_answered_with_and_without_the_prefix(prefix: str) ->
     assert document["servers"] == [{"url": "/team/qa"}]
 
 
-async def test_the_prefix_opens_no_other_door() -> None:
+async def test_the_prefix_opens_no_other_path() -> None:
     """A path is what it is without the prefix: only probes need no key."""
     async with (
         live.gateway(root_path="/qa", **LOCKED) as running,

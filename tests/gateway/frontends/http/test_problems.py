@@ -200,7 +200,7 @@ def test_every_error_has_a_place_in_the_table() -> None:
     assert unmapped == []
 
 
-def test_blame_is_told_without_a_status() -> None:
+def test_blame_needs_no_status() -> None:
     """gRPC counts by the same rule: the gateway broke the SLO where HTTP says 429 or 5xx, quotas apart."""
     for error, kind in problems.KINDS.items():
         ours = kind.status in (429, *range(500, 600)) and error is not errors.QuotaExceeded

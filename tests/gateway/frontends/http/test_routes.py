@@ -61,7 +61,7 @@ async def test_the_headers_choose_the_variant(headers: dict[str, str], variant: 
     assert response.json()["variant"] == variant
 
 
-async def test_explain_shows_what_struck_out_each_option() -> None:
+async def test_explain_shows_the_rejection_reasons_of_each_option() -> None:
     """A choice that cannot be explained cannot be trusted."""
     headers = {"SLO-Min-F1": "0.6", "SLO-Explain": "1"}
     explain = (await post(make_service(), json=ASKED, headers=headers)).json()["explain"]
@@ -208,7 +208,7 @@ async def test_no_model_yet_is_503() -> None:
         ),
     ],
 )
-async def test_a_plan_says_whether_a_promise_could_be_kept(
+async def test_a_plan_says_whether_an_slo_could_be_met(
     headers: dict[str, str], feasible: bool, plan: str | None, reason: str
 ) -> None:
     """A client chooses its SLO without spending an inference."""
