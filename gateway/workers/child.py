@@ -52,7 +52,7 @@ class Child:
     ) -> None:
         self.number = slot.worker + 1  # as people count
         self.ready = asyncio.Event()  # set once
-        self.begun = False  # it understands messages
+        self.begun = False  # it understands what it is told
         self.last: Snapshot = []  # its metrics, as they were last sent
         self.answered: Mapping[str, Counter[str]] = {}  # what each model server answered to it
         self.on_begun: Callable[[Child], Awaitable[None]] | None = None
