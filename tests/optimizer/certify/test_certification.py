@@ -69,9 +69,15 @@ def evidence(calibrate: QuestionSet, *reports: QuestionSet, hold_out: bool = Tru
 @pytest.mark.parametrize(
     ("counts", "each"),
     [
-        ((1, 0, 0.12, 4), Shares(0.09, 0.0, 0.0, 0.0075)),  # no losses: three quarters for the floor
+        (
+            (1, 0, 0.12, 4),
+            Shares(0.09, 0.0, 0.0, 0.0075),
+        ),  # no losses: three quarters for the floor
         ((2, 0, 0.12, 4), Shares(0.03, 0.03, 0.03, 0.00375)),  # one loss
-        ((3, 2, 0.12, 4), Shares(0.03, 0.015, 0.005, 0.0015)),  # two floors of cascades, four losses
+        (
+            (3, 2, 0.12, 4),
+            Shares(0.03, 0.015, 0.005, 0.0015),
+        ),  # two floors of cascades, four losses
         ((1, 1, 0.12, 4), Shares(0.06, 0.0, 0.015, 0.00375)),
         ((1, 0, 0.12, 0), Shares(0.09, 0.0, 0.0, 0.03)),
     ],
