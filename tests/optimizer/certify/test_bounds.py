@@ -142,7 +142,12 @@ def test_the_floor_never_exceeds_the_mean(bound: FloorBound, values: np.ndarray)
 
 @BOUNDS
 @pytest.mark.parametrize(
-    ("values", "message"), [([0.5, 1.2], r"\[0, 1\]"), ([-0.1], r"\[0, 1\]"), ([], "no values")]
+    ("values", "message"),
+    [
+        ([0.5, 1.2], r"^values must lie in \[0, 1\], hits between 0 and their counts$"),
+        ([-0.1], r"^values must lie in \[0, 1\], hits between 0 and their counts$"),
+        ([], "^there are no values to bound$"),
+    ],
 )
 def test_values_that_no_bound_holds_for_are_refused(
     bound: FloorBound, values: list[float], message: str

@@ -91,7 +91,7 @@ def test_the_floor_never_exceeds_the_rate_that_was_seen(contexts: list[list[int]
 
 @pytest.mark.parametrize(
     ("hits", "counts", "message"),
-    [([1], [17], "at most 16"), ([3], [2], "between 0"), ([-1], [2], "between 0")],
+    [([1], [17], "^counts must be at most 16$"), ([3], [2], "between 0"), ([-1], [2], "between 0")],
 )
 def test_counts_that_the_bound_does_not_hold_for_are_refused(
     hits: list[int], counts: list[int], message: str

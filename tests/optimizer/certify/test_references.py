@@ -101,6 +101,12 @@ def test_equal_values_come_near_the_limit_of_all_bounds() -> None:
         assert 0.985 * limit < betting_floor(np.full(n, 0.7), 0.004) <= limit
 
 
+def test_many_equal_values_certify_nearly_their_mean() -> None:
+    """Floors are looked for up to the mean: of a thousand values of 0.7 all of it but 0.002, and below a cell's end."""
+    limit = 0.7 * DELTA ** (1 / 1000)
+    assert limit - 0.001 < betting_floor(np.full(1000, 0.7), DELTA) <= limit
+
+
 def capital(hits: np.ndarray, counts: np.ndarray, most: float, m: float) -> float:
     """Return what the bound's own gamblers own at the end."""
     rng = np.random.default_rng(0)
@@ -175,3 +181,9 @@ def test_without_a_mistake_the_floor_is_the_nth_root_of_delta(n: int, delta: flo
     """Of n values of 1: were the mean m, all would be 1 with probability m^n at most."""
     assert hoeffding_bentkus_floor(np.ones(n), delta) == pytest.approx(delta ** (1 / n), abs=CLOSE)
     assert hoeffding_bentkus_floor(np.zeros(n), delta) == 0
+
+
+def test_a_risk_of_one_is_excluded_by_a_single_right_value() -> None:
+    """The p-value's limit: relative to a coin that is always wrong the entropy is infinite."""
+    assert bounds._p_value(10, 0.9, 1.0) == 0.0
+    assert 0 < bounds._p_value(10, 0.9, 0.99) < bounds._p_value(10, 0.9, 0.95)
