@@ -80,8 +80,35 @@ def test_claims_differ_by_model_decoding_and_method() -> None:
         ledger.claims_of([other], "betting", 0.1, "data"),
         ledger.claims_of([variant], "hoeffding-bentkus", 0.1, "data"),
         ledger.claims_of([make_variant("large", 5)], "betting", 0.1, "data"),
+        ledger.claims_of([replace(variant, sha256="other")], "betting", 0.1, "data"),
+        ledger.claims_of([variant], "betting", 0.2, "data"),
+        ledger.claims_of([variant], "betting", 0.1, "other data"),
     ]
-    assert len(set(claims)) == 4
+    assert len(set(claims)) == 7
+
+
+def test_the_order_of_models_and_data_makes_no_new_look() -> None:
+    """A look is what was looked at; files and variants may be named in any order."""
+    one, two = make_variant("small", 5), make_variant("large", 5)
+    names = [ledger.claims_of(each, "betting", 0.1, "data") for each in ([one, two], [two, one])]
+    assert names[0] == names[1]
+    look = ledger.next_look((), ["a", "b"], "claims", 0.1, "study", DATE)
+    assert look == Look(("a", "b"), "claims", "study", DATE, 0.1, 0.05)
+    swapped = replace(look, data=("b", "a"))
+    assert ledger.next_look([look], ["b", "a"], "claims", 0.1, "other study", "later") == look
+    assert ledger.with_look([look], swapped) == (swapped,)
+    assert ledger.merged([look], [swapped]) == (look,)
+    others = ledger.next_look([look], ["a"], "claims", 0.1, "study", DATE)
+    assert ledger.merged([look], [others]) == (look, others)
+    assert others.spent == pytest.approx(0.05 / 3)  # on other data the same claims are a new look
+
+
+def test_a_delta_that_is_spent_to_the_last_is_refused() -> None:
+    """A look with nothing to spend would certify nothing."""
+    whole = Look(("data",), "claims 0", "study", DATE, 0.1, 0.1)
+    with pytest.raises(DataError, match=r"^not certified: 1 looks at these questions .* before$"):
+        ledger.next_look([whole], ["data"], "claims", 0.1, "study", DATE)
+    assert ledger.next_look([whole], ["data"], "claims 0", 0.1, "study", DATE) == whole
 
 
 def test_the_ledger_is_kept_in_the_catalog_without_a_publication(tmp_path: Path) -> None:
