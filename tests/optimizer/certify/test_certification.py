@@ -149,15 +149,6 @@ def test_held_out_questions_check_first() -> None:
     assert [check.data for check in found.checks] == ["held-out articles"] * 3 + ["report"] * 3
 
 
-def test_the_floor_never_exceeds_the_sample_mean_of_all_clusters() -> None:
-    """Rounding up elsewhere must not make it so: a floor above what was seen is no floor."""
-    certified = scored("calibrate", 0.0)
-    outcome = PlanScores(certified, NOTHING, ())
-    asked = evidence(questions("calibrate", certified.examples))
-    found = certification.certificate_of(outcome, asked, ("s",), 0.04, 0.01)
-    assert (found.floor, found.f1) == (0.0, 0.0)
-
-
 def test_the_constant_answer_scores_the_unanswerable_share_over_clusters() -> None:
     """Of three contexts, one is half answerable and one whole: (1/2 + 0 + 1) / 3."""
     of = [("a", ()), ("a", ("x",)), ("b", ("x",)), ("c", ())]
