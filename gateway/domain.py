@@ -247,6 +247,11 @@ class Option(
     wait_ms: float = 0.0  # the part of `predicted_ms` that is a wait for work in flight
 
     @property
+    def price(self) -> tuple[float, int]:
+        """What the policy keeps low among the options that meet an SLO: compute, then memory."""
+        return self.cost_ms, self.size_bytes
+
+    @property
     def certified_f1(self) -> float:
         """The certified floor; 0 for a broken certificate."""
         return 0.0 if self.trust is Trust.BROKEN else self.plan.certified_f1

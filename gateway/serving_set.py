@@ -5,8 +5,10 @@ A ServingSet is built whole (preparation.py), then swapped in.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import nan
+from typing import NamedTuple
 
 from gateway.backends.breaker import Breakers
 from gateway.catalog.schema import Plan, Profile, Variant
@@ -24,6 +26,16 @@ class ServedPlan:
     plan: Plan
     trust: Trust
     size_bytes: int
+
+
+class _Unpredicted(NamedTuple):
+    """The options for one size, before any latency is predicted."""
+
+    in_order: tuple[Option, ...]  # of the catalog
+    by_price: tuple[Option, ...]  # equal ones in the order of the catalog
+
+
+_N_KNOWN = Option._fields.index("idle_ms")  # fields that need no prediction
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -48,6 +60,7 @@ class ServingSet:
     largest: str = field(init=False)  # the largest variant with a profile; "": there is none
     _plans: tuple[Plan, ...] = field(init=False)
     _p50_ms: dict[tuple[str, int], float] = field(init=False, default_factory=dict)
+    _unpredicted: dict[Size, _Unpredicted] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         plans = [p for p in self.catalog.plans if all(v in self.trust for v in p.variants)]
@@ -106,18 +119,40 @@ class ServingSet:
 
         `n_behind`: requests that wait for admission.
         """
-        predictions = self.latency.predict(self._plans, size, quantile, now_ms)
-        broken = self.certificate_tests.broken
-        return [
-            Option(
-                each.plan,
-                each.trust if each.plan.name not in broken else Trust.BROKEN,
-                each.size_bytes,
-                p.cost_ms,
-                p.idle_ms,
-                p.predicted_ms,
-                self.latency.behind_ms(n_behind, p.cost_ms) if n_behind else 0.0,
-                p.wait_ms,
+        predicted = self.predictor(size, quantile, now_ms, n_behind)
+        return [predicted(known) for known in self._trusted_now(self._known_of(size).in_order)]
+
+    def cheapest_first(self, size: Size) -> Sequence[Option]:
+        """Return every plan by price, its latency not predicted yet."""
+        return self._trusted_now(self._known_of(size).by_price)
+
+    def predictor(
+        self, size: Size, quantile: float, now_ms: float, n_behind: int = 0
+    ) -> Callable[[Option], Option]:
+        """Return what predicts the latency of one option at a time; it holds at this moment only."""
+        predict, latency = self.latency.predictor(size, quantile, now_ms), self.latency
+
+        def predicted(known: Option) -> Option:
+            p = predict(known.plan)
+            behind_ms = latency.behind_ms(n_behind, p.cost_ms) if n_behind else 0.0
+            return Option(*known[:_N_KNOWN], p.idle_ms, p.predicted_ms, behind_ms, p.wait_ms)
+
+        return predicted
+
+    def _known_of(self, size: Size) -> _Unpredicted:
+        known = self._unpredicted.get(size)
+        if known is None:
+            in_order = tuple(
+                Option(e.plan, e.trust, e.size_bytes, self.latency.cost_ms(e.plan, size), nan, nan)
+                for e in self.served
             )
-            for each, p in zip(self.served, predictions, strict=True)
-        ]
+            known = _Unpredicted(in_order, tuple(sorted(in_order, key=lambda o: o.price)))
+            self._unpredicted[size] = known
+        return known
+
+    def _trusted_now(self, options: Sequence[Option]) -> Sequence[Option]:
+        """Return the options with the trust that the tests of their certificates leave them."""
+        broken = self.certificate_tests.broken
+        if not broken:
+            return options
+        return [o._replace(trust=Trust.BROKEN) if o.plan.name in broken else o for o in options]

@@ -6,7 +6,7 @@ simulator runs this code unchanged. For one thread.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 from typing import TYPE_CHECKING, NamedTuple
@@ -141,31 +141,44 @@ class LatencyModel:
     def predict(
         self, plans: Sequence[Plan], size: Size, quantile: float, now_ms: float
     ) -> list[Prediction]:
-        """Return each plan's latency quantile (0.5, 0.95 or 0.99), every stage it may need counted.
+        """Return each plan's latency quantile (0.5, 0.95 or 0.99), every stage it may need counted."""
+        return list(map(self.predictor(size, quantile, now_ms), plans))
 
-        A cascade's is the sum of its stages' quantiles: at least the quantile of the sum where stages are
+    def predictor(self, size: Size, quantile: float, now_ms: float) -> Callable[[Plan], Prediction]:
+        """Return what predicts one plan at a time; it holds at this moment only.
+
+        A cascade's quantile is the sum of its stages': at least the quantile of the sum where stages are
         slow together, as they are on one host.
         """
         level = _level(quantile)
         known: dict[str, _Stage] = {}
-        found = []
-        for plan in plans:
-            for variant in plan.variants:
-                if variant not in known:  # cascades share variants
-                    known[variant] = self._stage(variant, size, level, now_ms)
+
+        def stage_of(variant: str) -> _Stage:
+            found = known.get(variant)
+            if found is None:  # cascades share variants
+                found = known[variant] = self._stage(variant, size, level, now_ms)
+            return found
+
+        def predict(plan: Plan) -> Prediction:
             if len(plan.variants) == 1:
-                stage = known[plan.variants[0]]
-                found.append(Prediction(*stage[:_N_PREDICTED]))
-                continue
-            idle_ms = predicted_ms = cost_ms = wait_ms = 0.0
-            for i, variant in enumerate(plan.variants):
-                stage = known[variant]
+                return Prediction(*stage_of(plan.variants[0])[:_N_PREDICTED])
+            idle_ms = predicted_ms = wait_ms = 0.0
+            for variant in plan.variants:
+                stage = stage_of(variant)
                 idle_ms += stage.idle_ms
                 predicted_ms += stage.predicted_ms
                 wait_ms += stage.wait_ms
-                cost_ms += stage.compute_ms * (plan.reach[i] if i and plan.reach else 1.0)
-            found.append(Prediction(idle_ms, predicted_ms, cost_ms, wait_ms))
-        return found
+            return Prediction(idle_ms, predicted_ms, self.cost_ms(plan, size), wait_ms)
+
+        return predict
+
+    def cost_ms(self, plan: Plan, size: Size) -> float:
+        """Return the expected compute of a plan, ms of one core: the same under any load."""
+        cost_ms = 0.0
+        for i, variant in enumerate(plan.variants):
+            compute_ms = self._of(variant, size.bucket).p50_ms * size.n_windows
+            cost_ms += compute_ms * (plan.reach[i] if i and plan.reach else 1.0)
+        return cost_ms
 
     def predict_stage(self, variant: str, size: Size, quantile: float, now_ms: float) -> Prediction:
         """Return the same of one variant that would be asked now."""

@@ -132,10 +132,6 @@ class Observer:
                     unanswered = {"total_ms": round((time.perf_counter() - began_s) * 1e3, 3)}
                     _log_access(said, record.logged or [unanswered])
 
-    def in_flight(self) -> AbstractContextManager[object]:
-        """Count a question as in flight for the length of the block."""
-        return self._metrics.in_flight.track_inprogress()
-
     def refused(self, slo: Slo, frontend: str, rule: str) -> None:
         """Record that admission control refused a request by this rule."""
         self._metrics.sheds.labels(frontend, rule).inc()

@@ -104,6 +104,7 @@ class AnswerService:
         self.observer = Observer(metrics, self.decisions, clock)
         self._responses = ResponseCache(settings, self.observer, clock)
         self.admission = AdmissionControl(settings.max_in_flight, lambda: self.serving, clock)
+        metrics.in_flight.set_function(lambda: self.admission.n_open)
         self.shadow = Shadow(backend, settings, metrics, clock, draw)
         self.feedback = Feedback(settings, metrics)
         self.shadow.on_compared = self.feedback.compared
@@ -180,9 +181,8 @@ class AnswerService:
         serving = self._serving()
         slo = self._resolve(request, serving)
         try:
-            with self.observer.in_flight():
-                async with self.admission.admitted(slo, serving, access.caller()) as waited_ms:
-                    yield Admission(slo, serving, waited_ms)
+            async with self.admission.admitted(slo, serving, access.caller()) as waited_ms:
+                yield Admission(slo, serving, waited_ms)
         except Refused as refused:
             self.observer.refused(slo, frontend, refused.rule)
             raise refused.error from None

@@ -38,10 +38,16 @@ class Refused(Exception):
 
 
 class LoopLag:
-    """The lag of the event loop that `run` runs in: how long a ready callback waits before it runs."""
+    """The lag of the event loop that `run` runs in: how long a ready callback waits before it runs.
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    It concerns requests alone, so it is measured while some are in flight: an idle gateway sleeps.
+    """
+
+    def __init__(self, clock: Callable[[], float], is_idle: Callable[[], bool]) -> None:
+        """`is_idle` returns whether no request is in flight."""
         self._clock = clock
+        self._is_idle = is_idle
+        self._wanted = asyncio.Event()
         self._due_ms = math.inf
         self._last_ms = 0.0
 
@@ -50,9 +56,17 @@ class LoopLag:
         """Return the last measured lag, or the current one if that is larger."""
         return max(self._last_ms, self._clock() - self._due_ms, 0.0)
 
+    def wake(self) -> None:
+        """Measure from now on: a request came."""
+        self._wanted.set()
+
     async def run(self) -> None:
-        """Measure forever."""
+        """Measure forever, with rests while nothing is in flight."""
         while True:
+            if self._is_idle():
+                self._due_ms, self._last_ms = math.inf, 0.0
+                self._wanted.clear()
+                await self._wanted.wait()
             self._due_ms = self._clock() + LAG_EVERY_MS
             await asyncio.sleep(LAG_EVERY_MS / 1e3)
             self._last_ms = max(0.0, self._clock() - self._due_ms)
@@ -68,7 +82,7 @@ class AdmissionControl:
         clock: Callable[[], float],
     ) -> None:
         """`serving` returns the current serving set."""
-        self.lag = LoopLag(clock)
+        self.lag = LoopLag(clock, lambda: not self.in_flight)
         self.in_flight = 0  # requests that wait or are admitted
         self.workers: Workers | None = None  # of this gateway, where there are several
         self._max_in_flight = max_in_flight
@@ -79,6 +93,7 @@ class AdmissionControl:
         self._timer: asyncio.TimerHandle | None = None
         self._look_ms = -math.inf
         self._n_held = 0
+        self._n_full = 0  # requests that `max_in_flight` refuses, while they are held back
         self._gap_ms = 0.0  # mean gap between two admissions while others wait
         self._last_ms = -math.inf  # time of the last admission
 
@@ -90,6 +105,11 @@ class AdmissionControl:
     def n_held(self) -> int:
         """Refusals that are held back."""
         return self._n_held
+
+    @property
+    def n_open(self) -> int:
+        """Requests in flight, and those whose refusal by `max_in_flight` is held back."""
+        return self.in_flight + self._n_full
 
     @property
     def n_behind(self) -> int:
@@ -114,6 +134,8 @@ class AdmissionControl:
 
     def _count(self, change: int) -> None:
         self.in_flight += change
+        if self.in_flight == change:  # the first one
+            self.lag.wake()
         if self.workers is not None and self.workers.own is not None:
             self.workers.own.in_flight = self.in_flight
 
@@ -267,4 +289,8 @@ class AdmissionControl:
 
     async def _hold_back(self, slo: Slo, refused: Refused) -> None:
         assert isinstance(refused.error, Overloaded)
-        await self.hold_back(slo, 0.0, refused.error)
+        self._n_full += 1
+        try:
+            await self.hold_back(slo, 0.0, refused.error)
+        finally:
+            self._n_full -= 1

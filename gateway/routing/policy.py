@@ -5,7 +5,7 @@ Pure: values in, a Decision out; no clock, no I/O, no randomness.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from gateway.domain import (
     Decision,
@@ -45,6 +45,51 @@ def choose(
     return decision
 
 
+def choose_early(
+    slo: Slo,
+    cheapest_first: Iterable[Option],
+    predict: Callable[[Option], Option],
+    spent_ms: float = 0.0,
+    failing: Collection[str] = (),
+) -> Decision | None:
+    """Return what `choose` decides where an option meets the SLO, or a pinned one answers; None: `choose` must.
+
+    `cheapest_first`: all options by price, their latency unknown; `predict` returns one with its latency
+    predicted. It is asked for as few as the decision needs.
+    """
+    if slo.variant is not None and slo.policy is not SloPolicy.STRICT:
+        pinned = next((o for o in cheapest_first if o.plan.variants == (slo.variant,)), None)
+        if pinned is None or slo.variant in failing:
+            return None
+        return _decide(predict(pinned), Reason.PINNED, slo, spent_ms)
+    target_ms = slo.latency_ms - spent_ms
+    for known in cheapest_first:
+        if not _may_meet(known, slo, failing):
+            continue
+        option = predict(known)
+        if _in_time(option, slo, target_ms):
+            return _decide(option, Reason.MEETS_SLO, slo, spent_ms)
+    return None
+
+
+def _may_meet(option: Option, slo: Slo, failing: Collection[str]) -> bool:
+    """Return whether the option would meet the SLO if it were in time."""
+    variants = option.plan.variants
+    return (
+        (slo.variant is None or variants == (slo.variant,))
+        and meets_f1(option, slo)
+        and (slo.policy is not SloPolicy.STRICT or _trusted(option))
+        and not (failing and any(v in failing for v in variants))
+    )
+
+
+def _in_time(option: Option, slo: Slo, target_ms: float) -> bool:
+    """Return whether the request is in time; under `prefer-latency` those that wait behind it must be, too."""
+    if slo.policy is SloPolicy.PREFER_LATENCY:
+        return option.predicted_ms + option.behind_ms <= target_ms
+    return option.predicted_ms <= target_ms
+
+
 def _has_pinned(slo: Slo, options: Sequence[Option]) -> bool:
     return slo.variant is None or any(o.plan.variants == (slo.variant,) for o in options)
 
@@ -57,11 +102,7 @@ def _choose(slo: Slo, options: Sequence[Option], spent_ms: float) -> Decision:
     target_ms = slo.latency_ms - spent_ms
     trusted = [o for o in options if slo.policy is not SloPolicy.STRICT or _trusted(o)]
     accurate = [o for o in trusted if meets_f1(o, slo)]
-    in_time = [o for o in accurate if o.predicted_ms <= target_ms]
-    if (
-        slo.policy is SloPolicy.PREFER_LATENCY
-    ):  # the requests that wait behind must be answered in time, too
-        in_time = [o for o in in_time if o.predicted_ms + o.behind_ms <= target_ms]
+    in_time = [o for o in accurate if _in_time(o, slo, target_ms)]
     if in_time:
         return _decide(cheapest(in_time), Reason.MEETS_SLO, slo, spent_ms)
     if slo.policy is SloPolicy.STRICT:
@@ -108,7 +149,7 @@ def escalation_left_ms(slo: Slo, spent_ms: float) -> float:
 
 
 def cheapest(options: Sequence[Option]) -> Option:
-    return min(options, key=lambda o: (o.cost_ms, o.size_bytes))
+    return min(options, key=lambda o: o.price)
 
 
 def nearest_feasible(slo: Slo, options: Sequence[Option]) -> tuple[Option, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
@@ -25,12 +25,23 @@ class Chooser(Protocol):
     ) -> Decision:
         """Return the chosen option, without any `failing` variant, and the reason."""
 
+    def choose_early(
+        self,
+        slo: Slo,
+        cheapest_first: Iterable[Option],
+        predict: Callable[[Option], Option],
+        spent_ms: float,
+        failing: Collection[str],
+        /,
+    ) -> Decision | None:
+        """Return the same decision from fewer predictions; None: it needs all of them."""
+
 
 class Routed(NamedTuple):
-    """The options for a request of this size, the decision and, where asked for, the candidates."""
+    """The decision about a request of this size and, where asked for, the candidates."""
 
     size: Size
-    options: tuple[Option, ...]
+    options: tuple[Option, ...]  # empty: the decision did not need to predict all
     decision: Decision
     candidates: tuple[Candidate, ...] = ()
 
@@ -62,8 +73,15 @@ class Router:
         """
         now_ms = self._clock()
         failing = serving.breakers.failing(now_ms).union(failed)
-        quantile = self._chooser.quantile_for(slo.policy)
-        options = tuple(serving.options(size, quantile, now_ms, self._n_behind()))
+        quantile, n_behind = self._chooser.quantile_for(slo.policy), self._n_behind()
+        if not detailed:
+            predict = serving.predictor(size, quantile, now_ms, n_behind)
+            early = self._chooser.choose_early(
+                slo, serving.cheapest_first(size), predict, spent_ms, failing
+            )
+            if early is not None:
+                return Routed(size, (), early)
+        options = tuple(serving.options(size, quantile, now_ms, n_behind))
         decision = self._chooser.choose(slo, options, spent_ms, failing)
         if not detailed:
             return Routed(size, options, decision)

@@ -43,6 +43,9 @@ class Rival:
     def quantile_for(self, _: SloPolicy, /) -> float:
         return RIVALS_QUANTILE
 
+    def choose_early(self, *_: object) -> None:
+        """Rivals see all plans."""
+
     def choose(
         self, slo: Slo, options: Sequence[Option], spent_ms: float, failing: Collection[str], /
     ) -> Decision:

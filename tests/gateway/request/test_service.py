@@ -228,6 +228,9 @@ class Watched:
         self.threads.add(threading.get_ident())
         return routing_policy.quantile_for(policy)
 
+    def choose_early(self, *_: object) -> None:
+        """Every plan is looked at."""
+
     def choose(
         self, slo: Slo, options: Sequence[Option], spent_ms: float, failing: Collection[str], /
     ) -> Decision:
