@@ -43,6 +43,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     command.add_argument(
         "--seconds", type=float, default=60.0, help="seconds at each load (served)"
     )
+    command.add_argument(
+        "--workers", type=int, default=1, help="worker processes of the gateway (served)"
+    )
     command.set_defaults(run=_run)
 
 
@@ -81,7 +84,7 @@ def _virtual(catalog: Catalog, args: argparse.Namespace) -> Iterator[Row]:
 
 def _served(catalog: Catalog, args: argparse.Namespace) -> Iterator[Row]:
     examples, cores = questions(None, 500), usable_cores()
-    with fresh_stack(args.model_repository) as stack:
+    with fresh_stack(args.model_repository, "--workers", str(args.workers)) as stack:
         for share in SERVED_LOADS:
             asked = coverage_served.ask(stack, catalog, cores, examples, share, args.seconds)
             yield coverage.summarize(f"{share:g}", asyncio.run(asked))
