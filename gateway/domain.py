@@ -254,7 +254,7 @@ class Option(
     @property
     def certified_f1(self) -> float:
         """The certified floor; 0 for a broken certificate."""
-        return 0.0 if self.trust is Trust.BROKEN else self.plan.certified_f1
+        return 0.0 if self.trust is Trust.BROKEN else self.plan.certificate.floor
 
     @property
     def certified_answerable_f1(self) -> float | None:

@@ -231,18 +231,19 @@ def read(windows: Windows, logits: Logits, question: Question) -> Reading:
     Source: Devlin et al. 2019, section 4.3 (span score against the no-answer score at [CLS]).
     """
     width = min(MAX_ANSWER_TOKENS, question.max_answer_tokens or MAX_ANSWER_TOKENS)
-    begin, end, score = _distinct_spans(windows, logits, width)
+    places, score = _distinct_spans(windows, logits, width)
     null = null_score(logits)
-    if not len(score):
+    if not places:
         return Reading((), float("inf"))
-    mass = np.exp(score - max(score[0], null))
-    probabilities = mass / (mass.sum() + np.exp(null - max(score[0], null)))
-    columns = (begin, end, probabilities, score)
-    spans = tuple(
-        Span(question.context[begin:end], begin, end, p, logit)
-        for begin, end, p, logit in zip(*(column.tolist() for column in columns), strict=True)
-    )
-    return Reading(spans, float(null - score[0]))
+    most = max(score[0], null)
+    mass = np.exp(score - most)
+    probabilities = (mass / (mass.sum() + np.exp(null - most))).tolist()
+    text = question.context
+    spans = [
+        Span(text[begin:end], begin, end, p, logit)
+        for (begin, end), p, logit in zip(places, probabilities, score.tolist(), strict=True)
+    ]
+    return Reading(tuple(spans), float(null - score[0]))
 
 
 def answer_of(reading: Reading, how: Decoding, top_k: int = 1) -> Answer:
@@ -291,7 +292,7 @@ def score_features(reading: Reading, null_threshold: float) -> tuple[float, floa
     if not reading.spans:
         return SCORE_CLIP, 0.0
     margin = min(abs(reading.difference - null_threshold), SCORE_CLIP)
-    spans_mass = sum(span.probability for span in reading.spans)
+    spans_mass = sum([span.probability for span in reading.spans])
     return margin, math.log(max(reading.spans[0].probability / max(spans_mass, 1e-9), 1e-6))
 
 
@@ -323,18 +324,24 @@ def best_spans(
     width = min(max_tokens, n_tokens)
     starts = np.where(is_context, start_logits, NOWHERE).reshape(-1)  # (W * S,)
     ends = np.full((n_windows, n_tokens + width), NOWHERE, np.float32)
-    ends[:, :n_tokens] = np.where(is_context, end_logits, NOWHERE)
+    np.copyto(ends[:, :n_tokens], end_logits, where=is_context)
     best = starts + _best_within(ends, width)[:, :n_tokens].reshape(-1)
-    kept = np.sort(_largest(best, k))
+    kept = _largest(best, k)
+    kept.sort()
     window, start = np.divmod(kept, n_tokens)
-    reach = ends[window[:, None], start[:, None] + np.arange(width)]  # (K, width)
+    first = window * (n_tokens + width) + start  # in all of `ends`: one index costs half of two
+    reach = ends.reshape(-1)[first[:, None] + np.arange(width)]  # (K, width)
     sums = (starts[kept, None] + reach).reshape(-1)
     top = _largest(sums, k)
+    top.sort()
     scores = sums[top]
-    order = np.lexsort((top, -scores))
-    order = order[scores[order] > NOWHERE / 2]
-    row, length = np.divmod(top[order], width)
-    return window[row], start[row], start[row] + length, scores[order]
+    order = (-scores).argsort(kind="stable")
+    top, scores = top[order], scores[order]
+    if scores[-1] <= NOWHERE / 2:
+        top, scores = (each[scores > NOWHERE / 2] for each in (top, scores))
+    row, length = np.divmod(top, width)
+    begin = start[row]
+    return window[row], begin, begin + length, scores
 
 
 def _best_within(values: Floats, width: int) -> Floats:  # (W, S) -> (W, S - width + 1)
@@ -350,7 +357,7 @@ def _best_within(values: Floats, width: int) -> Floats:  # (W, S) -> (W, S - wid
 def _largest(values: Floats, k: int) -> Ints:
     """Return the indices of the k largest values, in no order."""
     k = min(k, len(values))
-    return np.argpartition(-values, k - 1)[:k]
+    return (-values).argpartition(k - 1)[:k]
 
 
 def null_score(logits: Logits) -> np.float32:
@@ -358,8 +365,10 @@ def null_score(logits: Logits) -> np.float32:
     return np.float32((logits.start[:, 0] + logits.end[:, 0]).min())
 
 
-def _distinct_spans(windows: Windows, logits: Logits, max_tokens: int) -> tuple[Ints, Ints, Floats]:
-    """Return (begin, end, logit sum), each (K,), of the best distinct pieces of the context.
+def _distinct_spans(
+    windows: Windows, logits: Logits, max_tokens: int
+) -> tuple[list[tuple[int, int]], Floats]:
+    """Return (begin, end) and the logit sum, each (K,), of the best distinct pieces of the context.
 
     Overlapping windows, and the tokens of one character, name the same piece more than once: its
     larger logit counts, before any softmax. Looks further until K is N_BEST or nothing is left.
@@ -370,12 +379,15 @@ def _distinct_spans(windows: Windows, logits: Logits, max_tokens: int) -> tuple[
             logits.start, logits.end, windows.is_context, looked_at, max_tokens
         )
         begins, ends = windows.offsets[window, start, 0], windows.offsets[window, end, 1]
+        places = list(zip(begins.tolist(), ends.tolist(), strict=True))
+        if len(set(places)) == len(places) <= N_BEST:
+            return places, score
         first: dict[tuple[int, int], int] = {}  # place in the context -> its best row
-        for row, place in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):
+        for row, place in enumerate(places):
             first.setdefault(place, row)
         if len(first) >= N_BEST or len(score) < looked_at:
             rows = list(first.values())[:N_BEST]
-            return begins[rows], ends[rows], score[rows]
+            return [places[row] for row in rows], score[rows]
         looked_at *= 2
 
 

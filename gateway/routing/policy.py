@@ -64,8 +64,8 @@ def choose_early(
         return _decide(predict(pinned), Reason.PINNED, slo, spent_ms)
     target_ms = slo.latency_ms - spent_ms
     for known in cheapest_first:
-        if not _may_meet(known, slo, failing):
-            continue
+        if known.certified_f1 < slo.min_f1 or not _may_meet(known, slo, failing):
+            continue  # the floor alone rules most of them out
         option = predict(known)
         if _in_time(option, slo, target_ms):
             return _decide(option, Reason.MEETS_SLO, slo, spent_ms)

@@ -37,14 +37,26 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     command.add_argument("--steps", type=int, default=20, help="number of loads (virtual)")
     command.add_argument("--seed", type=int, default=1)
-    command.add_argument(
-        "--served", action="store_true", help="measure a fresh gateway with Triton"
-    )
+    command.add_argument("--served", action="store_true", help="measure a fresh gateway")
     command.add_argument(
         "--seconds", type=float, default=60.0, help="seconds at each load (served)"
     )
     command.add_argument(
         "--workers", type=int, default=1, help="worker processes of the gateway (served)"
+    )
+    command.add_argument(
+        "--backend",
+        choices=["triton", "embedded"],
+        default="triton",
+        help="of the gateway (served)",
+    )
+    command.add_argument("--variants", nargs="+", help="that are asked (served); default: all")
+    command.add_argument(
+        "--loads",
+        type=float,
+        nargs="+",
+        default=SERVED_LOADS,
+        help="shares of the capacity that the profiles promise (served)",
     )
     command.set_defaults(run=_run)
 
@@ -84,10 +96,12 @@ def _virtual(catalog: Catalog, args: argparse.Namespace) -> Iterator[Row]:
 
 def _served(catalog: Catalog, args: argparse.Namespace) -> Iterator[Row]:
     examples, cores = questions(None, 500), usable_cores()
-    with fresh_stack(args.model_repository, "--workers", str(args.workers)) as stack:
-        for share in SERVED_LOADS:
-            asked = coverage_served.ask(stack, catalog, cores, examples, share, args.seconds)
-            yield coverage.summarize(f"{share:g}", asyncio.run(asked))
+    asked = [catalog.variant(n) for n in args.variants or [v.name for v in catalog.variants]]
+    flags = ("--workers", str(args.workers), "--backend", args.backend)
+    with fresh_stack(args.model_repository, *flags) as stack:
+        for share in args.loads:
+            answered = coverage_served.ask(stack, asked, cores, examples, share, args.seconds)
+            yield coverage.summarize(f"{share:g}", asyncio.run(answered))
 
 
 def _show(rows: list[Row]) -> None:

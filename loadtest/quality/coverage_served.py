@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import aiohttp
 
-from gateway.catalog.store import Catalog
+from gateway.catalog.schema import Variant
 from gateway.qa.codec import TYPICAL_TOKENS
 from loadtest.clients import PATIENT_MS
 from loadtest.quality.coverage import AnsweredRequest
@@ -21,7 +21,7 @@ AFTER_ROUTING = ("route", "queue", "infer", "decode")
 
 async def ask(
     stack: Stack,
-    catalog: Catalog,
+    variants: Sequence[Variant],
     cores: int,
     examples: Sequence[Example],
     share: float,
@@ -31,7 +31,6 @@ async def ask(
 
     A reply without a pinned policy predicts the P95; every fifth request asks for the P99, by `strict`.
     """
-    variants = list(catalog.variants)
     mean_ms = sum(v.profile.cell(TYPICAL_TOKENS).p50_ms for v in variants) / len(variants)
     rng, began = random.Random(0), time.perf_counter()
     found: list[AnsweredRequest] = []
