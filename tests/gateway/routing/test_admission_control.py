@@ -14,6 +14,7 @@ from gateway.errors import Overloaded
 from gateway.observability.metrics import Metrics
 from gateway.request.service import AnswerService
 from gateway.routing.admission import ROOM_MS
+from gateway.routing.admission_control import LAG_EVERY_MS
 from gateway.settings import Settings
 from tests import live
 from tests.fakes import CONTEXT, QUESTION, FakeBackend, serving_set, small_and_large
@@ -49,6 +50,53 @@ async def test_an_idle_gateway_lets_everybody_in_at_once() -> None:
     for _ in range(20):
         await service.answer(ASKED, PATIENT, now_ms())
     assert service.admission.n_waiting == 0
+
+
+async def test_the_lag_of_the_event_loop_is_measured_while_a_request_is_in_flight() -> None:
+    """It concerns requests alone; a gateway that measures without any never sleeps."""
+    clock, backend = [0.0], FakeBackend(gate=asyncio.Event())
+    service = AnswerService(backend, Settings(), Metrics(), clock=lambda: clock[0])
+    service.serving = serving_set(small_and_large())
+    lag = service.admission.lag
+    measuring = asyncio.create_task(lag.run())
+    await asyncio.sleep(0)
+    clock[0] = 500.0
+    assert lag.late_ms == 0.0
+    asked = asyncio.create_task(service.answer(ASKED, PATIENT, clock[0]))
+    await backend.until_asked()
+    clock[0] += LAG_EVERY_MS + 300.0  # the loop is late: its timer has not run by now
+    assert lag.late_ms == pytest.approx(300.0)
+    assert backend.gate is not None
+    backend.gate.set()
+    await asked
+    async with asyncio.timeout(10):
+        while lag.late_ms:  # noqa: ASYNC110 (there is no event for it)
+            await asyncio.sleep(0)
+    clock[0] += 10_000.0
+    assert lag.late_ms == 0.0
+    measuring.cancel()
+
+
+async def test_requests_in_flight_are_counted_until_their_refusal_is_sent() -> None:
+    """The gauge shows who has no answer yet: those who are admitted, and those who are held back."""
+    backend = FakeBackend(gate=asyncio.Event())
+    service = service_before(backend, max_in_flight=1)
+
+    def shown() -> float | None:
+        return service.metrics.registry.get_sample_value("bertier_requests_in_flight")
+
+    first = asyncio.create_task(service.answer(ASKED, PATIENT, now_ms()))
+    await backend.until_asked()
+    refused = asyncio.create_task(service.answer(ASKED, PATIENT, now_ms()))
+    async with asyncio.timeout(10):
+        while shown() != 2.0:  # noqa: ASYNC110 (there is no event for it)
+            await asyncio.sleep(0)
+    assert backend.gate is not None
+    backend.gate.set()
+    await first
+    with pytest.raises(Overloaded):
+        await refused
+    assert shown() == 0.0
 
 
 async def test_a_request_waits_until_there_is_room_and_is_answered() -> None:
