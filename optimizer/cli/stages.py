@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from rich.table import Table
 
 from gateway.catalog import store
 from gateway.catalog.store import Catalog
-from optimizer.cli import rollouts, tables
+from optimizer.cli import one_call, rollouts, tables
 from optimizer.publish import checks
 from optimizer.study import config as configs
 from optimizer.study import workers
@@ -101,6 +102,8 @@ def add(commands: Any, study: argparse.ArgumentParser) -> None:
             command.add_argument("--allow-dominated", action="store_true", help=ALLOW_DOMINATED)
             command.add_argument("--allow-constant", action="store_true", help=ALLOW_CONSTANT)
             rollouts.add_options(command)
+        if run is _run:
+            one_call.add_options(command)
         if run in (_distill, _finish):
             command.add_argument("--only", action="append", metavar="NAME", help=ONLY)
         if run is _certify:
@@ -159,14 +162,32 @@ def study_of(args: argparse.Namespace) -> Any:  # a Study
 
 def _run(args: argparse.Namespace) -> dict[str, Any]:
     rollouts.terms_of(args)  # a mistake in them should not show after hours
-    _teacher(args)
-    _distill(args)
+    if not one_call.is_wanted(args):
+        return _run_stages(args, lambda _: nullcontext())
+    call = one_call.prepared(args)
+    if args.dry_run:
+        return one_call.record.as_plain(call.record)
+    floors = _run_stages(call.args, call.timed)
+    return {"floors": floors, "stages": one_call.finished(call)}
+
+
+def _run_stages(
+    args: argparse.Namespace, timed: Callable[[str], AbstractContextManager[None]]
+) -> dict[str, Any]:
+    """Run the stages that a study file asks for, each inside `timed`; return what was published."""
     config = configs.read(args.study)
-    if config.search:
-        _search(args)
-    if config.finish:
-        _finish(args)
-    return _publish(args)
+    wanted = {
+        "teacher": _teacher,
+        "distill": _distill,
+        **({"search": _search} if config.search else {}),
+        **({"finish": _finish} if config.finish else {}),
+        "publish": _publish,
+    }
+    found: dict[str, Any] = {}
+    for name, stage in wanted.items():
+        with timed(name):
+            found = stage(args)
+    return found
 
 
 def _teacher(args: argparse.Namespace) -> dict[str, Any]:

@@ -27,6 +27,32 @@ NEEDS_PARQUET = "Parquet needs pyarrow; install it with: pip install 'bertier[pa
 Row = Mapping[str, Any]
 
 
+def of_study(source: str) -> list[Example]:
+    """Return the questions of a study's source: a known name, SQuAD's JSON, or a file as `load` reads it.
+
+    Raises: DataError.
+    """
+    kinds = [suffix for suffix in Path(source).suffixes if suffix in SUFFIXES]
+    if source not in question_sets.BY_NAME and kinds and kinds[-1] != ".json":
+        return load(Path(source))
+    try:
+        return question_sets.load(source)
+    except question_sets.NotSquad:
+        if not kinds:
+            raise
+        return load(Path(source))
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the file, or the question files of a folder by name. Raises: DataError when it has none."""
+    if not path.is_dir():
+        return [path]
+    found = [p for p in sorted(path.iterdir()) if p.is_file() and set(p.suffixes) & set(SUFFIXES)]
+    if not found:
+        raise DataError(f"{path}: holds no question file; put files of {', '.join(SUFFIXES)} there")
+    return found
+
+
 def load(path: Path) -> list[Example]:
     """Return the questions of a file, in its order. Raises: DataError."""
     if not path.exists():

@@ -67,6 +67,10 @@ class DataError(BertierError):
     """A question set that cannot be read; the message names the file and what to do."""
 
 
+class NotSquad(DataError):
+    """A JSON file that is not in SQuAD's form, or has questions without an id."""
+
+
 class Split(StrEnum):
     TRAIN = "train"
     SEARCH = "search"
@@ -120,7 +124,7 @@ def load(source: str, cache: Path = DOWNLOADS) -> list[Example]:
     except (OSError, lzma.LZMAError, EOFError, UnicodeDecodeError, json.JSONDecodeError) as exc:
         raise DataError(f"{path}: not readable as (compressed) JSON: {exc}") from exc
     except (KeyError, TypeError) as exc:
-        raise DataError(
+        raise NotSquad(
             f"{path}: not in SQuAD's form (data > paragraphs > context, qas): {exc!r}"
         ) from exc
     _check_ids(found, path)
@@ -180,7 +184,7 @@ def _check_ids(examples: Iterable[Example], path: Path) -> None:
     for n, example in enumerate(examples, 1):
         where = f"{path}: question {n} ({example.question[:60]!r})"
         if not example.id:
-            raise DataError(f"{where} has no id; give each question an id of its own")
+            raise NotSquad(f"{where} has no id; give each question an id of its own")
         if example.id in seen:
             raise DataError(
                 f"{where} has the id {example.id!r} of a question before it; give it an id of its own"

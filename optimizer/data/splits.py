@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from gateway.catalog.store import sha256_of
-from optimizer.data import augmented, question_sets
+from optimizer.data import augmented, question_files, question_sets
 from optimizer.data.question_sets import DataError, Example, Split
 from optimizer.study.config import DataConfig, StudyConfig
 
@@ -71,7 +71,7 @@ class StudyQuestions:
 
     def _split(self, source: DataConfig) -> dict[Split, list[Example]]:
         found: dict[Split, list[Example]] = {split: [] for split in Split}
-        for example in question_sets.load(self.path(source.source)):
+        for example in question_files.of_study(self.path(source.source)):
             split = question_sets.split_of(
                 example, by_article=source.by_article, certifies=source.certifies
             )

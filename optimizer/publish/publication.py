@@ -106,7 +106,9 @@ def publish(
     `terms`: of a candidate, which is tried beside the current catalog. Raises: NothingToPublish when a gate is closed.
     """
     catalog = catalog_of(study, target)
-    if not allow_dominated:
+    if study.config.publish.leave_out_weak:
+        catalog = without_weak(catalog, allow_constant=allow_constant)
+    elif not allow_dominated:
         catalog = without_dominated(catalog, study.members)
     if not allow_constant:
         check_constant(catalog)
@@ -150,11 +152,33 @@ def without_dominated(catalog: Catalog, members: Collection[str]) -> Catalog:
         log.warning(
             "%s is not published: %s is no slower, no larger and has no lower floor", name, by
         )
-    plans = [p for p in catalog.plans if not found.keys() & set(p.variants)]
+    return _without(catalog, found)
+
+
+def without_weak(catalog: Catalog, *, allow_constant: bool) -> Catalog:
+    """Return the catalog without variants that another one beats, or that are no better than "no answer".
+
+    One at least stays: where none is better than "no answer", all stay for `check_constant` to refuse.
+    """
+    silent = {} if allow_constant else checks.no_better_than_silence(catalog)
+    if len(silent) == len(catalog.variants):
+        return catalog
+    for name, certificate in silent.items():
+        log.warning(
+            "%s is not published: F1 %.3f is no better than always answering 'no answer'",
+            *(name, certificate.f1),
+        )
+    catalog = _without(catalog, silent)
+    return without_dominated(catalog, [v.name for v in catalog.variants])
+
+
+def _without(catalog: Catalog, gone: Collection[str]) -> Catalog:
+    """Return the catalog without these variants, and without the plans that ask them."""
+    plans = [p for p in catalog.plans if not set(gone) & set(p.variants)]
     return replace(
         catalog,
-        variants=tuple(v for v in catalog.variants if v.name not in found),
-        plans=tuple(_not_compared_to(p, found) for p in plans),
+        variants=tuple(v for v in catalog.variants if v.name not in gone),
+        plans=tuple(_not_compared_to(p, gone) for p in plans),
     )
 
 

@@ -253,6 +253,7 @@ class PublishConfig(_Frozen):
     allow_constant: bool = (
         False  # also publish variants no better than always "no answer", for trials
     )
+    leave_out_weak: bool = False  # leave both kinds out instead of refusing to publish
     profile_runs: int = Field(60, ge=5)  # timed runs of each length, for the latency profile
 
 
