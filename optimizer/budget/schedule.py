@@ -242,7 +242,9 @@ def choose(
             found = _largest_that_fits(grown, seconds, usable)
             return replace(found, budget_min=budget_min, left_out=tuple(left_out))
         left_out.append((kind, (least + spent_min) / (1 - RESERVE)))
-    raise _too_small(stages_of(grown(0.0), seconds), left_out, budget_min)
+    kind, needed = min(left_out, key=lambda pair: pair[1])
+    smallest = stages_of(_grown(kind, role, whole, counts)(0.0), seconds)
+    raise _too_small(kind, smallest, needed, budget_min)
 
 
 def kinds_for(whole: Network) -> tuple[Kind, ...]:
@@ -252,14 +254,14 @@ def kinds_for(whole: Network) -> tuple[Kind, ...]:
 
 
 def _too_small(
-    stages: Sequence[Stage], left_out: Sequence[tuple[Kind, float]], budget_min: float
+    kind: Kind, stages: Sequence[Stage], needed_min: float, budget_min: float
 ) -> BudgetError:
-    kind, needed = min(left_out, key=lambda pair: pair[1])
     parts = ", ".join(f"{stage.name} {stage.minutes:.1f}" for stage in stages)
     return BudgetError(
         f"--budget {duration(budget_min)}: too small for these questions on this host. The smallest study,"
-        f" {kind.name}, takes about {sum(s.minutes for s in stages):.1f} minutes ({parts});"
-        f" give --budget {duration(needed)} or more, a smaller teacher, or fewer questions"
+        f" {kind.name}, takes about {sum(s.minutes for s in stages):.1f} minutes ({parts}), and a"
+        f" {RESERVE:.0%} reserve is kept; give --budget {duration(needed_min)} or more, a smaller teacher,"
+        " or fewer questions"
     )
 
 
