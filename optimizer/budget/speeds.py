@@ -22,9 +22,10 @@ from optimizer.data import evaluate, question_sets
 from optimizer.data.question_sets import Example, Feature
 from optimizer.models import adapt, heads, student, tokenizer
 from optimizer.onnx import export, profile
-from optimizer.search.costs import CostGate
+from optimizer.search import costs
 from optimizer.students import supernet
 from optimizer.students.supernet import Supernet
+from optimizer.study import workers
 from optimizer.study.config import DistillConfig, PublishConfig, StudyConfig, TrainConfig
 from optimizer.study.space import Space
 from optimizer.teachers import asking, checkpoint
@@ -72,8 +73,8 @@ def start_of(teacher: str, weights: str | None) -> Start:
 WEIGHTS = "minilm"  # what a teacher that cannot be cut teaches
 
 
-def measure(start: Start, examples: Sequence[Example], n_rows: int, costs: Path) -> Measured:
-    """Return the speeds of this host; `costs`: folder that keeps the latency of one shape."""
+def measure(start: Start, examples: Sequence[Example], n_rows: int) -> Measured:
+    """Return the speeds of this host on some of these questions; `n_rows`: that will train."""
     some = _spread(examples, ROWS)
     asked = _spread(examples, ASKED)
     with tempfile.TemporaryDirectory() as folder:
@@ -86,9 +87,7 @@ def measure(start: Start, examples: Sequence[Example], n_rows: int, costs: Path)
         config = TrainConfig(batch_size=study_file.batch_size(n_rows))
         tokens = _bucket([len(row.input_ids) for row in rows])
         files = _Files(Path(folder), words, asked)
-        return Measured(
-            whole, _seconds(start, model, whole, rows, config, files, costs, tokens), tokens
-        )
+        return Measured(whole, _seconds(start, model, whole, rows, config, files, tokens), tokens)
 
 
 def _spread(examples: Sequence[Example], n: int) -> list[Example]:
@@ -115,31 +114,26 @@ def _seconds(
     rows: Sequence[Feature],
     config: TrainConfig,
     files: _Files,
-    costs: Path,
     tokens: int,
 ) -> Seconds:
-    small = smallest(model, whole)
-    written_s, read_s = files.measure(model, "largest")
-    _, small_read_s = files.measure(small, "smallest")
-    profile_s = files.profile_s("largest")
-    forward_s = _forward_s(model, rows)
-    gate = CostGate(export.graph_shape_of(model), tokens, costs)
-    space = space_of(whole)
-    cost_s = _timed(lambda: gate.cost(space.smallest))
-    elastic_s = _elastic_s(model, space, rows, config)
-    return Seconds(
-        ask=_ask_s(start.teacher, files.asked) if start.role is Role.TEACHES else 0.0,
-        forward=forward_s,
-        train_smallest=loop.seconds_a_row(small, rows, losses.label_loss, config),
-        train=loop.seconds_a_row(model, rows, losses.label_loss, config),
-        elastic=elastic_s,
-        sort_heads=_sort_heads_s(whole, forward_s, rows),
-        export=CHECKS * written_s,
-        read=read_s,
-        read_smallest=small_read_s,
-        cost=cost_s,
-        profile=profile_s,
-    )
+    with workers.working():
+        small = smallest(model, whole)
+        written_s, read_s = files.measure(model, "largest")
+        _, small_read_s = files.measure(small, "smallest")
+        forward_s = _forward_s(model, rows)
+        return Seconds(
+            ask=_ask_s(start.teacher, files.asked) if start.role is Role.TEACHES else 0.0,
+            forward=forward_s,
+            elastic=_elastic_s(model, space_of(whole), rows, config),
+            train_smallest=loop.seconds_a_row(small, rows, losses.label_loss, config),
+            train=loop.seconds_a_row(model, rows, losses.label_loss, config),
+            sort_heads=_sort_heads_s(whole, forward_s, rows),
+            export=CHECKS * written_s,
+            read=read_s,
+            read_smallest=small_read_s,
+            cost=files.cost_s("largest", tokens),
+            profile=files.profile_s("largest"),
+        )
 
 
 def smallest(model: Any, whole: Network) -> Any:
@@ -222,6 +216,11 @@ class _Files:
         ms = [found.cell(bucket).p50_ms for bucket in PROFILED]
         each = np.interp(LENGTH_BUCKETS, PROFILED, ms)
         return float(each.sum()) / 1e3 * (PROFILE_RUNS + profile.WARM_UP)
+
+    def cost_s(self, name: str, tokens: int) -> float:
+        """Return what measuring the latency of one shape takes, in a search."""
+        found = profile.profile(self._path(name), costs.RUNS, (tokens,))
+        return costs.seconds_of(found.cell(tokens))
 
     def _path(self, name: str) -> Path:
         return self.folder / name / "export" / "model.onnx"

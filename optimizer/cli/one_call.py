@@ -25,7 +25,6 @@ from optimizer.cli import own
 from optimizer.data.question_sets import Split, sha256_of
 from optimizer.data.splits import StudyQuestions
 from optimizer.study import config as configs
-from optimizer.study import workers
 from optimizer.study.config import StudyConfig
 
 WIDTH = 80  # columns
@@ -149,9 +148,7 @@ def _chosen(args: argparse.Namespace, config: StudyConfig, given: Given, folder:
     splits = questions.splits_of(StudyQuestions(config, args.data_dir))
     counts = questions.counts_of(args.data, splits)
     start = speeds.start_of(given.teacher, given.weights)
-    costs = folder / configs.search_folder(configs.ELASTIC) / "costs"
-    with workers.working():
-        found = speeds.measure(start, splits[Split.TRAIN], counts.train, costs)
+    found = speeds.measure(start, splits[Split.TRAIN], counts.train)
     taken_min = (time.monotonic() - began) / 60
     fitting = schedule.choose(
         start.role, found.whole, counts, found.seconds, given.budget_min, taken_min

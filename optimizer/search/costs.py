@@ -157,6 +157,12 @@ class CostGate:
         return min(cell.p95_ms for cell in cells)
 
 
+def seconds_of(cell: Cell) -> float:
+    """Return what measuring a shape takes, by one round of it: a busy host is given up after PATIENCE_S."""
+    round_s = (RUNS + profile.WARM_UP) * cell.p50_ms / 1e3
+    return round_s if _quiet([cell]) else max(round_s, PATIENCE_S)
+
+
 def _quiet(cells: Sequence[Cell]) -> bool:
     if not cells:
         return False

@@ -22,7 +22,7 @@ from tests.optimizer.conftest import question_set
 @pytest.fixture(scope="module")
 def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("own") / "My Questions.json"
-    path.write_text(json.dumps(question_set(100)))
+    path.write_text(json.dumps(question_set(120)))
     return path
 
 
