@@ -51,6 +51,11 @@ class Call:
         assert found is not None, "it was chosen before"
         return found
 
+    @property
+    def plain(self) -> dict[str, Any]:
+        """The stages with their minutes, as plain data."""
+        return record.as_plain(self.record)
+
     def timed(self, stage: str) -> AbstractContextManager[None]:
         """Note how long a stage takes."""
         return record.timed(self.folder, stage)
@@ -232,4 +237,4 @@ def finished(call: Call) -> dict[str, Any]:
         highlight=False,
         soft_wrap=True,
     )
-    return record.as_plain(found)
+    return call.plain

@@ -166,7 +166,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
         return _run_stages(args, lambda _: nullcontext())
     call = one_call.prepared(args)
     if args.dry_run:
-        return one_call.record.as_plain(call.record)
+        return call.plain
     floors = _run_stages(call.args, call.timed)
     return {"floors": floors, "stages": one_call.finished(call)}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from optimizer.budget import record, schedule
+from optimizer.budget.questions import sources_of
 from optimizer.cli import main, one_call
 from optimizer.cli.one_call import Call
 from optimizer.data.splits import StudyQuestions
@@ -128,9 +129,7 @@ def test_it_ends_with_how_to_serve_and_a_question_of_the_user(
 ) -> None:
     """The request is one that the published plans can meet, on a text that trained nothing."""
     record.write(tmp_path, record.Record(GIVEN, "", (schedule.Stage("publish", "x", 1.0),), (), {}))
-    config = StudyConfig(
-        name="own", largest_name="own", data=one_call.questions.sources_of(questions)
-    )
+    config = StudyConfig(name="own", largest_name="own", data=sources_of(questions))
     args = argparse.Namespace(study=None, model_repository=REPOSITORY)
     one_call.finished(Call(args, tmp_path, StudyQuestions(config, Path("data"))))
     said = capsys.readouterr().out

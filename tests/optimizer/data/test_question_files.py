@@ -172,3 +172,25 @@ def test_a_broken_file_says_what_is_wrong(
     path.write_text(content)
     with pytest.raises(DataError, match=said):
         question_files.load(path)
+
+
+@pytest.mark.parametrize("form", ["list.json", "numbered.json", "rows.jsonl"])
+def test_a_study_reads_every_form(tmp_path: Path, form: str) -> None:
+    """What `certify --data` reads can be trained on, too; SQuAD's form without ids is numbered."""
+    path = tmp_path / form
+    if form == "list.json":
+        path.write_text(json.dumps(ROWS))
+    elif form == "rows.jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    else:
+        path.write_text(json.dumps(squad([row | {"id": ""} for row in ROWS])))
+    found = question_files.of_study(str(path))
+    assert [(e.question, e.answers) for e in found] == [(e.question, e.answers) for e in EXPECTED]
+
+
+def test_what_is_no_question_set_in_any_form_is_an_error(tmp_path: Path) -> None:
+    """The error is that of the more general form, which names the row."""
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps([{"question": "Who?"}]))
+    with pytest.raises(DataError, match="row 1.*context"):
+        question_files.of_study(str(path))

@@ -14,6 +14,7 @@ from optimizer.publish.publication import (
     check_constant,
     check_publishable,
     without_dominated,
+    without_weak,
 )
 from tests.fakes import make_catalog, make_variant, with_loss
 
@@ -92,6 +93,36 @@ def test_a_variant_that_does_not_beat_no_answer_is_refused() -> None:
     with pytest.raises(NothingToPublish, match=r"'no answer'.*: fast: F1 0\.5200.*0\.5210"):
         check_constant(replace(catalog, plans=(fast, slow)))
     check_constant(replace(catalog, plans=(slow, catalog.plans[0])))
+
+
+def with_constant(catalog: Catalog, constant_f1: float) -> Catalog:
+    plans = [
+        replace(p, certificate=replace(p.certificate, constant_f1=constant_f1))
+        for p in catalog.plans
+    ]
+    return replace(catalog, plans=tuple(plans))
+
+
+def test_weak_variants_are_left_out_where_the_study_asks_for_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A study that a program chose names shapes before anybody knew how well they answer."""
+    three = [FAST, SLOW, make_variant("slower", 30)]
+    catalog = with_constant(make_catalog(three, [0.4, 0.6, 0.55]), 0.45)
+    left = without_weak(catalog, allow_constant=False)
+    assert [v.name for v in left.variants] == [p.name for p in left.plans] == ["slow"]
+    assert "fast is not published: F1 0.420 is no better" in caplog.text
+    assert "slower is not published: slow" in caplog.text
+    tried = without_weak(catalog, allow_constant=True)
+    assert [v.name for v in tried.variants] == ["fast", "slow"]
+
+
+def test_where_every_variant_is_weak_none_is_left_out() -> None:
+    """The check refuses them by name; an empty catalog would say nothing."""
+    catalog = with_constant(make_catalog([FAST, SLOW], [0.3, 0.4]), 0.5)
+    assert without_weak(catalog, allow_constant=False) == catalog
+    with pytest.raises(NothingToPublish, match=r"fast: .*; slow: "):
+        check_constant(catalog)
 
 
 @pytest.mark.parametrize("min_floor", [0.71, 0.8])

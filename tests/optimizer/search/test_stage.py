@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from gateway.catalog.schema import Precision
+from gateway.catalog.schema import Cell, Precision
 from optimizer.cli import main
 from optimizer.data.question_sets import Split
 from optimizer.models.student import bert_of
@@ -21,7 +21,7 @@ from optimizer.onnx import export
 from optimizer.report import inputs as report
 from optimizer.report.analysis import Trial
 from optimizer.search import scoring
-from optimizer.search.costs import CostGate, graph_shape
+from optimizer.search.costs import PATIENCE_S, CostGate, graph_shape, seconds_of
 from optimizer.search.scoring import SliceScorer
 from optimizer.students.study import Study
 from optimizer.study.config import (
@@ -157,6 +157,12 @@ def test_a_search_that_cannot_be_is_refused(
     """By the name of the key, before anything is measured."""
     assert main.main(arguments(study, tmp_path, text)) == 1
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("p95_ms", "expected_s"), [(10.5, 0.25), (20.0, PATIENCE_S)])
+def test_a_busy_host_is_planned_with_the_whole_patience(p95_ms: float, expected_s: float) -> None:
+    """25 runs of 10 ms, or as long as a search waits for a quiet round."""
+    assert seconds_of(Cell(128, 1, 10.0, p95_ms, p95_ms)) == pytest.approx(expected_s)
 
 
 def test_a_slice_costs_what_random_weights_say(study: Study, gate: CostGate) -> None:

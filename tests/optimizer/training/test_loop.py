@@ -102,3 +102,20 @@ def test_training_learns(tiny_backbone: Path, tmp_path: Path) -> None:
     first = float(label_loss(model, loop.batch_of(rows(), range(16))).detach())
     last = loop.train(model, rows(), label_loss, config, tmp_path, 1)
     assert last < 0.5 * first
+
+
+def test_seconds_a_row_are_those_of_whole_steps(tiny_backbone: Path) -> None:
+    """Of short, middle and long rows, after a step that warms up; the weights move as in training."""
+    asked: list[tuple[int, int]] = []
+
+    def loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        asked.append((len(batch.rows), batch.input_ids.shape[1]))
+        return label_loss(model, batch)
+
+    model, before = student.load(str(tiny_backbone)), student.load(str(tiny_backbone))
+    assert loop.seconds_a_row(model, rows(), loss, CONFIG, steps=3) > 0
+    sizes, lengths = zip(*asked, strict=True)
+    assert sizes == (4, 4, 4, 4)
+    assert lengths[1] < lengths[2] < lengths[3] == max(len(row.input_ids) for row in rows())
+    name = "qa_outputs.weight"
+    assert not torch.equal(model.get_parameter(name), before.get_parameter(name))
