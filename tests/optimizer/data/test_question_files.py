@@ -192,5 +192,5 @@ def test_what_is_no_question_set_in_any_form_is_an_error(tmp_path: Path) -> None
     """The error is that of the more general form, which names the row."""
     path = tmp_path / "x.json"
     path.write_text(json.dumps([{"question": "Who?"}]))
-    with pytest.raises(DataError, match="row 1.*context"):
+    with pytest.raises(DataError, match=r"row 1.*context"):
         question_files.of_study(str(path))
