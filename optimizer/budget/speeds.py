@@ -32,6 +32,7 @@ from optimizer.teachers import asking, checkpoint
 from optimizer.teachers.store import AnswerStore
 from optimizer.training import loop, losses
 
+WEIGHTS = "minilm"  # what a teacher that cannot be cut teaches
 ROWS = 48  # training rows that steps are timed on
 ASKED = 24  # questions that a teacher and a served file are timed on
 PROFILED = (128, 384)  # tokens; latency is linear in between, nearly
@@ -68,9 +69,6 @@ def start_of(teacher: str, weights: str | None) -> Start:
         )  # without a span head it is an encoder; else this fails in the same way
         return Start(teacher, Role.ENCODER, teacher)
     return Start(teacher, Role.LARGEST, teacher)
-
-
-WEIGHTS = "minilm"  # what a teacher that cannot be cut teaches
 
 
 def measure(start: Start, examples: Sequence[Example], n_rows: int) -> Measured:

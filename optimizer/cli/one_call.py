@@ -212,7 +212,7 @@ def table_of(found: Record) -> Table:
     """Return the stages with the minutes that they should take, and those that they took so far."""
     total = sum(stage.minutes for stage in found.stages)
     budget = schedule.duration(found.given.budget_min)
-    table = Table(title=f"{total:.0f} of {budget} planned", width=WIDTH)
+    table = Table(title=f"about {total:.0f} minutes, budget {budget}", width=WIDTH)
     table.add_column("stage")
     table.add_column("what")
     table.add_column("plan, min", justify="right")
