@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,16 +68,25 @@ def write(folder: Path, record: Record) -> None:
 
 def check(folder: Path, record: Record, given: Given) -> None:
     """Raises: BudgetError when the run was begun with other values, or its study file was changed."""
-    if changed := _changes(record.given, given):
-        raise BudgetError(
-            f"{folder}: was begun with {'; '.join(changed)}. Give the same again to go on, or start anew"
-            " with another --run-dir, or after removing the folder"
-        )
+    _refuse(folder, _changes(record.given, given))
     study = folder / STUDY
     if not study.exists() or sha256_of(study) != record.study_sha256:
         raise BudgetError(
             f"{study}: was changed or removed since it was chosen. To run it as it is now:"
             f" bertier-optimize run --study {study} --run-dir {folder}"
+        )
+
+
+def check_budget(folder: Path, record: Record, budget_min: float) -> None:
+    """Raises: BudgetError when the run was begun with another budget; known before models are read."""
+    _refuse(folder, _changes(record.given, replace(record.given, budget_min=budget_min)))
+
+
+def _refuse(folder: Path, changed: Sequence[str]) -> None:
+    if changed:
+        raise BudgetError(
+            f"{folder}: was begun with {'; '.join(changed)}. Give the same again to go on, or start anew"
+            " with another --run-dir, or after removing the folder"
         )
 
 

@@ -26,8 +26,8 @@ GP_FROM, GP_S = 20, 6.0  # trials from which on the Gaussian process pays; what 
 LAST_RUNG = (200, 1500)  # questions of the last rung
 FIRST_RUNG = 0.3  # share of them that the first rung asks
 PROMOTED = 0.5  # share of the candidates that is asked all of them
-START_S = 12.0  # imports and loading, of each stage
-FLOORS_S = 30.0  # choosing cascades and computing floors
+START_S = 5.0  # reading questions and loading models, of each stage
+FLOORS_S = 15.0  # choosing cascades and computing floors
 STEPS = 200  # in which a study grows from its smallest to its largest amount
 UNITS_MIN = {"m": 1.0, "h": 60.0, "d": 1440.0}
 

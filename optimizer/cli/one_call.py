@@ -100,6 +100,8 @@ def prepared(args: argparse.Namespace) -> Call:
     name = name_of(args.data)
     folder = args.run_dir or Path("runs") / name
     before = record.read(folder)
+    if before is not None:
+        record.check_budget(folder, before, budget_min)
     config = StudyConfig(name=name, largest_name=name, data=questions.sources_of(args.data))
     given = _given(args, config, budget_min)
     if before is None:
