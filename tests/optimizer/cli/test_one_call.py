@@ -103,7 +103,7 @@ def test_a_budget_that_is_too_small_names_one_that_is_enough(
         (["--budget", "soon"], "such as 30m, 2h or 1d"),
         (["--budget", "2h", "--study", "other.toml"], "give no --study"),
         (["--budget", "2h", "--teacher", "second"], "one --teacher"),
-        (["--budget", "2h", "--data", "absent.json"], "absent.json: no such file"),
+        (["--budget", "1h", "--data", "absent.json"], "absent.json: no such file"),
         ([], "need --budget"),
     ],
 )
