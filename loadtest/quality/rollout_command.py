@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from gateway.catalog import store
@@ -42,7 +43,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--streams",
         type=int,
         default=200,
-        help="simulated streams of candidates that are no worse, to count false alarms; of others a tenth",
+        help="simulated streams of each kind of candidate",
     )
     command.add_argument("--share", type=float, default=0.1, help="of the candidate")
     command.add_argument(
@@ -72,16 +73,19 @@ def _rollout(args: argparse.Namespace) -> tuple[bool, dict[str, Any]]:
     )
     compared = given["candidate_compared"].default
     rows = []
-    for scenario in rollout.SCENARIOS:
-        n = args.streams if scenario.counts_false_alarms else max(1, args.streams // 10)
-        seeds = range(args.seed, args.seed + n)
+    for scenario in track(rollout.SCENARIOS, "candidates", console=Console(stderr=True)):
         found = [
             rollout.ended(scenario, args.share, args.requests, chances, seed, compared)
-            for seed in seeds
+            for seed in range(args.seed, args.seed + args.streams)
         ]
         rows.append(_row(scenario, found))
     _show(rows, args)
-    quiet = all(row["withdrawn"] <= row["streams"] * 0.1 for row in rows[:2])
+    equal = [
+        row
+        for row, scenario in zip(rows, rollout.SCENARIOS, strict=True)
+        if scenario.counts_false_alarms
+    ]
+    quiet = all(row["withdrawn"] <= row["streams"] * 0.1 for row in equal)
     return quiet, {"streams": args.streams, "share": args.share, "rows": rows}
 
 
@@ -110,7 +114,7 @@ def _show(rows: Sequence[dict[str, Any]], args: argparse.Namespace) -> None:
         cells = (str(row["withdrawn"]), after[0], str(row["promoted"]), after[1], str(row["open"]))
         table.add_row(row["candidate"], str(row["streams"]), *cells)
     Console().print(table)
-    print("after: requests of the candidate, median (95 % quantile)")
+    print(f"after: requests of the candidate, median (95 % quantile); on {hardware()}")
 
 
 def _told(quantiles: tuple[int, int] | None) -> str:
