@@ -25,6 +25,15 @@ def memory_limit_bytes(proc: Path = PROC) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
+def memory_left_bytes(proc: Path = PROC) -> int | None:
+    """Return the memory that this process's groups may still take; None: no limit.
+
+    Pages of files that the kernel gives up when memory is short count as left.
+    """
+    left = [_left(folder) for folder in _folders("memory", proc)]
+    return min((each for each in left if each is not None), default=None)
+
+
 def _folders(controller: str, proc: Path) -> Iterator[Path]:
     """Yield the folder of this process's group and of those above it that are mounted here."""
     for path, mount, root in _mounted(controller, proc):
@@ -82,6 +91,25 @@ def _limit(folder: Path) -> int | None:
             limit = int((folder / name).read_text())
             return limit if 0 < limit < UNLIMITED_BYTES else None
     return None
+
+
+def _left(folder: Path) -> int | None:
+    limit = _limit(folder)
+    if limit is None:
+        return None
+    for used, cache in (("current", "inactive_file"), ("usage_in_bytes", "total_inactive_file")):
+        with suppress(OSError, ValueError):
+            taken = int((folder / f"memory.{used}").read_text())
+            return max(0, limit - taken + _stat(folder, cache))
+    return limit
+
+
+def _stat(folder: Path, name: str) -> int:
+    """Return a number of memory.stat; 0: it is not there."""
+    for line in _lines(folder / "memory.stat"):
+        if line.startswith(f"{name} "):
+            return int(line.split()[1])
+    return 0
 
 
 def _lines(path: Path) -> list[str]:

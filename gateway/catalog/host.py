@@ -70,22 +70,6 @@ def affinity_cores() -> int:
     return os.cpu_count() or 1
 
 
-def free_memory_bytes(
-    meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")
-) -> float:
-    """Return the memory that may still be taken, within the limit of our control group; inf: unknown."""
-    try:
-        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        free = int(lines["MemAvailable"].split()[0]) * 1024.0
-    except (OSError, KeyError, ValueError):
-        free = math.inf
-    try:
-        limit, used = (int((cgroup / f"memory.{name}").read_text()) for name in ("max", "current"))
-    except (OSError, ValueError):  # no second version of control groups, or "max": no limit
-        return free
-    return min(free, float(limit - used))
-
-
 def _cpuinfo() -> dict[str, str]:
     path = Path("/proc/cpuinfo")
     if not path.exists():

@@ -16,8 +16,8 @@ from dataclasses import replace
 from gateway.backends.protocol import key_of
 from gateway.backends.retry import Retry
 from gateway.catalog import candidate as disk
+from gateway.catalog import memory
 from gateway.catalog.candidate import Candidate
-from gateway.catalog.host import free_memory_bytes
 from gateway.catalog.schema import Variant
 from gateway.catalog.store import Catalog
 from gateway.domain import SetName
@@ -40,7 +40,6 @@ log = logging.getLogger(__name__)
 
 FIRST_RETRY_MS, LONGEST_RETRY_MS = 5_000.0, 60_000.0
 MAY_PASS = (VariantsUnserved, BackendError, DeadlineExceeded)  # the file on disk is not at fault
-LOADED_SIZE = 2.0  # memory of a loaded model / its file; 1.8 was seen of the largest
 
 
 class Candidates:
@@ -51,7 +50,7 @@ class Candidates:
         service: AnswerService,
         retirement: Retirement,
         clock: Callable[[], float],
-        free_bytes: Callable[[], float] = free_memory_bytes,
+        free_bytes: Callable[[], float] = memory.free_bytes,
         as_served: Callable[[Catalog], Catalog] = lambda catalog: catalog,
     ) -> None:
         """`as_served` returns a stored catalog as this gateway serves the current one."""
@@ -170,9 +169,11 @@ class Candidates:
             return
         embedded = service.backend.name == "embedded"
         loaded = await service.backend.hashes()
-        copies = {v.name: 1 if embedded else v.instances for v in variants}
         new = [v for v in variants if loaded.get(key_of(v)) != v.sha256]
-        needed = sum(LOADED_SIZE * v.size_bytes * copies[v.name] for v in new)
+        needed = sum(
+            memory.embedded_bytes(v) if embedded else v.instances * memory.instance_bytes(v)
+            for v in new
+        )
         free = self._free_bytes()
         if needed > free:
             raise VariantsUnserved(

@@ -10,14 +10,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from gateway.catalog.memory import instance_bytes
 from gateway.catalog.schema import Variant
 from gateway.catalog.store import Catalog
 
 log = logging.getLogger(__name__)
 
-# Measured of the shipped models on Triton 24.10 with ONNX Runtime 1.31.1, x86-64: private memory of an instance after use.
-PROCESS_BYTES = 60 << 20
-COPIES = 3.0  # memory of a model / its file
 OTHERS_BYTES = 250 << 20  # gateway and tritonserver
 USED = 0.9  # of the limit: what the page cache and long texts need is left
 
@@ -85,5 +83,5 @@ def instances_within(variants: Sequence[Variant], room_bytes: float) -> dict[str
 
 def needed_bytes(variants: Sequence[Variant], counts: Mapping[str, int]) -> float:
     """Return the memory of gateway, Triton and so many instances."""
-    each = {v.name: PROCESS_BYTES + COPIES * v.size_bytes for v in variants}
+    each = {v.name: instance_bytes(v) for v in variants}
     return OTHERS_BYTES + sum(n * each[name] for name, n in counts.items())

@@ -159,7 +159,7 @@ async def test_models_without_room_are_not_loaded(house: House) -> None:
     await candidates.look()
     found = candidates.state()
     assert found is not None
-    assert "20 MB more would be taken, 1 MB are free" in str(found.refused)
+    assert "156 MB more would be taken, 1 MB are free" in str(found.refused)
     assert "new/1" not in house.backend.loaded
 
 
