@@ -7,26 +7,23 @@ is lost and counted; no question waits for the log.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import logging
-import os
-import stat
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.domain import Reason, Size, Slo
+from gateway.observability.line_file import LineFile
 
 log = logging.getLogger(__name__)
 
 VERSION = 1  # of the line format; loadtest/lab/replay.py documents its fields
 CAPACITY = 65_536  # lines that may wait
 PERIOD_S = 1.0  # from one chunk to the next
-LONGEST_BYTES = 4_096  # longer than any line
+MODE = 0o640  # of the file: no text of a caller is in it
 
 
 @dataclass(slots=True)
@@ -78,7 +75,7 @@ class DecisionLog:
         self._path = path
         self._on_lost = on_lost
         self._waiting: deque[Entry] = deque()
-        self._file: _File | None = None
+        self._file: LineFile | None = None
         self._failing = False
         self._writing = threading.Lock()
 
@@ -111,7 +108,7 @@ class DecisionLog:
         try:
             if self._file is None or self._file.moved:
                 self._close()
-                self._file = _File(self._path)
+                self._file = LineFile(self._path, MODE)
             self._file.append(b"".join(entry.line() for entry in entries))
             self._failing = False
         except OSError as exc:
@@ -125,64 +122,3 @@ class DecisionLog:
         if self._file is not None:
             self._file.close()
             self._file = None
-
-
-class _File:
-    """A file of whole lines: a partial line, left by a full disk or a killed process, is removed."""
-
-    def __init__(self, path: Path) -> None:
-        """Raises: OSError."""
-        self._path = path
-        self._number = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        found = os.fstat(self._number)
-        self._is = (found.st_dev, found.st_ino)
-        self._regular = stat.S_ISREG(found.st_mode)
-        if self._regular:
-            with self._locked():
-                self._mend(os.fstat(self._number).st_size)
-
-    @property
-    def moved(self) -> bool:
-        """Whether the path now names another file, or none."""
-        try:
-            found = self._path.stat()
-        except OSError:
-            return True
-        return (found.st_dev, found.st_ino) != self._is
-
-    def append(self, chunk: bytes) -> None:
-        """Write the whole chunk or nothing. Raises: OSError."""
-        with self._locked():
-            self._append(chunk)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Let no other worker of this gateway write to the file in the block."""
-        if not self._regular:
-            yield
-            return
-        fcntl.flock(self._number, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(self._number, fcntl.LOCK_UN)
-
-    def _append(self, chunk: bytes) -> None:
-        before, left = os.fstat(self._number).st_size, memoryview(chunk)
-        try:
-            while left:
-                left = left[os.write(self._number, left) :]
-        except OSError:
-            if self._regular:
-                os.ftruncate(self._number, before)
-            raise
-
-    def close(self) -> None:
-        with suppress(OSError):
-            os.close(self._number)
-
-    def _mend(self, size: int) -> None:
-        start = max(0, size - LONGEST_BYTES)
-        tail = os.pread(self._number, size - start, start)
-        if tail and not tail.endswith(b"\n"):
-            os.ftruncate(self._number, start + tail.rfind(b"\n") + 1)

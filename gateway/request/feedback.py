@@ -14,6 +14,7 @@ import secrets
 import uuid
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from gateway.errors import FeedbackConflict, InvalidField, UnknownRequest
 from gateway.monitoring.prediction_powered import Outcomes
 from gateway.monitoring.sequential_tests import Comparison
 from gateway.observability import logs
+from gateway.observability.line_file import LineFile
 from gateway.observability.metrics import Metrics
 from gateway.qa import scoring
 from gateway.serving_set import ServingSet
@@ -34,6 +36,7 @@ log = logging.getLogger(__name__)
 
 MAX_ANSWERS = 100  # right answers to one question
 MAX_TEXT_CHARS = 64 << 20  # of all texts that are kept for `feedback_file`
+MODE = 0o600  # of `feedback_file`: the texts of callers are in it
 MAX_PLANS = 256  # of successive catalogs
 AGREED = (Comparison.SAME, Comparison.BOTH_SILENT)
 
@@ -290,8 +293,9 @@ def _line(key: Key, kept: _Kept, truth: Truth) -> str | None:
 
 
 def _append(file: Path, line: str) -> None:
+    """Append a line, or nothing of it: half a line, of a full disk or a killed gateway, is cut off first."""
     try:
-        with file.open("a", encoding="utf-8") as opened:
-            opened.write(line)
+        with closing(LineFile(file, MODE)) as opened:
+            opened.append(line.encode())
     except OSError as exc:
         log.error("feedback_file: %s cannot be written (%s); a question is lost", file, exc)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -217,6 +221,49 @@ async def test_a_file_of_feedback_is_a_question_set(tmp_path: Path) -> None:
     assert [e.answers for e in found] == [("Normandy",), (), (text,)]
     assert {(e.question, e.context) for e in found} == {(QUESTION, CONTEXT)}
     assert json.loads(file.read_text().splitlines()[0])["request_id"] == "a"
+
+
+async def test_half_a_line_spoils_no_other_and_the_file_is_its_owner_s(tmp_path: Path) -> None:
+    """A full disk ends a line anywhere, and what follows must still be a question set of its own lines."""
+    file = tmp_path / "feedback.jsonl"
+    service = make_service(feedback_requests=10, feedback_file=file)
+    for name in "ab":
+        await answered(service, name)
+    await service.feedback.report(("a", ""), RIGHT)
+    with file.open("ab") as opened:
+        opened.write(file.read_bytes()[:40])
+    await service.feedback.report(("b", ""), RIGHT)
+    assert [json.loads(line)["request_id"] for line in file.read_text().splitlines()] == ["a", "b"]
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_full_disk_leaves_no_part_of_a_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The real error of a real write: the file may not grow past its limit."""
+    file = tmp_path / "feedback.jsonl"
+    service = make_service(feedback_requests=10, feedback_file=file)
+    for name in "ab":
+        await answered(service, name)
+    await service.feedback.report(("a", ""), RIGHT)
+    whole = file.read_bytes()
+    with files_no_longer_than(len(whole) + 20):
+        await service.feedback.report(("b", ""), RIGHT)
+    assert file.read_bytes() == whole
+    assert "a question is lost" in caplog.text
+
+
+@contextmanager
+def files_no_longer_than(n_bytes: int) -> Iterator[None]:
+    """A write beyond it fails with EFBIG; part of it is written before, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
 
 
 def test_a_file_without_memory_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
