@@ -319,13 +319,16 @@ class Metrics:
         self.confidence_shift.labels(variant).set(log10_e_value)
         self.confidence_shifted.labels(variant).set(shifted)
 
-    def note_live(self, plan: str, n_known: int, f1: Interval | None) -> None:
-        """Show the live F1 of a plan; None: too few outcomes are known."""
-        self.live_known.labels(plan).set(n_known)
-        if f1 is not None:
-            self.live_f1.labels(plan).set(f1.mean)
-            self.live_low_f1.labels(plan).set(f1.low)
-            self.live_high_f1.labels(plan).set(f1.high)
+    def note_live(self, found: Iterable[tuple[str, str, int, Interval | None]]) -> None:
+        """Show the live F1 of plans: catalog, plan, known outcomes, F1; None: too few are known."""
+        for gauge in (self.live_known, self.live_f1, self.live_low_f1, self.live_high_f1):
+            gauge.clear()
+        for catalog, plan, n_known, f1 in found:
+            self.live_known.labels(catalog, plan).set(n_known)
+            if f1 is not None:
+                self.live_f1.labels(catalog, plan).set(f1.mean)
+                self.live_low_f1.labels(catalog, plan).set(f1.low)
+                self.live_high_f1.labels(catalog, plan).set(f1.high)
 
     def clear_certificate_tests(self) -> None:
         """Drop what is shown of plans and variants, before that of another catalog is."""

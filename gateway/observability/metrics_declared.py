@@ -230,21 +230,25 @@ FEEDBACK = _counter(
 LIVE_F1 = _gauge(
     "bertier_live_f1",
     "F1 of the last answers by feedback and scores, at least 20 of them with feedback.",
+    "catalog",
     "plan",
 )
 LIVE_LOW_F1 = _gauge(
     "bertier_live_low_f1",
     "Lower end of its prediction-powered interval of 95 %.",
+    "catalog",
     "plan",
 )
 LIVE_HIGH_F1 = _gauge(
     "bertier_live_high_f1",
     "Upper end of that interval.",
+    "catalog",
     "plan",
 )
 LIVE_KNOWN = _gauge(
     "bertier_live_known_answers",
     "Answers with feedback that this interval counts.",
+    "catalog",
     "plan",
 )
 # Connections, API keys and denials.

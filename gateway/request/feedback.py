@@ -13,7 +13,7 @@ import logging
 import secrets
 import uuid
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any
 
 from gateway.auth import access
 from gateway.catalog.schema import Plan
-from gateway.domain import Answered, Question
+from gateway.domain import Answered, Question, SetName
 from gateway.errors import FeedbackConflict, InvalidField, UnknownRequest
 from gateway.monitoring.prediction_powered import Outcomes
 from gateway.monitoring.sequential_tests import Comparison
@@ -43,7 +43,7 @@ AGREED = (Comparison.SAME, Comparison.BOTH_SILENT)
 Key = tuple[str, str]  # the request's id; the question's own, or ""
 OwnedKey = tuple[str | None, str, str]  # the same, after the name of the caller's key
 Tokens = tuple[bytes, ...]
-Identity = tuple[str, ...]  # a plan's name and the hashes of its models
+Identity = tuple[str, ...]  # a plan's name, its thresholds and the hashes of its models
 
 
 def key_of(question: Question) -> Key:
@@ -175,7 +175,6 @@ class Feedback:
         kept.scored = scored
         kept.live.add(kept)
         self._metrics.feedback.labels("taken").inc()
-        self._show(kept)
         if self._file is not None and (line := _line(key, kept, truth)) is not None:
             async with self._writing:
                 await asyncio.to_thread(_append, self._file, line)
@@ -183,12 +182,22 @@ class Feedback:
 
     def live(self, serving: ServingSet) -> Mapping[str, Mapping[str, Any]]:
         """Return what is known of each plan that is served, by name; only where anything is."""
-        found = {}
+        return {plan: _report(live) for plan, live in self._known(serving)}
+
+    def show(self, sets: Mapping[SetName, ServingSet]) -> None:
+        """Bring the metrics up to date: of the plans of each set, and of no other."""
+        self._metrics.note_live(
+            (name, plan, live.f1.n_known, live.f1.interval())
+            for name, serving in sets.items()
+            for plan, live in self._known(serving)
+        )
+
+    def _known(self, serving: ServingSet) -> Iterator[tuple[str, _Live]]:
+        """Yield the plans of a set of which outcomes are known, by name."""
         for plan in serving.catalog.plans:
             live = self._plans.get(_identity(plan, serving))
             if live is not None and live.f1.n_known:
-                found[plan.name] = _report(live)
-        return found
+                yield plan.name, live
 
     def _check(self, truth: Truth) -> None:
         """Raise InvalidField unless there is either a list of answers or a verdict."""
@@ -248,13 +257,11 @@ class Feedback:
         oldest.live.add(oldest, -1)
         self._n_chars -= oldest.n_chars
 
-    def _show(self, kept: _Kept) -> None:
-        self._metrics.note_live(kept.plan, kept.live.f1.n_known, kept.live.f1.interval())
-
 
 def _identity(plan: Plan, serving: ServingSet) -> Identity:
-    """Return what changes when another model answers under the plan's name."""
-    return (plan.name, *(serving.catalog.variant(name).sha256 for name in plan.variants))
+    """Return what changes when other models answer under the plan's name, or are asked at other scores."""
+    models = (serving.catalog.variant(name).sha256 for name in plan.variants)
+    return (plan.name, *map(repr, plan.thresholds), *models)
 
 
 def _report(live: _Live) -> Mapping[str, Any]:

@@ -22,6 +22,7 @@ from gateway.domain import (
     Decision,
     Option,
     Question,
+    SetName,
     Size,
     Slo,
     SloRequest,
@@ -308,6 +309,15 @@ class AnswerService:
         """Return the candidate set that is tried beside the current one, if there is one."""
         running = self.rollout.running
         return () if running is None else (running.serving,)
+
+    def show_live(self) -> None:
+        """Bring the metrics of live F1 up to date, apart for the current catalog and a candidate."""
+        running, sets = self.rollout.running, {}
+        if self.serving is not None:
+            sets[SetName.CURRENT] = self.serving
+        if running is not None:
+            sets[SetName.CANDIDATE] = running.serving
+        self.feedback.show(sets)
 
     def raise_if_full(self, request: SloRequest, frontend: str) -> None:
         """Raise Overloaded where `max_in_flight` is reached; the body of the request is still unread."""

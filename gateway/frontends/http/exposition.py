@@ -73,6 +73,7 @@ class Exposition:
         metrics, serving = self._service.metrics, self._service.serving
         if serving is not None:
             metrics.note_queue(waits(serving, self._clock()))
+        self._service.show_live()
         page = []
         async for metric in _collected(metrics):
             page.append((names_of(metric), render(metric, content_type)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,12 +18,15 @@ from gateway.api_keys import ApiKey
 from gateway.auth import access
 from gateway.auth.access import Caller
 from gateway.clock import now_ms
-from gateway.domain import Question, SloRequest
+from gateway.domain import Question, SetName, SloRequest
 from gateway.errors import FeedbackConflict, InvalidField, UnknownRequest
+from gateway.monitoring.prediction_powered import FEWEST
+from gateway.monitoring.rollout_tests import Chances, RolloutTests
 from gateway.monitoring.sequential_tests import Comparison
 from gateway.observability import logs
 from gateway.observability.metrics import Metrics
 from gateway.request.feedback import Truth
+from gateway.request.rollout import Running
 from gateway.request.service import AnswerService
 from gateway.settings import SettingsError, read
 from optimizer.data import question_files
@@ -42,6 +46,7 @@ async def answered(service: AnswerService, request_id: str, own_id: str = "") ->
 
 
 def value(service: AnswerService, name: str, **labels: str) -> float | None:
+    service.show_live()  # as before every scrape
     return service.metrics.registry.get_sample_value(name, labels)
 
 
@@ -80,7 +85,7 @@ async def test_the_same_feedback_again_changes_nothing_and_other_is_refused() ->
     assert await service.feedback.report(("a", ""), RIGHT) == first
     with pytest.raises(FeedbackConflict, match="the first one counts"):
         await service.feedback.report(("a", ""), Truth(right=False))
-    assert value(service, "bertier_live_known_answers", plan="large") == 1
+    assert value(service, "bertier_live_known_answers", catalog="current", plan="large") == 1
     assert value(service, "bertier_feedback_total", outcome="repeated") == 1
 
 
@@ -147,6 +152,40 @@ async def test_another_model_of_the_same_name_begins_anew() -> None:
     assert service.feedback.live(service.serving) == {}
 
 
+async def test_two_catalogs_with_a_plan_of_one_name_are_shown_apart() -> None:
+    """A candidate may bring another model of the same name; its mistakes are not the current one's."""
+    service = make_service(feedback_requests=100)
+    running = service.rollout.running = half_to_another_large()
+    known = Counter[str]()
+    for n in range(80):
+        logs.request_id.set(f"r{n}")
+        given = await service.answer(Question(QUESTION, CONTEXT), SloRequest(), now_ms())
+        await service.feedback.report(
+            (f"r{n}", ""), Truth(right=given.served_by is SetName.CURRENT)
+        )
+        known[given.served_by or ""] += 1
+    assert min(known[name] for name in SetName) >= FEWEST
+    for catalog, f1 in ((SetName.CURRENT, 1.0), (SetName.CANDIDATE, 0.0)):
+        labels = {"catalog": catalog, "plan": "large"}
+        assert value(service, "bertier_live_known_answers", **labels) == known[catalog]
+        assert value(service, "bertier_live_f1", **labels) == f1
+    service.rollout.running, service.serving = None, running.serving  # promoted
+    labels = {"catalog": "current", "plan": "large"}
+    assert value(service, "bertier_live_known_answers", **labels) == known[SetName.CANDIDATE]
+    assert value(service, "bertier_live_f1", catalog="candidate", plan="large") is None
+
+
+def half_to_another_large() -> Running:
+    """Return a candidate whose plans have the names of the current ones, but not their models."""
+    catalog = small_and_large()
+    variants = tuple(replace(v, sha256="1" * 64) for v in catalog.variants)
+    other = serving_set(replace(catalog, variants=variants))
+    tests = RolloutTests(Chances())
+    return Running(
+        "ab" * 32, other, 0.5, shadow=False, tests=tests, sums_ms=dict.fromkeys(SetName, 0.0)
+    )
+
+
 async def test_an_agreement_with_the_largest_variant_predicts_the_outcome() -> None:
     """Both say something of whether an answer is right; texts are not needed for it."""
     service = make_service(feedback_requests=10)
@@ -202,7 +241,8 @@ async def test_feedback_over_http() -> None:
     assert live["small"] is None
     assert live["large"]["known"] == 25
     assert live["large"]["f1"]["low"] < 0.8 < live["large"]["f1"]["high"]
-    assert value(service, "bertier_live_f1", plan="large") == pytest.approx(0.8)
+    shown = value(service, "bertier_live_f1", catalog="current", plan="large")
+    assert shown == pytest.approx(0.8)
 
 
 async def test_a_file_of_feedback_is_a_question_set(tmp_path: Path) -> None:
