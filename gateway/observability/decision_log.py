@@ -39,6 +39,7 @@ class Entry:
     took_ms: float = 0.0
     outcome: str = "answered"
     gone: bool = False
+    instead_of: Entry | None = None  # what the candidate catalog had decided before it failed
 
     def line(self) -> bytes:
         slo, size = self.slo, self.size
@@ -62,8 +63,18 @@ class Entry:
             "took_ms": round(self.took_ms, 3),
             "outcome": self.outcome,
             "gone": self.gone,
+            "candidate": self.instead_of and self.instead_of.decided(),
         }
         return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
+
+    def decided(self) -> dict[str, str | float | None]:
+        """Return what was decided, without the request."""
+        return {
+            "plan": self.plan,
+            "reason": self.reason,
+            "predicted_ms": self.predicted_ms,
+            "outcome": self.outcome,
+        }
 
 
 class DecisionLog:

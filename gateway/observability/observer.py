@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -67,6 +67,7 @@ class QuestionRecord:
     question: Question
     slo: Slo
     arrived_ms: float
+    entries: list[Entry]  # of the decision log: two where the candidate catalog failed first
     whole: Size | None = None  # the size of its whole context
     size: Size | None = None  # of the part that is asked
     decisions: list[Decision] = field(default_factory=list)  # two when another plan is asked
@@ -139,10 +140,19 @@ class Observer:
             entry = Entry(slo, self._clock(), reason=rule, outcome="refused")
             self._decisions.add(entry)
 
+    def decided(self, entries: Sequence[Entry]) -> None:
+        """Write one line about a question: where the candidate catalog failed first, it tells both."""
+        if entries:
+            first, last = entries[0], entries[-1]
+            last.instead_of = None if first is last else first
+            self._decisions.add(last)
+
     @contextmanager
-    def question(self, question: Question, slo: Slo, arrived_ms: float) -> Iterator[QuestionRecord]:
-        """Record how the question answered in the block ends."""
-        record = QuestionRecord(question, slo, arrived_ms)
+    def question(
+        self, question: Question, slo: Slo, arrived_ms: float, entries: list[Entry]
+    ) -> Iterator[QuestionRecord]:
+        """Record how the question answered in the block ends; `entries`: for `decided`."""
+        record = QuestionRecord(question, slo, arrived_ms, entries)
         try:
             yield record
         except BaseException as exc:
@@ -212,7 +222,7 @@ class Observer:
             tracing.answered(answered)
             self._log_answer(record.question, answered)
         if self._decisions.on and not isinstance(error, BadInput):  # else nothing was decided
-            self._decisions.add(self._entry(record, error))
+            record.entries.append(self._entry(record, error))
 
     def _count_escalations(self, answered: Answered) -> None:
         """Count what a cascade did after each variant but its last one: it escalated, or it stopped."""

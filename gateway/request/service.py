@@ -38,7 +38,7 @@ from gateway.errors import (
     TextTooLong,
     UnknownVariant,
 )
-from gateway.observability.decision_log import DecisionLog
+from gateway.observability.decision_log import DecisionLog, Entry
 from gateway.observability.metrics import Metrics
 from gateway.observability.observer import Observer, QuestionRecord
 from gateway.qa import codec
@@ -133,16 +133,20 @@ class AnswerService:
             async with self.admitted(request, frontend) as admission:
                 return await self.answer(question, request, arrived_ms, admission=admission)
         slo, current = self._current(request, admission)
+        entries: list[Entry] = []
 
         async def ask(serving: ServingSet) -> Answered:
             async def anew() -> Answered:
-                return await self._ask(question, slo, serving, arrived_ms, current)
+                return await self._ask(question, slo, serving, arrived_ms, current, entries)
 
             answered = await self._responses.answer(question, slo, serving, arrived_ms, anew)
             self.feedback.remember(question, answered, serving)
             return answered
 
-        return await self.rollout.answer(question, slo, current, arrived_ms, ask)
+        try:
+            return await self.rollout.answer(question, slo, current, arrived_ms, ask)
+        finally:
+            self.observer.decided(entries)
 
     async def _ask(
         self,
@@ -151,9 +155,10 @@ class AnswerService:
         serving: ServingSet,
         arrived_ms: float,
         current: ServingSet,
+        entries: list[Entry],
     ) -> Answered:
         """Answer from `serving`: the current set, or the candidate that is tried beside it."""
-        with self.observer.question(question, slo, arrived_ms) as record:
+        with self.observer.question(question, slo, arrived_ms, entries) as record:
             async with self._deadline(slo, arrived_ms):
                 job = await self._encode(question, slo, serving, arrived_ms)
                 job, routed = self._route(job, record)

@@ -101,7 +101,7 @@ class Recording:
         receive("r-1", self._traceparent, None)
         with (
             observer.request("http", "standard"),
-            observer.question(QUESTION.question, QUESTION.slo, 0.0) as question,
+            observer.question(QUESTION.question, QUESTION.slo, 0.0, []) as question,
         ):
             with observer.stage("tokenize"):
                 pass

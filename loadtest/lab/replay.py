@@ -12,6 +12,7 @@ A record is a file of JSON lines, one a request, in any order, without texts or 
     took_ms       from the arrival to the end
     outcome       "answered", "refused", "expired" or "failed"
 
+Where a candidate catalog failed first, `candidate` holds its plan, reason, predicted_ms and outcome; not replayed.
 Unknown fields are ignored, so that a gateway may write more. Texts are not kept, so each request is
 given a recorded question of its size (the nearest there is), or any where its size is not known; F1 is
 then that of a typical question.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +26,7 @@ from gateway.request.rollout import Running
 from gateway.request.service import AnswerService
 from gateway.request.shadow import DEADLINE_MS
 from gateway.settings import Settings
+from loadtest.lab import replay
 from tests.asgi import ASKED as HTTP_ASKED
 from tests.asgi import post
 from tests.fakes import (
@@ -210,6 +213,25 @@ async def test_the_current_set_answers_where_the_candidate_fails() -> None:
     asked_new = backend.asked.count("new")
     await asked(service, 50)
     assert backend.asked.count("new") == asked_new  # no further request for one that is worse
+
+
+async def test_a_failed_candidate_and_its_substitute_are_one_line_of_the_decision_log(
+    tmp_path: Path,
+) -> None:
+    """It was one request: a replay that counts two has load that never was."""
+    file = tmp_path / "decisions.jsonl"
+    backend = FakeBackend()
+    backend.errors["new"] = BackendError("new: broken")
+    service = service_with(backend, share=1.0, retry_share=0.0, decisions_file=file)
+    await ask(service, "a")
+    service.rollout.running = None
+    await ask(service, "b")
+    service.decisions.write()
+    first, second = (json.loads(line) for line in file.read_text().splitlines())
+    assert (first["plan"], first["outcome"]) == ("small", "answered")
+    assert (first["candidate"]["plan"], first["candidate"]["outcome"]) == ("new", "failed")
+    assert second["candidate"] is None
+    assert [d.outcome for d in replay.read(file)] == ["answered", "answered"]
 
 
 async def test_a_candidate_below_the_floor_is_worse() -> None:
