@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol
 
-from gateway.backends.retry import backoff_ms
+from gateway.backends.retry import Retry, backoff_ms
+from gateway.clock import now_ms
 from gateway.observability.merged_metrics import Snapshot
 from gateway.settings import SettingsError
 from gateway.shared_memory import SharedMemory, Slot
@@ -53,6 +54,8 @@ class Child:
         self.number = slot.worker + 1  # as people count
         self.ready = asyncio.Event()  # set once
         self.begun = False  # it understands what it is told
+        # Of the set that it cannot build.
+        self.retry = Retry(FIRST_BACKOFF_MS, LONGEST_BACKOFF_MS, now_ms)
         self.last: Snapshot = []  # its metrics, as they were last sent
         self.answered: Mapping[str, Counter[str]] = {}  # what each model server answered to it
         self.on_begun: Callable[[Child], Awaitable[None]] | None = None
@@ -100,10 +103,15 @@ class Child:
     async def prepare(self, published: Published, timeout_ms: float) -> bool:
         """Have it build a set; return whether it has, or is gone."""
         try:
-            return bool(await self.channel.ask("prepare", published, timeout_ms=timeout_ms))
+            built = bool(await self.channel.ask("prepare", published, timeout_ms=timeout_ms))
         except ChannelClosed as exc:
             log.warning("worker %d does not follow the catalog yet: %s", self.number, exc)
-            return not self.begun
+            built = not self.begun
+        if built:
+            self.retry.worked()
+        else:
+            self.retry.failed()
+        return built
 
     async def take_snapshot(self, timeout_ms: float) -> None:
         """Bring its metrics up to date, if it answers."""
@@ -157,6 +165,7 @@ class Child:
         await asyncio.wait([reading], timeout=LAST_WORDS_S)
         reading.cancel()
         self.begun = False
+        self.retry.worked()
         self._slot.clear()
         return f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
 

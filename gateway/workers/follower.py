@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from gateway import slo
 from gateway.app import Models
 from gateway.backends.pool import Replicas
 from gateway.catalog import store
@@ -19,6 +20,7 @@ from gateway.latency.model import LatencyModel
 from gateway.latency.other_workers import OtherWorkers
 from gateway.lifecycle.preparation import capacity
 from gateway.lifecycle.readiness import Readiness, states_of
+from gateway.lifecycle.retirement import Retirement
 from gateway.monitoring.sequential_tests import Comparison, Found
 from gateway.observability import merged_metrics
 from gateway.observability.merged_metrics import Snapshot
@@ -52,6 +54,9 @@ class Follower:
         self._others = OtherWorkers(workers)
         self._parent_silent = False
         self._next: tuple[Published, ServingSet] | None = None
+        self._preparing = 0
+        longest_ms = slo.longest_timeout_ms(service.settings.classes)
+        self._retirement = Retirement(longest_ms, now_ms)
         self._lost: dict[str, set[str]] = {name: set() for name in models.servers}
         self._repeated: dict[str, Counter[str]] = {name: Counter() for name in models.servers}
         self._answers: list[tuple[str, bytes, float, int]] = []
@@ -96,8 +101,10 @@ class Follower:
         while True:
             try:
                 self._look()
-                if isinstance(backend, Replicas) and now_ms() >= next_check:
-                    await backend.is_ready()
+                if now_ms() >= next_check:
+                    if isinstance(backend, Replicas):
+                        await backend.is_ready()
+                    await self._unload_unused()
                     next_check = now_ms() + self._service.settings.catalog_poll_ms
             except Exception:  # keep serving
                 log.exception("looking after the model servers failed; it continues")
@@ -147,14 +154,15 @@ class Follower:
 
     async def _prepare(self, published: Published) -> bool:
         """Build the set; the switch comes when all workers have. Returns whether that was possible."""
+        self._preparing += 1
         try:
             encoder = await self._encoder(published)
-            if self._service.backend.name == "embedded":
-                for name in published.trust:
-                    await self._service.backend.load(published.catalog.variant(name))
+            await self._load(published)
         except (RepositoryError, BackendUnavailable) as exc:
             log.error("the catalog that the parent checked cannot be used here: %s", exc)
             return False
+        finally:
+            self._preparing -= 1
         old = self._service.serving
         latency = LatencyModel(
             published.profiles,
@@ -177,6 +185,33 @@ class Follower:
         )
         return True
 
+    async def _load(self, published: Published) -> None:
+        """Load the models of a set that run in this process. Raises: BackendUnavailable."""
+        if not self._has_models:
+            return
+        variants = [published.catalog.variant(name) for name in published.trust]
+        self._retirement.load(variants)
+        for variant in variants:
+            await self._service.backend.load(variant)
+
+    async def _unload_unused(self) -> None:
+        """Free the models of this process that no request can ask any more."""
+        serving = self._service.serving
+        if serving is None or self._preparing or not self._has_models:
+            return
+        catalogs = (
+            [serving.catalog] if self._next is None else [serving.catalog, self._next[0].catalog]
+        )
+        for variant in self._retirement.unused([v for each in catalogs for v in each.variants]):
+            await self._service.backend.unload(variant, ())
+            self._retirement.forget(variant)
+            log.info("%s: version %d unloaded", variant.name, variant.version)
+
+    @property
+    def _has_models(self) -> bool:
+        """Whether models run in this process; those of a model server are the parent's to unload."""
+        return self._service.backend.name == "embedded"
+
     async def _encoder(self, published: Published) -> SpanEncoder:
         """Return the encoder; the one in use where the tokenizer is the same. Raises: RepositoryError."""
         old, catalog = self._service.serving, published.catalog
@@ -195,6 +230,8 @@ class Follower:
         self._next, old = None, self._service.serving
         if old is not None and not published.checked:
             serving = replace(serving, breakers=old.breakers.keeping(serving.trust.keys()))
+        if old is not None:
+            self._retirement.replace(old)
         self._service.serving = self._service.shadow.follow(serving)
         await self._show_tests(published.tests)
         await self._admit(published.admissions)

@@ -48,7 +48,6 @@ from gateway.workers.worker import part_of
 log = logging.getLogger(__name__)
 
 PREPARE_MS = 30_000.0  # until a worker has built a set; then it follows later
-RETRY_S = 1.0  # until a set is published again that a worker could not build
 SNAPSHOT_MS = 2_500.0  # until a worker has sent its metrics; else its last ones count
 KEPT_MS = (
     PREPARE_MS + 5_000.0
@@ -175,6 +174,8 @@ class Parent(Followers):
         self._published: Published | None = None
         self._news = asyncio.Event()
         self._publishing = asyncio.Lock()
+        self._late: dict[int, asyncio.TimerHandle] = {}  # workers that could not build a set yet
+        self._catching_up: set[asyncio.Task[None]] = set()
         self._kept: deque[tuple[float, ServingSet]] = deque()
         self._kept_ms = slo.longest_timeout_ms(settings.classes) + KEPT_MS
         self._stop = asyncio.Event()
@@ -314,11 +315,28 @@ class Parent(Followers):
             tests=self._service.shadow.certificate_tests.found,
             admissions=self._admissions(),
         )
-        prepared = await asyncio.gather(*(c.prepare(published, PREPARE_MS) for c in children))
+        await asyncio.gather(*(c.prepare(published, PREPARE_MS) for c in children))
         for child in children:
             child.channel.send("switch", published.number)
-        if not all(prepared):
-            asyncio.get_running_loop().call_later(RETRY_S, self._news.set)
+            self._try_later(child)
+
+    def _try_later(self, child: Child) -> None:
+        """Have a worker that could not build the set try again; the others have it."""
+        if (planned := self._late.pop(child.number, None)) is not None:
+            planned.cancel()
+        if (left_ms := child.retry.left_ms) is not None:
+            loop = asyncio.get_running_loop()
+            self._late[child.number] = loop.call_later(left_ms / 1e3, self._try_again, child)
+
+    def _try_again(self, child: Child) -> None:
+        task = asyncio.create_task(self._catch_up(child), name=f"worker {child.number} catches up")
+        self._catching_up.add(task)
+        task.add_done_callback(self._catching_up.discard)
+
+    async def _catch_up(self, child: Child) -> None:
+        async with self._publishing:
+            if child.begun and child.retry.left_ms is not None:  # else it has a set by now
+                await self._publish_to([child])
 
     async def _ended(self, child: Child, *, replaced: bool) -> None:
         """Keep what a worker counted that has ended."""

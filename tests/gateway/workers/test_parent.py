@@ -1,0 +1,106 @@
+"""How the parent publishes a serving set to workers of which one cannot build it: over real channels."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.app import Models
+from gateway.observability.metrics import Metrics
+from gateway.settings import Settings
+from gateway.workers import child
+from gateway.workers.channel import Channel
+from gateway.workers.messages import Published
+from gateway.workers.parent import Listening, Parent
+from tests.fakes import FakeBackend, serving_set, small_and_large
+from tests.local_triton import wait_until
+
+
+class Worker:
+    """The worker's end of a channel."""
+
+    def __init__(self) -> None:
+        self.able = True
+        self.prepared: list[int] = []
+        self.switched: list[int] = []
+        self.channel = Channel({"prepare": self._prepare, "switch": self._switch})
+
+    async def _prepare(self, published: Published) -> bool:
+        self.prepared.append(published.number)
+        return self.able
+
+    async def _switch(self, number: int) -> None:
+        self.switched.append(number)
+
+
+class House:
+    """A parent, and the ends of its two workers."""
+
+    def __init__(self, parent: Parent) -> None:
+        self.parent = parent
+        self.workers = [Worker(), Worker()]
+        self.tasks: list[asyncio.Task[Any]] = []
+
+    async def connect(self) -> None:
+        for each, worker in zip(self.parent._children, self.workers, strict=True):
+            ours, theirs = socket.socketpair()
+            each.channel, each.begun = Channel({}), True
+            for channel, end in ((each.channel, ours), (worker.channel, theirs)):
+                await channel.open(end)
+                self.tasks.append(asyncio.create_task(channel.run()))
+        self.tasks.append(asyncio.create_task(self.parent._publish()))
+
+
+@pytest.fixture
+async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
+    """Return one whose first backoff is 50 ms, doubling."""
+    monkeypatch.setattr(child, "FIRST_BACKOFF_MS", 50.0)
+    settings = Settings(model_repository=tmp_path, http_port=0, grpc_port=0, workers=2)
+    with Listening(settings) as listening:
+        house = House(Parent(settings, Models(FakeBackend()), Metrics(), listening))
+        await house.connect()
+        yield house
+        for task in house.tasks:
+            task.cancel()
+        await asyncio.wait(house.tasks)
+
+
+async def test_only_the_worker_that_could_not_build_the_set_tries_again(house: House) -> None:
+    """The others serve it already: to prepare and switch again each time would cost their callers."""
+    good, bad = house.workers
+    bad.able = False
+    house.parent.serve(serving_set(small_and_large()))
+    await wait_until(lambda: len(bad.prepared) == 3)
+    assert (good.prepared, good.switched) == ([1], [1])
+    bad.able = True
+    await wait_until(lambda: len(bad.prepared) == 4)
+    await asyncio.sleep(1.0)
+    assert (bad.prepared, good.prepared) == ([1] * 4, [1])
+
+
+async def test_it_tries_less_and_less_often(house: House) -> None:
+    """A model file that is gone does not come back within a second: 50 + 100 + 200 + 400 + 800 ms."""
+    house.workers[1].able = False
+    house.parent.serve(serving_set(small_and_large()))
+    await wait_until(lambda: house.workers[1].prepared)
+    await asyncio.sleep(1.0)
+    assert 2 <= len(house.workers[1].prepared) <= 5
+
+
+async def test_a_new_catalog_ends_the_attempts_at_the_old_one(house: House) -> None:
+    """It is published to all at once; then nothing is left to try."""
+    good, bad = house.workers
+    bad.able = False
+    house.parent.serve(serving_set(small_and_large()))
+    await wait_until(lambda: len(bad.prepared) >= 2)
+    bad.able = True
+    house.parent.serve(serving_set(small_and_large()))
+    await wait_until(lambda: bad.switched[-1:] == [2])
+    tried = len(bad.prepared)
+    await asyncio.sleep(0.8)
+    assert (len(bad.prepared), good.prepared) == (tried, [1, 2])
