@@ -171,6 +171,7 @@ def show_state(state: Json) -> None:
             f"process    pid {process['pid']}, up {process['up_s']:.0f} s, {rss}, {process['open_files']} files,"
             f" {process['threads']} threads, {process['tasks']} tasks"
         ),
+        *_workers(state.get("workers")),
         (
             f"admission  {admission['in_flight']} of {admission['most']} in flight, {admission['waiting']} wait"
             f" ({admission['expected_wait_ms']:.0f} ms), loop {admission['loop_late_ms']:.1f} ms late"
@@ -190,6 +191,16 @@ def show_state(state: Json) -> None:
         console.print(Text("models     none is served yet"))
         return
     _show_models(console, state)
+
+
+def _workers(workers: Json | None) -> list[str]:
+    """Return the line of a gateway with several workers: the other lines are of one of them."""
+    if workers is None:
+        return []
+    each = ", ".join(f"{w['number']} {w['state']} {w['in_flight']}" for w in workers["each"])
+    return [
+        f"worker     {workers['this']} of {workers['of']}; in flight: {workers['in_flight']} in all ({each})"
+    ]
 
 
 def _show_models(console: Console, state: Json) -> None:

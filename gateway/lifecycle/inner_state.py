@@ -33,6 +33,7 @@ def inner_state(service: AnswerService, proc: Path = Path("/proc/self")) -> dict
     of_serving = {} if serving is None else _of_serving(serving, now_ms())
     return {
         "process": _process(proc),
+        "workers": _workers(service),
         "admission": _admission(service),
         **of_serving,
         "budgets": _budgets(service),
@@ -55,6 +56,32 @@ def _process(proc: Path) -> dict[str, Any]:
         "open_files": _n_open(proc),
         "threads": threading.active_count(),
         "tasks": len(asyncio.all_tasks()),
+    }
+
+
+def _workers(service: AnswerService) -> dict[str, Any] | None:
+    """Return which of several workers this is, and the work of all; None: it is the only process.
+
+    Everything else in the state is this worker's own.
+    """
+    workers = service.admission.workers
+    if workers is None or workers.own is None:
+        return None
+    slots = sorted((workers.own, *workers.others), key=lambda slot: slot.worker)
+    return {
+        "this": workers.own.worker + 1,  # as in the log
+        "of": len(slots),
+        "in_flight": sum(slot.in_flight for slot in slots),
+        "connections": sum(slot.connections for slot in slots),
+        "each": [
+            {
+                "number": slot.worker + 1,
+                "state": slot.state.name.lower(),
+                "in_flight": slot.in_flight,
+                "connections": slot.connections,
+            }
+            for slot in slots
+        ],
     }
 
 

@@ -16,6 +16,7 @@ from gateway.frontends.http import routes
 from gateway.lifecycle.watcher import Watcher
 from gateway.request.service import AnswerService
 from gateway.settings import Settings
+from gateway.shared_memory import SharedMemory, State, Workers
 from tests.asgi import ASKED, client, make_service
 from tests.fakes import CONTEXT, QUESTION, FakeBackend
 
@@ -46,6 +47,29 @@ async def test_work_in_flight_is_shown_and_gone_when_it_ends() -> None:
     assert state["queue"]["variants"]["large"]["windows"] == 0
     assert state["feedback"] == {"remembered": 1, "most": 5}
     assert state["caches"]["contexts_chars"] > 0
+
+
+async def test_one_of_several_workers_says_which_it_is_and_what_all_do(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Who asks twice may see another worker's queues; the totals are those of the gateway."""
+    service = make_service()
+    assert (await state_of(service))["workers"] is None
+    memory = SharedMemory(3)
+    service.admission.workers = Workers(memory, 1)
+    for number, in_flight in enumerate((4, 2, 0)):
+        slot = memory.slot(number)
+        slot.state, slot.in_flight, slot.connections = State.READY, in_flight, 10
+    memory.slot(2).state = State.JOINING
+    state = await state_of(service)
+    workers = state["workers"]
+    assert (workers["this"], workers["of"]) == (2, 3)
+    assert (workers["in_flight"], workers["connections"]) == (6, 30)
+    assert [w["state"] for w in workers["each"]] == ["ready", "ready", "joining"]
+    tables.show_state(state)
+    assert "worker     2 of 3; in flight: 6 in all (1 ready 4, 2 ready 2, 3 joining 0)" in (
+        capsys.readouterr().out
+    )
 
 
 async def test_what_was_learned_and_what_fails_is_shown() -> None:
