@@ -143,7 +143,8 @@ class Candidates:
         """Raises: RepositoryError for a candidate that there is no sense in trying."""
         if self._service.settings.workers != 1:  # the watcher's process answers nothing then
             raise RepositoryError(
-                "a candidate is tried by a gateway of one process: set workers = 1"
+                "a candidate is tried by gateways of one process each: set workers = 1 and start more gateways, or"
+                " publish it without --candidate"
             )
         if disk.same_models(found.catalog, current.catalog):
             raise RepositoryError(

@@ -89,7 +89,8 @@ def check(settings: Settings) -> None:
     if settings.feedback_requests:
         raise SettingsError(
             f"feedback_requests: {settings.workers} workers each remember their own answers, and a report"
-            " may reach another one; set workers = 1, or feedback_requests = 0"
+            " may reach another one; set workers = 1 (and start more gateways, to which each caller comes back),"
+            " or feedback_requests = 0"
         )
 
 
