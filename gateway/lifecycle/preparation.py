@@ -49,12 +49,25 @@ async def prepare(
     """
     _check_files(repository, catalog)
     _check_profiles(catalog)
-    encoder = SpanEncoder.from_file(repository / store.TOKENIZER)
+    encoder = await encoder_for(repository, catalog, previous)
     look = await _Look.here(catalog, encoder, backend, previous)
     found, problems = await look.at(catalog.variants)
     if not found:
         raise VariantsUnserved(f"{repository}: nothing can be served", problems)
     return _build(catalog, encoder, found, problems, look)
+
+
+async def encoder_for(
+    repository: Path, catalog: Catalog, previous: ServingSet | None
+) -> SpanEncoder:
+    """Return the encoder of a catalog: the one in use, with its caches, where the tokenizer is the same.
+
+    Raises: RepositoryError.
+    """
+    if previous is not None and previous.catalog.tokenizer_sha256 == catalog.tokenizer_sha256:
+        return previous.encoder
+    _check_files(repository, catalog)
+    return await asyncio.to_thread(SpanEncoder.from_file, repository / store.TOKENIZER)
 
 
 async def recheck(repository: Path, serving: ServingSet, backend: Backend) -> ServingSet:

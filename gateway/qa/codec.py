@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,9 @@ class SpanEncoder:
     ) -> None:
         self.tokenizer = tokenizer
         self._words = WordMemory(tokenizer)
-        self._contexts = ContextCache(self._tokenize_context)
+        # Not a method of this object: with a cycle its caches would outlive it until the garbage collector
+        # looks at old objects, and for ever where they were frozen.
+        self._contexts = ContextCache(partial(_tokenize_context, self._words))
         self._frame = _Frame.of(tokenizer)
         self._max_tokens = max_tokens
         self._overlap = min(overlap, max_tokens // 3)
@@ -96,8 +99,9 @@ class SpanEncoder:
             raise EmptyText(name)
         return tokens
 
-    def _tokenize_context(self, text: str) -> ContextTokens:
-        return _between_clusters(self._words.tokens_of(text), long_clusters(text))
+
+def _tokenize_context(words: WordMemory, text: str) -> ContextTokens:
+    return _between_clusters(words.tokens_of(text), long_clusters(text))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,19 +13,17 @@ from typing import Any
 from gateway import slo
 from gateway.app import Models
 from gateway.backends.pool import Replicas
-from gateway.catalog import store
 from gateway.clock import now_ms
 from gateway.errors import BackendUnavailable, RepositoryError
 from gateway.latency.model import LatencyModel
 from gateway.latency.other_workers import OtherWorkers
-from gateway.lifecycle.preparation import capacity
+from gateway.lifecycle.preparation import capacity, encoder_for
 from gateway.lifecycle.readiness import Readiness, states_of
 from gateway.lifecycle.retirement import Retirement
 from gateway.monitoring.sequential_tests import Comparison, Found
 from gateway.observability import merged_metrics
 from gateway.observability.merged_metrics import Snapshot
 from gateway.observability.metrics import Metrics
-from gateway.qa.codec import SpanEncoder
 from gateway.request.service import AnswerService
 from gateway.serving_set import ServingSet
 from gateway.shared_memory import State, Workers
@@ -156,7 +154,8 @@ class Follower:
         """Build the set; the switch comes when all workers have. Returns whether that was possible."""
         self._preparing += 1
         try:
-            encoder = await self._encoder(published)
+            repository, serving = self._service.settings.model_repository, self._service.serving
+            encoder = await encoder_for(repository, published.catalog, serving)
             await self._load(published)
         except (RepositoryError, BackendUnavailable) as exc:
             log.error("the catalog that the parent checked cannot be used here: %s", exc)
@@ -211,16 +210,6 @@ class Follower:
     def _has_models(self) -> bool:
         """Whether models run in this process; those of a model server are the parent's to unload."""
         return self._service.backend.name == "embedded"
-
-    async def _encoder(self, published: Published) -> SpanEncoder:
-        """Return the encoder; the one in use where the tokenizer is the same. Raises: RepositoryError."""
-        old, catalog = self._service.serving, published.catalog
-        if old is not None and old.catalog.tokenizer_sha256 == catalog.tokenizer_sha256:
-            return old.encoder
-        repository = self._service.settings.model_repository
-        if problem := store.check_tokenizer(repository, catalog):
-            raise RepositoryError(problem)
-        return await asyncio.to_thread(SpanEncoder.from_file, repository / store.TOKENIZER)
 
     async def _switch(self, number: int) -> None:
         """Serve the set with this number, which was prepared."""

@@ -82,6 +82,18 @@ async def test_a_sound_catalog_is_served(house: House) -> None:
     assert (await house.watcher.readiness()).ready
 
 
+async def test_a_switch_keeps_the_encoder_and_its_caches(house: House) -> None:
+    """The tokenizer is the same: to read it again takes half a second, in which no request is answered."""
+    house.publish(small_and_large())
+    await house.watcher.check()
+    assert (before := house.service.serving) is not None
+    house.publish(another())
+    await house.watcher.check()
+    assert (after := house.service.serving) is not None
+    assert house.served() == ["medium"]
+    assert after.encoder is before.encoder
+
+
 async def test_floors_of_all_clusters_are_served_where_settings_say_so(tmp_path: Path) -> None:
     """Also after the catalog was prepared again; the file keeps the lower floors."""
     house, catalog = House(tmp_path, floor_scope="all"), small_and_large()
