@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
-WARM_UP = 0.3  # share of a run after which memory must not grow
+FIRST_TENTH = 1  # that is compared with the last one: the tenth before holds the first switch
 MOST_GROWTH = 0.01
 MOST_DROP = 0.05  # of attainment, from the second quarter to the last
 
@@ -24,11 +24,21 @@ class Sample:
     open_files: int
     tasks: int
     busy: int  # everything that counts work in flight, added up
+    models_bytes: int = 0  # memory of Triton and its model processes
 
     @classmethod
-    def of(cls, at_s: float, state: dict[str, Any]) -> Sample:
+    def of(cls, at_s: float, state: dict[str, Any], models_bytes: int) -> Sample:
         process = state["process"]
-        return cls(at_s, process["rss_bytes"], process["open_files"], process["tasks"], busy(state))
+        counts = process["rss_bytes"], process["open_files"], process["tasks"], busy(state)
+        return cls(at_s, *counts, models_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What was done to the gateway while it answered: a `switch` or a `kill`."""
+
+    at_s: float
+    what: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +70,10 @@ def busy(state: dict[str, Any]) -> int:
 def verdicts(
     samples: Sequence[Sample], asked: Sequence[Asked], before: Sample, after: Sample
 ) -> list[Verdict]:
-    """Judge a run; `before` and `after`: the idle gateway. Raises: ValueError for too short a run."""
+    """Judge a run that began when all was warm; `before` and `after`: the idle gateway.
+
+    Raises: ValueError for too short a run.
+    """
     if len(samples) < 10 or len(asked) < 10:
         raise ValueError("too few samples or requests to judge; run longer")
     failed = [a for a in asked if a.outcome not in ("met", "violated", "refused")]
@@ -75,9 +88,9 @@ def verdicts(
 
 
 def _memory(samples: Sequence[Sample]) -> Verdict:
-    """Compare the last tenth of the run with a tenth after the warm-up."""
+    """Compare the last tenth of the run with the second."""
     n = max(1, len(samples) // 10)
-    first = int(WARM_UP * len(samples))
+    first = FIRST_TENTH * n
     warm = mean(s.rss_bytes for s in samples[first : first + n])
     last = mean(s.rss_bytes for s in samples[-n:])
     growth = last / warm - 1

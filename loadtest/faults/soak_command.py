@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -11,7 +12,9 @@ import tempfile
 import threading
 import time
 import urllib.request
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -19,13 +22,15 @@ from typing import Any
 
 import psutil
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from bertier import ApiError, Client, Overloaded, Retries
 from gateway.catalog.store import CATALOG
 from gateway.triton_server.model_processes import STUB
 from loadtest.faults import soak
-from loadtest.faults.soak import Asked, Sample, Verdict
+from loadtest.faults.soak import Asked, Event, Sample, Verdict
+from loadtest.faults.soak_chart import picture
 from loadtest.sample import questions
 from loadtest.stack import Stack, fresh_stack, hardware
 from optimizer.data.question_sets import Example
@@ -35,8 +40,19 @@ EVERY_S = 2.0  # between samples
 EVENTS = 6  # of each kind in a run
 LONG_SHARE = 0.02
 PAPER_CHARS = 20_000
+LONGEST_CHARS = 1_500  # of a context that fills a window, and no more than two
 SETTLE_S = 15.0  # until background work of the last requests is over
-SETTINGS = {"BERTIER_CACHE_BYTES": "20000000", "BERTIER_FEEDBACK_REQUESTS": "1000"}
+N_QUESTIONS, N_PAPERS = (
+    200,
+    20,
+)  # of the load, in all: what is drawn again and again leaves nothing new
+WARM_UP_MS = 60_000.0  # latency target of a request before the run
+SWITCH_S = 120.0  # until a catalog is served
+SETTINGS = {
+    "BERTIER_CACHE_BYTES": "20000000",
+    "BERTIER_CACHE_TTL_MS": "20000",  # most requests ask a model
+    "BERTIER_FEEDBACK_REQUESTS": str(N_QUESTIONS),
+}
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -48,6 +64,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     command.add_argument("--rate", type=float, default=4.0, help="requests/s in all")
     command.add_argument("--backend", choices=("triton", "embedded"), default="triton")
     command.add_argument("--seed", type=int, default=1)
+    command.add_argument(
+        "--folder", type=Path, default=Path("runs/soak"), help="of soak.json and soak.svg"
+    )
     command.set_defaults(run=_soak)
 
 
@@ -59,16 +78,18 @@ def _soak(args: argparse.Namespace) -> tuple[bool, dict[str, Any]]:
             run = Run(stack, repository, args.minutes * 60, args.rate, args.seed)
             found = run.play()
     _show(found, run)
-    return all(v.holds for v in found), {
+    result = {
         "minutes": args.minutes,
+        "rate": args.rate,
         "backend": args.backend,
         "requests": len(run.asked),
         "switches": run.switches,
         "killed": run.killed,
         "host": hardware(),
         "verdicts": [asdict(v) for v in found],
-        "samples": [asdict(s) for s in run.samples],
     }
+    _write(args.folder, run, result)
+    return all(v.holds for v in found), result
 
 
 class Run:
@@ -80,15 +101,17 @@ class Run:
         self._stack, self._repository = stack, repository
         self._length_s, self._rate = length_s, rate
         self._random = random.Random(seed)
-        self._examples = questions(None, 500)
+        self._examples = questions(None, N_QUESTIONS)
+        self._papers = [self._paper() for _ in range(N_PAPERS)]
         self._began = time.monotonic()
         self.asked: list[Asked] = []
         self.samples: list[Sample] = []
+        self.events: list[Event] = []
         self.switches = self.killed = 0
 
     def play(self) -> list[Verdict]:
-        self._ask_once()  # what is made at the first request is no leak
-        before = self._sample()
+        self._warm_up()
+        before = self._idle()
         self._began = time.monotonic()
         callers = [threading.Thread(target=self._call, args=(n,)) for n in range(CALLERS)]
         for caller in callers:
@@ -109,7 +132,9 @@ class Run:
             self.samples.append(self._sample())
             if due and self._now_s >= due[0]:
                 due.pop(0)
-                self._switch() if len(due) % 2 else self._kill()
+                what = "switch" if len(due) % 2 else "kill"
+                self.events.append(Event(self._now_s, what))
+                self._switch() if what == "switch" else self._kill()
             time.sleep(EVERY_S)
 
     def _call(self, number: int) -> None:
@@ -122,7 +147,7 @@ class Run:
     def _ask(self, client: Client, rng: random.Random) -> None:
         example: Example = rng.choice(self._examples)
         long = rng.random() < LONG_SHARE
-        context = self._paper(rng) if long else example.context
+        context = rng.choice(self._papers) if long else example.context
         at_s = self._now_s
         try:
             answer = client.answer(
@@ -135,16 +160,50 @@ class Run:
             outcome = exc.kind
         self.asked.append(Asked(at_s, outcome))
 
-    def _paper(self, rng: random.Random) -> str:
+    def _paper(self) -> str:
         parts: list[str] = []
         while sum(map(len, parts)) < PAPER_CHARS:
-            parts.append(rng.choice(self._examples).context)
+            parts.append(self._random.choice(self._examples).context)
         return "\n".join(parts)
 
-    def _ask_once(self) -> None:
+    def _warm_up(self) -> None:
+        """Fill what fills up to a bound: memory that grows afterwards is a leak.
+
+        The load draws from what is asked here: each question and paper once, each variant with its longest window
+        by all callers at once (ONNX Runtime keeps memory for the largest that it met). Then one switch.
+        """
+        variants = [v["name"] for v in self._read("/v1/variants")["variants"]]
+        pinned = [name for name in variants for _ in range(2 * CALLERS)]
+        asked: list[tuple[str, str, str | None]] = [
+            *((e.question, e.context, None) for e in self._examples),
+            *((self._examples[0].question, paper, None) for paper in self._papers),
+            *(
+                (self._examples[0].question, self._papers[0][:LONGEST_CHARS], name)
+                for name in pinned
+            ),
+        ]
+        with ThreadPoolExecutor(CALLERS) as callers:
+            done = callers.map(self._ask_warm, asked)
+            deque(track(done, "warm-up", len(asked), console=Console(stderr=True)), maxlen=0)
+        self._switch()
+        self._until_served()
+        self.switches = 0
+
+    def _ask_warm(self, asked: tuple[str, str, str | None]) -> None:
+        question, context, variant = asked
         with Client(self._stack.http_url) as client:
-            client.answer(self._examples[0].question, self._examples[0].context)
-        time.sleep(1.0)  # the connection is closed
+            client.answer(
+                question, context, slo_class="batch", latency_ms=WARM_UP_MS, variant=variant
+            )
+
+    def _until_served(self) -> None:
+        """Wait for the catalog on disk. Raises: TimeoutError."""
+        wanted = hashlib.sha256((self._repository / CATALOG).read_bytes()).hexdigest()
+        ends = time.monotonic() + SWITCH_S
+        while self._stack.readiness()["catalog_sha256"] != wanted:
+            if time.monotonic() > ends:
+                raise TimeoutError(f"the new catalog is not served after {SWITCH_S:g} s")
+            time.sleep(0.5)
 
     def _switch(self) -> None:
         """Publish the same models as another catalog."""
@@ -174,8 +233,18 @@ class Run:
         return self._sample() if not sample.busy else sample
 
     def _sample(self) -> Sample:
-        with urllib.request.urlopen(f"{self._stack.http_url}/debug/state", timeout=30) as reply:
-            return Sample.of(self._now_s, json.load(reply))
+        return Sample.of(self._now_s, self._read("/debug/state"), self._models_bytes())
+
+    def _models_bytes(self) -> int:
+        found = 0
+        for process in psutil.Process(self._stack.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                found += process.memory_info().rss
+        return found
+
+    def _read(self, path: str) -> Any:
+        with urllib.request.urlopen(f"{self._stack.http_url}{path}", timeout=30) as reply:
+            return json.load(reply)
 
 
 @contextmanager
@@ -188,6 +257,16 @@ def _settings() -> Iterator[None]:
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _write(folder: Path, run: Run, result: dict[str, Any]) -> None:
+    """Keep the samples, and draw them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = {"samples": [asdict(s) for s in run.samples], "events": [asdict(e) for e in run.events]}
+    (folder / "soak.json").write_text(json.dumps(result | rows), "utf-8")
+    title = f"{result['minutes']:g} minutes at {result['rate']:g} requests/s, {result['backend']}"
+    (folder / "soak.svg").write_text(picture(run.samples, run.events, title), "utf-8")
+    print(f"{folder / 'soak.json'}, {folder / 'soak.svg'}")
 
 
 def _show(found: list[Verdict], run: Run) -> None:
