@@ -67,11 +67,12 @@ class QuestionRecord:
     question: Question
     slo: Slo
     arrived_ms: float
-    entries: list[Entry]  # of the decision log: two where the candidate catalog failed first
     whole: Size | None = None  # the size of its whole context
     size: Size | None = None  # of the part that is asked
     decisions: list[Decision] = field(default_factory=list)  # two when another plan is asked
     answered: Answered | None = None
+    # Of the decision log: two where the candidate catalog failed first.
+    entries: list[Entry] = field(default_factory=list)
 
 
 _request: ContextVar[RequestRecord | None] = ContextVar("request_record", default=None)
@@ -152,7 +153,7 @@ class Observer:
         self, question: Question, slo: Slo, arrived_ms: float, entries: list[Entry]
     ) -> Iterator[QuestionRecord]:
         """Record how the question answered in the block ends; `entries`: for `decided`."""
-        record = QuestionRecord(question, slo, arrived_ms, entries)
+        record = QuestionRecord(question, slo, arrived_ms, entries=entries)
         try:
             yield record
         except BaseException as exc:
