@@ -6,17 +6,19 @@ load comes in waves, both sets meet the same waves; where callers with a key dif
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from gateway.monitoring.rollout_tests import Chances, Rate, RolloutTests, Verdict
+from gateway.monitoring.rollout_tests import Chances, Rate, Verdict
+from loadtest.quality.rollout_streams import Array, verdicts
 
 Rates = Mapping[Rate, tuple[float, float]]  # of bad outcomes: current, candidate
 BASE: Rates = {Rate.SLO: (0.05, 0.05), Rate.ERRORS: (0.002, 0.002), Rate.DISAGREEMENT: (0.25, 0.25)}
 WAVE = 500  # requests of a wave of load, and as many without
 CALLERS = 20
+TOGETHER = 200  # streams at once: they take some 50 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,33 +63,33 @@ SCENARIOS = (
 
 
 def ended(
-    scenario: Scenario, share: float, most: int, chances: Chances, seed: int, compared: float = 0.5
-) -> Ended:
-    """Return how one stream ends, at the latest after `most` requests of the candidate."""
-    tests = RolloutTests(chances)
-    for i, outcomes in enumerate(_outcomes(scenario, share, most, seed, compared)):
-        for rate, (n_current, bad_current, n_new, bad_new) in zip(Rate, outcomes, strict=True):
-            for candidate, n, bad in ((False, n_current, bad_current), (True, n_new, bad_new)):
-                if n and tests.add(rate, candidate=candidate, bad=bad, n=n):
-                    return Ended(tests.verdict, i + 1)
-    return Ended(Verdict.OPEN, most)
+    scenario: Scenario,
+    share: float,
+    most: int,
+    chances: Chances,
+    seeds: Sequence[int],
+    compared: float = 0.5,
+) -> list[Ended]:
+    """Return how the stream of each seed ends, at the latest after `most` requests of the candidate."""
+    found = []
+    for first in range(0, len(seeds), TOGETHER):
+        some = seeds[first : first + TOGETHER]
+        streams = [outcomes(scenario, share, most, seed, compared) for seed in some]
+        found += [Ended(*each) for each in verdicts(np.stack(streams), chances)]
+    return found
 
 
-Outcomes = tuple[
-    int, int, int, int
-]  # how many and how many bad: of the current set, of the candidate
+def outcomes(scenario: Scenario, share: float, most: int, seed: int, compared: float) -> Array:
+    """Return for each request of the candidate, with the current set's since the last, its outcomes by rate.
 
-
-def _outcomes(
-    scenario: Scenario, share: float, most: int, seed: int, compared: float
-) -> Iterator[tuple[Outcomes, ...]]:
-    """Yield for each request of the candidate and the current set's since the last: outcomes by rate."""
+    (R, M, 4): how many and how many bad of the current set, then of the candidate.
+    """
     rng = np.random.default_rng(seed)
-    between = rng.geometric(share, most) - 1  # (most,) requests of the current set
+    between = rng.geometric(share, most) - 1  # (M,) requests of the current set
     fair = min(1.0, share / (1 - share)) if share < 1 else 1.0  # as many comparisons of both
     in_wave = np.cumsum(between + 1) // WAVE % 2 * scenario.waves
     more = _more_of_callers(scenario, share, rng)
-    columns = []
+    rates = []
     for rate in Rate:
         extra = in_wave if rate is Rate.SLO else np.zeros(most)
         more_here = more if rate is Rate.SLO else (0.0, 0.0)
@@ -95,9 +97,8 @@ def _outcomes(
         chance = (compared * fair, compared) if rate is Rate.DISAGREEMENT else (1.0, 1.0)
         n = [rng.binomial(between, chance[0]), rng.binomial(1, chance[1], most)]
         bad = [rng.binomial(n[of], np.clip(p[of], 0, 1)) for of in (0, 1)]
-        columns.append(np.stack([n[0], bad[0], n[1], bad[1]], axis=1).tolist())  # (most, 4)
-    for row in zip(*columns, strict=True):
-        yield tuple((a, b, c, d) for a, b, c, d in row)
+        rates.append(np.stack([n[0], bad[0], n[1], bad[1]], axis=1))
+    return np.stack(rates).astype(np.int32)
 
 
 def _more_of_callers(

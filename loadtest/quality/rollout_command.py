@@ -74,10 +74,8 @@ def _rollout(args: argparse.Namespace) -> tuple[bool, dict[str, Any]]:
     compared = given["candidate_compared"].default
     rows = []
     for scenario in track(rollout.SCENARIOS, "candidates", console=Console(stderr=True)):
-        found = [
-            rollout.ended(scenario, args.share, args.requests, chances, seed, compared)
-            for seed in range(args.seed, args.seed + args.streams)
-        ]
+        seeds = range(args.seed, args.seed + args.streams)
+        found = rollout.ended(scenario, args.share, args.requests, chances, seeds, compared)
         rows.append(_row(scenario, found))
     _show(rows, args)
     equal = [
