@@ -143,10 +143,9 @@ class Observer:
 
     def decided(self, entries: Sequence[Entry]) -> None:
         """Write one line about a question: where the candidate catalog failed first, it tells both."""
-        if entries:
-            first, last = entries[0], entries[-1]
-            last.instead_of = None if first is last else first
-            self._decisions.add(last)
+        first, last = entries[0], entries[-1]
+        last.instead_of = None if first is last else first
+        self._decisions.add(last)
 
     @contextmanager
     def question(

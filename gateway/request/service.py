@@ -146,7 +146,8 @@ class AnswerService:
         try:
             return await self.rollout.answer(question, slo, current, arrived_ms, ask)
         finally:
-            self.observer.decided(entries)
+            if entries:
+                self.observer.decided(entries)
 
     async def _ask(
         self,
