@@ -40,7 +40,7 @@ EVERY_S = 2.0  # between samples
 EVENTS = 6  # of each kind in a run
 LONG_SHARE = 0.02
 PAPER_CHARS = 20_000
-LONGEST_CHARS = 1_500  # of a context that fills a window, and no more than two
+WINDOW_CHARS = (150, 300, 450, 700, 950, 1_200, 1_500)  # of contexts for windows of every length
 SETTLE_S = 15.0  # until background work of the last requests is over
 N_QUESTIONS, N_PAPERS = (
     200,
@@ -169,17 +169,19 @@ class Run:
     def _warm_up(self) -> None:
         """Fill what fills up to a bound: memory that grows afterwards is a leak.
 
-        The load draws from what is asked here: each question and paper once, each variant with its longest window
-        by all callers at once (ONNX Runtime keeps memory for the largest that it met). Then one switch.
+        The load draws from what is asked here: each question and paper once, each variant with windows of every
+        length by all callers at once (ONNX Runtime keeps the memory of shapes that it met). Then one switch.
         """
         variants = [v["name"] for v in self._read("/v1/variants")["variants"]]
-        pinned = [name for name in variants for _ in range(2 * CALLERS)]
+        question = self._examples[0].question
         asked: list[tuple[str, str, str | None]] = [
             *((e.question, e.context, None) for e in self._examples),
-            *((self._examples[0].question, paper, None) for paper in self._papers),
+            *((question, paper, None) for paper in self._papers),
             *(
-                (self._examples[0].question, self._papers[0][:LONGEST_CHARS], name)
-                for name in pinned
+                (question, self._papers[0][:n_chars], name)
+                for name in variants
+                for n_chars in reversed(WINDOW_CHARS)
+                for _ in range(2 * CALLERS)
             ),
         ]
         with ThreadPoolExecutor(CALLERS) as callers:
