@@ -178,10 +178,10 @@ class Run:
             *((e.question, e.context, None) for e in self._examples),
             *((question, paper, None) for paper in self._papers),
             *(
-                (question, self._papers[0][:n_chars], name)
+                (question, paper[:n_chars], name)  # another text each time: no answer is kept
                 for name in variants
                 for n_chars in reversed(WINDOW_CHARS)
-                for _ in range(2 * CALLERS)
+                for paper in self._papers[: 2 * CALLERS]
             ),
         ]
         with ThreadPoolExecutor(CALLERS) as callers:
