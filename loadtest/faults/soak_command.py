@@ -132,9 +132,7 @@ class Run:
             self.samples.append(self._sample())
             if due and self._now_s >= due[0]:
                 due.pop(0)
-                what = "switch" if len(due) % 2 else "kill"
-                self.events.append(Event(self._now_s, what))
-                self._switch() if what == "switch" else self._kill()
+                self._switch() if len(due) % 2 else self._kill()
             time.sleep(EVERY_S)
 
     def _call(self, number: int) -> None:
@@ -189,7 +187,7 @@ class Run:
             deque(track(done, "warm-up", len(asked), console=Console(stderr=True)), maxlen=0)
         self._switch()
         self._until_served()
-        self.switches = 0
+        self.switches, self.events = 0, []
 
     def _ask_warm(self, asked: tuple[str, str, str | None]) -> None:
         question, context, variant = asked
@@ -212,6 +210,7 @@ class Run:
         path = self._repository / CATALOG
         catalog = json.loads(path.read_text("utf-8"))
         self.switches += 1
+        self.events.append(Event(self._now_s, "switch"))
         catalog["origin"]["study"] = f"soak {self.switches}"
         part = path.with_suffix(".part")
         part.write_text(json.dumps(catalog), "utf-8")
@@ -225,6 +224,7 @@ class Run:
             if stubs:
                 self._random.choice(stubs).kill()
                 self.killed += 1
+                self.events.append(Event(self._now_s, "kill"))
 
     def _idle(self) -> Sample:
         """Return the first sample without work in flight, or the last one tried."""
