@@ -17,6 +17,7 @@ from contextvars import Context
 from dataclasses import dataclass, replace
 
 from gateway.auth import access
+from gateway.catalog.schema import Variant
 from gateway.clock import now_ms
 from gateway.domain import Answered, Decision, Question, SetName, Slo, SloViolation
 from gateway.errors import (
@@ -282,7 +283,7 @@ class Rollout:
         reference = sample.current.catalog.variant(sample.current.largest)
         of = running.serving if name is SetName.CANDIDATE else sample.current
         found: Comparison | None = None
-        if of.catalog.variant(outcome.variant).sha256 != reference.sha256:
+        if not _answers_alike(of.catalog.variant(outcome.variant), reference):
             found = await self._shadow.compared(
                 sample.current,
                 reference,
@@ -301,6 +302,11 @@ class Rollout:
 
     def _count(self, name: SetName, outcome: str) -> None:
         self._metrics.rollout_compared.labels(name, outcome).inc()
+
+
+def _answers_alike(one: Variant, other: Variant) -> bool:
+    """Say whether two variants give the same answers: the same model, whose logits are decoded alike."""
+    return one.sha256 == other.sha256 and one.decoding == other.decoding
 
 
 def _falls_back(exc: BaseException) -> bool:

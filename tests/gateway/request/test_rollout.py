@@ -15,6 +15,7 @@ import pytest
 from gateway.api_keys import ApiKey
 from gateway.auth import access
 from gateway.auth.access import Caller
+from gateway.catalog.schema import Decoding
 from gateway.clock import now_ms
 from gateway.domain import Answered, Question, SetName, Size, SloRequest
 from gateway.errors import BackendError, BackendUnavailable, BadInput, UnknownVariant
@@ -283,6 +284,19 @@ async def test_answers_of_both_are_compared_with_the_largest() -> None:
     sample = service.metrics.registry.get_sample_value
     labels = {"catalog": "current", "outcome": "agreed"}
     assert sample("bertier_rollout_compared_total", labels)
+
+
+async def test_the_same_model_with_another_threshold_is_compared() -> None:
+    """A candidate may be the current model that abstains more often: its file says nothing of that."""
+    service = service_with(share=0.5, candidate_compared=1.0)
+    large = small_and_large().variant("large")
+    mute = replace(large, name="mute", decoding=Decoding(null_threshold=-1e9))
+    running = running_in(service)
+    running.serving = serving_set(make_catalog([mute], [0.7]))
+    await asked(service, 40)
+    await service.rollout.idle()
+    assert running.tests.rates[Rate.DISAGREEMENT].candidate.bad > 0
+    assert running.tests.rates[Rate.DISAGREEMENT].current.bad == 0
 
 
 async def test_without_room_no_answer_is_compared() -> None:
