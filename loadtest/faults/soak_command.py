@@ -26,6 +26,7 @@ from rich.progress import track
 from rich.table import Table
 
 from bertier import ApiError, Client, Overloaded, Retries
+from bertier.questions import AnswerArguments
 from gateway.catalog.store import CATALOG
 from gateway.triton_server.model_processes import STUB
 from loadtest.faults import soak
@@ -191,10 +192,11 @@ class Run:
 
     def _ask_warm(self, asked: tuple[str, str, str | None]) -> None:
         question, context, variant = asked
+        slo: AnswerArguments = {"slo_class": "batch", "latency_ms": WARM_UP_MS}
+        if variant is not None:
+            slo["variant"] = variant
         with Client(self._stack.http_url) as client:
-            client.answer(
-                question, context, slo_class="batch", latency_ms=WARM_UP_MS, variant=variant
-            )
+            client.answer(question, context, **slo)
 
     def _until_served(self) -> None:
         """Wait for the catalog on disk. Raises: TimeoutError."""
