@@ -35,9 +35,6 @@ class _Unpredicted(NamedTuple):
     by_price: tuple[Option, ...]  # equal ones in the order of the catalog
 
 
-_N_KNOWN = Option._fields.index("idle_ms")  # fields that need no prediction
-
-
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class ServingSet:
     """A checked catalog with all that is needed to answer from it."""
@@ -135,7 +132,16 @@ class ServingSet:
         def predicted(known: Option) -> Option:
             p = predict(known.plan)
             behind_ms = latency.behind_ms(n_behind, p.cost_ms) if n_behind else 0.0
-            return Option(*known[:_N_KNOWN], p.idle_ms, p.predicted_ms, behind_ms, p.wait_ms)
+            return Option(
+                known.plan,
+                known.trust,
+                known.size_bytes,
+                p.cost_ms,
+                p.idle_ms,
+                p.predicted_ms,
+                behind_ms,
+                p.wait_ms,
+            )
 
         return predicted
 
