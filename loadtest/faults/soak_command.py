@@ -48,6 +48,7 @@ N_QUESTIONS, N_PAPERS = (
     20,
 )  # of the load, in all: what is drawn again and again leaves nothing new
 WARM_UP_MS = 60_000.0  # latency target of a request before the run
+WARM_UP_TIMEOUT_S = 4 * WARM_UP_MS / 1e3  # as long as the gateway may take for it
 SWITCH_S = 120.0  # until a catalog is served
 SETTINGS = {
     "BERTIER_CACHE_BYTES": "20000000",
@@ -195,7 +196,7 @@ class Run:
         slo: AnswerArguments = {"slo_class": "batch", "latency_ms": WARM_UP_MS}
         if variant is not None:
             slo["variant"] = variant
-        with Client(self._stack.http_url) as client:
+        with Client(self._stack.http_url, timeout_s=WARM_UP_TIMEOUT_S) as client:
             client.answer(question, context, **slo)
 
     def _until_served(self) -> None:
