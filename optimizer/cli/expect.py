@@ -12,6 +12,7 @@ from rich.table import Table
 from gateway.catalog import store
 from gateway.catalog.schema import Agreement
 from gateway.catalog.store import Catalog
+from optimizer.cli import tables
 from optimizer.study import config as configs
 
 
@@ -41,7 +42,9 @@ def _expect(args: argparse.Namespace) -> dict[str, Any]:
 
 def show(catalog: Catalog) -> dict[str, Any]:
     """Print the expected agreement of each plan; return the floors by plan."""
-    table = Table("plan", "contexts", "questions", "both answer", ">=", "the same", ">=")
+    table = Table(
+        tables.whole("plan"), "contexts", "questions", "both answer", ">=", "the same", ">="
+    )
     for plan in catalog.plans:
         if plan.agreement is not None:
             table.add_row(plan.name, *_cells(plan.agreement))

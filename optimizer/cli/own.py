@@ -96,7 +96,7 @@ def _say(console: Console, given: str, expected: list[FloorEstimate]) -> None:
 def _show(console: Console, catalog: Catalog) -> dict[str, Any]:
     kinds = ("answerable", "unanswerable")
     columns = ("F1", "always no answer", "F1 >=", *(f"{kind} F1 >=" for kind in kinds))
-    table = Table("plan", *columns)
+    table = Table(tables.whole("plan"), *columns)
     for plan in catalog.plans:
         certificate = plan.certificate
         floors = (certificate.floor_of(kind) for kind in kinds)

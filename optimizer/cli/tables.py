@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from gateway.catalog.schema import Check, Paired, Plan
 from gateway.catalog.store import Catalog
@@ -17,10 +17,15 @@ if TYPE_CHECKING:
     from optimizer.certify.plans import RatedPlan
 
 
+def whole(header: str) -> Column:
+    """Return a column of names, which are never cut: the others give way in a narrow terminal."""
+    return Column(header, no_wrap=True)
+
+
 def show_catalog(catalog: Catalog) -> dict[str, Any]:
     """Print the catalog as a table; return each plan's certified F1."""
     columns = (
-        "variant",
+        whole("variant"),
         "version",
         "MB",
         "ms p50 128",
@@ -72,7 +77,9 @@ def show_plans(plans: Sequence[RatedPlan]) -> dict[str, Any]:
     """Print each plan's floors, and its cost relative to the largest variant; return both."""
     reports = list(dict.fromkeys(data for rated in plans for data in rated.cpu))
     columns = [f"CPU, {data}" for data in reports]
-    table = Table("plan", "asks", "reach", "F1 >=", "loss <=", "cost", *columns, title="plans")
+    table = Table(
+        whole("plan"), "asks", "reach", "F1 >=", "loss <=", "cost", *columns, title="plans"
+    )
     for rated in plans:
         plan, loss = rated.plan, rated.plan.certified_loss
         table.add_row(

@@ -130,6 +130,9 @@ def _json_lines(path: Path) -> Iterator[Example]:
 def _parsed(path: Path, number: int, line: bytes) -> Any:
     try:
         return json.loads(line)
+    except json.JSONDecodeError as exc:
+        why = f"{exc.msg} (character {exc.pos + 1} of the line)"
+        raise DataError(f"{path}: line {number}: not JSON: {why}") from exc
     except ValueError as exc:
         raise DataError(f"{path}: line {number}: not JSON: {exc}") from exc
 

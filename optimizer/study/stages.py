@@ -46,8 +46,13 @@ def _done(folder: Path, key: str) -> dict[str, Any] | None:
     done = read_manifest(folder)
     if not done or done["key"] != key:
         return None
-    log.info("%s: done before, skipped", folder.name)
+    log.info("%s: done before, skipped", _named(folder))
     return dict(done["results"])
+
+
+def _named(folder: Path) -> str:
+    """Return a stage's name with its folder's, which is a variant's where every variant has such a stage."""
+    return f"{folder.parent.name}/{folder.name}"
 
 
 def _worked(
@@ -55,7 +60,7 @@ def _worked(
 ) -> dict[str, Any]:
     """Run a stage and write its manifest."""
     _drop_stale_checkpoint(folder, key)
-    log.info("%s: started", folder.name)
+    log.info("%s: started", _named(folder))
     ran_on, began = provenance.ran_on(), time.monotonic()
     results = work()
     manifest = {
