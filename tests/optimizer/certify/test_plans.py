@@ -104,6 +104,18 @@ def test_a_cascade_is_named_by_ranks_of_cost_and_thresholds() -> None:
             assert plan.name == f"cascade-{stages}{thresholds}"
 
 
+def test_the_reach_of_a_cascade_is_the_share_of_unsure_answers() -> None:
+    """Compute is counted by it; a single variant is always asked, and has none."""
+    asked = evidence(calibrate=question_set("as the search", 60))
+    for rated in plans.plans_of((SMALL, LARGE), asked).kept:
+        plan = rated.plan
+        scores = [answer_of(r, BY_SCORE).score for r in ask(plan.variants[0], asked.search)[0]]
+        unsure = [float(np.mean([s < t for s in scores])) for t in plan.thresholds]
+        assert plan.reach == ((1.0, *unsure) if unsure else ())
+    names = [rated.plan.name for rated in plans.plans_of((SMALL, LARGE), asked).kept]
+    assert any(name.startswith("cascade") for name in names)
+
+
 def test_plans_certified_again_share_delta_among_themselves_or_as_was_looked_at() -> None:
     """With `n_cascades` that were looked at the floors are lower; fewer than there are change nothing."""
     alone = [make_plan(variant, 0.5) for variant in (SMALL, LARGE)]
