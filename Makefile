@@ -53,8 +53,8 @@ help: ## Show what can be made
 run: $(RUNTIME) ## Install what serving needs, start Triton and the gateway
 	@exec $(BIN)/bertier serve $(SERVE_FLAGS)
 
-test: $(EVERYTHING) system-packages ## Install everything, check the code, run the whole test suite
-	@$(MAKE) --no-print-directory check
+test: $(EVERYTHING) system-packages ## Install everything, check the code, build the documentation, run the whole test suite
+	@$(MAKE) --no-print-directory check docs
 	$(BIN)/pytest $(PYTEST_FLAGS)
 
 check: $(EVERYTHING) ## Format, lint, types, import contracts
