@@ -120,7 +120,7 @@ async def test_a_doubted_answer_is_asked_of_the_next_variant() -> None:
 
 
 async def test_an_answer_at_the_threshold_is_sure_enough() -> None:
-    """`Below` is what the certificate's answers were told by."""
+    """`Below` compares as the certificate did."""
     backend = FakeBackend()
     answered = await make_service(backend, small=0.0).answer(ASKED, CASCADE, 0.0)
     assert (answered.answer.score, backend.asked) == (0.5, ["small"])
