@@ -198,7 +198,7 @@ def test_a_worker_predicts_the_wait_behind_the_others_work(gateway: Gateway) -> 
     busy, idle = gateway.connections_to_each().values()
     more = [busy]
     mine = gateway.pid_at(busy.sock.getsockname()[1])
-    while len(more) < 4:
+    while len(more) < 8:
         connection = gateway.connect()
         ask(connection)
         if gateway.pid_at(connection.sock.getsockname()[1]) == mine:
