@@ -64,5 +64,5 @@ def _too_few(path: Path, n: int, short: Mapping[str, tuple[int, int]]) -> str:
     return (
         f"{path}: too few questions. Of {n} questions the split leaves {parts}. Whole articles are split"
         f" (a context where no title is given), so give about {ceil(n * times / 10) * 10} questions, on"
-        f" {times:.1f} times as many different texts"
+        f" {times:.2g} times as many different texts"
     )

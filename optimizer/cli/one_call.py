@@ -6,6 +6,7 @@ The study is a file of the run folder like any other; its stages are those of `r
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 import time
 from contextlib import AbstractContextManager
@@ -26,6 +27,8 @@ from optimizer.data.question_sets import Split, sha256_of
 from optimizer.data.splits import StudyQuestions
 from optimizer.study import config as configs
 from optimizer.study.config import StudyConfig
+
+log = logging.getLogger(__name__)
 
 WIDTH = 80  # columns
 MEASURE = "measure"  # the stage before the study's own
@@ -152,6 +155,7 @@ def _chosen(args: argparse.Namespace, config: StudyConfig, given: Given, folder:
     from optimizer.budget import speeds
 
     began = time.monotonic()
+    log.info("measuring how fast this host trains and answers: minutes on a slow or busy one")
     splits = questions.splits_of(StudyQuestions(config, args.data_dir))
     counts = questions.counts_of(args.data, splits)
     start = speeds.start_of(given.teacher, given.weights)
