@@ -18,6 +18,8 @@ from gateway.latency.model import LatencyModel
 from gateway.monitoring.sequential_tests import SequentialTests
 from gateway.qa.codec import SpanEncoder
 
+MOST_SIZES = 256  # of which the options are kept: callers choose how many windows they send
+
 
 @dataclass(frozen=True, slots=True)
 class ServedPlan:
@@ -153,6 +155,8 @@ class ServingSet:
                 for e in self.served
             )
             known = _Unpredicted(in_order, tuple(sorted(in_order, key=lambda o: o.price)))
+            if len(self._unpredicted) >= MOST_SIZES:
+                self._unpredicted.clear()
             self._unpredicted[size] = known
         return known
 

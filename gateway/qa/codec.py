@@ -41,7 +41,7 @@ class SpanEncoder:
         self.tokenizer = tokenizer
         self._words = WordMemory(tokenizer)
         # Not a method of this object: with a cycle its caches would outlive it until the garbage collector
-        # looks at old objects, and for ever where they were frozen.
+        # looks at old objects, and always where they were frozen.
         self._contexts = ContextCache(partial(_tokenize_context, self._words))
         self._frame = _Frame.of(tokenizer)
         self._max_tokens = max_tokens

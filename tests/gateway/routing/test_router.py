@@ -12,7 +12,7 @@ from gateway.domain import Decision, Option, Reason, Size, Slo, SloPolicy, Trust
 from gateway.routing import policy
 from gateway.routing.policy import choose, choose_early
 from gateway.routing.router import Router
-from gateway.serving_set import ServingSet
+from gateway.serving_set import MOST_SIZES, ServingSet
 from tests.fakes import (
     make_cascade,
     make_catalog,
@@ -149,3 +149,15 @@ def test_only_plans_that_may_be_chosen_are_predicted() -> None:
 
 def _names(options: Sequence[Option]) -> set[str]:
     return {option.plan.name for option in options}
+
+
+def test_sizes_that_callers_choose_do_not_fill_the_memory() -> None:
+    """A request may have any number of windows; what is kept of each is the same after it was dropped."""
+    served = serving_set(make_catalog(VARIANTS, [0.5, 0.6, 0.7]))
+    first = served.cheapest_first(Size(384, 1))
+    for n_windows in range(1, 3 * MOST_SIZES):
+        served.cheapest_first(Size(384, n_windows))
+        assert len(served._unpredicted) <= MOST_SIZES
+    again = served.cheapest_first(Size(384, 1))
+    assert [o.plan for o in again] == [o.plan for o in first]
+    assert [o.price for o in again] == [o.price for o in first]

@@ -83,7 +83,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
 
 
 async def test_a_model_of_an_old_catalog_is_unloaded(house: House) -> None:
-    """Else every switch adds to the memory of each worker, for ever."""
+    """Otherwise each switch would add to the memory of each worker."""
     for nth in range(4):
         await house.switch(["stays", f"model-{nth}"])
     await wait_until(lambda: len(house.backend._sessions) == 2)
