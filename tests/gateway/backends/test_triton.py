@@ -339,6 +339,14 @@ async def until_counted(backend: TritonBackend, model: str, n: int) -> None:
             await asyncio.sleep(0.02)
 
 
+async def work_of_others(backend: TritonBackend) -> float:
+    """Return the mean load by others on the counted model.
+
+    Other tests share this server, and what they abandoned may still run on their models.
+    """
+    return (await backend.external_load()).get(COUNTED, 0.0)
+
+
 async def test_the_work_of_another_gateway_on_the_same_server_is_seen(
     backend: TritonBackend, triton: RunningTriton
 ) -> None:
@@ -346,14 +354,12 @@ async def test_the_work_of_another_gateway_on_the_same_server_is_seen(
     other = TritonBackend(triton.options.grpc_url)
     windows, variant = make_windows(1), variant_of(COUNTED, batch_invariant=True)
     before = await counted(backend, COUNTED)
-    assert await backend.external_load() == {}
+    assert await work_of_others(backend) == 0.0
     await asyncio.gather(*(backend.infer(variant, windows, AMPLE_MS) for _ in range(4)))
     await until_counted(backend, COUNTED, before + 4)
-    assert await backend.external_load() == {}
+    assert await work_of_others(backend) == 0.0
     await asyncio.gather(*(other.infer(variant, windows, AMPLE_MS) for _ in range(8)))
     await until_counted(backend, COUNTED, before + 12)
-    (name, mean), *more = (await backend.external_load()).items()
-    assert (name, more) == (COUNTED, [])
-    assert 1.0 < mean < 8.1
-    assert await backend.external_load() == {}
+    assert 1.0 < await work_of_others(backend) < 8.1
+    assert await work_of_others(backend) == 0.0
     await other.close()
