@@ -17,7 +17,7 @@ ENGINE ?= cpu
 TRITON ?= yes
 TORCH_INDEX ?=
 DATA ?= squad_v2_dev_a
-PYTEST_FLAGS ?= --numprocesses logical --maxprocesses 4 --dist loadfile
+PYTEST_FLAGS ?= --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 MUTANTS ?=
 PROFILE ?= cpu
 

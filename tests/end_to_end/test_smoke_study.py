@@ -63,7 +63,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert not (found / "model_repository").exists()
     teacher = (found / "run" / "teacher" / MANIFEST).stat().st_mtime_ns
 
-    (found / "said.json").write_text(json.dumps(said(run(found, "run"))))
+    finished = run(found, "run")
+    (found / "said.json").write_text(json.dumps(said(finished)))
+    assert "LOAD REPORT" not in finished.stderr, "a library reports into our log"
     assert (found / "run" / "teacher" / MANIFEST).stat().st_mtime_ns == teacher, "trained twice"
     return found
 

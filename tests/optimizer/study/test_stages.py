@@ -24,6 +24,22 @@ def test_a_finished_stage_is_skipped(tmp_path: Path) -> None:
     assert run_stage(tmp_path, {"a": 2}, work) == {"n": 2}
 
 
+def in_another_process(statement: str) -> None:
+    program = "from pathlib import Path; from optimizer.study.stages import run_stage; "
+    subprocess.run([sys.executable, "-c", program + statement], check=True)
+
+
+def test_a_stage_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Later stages ask for its results again and again."""
+    caplog.set_level("INFO")
+    in_another_process(f"run_stage(Path({str(tmp_path / 'old')!r}), {{}}, dict)")
+    for _ in range(3):
+        run_stage(tmp_path / "new", {}, dict)
+        run_stage(tmp_path / "old", {}, dict)
+    named = [record.getMessage().partition("/")[2] for record in caplog.records]
+    assert named == ["new: started", "old: done before, skipped"]
+
+
 @pytest.mark.parametrize(("inputs", "kept"), [({"a": 1}, True), ({"a": 2}, False)])
 def test_a_killed_stage_goes_on_only_for_the_same_inputs(
     tmp_path: Path, inputs: dict[str, int], kept: bool

@@ -126,7 +126,7 @@ async def test_a_loss_that_no_plan_is_certified_for_is_refused_with_the_reason()
 
 async def test_explain_tells_quantiles_wait_and_every_constraint_of_each_plan() -> None:
     """Whoever asks why must not have to guess what was known."""
-    service = make_service()
+    service = make_service(classes={})
     assert service.serving is not None
     for _ in range(60):
         service.serving.latency.begin("large", Size(64, 1), now_ms())
