@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
+# transformers reports each load with a progress bar and a table, here in the middle of our own log lines.
+SILENT = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 OWN = ("bertier", "gateway", "optimizer", "loadtest")
 
 
@@ -15,6 +18,8 @@ def main() -> int:
 
 def run(module: str, command: str) -> int:
     """Run a module's `main`; return 1 when a package that it needs is not installed."""
+    for name, value in SILENT.items():
+        os.environ.setdefault(name, value)
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as exc:

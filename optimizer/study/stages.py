@@ -23,6 +23,7 @@ CHECKPOINT = "checkpoint.pt"  # where a killed stage resumes
 LOSSES = "losses.json"  # loss curve of a training
 LOCK = "stage.lock"
 STARTED = "started"  # holds the key of the inputs of an unfinished run
+_REPORTED: set[str] = set()  # stages that this process has logged
 
 
 def run_stage(
@@ -46,8 +47,15 @@ def _done(folder: Path, key: str) -> dict[str, Any] | None:
     done = read_manifest(folder)
     if not done or done["key"] != key:
         return None
-    log.info("%s: done before, skipped", _named(folder))
+    _report_skipped(_named(folder))
     return dict(done["results"])
+
+
+def _report_skipped(name: str) -> None:
+    """Log a skipped stage once: later stages read the results of earlier ones, often."""
+    if name not in _REPORTED:
+        _REPORTED.add(name)
+        log.info("%s: done before, skipped", name)
 
 
 def _named(folder: Path) -> str:
@@ -60,6 +68,7 @@ def _worked(
 ) -> dict[str, Any]:
     """Run a stage and write its manifest."""
     _drop_stale_checkpoint(folder, key)
+    _REPORTED.add(_named(folder))
     log.info("%s: started", _named(folder))
     ran_on, began = provenance.ran_on(), time.monotonic()
     results = work()
