@@ -101,7 +101,7 @@ def plan_body(report: PlanReport) -> bytes:
         feasible=decision.option is not None and not decision.violations,
         plan=decision.option.plan.name if decision.option else None,
         reason=decision.reason,
-        gave=list(decision.violations),
+        violations=list(decision.violations),
         slo=SloBody(**_slo_fields(report.slo)),
         n_tokens=size.bucket,
         n_windows=size.n_windows,

@@ -323,7 +323,7 @@ class OptionBody(ReplyBody):
 
 
 class ExplainedOptionBody(OptionBody):
-    """A candidate with its predictions; `struck_out_by`: why it was rejected, empty if it only costs more."""
+    """A candidate with its predictions; `rejection_reasons`: empty if it only costs more."""
 
     p50_ms: float = Field(description="Predicted latency quantile, with the work in flight.")
     p95_ms: float
@@ -332,7 +332,7 @@ class ExplainedOptionBody(OptionBody):
         description="The part of `predicted_ms` that is a wait for work in flight."
     )
     chosen: bool
-    struck_out_by: list[str]
+    rejection_reasons: list[str]
 
 
 class ExplainBody(ReplyBody):
@@ -382,7 +382,7 @@ class PlanBody(ReplyBody):
     feasible: bool = Field(description="A plan meets the whole SLO now.")
     plan: str | None = Field(description="The plan that would answer; null: refused.")
     reason: str
-    gave: list[str]
+    violations: list[str]
     slo: SloBody
     n_tokens: int = Field(description="Of one window, padded to its length bucket.")
     n_windows: int

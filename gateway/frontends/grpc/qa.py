@@ -162,7 +162,7 @@ def to_plan(report: PlanReport) -> pb.PlanResponse:
         feasible=chosen is not None and not report.decision.violations,
         plan=chosen.plan.name if chosen else "",
         reason=report.decision.reason,
-        gave=report.decision.violations,
+        violations=report.decision.violations,
         n_tokens=report.size.bucket,
         n_windows=report.size.n_windows,
         options=options(report.candidates, chosen),

@@ -198,7 +198,7 @@ async def test_the_decision_on_each_item_is_a_parameter(
     parameters = await using(kind, gateway, infer)
     for explained in json.loads(parameters["slo_explanation"]):
         assert explained["reason"] == "meets_slo"
-        assert {o["plan"]: o["struck_out_by"] for o in explained["options"]} == {
+        assert {o["plan"]: o["rejection_reasons"] for o in explained["options"]} == {
             "small": ["below-floor"],
             "large": [],
         }

@@ -67,8 +67,8 @@ async def test_explain_shows_the_rejection_reasons_of_each_option() -> None:
     explain = (await post(make_service(), json=ASKED, headers=headers)).json()["explain"]
     small, large = explain["options"]
     assert explain["reason"] == "meets_slo"
-    assert (small["struck_out_by"], small["chosen"]) == (["below-floor"], False)
-    assert (large["struck_out_by"], large["chosen"]) == ([], True)
+    assert (small["rejection_reasons"], small["chosen"]) == (["below-floor"], False)
+    assert (large["rejection_reasons"], large["chosen"]) == ([], True)
     assert large["certified_f1"] == 0.7
 
 
@@ -135,7 +135,7 @@ async def test_explain_tells_quantiles_wait_and_every_constraint_of_each_plan() 
     headers = {"SLO-Min-F1": "0.6", "SLO-Latency-Ms": "60", "Priority": "u=7", "SLO-Explain": "1"}
     explain = (await post(service, json=ASKED, headers=headers)).json()["explain"]
     small, large = explain["options"]
-    assert large["struck_out_by"] == ["late", "deadline", "failing"]
+    assert large["rejection_reasons"] == ["late", "deadline", "failing"]
     assert small["chosen"]
     assert explain["quantile"] == 0.95
     assert 0 <= explain["spent_ms"] < 60
@@ -150,7 +150,7 @@ async def test_a_pinned_variant_strikes_the_others_out() -> None:
     """What was not free to be chosen was not beaten."""
     headers = {"SLO-Variant": "small", "SLO-Explain": "1"}
     explain = (await post(make_service(), json=ASKED, headers=headers)).json()["explain"]
-    rejected = {o["plan"]: o["struck_out_by"] for o in explain["options"]}
+    rejected = {o["plan"]: o["rejection_reasons"] for o in explain["options"]}
     assert rejected == {"small": ["below-floor"], "large": ["pinned"]}
 
 
