@@ -57,12 +57,12 @@ def _floors() -> Parts:
             steps=((None, GREEN),),
         ),
         lines(
-            "Floor kept",
+            "Floor met",
             "Share of requests answered by a plan certified for the floor asked for, by class, over five"
             " minutes and all gateways; failures count as missed.",
             "percentunit",
             Query(
-                '1 - bertier:slo_broken:ratio_rate5m{slo_class=~"$slo_class", promise="accuracy"}',
+                '1 - bertier:slo_violated:ratio_rate5m{slo_class=~"$slo_class", objective="accuracy"}',
                 "{{slo_class}}",
             ),
             bounds=(None, 1),
@@ -192,7 +192,7 @@ def _rollouts() -> Parts:
     return (
         row("Candidate catalog, while one is tried"),
         lines(
-            "SLO kept",
+            "SLO met",
             "Share of requests that met their SLO, by the catalog that answered; both met the same load.",
             "percentunit",
             Query(

@@ -52,7 +52,7 @@ VALUES = {
     "front": _words(*FRONTENDS),
     "kind": _words("text", "padding"),
     "plan": "",
-    "promise": _words(*OBJECTIVES) + " (both)",
+    "objective": _words(*OBJECTIVES) + " (both)",
     "quantile": _words("0.95", "0.99"),
     "rate": _words(*Rate),
     "reason": _words(*Reason),
@@ -92,7 +92,7 @@ VALUES = {
     " `dropped` (no capacity), `failed`",
     "bertier_sheds_total.reason": "`full` (`max_in_flight`), `strict` (cannot be met now), `unreachable` (no plan by the deadline)",
     "bertier_slo_outcomes_total.outcome": "`met`, or a [value of `SLO-Met`](api.md#headers-of-an-answer)",
-    "bertier_slo_requests_total.outcome": _words("kept", "broken"),
+    "bertier_slo_requests_total.outcome": _words("met", "violated"),
 }
 
 HEAD = """# Metrics

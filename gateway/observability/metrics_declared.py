@@ -80,7 +80,7 @@ SLO_REQUESTS = _counter(
     "bertier_slo_requests_total",
     "Requests without a fault of the caller, by objective and outcome;"
     " a request that is refused under load or fails misses every objective.",
-    *("slo_class", "promise", "outcome"),
+    *("slo_class", "objective", "outcome"),
 )
 PARTIAL_ANSWERS = _counter(
     "bertier_partial_answers_total",

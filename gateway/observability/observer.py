@@ -126,7 +126,7 @@ class Observer:
                 trace_id = logs.trace_id.get()
                 self._metrics.note_request(frontend, slo_class, outcome, record.took_s(), trace_id)
                 if failed:
-                    self._metrics.note_broken(slo_class)
+                    self._metrics.note_violated(slo_class)
                 if span is not None:
                     span.end(outcome, failed=failed)
                 if record.logged is not None:

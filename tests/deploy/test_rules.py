@@ -63,7 +63,7 @@ def test_a_runbook_without_an_alert_is_gone() -> None:
 def test_every_shipped_class_has_an_objective_for_latency_and_accuracy() -> None:
     """The default is for classes that somebody adds."""
     given = {
-        (rule["labels"]["slo_class"], rule["labels"]["promise"])
+        (rule["labels"]["slo_class"], rule["labels"]["objective"])
         for rule in rules()
         if rule.get("record") == "bertier:slo_objective:set"
     }

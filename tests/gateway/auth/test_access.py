@@ -323,7 +323,7 @@ async def test_a_quota_stands_in_the_headers() -> None:
         assert beyond.json()["type"].endswith("quota-exceeded")
         assert int(beyond.headers["retry-after"]) >= 1
         assert re.fullmatch(RATE_LIMIT, beyond.headers["ratelimit"])
-        labels = {"slo_class": "standard", "promise": "joint", "outcome": "broken"}
+        labels = {"slo_class": "standard", "objective": "joint", "outcome": "violated"}
         registry = running.service.metrics.registry
         assert not registry.get_sample_value("bertier_slo_requests_total", labels)
 

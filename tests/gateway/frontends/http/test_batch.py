@@ -161,11 +161,11 @@ async def test_a_batch_that_is_refused_as_a_whole_is_counted(why: str) -> None:
     service.admission.in_flight = int(ours)
     assert (await post(service, "/v1/answers", **request)).status_code >= 400
     assert outcome(service, "standard", kind) == 1
-    assert broken(service) == ours
+    assert violations(service) == ours
 
 
-def broken(service: AnswerService) -> float:
-    labels = {"slo_class": "standard", "promise": "latency", "outcome": "broken"}
+def violations(service: AnswerService) -> float:
+    labels = {"slo_class": "standard", "objective": "latency", "outcome": "violated"}
     return service.metrics.registry.get_sample_value("bertier_slo_requests_total", labels) or 0.0
 
 
