@@ -165,8 +165,8 @@ def _traffic() -> Parts:
             "Requests per second by SLO class and frontend.",
             "reqps",
             Query(
-                f"sum by (slo_class, front) (rate({REQUESTS}[$__rate_interval]))",
-                "{{slo_class}} {{front}}",
+                f"sum by (slo_class, frontend) (rate({REQUESTS}[$__rate_interval]))",
+                "{{slo_class}} {{frontend}}",
             ),
         ),
         stacked(
@@ -292,8 +292,8 @@ def _refusals() -> Parts:
             " now), unreachable (no plan is predicted to answer by the deadline).",
             "reqps",
             Query(
-                'sum by (front, reason) (rate(bertier_sheds_total{instance=~"$instance"}[$__rate_interval]))',
-                "{{front}} {{reason}}",
+                'sum by (frontend, reason) (rate(bertier_sheds_total{instance=~"$instance"}[$__rate_interval]))',
+                "{{frontend}} {{reason}}",
             ),
             runbook=QUEUE,
         ),

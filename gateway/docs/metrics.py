@@ -49,7 +49,7 @@ VALUES = {
     "catalog": _words(*SetName),
     "claim": _words("worse", "no_worse"),
     "commit": "of the study that made the catalog",
-    "front": _words(*FRONTENDS),
+    "frontend": _words(*FRONTENDS),
     "kind": _words("text", "padding"),
     "plan": "",
     "objective": _words(*OBJECTIVES) + " (both)",

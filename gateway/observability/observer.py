@@ -130,7 +130,7 @@ class Observer:
                 if span is not None:
                     span.end(outcome, failed=failed)
                 if record.logged is not None:
-                    said = {"front": frontend, "class": slo_class, "outcome": outcome}
+                    said = {"frontend": frontend, "class": slo_class, "outcome": outcome}
                     unanswered = {"total_ms": round((time.perf_counter() - began_s) * 1e3, 3)}
                     _log_access(said, record.logged or [unanswered])
 

@@ -81,7 +81,7 @@ def request(frontend: str, request_id: str) -> AbstractContextManager[RequestSpa
     if _active is None:
         return _OFF
     return _active.request(
-        _parent.get(), {"bertier.front": frontend, "bertier.request_id": request_id}
+        _parent.get(), {"bertier.frontend": frontend, "bertier.request_id": request_id}
     )
 
 

@@ -157,7 +157,7 @@ class Amount:
 
     @property
     def finish_epochs(self) -> float:
-        """Passes of a member of the front, which the elastic student has trained before."""
+        """Passes of a member of the Pareto front, which the elastic student has trained before."""
         return max(1.0, round(self.epochs / 2, 2))
 
     @cached_property

@@ -233,7 +233,7 @@ def test_a_caller_beyond_its_quota_learns_when_to_retry() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])
-async def test_both_fronts_ask_for_the_key(scheme: str) -> None:
+async def test_both_frontends_ask_for_the_key(scheme: str) -> None:
     """Over both protocols, a caller without a key is refused, and one with a key is answered."""
     async with live.gateway(api_keys=one()) as running:
         url = f"{scheme}://{running.http_url if scheme == 'http' else running.grpc_url}"

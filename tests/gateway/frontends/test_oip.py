@@ -438,8 +438,8 @@ async def test_every_way_in_counts_its_requests(gateway: Running) -> None:
         await using(
             kind, gateway, lambda own: own.client.infer("qa", own.inputs([QUESTION], [CONTEXT]))
         )
-    for front in ("grpc", "http"):
-        labels = {"front": front, "slo_class": "standard", "outcome": "ok"}
+    for frontend in ("grpc", "http"):
+        labels = {"frontend": frontend, "slo_class": "standard", "outcome": "ok"}
         registry = gateway.service.metrics.registry
         assert registry.get_sample_value("bertier_requests_total", labels) == 1
 

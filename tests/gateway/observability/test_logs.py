@@ -108,7 +108,7 @@ async def test_an_access_line_tells_class_plan_variant_outcome_and_timings(
         "message": "request",
         "request_id": "r-1",
         "trace_id": TRACE,
-        "front": "http",
+        "frontend": "http",
         "class": "standard",
         "outcome": "ok",
         "plan": "large",
@@ -179,7 +179,7 @@ async def test_the_console_shows_the_same_in_one_line(capsys: pytest.CaptureFixt
     logs.set_up("info", "console")
     await post(body={"question": "Who?\n2026 ERROR forged", "context": CONTEXT}, texts=True)
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"[r-1 {TRACE}] request front=" in line
+    assert f"[r-1 {TRACE}] request frontend=" in line
     assert 'variant="large"' in line
 
 

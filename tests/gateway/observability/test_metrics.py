@@ -143,7 +143,7 @@ def test_what_is_rare_is_there_before_it_happens() -> None:
     registry = Metrics().registry
     for name, labels in (
         ("bertier_partial_answers_total", {"slo_class": "batch"}),
-        ("bertier_denied_total", {"front": "grpc", "reason": "scope"}),
+        ("bertier_denied_total", {"frontend": "grpc", "reason": "scope"}),
         ("bertier_reloads_total", {"file": "keys", "result": "refused"}),
         ("bertier_reload_refused", {"file": "certificate"}),
         ("bertier_catalog_switches_total", {"result": "refused"}),
@@ -184,7 +184,7 @@ def test_histograms_have_an_edge_at_every_target_and_deadline() -> None:
 
 KINDS = {kind.name for kind in (*problems.KINDS.values(), problems.INTERNAL)}
 BOUNDED: Mapping[str, frozenset[str]] = {
-    "front": frozenset(FRONTENDS),
+    "frontend": frozenset(FRONTENDS),
     "slo_class": frozenset({*STANDARD_CLASSES, "voice", "unknown"}),
     "plan": frozenset({"small", "large", "none"}),
     "variant": frozenset({"small", "large"}),

@@ -93,7 +93,7 @@ async def test_the_request_span_has_the_slo_the_choice_and_the_outcome(
     said = attributes(collected.spans("answer")[0])
     assert said.pop("bertier.predicted_ms") > 0
     assert said == {
-        "bertier.front": "http",
+        "bertier.frontend": "http",
         "bertier.request_id": "r-1",
         "bertier.slo.class": "batch",
         "bertier.slo.latency_ms": 5000.0,
@@ -111,7 +111,7 @@ async def test_the_request_span_has_the_slo_the_choice_and_the_outcome(
     assert attributes(collected.spans("infer")[0]) == {"bertier.variant": "large"}
 
 
-async def test_the_callers_context_comes_in_over_both_fronts(collected: Collector) -> None:
+async def test_the_callers_context_comes_in_over_both_frontends(collected: Collector) -> None:
     """A trace continues from the caller into the gateway."""
     question = qa_pb2.AnswerRequest(question=QUESTION, context=CONTEXT)
     async with live.gateway() as running:
@@ -121,7 +121,7 @@ async def test_the_callers_context_comes_in_over_both_fronts(collected: Collecto
             await stub.Answer(question, metadata=(("traceparent", PARENT),))
     await flush()
     requests = collected.spans("answer")
-    assert [attributes(span)["bertier.front"] for span in requests] == ["http", "grpc"]
+    assert [attributes(span)["bertier.frontend"] for span in requests] == ["http", "grpc"]
     assert {(s.trace_id.hex(), s.parent_span_id.hex()) for s in requests} == {(TRACE, SPAN)}
 
 

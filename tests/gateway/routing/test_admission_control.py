@@ -205,7 +205,7 @@ async def test_a_request_over_http_waits_unread_and_is_refused_unread() -> None:
         assert refused.json()["type"] == "urn:bertier:problem:overloaded"
         assert int(refused.headers["Retry-After"]) * 1e3 >= refused.json()["retry_after_ms"]
         sheds = running.service.metrics.registry.get_sample_value(
-            "bertier_sheds_total", {"front": "http", "reason": "unreachable"}
+            "bertier_sheds_total", {"frontend": "http", "reason": "unreachable"}
         )
         assert sheds == 2
         assert not running.backend.asked
