@@ -140,7 +140,7 @@ prove-lab: $(EVERYTHING) ## The policy against every rival, on a virtual clock (
 prove-emulator: $(EVERYTHING) ## The lab beside a real gateway with Triton, on the same traces
 	$(BIN)/bertier-loadtest emulator
 
-prove-served: $(EVERYTHING) ## Promises kept by a real gateway with Triton, open loop, in bursts
+prove-served: $(EVERYTHING) ## SLOs met by a real gateway with Triton, open loop, in bursts
 	$(BIN)/bertier-loadtest drive --arrivals mmpp --load 0.8 --seconds 180 --folder runs/served --min-attainment 0.97
 
 prove-rivals: $(EVERYTHING) ## Other policies in a real gateway with Triton, the same traces in turns (half an hour)

@@ -16,7 +16,7 @@ from gateway.request.service import AnswerService
 from gateway.settings import Settings
 from tests.fakes import CONTEXT, QUESTION, FakeBackend, serving_set, small_and_large
 
-ASKED = {"question": QUESTION, "context": CONTEXT}
+QUESTION_BODY = {"question": QUESTION, "context": CONTEXT}
 
 
 def make_service(backend: FakeBackend | None = None, **settings: Any) -> AnswerService:

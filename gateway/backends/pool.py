@@ -294,10 +294,10 @@ class Replicas:
         return found
 
 
-async def _outcome(asked: Any) -> Any:
+async def _outcome(call: Any) -> Any:
     """Return the result of a server, or its error."""
     try:
-        return await asked
+        return await call
     except (BackendError, DeadlineExceeded) as exc:
         return exc
 

@@ -25,7 +25,7 @@ def show_answer(reply: Json) -> None:
     lines = (
         score,
         f"{by}, predicted {slo['predicted_ms']:.1f} ms",
-        f"asked: {_describe_slo(slo)}; met: {slo['met']}",
+        f"SLO: {_describe_slo(slo)}; met: {slo['met']}",
     )
     console = _console()
     console.print(Text(answer, style="bold"), *(Text(line) for line in lines), sep="\n")

@@ -20,8 +20,8 @@ from pydantic_core import from_json
 
 from gateway.domain import Question, SloPolicy, SloRequest
 from gateway.errors import BadInput, InvalidField, Malformed
-from gateway.frontends import asked
-from gateway.frontends.asked import Asked, OffsetUnit, PassageText
+from gateway.frontends import parsed_question
+from gateway.frontends.parsed_question import OffsetUnit, ParsedQuestion, PassageText
 from gateway.frontends.slo_headers import MAX_ID_CHARS, MAX_PLAN_TOKENS
 from gateway.qa.codec import MAX_ANSWER_TOKENS
 from gateway.request.feedback import Truth
@@ -102,7 +102,7 @@ class QuestionBody(Sent):
         default=False, description="Whether to return the sentence around the answer."
     )
 
-    def to_asked(self, settings: Settings) -> Asked:
+    def to_parsed(self, settings: Settings) -> ParsedQuestion:
         """Raises: InvalidField, TooManyItems, TextTooLong."""
         question = Question(
             self.question,
@@ -114,9 +114,11 @@ class QuestionBody(Sent):
             self.min_score,
             self.max_no_answer_probability,
         )
-        asked.check_options(question, settings)
-        question, passages = asked.about(question, self.context, _passages(self.contexts), settings)
-        return Asked(question, passages, self.offset_unit, self.sentence)
+        parsed_question.check_options(question, settings)
+        question, passages = parsed_question.about(
+            question, self.context, _passages(self.contexts), settings
+        )
+        return ParsedQuestion(question, passages, self.offset_unit, self.sentence)
 
 
 class SloFields(Sent):
@@ -170,7 +172,7 @@ class SharedQuestionsBody(Sent):
         Raises: InvalidField, TooManyItems, TextTooLong.
         """
         _check_questions(self.questions)
-        asked.about(Question("", ""), self.context, _passages(self.contexts), settings)
+        parsed_question.about(Question("", ""), self.context, _passages(self.contexts), settings)
         shared = {
             name: getattr(self, name)
             for name in ("context", "contexts")

@@ -22,7 +22,7 @@ COLUMNS = (
     ("goodput_per_s", "goodput /s", 1),
     ("served_f1", "served F1", 3),
     ("compute_ms", "core ms an answer", 1),
-    ("compute_in_time_ms", "core ms a kept promise", 1),
+    ("compute_in_time_ms", "core ms per SLO met", 1),
     ("covered_p95", "within p95", 3),
     ("covered_p99", "within p99", 3),
     ("width_p95", "p95 predicted / seen", 2),

@@ -158,9 +158,9 @@ def test_both_workers_answer_over_http_and_grpc(gateway: Gateway) -> None:
     """Whoever has one core for Python and others for models would else wait for the one."""
     pids = {worker.pid for worker in gateway.workers()}
     assert gateway.connections_to_each().keys() == pids
-    told = json.loads(get(gateway.connect(gateway.ops), "/readyz"))
-    assert told["ready"]
-    assert told["workers"] == {"1": "ready", "2": "ready"}
+    payload = json.loads(get(gateway.connect(gateway.ops), "/readyz"))
+    assert payload["ready"]
+    assert payload["workers"] == {"1": "ready", "2": "ready"}
     answered: set[int] = set()
     while answered != pids:
         options = (("grpc.use_local_subchannel_pool", 1),)

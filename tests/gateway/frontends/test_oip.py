@@ -147,9 +147,9 @@ async def test_a_stock_client_reads_configuration_and_statistics(
         "variant": "TYPE_STRING",
     }
     assert of_all == stats
-    (told,) = stats["model_stats"]
-    assert (told["name"], int(told["inference_count"])) == ("qa", 3)
-    spent = told["inference_stats"]
+    (statistics,) = stats["model_stats"]
+    assert (statistics["name"], int(statistics["inference_count"])) == ("qa", 3)
+    spent = statistics["inference_stats"]
     assert [int(spent[name]["count"]) for name in ("success", "fail", "queue")] == [3, 1, 3]
     parts = ("queue", "compute_input", "compute_infer", "compute_output")
     assert int(spent["success"]["ns"]) == sum(int(spent[name].get("ns", 0)) for name in parts) > 0

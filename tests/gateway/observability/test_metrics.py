@@ -30,7 +30,7 @@ from gateway.settings import Settings
 from gateway.slo import STANDARD_CLASSES
 from tests.fakes import CONTEXT, QUESTION, FakeBackend, serving_set, small_and_large
 
-ASKED = {"question": QUESTION, "context": CONTEXT}
+QUESTION_BODY = {"question": QUESTION, "context": CONTEXT}
 OUTCOMES = ("met", "violated")
 CUSTOM = {"voice": {"latency_ms": 123.0, "policy": "prefer-latency"}}
 
@@ -51,7 +51,7 @@ class Gateway:
 
     async def ask(self, **headers: str) -> httpx.Response:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return await self.http.post("/v1/answer", json=ASKED, headers=named)
+        return await self.http.post("/v1/answer", json=QUESTION_BODY, headers=named)
 
     def count(self, name: str, **labels: str) -> float:
         return self.metrics.registry.get_sample_value(name, labels) or 0.0

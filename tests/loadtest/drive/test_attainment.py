@@ -52,7 +52,7 @@ def test_an_unanswered_request_misses_its_slo() -> None:
 
 
 def test_a_class_keeps_its_floor_by_the_f1_of_its_answers() -> None:
-    """Fast and wrong is not what was promised."""
+    """Fast and wrong is not what the SLO asks."""
     right, wrong = result(0, 20, QUICK), result(1, 20, QUICK, answer=WRONG)
     assert attainment.summarize(run_of([right, wrong])).classes["quick"].joint == 1.0
     broken = attainment.summarize(run_of([right, wrong, wrong])).classes["quick"]

@@ -43,7 +43,7 @@ def test_the_search_ends_just_below_the_limit(limit: float) -> None:
 
 
 def test_one_bad_block_does_not_decide() -> None:
-    """A noisy host breaks a promise now and then; two of a kind are believed."""
+    """A noisy host violates an SLO now and then; two of a kind are believed."""
     tried: list[float] = []
 
     def holds(rate: float) -> bool:
@@ -130,7 +130,7 @@ def test_a_peer_answers_as_the_offline_evaluation_does() -> None:
     """Same model, same encoding, same decoding: only the server differs."""
     catalog, examples = store.read(REPOSITORY), questions(None, 8)
     name = min(catalog.variants, key=lambda v: v.size_bytes).name
-    wanted = [told.answer for told in agreement.offline(REPOSITORY, catalog, name, examples)]
+    wanted = [known.answer for known in agreement.offline(REPOSITORY, catalog, name, examples)]
     (peer,) = (p for p in PEERS if p.name == "FastAPI + ONNX Runtime")
     with targets.running(peer, sys.executable, 1, REPOSITORY, name) as target:
         planned = [

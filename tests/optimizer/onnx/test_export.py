@@ -158,7 +158,7 @@ def test_scales_of_words_stay_in_16_bits(model: PreTrainedModel, tmp_path: Path)
 
 
 def test_only_int8_depends_on_its_batch_mates(model: PreTrainedModel, tmp_path: Path) -> None:
-    """This is how a variant that must run alone is told from one that may be batched."""
+    """This is how a variant that must run alone is distinguished from one that may be batched."""
     fp32, int8 = tmp_path / "fp32.onnx", tmp_path / "int8.onnx"
     export.to_onnx(model, fp32)
     export.to_int8(model, int8)

@@ -46,8 +46,8 @@ def test_every_sampler_searches_under_limits(sampler: Sampler, tmp_path: Path) -
     assert front
     assert all(p.cost.p95_ms <= 60 and p.f1[RUNGS[-1]] >= 0.45 for p in front)
     with opened(None, tmp_path, STUDY) as study:
-        told = [t for t in study.trials if t.state == TrialState.COMPLETE]
-        assert all(len(t.constraints) == 3 and len(t.values) == 3 for t in told)
+        complete = [t for t in study.trials if t.state == TrialState.COMPLETE]
+        assert all(len(t.constraints) == 3 and len(t.values) == 3 for t in complete)
 
 
 def test_a_model_of_the_space_finds_more_than_chance(tmp_path: Path) -> None:

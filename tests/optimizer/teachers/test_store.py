@@ -134,9 +134,9 @@ def test_a_killed_teacher_has_kept_what_it_had_written(tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED, str(folder), str(answers)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        told = [process.stdout.readline() for _ in range(3)]
+        printed = [process.stdout.readline() for _ in range(3)]
         process.kill()
-    assert int(told[-1]) == 3 * asking.BATCH
+    assert int(printed[-1]) == 3 * asking.BATCH
     n_files = len(list(answers.glob("*.npz")))
     assert n_files >= 3
     assert len(AnswerStore(answers)) >= 3 * asking.BATCH

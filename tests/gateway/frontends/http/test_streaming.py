@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from gateway.request.service import AnswerService
-from tests.asgi import ASKED, Caller, make_app, make_service, outcome, post
+from tests.asgi import QUESTION_BODY, Caller, make_app, make_service, outcome, post
 from tests.fakes import FakeBackend
 
 
@@ -40,7 +40,7 @@ async def test_who_leaves_cancels_the_work(held: tuple[FakeBackend, AnswerServic
     """Nobody waits for it any more."""
     backend, service = held
     caller = Caller("/v1/answer")
-    caller.send(json.dumps(ASKED).encode())
+    caller.send(json.dumps(QUESTION_BODY).encode())
     task = caller.start(make_app(service))
     await backend.until_asked()
     caller.leave()
@@ -81,7 +81,7 @@ async def test_the_upload_of_a_body_is_no_part_of_a_request_s_duration() -> None
     """A caller's slow line must not look like a slow gateway."""
     service = make_service()
     caller = Caller("/v1/answer")
-    body = json.dumps(ASKED).encode()
+    body = json.dumps(QUESTION_BODY).encode()
     caller.send(body[:9], more=True)
     task = caller.start(make_app(service))
     await asyncio.sleep(0.05)  # the caller's slow line
