@@ -14,7 +14,7 @@ from gateway.domain import PASSAGE_BREAK, Answer, Question, Span
 from gateway.errors import InvalidField, TextTooLong, TooManyItems
 from gateway.frontends.slo_headers import MAX_ID_CHARS
 from gateway.qa import codec
-from gateway.qa.sentences import sentence_around
+from gateway.qa.boundaries import sentence_around
 from gateway.settings import Settings
 
 

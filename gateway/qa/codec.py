@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from gateway.catalog.schema import Decoding
 from gateway.domain import Answer, Bools, Floats, Ints, Logits, Question, Span, Windows
 from gateway.errors import EmptyText, MalformedText, RepositoryError, TextTooLong
-from gateway.qa.characters import has_visible, long_clusters
+from gateway.qa.boundaries import has_visible, long_clusters
 from gateway.qa.token_cache import ContextCache, ContextTokens, Tokens, WordMemory
 
 MAX_TOKENS = 384

@@ -15,8 +15,8 @@ from typing import Protocol
 
 from gateway.domain import Option, Slo, SloPolicy
 from gateway.request.cascade import RESERVE
-from gateway.routing import admission
-from gateway.routing.admission import AdmissionQueue, Waiting
+from gateway.routing import admission_queue
+from gateway.routing.admission_queue import AdmissionQueue, Waiting
 from gateway.routing.policy import escalation_left_ms
 from loadtest.lab.host import EmulatedHost, HostJob
 from loadtest.lab.prediction import Ticket
@@ -247,8 +247,8 @@ class _Run:
     def _soonest(self, slo: Slo, now_ms: float) -> float:
         """Return when the fastest plan that may answer this would have, ms from now."""
         quantile = self._policy.quantile(slo)
-        return admission.soonest_ms(
-            slo, self._prediction.options(admission.SMALLEST, quantile, now_ms)
+        return admission_queue.soonest_ms(
+            slo, self._prediction.options(admission_queue.SMALLEST, quantile, now_ms)
         )
 
     def _pump(self, now_ms: float) -> None:
@@ -258,13 +258,15 @@ class _Run:
             return
         quantile = self._policy.quantile
         if now_ms >= self._look_ms:
-            self._look_ms = now_ms + admission.LOOK_MS
-            soonest = admission.Soonest(
-                lambda slo: self._prediction.options(admission.SMALLEST, quantile(slo), now_ms)
+            self._look_ms = now_ms + admission_queue.LOOK_MS
+            soonest = admission_queue.Soonest(
+                lambda slo: self._prediction.options(
+                    admission_queue.SMALLEST, quantile(slo), now_ms
+                )
             )
             for waiting in queue.take_hopeless(now_ms, soonest):
                 self._refuse(self._index.pop(id(waiting)), now_ms)
-        while not self._reading and self._prediction.wait_ms(now_ms) <= admission.ROOM_MS:
+        while not self._reading and self._prediction.wait_ms(now_ms) <= admission_queue.ROOM_MS:
             found = queue.take(now_ms)
             if found is None:
                 return

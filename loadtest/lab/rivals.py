@@ -13,7 +13,7 @@ import numpy as np
 
 from gateway.domain import Option, Slo
 from gateway.routing import policy
-from gateway.routing.admission import AdmissionQueue
+from gateway.routing.admission_queue import AdmissionQueue
 from loadtest.lab.traces import TraceRequest
 
 RIVALS_QUANTILE = 0.95

@@ -13,8 +13,8 @@ from gateway.domain import Question, Size, SloPolicy, SloRequest
 from gateway.errors import Overloaded
 from gateway.observability.metrics import Metrics
 from gateway.request.service import AnswerService
-from gateway.routing.admission import ROOM_MS
 from gateway.routing.admission_control import LAG_EVERY_MS
+from gateway.routing.admission_queue import ROOM_MS
 from gateway.settings import Settings
 from tests import live
 from tests.fakes import CONTEXT, QUESTION, FakeBackend, serving_set, small_and_large
