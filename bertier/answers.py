@@ -44,14 +44,14 @@ class Sentence:
 class Cost:
     """Compute, ms of one core by the profiles of the gateway's host, beside that of the largest variant."""
 
-    compute_ms: float  # 0: a kept answer
+    compute_ms: float  # 0: a cached answer
     largest_variant: str
     largest_compute_ms: float
     saved_ms: float
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SloOutcome:
     """The SLO with every default filled in, and its outcome."""
 
     slo_class: str
@@ -106,14 +106,14 @@ class Answer:
     alternatives: tuple[Alternative, ...]
     plan: str
     variant: str
-    slo: Outcome
+    slo: SloOutcome
     id: str | None = None
     reason: str | None = None  # with explain: why this plan
     options: tuple[PlanOption, ...] = ()  # with explain: all that were considered
     passage: PassageRef | None = None
     sentence: Sentence | None = None  # where it was asked for
     cost: Cost | None = None  # None: an older gateway
-    age_ms: float | None = None  # of a kept answer: since it was first given
+    age_ms: float | None = None  # of a cached answer: since it was first given
     request_id: str = field(default="", compare=False)  # for `feedback`; in the gateway's log
 
     def __bool__(self) -> bool:
@@ -258,8 +258,8 @@ def _fields(message: Any) -> dict[str, Any]:
     }
 
 
-def _outcome(payload: dict[str, Any]) -> Outcome:
-    return Outcome(
+def _outcome(payload: dict[str, Any]) -> SloOutcome:
+    return SloOutcome(
         slo_class=payload["slo_class"],
         latency_ms=payload["latency_ms"],
         min_f1=payload["min_f1"],

@@ -265,7 +265,7 @@ class SentenceBody(ReplyBody):
 class CostBody(ReplyBody):
     """Compute, ms of one core by the profiles of this host, beside that of the largest variant."""
 
-    compute_ms: float = Field(description="Of the variants that were asked; 0: a kept answer.")
+    compute_ms: float = Field(description="Of the variants that were asked; 0: a cached answer.")
     largest_variant: str
     largest_compute_ms: float = Field(description="Had the largest variant been asked.")
     saved_ms: float = Field(
@@ -373,7 +373,7 @@ class AnswerBody(ReplyBody):
     slo: SloOutcomeBody
     cost: CostBody
     age_ms: float | None = Field(
-        None, description="Of a kept answer: since it was first given. Absent: it is new."
+        None, description="Of a cached answer: since it was first given. Absent: it is new."
     )
     explain: ExplainBody | None = Field(None, description="There with `SLO-Explain: 1`.")
 

@@ -179,11 +179,11 @@ class Observer:
         self._log_answer(question, answered)
 
     def missed_cache(self) -> None:
-        """Record a request that found no kept answer."""
+        """Record a request that found no cached answer."""
         self._metrics.cache_requests.labels("miss").inc()
 
     def bypassed_cache(self) -> None:
-        """Record a request that neither reads nor leaves a kept answer."""
+        """Record a request that neither reads nor leaves a cached answer."""
         self._metrics.cache_requests.labels("bypass").inc()
 
     def cache_holds(self, n_answers: int, n_bytes: float) -> None:

@@ -42,7 +42,7 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SoakRequest:
     """One request: when it was sent, and its outcome."""
 
     at_s: float
@@ -68,7 +68,7 @@ def busy(state: dict[str, Any]) -> int:
 
 
 def verdicts(
-    samples: Sequence[Sample], outcomes: Sequence[Outcome], before: Sample, after: Sample
+    samples: Sequence[Sample], outcomes: Sequence[SoakRequest], before: Sample, after: Sample
 ) -> list[Verdict]:
     """Judge a run that began when all was warm; `before` and `after`: the idle gateway.
 
@@ -103,7 +103,7 @@ def _count(what: str, before: int, after: int) -> Verdict:
     return Verdict(f"{what}, idle", f"{before} to {after}", "no more", after <= before)
 
 
-def _attainment(outcomes: Sequence[Outcome], end_s: float) -> Verdict:
+def _attainment(outcomes: Sequence[SoakRequest], end_s: float) -> Verdict:
     quarters = [
         [a.outcome == "met" for a in outcomes if q * end_s / 4 <= a.at_s < (q + 1) * end_s / 4]
         for q in range(4)
@@ -114,6 +114,6 @@ def _attainment(outcomes: Sequence[Outcome], end_s: float) -> Verdict:
     return Verdict("SLO met, by quarter", seen, allowed, shares[3] >= shares[1] - MOST_DROP)
 
 
-def _failures(failed: Sequence[Outcome]) -> str:
+def _failures(failed: Sequence[SoakRequest]) -> str:
     kinds = sorted({a.outcome for a in failed})
     return f"{len(failed)} ({', '.join(kinds)})" if failed else "0"

@@ -30,7 +30,7 @@ from bertier.questions import AnswerArguments
 from gateway.catalog.store import CATALOG
 from gateway.triton_server.model_processes import STUB
 from loadtest.faults import soak
-from loadtest.faults.soak import Event, Outcome, Sample, Verdict
+from loadtest.faults.soak import Event, Sample, SoakRequest, Verdict
 from loadtest.faults.soak_chart import picture
 from loadtest.sample import questions
 from loadtest.stack import Stack, fresh_stack, hardware
@@ -106,7 +106,7 @@ class Run:
         self._examples = questions(None, N_QUESTIONS)
         self._papers = [self._paper() for _ in range(N_PAPERS)]
         self._began = time.monotonic()
-        self.outcomes: list[Outcome] = []
+        self.outcomes: list[SoakRequest] = []
         self.samples: list[Sample] = []
         self.events: list[Event] = []
         self.switches = self.killed = 0
@@ -158,7 +158,7 @@ class Run:
             outcome = "refused"
         except ApiError as exc:
             outcome = exc.kind
-        self.outcomes.append(Outcome(at_s, outcome))
+        self.outcomes.append(SoakRequest(at_s, outcome))
 
     def _paper(self) -> str:
         parts: list[str] = []

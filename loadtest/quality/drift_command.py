@@ -84,9 +84,11 @@ def _drift(args: argparse.Namespace) -> tuple[bool, dict[str, Any]]:
 def _good(rows: Rows, delta: float) -> bool:
     """Say whether streams as certified raised alarms no more often than delta, and shifted ones always."""
     apart = [row for row in rows if row["burst"] == 1]
-    quiet = all(row["alarms"] <= delta for row in apart if row["stream"] == UNSHIFTED)
+    no_false_alarms = all(row["alarms"] <= delta for row in apart if row["stream"] == UNSHIFTED)
     agreement = [row for row in apart if row["test"] == "agreement"]
-    return quiet and all(row["alarms"] == 1 for row in agreement if row["stream"] == SHIFTED)
+    return no_false_alarms and all(
+        row["alarms"] == 1 for row in agreement if row["stream"] == SHIFTED
+    )
 
 
 Drawn = Mapping[tuple[str, int], Sequence[Stream]]  # by set and burst

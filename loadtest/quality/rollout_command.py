@@ -83,8 +83,8 @@ def _rollout(args: argparse.Namespace) -> tuple[bool, dict[str, Any]]:
         for row, scenario in zip(rows, rollout.SCENARIOS, strict=True)
         if scenario.counts_false_alarms
     ]
-    quiet = all(row["withdrawn"] <= row["streams"] * 0.1 for row in equal)
-    return quiet, {"streams": args.streams, "share": args.share, "rows": rows}
+    rarely_withdrawn = all(row["withdrawn"] <= row["streams"] * 0.1 for row in equal)
+    return rarely_withdrawn, {"streams": args.streams, "share": args.share, "rows": rows}
 
 
 def _row(scenario: Scenario, found: Sequence[Ended]) -> dict[str, Any]:

@@ -117,7 +117,7 @@ async def test_a_gateway_without_models_has_a_state_too() -> None:
 async def test_the_main_port_shows_it_on_loopback_alone(
     settings: dict[str, Any], status: int
 ) -> None:
-    """It tells strangers how to hurt; the operations port is for operators."""
+    """It tells attackers how to hurt; the operations port is for operators."""
     async with client(make_service(**settings)) as http:
         assert (await http.get("/debug/state")).status_code == status
 

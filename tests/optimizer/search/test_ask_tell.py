@@ -23,7 +23,7 @@ from optimizer.study import trials
 from optimizer.study.config import Sampler, SearchConfig
 from optimizer.study.space import Candidate, Space
 from optimizer.study.trials import Cost
-from optimizer.study.workers import Pulse, Watch, beating
+from optimizer.study.workers import Pulse, Watch, sending_heartbeats
 from tests import searching
 from tests.searching import PULSE, RUNGS, SPACE, STUDY, Judge, search
 
@@ -256,7 +256,7 @@ def test_a_worker_waits_for_others_to_choose_while_they_live(tmp_path: Path) -> 
         suggest(quick, SPACE)
         found: list[int | None] = []
         waiting = Thread(target=lambda: found.append(worker._elsewhere(quick)))
-        with beating(partial(slow.set_user_attr, "beat"), pulse):
+        with sending_heartbeats(partial(slow.set_user_attr, "heartbeat"), pulse):
             waiting.start()
             waiting.join(3 * pulse.grace_s)  # longer than a silent one is waited for
             assert waiting.is_alive(), "the other one still chooses"
