@@ -28,7 +28,7 @@ from optimizer.students.supernet import Supernet
 from optimizer.study import workers
 from optimizer.study.config import DistillConfig, PublishConfig, StudyConfig, TrainConfig
 from optimizer.study.space import Space
-from optimizer.teachers import asking, checkpoint
+from optimizer.teachers import checkpoint, inference
 from optimizer.teachers.store import AnswerStore
 from optimizer.training import loop, losses
 
@@ -182,7 +182,7 @@ def _ask_s(teacher: str, questions: Sequence[Example]) -> float:
     loaded = checkpoint.load(teacher)
     with tempfile.TemporaryDirectory() as folder:
         store = AnswerStore(Path(folder))
-        return _timed(lambda: asking.ask(loaded, questions, store)) / len(questions)
+        return _timed(lambda: inference.ask(loaded, questions, store)) / len(questions)
 
 
 @dataclass(frozen=True, slots=True)

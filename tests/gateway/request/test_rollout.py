@@ -336,7 +336,7 @@ async def test_in_shadow_no_caller_gets_the_candidates_answer() -> None:
     assert tests.reason.startswith("errors ")
 
 
-async def test_kept_answers_are_each_catalogs_own() -> None:
+async def test_cached_answers_are_each_catalogs_own() -> None:
     """A cache that mixes two catalogs would answer with the wrong model."""
     service = service_with(cache_bytes=1 << 20)
     await asked(service, 40)
