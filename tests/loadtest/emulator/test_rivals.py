@@ -36,7 +36,7 @@ async def test_a_fixed_rival_runs_its_model_for_any_slo() -> None:
     service, backend = served_by(rivals.Fixed("large"))
     answered = await service.answer(EXAMPLE_QUESTION, SloRequest(min_f1=0.4), 0.0)
     assert (answered.variant, answered.decision.reason) == ("large", Reason.MEETS_SLO)
-    assert backend.request == ["large"]
+    assert backend.asked == ["large"]
 
 
 class Never(rivals.Plain):
@@ -51,7 +51,7 @@ async def test_what_a_rival_refuses_is_refused() -> None:
     service, backend = served_by(Never())
     with pytest.raises(Overloaded):
         await service.answer(EXAMPLE_QUESTION, SloRequest(), 0.0)
-    assert backend.request == []
+    assert backend.asked == []
 
 
 async def test_a_rival_is_not_helped_by_our_refusal_of_the_unread() -> None:
