@@ -132,7 +132,7 @@ def _show_comparisons(found: list[Comparison]) -> tuple[bool, Result]:
             print(f"first difference of {c.variant}, {c.way}: {c.first_difference}")
     result = {
         "different": sum(c.different for c in found),
-        "asked": sum(c.questions for c in found),
+        "questions": sum(c.questions for c in found),
     }
     return result["different"] == 0, result
 

@@ -86,7 +86,7 @@ VALUES = {
     "bertier_requests_total.slo_class": "or `unknown`",
     "bertier_retries_total.outcome": "`retried`, `no_plan` (no other plan in time), `no_budget`",
     "bertier_rollout_compared_total.outcome": "`agreed`, `disagreed`, `dropped` (no room to ask), `failed`",
-    "bertier_rollout_duration_seconds.outcome": "`met`, `broken` (late, below the floor, refused ...), `failed`",
+    "bertier_rollout_duration_seconds.outcome": "`met`, `violated` (late, below the floor, refused ...), `failed`",
     "bertier_rollouts_total.result": _words(*ROLLED_OUT),
     "bertier_shadow_total.outcome": "`agreed`, `disagreed`, `both_silent` (neither answered),"
     " `dropped` (no capacity), `failed`",

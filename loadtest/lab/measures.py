@@ -29,9 +29,9 @@ Values = npt.NDArray[np.float64]
 class Measures:
     """One run, or one class of it. Shares are of all its requests; nan where there is nothing.
 
-    `floor_kept`: the F1 of the class's answers, on average, is at least the floor asked for, each
+    `floor_met`: the F1 of the class's answers, on average, is at least the floor asked for, each
     answer credited with what its plan scores on recorded questions of that length; of a run, the
-    share of requests that are of such a class. `joint`: in time and floor kept. A
+    share of requests that are of such a class. `joint`: in time and floor met. A
     rejection and an expiry are misses. `by_certificate`: in time, by a plan whose certified floor is
     at least the request's, its escalation not cut: the SLO request by request, where `joint` lets a class's answers
     make up for each other.
@@ -39,7 +39,7 @@ class Measures:
 
     n: int
     in_time: float
-    floor_kept: float
+    floor_met: float
     joint: float
     joint_feasible: float
     by_certificate: float
@@ -129,7 +129,7 @@ class _Facts:
         return Measures(
             n=int(rows.sum()),
             in_time=_mean(self.in_time[rows]),
-            floor_kept=_mean(kept[rows]),
+            floor_met=_mean(kept[rows]),
             joint=_mean(joint[rows]),
             joint_feasible=_mean(joint[rows & self.feasible]),
             by_certificate=_mean(certified[rows]),

@@ -15,7 +15,7 @@ COLUMNS = (
     ("joint", "joint", 3),
     ("joint_feasible", "joint, feasible", 3),
     ("in_time", "in time", 3),
-    ("floor_kept", "floor kept", 3),
+    ("floor_met", "floor met", 3),
     ("by_certificate", "by certificate", 3),
     ("rejected", "rejected", 3),
     ("expired", "expired", 3),
@@ -105,7 +105,7 @@ def classes_of(cells: Sequence[Cell], policy: str) -> dict[float, dict[str, dict
         if cell.policy == policy:
             for name in cell.found["classes"]:
                 grouped.setdefault(cell.place.load, {}).setdefault(name, []).append(cell)
-    names = ("joint", "in_time", "floor_kept", "by_certificate", "rejected", "served_f1", "p95_ms")
+    names = ("joint", "in_time", "floor_met", "by_certificate", "rejected", "served_f1", "p95_ms")
     return {
         load: {
             c: {n: mean_of([_number(x.found["classes"][c][n]) for x in group]) for n in names}

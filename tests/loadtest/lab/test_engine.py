@@ -120,7 +120,7 @@ def test_a_floor_is_judged_by_the_answers_not_by_the_certificate() -> None:
         asked = trace([100.0 * i for i in range(20)], slo(100.0, floor))
         found = measure(world(), asked, simulate(world(), asked, Fixed("small"), 1))["all"]
         assert found["in_time"] == 1.0
-        assert found["floor_kept"] == found["joint"] == kept
+        assert found["floor_met"] == found["joint"] == kept
 
 
 def test_the_same_seed_gives_the_same_fates() -> None:
@@ -143,7 +143,7 @@ def test_a_cascade_asks_the_next_variant_where_the_answer_is_doubted() -> None:
     assert fates[-1].compute_ms > fates[0].compute_ms + 10.0
     found = measure(there, asked, fates)["all"]
     assert (found["escalated"], found["escalation_cut"]) == (0.5, 0.0)
-    assert found["floor_kept"] == 1.0
+    assert found["floor_met"] == 1.0
 
 
 class Escalating(Fixed):

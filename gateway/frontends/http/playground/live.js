@@ -67,7 +67,7 @@ function tried(candidate) {
   const rate = (bad, n) => (n ? share(bad / n) : "none yet");
   const sets = ["current", "candidate"].map((name) => {
     const set = candidate.sets[name];
-    return `${name}: ${set.requests} requests, SLO broken ${rate(set.slo_broken, set.requests)}, failed ${rate(set.failed, set.requests)}, answers that differ from the largest variant's ${rate(set.differed, set.compared)}`;
+    return `${name}: ${set.requests} requests, SLO violated ${rate(set.slo_violated, set.requests)}, failed ${rate(set.failed, set.requests)}, answers that differ from the largest variant's ${rate(set.differed, set.compared)}`;
   });
   const how = candidate.shadow ? "in shadow" : `on ${share(candidate.share)} of the requests`;
   return el("p", { class: "soft" }, `A candidate catalog is tried ${how}. ${sets.join("; ")}.`);

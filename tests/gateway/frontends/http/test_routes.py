@@ -148,7 +148,7 @@ async def test_explain_tells_quantiles_wait_and_every_constraint_of_each_plan() 
     assert large["wait_ms"] > small["wait_ms"] >= 0
 
 
-async def test_a_pinned_variant_strikes_the_others_out() -> None:
+async def test_a_pinned_variant_rejects_the_others() -> None:
     """What was not free to be chosen was not beaten."""
     headers = {"SLO-Variant": "small", "SLO-Explain": "1"}
     explain = (await post(make_service(), json=QUESTION_BODY, headers=headers)).json()["explain"]
