@@ -294,7 +294,7 @@ def random_windows(n_rows: int, n_tokens: int, vocabulary: int) -> Windows:
     lengths = n_tokens - np.arange(n_rows)[:, None] * (n_tokens // 8)
     mask = (np.arange(n_tokens)[None, :] < lengths).astype(np.int64)
     ids = rng.integers(0, vocabulary, shape) * mask
-    asked = 10 + 12 * np.arange(n_rows)[:, None]
-    types = (np.arange(n_tokens)[None, :] >= asked).astype(np.int64) * mask
+    question_lengths = 10 + 12 * np.arange(n_rows)[:, None]
+    types = (np.arange(n_tokens)[None, :] >= question_lengths).astype(np.int64) * mask
     offsets = np.zeros((*shape, 2), np.int64)
     return Windows(ids, mask, types, offsets, types == 1, n_tokens)
