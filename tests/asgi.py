@@ -16,7 +16,7 @@ from gateway.request.service import AnswerService
 from gateway.settings import Settings
 from tests.fakes import CONTEXT, QUESTION, FakeBackend, serving_set, small_and_large
 
-ASKED = {"question": QUESTION, "context": CONTEXT}
+QUESTION_BODY = {"question": QUESTION, "context": CONTEXT}
 
 
 def make_service(backend: FakeBackend | None = None, **settings: Any) -> AnswerService:
@@ -44,7 +44,7 @@ async def post(service: AnswerService, path: str = "/v1/answer", **request: Any)
 
 def outcome(service: AnswerService, slo_class: str, name: str) -> float:
     """Return how many requests were counted with this outcome."""
-    labels = {"front": "http", "slo_class": slo_class, "outcome": name}
+    labels = {"frontend": "http", "slo_class": slo_class, "outcome": name}
     return service.metrics.registry.get_sample_value("bertier_requests_total", labels) or 0.0
 
 

@@ -27,10 +27,10 @@ VALUES = {
     "catalog": "",
     "claim": _words("worse", "no_worse"),
     "commit": "of the study that made the catalog",
-    "front": "",
+    "frontend": "",
     "kind": _words("text", "padding"),
     "plan": "",
-    "promise": _words(*OBJECTIVES) + " (both)",
+    "objective": _words(*OBJECTIVES) + " (both)",
     "quantile": _words("0.95", "0.99"),
     "rate": _words(*Rate),
     "reason": _words(*Reason),
@@ -64,20 +64,20 @@ VALUES = {
     "bertier_requests_total.slo_class": "or `unknown`",
     "bertier_retries_total.outcome": "`retried`, `no_plan` (no other plan in time), `no_budget`",
     "bertier_rollout_compared_total.outcome": "`agreed`, `disagreed`, `dropped` (no room to ask), `failed`",
-    "bertier_rollout_duration_seconds.outcome": "`met`, `broken` (late, below the floor, refused ...), `failed`",
+    "bertier_rollout_duration_seconds.outcome": "`met`, `violated` (late, below the floor, refused ...), `failed`",
     "bertier_rollouts_total.result": _words(*ROLLED_OUT),
     "bertier_shadow_total.outcome": "`agreed`, `disagreed`, `both_silent` (neither answered),"
     " `dropped` (no capacity), `failed`",
     "bertier_sheds_total.reason": "`full` (`max_in_flight`), `strict` (cannot be met now), `unreachable` (no plan by the deadline)",
     "bertier_slo_outcomes_total.outcome": "`met`, or a [value of `SLO-Met`](api.md#headers-of-an-answer)",
-    "bertier_slo_requests_total.outcome": _words("kept", "broken"),
+    "bertier_slo_requests_total.outcome": _words("met", "violated"),
 }
 
 HEAD = f"""# Metrics
 
 Made from `gateway/observability/metrics_declared.py` by `make docs-metrics`; [how to query them](../how-to/metrics.md).
 
-The unit is in the name. Names in `_total` are counters, others gauges, unless the row says histogram; `_evidence` and `_shift` are log10 of an e-value, F1 is from 0 to 1. `front` is {_words(*FRONTENDS)}; `catalog`:
+The unit is in the name. Names in `_total` are counters, others gauges, unless the row says histogram; `_evidence` and `_shift` are log10 of an e-value, F1 is from 0 to 1. `frontend` is {_words(*FRONTENDS)}; `catalog`:
 {_words(*SetName)}; `replica`: the address of a model server, where there are several. No request can make a new label value.
 Histograms of durations have an edge at the target and at the deadline of every SLO class.
 

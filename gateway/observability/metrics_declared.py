@@ -46,12 +46,12 @@ _info = _gauge  # a gauge of value 1; the labels hold the information
 REQUESTS = _counter(
     "bertier_requests_total",
     "Requests by frontend, SLO class and outcome.",
-    *("front", "slo_class", "outcome"),
+    *("frontend", "slo_class", "outcome"),
 )
 DURATION = _histogram(
     "bertier_request_duration_seconds",
     "Time from the request read to the answer ready, failures included.",
-    *("front", "slo_class"),
+    *("frontend", "slo_class"),
 )
 STAGE = _histogram(
     "bertier_stage_duration_seconds",
@@ -79,7 +79,7 @@ SLO = _counter(
 SLO_REQUESTS = _counter(
     "bertier_slo_requests_total",
     "Requests without a fault of the caller, by objective; refused or failed ones miss all.",
-    *("slo_class", "promise", "outcome"),
+    *("slo_class", "objective", "outcome"),
 )
 PARTIAL_ANSWERS = _counter(
     "bertier_partial_answers_total",
@@ -89,7 +89,7 @@ PARTIAL_ANSWERS = _counter(
 SHEDS = _counter(
     "bertier_sheds_total",
     "Requests refused by admission control, before their bodies were read.",
-    *("front", "reason"),
+    *("frontend", "reason"),
 )
 ESCALATIONS = _counter(
     "bertier_escalations_total",
@@ -262,7 +262,7 @@ CONNECTIONS_CLOSED = _counter(
 DENIED = _counter(
     "bertier_denied_total",
     "Requests refused for their API key.",
-    *("front", "reason"),
+    *("frontend", "reason"),
 )
 KEY_REQUESTS = _counter(
     "bertier_key_requests_total",
