@@ -45,7 +45,7 @@ INSTALL := $(PIP) install --quiet --no-compile --no-warn-conflicts --constraint 
 .DELETE_ON_ERROR:
 .PHONY: help setup setup-all system-packages run test check format proto up down audit scan kubernetes-rules settings constraints clean docs docs-serve docs-metrics docs-layers docs-pareto dashboards \
 	prove prove-overhead prove-observing prove-agreement prove-invariance prove-slo-table prove-evaluate \
-	prove-coverage prove-lab prove-emulator prove-served prove-rivals prove-scale-out prove-peers prove-clients prove-asking prove-soak prove-mutants prove-survivors loadtest
+	prove-coverage prove-lab prove-emulator prove-served prove-rivals prove-scale-out prove-peers prove-clients prove-caching prove-soak prove-mutants prove-survivors loadtest
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -140,7 +140,7 @@ prove-lab: $(EVERYTHING) ## The policy against every rival, on a virtual clock (
 prove-emulator: $(EVERYTHING) ## The lab beside a real gateway with Triton, on the same traces
 	$(BIN)/bertier-loadtest emulator
 
-prove-served: $(EVERYTHING) ## Promises kept by a real gateway with Triton, open loop, in bursts
+prove-served: $(EVERYTHING) ## SLOs met by a real gateway with Triton, open loop, in bursts
 	$(BIN)/bertier-loadtest drive --arrivals mmpp --load 0.8 --seconds 180 --folder runs/served --min-attainment 0.97
 
 prove-rivals: $(EVERYTHING) ## Other policies in a real gateway with Triton, the same traces in turns (half an hour)
@@ -158,8 +158,8 @@ prove-peers: $(EVERYTHING) $(PEERS) ## Our gateway, Triton alone, FastAPI, LitSe
 prove-clients: $(EVERYTHING) $(CLIENTS) ## Other people's clients ask a gateway: Triton's, KServe's, Hugging Face's, generated ones (needs npm)
 	$(BIN)/python -m tests.clients.prove --python .venv-clients/bin/python
 
-prove-asking: $(EVERYTHING) ## Kept answers, and questions that share a context, beside single requests
-	$(BIN)/python -m loadtest.cost.asking
+prove-caching: $(EVERYTHING) ## Cached answers, and questions that share a context, beside single requests
+	$(BIN)/python -m loadtest.cost.caching
 
 prove-mutants: $(EVERYTHING) $(MUTMUT) ## Which small faults in the core no test notices (an hour; goes on where it was stopped, and with what changed)
 	$(BIN)/mutmut run $(MUTANTS)

@@ -7,12 +7,12 @@ from bertier.answers import (
     Alternative,
     Answer,
     Cost,
-    Outcome,
     PassageRef,
     PlanOption,
     PlanReport,
     Scored,
     Sentence,
+    SloOutcome,
 )
 from bertier.client import AsyncClient, Client
 from bertier.errors import (
@@ -44,7 +44,6 @@ __all__ = [
     "Denied",
     "Infeasible",
     "InvalidRequest",
-    "Outcome",
     "Overloaded",
     "Passage",
     "PassageRef",
@@ -56,6 +55,7 @@ __all__ = [
     "Sentence",
     "ServerFailed",
     "SloArguments",
+    "SloOutcome",
     "Unavailable",
     "Unreachable",
 ]

@@ -44,14 +44,14 @@ class Sentence:
 class Cost:
     """Compute, ms of one core by the profiles of the gateway's host, beside that of the largest variant."""
 
-    compute_ms: float  # 0: a kept answer
+    compute_ms: float  # 0: a cached answer
     largest_variant: str
     largest_compute_ms: float
     saved_ms: float
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SloOutcome:
     """The SLO with every default filled in, and its outcome."""
 
     slo_class: str
@@ -61,7 +61,7 @@ class Outcome:
     timeout_ms: float
     certified_f1: float
     predicted_ms: float
-    gave: tuple[str, ...]  # violations: late, below-floor, ...; empty: the SLO was met
+    violations: tuple[str, ...]  # late, below-floor, ...; empty: the SLO was met
     max_f1_loss: float | None = None
     min_answerable_f1: float | None = None
     certified_answerable_f1: float | None = None
@@ -69,7 +69,7 @@ class Outcome:
 
     @property
     def met(self) -> bool:
-        return not self.gave
+        return not self.violations
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class PlanOption:
     cost_ms: float
     trust: str
     chosen: bool = False
-    struck_out_by: tuple[str, ...] = ()
+    rejection_reasons: tuple[str, ...] = ()
     # Of candidates: predicted latency quantiles, and the part of `predicted_ms` that is a wait.
     p50_ms: float | None = None
     p95_ms: float | None = None
@@ -106,14 +106,14 @@ class Answer:
     alternatives: tuple[Alternative, ...]
     plan: str
     variant: str
-    slo: Outcome
+    slo: SloOutcome
     id: str | None = None
     reason: str | None = None  # with explain: why this plan
     options: tuple[PlanOption, ...] = ()  # with explain: all that were considered
     passage: PassageRef | None = None
     sentence: Sentence | None = None  # where it was asked for
     cost: Cost | None = None  # None: an older gateway
-    age_ms: float | None = None  # of a kept answer: since it was first given
+    age_ms: float | None = None  # of a cached answer: since it was first given
     request_id: str = field(default="", compare=False)  # for `feedback`; in the gateway's log
 
     def __bool__(self) -> bool:
@@ -137,7 +137,7 @@ class PlanReport:
     feasible: bool
     plan: str | None  # None: refused, for `reason`
     reason: str
-    gave: tuple[str, ...]
+    violations: tuple[str, ...]
     n_tokens: int
     n_windows: int
     options: tuple[PlanOption, ...]
@@ -208,7 +208,7 @@ def plan_of_json(payload: dict[str, Any]) -> PlanReport:
         feasible=payload["feasible"],
         plan=payload["plan"],
         reason=payload["reason"],
-        gave=tuple(payload["gave"]),
+        violations=tuple(payload["violations"]),
         n_tokens=payload["n_tokens"],
         n_windows=payload["n_windows"],
         options=tuple(_option(o) for o in payload["options"]),
@@ -221,7 +221,7 @@ def plan_of_message(payload: pb.PlanResponse) -> PlanReport:
         feasible=payload.feasible,
         plan=payload.plan or None,
         reason=payload.reason,
-        gave=tuple(payload.gave),
+        violations=tuple(payload.violations),
         n_tokens=payload.n_tokens,
         n_windows=payload.n_windows,
         options=tuple(_option(_fields(o)) for o in payload.options),
@@ -258,8 +258,8 @@ def _fields(message: Any) -> dict[str, Any]:
     }
 
 
-def _outcome(payload: dict[str, Any]) -> Outcome:
-    return Outcome(
+def _outcome(payload: dict[str, Any]) -> SloOutcome:
+    return SloOutcome(
         slo_class=payload["slo_class"],
         latency_ms=payload["latency_ms"],
         min_f1=payload["min_f1"],
@@ -267,7 +267,7 @@ def _outcome(payload: dict[str, Any]) -> Outcome:
         timeout_ms=payload["timeout_ms"],
         certified_f1=payload["certified_f1"],
         predicted_ms=payload["predicted_ms"],
-        gave=() if payload["met"] == "true" else tuple(payload["met"].split(",")),
+        violations=() if payload["met"] == "true" else tuple(payload["met"].split(",")),
         max_f1_loss=payload.get("max_f1_loss"),
         min_answerable_f1=payload.get("min_answerable_f1"),
         certified_answerable_f1=payload.get("certified_answerable_f1"),
@@ -284,6 +284,6 @@ def _option(payload: dict[str, Any]) -> PlanOption:
         cost_ms=payload["cost_ms"],
         trust=payload["trust"],
         chosen=payload.get("chosen", False),
-        struck_out_by=tuple(payload.get("struck_out_by", ())),
+        rejection_reasons=tuple(payload.get("rejection_reasons", ())),
         **{name: payload.get(name) for name in ("p50_ms", "p95_ms", "p99_ms", "wait_ms")},
     )

@@ -69,8 +69,8 @@ class Client:
 
         Raises: ApiError where the request as a whole fails, TypeError for what is no `Ask`.
         """
-        asked, headers = questions.checked(asks), headers_of(slo)
-        while batch := list(islice(asked, BATCH)):
+        remaining, headers = questions.checked(asks), headers_of(slo)
+        while batch := list(islice(remaining, BATCH)):
             yield from self._transport.many(Batch(batch), headers)
 
     def answers_about(
@@ -80,8 +80,8 @@ class Client:
 
         Raises: ApiError where the request as a whole fails, TypeError for a question with its own context.
         """
-        asked, headers = questions.about(asks), headers_of(slo)
-        while batch := list(islice(asked, BATCH)):
+        remaining, headers = questions.about(asks), headers_of(slo)
+        while batch := list(islice(remaining, BATCH)):
             yield from self._transport.many(Batch(batch, context), headers)
 
     def plan(
@@ -173,8 +173,8 @@ class AsyncClient:
 
         Raises: ApiError where the request as a whole fails, TypeError for what is no `Ask`.
         """
-        asked, headers = questions.checked(asks), headers_of(slo)
-        while batch := list(islice(asked, BATCH)):
+        remaining, headers = questions.checked(asks), headers_of(slo)
+        while batch := list(islice(remaining, BATCH)):
             async for found in self._transport.many(Batch(batch), headers):
                 yield found
 
@@ -185,8 +185,8 @@ class AsyncClient:
 
         Raises: ApiError where the request as a whole fails, TypeError for a question with its own context.
         """
-        asked, headers = questions.about(asks), headers_of(slo)
-        while batch := list(islice(asked, BATCH)):
+        remaining, headers = questions.about(asks), headers_of(slo)
+        while batch := list(islice(remaining, BATCH)):
             async for found in self._transport.many(Batch(batch, context), headers):
                 yield found
 

@@ -30,8 +30,8 @@ class Retries:
         ):
             return None
         backoff_ms = FIRST_MS * 2.0 ** (attempt - 1)
-        told_ms = error.retry_after_ms or 0.0
-        wait_ms = max(told_ms, backoff_ms) + backoff_ms * jitter
+        at_least_ms = error.retry_after_ms or 0.0
+        wait_ms = max(at_least_ms, backoff_ms) + backoff_ms * jitter
         return wait_ms if spent_ms + wait_ms <= self.patience_ms else None
 
 

@@ -355,7 +355,7 @@ class Answered:
     timings: Timings
     candidates: tuple[Candidate, ...]  # with `explain` only
     cost: Cost
-    age_ms: float | None = None  # since it was first given, of a kept answer; None: it is new
+    age_ms: float | None = None  # since it was first given, of a cached answer; None: it is new
     served_by: SetName | None = None  # None: no candidate is tried
 
     @property

@@ -97,9 +97,9 @@ class ServingSet:
 
         By the profiles of this host: ms of one core for windows of this size.
         """
-        asked = plan.variants[: plan.variants.index(answered_by) + 1]
+        used = plan.variants[: plan.variants.index(answered_by) + 1]
         return Cost(
-            compute_ms=sum([self._compute_ms(variant, size) for variant in asked]),
+            compute_ms=sum([self._compute_ms(variant, size) for variant in used]),
             largest_variant=self.largest,
             largest_compute_ms=self._compute_ms(self.largest, size),
         )

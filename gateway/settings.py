@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     root_path: str = Field(
         "",
         description="path under which a proxy offers the gateway, e.g. `/qa`; requests are answered with and"
-        " without it ([more](api.md#behind-a-proxy))",
+        " without it",
     )
 
     workers: int | Literal["auto"] = Field(
@@ -75,8 +75,7 @@ class Settings(BaseSettings):
     max_connections: int = Field(
         4_096,
         gt=0,
-        description="connections of each protocol at a time; fewer where the process may not open so many files"
-        " ([below](#connections))",
+        description="connections of each protocol at a time ([below](#connections))",
     )
     probe_connections: int = Field(
         32, ge=0, description="additional HTTP connections, only for `/healthz` and `/readyz`"
@@ -84,31 +83,30 @@ class Settings(BaseSettings):
     head_timeout_ms: float = Field(
         10_000,
         gt=0,
-        description="time to receive the request line and headers, from the connection or their first byte;"
-        " also time for a TLS or HTTP/2 handshake",
+        description="time to receive the request line and headers, and for a TLS or HTTP/2 handshake",
     )
     idle_timeout_ms: float = Field(
         75_000,
         gt=0,
-        description="after it an HTTP connection is closed that has no request, or whose caller reads no answer",
+        description="until an HTTP connection without a request, or whose caller reads no answer, is closed",
     )
     max_head_bytes: int = Field(
         64 << 10,
         ge=1 << 10,
-        description="of request line and headers of one HTTP request; of the metadata of one gRPC call",
+        description="of request line and headers, or of a gRPC call's metadata",
     )
 
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="origins whose pages in a browser may call the gateway, e.g. `https://app.example`; several:"
-        " separated by commas, or a list in the file; `*`: any ([more](api.md#browsers))",
+        description="origins whose pages may call the gateway, separated by commas or a list in the file"
+        " ([more](api.md#compression-proxies-browsers))",
     )
 
     metrics_port: int | None = Field(
         None,
         ge=0,
         le=65535,
-        description="separate port for `/metrics`, `/healthz` and `/readyz`, unencrypted and without keys; then"
+        description="separate port for `/metrics`, `/healthz` and `/readyz`, without TLS and keys; then"
         " `http_port` has no `/metrics`",
     )
 
@@ -126,17 +124,16 @@ class Settings(BaseSettings):
     )
     triton_url: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="`host:port` of a running Triton's gRPC; several: separated by commas, a list in the file, or"
-        " the flag again ([below](#several-model-servers))",
+        description="`host:port` of a running Triton's gRPC, or [several](#several-model-servers)",
     )
     triton_cores: float | None = Field(
         None,
         gt=0,
-        description="CPU of each Triton at `triton_url`, in cores; none: as many cores as the gateway may run on",
+        description="cores of each Triton at `triton_url`; none: as many as the gateway may run on",
     )
     triton_tls_authority: Path | None = Field(
         None,
-        description="PEM file: every Triton at `triton_url` speaks TLS, with a certificate signed by one of these"
+        description="PEM file of the authorities that signed the certificates of `triton_url`: speak TLS to it"
         " ([more](security.md#towards-triton))",
     )
     triton_tls_certificate: Path | None = Field(
@@ -147,7 +144,7 @@ class Settings(BaseSettings):
         None,
         ge=1,
         le=65535,
-        description="of the Triton started here; none: its HTTP is off, which the gateway does not need",
+        description="of the Triton started here; none: its HTTP is off",
     )
     triton_grpc_port: int = Field(8001, ge=1, le=65535, description="of the Triton started here")
     triton_metrics_port: int = Field(8002, ge=1, le=65535, description="of the Triton started here")
@@ -168,7 +165,7 @@ class Settings(BaseSettings):
     body_timeout_ms: float = Field(
         10_000,
         gt=0,
-        description="time to receive an HTTP body, except NDJSON; 32 MiB in 10 s are 27 Mbit/s",
+        description="time to receive an HTTP body, except NDJSON",
     )
     max_top_k: int = Field(20, gt=0, description="alternatives of one answer")
     max_infer_items: int = Field(1_024, gt=0, description="questions in one Open Inference request")
@@ -185,7 +182,7 @@ class Settings(BaseSettings):
     cache_bytes: int = Field(
         0,
         ge=0,
-        description="memory for answers to the same request (response cache); 0: off"
+        description="memory of the response cache; 0: off"
         " ([more](../how-to/ask.md#answers-kept-for-the-same-request))",
     )
     cache_ttl_ms: float = Field(60_000, gt=0, description="how long an answer is cached")
@@ -199,8 +196,8 @@ class Settings(BaseSettings):
     unload_after_ms: float = Field(
         600_000,
         ge=0,
-        description="a variant that this gateway no longer routes to is unloaded from Triton when no gateway has used it"
-        " for so long; 0: at once ([below](#several-gateways))",
+        description="until a variant that no gateway has used is unloaded from Triton; 0: at once"
+        " ([below](#several-gateways))",
     )
     max_in_flight: int = Field(
         1_024,
@@ -212,7 +209,7 @@ class Settings(BaseSettings):
         0.1,
         ge=0,
         le=1,
-        description="share of all requests that may be retried with another variant when the first fails"
+        description="share of the requests that may be retried with another variant when one fails"
         " ([below](#variants-that-fail))",
     )
 
@@ -239,15 +236,14 @@ class Settings(BaseSettings):
     )
     candidate_sticky: Literal["caller", "request"] = Field(
         "caller",
-        description="what is drawn for that share: callers by their key, requests where there is none; or always"
-        " requests",
+        description="whether that share is of callers, by their key, or of requests",
     )
     candidate_compared: float = Field(
         0.5,
         ge=0,
         le=1,
-        description="share of a candidate's answers, and as many of the current catalog's, that the largest"
-        " current variant gives, too; 0: none",
+        description="share of a candidate's answers, and as many of the current catalog's, that are compared"
+        " with the largest current variant's",
     )
     candidate_delta: float = Field(
         0.05, gt=0, lt=1, description="chance of ever withdrawing a candidate that is no worse"
@@ -256,26 +252,23 @@ class Settings(BaseSettings):
         0.05,
         gt=0,
         lt=1,
-        description="by which broken SLOs and differing answers of a candidate may be more where it is promoted"
-        " by rule; failures by a fifth of it",
+        description="by which a candidate that is promoted by rule may be worse; in failures a fifth of it",
     )
 
     floor_scope: FloorScope = Field(
         FloorScope.LOWER,
-        description="floors and losses that requests are routed by: `lower`, of all scopes of a certificate, or"
-        " `all`, of all clusters ([below](#floors-of-all-clusters))",
+        description="floors and losses to route by: `lower`, of all scopes of a certificate, or `all`, of all"
+        " clusters ([below](#floors-of-all-clusters))",
     )
     feedback_requests: int = Field(
         0,
         ge=0,
         le=1_000_000,
-        description="answers that are remembered, so that callers can [report](../how-to/feedback.md) whether"
-        " they were right; 0: none, and no feedback is taken",
+        description="answers that are remembered for [feedback](../how-to/feedback.md); 0: no feedback is taken",
     )
     feedback_file: Path | None = Field(
         None,
-        description="JSON lines of questions with their reported answers, texts included, for"
-        " `bertier-optimize certify --data`",
+        description="JSON lines of questions and reported answers, texts included, for `bertier-optimize certify --data`",
     )
 
     default_class: str = Field("standard", description="class of a request without one")
@@ -285,8 +278,7 @@ class Settings(BaseSettings):
 
     api_keys_file: Path | None = Field(
         None,
-        description="TOML file of [API keys](security.md#keys), reloaded when it changes; with any key set,"
-        " callers need one",
+        description="TOML file of [API keys](security.md#keys); with any key set, callers need one",
     )
     api_keys: dict[str, ApiKey] = Field(
         default_factory=dict, description="API keys by name, without a file"
@@ -298,9 +290,7 @@ class Settings(BaseSettings):
     tls_certificate: Path | None = Field(
         None, description="PEM file; with `tls_key`, HTTP and gRPC require [TLS](security.md#tls)"
     )
-    tls_key: Path | None = Field(
-        None, description="PEM file of the certificate's key, without a password"
-    )
+    tls_key: Path | None = Field(None, description="PEM file of its key, without a password")
     tls_client_authority: Path | None = Field(
         None, description="PEM file: callers must show a certificate signed by one of these"
     )

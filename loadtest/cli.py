@@ -132,7 +132,7 @@ def _show_comparisons(found: list[Comparison]) -> tuple[bool, Result]:
             print(f"first difference of {c.variant}, {c.way}: {c.first_difference}")
     result = {
         "different": sum(c.different for c in found),
-        "asked": sum(c.questions for c in found),
+        "questions": sum(c.questions for c in found),
     }
     return result["different"] == 0, result
 
@@ -170,12 +170,12 @@ def _show_overhead(found: Overhead) -> Result:
 def _slo_table(args: argparse.Namespace) -> tuple[bool, Result]:
     catalog = store.read(args.model_repository)
     with fresh_stack(args.model_repository) as stack:
-        rows = [slo_table.ask(stack, asked) for asked in slo_table.slos(catalog)]
+        rows = [slo_table.ask(stack, slo) for slo in slo_table.slos(catalog)]
     table = Table("SLO", "status", "plan", "variant", "F1 >=", "predicted ms", "SLO-Met", "answer")
     for row in rows:
-        asked = ", ".join(f"{k}: {v}" for k, v in row.asked.items()) or "(none)"
+        slo = ", ".join(f"{k}: {v}" for k, v in row.headers.items()) or "(none)"
         table.add_row(
-            asked,
+            slo,
             str(row.status),
             row.plan,
             row.variant,

@@ -18,10 +18,10 @@ from gateway.settings import Settings
 from gateway.slo import STANDARD_CLASSES
 from tests.fakes import CONTEXT, QUESTION, FakeBackend, serving_set, small_and_large
 
-ASKED = {"question": QUESTION, "context": CONTEXT}
 PATIENT = {
     name: replace(slo_class, timeout_ms=60_000.0) for name, slo_class in STANDARD_CLASSES.items()
 }
+QUESTION_BODY = {"question": QUESTION, "context": CONTEXT}
 
 
 def make_service(backend: FakeBackend | None = None, **settings: Any) -> AnswerService:
@@ -53,7 +53,7 @@ async def post(service: AnswerService, path: str = "/v1/answer", **request: Any)
 
 def outcome(service: AnswerService, slo_class: str, name: str) -> float:
     """Return how many requests were counted with this outcome."""
-    labels = {"front": "http", "slo_class": slo_class, "outcome": name}
+    labels = {"frontend": "http", "slo_class": slo_class, "outcome": name}
     return service.metrics.registry.get_sample_value("bertier_requests_total", labels) or 0.0
 
 

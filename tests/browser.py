@@ -80,11 +80,11 @@ class Tab:
 
     async def read(self) -> None:
         async for message in self._socket:
-            told = json.loads(message.data)
-            if "id" in told:
-                self._waiting.pop(told["id"]).set_result(told)
+            reply = json.loads(message.data)
+            if "id" in reply:
+                self._waiting.pop(reply["id"]).set_result(reply)
             else:
-                self._note(told["method"], told["params"])
+                self._note(reply["method"], reply["params"])
 
     def _note(self, method: str, params: Mapping[str, Any]) -> None:
         if method == "Runtime.exceptionThrown":
@@ -103,10 +103,10 @@ class Tab:
             json.dumps({"id": number, "method": method, "params": params, **session})
         )
         async with asyncio.timeout(LIMIT_S):
-            told: dict[str, Any] = await answered
-        if "error" in told:
-            raise Refused(f"{method}: {told['error']}")
-        result: dict[str, Any] = told["result"]
+            reply: dict[str, Any] = await answered
+        if "error" in reply:
+            raise Refused(f"{method}: {reply['error']}")
+        result: dict[str, Any] = reply["result"]
         return result
 
     async def attach(self) -> None:
@@ -129,11 +129,11 @@ class Tab:
 
     async def evaluate(self, expression: str) -> Any:
         """Return the value of an expression, awaited."""
-        told = await self.send(
+        reply = await self.send(
             "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
         )
-        assert "exceptionDetails" not in told, told["exceptionDetails"]
-        return told["result"].get("value")
+        assert "exceptionDetails" not in reply, reply["exceptionDetails"]
+        return reply["result"].get("value")
 
     async def until(self, condition: str) -> None:
         """Return when a condition holds. Raises: TimeoutError."""
@@ -150,12 +150,12 @@ class Tab:
         safely = f"(() => {{ try {{ return Boolean({condition}); }} catch {{ return false; }} }})()"
         look = f"new Promise(tell => setTimeout(() => tell({safely}), 20))"
         try:
-            told = await self.send(
+            reply = await self.send(
                 "Runtime.evaluate", expression=look, awaitPromise=True, returnByValue=True
             )
         except Refused:
             return False
-        return told["result"].get("value") is True
+        return reply["result"].get("value") is True
 
     async def text(self, selector: str) -> str:
         """Return what can be read in an element."""
@@ -223,8 +223,8 @@ class Tab:
 
     async def screenshot(self, *, whole: bool = True) -> bytes:
         """Return a PNG of the page."""
-        told = await self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
-        return base64.b64decode(told["data"])
+        reply = await self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+        return base64.b64decode(reply["data"])
 
 
 @asynccontextmanager

@@ -143,7 +143,7 @@ def serving_set(catalog: Catalog, trust: Trust = Trust.CERTIFIED) -> ServingSet:
 
 
 class FakeBackend:
-    """A model server that answers with the context's first token, or fails as told.
+    """A model server that answers with the context's first token, or fails as configured.
 
     `gate`, when given, holds every inference until it is set; `gates` and `errors` are of single variants.
     """

@@ -1,4 +1,4 @@
-"""A gateway's two fronts on free ports, in the test's own event loop."""
+"""A gateway's two frontends on free ports, in the test's own event loop."""
 
 from __future__ import annotations
 
@@ -39,25 +39,25 @@ class Running:
 
 @asynccontextmanager
 async def gateway(**settings: Any) -> AsyncIterator[Running]:
-    """Run `small` and `large` of tests.fakes behind both fronts."""
+    """Run `small` and `large` of tests.fakes behind both frontends."""
     backend = WatchedBackend()
     service = AnswerService(backend, Settings(grpc_port=0, **settings), Metrics())
     service.serving = serving_set(small_and_large())
-    async with _fronts(service, backend) as running:
+    async with _frontends(service, backend) as running:
         yield running
 
 
 @asynccontextmanager
 async def gateway_before(real: Backend, catalog: Catalog) -> AsyncIterator[Running]:
-    """Run both fronts before a real model server that has the variants of the catalog."""
+    """Run both frontends before a real model server that has the variants of the catalog."""
     service = AnswerService(real, Settings(grpc_port=0), Metrics())
     service.serving = serving_set(catalog)
-    async with _fronts(service, WatchedBackend()) as running:
+    async with _frontends(service, WatchedBackend()) as running:
         yield running
 
 
 @asynccontextmanager
-async def _fronts(service: AnswerService, backend: WatchedBackend) -> AsyncIterator[Running]:
+async def _frontends(service: AnswerService, backend: WatchedBackend) -> AsyncIterator[Running]:
     access = Access(service.settings, service.metrics)
     tls = certificates.of(service.settings, service.metrics)
     grpc_server = await grpc_api.start(service, service.settings, access, tls)

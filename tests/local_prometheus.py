@@ -56,7 +56,7 @@ class Prometheus:
         return [rule for group in self.get("rules")["groups"] for rule in group["rules"]]
 
     def received(self) -> list[dict[str, Any]]:
-        """Return the alerts that Alertmanager was told of."""
+        """Return the alerts that Alertmanager got."""
         with urllib.request.urlopen(f"{self.alertmanager_url}/api/v2/alerts", timeout=10) as reply:
             found: list[dict[str, Any]] = json.load(reply)
         return found

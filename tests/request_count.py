@@ -19,7 +19,7 @@ from typing import Any
 from gateway.observability.metrics import Metrics
 from gateway.request.service import AnswerService
 from gateway.settings import Settings
-from tests.asgi import ASKED, Caller, make_app
+from tests.asgi import QUESTION_BODY, Caller, make_app
 from tests.fakes import FakeBackend, serving_set, small_and_large
 
 RECORDED = Path(__file__).parent / "gateway" / "request_count.json"
@@ -63,7 +63,7 @@ async def _counted(app: Any) -> Counter[str]:
 
 async def _ask(app: Any) -> None:
     caller = Caller("/v1/answer", HEADERS)
-    caller.send(json.dumps(ASKED).encode())
+    caller.send(json.dumps(QUESTION_BODY).encode())
     await app(caller.scope, caller.inbox.get, caller.sent.put)
     assert caller.sent.get_nowait()["status"] == 200
 

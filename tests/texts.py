@@ -1,4 +1,4 @@
-"""Texts as strangers send them, by kind: what every fuzz test of text draws from."""
+"""Texts as unknown callers send them, by kind: what every fuzz test of text draws from."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ def conclude(findings: Sequence[Finding], explained: Path) -> int:
     explanations = read_explanations(explained.read_text())
     left = unexplained(findings, explanations, datetime.now(tz=UTC).date())
     for each in explanations:
-        print(_told(each, [f for f in findings if each.covers(f)]))
+        print(_paragraph(each, [f for f in findings if each.covers(f)]))
     for finding in left:
         print(f"UNEXPLAINED  {finding}")
     print(f"{len(findings)} findings, {len(left)} unexplained")
@@ -23,7 +23,7 @@ def conclude(findings: Sequence[Finding], explained: Path) -> int:
     return 1 if left else 0
 
 
-def _told(explanation: Explanation, covered: Sequence[Finding]) -> str:
+def _paragraph(explanation: Explanation, covered: Sequence[Finding]) -> str:
     if not covered:
         return f"note: no {explanation.what} in {explanation.where}: its explanation can go"
     return (

@@ -57,12 +57,12 @@ def _floors() -> Parts:
             steps=((None, GREEN),),
         ),
         lines(
-            "Floor kept",
+            "Floor met",
             "Share of requests answered by a plan certified for the floor asked for, by class, over five"
             " minutes and all gateways; failures count as missed.",
             "percentunit",
             Query(
-                '1 - bertier:slo_broken:ratio_rate5m{slo_class=~"$slo_class", promise="accuracy"}',
+                '1 - bertier:slo_violated:ratio_rate5m{slo_class=~"$slo_class", objective="accuracy"}',
                 "{{slo_class}}",
             ),
             bounds=(None, 1),
@@ -113,7 +113,7 @@ def _cascades() -> Parts:
 
 
 def _shadows() -> Parts:
-    asked = f"bertier_shadow_total{{{PLAN}"
+    answered = f"bertier_shadow_total{{{PLAN}"
     return (
         row("Shadow answers: a sample asked of the largest variant, too"),
         number(
@@ -141,8 +141,8 @@ def _shadows() -> Parts:
             "Share of shadow answers that agree with the largest variant, including where neither answers.",
             "percentunit",
             Query(
-                f'sum by (plan) (rate({asked}, outcome=~"agreed|both_silent"}}[$__rate_interval]))'
-                f' / sum by (plan) (rate({asked}, outcome=~"agreed|both_silent|disagreed"}}[$__rate_interval]))',
+                f'sum by (plan) (rate({answered}, outcome=~"agreed|both_silent"}}[$__rate_interval]))'
+                f' / sum by (plan) (rate({answered}, outcome=~"agreed|both_silent|disagreed"}}[$__rate_interval]))',
                 "{{plan}}",
             ),
             bounds=(None, 1),
@@ -153,7 +153,7 @@ def _shadows() -> Parts:
             "Shadow requests",
             "Sampled requests per second by result; dropped: no capacity for the shadow answer.",
             "reqps",
-            Query(f"sum by (outcome) (rate({asked}}}[$__rate_interval]))", "{{outcome}}"),
+            Query(f"sum by (outcome) (rate({answered}}}[$__rate_interval]))", "{{outcome}}"),
             span=24,
         ),
     )
@@ -188,16 +188,16 @@ def _confidence() -> Parts:
 
 
 def _rollouts() -> Parts:
-    asked = 'bertier_rollout_duration_seconds_count{instance=~"$instance"'
+    answered = 'bertier_rollout_duration_seconds_count{instance=~"$instance"'
     return (
         row("Candidate catalog, while one is tried"),
         lines(
-            "SLO kept",
+            "SLO met",
             "Share of requests that met their SLO, by the catalog that answered; both met the same load.",
             "percentunit",
             Query(
-                f'sum by (catalog) (rate({asked}, outcome="met"}}[$__rate_interval]))'
-                f" / sum by (catalog) (rate({asked}}}[$__rate_interval]))",
+                f'sum by (catalog) (rate({answered}, outcome="met"}}[$__rate_interval]))'
+                f" / sum by (catalog) (rate({answered}}}[$__rate_interval]))",
                 "{{catalog}}",
             ),
             bounds=(None, 1),

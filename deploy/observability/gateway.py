@@ -113,8 +113,8 @@ def _access() -> Parts:
             "Requests without a key (missing), with an unknown key, or with a key that lacks the scope.",
             "reqps",
             Query(
-                f"sum by (front, reason) (rate(bertier_denied_total{{{HERE}}}[$__rate_interval]))",
-                "{{front}} {{reason}}",
+                f"sum by (frontend, reason) (rate(bertier_denied_total{{{HERE}}}[$__rate_interval]))",
+                "{{frontend}} {{reason}}",
             ),
             runbook=REFUSED,
         ),

@@ -29,8 +29,8 @@ LATENCY, ACCURACY, QUEUE = (
 HERE = 'slo_class=~"$slo_class", instance=~"$instance"'
 REQUESTS = f"bertier_requests_total{{{HERE}}}"
 DURATION = f"bertier_request_duration_seconds_bucket{{{HERE}}}"
-KEPT_WELL = ((None, RED), (0.95, YELLOW), (0.99, GREEN))
-PROMISED = 'promise=~"latency|accuracy"'
+ATTAINMENT = ((None, RED), (0.95, YELLOW), (0.99, GREEN))
+BOTH_OBJECTIVES = 'objective=~"latency|accuracy"'
 
 
 def service() -> dashboard.Dashboard:
@@ -42,7 +42,7 @@ def service() -> dashboard.Dashboard:
     chosen = (choices.slo_class(), instance)
     panels = (
         *_now(),
-        *_promises(),
+        *_objectives(),
         *_traffic(),
         *_decisions(),
         *_savings(),
@@ -53,7 +53,7 @@ def service() -> dashboard.Dashboard:
 
 
 def _now() -> Parts:
-    joint = f'bertier_slo_requests_total{{{HERE}, promise="joint"'
+    joint = f'bertier_slo_requests_total{{{HERE}, objective="joint"'
     return (
         number(
             "Requests/s",
@@ -67,11 +67,11 @@ def _now() -> Parts:
             " the time shown.",
             "percentunit",
             Query(
-                f"""sum(increase({joint}, outcome="kept"}}[$__range]))
+                f"""sum(increase({joint}, outcome="met"}}[$__range]))
                   / (sum(increase({joint}}}[$__range])) > 0)""",
                 instant=True,
             ),
-            steps=KEPT_WELL,
+            steps=ATTAINMENT,
             decimals=2,
         ),
         number(
@@ -112,7 +112,7 @@ def _now() -> Parts:
     )
 
 
-def _promises() -> Parts:
+def _objectives() -> Parts:
     return (
         row("Service level objectives"),
         lines(
@@ -121,8 +121,8 @@ def _promises() -> Parts:
             " latency and floor.",
             "percentunit",
             Query(
-                '1 - bertier:slo_broken:ratio_rate5m{slo_class=~"$slo_class"}',
-                "{{slo_class}} {{promise}}",
+                '1 - bertier:slo_violated:ratio_rate5m{slo_class=~"$slo_class"}',
+                "{{slo_class}} {{objective}}",
             ),
             bounds=(None, 1),
             runbook=LATENCY,
@@ -133,8 +133,8 @@ def _promises() -> Parts:
             " deploy/prometheus/rules/objectives.yml. Below 0: the objective is missed.",
             "percentunit",
             Query(
-                f'1 - bertier:slo_burn:ratio_rate30d{{slo_class=~"$slo_class", {PROMISED}}}',
-                "{{slo_class}} {{promise}}",
+                f'1 - bertier:slo_burn:ratio_rate30d{{slo_class=~"$slo_class", {BOTH_OBJECTIVES}}}',
+                "{{slo_class}} {{objective}}",
                 instant=True,
             ),
             steps=((None, RED), (0, ORANGE), (0.25, GREEN)),
@@ -147,8 +147,8 @@ def _promises() -> Parts:
             " a ticket (1, over days) and for a page (6 over six hours, 14.4 over one).",
             "short",
             Query(
-                f'bertier:slo_burn:ratio_rate1h{{slo_class=~"$slo_class", {PROMISED}}}',
-                "{{slo_class}} {{promise}}",
+                f'bertier:slo_burn:ratio_rate1h{{slo_class=~"$slo_class", {BOTH_OBJECTIVES}}}',
+                "{{slo_class}} {{objective}}",
             ),
             limits=((1, YELLOW), (6, ORANGE), (14.4, RED)),
             runbook=ACCURACY,
@@ -165,8 +165,8 @@ def _traffic() -> Parts:
             "Requests per second by SLO class and frontend.",
             "reqps",
             Query(
-                f"sum by (slo_class, front) (rate({REQUESTS}[$__rate_interval]))",
-                "{{slo_class}} {{front}}",
+                f"sum by (slo_class, frontend) (rate({REQUESTS}[$__rate_interval]))",
+                "{{slo_class}} {{frontend}}",
             ),
         ),
         stacked(
@@ -248,7 +248,7 @@ def _savings() -> Parts:
         f"sum by (slo_class) (rate(bertier_{name}_seconds_total{{{HERE}}}[$__rate_interval]))"
         for name in ("compute", "largest_compute")
     )
-    kept = 'bertier_cache_requests_total{instance=~"$instance"}'
+    cached = 'bertier_cache_requests_total{instance=~"$instance"}'
     return (
         row("What smaller models save"),
         lines(
@@ -267,7 +267,7 @@ def _savings() -> Parts:
             "Response cache",
             "Questions at the response cache, if it is on: answered from it, answered by a model, or past it.",
             "reqps",
-            Query(f"sum by (outcome) (rate({kept}[$__rate_interval]))", "{{outcome}}"),
+            Query(f"sum by (outcome) (rate({cached}[$__rate_interval]))", "{{outcome}}"),
         ),
     )
 
@@ -292,8 +292,8 @@ def _refusals() -> Parts:
             " now), unreachable (no plan is predicted to answer by the deadline).",
             "reqps",
             Query(
-                'sum by (front, reason) (rate(bertier_sheds_total{instance=~"$instance"}[$__rate_interval]))',
-                "{{front}} {{reason}}",
+                'sum by (frontend, reason) (rate(bertier_sheds_total{instance=~"$instance"}[$__rate_interval]))',
+                "{{frontend}} {{reason}}",
             ),
             runbook=QUEUE,
         ),

@@ -34,7 +34,7 @@ class Breaker:
         self._in_a_row = 0
         self._until_ms: float | None = None  # None: closed
         self._times = 0  # opened without a success between
-        self._probe: Call | None = None
+        self._probe: GuardedCall | None = None
         self._worked_ms = float("-inf")
 
     @property
@@ -51,9 +51,9 @@ class Breaker:
         state = self.state(now_ms)
         return state is State.CLOSED or (state is State.HALF_OPEN and self._probe is None)
 
-    def begin(self, now_ms: float) -> Call:
+    def begin(self, now_ms: float) -> GuardedCall:
         """Return the call of one request; in a half-open breaker it is the probe."""
-        call = Call(self, now_ms)
+        call = GuardedCall(self, now_ms)
         if self.state(now_ms) is State.HALF_OPEN and self._probe is None:
             self._probe = call
         return call
@@ -73,7 +73,7 @@ class Breaker:
             return f"breaker {self.state(now_ms)}"
         return f"it fails: circuit open for {(self._until_ms - now_ms) / 1e3:.0f} s"
 
-    def _worked(self, call: Call, now_ms: float) -> bool:
+    def _worked(self, call: GuardedCall, now_ms: float) -> bool:
         self._worked_ms = now_ms
         if self._until_ms is not None and call is not self._probe:
             return False  # it began before the breaker opened: stale
@@ -86,7 +86,7 @@ class Breaker:
         self._times = 0
         return True
 
-    def _failed(self, call: Call, now_ms: float) -> bool:
+    def _failed(self, call: GuardedCall, now_ms: float) -> bool:
         if self._until_ms is not None and call is not self._probe:
             return False
         self._last.append(True)
@@ -99,18 +99,18 @@ class Breaker:
         self._probe = None
         return True
 
-    def _gave_up(self, call: Call, now_ms: float, work_ms: float) -> bool:
+    def _gave_up(self, call: GuardedCall, now_ms: float, work_ms: float) -> bool:
         if self._worked_ms < call.began_ms and now_ms - call.began_ms > PATIENCE * work_ms:
             return self._failed(call, now_ms)
         self._release(call)
         return False
 
-    def _release(self, call: Call) -> None:
+    def _release(self, call: GuardedCall) -> None:
         if call is self._probe:
             self._probe = None  # inconclusive: the next call is the probe
 
 
-class Call:
+class GuardedCall:
     """One request to a variant, and how it ended; each end returns whether the breaker's state changed."""
 
     __slots__ = ("_breaker", "began_ms")

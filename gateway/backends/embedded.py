@@ -86,12 +86,12 @@ class EmbeddedBackend:
             raise BackendUnavailable(f"{variant.name}: version {variant.version} is not loaded")
         names = [i.name for i in session.get_inputs()]
         loop, places = asyncio.get_running_loop(), asyncio.Semaphore(self._cores)
-        asked = time.perf_counter()
+        called = time.perf_counter()
         begins: list[float] = []
 
         def work(row: int) -> tuple[Floats, Floats]:
             begins.append(time.perf_counter())
-            if (begins[-1] - asked) * 1e3 > budget_ms:
+            if (begins[-1] - called) * 1e3 > budget_ms:
                 raise DeadlineExceeded(f"{variant.name}: the time was up before a core was free")
             try:
                 return _run_row(session, names, windows, row)
@@ -111,7 +111,7 @@ class EmbeddedBackend:
         done, began = time.perf_counter(), min(begins)
         start, end = (np.concatenate(part) for part in zip(*rows, strict=True))
         logits = logits_of(variant.name, windows, start, end)
-        return Inference(logits, (began - asked) * 1e3, (done - began) * 1e3, len(tasks))
+        return Inference(logits, (began - called) * 1e3, (done - began) * 1e3, len(tasks))
 
     async def hashes(self) -> Mapping[str, str]:
         return dict(self._hashes)

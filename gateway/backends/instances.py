@@ -21,7 +21,7 @@ OVERTAKEN = 3  # while so many younger calls were answered
 SUSPICIONS, SUSPICION_MS = 5, 10_000.0  # or after so many silent calls within this time
 
 
-class Call:
+class InstanceCall:
     """One call in flight."""
 
     __slots__ = ("budget_ms", "overtaken", "running_ms", "work_ms")
@@ -45,20 +45,20 @@ class Instances:
 
     def __init__(self, count: int) -> None:
         self._count = max(1, count)
-        self._calls: dict[Call, None] = {}  # in flight, the oldest first
+        self._calls: dict[InstanceCall, None] = {}  # in flight, the oldest first
         self._slowness = 1.0  # time that calls take / their work on an idle host
         self._suspicions: deque[float] = deque(maxlen=SUSPICIONS)
 
-    def __contains__(self, call: Call) -> bool:
+    def __contains__(self, call: InstanceCall) -> bool:
         return call in self._calls
 
-    def begin(self, work_ms: float, budget_ms: float, now_ms: float) -> Call:
-        call = Call(work_ms, budget_ms)
+    def begin(self, work_ms: float, budget_ms: float, now_ms: float) -> InstanceCall:
+        call = InstanceCall(work_ms, budget_ms)
         self._calls[call] = None
         self._advance(now_ms)
         return call
 
-    def end(self, call: Call, now_ms: float, *, answered: bool) -> bool:
+    def end(self, call: InstanceCall, now_ms: float, *, answered: bool) -> bool:
         """Note that a call is over; return whether it shows that an instance hangs."""
         if answered:
             self._overtake(call)
@@ -67,18 +67,18 @@ class Instances:
         self._advance(now_ms)
         return not answered and self._hangs(call, now_ms)
 
-    def silent(self, now_ms: float) -> Iterator[Call]:
+    def silent(self, now_ms: float) -> Iterator[InstanceCall]:
         """Return the calls whose instance should have answered long ago."""
         slowness = self._slowness
         return (c for c in islice(self._calls, self._count) if c.is_silent(now_ms, slowness))
 
-    def _learn(self, call: Call, now_ms: float) -> None:
+    def _learn(self, call: InstanceCall, now_ms: float) -> None:
         if call.running_ms is not None:
             known = self._slowness
             seen = min((now_ms - call.running_ms) / max(call.work_ms, 1e-3), MOST * known)
             self._slowness = max(1.0, known + PACE * (seen - known))
 
-    def _overtake(self, call: Call) -> None:
+    def _overtake(self, call: InstanceCall) -> None:
         for older in self._calls:
             if older is call:
                 return
@@ -89,7 +89,7 @@ class Instances:
             if call.running_ms is None:
                 call.running_ms = now_ms
 
-    def _hangs(self, call: Call, now_ms: float) -> bool:
+    def _hangs(self, call: InstanceCall, now_ms: float) -> bool:
         if not call.overtaken or not call.is_silent(now_ms, self._slowness):
             return False
         assert call.running_ms is not None

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, 
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from gateway.backends.breaker import RETRY_BURST, Call, RetryBudget
+from gateway.backends.breaker import RETRY_BURST, GuardedCall, RetryBudget
 from gateway.backends.protocol import Backend, Check, key_of
 from gateway.backends.replica import Replica, ReplicaState
 from gateway.catalog.schema import Variant
@@ -219,7 +219,7 @@ class Replicas:
         exc: BaseException,
         replica: Replica,
         variant: Variant,
-        calls: tuple[Call, Call],
+        calls: tuple[GuardedCall, GuardedCall],
         work_ms: float,
     ) -> None:
         """Settle both calls: blame the failure on the server, or on the variant there."""
@@ -294,10 +294,10 @@ class Replicas:
         return found
 
 
-async def _outcome(asked: Any) -> Any:
+async def _outcome(call: Any) -> Any:
     """Return the result of a server, or its error."""
     try:
-        return await asked
+        return await call
     except (BackendError, DeadlineExceeded) as exc:
         return exc
 

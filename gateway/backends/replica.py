@@ -18,9 +18,7 @@ class ReplicaState:
     """One model server as /readyz shows it."""
 
     up: bool
-    left_alone: (
-        bool  # ejected: it failed and is being probed, or is away; /readyz documents this name
-    )
+    ejected: bool  # it failed and is being probed, or is away
     in_flight: int
     variants: Mapping[str, str]  # by name: `serving`, `failing`, or why it gets no requests
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from gateway.backends.breaker import RetryBudget
-from gateway.backends.instances import Call, Instances
+from gateway.backends.instances import InstanceCall, Instances
 from gateway.errors import ModelCrashed
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Inquiry(Generic[T]):
 class _Flight(Generic[T]):
     inquiry: Inquiry[T]
     sent: Sent[T]
-    call: Call
+    call: InstanceCall
     news: asyncio.Future[None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -83,7 +83,7 @@ class SilentCalls:
         self._known_lost: dict[str, set[str]] = {}  # instances, by model
         self._clock = clock
         self._models: dict[str, Instances] = {}
-        self._followed: dict[Call, _Flight[Any]] = {}
+        self._followed: dict[InstanceCall, _Flight[Any]] = {}
         self._budget = RetryBudget(SHARE, BURST)
         self._looking = False
         self._witnesses: set[asyncio.Task[None]] = set()

@@ -218,8 +218,8 @@ class TritonBackend:
         Triton reloads only a model whose configuration changed, so this changes a parameter of it.
         Raises: BackendError, DeadlineExceeded.
         """
-        asked = pb.ModelConfigRequest(name=variant.name, version=str(variant.version))
-        config = (await self._call("ModelConfig", asked)).config
+        request = pb.ModelConfigRequest(name=variant.name, version=str(variant.version))
+        config = (await self._call("ModelConfig", request)).config
         config.parameters[RELOADED].string_value = str(time.time_ns())
         request = pb.RepositoryModelLoadRequest(model_name=variant.name)
         text = json_format.MessageToJson(config, preserving_proto_field_name=True)

@@ -100,9 +100,9 @@ class EmbeddedGateway:
         sent = schemas.check(schemas.QuestionBody, body)
 
         async def work(service: AnswerService) -> Json:
-            asked = sent.to_asked(service.settings)
-            answered = await service.answer(asked.question, _slo(headers), now_ms())
-            return _parsed(replies.answer_body(answered, asked))
+            parsed_question = sent.to_parsed(service.settings)
+            answered = await service.answer(parsed_question.question, _slo(headers), now_ms())
+            return _parsed(replies.answer_body(answered, parsed_question))
 
         return asyncio.run(self._with_service(work))
 

@@ -25,7 +25,7 @@ def show_answer(reply: Json) -> None:
     lines = (
         score,
         f"{by}, predicted {slo['predicted_ms']:.1f} ms",
-        f"asked: {_describe_slo(slo)}; met: {slo['met']}",
+        f"SLO: {_describe_slo(slo)}; met: {slo['met']}",
     )
     console = _console()
     console.print(Text(answer, style="bold"), *(Text(line) for line in lines), sep="\n")
@@ -39,7 +39,7 @@ def show_plan(reply: Json) -> None:
     verdict = (
         f"{reply['plan']} meets it" if reply["feasible"] else f"{reply['plan'] or 'nothing'} now"
     )
-    violations = f", but {', '.join(reply['gave'])}" if reply["gave"] else ""
+    violations = f", but {', '.join(reply['violations'])}" if reply["violations"] else ""
     console.print(Text(f"{_describe_slo(slo)}: {verdict}{violations} ({reply['reason']})"))
     console.print(_options_table(reply["options"]))
     near = [
@@ -65,7 +65,7 @@ def _options_table(options: Sequence[Json]) -> Table:
 
 def _why(option: Json) -> str:
     """Return why a candidate was rejected, or that it was chosen, or that it only costs more."""
-    said = ["chosen"] * option["chosen"] + option["struck_out_by"]
+    said = ["chosen"] * option["chosen"] + option["rejection_reasons"]
     return ", ".join(said) or "costs more"
 
 

@@ -16,28 +16,6 @@ from gateway.observability.metrics_declared import (
     Declared,
 )
 
-# Endings of a name, in this order, and what is counted in; no ending: a plain number.
-UNITS = (
-    ("_timestamp_seconds", "Unix time, s"),
-    ("_seconds", "s"),
-    ("_ratio", "ratio"),
-    ("_f1", "F1, 0 to 1"),
-    ("_up", "0 or 1"),
-    ("_open", "0 or 1"),
-    ("_matches", "0 or 1"),
-    ("_refused", "0 or 1"),
-    ("_broken", "0 or 1"),
-    ("_shifted", "0 or 1"),
-    ("_share", "share"),
-    ("_healing", "0 or 1"),
-    ("_evidence", "log10"),
-    ("_shift", "log10"),
-    ("_info", "1"),
-    ("_windows", "windows"),
-    ("_windows_pending", "windows"),
-    ("_bytes", "bytes"),
-)
-
 
 def _words(*words: str) -> str:
     return ", ".join(f"`{word}`" for word in words)
@@ -46,17 +24,17 @@ def _words(*words: str) -> str:
 # The values of a label: of one metric (`metric.label`), else of all that have the label. Empty: HEAD describes them.
 VALUES = {
     "backend": _words("triton", "embedded"),
-    "catalog": _words(*SetName),
+    "catalog": "",
     "claim": _words("worse", "no_worse"),
     "commit": "of the study that made the catalog",
-    "front": _words(*FRONTENDS),
+    "frontend": "",
     "kind": _words("text", "padding"),
     "plan": "",
-    "promise": _words(*OBJECTIVES) + " (both)",
+    "objective": _words(*OBJECTIVES) + " (both)",
     "quantile": _words("0.95", "0.99"),
     "rate": _words(*Rate),
     "reason": _words(*Reason),
-    "replica": "the address of a model server, where there are several",
+    "replica": "",
     "result": _words("switched", "refused"),
     "sha256": "of `catalog.json`",
     "slo_class": "",
@@ -86,25 +64,25 @@ VALUES = {
     "bertier_requests_total.slo_class": "or `unknown`",
     "bertier_retries_total.outcome": "`retried`, `no_plan` (no other plan in time), `no_budget`",
     "bertier_rollout_compared_total.outcome": "`agreed`, `disagreed`, `dropped` (no room to ask), `failed`",
-    "bertier_rollout_duration_seconds.outcome": "`met`, `broken` (late, below the floor, refused ...), `failed`",
+    "bertier_rollout_duration_seconds.outcome": "`met`, `violated` (late, below the floor, refused ...), `failed`",
     "bertier_rollouts_total.result": _words(*ROLLED_OUT),
     "bertier_shadow_total.outcome": "`agreed`, `disagreed`, `both_silent` (neither answered),"
     " `dropped` (no capacity), `failed`",
     "bertier_sheds_total.reason": "`full` (`max_in_flight`), `strict` (cannot be met now), `unreachable` (no plan by the deadline)",
     "bertier_slo_outcomes_total.outcome": "`met`, or a [value of `SLO-Met`](api.md#headers-of-an-answer)",
-    "bertier_slo_requests_total.outcome": _words("kept", "broken"),
+    "bertier_slo_requests_total.outcome": _words("met", "violated"),
 }
 
-HEAD = """# Metrics
+HEAD = f"""# Metrics
 
 Made from `gateway/observability/metrics_declared.py` by `make docs-metrics`; [how to query them](../how-to/metrics.md).
 
-`/metrics` answers in Prometheus' plain text, or in OpenMetrics, where the buckets of `bertier_request_duration_seconds` have a trace id as
-exemplar. `variant` and `plan` are names of the catalog, `slo_class` is a class of the settings; no request can make a new label value.
+The unit is in the name. Names in `_total` are counters, others gauges, unless the row says histogram; `_evidence` and `_shift` are log10 of an e-value, F1 is from 0 to 1. `frontend` is {_words(*FRONTENDS)}; `catalog`:
+{_words(*SetName)}; `replica`: the address of a model server, where there are several. No request can make a new label value.
 Histograms of durations have an edge at the target and at the deadline of every SLO class.
 
-| metric | type | unit | labels | description |
-|---|---|---|---|---|
+| metric | labels | |
+|---|---|---|
 """
 
 FOOT = """
@@ -119,19 +97,14 @@ def document(metrics: Metrics) -> str:
 
 def _row(metric: Declared) -> str:
     labels = "<br>".join(_labels(metric))
-    return (
-        f"| `{metric.name}` | {metric.kind} | {_unit(metric)} | {labels} | {metric.description} |"
-    )
+    kind = "Histogram. " if metric.kind == "histogram" else ""
+    return f"| `{metric.name}` | {labels} | {kind}{metric.description} |"
 
 
 def _labels(metric: Declared) -> Iterator[str]:
     for label in metric.labels:
         values = VALUES.get(f"{metric.name}.{label}") or VALUES[label]
         yield f"`{label}`: {values}" if values else f"`{label}`"
-
-
-def _unit(metric: Declared) -> str:
-    return next((unit for ending, unit in UNITS if metric.name.endswith(ending)), "number")
 
 
 if __name__ == "__main__":

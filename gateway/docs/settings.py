@@ -17,10 +17,7 @@ from gateway.settings import Settings
 
 BEGIN = "<!-- settings: written by `make settings` from gateway/settings.py -->"
 END = "<!-- end of settings -->"
-HEAD = (
-    "| key in `bertier.toml` | default | unit, range | flag of `serve` | |\n|---|---|---|---|---|"
-)
-UNITS = {"ms": "ms", "bytes": "bytes", "chars": "characters", "share": "share", "s": "s"}
+HEAD = "| key in `bertier.toml` | default, range | |\n|---|---|---|"
 # Where a description's links lead: `[below](#anchor)` of a setting, and pages that lie elsewhere.
 PAGES = {
     "a-record-of-decisions": "../how-to/logs.md#a-record-of-decisions",
@@ -34,7 +31,7 @@ PAGES = {
     "variants-that-fail": "../how-to/health.md#variants-that-fail",
     "where-the-models-run": "../how-to/model-servers.md#where-the-models-run",
 }
-BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
 def main(path: Path) -> None:
@@ -59,10 +56,8 @@ def table() -> str:
 def _row(name: str, field: FieldInfo, flags: frozenset[str]) -> str:
     flag = f"--{name.replace('_', '-')}"
     cells = (
-        f"`{name}`",
-        _default(field),
-        _unit(name, field),
-        f"`{flag}`" if flag in flags else "",
+        f"`{name}`{'*' if flag in flags else ''}",
+        "; ".join(filter(None, (_default(field), _range(name, field)))),
         _linked(field.description or ""),
     )
     return f"| {' | '.join(cells)} |"
@@ -70,7 +65,8 @@ def _row(name: str, field: FieldInfo, flags: frozenset[str]) -> str:
 
 def _linked(description: str) -> str:
     """Return the description with links as they lead from the page. Raises: KeyError for an unknown anchor."""
-    more = re.sub(r"\[below\]\(#([\w-]+)\)", lambda m: f"[more]({PAGES[m[1]]})", description)
+    more = re.sub(r"\[(\w+)\]\(#([\w-]+)\)", lambda m: f"[{m[1]}]({PAGES[m[2]]})", description)
+    more = more.replace("[below]", "[more]")
     return more.replace("](security.md", "](../how-to/security.md")
 
 
@@ -78,22 +74,27 @@ def _default(field: FieldInfo) -> str:
     if field.default_factory is not None:
         shipped: Any = field.get_default(call_default_factory=True)
         return ", ".join(f"`{name}`" for name in shipped) or "none"
-    return "none" if field.default in (None, ()) else f"`{field.default}`"
+    return "none" if field.default in (None, (), "") else f"`{field.default}`"
 
 
-def _unit(name: str, field: FieldInfo) -> str:
-    unit = UNITS.get(name.rsplit("_", 1)[-1], "")
-    bounds = [
-        f"{word} {getattr(rule, short)}"
-        for rule in field.metadata
-        for short, word in BOUNDS.items()
-        if hasattr(rule, short)
-    ]
+def _range(name: str, field: FieldInfo) -> str:
+    """Return what a value may be, where that is not plain: the page says that numbers are positive."""
     if get_origin(field.annotation) is not None and all(
         isinstance(choice, str) for choice in get_args(field.annotation)
     ):
-        bounds = [f"`{choice}`" for choice in get_args(field.annotation)]
-    return ", ".join(filter(None, (unit, *bounds)))
+        others = (choice for choice in get_args(field.annotation) if choice != field.default)
+        return ", ".join(f"`{choice}`" for choice in others)
+    bounds = {
+        short: getattr(rule, short)
+        for rule in field.metadata
+        for short in BOUNDS
+        if hasattr(rule, short) and (short, getattr(rule, short)) != ("gt", 0)
+    }
+    if name.endswith("_share") or not any(bounds.values()):
+        return ""
+    if {"ge", "le"} <= bounds.keys():
+        return f"{bounds['ge']} to {bounds['le']}"
+    return ", ".join(f"{BOUNDS[short]} {limit}" for short, limit in bounds.items())
 
 
 if __name__ == "__main__":

@@ -115,16 +115,16 @@ def inference(
     return InferRequest(tuple(Question(str(q), str(c)) for q, c in pairs), wanted, parameters)
 
 
-def slo_request(asked: InferRequest, lookup: slo.Lookup) -> SloRequest:
+def slo_request(infer_request: InferRequest, lookup: slo.Lookup) -> SloRequest:
     """Return the SLO of each item: the parameters', else the headers'. Raises: InvalidHeader."""
-    request = slo.parse(slo_headers.overlay(lookup, asked.slo_fields))
-    ends = [t for t in (request.timeout_ms, asked.timeout_ms) if t is not None]
+    request = slo.parse(slo_headers.overlay(lookup, infer_request.slo_fields))
+    ends = [t for t in (request.timeout_ms, infer_request.timeout_ms) if t is not None]
     return replace(request, timeout_ms=min(ends, default=None))
 
 
 async def answer(
     service: AnswerService,
-    asked: InferRequest,
+    infer_request: InferRequest,
     request: SloRequest,
     arrived_ms: float,
     *,
@@ -134,8 +134,10 @@ async def answer(
 
     Raises: TooManyItems, and what AnswerService.answer does.
     """
-    if len(asked.questions) > service.settings.max_infer_items:
-        raise TooManyItems("question", len(asked.questions), service.settings.max_infer_items)
+    if len(infer_request.questions) > service.settings.max_infer_items:
+        raise TooManyItems(
+            "question", len(infer_request.questions), service.settings.max_infer_items
+        )
     slots = asyncio.Semaphore(service.settings.max_concurrent_items)
 
     async def one(index: int, question: Question) -> Answered:
@@ -143,11 +145,11 @@ async def answer(
             try:
                 return await service.answer(question, request, arrived_ms, frontend=frontend)
             except BertierError as exc:
-                if len(asked.questions) > 1:
+                if len(infer_request.questions) > 1:
                     exc.args = (f"item {index}: {exc}",)
                 raise
 
-    tasks = [asyncio.ensure_future(one(i, q)) for i, q in enumerate(asked.questions)]
+    tasks = [asyncio.ensure_future(one(i, q)) for i, q in enumerate(infer_request.questions)]
     try:
         return await asyncio.gather(*tasks)
     finally:
@@ -156,11 +158,11 @@ async def answer(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def output_tensors(asked: InferRequest, answers: Sequence[Answered]) -> list[Tensor]:
+def output_tensors(infer_request: InferRequest, answers: Sequence[Answered]) -> list[Tensor]:
     """Return the tensors that were asked for, in that order."""
     return [
         Tensor(name, OUTPUTS[name][0], tuple(OUTPUTS[name][1](a) for a in answers))
-        for name in asked.outputs
+        for name in infer_request.outputs
     ]
 
 

@@ -8,9 +8,8 @@ from typing import Any
 from pydantic_core import to_json
 
 from gateway.domain import Answered, Candidate, Cost, Option, Slo, Span
-from gateway.frontends import asked as presenting
-from gateway.frontends import slo_headers
-from gateway.frontends.asked import Asked, Place
+from gateway.frontends import parsed_question, slo_headers
+from gateway.frontends.parsed_question import ParsedQuestion, Place
 from gateway.frontends.schemas import (
     AlternativeBody,
     AnswerBody,
@@ -29,11 +28,11 @@ from gateway.routing import explain
 from gateway.routing.policy import quantile_for
 
 
-def answer_body(answered: Answered, asked: Asked) -> bytes:
+def answer_body(answered: Answered, parsed: ParsedQuestion) -> bytes:
     """Return an answer as JSON, shown as it was asked for."""
     answer = answered.answer
-    place = presenting.place_of_answer(asked, answer)
-    optional = _of_place(asked, answered, place)
+    place = parsed_question.place_of_answer(parsed, answer)
+    optional = _of_place(parsed, answered, place)
     if answered.age_ms is not None:
         optional["age_ms"] = round(answered.age_ms, 3)
     if answered.slo.explain:
@@ -44,7 +43,7 @@ def answer_body(answered: Answered, asked: Asked) -> bytes:
         end=place.end if place else None,
         score=answer.score,
         no_answer_probability=answer.no_answer_probability,
-        alternatives=[_alternative(asked, span) for span in answer.alternatives],
+        alternatives=[_alternative(parsed, span) for span in answer.alternatives],
         plan=answered.option.plan.name,
         variant=answered.variant,
         slo=_outcome(answered),
@@ -54,21 +53,21 @@ def answer_body(answered: Answered, asked: Asked) -> bytes:
     return body.__pydantic_serializer__.to_json(body, exclude_unset=True, by_alias=True)
 
 
-def _of_place(asked: Asked, answered: Answered, place: Place | None) -> dict[str, Any]:
+def _of_place(parsed: ParsedQuestion, answered: Answered, place: Place | None) -> dict[str, Any]:
     """Return the fields that are there only where the request was such."""
-    optional: dict[str, Any] = {"id": asked.question.id} if asked.question.id else {}
-    if asked.passages:
+    optional: dict[str, Any] = {"id": parsed.question.id} if parsed.question.id else {}
+    if parsed.passages:
         optional["passage"] = None if place is None else _passage(place)
-    if asked.sentence:
-        around = presenting.sentence_of_answer(asked, answered.answer)
+    if parsed.sentence:
+        around = parsed_question.sentence_of_answer(parsed, answered.answer)
         optional["sentence"] = around and SentenceBody(
             text=around.text, start=around.start, end=around.end
         )
     return optional
 
 
-def _alternative(asked: Asked, span: Span) -> AlternativeBody:
-    place = presenting.place_of_span(asked, span)
+def _alternative(parsed: ParsedQuestion, span: Span) -> AlternativeBody:
+    place = parsed_question.place_of_span(parsed, span)
     passage = {} if place.passage is None else {"passage": _passage(place)}
     return AlternativeBody(
         answer=place.text,
@@ -101,7 +100,7 @@ def plan_body(report: PlanReport) -> bytes:
         feasible=decision.option is not None and not decision.violations,
         plan=decision.option.plan.name if decision.option else None,
         reason=decision.reason,
-        gave=list(decision.violations),
+        violations=list(decision.violations),
         slo=SloBody(**_slo_fields(report.slo)),
         n_tokens=size.bucket,
         n_windows=size.n_windows,

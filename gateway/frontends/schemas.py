@@ -20,8 +20,8 @@ from pydantic_core import from_json
 
 from gateway.domain import Question, SloPolicy, SloRequest
 from gateway.errors import BadInput, InvalidField, Malformed
-from gateway.frontends import asked
-from gateway.frontends.asked import Asked, OffsetUnit, PassageText
+from gateway.frontends import parsed_question
+from gateway.frontends.parsed_question import OffsetUnit, ParsedQuestion, PassageText
 from gateway.frontends.slo_headers import MAX_ID_CHARS, MAX_PLAN_TOKENS
 from gateway.qa.codec import MAX_ANSWER_TOKENS
 from gateway.request.feedback import Truth
@@ -102,7 +102,7 @@ class QuestionBody(Sent):
         default=False, description="Whether to return the sentence around the answer."
     )
 
-    def to_asked(self, settings: Settings) -> Asked:
+    def to_parsed(self, settings: Settings) -> ParsedQuestion:
         """Raises: InvalidField, TooManyItems, TextTooLong."""
         question = Question(
             self.question,
@@ -114,9 +114,11 @@ class QuestionBody(Sent):
             self.min_score,
             self.max_no_answer_probability,
         )
-        asked.check_options(question, settings)
-        question, passages = asked.about(question, self.context, _passages(self.contexts), settings)
-        return Asked(question, passages, self.offset_unit, self.sentence)
+        parsed_question.check_options(question, settings)
+        question, passages = parsed_question.about(
+            question, self.context, _passages(self.contexts), settings
+        )
+        return ParsedQuestion(question, passages, self.offset_unit, self.sentence)
 
 
 class SloFields(Sent):
@@ -170,7 +172,7 @@ class SharedQuestionsBody(Sent):
         Raises: InvalidField, TooManyItems, TextTooLong.
         """
         _check_questions(self.questions)
-        asked.about(Question("", ""), self.context, _passages(self.contexts), settings)
+        parsed_question.about(Question("", ""), self.context, _passages(self.contexts), settings)
         shared = {
             name: getattr(self, name)
             for name in ("context", "contexts")
@@ -263,7 +265,7 @@ class SentenceBody(ReplyBody):
 class CostBody(ReplyBody):
     """Compute, ms of one core by the profiles of this host, beside that of the largest variant."""
 
-    compute_ms: float = Field(description="Of the variants that were asked; 0: a kept answer.")
+    compute_ms: float = Field(description="Of the variants that were asked; 0: a cached answer.")
     largest_variant: str
     largest_compute_ms: float = Field(description="Had the largest variant been asked.")
     saved_ms: float = Field(
@@ -323,7 +325,7 @@ class OptionBody(ReplyBody):
 
 
 class ExplainedOptionBody(OptionBody):
-    """A candidate with its predictions; `struck_out_by`: why it was rejected, empty if it only costs more."""
+    """A candidate with its predictions; `rejection_reasons`: empty if it only costs more."""
 
     p50_ms: float = Field(description="Predicted latency quantile, with the work in flight.")
     p95_ms: float
@@ -332,7 +334,7 @@ class ExplainedOptionBody(OptionBody):
         description="The part of `predicted_ms` that is a wait for work in flight."
     )
     chosen: bool
-    struck_out_by: list[str]
+    rejection_reasons: list[str]
 
 
 class ExplainBody(ReplyBody):
@@ -371,7 +373,7 @@ class AnswerBody(ReplyBody):
     slo: SloOutcomeBody
     cost: CostBody
     age_ms: float | None = Field(
-        None, description="Of a kept answer: since it was first given. Absent: it is new."
+        None, description="Of a cached answer: since it was first given. Absent: it is new."
     )
     explain: ExplainBody | None = Field(None, description="There with `SLO-Explain: 1`.")
 
@@ -382,7 +384,7 @@ class PlanBody(ReplyBody):
     feasible: bool = Field(description="A plan meets the whole SLO now.")
     plan: str | None = Field(description="The plan that would answer; null: refused.")
     reason: str
-    gave: list[str]
+    violations: list[str]
     slo: SloBody
     n_tokens: int = Field(description="Of one window, padded to its length bucket.")
     n_windows: int

@@ -24,7 +24,7 @@ from typing import NamedTuple
 LEVELS = (0.5, 0.95, 0.99)
 _AIMS = (0.5, 0.96, 0.993)  # slightly above the levels: coverage must be at least the level
 _PRIOR_N = (4.0, 20.0, 60.0)  # scores that the prior is worth, for each level
-_PRIOR_CALM_N = (
+_PRIOR_UNLOADED_N = (
     2.0,
     6.0,
     12.0,
@@ -104,14 +104,14 @@ class Cell:
     offset: float = 0.0  # the location, shrunken
     factor: float = 1.0  # its exponential
     reach: list[float] = field(default_factory=lambda: [0.0] * len(LEVELS))  # (levels,)
-    calm: Window = field(
+    unloaded: Window = field(
         default_factory=Window
     )  # scores of answers that had the host to themselves
     _at_rest: Sequence[AtRest] = ()  # (levels,) empty: work it out
 
-    def add_calm(self, at_ms: float, score: float) -> None:
+    def add_unloaded(self, at_ms: float, score: float) -> None:
         """Add the score of an answer that had the host to itself."""
-        self.calm.add(at_ms, score)
+        self.unloaded.add(at_ms, score)
         self._at_rest = ()
 
     def at_rest(self, level: int) -> AtRest:
@@ -124,11 +124,11 @@ class Cell:
         return self._at_rest[level]
 
     def _score(self, level: int, known: float) -> float:
-        n = len(self.calm)
+        n = len(self.unloaded)
         if not n:
             return known
-        share = n / (n + _PRIOR_CALM_N[level])
-        return min(known, share * self.calm.quantiles[level] + (1.0 - share) * known)
+        share = n / (n + _PRIOR_UNLOADED_N[level])
+        return min(known, share * self.unloaded.quantiles[level] + (1.0 - share) * known)
 
     def forget(self) -> None:
         """Forget everything except the answers that had the host to themselves."""
@@ -190,11 +190,11 @@ class LatencyCorrection:
             found = max(found, learned + unknown * spreads[1] + reach[1])
         return exp(weight * (found + cell.offset) + (1.0 - weight) * rest.rested)
 
-    def add_calm(self, at_ms: float, cell: Cell, ratio: float) -> None:
+    def add_unloaded(self, at_ms: float, cell: Cell, ratio: float) -> None:
         """Learn from an answer that had the host to itself, for the next time the host is idle."""
         score = log(max(ratio, 1e-6))
         if score <= _STALL:
-            cell.add_calm(at_ms, score)
+            cell.add_unloaded(at_ms, score)
 
     def add(self, at_ms: float, cell: Cell, regime: int, ratio: float, observed: Observed) -> None:
         """Learn from an answer: seen / expected."""

@@ -15,7 +15,7 @@ from gateway.catalog.schema import Plan, Profile
 from gateway.domain import Seen, Size
 from gateway.latency.correction import Cell as Tracked
 from gateway.latency.correction import LatencyCorrection, Observed
-from gateway.latency.queueing import Backlog, Job, Queue
+from gateway.latency.queueing import Backlog, Queue, QueuedWork
 
 if TYPE_CHECKING:
     from gateway.latency.other_workers import OtherWorkers
@@ -51,7 +51,7 @@ class Work:
     expected_ms: float
     p95_ms: float
     p99_ms: float
-    job: Job | None
+    job: QueuedWork | None
     cell: Tracked
     regime: int
     n_known: int  # answers that were known
@@ -226,7 +226,7 @@ class LatencyModel:
         observed = _observed(work, took_ms)
         self.correction.add(now_ms, work.cell, work.regime, took_ms / work.expected_ms, observed)
         if work.alone and work.nth == self.queue.n_begun:  # and nothing else began meanwhile
-            self.correction.add_calm(now_ms, work.cell, took_ms / work.expected_ms)
+            self.correction.add_unloaded(now_ms, work.cell, took_ms / work.expected_ms)
         self._follow()
         return _seen(work, took_ms)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gateway.clock import now_ms as clock
-from gateway.latency.queueing import Job, Queue
+from gateway.latency.queueing import Queue, QueuedWork
 from gateway.shared_memory import Slot, Workers, number_of
 
 
@@ -22,7 +22,7 @@ class OtherWorkers:
         self._mirrors = [_Mirror(slot) for slot in workers.others]
         self._numbers: dict[str, int] = {}
 
-    def show(self, job: Job, variant: str, now_ms: float) -> None:
+    def show(self, job: QueuedWork, variant: str, now_ms: float) -> None:
         """Show a job of ours that begins now."""
         if self._own is None:
             return
@@ -31,7 +31,7 @@ class OtherWorkers:
             number = self._numbers[variant] = number_of(variant)
         job.place = self._own.add_job(number, job.windows, job.window_ms, now_ms)
 
-    def hide(self, job: Job) -> None:
+    def hide(self, job: QueuedWork) -> None:
         """Show a job of ours no longer."""
         if self._own is not None:
             self._own.remove_job(job.place)
@@ -52,7 +52,9 @@ class _Mirror:
     def __init__(self, slot: Slot) -> None:
         self._slot = slot
         self._seen = b""
-        self._jobs: dict[int, Job | None] = {}  # by id; None: of a variant that is unknown here
+        self._jobs: dict[
+            int, QueuedWork | None
+        ] = {}  # by id; None: of a variant that is unknown here
 
     def is_stale(self) -> bool:
         return self._slot.job_ids() != memoryview(self._seen).cast("q")
@@ -67,7 +69,7 @@ class _Mirror:
         for new in sorted(found.keys() - self._jobs.keys()):  # in the order in which they began
             self._jobs[new] = self._add(queue, found[new], now_ms)
 
-    def _add(self, queue: Queue, place: int, now_ms: float) -> Job | None:
+    def _add(self, queue: Queue, place: int, now_ms: float) -> QueuedWork | None:
         number, windows, window_ms, began_ms = self._slot.job(place)
         names = {number_of(name): name for name in queue.lines}
         if number not in names or windows < 1:

@@ -23,7 +23,7 @@ _LONG = float("inf")
 
 
 @dataclass(slots=True, eq=False)
-class Job:
+class QueuedWork:
     """The windows of one request at one variant."""
 
     line: Line
@@ -50,12 +50,12 @@ class Line:
     def __init__(self, slots: int) -> None:
         self.slots = slots
         self.lanes = 0  # wanted by what runs: more than `slots` where several long contexts do
-        self.waiting: deque[Job] = deque()
+        self.waiting: deque[QueuedWork] = deque()
         self.waiting_ms = 0.0
         self.waiting_ahead_ms = (
             0.0  # of it, what is done before the work of a request that comes now
         )
-        self.running: list[Job] = []
+        self.running: list[QueuedWork] = []
         self.external = 0  # windows of other gateways
         self.window_ms = 0.0  # of the last job
 
@@ -112,7 +112,7 @@ class Line:
         if not self.waiting:
             self.waiting_ms = self.waiting_ahead_ms = 0.0  # no rounding is left over
 
-    def remove(self, job: Job) -> None:
+    def remove(self, job: QueuedWork) -> None:
         if job.lanes:
             self.lanes -= job.lanes
             self.running.remove(job)
@@ -169,10 +169,10 @@ class Queue:
         slots = max(1, min(ceil(self.cores), instances))
         self.lines.setdefault(variant, Line(slots)).slots = slots
 
-    def add(self, now_ms: float, variant: str, windows: int, window_ms: float) -> Job:
+    def add(self, now_ms: float, variant: str, windows: int, window_ms: float) -> QueuedWork:
         self._serve(now_ms)
         line = self.lines[variant]
-        job = Job(line, windows, window_ms)
+        job = QueuedWork(line, windows, window_ms)
         line.window_ms = window_ms
         line.waiting.append(job)
         line.waiting_ms += job.work_ms
@@ -182,7 +182,7 @@ class Queue:
         line.start(self._served_ms)
         return job
 
-    def remove(self, now_ms: float, job: Job) -> None:
+    def remove(self, now_ms: float, job: QueuedWork) -> None:
         self._serve(now_ms)
         job.line.remove(job)
         self.in_flight -= 1

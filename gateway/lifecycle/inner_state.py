@@ -184,7 +184,7 @@ def _shadow(service: AnswerService) -> dict[str, Any]:
 
 
 def _caches(service: AnswerService) -> dict[str, Any]:
-    n_answers, n_bytes = service.kept_answers
+    n_answers, n_bytes = service.cached_answers
     words, contexts = (0, 0) if service.serving is None else service.serving.encoder.cached_chars
     return {
         "answers": n_answers,

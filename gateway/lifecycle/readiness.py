@@ -37,7 +37,7 @@ class SetState:
     """How one of two catalogs does while a candidate is tried."""
 
     requests: int
-    slo_broken: int
+    slo_violated: int
     failed: int
     mean_ms: float | None
     compared: int  # answers compared with the largest current variant's

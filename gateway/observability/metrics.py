@@ -251,7 +251,7 @@ class Metrics:
         compute.inc(cost.compute_ms / 1e3)
         largest.inc(cost.largest_compute_ms / 1e3)
 
-    def note_broken(self, slo_class: str) -> None:
+    def note_violated(self, slo_class: str) -> None:
         """Count a request that got no answer through no fault of its caller."""
         for counter in self._objective(slo_class, *[False] * len(OBJECTIVES)):
             counter.inc()
@@ -346,7 +346,7 @@ class Metrics:
             self.queue_wait.labels(variant).set(wait_ms / 1e3)
 
     def _find_objectives(self, slo_class: str, *met: bool) -> list[Counter]:
-        words = ["kept" if held else "broken" for held in met]
+        words = ["met" if each else "violated" for each in met]
         pairs = zip(OBJECTIVES, words, strict=True)
         return [self.slo_requests.labels(slo_class, objective, word) for objective, word in pairs]
 

@@ -45,13 +45,13 @@ _info = _gauge  # a gauge of value 1; the labels hold the information
 # Requests and their answers.
 REQUESTS = _counter(
     "bertier_requests_total",
-    "Requests by frontend, SLO class and outcome (ok or the kind of the error).",
-    *("front", "slo_class", "outcome"),
+    "Requests by frontend, SLO class and outcome.",
+    *("frontend", "slo_class", "outcome"),
 )
 DURATION = _histogram(
     "bertier_request_duration_seconds",
     "Time from the request read to the answer ready, failures included.",
-    *("front", "slo_class"),
+    *("frontend", "slo_class"),
 )
 STAGE = _histogram(
     "bertier_stage_duration_seconds",
@@ -68,34 +68,32 @@ WINDOWS = _histogram(
 )
 DECISIONS = _counter(
     "bertier_decisions_total",
-    "Decisions by SLO class, plan (none: refused) and reason.",
+    "Decisions by SLO class, plan and reason.",
     *("slo_class", "plan", "reason"),
 )
 SLO = _counter(
     "bertier_slo_outcomes_total",
-    "Answers by SLO class and outcome: met, or each violation of the SLO.",
+    "Answers by SLO class and outcome; one with two violations counts under both.",
     *("slo_class", "outcome"),
 )
 SLO_REQUESTS = _counter(
     "bertier_slo_requests_total",
-    "Requests without a fault of the caller, by objective and outcome;"
-    " a request that is refused under load or fails misses every objective.",
-    *("slo_class", "promise", "outcome"),
+    "Requests without a fault of the caller, by objective; refused or failed ones miss all.",
+    *("slo_class", "objective", "outcome"),
 )
 PARTIAL_ANSWERS = _counter(
     "bertier_partial_answers_total",
-    "Answers from a part of a long context, because there was no time for all of it.",
+    "Answers from a part of a long context, for lack of time.",
     "slo_class",
 )
 SHEDS = _counter(
     "bertier_sheds_total",
     "Requests refused by admission control, before their bodies were read.",
-    *("front", "reason"),
+    *("frontend", "reason"),
 )
 ESCALATIONS = _counter(
     "bertier_escalations_total",
-    "Completed stages of cascades, by outcome: the answer was kept, escalated to the next variant,"
-    " or kept because the time left or a failing variant cut the escalation.",
+    "Stages of cascades: answer kept, escalated to the next variant, or escalation cut for lack of time.",
     *("plan", "outcome"),
 )
 RETRIES = _counter(
@@ -105,7 +103,7 @@ RETRIES = _counter(
 )
 COMPUTE = _counter(
     "bertier_compute_seconds_total",
-    "Compute of answers, s of one core by the profiles of this host; cached answers cost nothing.",
+    "Compute of answers, s of one core by the profiles of this host.",
     "slo_class",
 )
 LARGEST_COMPUTE = _counter(
@@ -129,17 +127,17 @@ CACHE_BYTES = _gauge(
 # Variants and their model server.
 INFERENCE = _histogram(
     "bertier_inference_duration_seconds",
-    "Time from sending one stage of a request to its logits, including the queue of the server.",
+    "Time of a call to the model server, its queue included.",
     "variant",
 )
 BATCH = _histogram(
     "bertier_batch_windows",
-    "Windows sent to the model server in one request; it may batch several of them.",
+    "Windows sent to the model server in one call.",
     "variant",
 )
 TOKENS = _counter(
     "bertier_tokens_total",
-    "Tokens sent to the model server: of the text, or padding up to the length bucket.",
+    "Tokens sent to the model server.",
     *("variant", "kind"),
 )
 PREDICTIONS = _counter(
@@ -154,7 +152,7 @@ PREDICTION_RATIO = _histogram(
 )
 BACKEND_UP = _gauge(
     "bertier_backend_up",
-    "1 when the model server is ready, else 0.",
+    "1 when the model server is ready.",
     "backend",
 )
 BACKEND_RESTARTS = _counter(
@@ -163,11 +161,11 @@ BACKEND_RESTARTS = _counter(
 )
 WORKER_RESTARTS = _counter(
     "bertier_worker_restarts_total",
-    "Workers that ended and were replaced, of a gateway with several.",
+    "Workers that ended and were replaced.",
 )
 WINDOWS_PENDING = _gauge(
     "bertier_windows_pending",
-    "Windows at the variant in the model server, at work or waiting.",
+    "Windows in the model server, at work or waiting.",
     "variant",
 )
 QUEUE_WAIT = _gauge(
@@ -177,7 +175,7 @@ QUEUE_WAIT = _gauge(
 )
 BREAKER_OPEN = _gauge(
     "bertier_breaker_open",
-    "1 while the circuit breaker of the variant is open or half-open, else 0.",
+    "1 while the circuit of the variant is open or half-open.",
     "variant",
 )
 BREAKER_CHANGES = _counter(
@@ -197,18 +195,18 @@ INSTANCES_LOST = _counter(
 )
 MODEL_RELOADS = _counter(
     "bertier_model_reloads_total",
-    "Variants that were loaded again because an instance was lost, by result.",
+    "Variants that were loaded again because an instance was lost.",
     *("variant", "result"),
 )
 HEALING = _gauge(
     "bertier_variant_healing",
-    "1 from when an instance of the variant was found lost until it is loaded again, else 0.",
+    "1 from when an instance was found lost until it is loaded again.",
     "variant",
 )
 # Each of several model servers.
 REPLICA_UP = _gauge(
     "bertier_replica_up",
-    "1 while the model server is ready and not ejected, else 0.",
+    "1 while the model server is ready and not ejected.",
     "replica",
 )
 REPLICA_IN_FLIGHT = _gauge(
@@ -218,7 +216,7 @@ REPLICA_IN_FLIGHT = _gauge(
 )
 REPLICA_EJECTIONS = _counter(
     "bertier_replica_ejections_total",
-    "How often a model server, or a variant on it, was ejected because it failed.",
+    "How often a model server, or a variant on it, was ejected.",
     "replica",
 )
 # What callers report of answers.
@@ -264,7 +262,7 @@ CONNECTIONS_CLOSED = _counter(
 DENIED = _counter(
     "bertier_denied_total",
     "Requests refused for their API key.",
-    *("front", "reason"),
+    *("frontend", "reason"),
 )
 KEY_REQUESTS = _counter(
     "bertier_key_requests_total",
@@ -278,11 +276,11 @@ RELOADS = _counter(
 )
 CERTIFICATE_ENDS = _gauge(
     "bertier_certificate_end_timestamp_seconds",
-    "When the gateway's TLS certificate ends, Unix time.",
+    "When the gateway's TLS certificate ends.",
 )
 RELOAD_REFUSED = _gauge(
     "bertier_reload_refused",
-    "1 while such a file cannot be used and its previous contents stay in use, else 0.",
+    "1 while such a file cannot be used and its previous contents stay in use.",
     "file",
 )
 # What is served.
@@ -293,12 +291,12 @@ VARIANT_UP = _gauge(
 )
 HASH_MATCHES = _gauge(
     "bertier_variant_hash_matches",
-    "1 when the variant's file in the model server is the catalog's by its sha256, else 0.",
+    "1 when the variant's file in the model server is the catalog's by its sha256.",
     "variant",
 )
 CERTIFIED_F1 = _gauge(
     "bertier_plan_certified_f1",
-    "Certified floor of the plan's F1, 0 to 1.",
+    "Certified floor of the plan's F1.",
     "plan",
 )
 CATALOG_SWITCHES = _counter(
@@ -308,7 +306,7 @@ CATALOG_SWITCHES = _counter(
 )
 CATALOG_REFUSED = _gauge(
     "bertier_catalog_refused",
-    "1 while the catalog on disk is refused, else 0.",
+    "1 while the catalog on disk is refused.",
 )
 CATALOG = _info(
     "bertier_catalog_info",
@@ -317,15 +315,15 @@ CATALOG = _info(
 )
 CATALOG_LOADED = _gauge(
     "bertier_catalog_loaded_timestamp_seconds",
-    "When the catalog was switched to, Unix time.",
+    "When the catalog was switched to.",
 )
 CANDIDATE_SHARE = _gauge(
     "bertier_candidate_share",
-    "Share of requests that a candidate catalog gets, 0 where none is tried or it answers in shadow.",
+    "Share of requests that a candidate catalog gets.",
 )
 CANDIDATE_REFUSED = _gauge(
     "bertier_candidate_refused",
-    "1 while there is a candidate catalog that is not fit to be tried, else 0.",
+    "1 while a candidate catalog is not fit to be tried.",
 )
 ROLLOUTS = _counter(
     "bertier_rollouts_total",
@@ -334,7 +332,7 @@ ROLLOUTS = _counter(
 )
 ROLLOUT_DURATION = _histogram(
     "bertier_rollout_duration_seconds",
-    "Time of requests while a candidate catalog is tried, by the catalog that answered and outcome.",
+    "Time of requests while a candidate catalog is tried, by the catalog that answered.",
     *("catalog", "outcome"),
 )
 ROLLOUT_COMPARED = _counter(
@@ -344,16 +342,16 @@ ROLLOUT_COMPARED = _counter(
 )
 ROLLOUT_EVIDENCE = _gauge(
     "bertier_rollout_evidence",
-    "Evidence that the candidate catalog is worse, or no worse by more than the margin: log10 of the e-value.",
+    "Evidence that the candidate catalog is worse, or no worse by more than the margin.",
     *("rate", "claim"),
 )
 LOG_LINES_LOST = _counter(
     "bertier_log_lines_lost_total",
-    "Lines of the log that could not be written: a full disk, a closed pipe.",
+    "Lines of the log that could not be written.",
 )
 DECISIONS_LOST = _counter(
     "bertier_decisions_lost_total",
-    "Lines of `decisions_file` that could not be written: a full disk.",
+    "Lines of `decisions_file` that could not be written.",
 )
 BUILD = _info(
     "bertier_build_info",
@@ -368,21 +366,21 @@ SHADOWS = _counter(
 )
 CERTIFICATE_EVIDENCE = _gauge(
     "bertier_certificate_evidence",
-    "Evidence that a plan agrees less than certified with the largest variant: log10 of the e-value.",
+    "Evidence that a plan agrees less than certified with the largest variant.",
     "plan",
 )
 CERTIFICATE_BROKEN = _gauge(
     "bertier_certificate_broken",
-    "1 when that evidence reaches the alarm: the plan is not trusted until it is certified again; else 0.",
+    "1 when that evidence reaches the alarm: the plan is not trusted until it is certified again.",
     "plan",
 )
 CONFIDENCE_SHIFT = _gauge(
     "bertier_confidence_shift",
-    "Evidence that a variant's confidence differs from the certified data: log10 of the e-value.",
+    "Evidence that a variant's confidence differs from the certified data.",
     "variant",
 )
 CONFIDENCE_SHIFTED = _gauge(
     "bertier_confidence_shifted",
-    "1 when that evidence reaches the alarm, else 0; routing does not change.",
+    "1 when that evidence reaches the alarm; routing does not change.",
     "variant",
 )

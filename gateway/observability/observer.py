@@ -126,11 +126,11 @@ class Observer:
                 trace_id = logs.trace_id.get()
                 self._metrics.note_request(frontend, slo_class, outcome, record.took_s(), trace_id)
                 if failed:
-                    self._metrics.note_broken(slo_class)
+                    self._metrics.note_violated(slo_class)
                 if span is not None:
                     span.end(outcome, failed=failed)
                 if record.logged is not None:
-                    said = {"front": frontend, "class": slo_class, "outcome": outcome}
+                    said = {"frontend": frontend, "class": slo_class, "outcome": outcome}
                     unanswered = {"total_ms": round((time.perf_counter() - began_s) * 1e3, 3)}
                     _log_access(said, record.logged or [unanswered])
 
@@ -179,11 +179,11 @@ class Observer:
         self._log_answer(question, answered)
 
     def missed_cache(self) -> None:
-        """Record a request that found no kept answer."""
+        """Record a request that found no cached answer."""
         self._metrics.cache_requests.labels("miss").inc()
 
     def bypassed_cache(self) -> None:
-        """Record a request that neither reads nor leaves a kept answer."""
+        """Record a request that neither reads nor leaves a cached answer."""
         self._metrics.cache_requests.labels("bypass").inc()
 
     def cache_holds(self, n_answers: int, n_bytes: float) -> None:

@@ -42,19 +42,19 @@ def start(version: str) -> bool:
     An error in them is logged; the gateway serves without traces.
     """
     global _active
-    asked = _configured_by(os.environ)
-    if asked is None:
+    variable = _configured_by(os.environ)
+    if variable is None:
         return False
     try:
         from gateway.observability.otel import Tracing
 
         _active = Tracing(version, os.environ)
     except ImportError as exc:
-        log.error("no traces: %s is set, but %s; install the extra `otel`", asked, exc)
+        log.error("no traces: %s is set, but %s; install the extra `otel`", variable, exc)
     except Exception as exc:  # noqa: BLE001 (the SDK says in many ways what it cannot read)
         log.error("no traces: the OTEL_* variables cannot be used: %s", exc)
     else:
-        log.info("traces are on, because %s is set", asked)
+        log.info("traces are on, because %s is set", variable)
     return _active is not None
 
 
@@ -81,7 +81,7 @@ def request(frontend: str, request_id: str) -> AbstractContextManager[RequestSpa
     if _active is None:
         return _OFF
     return _active.request(
-        _parent.get(), {"bertier.front": frontend, "bertier.request_id": request_id}
+        _parent.get(), {"bertier.frontend": frontend, "bertier.request_id": request_id}
     )
 
 

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from gateway.catalog.schema import Decoding
 from gateway.domain import Answer, Bools, Floats, Ints, Logits, Question, Span, Windows
 from gateway.errors import EmptyText, MalformedText, RepositoryError, TextTooLong
-from gateway.qa.characters import has_visible, long_clusters
+from gateway.qa.boundaries import has_visible, long_clusters
 from gateway.qa.token_cache import ContextCache, ContextTokens, Tokens, WordMemory
 
 MAX_TOKENS = 384
@@ -79,17 +79,21 @@ class SpanEncoder:
         surrogates).
         """
         _check_text("question", question.question)
-        asked = self._words.tokens_of(question.question)
-        if asked.begins == asked.ends:  # none, or white space alone: the rest was dropped
+        question_tokens = self._words.tokens_of(question.question)
+        if (
+            question_tokens.begins == question_tokens.ends
+        ):  # none, or white space alone: the rest was dropped
             raise EmptyText("question")
-        if len(asked.ids) > self._max_question_tokens:
-            raise TextTooLong("question", len(asked.ids), self._max_question_tokens, "tokens")
-        room = self._max_tokens - len(asked.ids) - self._frame.n_tokens
+        if len(question_tokens.ids) > self._max_question_tokens:
+            raise TextTooLong(
+                "question", len(question_tokens.ids), self._max_question_tokens, "tokens"
+            )
+        room = self._max_tokens - len(question_tokens.ids) - self._frame.n_tokens
         contexts = [
             (passage.start, self._context_tokens(name, passage.text))
             for name, passage in question.named_passages()
         ]
-        return _to_windows(self._frame, asked, contexts, room, room - self._overlap)
+        return _to_windows(self._frame, question_tokens, contexts, room, room - self._overlap)
 
     def _context_tokens(self, name: str, text: str) -> ContextTokens:
         """Return the tokens of a context. Raises: EmptyText, MalformedText."""
@@ -134,11 +138,11 @@ class _Frame:
     def n_tokens(self) -> int:
         return len(self.before) + len(self.between) + len(self.after)
 
-    def types_around(self, n_asked: int, n_context: int) -> Ints:  # (S,)
+    def types_around(self, n_question_tokens: int, n_context: int) -> Ints:  # (S,)
         """Return the token types of a window."""
         counts = [1] * len(self.types)
         first = len(self.before)
-        counts[first], counts[first + 1 + len(self.between)] = n_asked, n_context
+        counts[first], counts[first + 1 + len(self.between)] = n_question_tokens, n_context
         return np.repeat(self.types, counts)
 
 
@@ -172,7 +176,7 @@ def _between_clusters(tokens: Tokens, clusters: Sequence[tuple[int, int]]) -> Co
 
 def _to_windows(
     frame: _Frame,
-    asked: Tokens,
+    question_tokens: Tokens,
     contexts: Sequence[tuple[int, ContextTokens]],
     room: int,
     step: int,
@@ -181,18 +185,20 @@ def _to_windows(
 
     `contexts`: where each begins in the text that offsets count in, and its tokens.
     """
-    n_asked = len(asked.ids)
+    n_question_tokens = len(question_tokens.ids)
     pieces = [
         (start, context, slice(at, min(at + room, len(context.ids))))
         for start, context in contexts
         for at in range(0, max(1, len(context.ids) - room + step), step)
     ]
-    n_tokens = n_asked + max(part.stop - part.start for _, _, part in pieces) + frame.n_tokens
+    n_tokens = (
+        n_question_tokens + max(part.stop - part.start for _, _, part in pieces) + frame.n_tokens
+    )
     shape = (len(pieces), bucket_of(n_tokens))
     ids, mask, types = (np.zeros(shape, np.int64) for _ in range(3))
     offsets = np.zeros((*shape, 2), np.int64)
     is_context = np.zeros(shape, np.bool_)
-    head = [*frame.before, *asked.ids, *frame.between]
+    head = [*frame.before, *question_tokens.ids, *frame.between]
     first = len(head)
     for row, (start, context, part) in enumerate(pieces):
         last = first + part.stop - part.start
@@ -203,7 +209,7 @@ def _to_windows(
             frame.after,
         )
         mask[row, :n] = 1
-        types[row, :n] = frame.types_around(n_asked, last - first)
+        types[row, :n] = frame.types_around(n_question_tokens, last - first)
         begins, ends = context.begins[part], context.ends[part]
         np.add(begins, start, out=offsets[row, first:last, 0])
         np.add(ends, start, out=offsets[row, first:last, 1])

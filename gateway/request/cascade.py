@@ -157,10 +157,10 @@ class Cascade:
 
     async def _ask(self, job: Job, variant: str, *, partial: bool) -> _Stage:
         """Ask the model server once; `partial`: accept an answer from part of the windows when time is short."""
-        serving, asked = job.serving, self._clock()
-        work = serving.latency.begin(variant, job.size, asked)
+        serving, asked_ms = job.serving, self._clock()
+        work = serving.latency.begin(variant, job.size, asked_ms)
         breaker = serving.breakers.of(variant)
-        call = breaker.begin(asked)
+        call = breaker.begin(asked_ms)
         try:
             with self._observer.stage("infer", variant):
                 windows, inference = await self._infer(job, variant, partial=partial)
@@ -184,7 +184,7 @@ class Cascade:
             latency.finish(work, done) if whole else latency.give_up(work, done)
         )
         left_out = windows.n_windows < job.windows.n_windows
-        return _Stage(variant, answer, asked, inference.queue_ms, inferred, done, left_out)
+        return _Stage(variant, answer, asked_ms, inference.queue_ms, inferred, done, left_out)
 
     async def _infer(self, job: Job, variant: str, *, partial: bool) -> tuple[Windows, Inference]:
         """Return the windows that were answered, and their logits."""

@@ -31,8 +31,8 @@ def rank(windows: Windows) -> Ints:  # (W,)
     """
     ids, inside = windows.input_ids, windows.is_context  # (W, S)
     head = int(np.argmax(inside[0]))
-    asked = np.unique(ids[0, :head])
-    row, column = np.nonzero(inside & np.isin(ids, asked))
+    question_ids = np.unique(ids[0, :head])
+    row, column = np.nonzero(inside & np.isin(ids, question_ids))
     held = np.unique(np.stack([row, ids[row, column]], axis=1), axis=0)  # (N, 2) window, word
     words, which = np.unique(held[:, 1], return_inverse=True)
     count = np.bincount(which, minlength=len(words))

@@ -186,7 +186,7 @@ class Rollout:
     def _note_answer(self, running: Running, name: SetName, answered: Answered) -> None:
         running.sums_ms[name] += answered.timings.total
         self._metrics.note_rollout(
-            name, "broken" if answered.violations else "met", answered.timings.total / 1e3
+            name, "violated" if answered.violations else "met", answered.timings.total / 1e3
         )
         self._add(running, Rate.ERRORS, name, bad=False)
         self._add(running, Rate.SLO, name, bad=bool(answered.violations))
@@ -201,7 +201,7 @@ class Rollout:
             return
         failed = not gone and not isinstance(exc, Infeasible | Overloaded)
         running.sums_ms[name] += took_ms
-        self._metrics.note_rollout(name, "failed" if failed else "broken", took_ms / 1e3)
+        self._metrics.note_rollout(name, "failed" if failed else "violated", took_ms / 1e3)
         self._add(running, Rate.ERRORS, name, bad=failed)
         self._add(running, Rate.SLO, name, bad=True)
 

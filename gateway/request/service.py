@@ -307,7 +307,7 @@ class AnswerService:
         return self._budget.left
 
     @property
-    def kept_answers(self) -> tuple[int, float]:
+    def cached_answers(self) -> tuple[int, float]:
         """How many answers the response cache has, and an upper bound on their memory, bytes."""
         return self._responses.holds
 

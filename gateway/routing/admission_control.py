@@ -1,6 +1,6 @@
 """Admission control: admits requests one by one, and refuses those that no plan can answer in time.
 
-`admission` has the queue and its order; this module has the event loop, the clock and the predictions. An
+`admission_queue` has the queue and its order; this module has the event loop, the clock and the predictions. An
 overloaded gateway wastes its time on reading and tokenizing requests that it then refuses. So requests wait, and
 are refused, before their bodies are read.
 """
@@ -14,8 +14,8 @@ from contextlib import asynccontextmanager
 
 from gateway.domain import Option, Reason, Slo, SloPolicy
 from gateway.errors import Overloaded
-from gateway.routing import admission, policy
-from gateway.routing.admission import SMALLEST, AdmissionQueue, Soonest, Waiting
+from gateway.routing import admission_queue, policy
+from gateway.routing.admission_queue import SMALLEST, AdmissionQueue, Soonest, Waiting
 from gateway.routing.explain import refusal
 from gateway.serving_set import ServingSet
 from gateway.shared_memory import Workers
@@ -203,10 +203,10 @@ class AdmissionControl:
 
     def _has_room(self, serving: ServingSet, now_ms: float) -> bool:
         """Return whether a request admitted now would wait for almost nothing."""
-        if self.lag.late_ms > admission.ROOM_MS:
+        if self.lag.late_ms > admission_queue.ROOM_MS:
             return False
         latency = serving.latency
-        return latency.wait_ms(serving.plans(), SMALLEST, now_ms) <= admission.ROOM_MS
+        return latency.wait_ms(serving.plans(), SMALLEST, now_ms) <= admission_queue.ROOM_MS
 
     def _raise_if_unmeetable(self, slo: Slo, serving: ServingSet, now_ms: float) -> None:
         """Raise Refused where even the smallest request could not meet this strict SLO."""
@@ -225,13 +225,13 @@ class AdmissionControl:
             self._release(now_ms)
         else:
             if now_ms >= self._look_ms:
-                self._look_ms = now_ms + admission.LOOK_MS
+                self._look_ms = now_ms + admission_queue.LOOK_MS
                 self._refuse_hopeless(serving, now_ms)
             if self._has_room(serving, now_ms):
                 self._release(now_ms)
         if len(self._queue) and self._timer is None:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(admission.TICK_MS / 1e3, self._tick)
+            self._timer = loop.call_later(admission_queue.TICK_MS / 1e3, self._tick)
 
     def _tick(self) -> None:
         self._timer = None

@@ -83,7 +83,7 @@ def describe_candidate(candidate: Candidate, chosen: Option | None) -> dict[str,
         "p99_ms": round(candidate.p99_ms, 3),
         "wait_ms": round(option.wait_ms, 3),
         "chosen": option is chosen,
-        "struck_out_by": [str(word) for word in candidate.rejection_reasons],
+        "rejection_reasons": [str(word) for word in candidate.rejection_reasons],
     }
 
 

@@ -53,7 +53,7 @@ class Child:
     ) -> None:
         self.number = slot.worker + 1  # as people count
         self.ready = asyncio.Event()  # set once
-        self.begun = False  # it understands what it is told
+        self.begun = False  # it understands messages
         # Of the set that it cannot build.
         self.retry = Retry(FIRST_BACKOFF_MS, LONGEST_BACKOFF_MS, now_ms)
         self.last: Snapshot = []  # its metrics, as they were last sent

@@ -119,7 +119,7 @@ class Worker:
         self._start.set_result(start)
 
     async def _relay(self, number: int) -> None:
-        """Stop, as the parent was told to by this signal."""
+        """Stop; the parent got this signal, too."""
         if self._gateway is None or self._gateway.server is None:
             self._ended.set()
         else:

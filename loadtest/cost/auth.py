@@ -145,9 +145,9 @@ async def _ask_grpc(stub: Any, variant: str, key: str, example: Example) -> bool
 
 
 def register(commands: Any) -> None:
-    """Add the command `strangers`."""
+    """Add the command `wrong-keys`."""
     text = "measure what wrong API keys cost the gateway and callers with a right one"
-    command = commands.add_parser("strangers", help=text, description=text)
+    command = commands.add_parser("wrong-keys", help=text, description=text)
     command.add_argument("--data", help="SQuAD-format file; default: the shipped sample")
     command.add_argument("--model-repository", type=Path, default=Path("model_repository"))
     command.add_argument("--rate", type=float, default=20.0, help="questions/s with a right key")

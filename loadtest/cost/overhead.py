@@ -58,14 +58,14 @@ class Overhead:
 async def measure(
     stack: Stack, repository: Path, examples: Sequence[Example], rate: float, seconds: float
 ) -> Overhead:
-    """Ask the smallest variant `rate` times a second, direct and through both doors, in turns."""
+    """Ask the smallest variant `rate` times a second, direct and over both protocols, alternating."""
     catalog = store.read(repository)
     variant = min(catalog.variants, key=lambda v: v.profile.cell(128).p50_ms)
     encoder = SpanEncoder.from_file(repository / store.TOKENIZER)
     tensors = [encoder.encode(e.as_question()) for e in examples]
     backend = TritonBackend(stack.triton_grpc)
     http = HttpAnswerClient(stack.http_url)
-    grpc_door = GrpcAnswerClient(stack.grpc_target)
+    grpc_client = GrpcAnswerClient(stack.grpc_target)
     parts: dict[str, list[float]] = {name: [] for name in PARTS}
 
     async def ask_direct(i: int) -> None:
@@ -76,7 +76,7 @@ async def measure(
         note_parts(timing, parts)
 
     async def ask_grpc(i: int) -> None:
-        await grpc_door.ask(examples[i % len(examples)], variant.name)
+        await grpc_client.ask(examples[i % len(examples)], variant.name)
 
     gateway = psutil.Process(stack.pid)
     ways = {"direct": (ask_direct, Sample()), "http": (ask_http, Sample())}
@@ -89,7 +89,7 @@ async def measure(
             await run_block(ask, sample, gateway, rate, block)
     await backend.close()
     await http.close()
-    await grpc_door.close()
+    await grpc_client.close()
     return Overhead(
         variant=variant.name,
         rate=rate,

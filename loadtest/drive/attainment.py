@@ -1,6 +1,6 @@
 """Summary of a run: SLO attainment by class, accuracy, answering plans. Pure.
 
-As in the lab (loadtest.lab.measures): a class keeps its floor when the mean F1 of its answers is at
+As in the lab (loadtest.lab.measures): a class meets its floor when the mean F1 of its answers is at
 least the mean floor asked for; joint: in time, and of such a class; whatever was not answered is a
 miss. F1 is the measured one, of these very answers to real questions.
 """
@@ -28,7 +28,7 @@ class Attainment:
 
     n: int
     in_time: float
-    floor_kept: float  # 1 or 0; of all: the share of requests whose class keeps its floor
+    floor_met: float  # 1 or 0; of all: the share of requests whose class meets its floor
     joint: float
     joint_feasible: float  # of requests that some plan could serve
     by_certificate: float  # in time, by a plan that certifies the floor asked for
@@ -119,7 +119,7 @@ def _attainment(results: Sequence[Result], kept: dict[str, bool]) -> Attainment:
     return Attainment(
         n=len(results),
         in_time=_mean([r.in_time for r in results]),
-        floor_kept=_mean(floors),
+        floor_met=_mean(floors),
         joint=_mean(joint),
         joint_feasible=_mean(feasible),
         by_certificate=_mean([r.in_time and r.certified for r in results]),

@@ -30,7 +30,7 @@ class Loop:
 class Found:
     """What callers got; shares are of all requests."""
 
-    asked: int
+    sent: int
     answered: float
     answered_per_s: float
     in_time: float
@@ -80,7 +80,7 @@ def measure(seen: list[Result], seconds: float) -> Found:
     latencies = sorted(r.latency_ms for r in answers)
     n = max(1, len(seen))
     return Found(
-        asked=len(seen),
+        sent=len(seen),
         answered=len(answers) / n,
         answered_per_s=len(answers) / seconds,
         in_time=sum(r.in_time for r in seen) / n,

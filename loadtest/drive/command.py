@@ -30,7 +30,7 @@ from optimizer.study import provenance
 Result = dict[str, Any]
 SHOWN = (
     "in_time",
-    "floor_kept",
+    "floor_met",
     "joint_feasible",
     "strict_met",
     "f1",
@@ -155,7 +155,7 @@ def _facts(args: argparse.Namespace, run: Run, planned: Schedule) -> dict[str, s
     client = run.client
     return {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "asked": f"{run.where} ({'given' if args.url else 'a fresh gateway with its own Triton'})",
+        "gateway": f"{run.where} ({'given' if args.url else 'a fresh gateway with its own Triton'})",
         "requests": f"{found['requests']} in {found['seconds']:.1f} s, {found['rate_per_s']:.1f}/s",
         "schedule": source,
         "questions": args.data or "the shipped sample",

@@ -19,7 +19,7 @@ MIN_WINDOW_S = 1.0
 CDF_POINTS = 200
 COLUMNS: Sequence[tuple[str, str, int]] = (
     ("in_time", "in time", 3),
-    ("floor_kept", "floor kept", 2),
+    ("floor_met", "floor met", 2),
     ("joint", "joint", 3),
     ("joint_feasible", "joint, feasible", 3),
     ("strict_met", "strict met", 3),
@@ -43,7 +43,7 @@ def html(run: Run, summary: Summary, facts: Mapping[str, str], complaint: str) -
     """Return the whole page; `complaint`: why the run is not valid, empty: it is."""
     window_s = max(MIN_WINDOW_S, _length_s(run) / WINDOWS)
     sections = {
-        "classes": ("Promises kept, by class", _classes(summary)),
+        "classes": ("SLO attainment, by class", _classes(summary)),
         "latency": ("Latency", _cdf(run, summary)),
         "attainment": (
             "Attainment over time",
@@ -76,7 +76,7 @@ def _classes(summary: Summary) -> str:
     ]
     heads = ["class", "n", *(head for _, head, _ in COLUMNS)]
     return (
-        "<p>Shares are of the class's requests. Floor kept: the mean F1 of its answers is at least"
+        "<p>Shares are of the class's requests. Floor met: the mean F1 of its answers is at least"
         " the floor asked for (of all: the share of requests of such classes). Joint: in time, and of"
         " such a class; what was not answered is a miss. By certificate: in time, by a plan whose"
         f' certified floor is what was asked for.</p><div class="scroll">{table(heads, rows)}</div>'
@@ -126,7 +126,7 @@ def _plans(run: Run, summary: Summary, window_s: float) -> str:
 
 def _sheds(run: Run, summary: Summary, window_s: float) -> str:
     parts = _windows(run.results, window_s)
-    series: dict[str, Points] = {"asked": [(at, len(found) / window_s) for at, found in parts]}
+    series: dict[str, Points] = {"sent": [(at, len(found) / window_s) for at, found in parts]}
     for outcome in Outcome:
         if str(outcome) in summary.outcomes:
             series[str(outcome)] = [

@@ -1,4 +1,4 @@
-"""What is asked, when, and under which promise: from an arrival process and a mix, or from a CSV trace.
+"""What is asked, when, and under which SLO: from an arrival process and a mix, or from a CSV trace.
 
 Both are the lab's (loadtest.lab); its requests get the text of real questions here.
 """
@@ -59,7 +59,7 @@ def of_trace(trace: Trace, examples: Sequence[Example]) -> list[Request]:
 
 
 def headers(slo: Slo) -> dict[str, str]:
-    """Return the whole promise as request headers; a class is named only if every gateway has it.
+    """Return the whole SLO as request headers; a class is named only if every gateway has it.
 
     A floor is rounded down: one that is certified must not come out above itself.
     """

@@ -1,8 +1,8 @@
 """Is the lab honest? The same traces on the lab's engine and on a real gateway with Triton, compared.
 
-What the engine is told of this host is measured on it: the CPU time of every recorded question on
+What the engine knows of this host is measured on it: the CPU time of every recorded question on
 every variant, and what gateway, client and Triton take for a request beside the models. It is never
-told anything of the runs that it is compared with.
+given anything of the runs that it is compared with.
 """
 
 from __future__ import annotations
@@ -55,19 +55,19 @@ def costs(runs: Sequence[Calibration]) -> Costs:
     """
     spent = [run.played.spent for run in runs]
     refused = np.array([run.played.count(End.REFUSED) for run in runs], dtype=float)
-    asked = np.array([len(run.played.fates) for run in runs], dtype=float)
+    request = np.array([len(run.played.fates) for run in runs], dtype=float)
     seconds = np.array([run.seconds for run in runs])
-    work = np.stack([asked - refused, refused, seconds], axis=1)
+    work = np.stack([request - refused, refused, seconds], axis=1)
     gateway_ms = np.array([s.gateway for s in spent])
     answer, refusal, background = np.linalg.lstsq(
-        work / asked[:, None], gateway_ms / asked, rcond=None
+        work / request[:, None], gateway_ms / request, rcond=None
     )[0]
     beside_ms = sum(s.triton for s in spent) - sum(run.models_ms for run in runs)
     return Costs(
         answer=max(0.0, float(answer)),
         refusal=max(0.0, float(refusal)),
         background=max(0.0, float(background)),
-        client=sum(s.client for s in spent) / float(asked.sum()),
+        client=sum(s.client for s in spent) / float(request.sum()),
         window=max(0.0, beside_ms / max(1, sum(run.windows for run in runs))),
     )
 
@@ -87,13 +87,13 @@ def model_ms(world: World, trace: Trace, fates: Sequence[Fate]) -> tuple[float, 
     """Return the recorded CPU time, ms, and the windows of what was answered, by every stage."""
     total_ms, windows = 0.0, 0
     recorded = world.recording
-    for asked, fate in zip(trace, fates, strict=True):
+    for request, fate in zip(trace, fates, strict=True):
         if fate.end is not End.ANSWERED:
             continue
         stages = world.plans[fate.plan].variants
         for name in stages[: stages.index(fate.variant) + 1]:
-            total_ms += recorded.said[name].cpu_ms[asked.question]
-            windows += recorded.sizes[asked.question].n_windows
+            total_ms += recorded.said[name].cpu_ms[request.question]
+            windows += recorded.sizes[request.question].n_windows
     return total_ms, windows
 
 

@@ -1,6 +1,6 @@
 """A real gateway in which a rival of the lab chooses: `python -m loadtest.emulator.rival_gateway --policy NAME ...`.
 
-Everything else is the gateway that serves: fronts, predictions, deadlines, Triton. Its refusal of requests
+Everything else is the gateway that serves: frontends, predictions, deadlines, Triton. Its refusal of requests
 before they are read is ours and is left out, as are cascades.
 """
 

@@ -34,7 +34,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     command.set_defaults(run=_run)
 
 
-def promise(latency_ms: float, min_f1: float) -> Slo:
+def joint_slo(latency_ms: float, min_f1: float) -> Slo:
     """Return the SLO of every request."""
     policy, timeout_ms = SloPolicy.PREFER_LATENCY, TIMEOUTS * latency_ms
     return Slo(latency_ms, min_f1, policy, timeout_ms, "standard")
@@ -53,7 +53,7 @@ def events(play: Play) -> list[Callable[[], Episode]]:
 
 
 def _run(args: argparse.Namespace) -> tuple[bool, dict[str, Any]]:
-    slo = promise(args.latency_ms, args.min_f1)
+    slo = joint_slo(args.latency_ms, args.min_f1)
     found: list[Episode] = []
     with (
         tempfile.TemporaryDirectory(prefix="bertier-") as folder,

@@ -42,7 +42,7 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SoakRequest:
     """One request: when it was sent, and its outcome."""
 
     at_s: float
@@ -68,20 +68,20 @@ def busy(state: dict[str, Any]) -> int:
 
 
 def verdicts(
-    samples: Sequence[Sample], asked: Sequence[Asked], before: Sample, after: Sample
+    samples: Sequence[Sample], outcomes: Sequence[SoakRequest], before: Sample, after: Sample
 ) -> list[Verdict]:
     """Judge a run that began when all was warm; `before` and `after`: the idle gateway.
 
     Raises: ValueError for too short a run.
     """
-    if len(samples) < 10 or len(asked) < 10:
+    if len(samples) < 10 or len(outcomes) < 10:
         raise ValueError("too few samples or requests to judge; run longer")
-    failed = [a for a in asked if a.outcome not in ("met", "violated", "refused")]
+    failed = [a for a in outcomes if a.outcome not in ("met", "violated", "refused")]
     return [
         _memory(samples),
         _count("open files", before.open_files, after.open_files),
         _count("tasks", before.tasks, after.tasks),
-        _attainment(asked, samples[-1].at_s),
+        _attainment(outcomes, samples[-1].at_s),
         Verdict("work left in flight", str(after.busy), "0", after.busy == 0),
         Verdict("requests that failed", _failures(failed), "0", not failed),
     ]
@@ -103,9 +103,9 @@ def _count(what: str, before: int, after: int) -> Verdict:
     return Verdict(f"{what}, idle", f"{before} to {after}", "no more", after <= before)
 
 
-def _attainment(asked: Sequence[Asked], end_s: float) -> Verdict:
+def _attainment(outcomes: Sequence[SoakRequest], end_s: float) -> Verdict:
     quarters = [
-        [a.outcome == "met" for a in asked if q * end_s / 4 <= a.at_s < (q + 1) * end_s / 4]
+        [a.outcome == "met" for a in outcomes if q * end_s / 4 <= a.at_s < (q + 1) * end_s / 4]
         for q in range(4)
     ]
     shares = [mean(q) if q else 0.0 for q in quarters]
@@ -114,6 +114,6 @@ def _attainment(asked: Sequence[Asked], end_s: float) -> Verdict:
     return Verdict("SLO met, by quarter", seen, allowed, shares[3] >= shares[1] - MOST_DROP)
 
 
-def _failures(failed: Sequence[Asked]) -> str:
+def _failures(failed: Sequence[SoakRequest]) -> str:
     kinds = sorted({a.outcome for a in failed})
     return f"{len(failed)} ({', '.join(kinds)})" if failed else "0"

@@ -30,7 +30,7 @@ from bertier.questions import AnswerArguments
 from gateway.catalog.store import CATALOG
 from gateway.triton_server.model_processes import STUB
 from loadtest.faults import soak
-from loadtest.faults.soak import Asked, Event, Sample, Verdict
+from loadtest.faults.soak import Event, Sample, SoakRequest, Verdict
 from loadtest.faults.soak_chart import picture
 from loadtest.sample import questions
 from loadtest.stack import Stack, fresh_stack, hardware
@@ -84,7 +84,7 @@ def _soak(args: argparse.Namespace) -> tuple[bool, dict[str, Any]]:
         "minutes": args.minutes,
         "rate": args.rate,
         "backend": args.backend,
-        "requests": len(run.asked),
+        "requests": len(run.outcomes),
         "switches": run.switches,
         "killed": run.killed,
         "host": hardware(),
@@ -106,7 +106,7 @@ class Run:
         self._examples = questions(None, N_QUESTIONS)
         self._papers = [self._paper() for _ in range(N_PAPERS)]
         self._began = time.monotonic()
-        self.asked: list[Asked] = []
+        self.outcomes: list[SoakRequest] = []
         self.samples: list[Sample] = []
         self.events: list[Event] = []
         self.switches = self.killed = 0
@@ -121,7 +121,7 @@ class Run:
         self._watch()
         for caller in callers:
             caller.join()
-        return soak.verdicts(self.samples, self.asked, before, self._idle())
+        return soak.verdicts(self.samples, self.outcomes, before, self._idle())
 
     @property
     def _now_s(self) -> float:
@@ -158,7 +158,7 @@ class Run:
             outcome = "refused"
         except ApiError as exc:
             outcome = exc.kind
-        self.asked.append(Asked(at_s, outcome))
+        self.outcomes.append(SoakRequest(at_s, outcome))
 
     def _paper(self) -> str:
         parts: list[str] = []
@@ -174,7 +174,7 @@ class Run:
         """
         variants = [v["name"] for v in self._read("/v1/variants")["variants"]]
         question = self._examples[0].question
-        asked: list[tuple[str, str, str | None]] = [
+        warm: list[tuple[str, str, str | None]] = [
             *((e.question, e.context, None) for e in self._examples),
             *((question, paper, None) for paper in self._papers),
             *(
@@ -185,14 +185,14 @@ class Run:
             ),
         ]
         with ThreadPoolExecutor(CALLERS) as callers:
-            done = callers.map(self._ask_warm, asked)
-            deque(track(done, "warm-up", len(asked), console=Console(stderr=True)), maxlen=0)
+            done = callers.map(self._ask_warm, warm)
+            deque(track(done, "warm-up", len(warm), console=Console(stderr=True)), maxlen=0)
         self._switch()
         self._until_served()
         self.switches, self.events = 0, []
 
-    def _ask_warm(self, asked: tuple[str, str, str | None]) -> None:
-        question, context, variant = asked
+    def _ask_warm(self, request: tuple[str, str, str | None]) -> None:
+        question, context, variant = request
         slo: AnswerArguments = {"slo_class": "batch", "latency_ms": WARM_UP_MS}
         if variant is not None:
             slo["variant"] = variant
@@ -280,6 +280,6 @@ def _show(found: list[Verdict], run: Run) -> None:
         table.add_row(each.what, each.seen, each.allowed, "yes" if each.holds else "NO")
     Console().print(table)
     print(
-        f"{len(run.asked)} requests, {run.switches} switches of the catalog, {run.killed} model processes"
+        f"{len(run.outcomes)} requests, {run.switches} switches of the catalog, {run.killed} model processes"
         f" killed, on {hardware()}"
     )

@@ -108,7 +108,7 @@ def _fewest(
 def _play(world: World, trace: Trace, names: tuple[str, ...]) -> Fleet:
     policy = contenders.make(contenders.OURS, world, {}, SEED)
     found = measure(world, trace, simulate(world, trace, policy, SEED))["all"]
-    feasible = sum(asked.feasible for asked in trace) or 1
+    feasible = sum(request.feasible for request in trace) or 1
     kept = found["by_certificate"] * len(trace) / feasible
     return Fleet(names, world.replicas, kept, found["compute_ms"])
 

@@ -128,7 +128,7 @@ def _lab(args: argparse.Namespace) -> tuple[bool, Result]:
     world = _world(args)
     if args.record:
         return True, {"questions": len(world.recording), "variants": sorted(world.recording.said)}
-    asked = Grid(
+    chosen_grid = Grid(
         tuple(args.arrivals),
         tuple(args.loads),
         tuple(args.mixes),
@@ -136,7 +136,7 @@ def _lab(args: argparse.Namespace) -> tuple[bool, Result]:
         args.seconds,
         tuple(args.policies),
     )
-    grid = Grid.full() if args.full else asked
+    grid = Grid.full() if args.full else chosen_grid
     if args.traces is not None:
         return True, {"traces": _write_traces(world, grid, args.traces)}
     cells, folder = grids.run(world, grid, args.folder, _say, args.workers)

@@ -15,8 +15,8 @@ from typing import Protocol
 
 from gateway.domain import Option, Slo, SloPolicy
 from gateway.request.cascade import RESERVE
-from gateway.routing import admission
-from gateway.routing.admission import AdmissionQueue, Waiting
+from gateway.routing import admission_queue
+from gateway.routing.admission_queue import AdmissionQueue, Waiting
 from gateway.routing.policy import escalation_left_ms
 from loadtest.lab.host import EmulatedHost, HostJob
 from loadtest.lab.prediction import Ticket
@@ -41,12 +41,12 @@ class Policy(Protocol):
         """Return which quantile of the latency it wants predicted."""
 
     def decide(
-        self, asked: TraceRequest, options: Sequence[Option], spent_ms: float, now_ms: float
+        self, request: TraceRequest, options: Sequence[Option], spent_ms: float, now_ms: float
     ) -> Option | None:
         """Return one of the options, or None: refused."""
 
     def finished(
-        self, asked: TraceRequest, option: Option, latency_ms: float, now_ms: float
+        self, request: TraceRequest, option: Option, latency_ms: float, now_ms: float
     ) -> None:
         """Learn what became of a request; `latency_ms` is inf when its deadline ended it."""
 
@@ -193,8 +193,8 @@ class _Run:
             self._sent(i, now_ms)
 
     def _sent(self, i: int, now_ms: float) -> None:
-        world, asked = self._world, self._trace[i]
-        if self._admission is None or asked.slo.variant is not None:
+        world, request = self._world, self._trace[i]
+        if self._admission is None or request.slo.variant is not None:
             self._read(i, world.gateway_cpu_ms, now_ms)
         else:
             self._host.submit(HostJob(i, GATEWAY, world.refusal_cpu_ms), now_ms)
@@ -207,15 +207,15 @@ class _Run:
     def _offer(self, i: int, now_ms: float) -> None:
         """The headers are read: wait for the turn, or, where it is now or never, be let in or refused."""
         assert self._admission is not None
-        asked, fate = self._trace[i], self._fates[i]
-        if asked.slo.policy is SloPolicy.STRICT:
-            spent_ms = now_ms - asked.arrival_ms
-            if spent_ms + self._soonest(asked.slo, now_ms) > asked.slo.latency_ms:
+        request, fate = self._trace[i], self._fates[i]
+        if request.slo.policy is SloPolicy.STRICT:
+            spent_ms = now_ms - request.arrival_ms
+            if spent_ms + self._soonest(request.slo, now_ms) > request.slo.latency_ms:
                 self._refuse(i, now_ms)
             else:
                 self._let_in(i, now_ms)
             return
-        fate.waiting = Waiting(asked.slo, asked.arrival_ms, self._caller_of(i))
+        fate.waiting = Waiting(request.slo, request.arrival_ms, self._caller_of(i))
         self._index[id(fate.waiting)] = i
         self._admission.add(fate.waiting)
 
@@ -247,8 +247,8 @@ class _Run:
     def _soonest(self, slo: Slo, now_ms: float) -> float:
         """Return when the fastest plan that may answer this would have, ms from now."""
         quantile = self._policy.quantile(slo)
-        return admission.soonest_ms(
-            slo, self._prediction.options(admission.SMALLEST, quantile, now_ms)
+        return admission_queue.soonest_ms(
+            slo, self._prediction.options(admission_queue.SMALLEST, quantile, now_ms)
         )
 
     def _pump(self, now_ms: float) -> None:
@@ -258,13 +258,15 @@ class _Run:
             return
         quantile = self._policy.quantile
         if now_ms >= self._look_ms:
-            self._look_ms = now_ms + admission.LOOK_MS
-            soonest = admission.Soonest(
-                lambda slo: self._prediction.options(admission.SMALLEST, quantile(slo), now_ms)
+            self._look_ms = now_ms + admission_queue.LOOK_MS
+            soonest = admission_queue.Soonest(
+                lambda slo: self._prediction.options(
+                    admission_queue.SMALLEST, quantile(slo), now_ms
+                )
             )
             for waiting in queue.take_hopeless(now_ms, soonest):
                 self._refuse(self._index.pop(id(waiting)), now_ms)
-        while not self._reading and self._prediction.wait_ms(now_ms) <= admission.ROOM_MS:
+        while not self._reading and self._prediction.wait_ms(now_ms) <= admission_queue.ROOM_MS:
             found = queue.take(now_ms)
             if found is None:
                 return
@@ -298,14 +300,14 @@ class _Run:
                 self._said(part.request, now_ms)
 
     def _choose(self, i: int, now_ms: float) -> None:
-        asked, fate = self._trace[i], self._fates[i]
-        spent_ms = now_ms - asked.arrival_ms
-        quantile = self._policy.quantile(asked.slo)
+        request, fate = self._trace[i], self._fates[i]
+        spent_ms = now_ms - request.arrival_ms
+        quantile = self._policy.quantile(request.slo)
         n_behind = 0 if self._admission is None else self._admission.n_behind
         options = self._prediction.options(self._sizes[i], quantile, now_ms, n_behind)
         if not self._all:
             options = list(compress(options, self._direct))
-        option = self._policy.decide(asked, options, spent_ms, now_ms)
+        option = self._policy.decide(request, options, spent_ms, now_ms)
         if option is None:
             self._refuse(i, now_ms)
             return
@@ -339,24 +341,24 @@ class _Run:
 
     def _escalate(self, i: int, variant: str, now_ms: float) -> bool:
         """Ask the next variant if the time left covers it, by the gateway's own rule."""
-        asked, fate = self._trace[i], self._fates[i]
-        quantile = self._policy.quantile(asked.slo)
+        request, fate = self._trace[i], self._fates[i]
+        quantile = self._policy.quantile(request.slo)
         takes_ms = self._prediction.stage_ms(variant, self._sizes[i], quantile, now_ms)
-        if takes_ms > escalation_left_ms(asked.slo, now_ms - asked.arrival_ms):
+        if takes_ms > escalation_left_ms(request.slo, now_ms - request.arrival_ms):
             return False
         fate.stage += 1
-        gives_up_ms = asked.arrival_ms + (1 - RESERVE) * asked.slo.timeout_ms
+        gives_up_ms = request.arrival_ms + (1 - RESERVE) * request.slo.timeout_ms
         heappush(self._timers, (gives_up_ms, i))
         self._host.submit(HostJob(i, GATEWAY, self._world.escalation_cpu_ms), now_ms)
         return True
 
     def _answered(self, i: int, now_ms: float) -> None:
-        asked, fate = self._trace[i], self._fates[i]
+        request, fate = self._trace[i], self._fates[i]
         assert fate.option is not None
         fate.end, fate.over = End.ANSWERED, True
         fate.variant = fate.option.plan.variants[fate.stage]
-        fate.latency_ms = now_ms - asked.arrival_ms
-        self._policy.finished(asked, fate.option, fate.latency_ms, now_ms)
+        fate.latency_ms = now_ms - request.arrival_ms
+        self._policy.finished(request, fate.option, fate.latency_ms, now_ms)
         self._ended(i, now_ms)
 
     def _expire(self, i: int, now_ms: float) -> None:

@@ -8,13 +8,13 @@ from html import escape
 from loadtest.lab import oracle
 from loadtest.lab.contenders import OURS
 from loadtest.lab.tables import Mean
+from optimizer.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, axes, path
 
-WIDTH, HEIGHT, EDGE = 560, 340, 46
-LINE = 12.0  # between two labels
+LABEL_PX = 12.0  # between two labels
 STYLE = (
-    "<style>text{font:11px system-ui,sans-serif;fill:#333}.axis{stroke:#999}"
-    ".grid{stroke:#e6e6e6}.ours{fill:#c2410c}.fixed{fill:#1d4ed8}.rival{fill:#6b7280}"
-    ".front{fill:none;stroke:#c2410c;stroke-dasharray:4 3;opacity:.6}</style>"
+    "text{font:11px system-ui,sans-serif;fill:#333}.grid{stroke:#e6e6e6}"
+    ".ours{fill:#c2410c}.fixed{fill:#1d4ed8}.rival{fill:#6b7280}"
+    ".front{fill:none;stroke:#c2410c;stroke-dasharray:4 3;opacity:.6}"
 )
 
 Policies = Mapping[str, Mapping[str, Mean]]
@@ -27,51 +27,39 @@ def svg(policies: Policies, title: str) -> str:
         for p, m in policies.items()
         if p != oracle.NAME and m["served_f1"].value == m["served_f1"].value
     }
+    x = Axis("joint attainment", 0.0, 1.0, LEFT, WIDTH - RIGHT)
     f1s = [f1 for _, f1 in points.values()] or [0.0, 1.0]
-    low, high = min(f1s) - 0.02, max(f1s) + 0.02
-
-    def place(joint: float, f1: float) -> tuple[float, float]:
-        x = EDGE + joint * (WIDTH - 2 * EDGE)
-        return x, HEIGHT - EDGE - (f1 - low) / (high - low) * (HEIGHT - 2 * EDGE)
-
-    parts = [STYLE, f'<text x="{EDGE}" y="18">{escape(title)}</text>']
-    for step in range(6):
-        x, _ = place(step / 5, low)
-        f1 = low + (high - low) * step / 5
-        _, y = place(0, f1)
-        parts.append(
-            f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{EDGE}" y2="{HEIGHT - EDGE}"/>'
-        )
-        parts.append(f'<text x="{x - 8:.1f}" y="{HEIGHT - EDGE + 16}">{step / 5:.1f}</text>')
-        parts.append(f'<text x="8" y="{y + 4:.1f}">{f1:.3f}</text>')
-    parts.append(f'<text x="{WIDTH - 190}" y="{HEIGHT - 10}">joint attainment</text>')
-    parts.append(f'<text x="8" y="{EDGE - 12}">served F1</text>')
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*points[p]) for p in front(points)))
-    parts.append(f'<polyline class="front" points="{line}"/>')
-    dots = {name: place(*point) for name, point in points.items()}
-    rows = apart({name: y for name, (_, y) in dots.items()})
-    for name, point in points.items():
-        x, y = dots[name]
-        kind = "ours" if name == OURS else "fixed" if name.startswith("fixed") else "rival"
-        anchor = "end" if point[0] > 0.6 else "start"
-        dx = -7 if anchor == "end" else 7
-        parts.append(f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>')
-        parts.append(
-            f'<text x="{x + dx:.1f}" y="{rows[name] + 4:.1f}" text-anchor="{anchor}">{escape(name)}</text>'
-        )
-    inside = "".join(parts)
+    y = Axis("served F1", min(f1s) - 0.02, max(f1s) + 0.02, HEIGHT - BOTTOM, TOP + LABEL_PX)
+    rows = apart({name: y.at(f1) for name, (_, f1) in points.items()})
+    drawn = [
+        f'<text x="{LEFT}" y="{TOP}">{escape(title)}</text>',
+        axes(x, y),
+        f'<path class="front" d="{path([points[p] for p in front(points)], x, y)}"/>'
+        if points
+        else "",
+        *(_mark(name, x.at(joint), y.at(f1), rows[name]) for name, (joint, f1) in points.items()),
+    ]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img"'
-        f' width="{WIDTH}" height="{HEIGHT}">{inside}</svg>'
+        f' width="{WIDTH}" height="{HEIGHT}"><style>{STYLE}</style>{"".join(drawn)}</svg>'
+    )
+
+
+def _mark(name: str, x: float, y: float, row: float) -> str:
+    kind = "ours" if name == OURS else "fixed" if name.startswith("fixed") else "rival"
+    anchor, dx = ("end", -7) if x > WIDTH / 2 else ("start", 7)
+    return (
+        f'<circle class="{kind}" cx="{x}" cy="{y}" r="4.5"/>'
+        f'<text x="{x + dx}" y="{row + 4}" text-anchor="{anchor}">{escape(name)}</text>'
     )
 
 
 def apart(wanted: Mapping[str, float]) -> dict[str, float]:
     """Return a row for each label at or just below the one it wants: none stands on another."""
     rows: dict[str, float] = {}
-    lowest = -LINE
+    lowest = -LABEL_PX
     for name in sorted(wanted, key=lambda name: wanted[name]):
-        rows[name] = lowest = max(wanted[name], lowest + LINE)
+        rows[name] = lowest = max(wanted[name], lowest + LABEL_PX)
     return rows
 
 

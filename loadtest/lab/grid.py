@@ -35,7 +35,7 @@ _DECIDING = (
     "gateway.latency.model",
     "gateway.latency.queueing",
     "gateway.request.cascade",
-    "gateway.routing.admission",
+    "gateway.routing.admission_queue",
     "gateway.routing.policy",
 )
 _SHOWING = (

@@ -29,17 +29,17 @@ Values = npt.NDArray[np.float64]
 class Measures:
     """One run, or one class of it. Shares are of all its requests; nan where there is nothing.
 
-    `floor_kept`: the F1 of the class's answers, on average, is at least the floor asked for, each
+    `floor_met`: the F1 of the class's answers, on average, is at least the floor asked for, each
     answer credited with what its plan scores on recorded questions of that length; of a run, the
-    share of requests that are of such a class. `joint`: in time and floor kept. A
+    share of requests that are of such a class. `joint`: in time and floor met. A
     rejection and an expiry are misses. `by_certificate`: in time, by a plan whose certified floor is
-    at least the request's, its escalation not cut: the promise request by request, where `joint` lets a class's answers
+    at least the request's, its escalation not cut: the SLO request by request, where `joint` lets a class's answers
     make up for each other.
     """
 
     n: int
     in_time: float
-    floor_kept: float
+    floor_met: float
     joint: float
     joint_feasible: float
     by_certificate: float
@@ -53,7 +53,7 @@ class Measures:
     goodput_per_s: float  # joint
     served_f1: float  # mean recorded F1 of the answers
     compute_ms: float  # of cores, spent on anything, a request's answer
-    compute_in_time_ms: float  # the same, an answer that kept both promises
+    compute_in_time_ms: float  # the same, an answer that met the SLO
     p50_ms: float
     p95_ms: float
     p99_ms: float
@@ -100,7 +100,7 @@ class _Facts:
         self.compute = np.array([f.compute_ms for f in fates])
         self.answered = np.array([f.end is End.ANSWERED for f in fates], dtype=bool)
         self.refused = np.array([f.end is End.REFUSED for f in fates], dtype=bool)
-        self.promised = np.array([0.0 if f.cut else floors.get(f.plan, 0.0) for f in fates])
+        self.certified_floor = np.array([0.0 if f.cut else floors.get(f.plan, 0.0) for f in fates])
         self.escalated = np.array([f.stage > 0 for f in fates], dtype=bool)
         self.cut = np.array([f.cut for f in fates], dtype=bool)
         self.f1 = np.array([_f1(world, a, f) for a, f in zip(trace, fates, strict=True)])
@@ -125,11 +125,11 @@ class _Facts:
         p50, p95, p99 = _quantiles(self.latency[answered])
         seen95 = _quantiles(self.latency[usual & self.answered])[1]
         worst_f1, worst_in_time, recovery_s = self._burst(rows, joint)
-        certified = self.in_time & (self.promised >= self.floor)
+        certified = self.in_time & (self.certified_floor >= self.floor)
         return Measures(
             n=int(rows.sum()),
             in_time=_mean(self.in_time[rows]),
-            floor_kept=_mean(kept[rows]),
+            floor_met=_mean(kept[rows]),
             joint=_mean(joint[rows]),
             joint_feasible=_mean(joint[rows & self.feasible]),
             by_certificate=_mean(certified[rows]),
@@ -178,17 +178,17 @@ def _plain(measures: Measures) -> dict[str, float | None]:
     return {k: v if isfinite(v) else None for k, v in asdict(measures).items()}
 
 
-def _f1(world: World, asked: TraceRequest, fate: Fate) -> float:
+def _f1(world: World, request: TraceRequest, fate: Fate) -> float:
     if fate.end is not End.ANSWERED:
         return nan
-    return world.recording.said[fate.variant].f1[asked.question]
+    return world.recording.said[fate.variant].f1[request.question]
 
 
-def _credit(world: World, asked: TraceRequest, fate: Fate) -> float:
+def _credit(world: World, request: TraceRequest, fate: Fate) -> float:
     if fate.end is not End.ANSWERED:
         return nan
     end = paths.End(fate.plan, fate.stage, fate.cut)
-    return world.worth[end][world.recording.sizes[asked.question].bucket]
+    return world.worth[end][world.recording.sizes[request.question].bucket]
 
 
 def _mean(values: npt.NDArray[Any]) -> float:

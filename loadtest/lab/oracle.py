@@ -1,6 +1,6 @@
 """What nobody can beat: the largest joint attainment that arrivals and service times leave room for.
 
-The oracle knows every arrival, every promise, what each request would take on each variant, where each
+The oracle knows every arrival, every SLO, what each request would take on each variant, where each
 cascade would doubt its answer, and the mean F1 of what ends so on recorded questions of its length; not
 which single answers will be right, which no policy sees either. It may split a request between plans,
 preempt, use all cores for one request at once, and knows no queue: only that within its slots of time
@@ -73,15 +73,15 @@ def _choices(world: World, trace: Trace, seed: int) -> list[_Choice]:
     """Return the ways that could answer each request in time if it were alone."""
     window_ms, sizes = world.window_ms(trace, seed), world.sizes_of(trace)
     found: list[_Choice] = []
-    for i, asked in enumerate(trace):
+    for i, request in enumerate(trace):
         own: list[_Choice] = []
         n, bucket = sizes[i].n_windows, sizes[i].bucket
         for plan in world.catalog.plans:
-            stop, each_ms = world.stops[plan.name][asked.question], 0.0
+            stop, each_ms = world.stops[plan.name][request.question], 0.0
             for stage in range(stop + 1):
                 each_ms += window_ms[plan.variants[stage]][i]
                 gateway_ms = world.gateway_cpu_ms + stage * world.escalation_cpu_ms
-                if gateway_ms + each_ms * ceil(n / world.all_cores) > asked.slo.latency_ms:
+                if gateway_ms + each_ms * ceil(n / world.all_cores) > request.slo.latency_ms:
                     break
                 f1 = world.worth[End(plan.name, stage, stage < stop)][bucket]
                 own.append(_Choice(i, gateway_ms, each_ms * n, f1))
@@ -110,8 +110,8 @@ def _solve(world: World, trace: Trace, choices: Sequence[_Choice]) -> np.ndarray
     rows = _Rows()
     for k, c in enumerate(choices):
         rows.add(("once", c.request), k, 1.0, 1.0)
-        asked = trace[c.request].slo
-        rows.add(("floor", asked.slo_class), k, asked.min_f1 - c.f1, 0.0)
+        slo = trace[c.request].slo
+        rows.add(("floor", slo.slo_class), k, slo.min_f1 - c.f1, 0.0)
     at, room_s = len(choices), world.all_cores * SLOT_MS / 1e3
     thread_s = world.replicas * SLOT_MS / 1e3
     for (first, last), members in groups.items():
@@ -139,9 +139,9 @@ def _solve(world: World, trace: Trace, choices: Sequence[_Choice]) -> np.ndarray
     return shares
 
 
-def _slots(asked: TraceRequest) -> tuple[int, int]:
-    end_ms = asked.arrival_ms + asked.slo.latency_ms
-    return int(asked.arrival_ms // SLOT_MS), ceil(end_ms / SLOT_MS) - 1
+def _slots(request: TraceRequest) -> tuple[int, int]:
+    end_ms = request.arrival_ms + request.slo.latency_ms
+    return int(request.arrival_ms // SLOT_MS), ceil(end_ms / SLOT_MS) - 1
 
 
 class _Rows:

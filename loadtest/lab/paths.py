@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from gateway.catalog.schema import Plan
 from loadtest.lab.recording import Recording
+from optimizer.certify.cascades import last_stages
 
 Worth = dict[int, float]  # mean F1 by length bucket
 
@@ -29,11 +30,8 @@ class End(NamedTuple):
 
 def stops(plan: Plan, recording: Recording) -> npt.NDArray[np.int64]:
     """Return the stage at which each question's answer is no longer doubted: (N,)."""
-    found = np.full(len(recording), len(plan.variants) - 1)
-    for stage in reversed(range(len(plan.thresholds))):
-        confidence = np.array(recording.said[plan.variants[stage]].confidence)
-        found[confidence >= plan.thresholds[stage]] = stage
-    return found
+    confidences = [np.array(recording.said[name].confidence) for name in plan.variants]
+    return last_stages(confidences, plan.thresholds)
 
 
 def worth(plan: Plan, recording: Recording) -> Mapping[End, Worth]:

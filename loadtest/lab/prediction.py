@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from gateway.catalog.store import Catalog
 from gateway.domain import Option, Size, Trust
 from gateway.latency.model import LatencyModel, Work
-from gateway.routing.admission import SMALLEST
+from gateway.routing.admission_queue import SMALLEST
 
 Ticket = Work
 

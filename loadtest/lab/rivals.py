@@ -13,7 +13,7 @@ import numpy as np
 
 from gateway.domain import Option, Slo
 from gateway.routing import policy
-from gateway.routing.admission import AdmissionQueue
+from gateway.routing.admission_queue import AdmissionQueue
 from loadtest.lab.traces import TraceRequest
 
 RIVALS_QUANTILE = 0.95
@@ -33,12 +33,12 @@ class Plain(ABC):
 
     @abstractmethod
     def decide(
-        self, asked: TraceRequest, options: Options, spent_ms: float, now_ms: float
+        self, request: TraceRequest, options: Options, spent_ms: float, now_ms: float
     ) -> Option | None:
         """Return the option to answer with; None: refuse."""
 
     def finished(
-        self, asked: TraceRequest, option: Option, latency_ms: float, now_ms: float
+        self, request: TraceRequest, option: Option, latency_ms: float, now_ms: float
     ) -> None:
         return
 
@@ -59,9 +59,9 @@ class Bertier(Plain):
         return policy.quantile_for(slo.policy)
 
     def decide(
-        self, asked: TraceRequest, options: Options, spent_ms: float, now_ms: float
+        self, request: TraceRequest, options: Options, spent_ms: float, now_ms: float
     ) -> Option | None:
-        return policy.choose(asked.slo, options, spent_ms).option
+        return policy.choose(request.slo, options, spent_ms).option
 
 
 class Fixed(Plain):
@@ -72,7 +72,7 @@ class Fixed(Plain):
         self._plan = plan
 
     def decide(
-        self, asked: TraceRequest, options: Options, spent_ms: float, now_ms: float
+        self, request: TraceRequest, options: Options, spent_ms: float, now_ms: float
     ) -> Option | None:
         return next(o for o in options if o.plan.name == self._plan)
 
@@ -86,7 +86,7 @@ class Random(Plain):
         self._rng = np.random.default_rng([seed, 4])
 
     def decide(
-        self, asked: TraceRequest, options: Options, spent_ms: float, now_ms: float
+        self, request: TraceRequest, options: Options, spent_ms: float, now_ms: float
     ) -> Option | None:
         return options[int(self._rng.random() * len(options))]
 
@@ -104,10 +104,10 @@ class InfaasStyle(Plain):
         self._headroom = headroom
 
     def decide(
-        self, asked: TraceRequest, options: Options, spent_ms: float, now_ms: float
+        self, request: TraceRequest, options: Options, spent_ms: float, now_ms: float
     ) -> Option | None:
-        accurate = [o for o in options if o.certified_f1 >= asked.slo.min_f1] or options
-        left_ms = self._headroom * asked.slo.latency_ms - spent_ms
+        accurate = [o for o in options if o.certified_f1 >= request.slo.min_f1] or options
+        left_ms = self._headroom * request.slo.latency_ms - spent_ms
         in_time = [o for o in accurate if o.predicted_ms <= left_ms]
         return policy.cheapest(in_time) if in_time else min(accurate, key=_predicted)
 
@@ -126,14 +126,14 @@ class ClipperStyle(Plain):
         self._batch = 1.0
 
     def decide(
-        self, asked: TraceRequest, options: Options, spent_ms: float, now_ms: float
+        self, request: TraceRequest, options: Options, spent_ms: float, now_ms: float
     ) -> Option | None:
         return next(o for o in options if o.plan.name == self._plan)
 
     def finished(
-        self, asked: TraceRequest, option: Option, latency_ms: float, now_ms: float
+        self, request: TraceRequest, option: Option, latency_ms: float, now_ms: float
     ) -> None:
-        if latency_ms <= asked.slo.latency_ms:
+        if latency_ms <= request.slo.latency_ms:
             self._batch = min(8.0, self._batch + 1 / self._batch)
         else:
             self._batch = max(1.0, self._batch * self._decrease)
@@ -161,7 +161,7 @@ class ProteusStyle(Plain):
         self._credit: dict[str, float] = {}
 
     def decide(
-        self, asked: TraceRequest, options: Options, spent_ms: float, now_ms: float
+        self, request: TraceRequest, options: Options, spent_ms: float, now_ms: float
     ) -> Option | None:
         self._note(options)
         if not self._shares:
@@ -170,7 +170,7 @@ class ProteusStyle(Plain):
         if now_ms - self._since_ms >= PERIOD_MS:
             self._plan(options, now_ms)
         chosen = self._deal(options)
-        return chosen if spent_ms + chosen.predicted_ms <= asked.slo.timeout_ms else None
+        return chosen if spent_ms + chosen.predicted_ms <= request.slo.timeout_ms else None
 
     def _note(self, options: Options) -> None:
         self._seen += 1
@@ -225,9 +225,9 @@ class SlackBucket(Plain):
         self._headroom, self._buckets = headroom, buckets
 
     def decide(
-        self, asked: TraceRequest, options: Options, spent_ms: float, now_ms: float
+        self, request: TraceRequest, options: Options, spent_ms: float, now_ms: float
     ) -> Option | None:
-        target_ms = self._headroom * asked.slo.latency_ms - spent_ms
+        target_ms = self._headroom * request.slo.latency_ms - spent_ms
         low, high = min(o.idle_ms for o in options), max(o.idle_ms for o in options)
         width = (high - low) / self._buckets or 1.0
 
@@ -254,14 +254,14 @@ class MultiFactor(Plain):
         self._accuracy, self._latency, self._cost = accuracy, latency, cost
 
     def decide(
-        self, asked: TraceRequest, options: Options, spent_ms: float, now_ms: float
+        self, request: TraceRequest, options: Options, spent_ms: float, now_ms: float
     ) -> Option | None:
         low, high = min(map(_f1, options)), max(map(_f1, options))
         dear = max(o.cost_ms for o in options)
 
         def score(o: Option) -> float:
             accuracy = (o.certified_f1 - low) / ((high - low) or 1.0)
-            late = min(1.0, (spent_ms + o.predicted_ms) / asked.slo.latency_ms)
+            late = min(1.0, (spent_ms + o.predicted_ms) / request.slo.latency_ms)
             return self._accuracy * accuracy - self._latency * late - self._cost * o.cost_ms / dear
 
         return max(options, key=score)

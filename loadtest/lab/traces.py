@@ -80,13 +80,13 @@ def write(path: Path, trace: Trace, recording: Recording) -> None:
     with path.open("w", newline="") as file:
         out = csv.writer(file)
         out.writerow(COLUMNS)
-        for asked in trace:
-            s = asked.slo
+        for request in trace:
+            s = request.slo
             out.writerow(
                 [
-                    f"{asked.arrival_ms:.3f}",
+                    f"{request.arrival_ms:.3f}",
                     *(f"{s.latency_ms:g}", f"{s.min_f1:g}", str(s.policy), f"{s.timeout_ms:g}"),
-                    *(s.slo_class, s.priority, recording.ids[asked.question]),
+                    *(s.slo_class, s.priority, recording.ids[request.question]),
                 ]
             )
 
@@ -118,7 +118,7 @@ def _requests(
     known = {name: i for i, name in enumerate(recording.ids)}
     for line, row in enumerate(rows, start=2):
         try:
-            at, promise = float(row["arrival_ms"]), _slo(row, best_floor)
+            at, slo = float(row["arrival_ms"]), _slo(row, best_floor)
             if not math.isfinite(at):
                 raise ValueError("arrival_ms is not finite")
         except KeyError as exc:
@@ -127,11 +127,11 @@ def _requests(
             raise TraceError(f"{path}:{line}: {exc}") from exc
         drawn = int(rng.integers(len(recording)))
         question = known.get(row.get("question") or "", drawn)
-        yield TraceRequest(0, at, promise, question, promise.min_f1 <= best_floor)
+        yield TraceRequest(0, at, slo, question, slo.min_f1 <= best_floor)
 
 
 def _slo(row: Mapping[str, str], best_floor: float) -> Slo:
-    """Return the promise of a row, by the gateway's own grammar and defaults."""
+    """Return the SLO of a row, by the gateway's own grammar and defaults."""
     name = row.get("slo_class") or DEFAULT_CLASS
     said = slo.parse(
         {

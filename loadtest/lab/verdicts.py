@@ -5,7 +5,7 @@ spends the least compute an answer, and less than half of always-largest. Where 
 >= 0.9): ours has the highest joint attainment, at least twice always-largest's; its served F1 is
 above the best fixed plan's that attains as much by 30 % of the gap between the most and the least
 accurate plan; its regret to the oracle's bound is at most 5 %. Far above capacity (load >= 5) ours still
-answers as many requests a second, promises kept, as nine tenths of its best load.
+answers as many requests a second, within their SLOs, as nine tenths of its best load.
 """
 
 from __future__ import annotations

@@ -127,8 +127,8 @@ class World:
         Noise is one draw a request, the same for every variant and policy: comparisons are paired.
         """
         luck = np.random.default_rng([seed, 3]).random(len(trace))
-        asked = np.array([a.question for a in trace], dtype=np.int64)
-        buckets = np.array([self.recording.sizes[q].bucket for q in asked], dtype=np.int64)
+        questions = np.array([a.question for a in trace], dtype=np.int64)
+        buckets = np.array([self.recording.sizes[q].bucket for q in questions], dtype=np.int64)
         found = {}
         for variant in self.catalog.variants:
             stretch = np.ones(len(trace))
@@ -139,7 +139,7 @@ class World:
                 rows = buckets == bucket
                 stretch[rows] = np.interp(luck[rows], KNOTS, np.maximum(curve, 0.5))
             base = np.array(self.base_ms[variant.name])
-            found[variant.name] = [float(x) for x in base[asked] * stretch]
+            found[variant.name] = [float(x) for x in base[questions] * stretch]
         return found
 
     def sizes_of(self, trace: Trace) -> list[Size]:

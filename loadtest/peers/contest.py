@@ -135,15 +135,15 @@ def play(terms: Terms, ledger: Ledger, measure: Measure, say: Callable[[str], No
         block = measure(name, SEARCH, rate, seed)
         ledger.add(block)
         found[name].note(rate, held=block.held(terms.bound_ms))
-        text = f"{rate:g}/s, p99 {_told(block.p99_ms)}, {block.answered:.0%} answered"
+        text = f"{rate:g}/s, p99 {_in_words(block.p99_ms)}, {block.answered:.0%} answered"
         say(f"{name}: {text}{block.failure and f' ({block.failure})'}")
     for rate, number, name in _equal(terms, ledger):
         block = measure(name, EQUAL, rate, EQUAL_SEED + number)
         ledger.add(block)
-        say(f"{name}: {rate:g}/s, p50 {_told(block.p50_ms)}, p99 {_told(block.p99_ms)}")
+        say(f"{name}: {rate:g}/s, p50 {_in_words(block.p50_ms)}, p99 {_in_words(block.p99_ms)}")
 
 
-def _told(ms: float | None) -> str:
+def _in_words(ms: float | None) -> str:
     return "beyond all" if ms is None else f"{ms:.1f} ms"
 
 

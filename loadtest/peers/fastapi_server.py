@@ -29,8 +29,8 @@ app = FastAPI(lifespan=lifespan)
 
 
 @app.post("/answer")
-def answer(asked: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = app.state.reader.answer(asked)
+def answer(body: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = app.state.reader.answer(body)
     return found
 
 

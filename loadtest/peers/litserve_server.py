@@ -17,8 +17,8 @@ class Answers(litserve.LitAPI):  # type: ignore[misc]  # not installed where typ
     def setup(self, device: str) -> None:
         self._reader = Reader(*self._model)
 
-    def predict(self, asked: dict[str, Any]) -> dict[str, Any]:
-        return self._reader.answer(asked)
+    def predict(self, body: dict[str, Any]) -> dict[str, Any]:
+        return self._reader.answer(body)
 
 
 if __name__ == "__main__":

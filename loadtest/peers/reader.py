@@ -28,9 +28,9 @@ class Reader:
         self._infer = (_torch if engine == "torch" else _onnx)(repository, variant)
         self._lock = threading.Lock()
 
-    def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, body: dict[str, Any]) -> dict[str, Any]:
         """Return what the gateway answers from the same model."""
-        question = Question(asked["question"], asked["context"], "")
+        question = Question(body["question"], body["context"], "")
         windows = self._encoder.encode(question)
         with self._lock:
             logits = self._infer(windows)

@@ -97,7 +97,7 @@ class PeerLoadClient(HttpLoadClient):
         await self.probe()
 
 
-class TritonDoor:
+class TritonClient:
     """Triton alone with one variant: its caller encodes and decodes, with the gateway's code."""
 
     def __init__(self, target: str, variant: Variant, encoder: SpanEncoder) -> None:
@@ -141,7 +141,7 @@ class Target:
         """Return the way to ask it; made in the loop that uses it."""
         if self.variant:
             encoder = SpanEncoder.from_file(repository / store.TOKENIZER)
-            return TritonDoor(stack.triton_grpc, catalog.variant(self.variant), encoder)
+            return TritonClient(stack.triton_grpc, catalog.variant(self.variant), encoder)
         return (PeerLoadClient if self.peer else HttpLoadClient)(self.url)
 
 

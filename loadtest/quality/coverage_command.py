@@ -56,7 +56,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         type=float,
         nargs="+",
         default=SERVED_LOADS,
-        help="shares of the capacity that the profiles promise (served)",
+        help="shares of the capacity that the profiles predict (served)",
     )
     command.set_defaults(run=_run)
 

@@ -27,7 +27,7 @@ async def ask(
     share: float,
     seconds: float,
 ) -> list[AnsweredRequest]:
-    """Return what was predicted and seen at this share of the capacity that profiles promise.
+    """Return what was predicted and seen at this share of the capacity that profiles predict.
 
     A reply without a pinned policy predicts the P95; every fifth request asks for the P99, by `strict`.
     """

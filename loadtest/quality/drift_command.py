@@ -84,9 +84,11 @@ def _drift(args: argparse.Namespace) -> tuple[bool, dict[str, Any]]:
 def _good(rows: Rows, delta: float) -> bool:
     """Say whether streams as certified raised alarms no more often than delta, and shifted ones always."""
     apart = [row for row in rows if row["burst"] == 1]
-    quiet = all(row["alarms"] <= delta for row in apart if row["stream"] == UNSHIFTED)
+    no_false_alarms = all(row["alarms"] <= delta for row in apart if row["stream"] == UNSHIFTED)
     agreement = [row for row in apart if row["test"] == "agreement"]
-    return quiet and all(row["alarms"] == 1 for row in agreement if row["stream"] == SHIFTED)
+    return no_false_alarms and all(
+        row["alarms"] == 1 for row in agreement if row["stream"] == SHIFTED
+    )
 
 
 Drawn = Mapping[tuple[str, int], Sequence[Stream]]  # by set and burst
@@ -144,14 +146,14 @@ def _judged(
         alarms = np.array(each)
         sooner = (alarms >= 0) & ((any_plan < 0) | (alarms < any_plan))
         any_plan = np.where(sooner, alarms, any_plan)
-        yield {"of": plan.name, "test": "agreement", "rates": EQUAL.rates(found)} | _told(alarms)
-    yield {"of": "any plan", "test": "any"} | _told(any_plan)
+        yield {"of": plan.name, "test": "agreement", "rates": EQUAL.rates(found)} | _summary(alarms)
+    yield {"of": "any plan", "test": "any"} | _summary(any_plan)
     for name in watches[0].confidence:
         each = [
             drift.first_shift(watch.confidence[name], name, series, s)
             for watch, s in zip(watches, streams, strict=True)
         ]
-        yield {"of": name, "test": "confidence"} | _told(np.array(each))
+        yield {"of": name, "test": "confidence"} | _summary(np.array(each))
 
 
 def _watch(catalog: Catalog) -> SequentialTests:
@@ -172,7 +174,7 @@ def _chances(catalog: Catalog, n_watched: int) -> Chances:
     return Chances(expected, _default("delta") / n_watched, _default("tolerance"))
 
 
-def _told(alarms: np.ndarray) -> dict[str, Any]:
+def _summary(alarms: np.ndarray) -> dict[str, Any]:
     risen = alarms[alarms >= 0]
     after = int(np.median(risen)) + 1 if len(risen) else None
     return {"alarms": float((alarms >= 0).mean()), "after": after}

@@ -14,7 +14,7 @@ from gateway.domain import Answer
 from gateway.qa import codec
 from gateway.qa.codec import SpanEncoder
 from loadtest.quality import recording
-from loadtest.quality.recording import CERTIFIED, REPORT, SEARCH, SHIFTED, UNSHIFTED, Asked
+from loadtest.quality.recording import CERTIFIED, REPORT, SEARCH, SHIFTED, UNSHIFTED, AnsweredSet
 from optimizer.certify import strata
 from optimizer.data import question_sets
 from optimizer.data.question_sets import Example, Split
@@ -37,14 +37,14 @@ def record(repository: Path, sources: Sources, folder: Path, path: Path) -> None
     """
     catalog = store.read(repository)
     encoder = SpanEncoder.from_file(repository / store.TOKENIZER)
-    sets: dict[str, Asked] = {}
+    sets: dict[str, AnsweredSet] = {}
     for part, names, examples in _parts(sources):
         given = {v.name: _ask(repository, v, part, examples, folder) for v in catalog.variants}
         for name, rows in names.items():
-            asked = [examples[i] for i in rows]
-            tokens = [encoder.encode(e.as_question()).n_tokens for e in asked]
+            chosen = [examples[i] for i in rows]
+            tokens = [encoder.encode(e.as_question()).n_tokens for e in chosen]
             answers = {v: [found[i] for i in rows] for v, found in given.items()}
-            sets[name] = Asked(asked, tokens, answers)
+            sets[name] = AnsweredSet(chosen, tokens, answers)
     recording.write(path, catalog, sets)
 
 

@@ -82,7 +82,7 @@ def _overlap(ours: Answer, theirs: Answer) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AnsweredSet:
     """A set of questions and what every variant answered."""
 
     examples: Sequence[Example]  # (n,)
@@ -155,14 +155,14 @@ def joined(one: Series, other: Series) -> Series:
     )
 
 
-def write(path: Path, catalog: Catalog, sets: Mapping[str, Asked]) -> None:
+def write(path: Path, catalog: Catalog, sets: Mapping[str, AnsweredSet]) -> None:
     """Write a recording by one rename."""
     reference = largest(catalog.variants).name
     kept = {
         "format": FORMAT,
         "reference": reference,
         "sha256": {v.name: v.sha256 for v in catalog.variants},
-        "sets": {name: _derived(asked, reference) for name, asked in sets.items()},
+        "sets": {name: _derived(answered, reference) for name, answered in sets.items()},
     }
     part = path.with_suffix(".part")
     with lzma.open(part, "wt", preset=9) as file:
@@ -186,13 +186,13 @@ def read(path: Path, catalog: Catalog) -> tuple[dict[str, Series], str]:
     return {name: _series(found) for name, found in kept["sets"].items()}, kept["reference"]
 
 
-def _derived(asked: Asked, reference: str) -> dict[str, Any]:
-    examples, answers = asked.examples, asked.answers
+def _derived(answered: AnsweredSet, reference: str) -> dict[str, Any]:
+    examples, answers = answered.examples, answered.answers
     number = {context: i for i, context in enumerate(dict.fromkeys(e.context for e in examples))}
     return {
         "texts": [number[e.context] for e in examples],
         "clusters": clusters.numbers(examples).tolist(),
-        "tokens": list(asked.tokens),
+        "tokens": list(answered.tokens),
         "answerable": "".join("01"[e.answerable] for e in examples),
         "compared": {
             name: "".join(

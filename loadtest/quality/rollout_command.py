@@ -83,8 +83,8 @@ def _rollout(args: argparse.Namespace) -> tuple[bool, dict[str, Any]]:
         for row, scenario in zip(rows, rollout.SCENARIOS, strict=True)
         if scenario.counts_false_alarms
     ]
-    quiet = all(row["withdrawn"] <= row["streams"] * 0.1 for row in equal)
-    return quiet, {"streams": args.streams, "share": args.share, "rows": rows}
+    rarely_withdrawn = all(row["withdrawn"] <= row["streams"] * 0.1 for row in equal)
+    return rarely_withdrawn, {"streams": args.streams, "share": args.share, "rows": rows}
 
 
 def _row(scenario: Scenario, found: Sequence[Ended]) -> dict[str, Any]:
@@ -108,14 +108,14 @@ def _show(rows: Sequence[dict[str, Any]], args: argparse.Namespace) -> None:
         "candidate", "streams", "withdrawn", "after", "promoted", "after", "open", title=title
     )
     for row in rows:
-        after = [_told(row[f"{name}_after"]) for name in ("withdrawn", "promoted")]
+        after = [_in_words(row[f"{name}_after"]) for name in ("withdrawn", "promoted")]
         cells = (str(row["withdrawn"]), after[0], str(row["promoted"]), after[1], str(row["open"]))
         table.add_row(row["candidate"], str(row["streams"]), *cells)
     Console().print(table)
     print(f"after: requests of the candidate, median (95 % quantile); on {hardware()}")
 
 
-def _told(quantiles: tuple[int, int] | None) -> str:
+def _in_words(quantiles: tuple[int, int] | None) -> str:
     return "" if quantiles is None else f"{quantiles[0]} ({quantiles[1]})"
 
 

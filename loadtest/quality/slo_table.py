@@ -22,7 +22,7 @@ CONTEXT = (
 class Row:
     """One request and what became of it."""
 
-    asked: dict[str, str]
+    headers: dict[str, str]
     status: int
     plan: str
     variant: str  # of the plan, that gave the answer
@@ -51,12 +51,12 @@ def _down(floor: float) -> str:
     return f"{math.floor(floor * 1000) / 1000:.3f}"
 
 
-def ask(stack: Stack, asked: dict[str, str]) -> Row:
+def ask(stack: Stack, headers: dict[str, str]) -> Row:
     body = {"question": QUESTION, "context": CONTEXT}
-    reply = httpx2.post(f"{stack.http_url}/v1/answer", json=body, headers=asked, timeout=30)
+    reply = httpx2.post(f"{stack.http_url}/v1/answer", json=body, headers=headers, timeout=30)
     body = reply.json()
     return Row(
-        asked=asked,
+        headers=headers,
         status=reply.status_code,
         plan=reply.headers.get("SLO-Plan", "-"),
         variant=reply.headers.get("SLO-Variant", "-"),

@@ -1,4 +1,4 @@
-"""Names of checkpoints: short ones, folders, and ids of the Hugging Face hub, told apart."""
+"""Names of checkpoints: short ones, folders, or ids of the Hugging Face hub."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def _useful(points: Sequence[Point], limits: Limits) -> list[Point]:
 
 
 def curve(tried: Tried, limits: Limits, reference: Cost, questions: int) -> tuple[Step, ...]:
-    """Return where the front's share of the reference's box grew; F1 on so many questions alone.
+    """Return where the Pareto front's share of the reference's box grew; F1 on so many questions alone.
 
     Scaled to the reference and cut off there, so a point beyond it adds nothing.
     """

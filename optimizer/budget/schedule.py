@@ -157,7 +157,7 @@ class Amount:
 
     @property
     def finish_epochs(self) -> float:
-        """Passes of a member of the front, which the elastic student has trained before."""
+        """Passes of a member of the Pareto front, which the elastic student has trained before."""
         return max(1.0, round(self.epochs / 2, 2))
 
     @cached_property
@@ -326,8 +326,8 @@ def _teacher(amount: Amount, seconds: Seconds) -> Stage:
         return _stage("teacher", "load the teacher, which is the largest model", 0.0)
     if amount.role is Role.ENCODER:
         return _stage("teacher", trained, trained_s)
-    asked = f"ask the teacher {amount.rows} questions; "
-    return _stage("teacher", asked + trained, amount.rows * seconds.ask + trained_s)
+    answered = f"ask the teacher {amount.rows} questions; "
+    return _stage("teacher", answered + trained, amount.rows * seconds.ask + trained_s)
 
 
 def _passes(epochs: float, rows: int) -> str:
@@ -361,8 +361,8 @@ def smallest_shape(whole: Network) -> Shape:
 def _search(amount: Amount, seconds: Seconds) -> Stage:
     read, export = _mean_read(seconds), _mean_export(seconds)
     first, last = amount.rungs[0], amount.rungs[-1]
-    asked = first + PROMOTED * (last - first)
-    each = seconds.cost + 2 * export + asked * read + (GP_S if amount.gp else 0.0)
+    scored = first + PROMOTED * (last - first)
+    each = seconds.cost + 2 * export + scored * read + (GP_S if amount.gp else 0.0)
     what = f"try {amount.trials} slices of it: latency, size, F1 on up to {last} questions"
     return _stage("search", what, amount.trials * each)
 
@@ -386,8 +386,8 @@ def _finish(amount: Amount, seconds: Seconds) -> Stage:
 
 def _publish(amount: Amount, seconds: Seconds) -> Stage:
     n = amount.n_variants
-    asked = amount.counts.certify + amount.counts.search
+    scored = amount.counts.certify + amount.counts.search
     shares = [1.0] + [0.5] * (n - 1)  # of the largest model's time, by variant
-    each = [s * (asked * seconds.read + seconds.profile + seconds.export) for s in shares]
-    what = f"write {n} files in INT8, answer {asked} questions with each, certify floors, measure latency"
+    each = [s * (scored * seconds.read + seconds.profile + seconds.export) for s in shares]
+    what = f"write {n} files in INT8, answer {scored} questions with each, certify floors, measure latency"
     return _stage("publish", what, FLOORS_S + sum(each))

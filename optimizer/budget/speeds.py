@@ -28,13 +28,13 @@ from optimizer.students.supernet import Supernet
 from optimizer.study import workers
 from optimizer.study.config import DistillConfig, PublishConfig, StudyConfig, TrainConfig
 from optimizer.study.space import Space
-from optimizer.teachers import asking, checkpoint
+from optimizer.teachers import checkpoint, inference
 from optimizer.teachers.store import AnswerStore
 from optimizer.training import loop, losses
 
 WEIGHTS = "minilm"  # what a teacher that cannot be cut teaches
 ROWS = 48  # training rows that steps are timed on
-ASKED = 24  # questions that a teacher and a served file are timed on
+N_TIMED = 24  # questions that a teacher and a served file are timed on
 PROFILED = (128, 384)  # tokens; latency is linear in between, nearly
 CHECKS = 2.0  # an export with its checks, relative to writing both files
 MAX_TOKENS: int = StudyConfig.model_fields["max_tokens"].default
@@ -74,7 +74,7 @@ def start_of(teacher: str, weights: str | None) -> Start:
 def measure(start: Start, examples: Sequence[Example], n_rows: int) -> Measured:
     """Return the speeds of this host on some of these questions; `n_rows`: that will train."""
     some = _spread(examples, ROWS)
-    asked = _spread(examples, ASKED)
+    questions = _spread(examples, N_TIMED)
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save(start.weights, Path(folder))
         words = Path(folder) / tokenizer.FILE
@@ -84,7 +84,7 @@ def measure(start: Start, examples: Sequence[Example], n_rows: int) -> Measured:
         whole = _network(model)
         config = TrainConfig(batch_size=study_file.batch_size(n_rows))
         tokens = _bucket([len(row.input_ids) for row in rows])
-        files = _Files(Path(folder), words, asked)
+        files = _Files(Path(folder), words, questions)
         return Measured(whole, _seconds(start, model, whole, rows, config, files, tokens), tokens)
 
 
@@ -120,7 +120,7 @@ def _seconds(
         _, small_read_s = files.measure(small, "smallest")
         forward_s = _forward_s(model, rows)
         return Seconds(
-            ask=_ask_s(start.teacher, files.asked) if start.role is Role.TEACHES else 0.0,
+            ask=_ask_s(start.teacher, files.questions) if start.role is Role.TEACHES else 0.0,
             forward=forward_s,
             elastic=_elastic_s(model, space_of(whole), rows, config),
             train_smallest=loop.seconds_a_row(small, rows, losses.label_loss, config),
@@ -178,11 +178,11 @@ def _sort_heads_s(whole: Network, forward_s: float, rows: Sequence[Feature]) -> 
     return passes * forward_s * heads.PROBE[0] * heads.PROBE[1] / tokens
 
 
-def _ask_s(teacher: str, asked: Sequence[Example]) -> float:
+def _ask_s(teacher: str, questions: Sequence[Example]) -> float:
     loaded = checkpoint.load(teacher)
     with tempfile.TemporaryDirectory() as folder:
         store = AnswerStore(Path(folder))
-        return _timed(lambda: asking.ask(loaded, asked, store)) / len(asked)
+        return _timed(lambda: inference.ask(loaded, questions, store)) / len(questions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +191,7 @@ class _Files:
 
     folder: Path
     tokenizer: Path
-    asked: Sequence[Example]
+    questions: Sequence[Example]
 
     def measure(self, model: Any, name: str) -> tuple[float, float]:
         """Return what writing a model takes, and what a question takes as served, in seconds."""
@@ -204,9 +204,11 @@ class _Files:
             export.write(model, path, Precision.INT8_DYNAMIC)
 
         written_s = _timed(write)
-        read = partial(evaluate.read_all, path, self.tokenizer, self.asked, Precision.INT8_DYNAMIC)
+        read = partial(
+            evaluate.read_all, path, self.tokenizer, self.questions, Precision.INT8_DYNAMIC
+        )
         read()  # warms up
-        return written_s, _timed(read) / len(self.asked)
+        return written_s, _timed(read) / len(self.questions)
 
     def profile_s(self, name: str) -> float:
         """Return what a latency profile takes: as many runs at every length."""

@@ -55,15 +55,22 @@ class CascadeResult:
 def play(chain: Chain, answers: Sequence[VariantAnswers]) -> CascadeResult:
     """Return the result of the plan on questions that each of its variants has answered."""
     by_name = {a.name: a for a in answers}
-    stages = [by_name[name] for name in chain.variants]
-    ran = np.ones((len(stages), len(stages[0].f1)), dtype=bool)
-    f1 = stages[0].f1
-    cost_ms = stages[0].cost_ms
-    for i, threshold in enumerate(chain.thresholds):
-        ran[i + 1] = ran[i] & (stages[i].score < threshold)
-        f1 = np.where(ran[i + 1], stages[i + 1].f1, f1)
-        cost_ms = cost_ms + np.where(ran[i + 1], stages[i + 1].cost_ms, 0.0)
-    return CascadeResult(f1, ran, cost_ms)
+    variants = [by_name[name] for name in chain.variants]
+    stage = last_stages([a.score for a in variants], chain.thresholds)
+    ran = np.arange(len(variants))[:, None] <= stage
+    f1 = np.choose(stage, [a.f1 for a in variants])
+    return CascadeResult(f1, ran, np.where(ran, [a.cost_ms for a in variants], 0.0).sum(axis=0))
+
+
+def last_stages(
+    scores: Sequence[np.ndarray],  # (k, n)
+    thresholds: Sequence[float],  # (k - 1,)
+) -> np.ndarray:  # (n,)
+    """Return the stage that gives each answer: the first whose score is not below its threshold."""
+    found = np.full(len(scores[0]), len(thresholds))
+    for stage in reversed(range(len(thresholds))):
+        found[np.asarray(scores[stage]) >= thresholds[stage]] = stage
+    return found
 
 
 def chains(answers: Sequence[VariantAnswers]) -> Iterator[Chain]:

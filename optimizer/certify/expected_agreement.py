@@ -18,6 +18,7 @@ from gateway.catalog.schema import Agreement, Confidence, Host, Plan, Spread, Va
 from gateway.catalog.store import Catalog
 from gateway.domain import Answer
 from optimizer.certify.bounds import betting_floor, ratio_floor
+from optimizer.certify.cascades import last_stages
 from optimizer.certify.strata import LENGTH_EDGES, rounded_down
 from optimizer.data import clusters
 from optimizer.data.question_sets import Example
@@ -123,14 +124,12 @@ def rates(
 
 def played(plan: Plan, answers: AnswersByVariant, reference: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the plan's answers (n,), and which of them a variant other than the reference gave (n,)."""
-    stages = [answers[name] for name in plan.variants]
-    texts = np.array([a.text for a in stages[0]], dtype=object)
-    by = np.zeros(len(texts), dtype=int)
-    for i, threshold in enumerate(plan.thresholds):
-        doubted = (by == i) & (_scores(stages[i]) < threshold)
-        by[doubted] = i + 1
-        texts[doubted] = np.array([a.text for a in stages[i + 1]], dtype=object)[doubted]
-    return texts, np.array([name != reference for name in plan.variants])[by]
+    variants = [answers[name] for name in plan.variants]
+    stage = last_stages([_scores(found) for found in variants], plan.thresholds)
+    texts = np.choose(
+        stage, [np.array([a.text for a in found], dtype=object) for found in variants]
+    )
+    return texts, np.array([name != reference for name in plan.variants])[stage]
 
 
 def confidence(

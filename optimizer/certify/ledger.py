@@ -51,7 +51,7 @@ def by_method(look: Look, method: str) -> Look:
     """Return the look with its floors made by this method, in place of those of an earlier version.
 
     A version that was chosen by simulation alone replaces the floors of the one before: no result chose
-    among them, and floors that are not in force promise nothing. So it is no new look.
+    among them, and floors that are not in force guarantee nothing. So it is no new look.
     """
     return (
         look if look.methods[-1:] == (method,) else replace(look, methods=(*look.methods, method))

@@ -41,7 +41,7 @@ DRY_RUN = "with --budget: choose the study and show it, train nothing"
 
 
 @dataclass(frozen=True)
-class Call:
+class ChosenStudy:
     """A chosen study, about to be run."""
 
     args: argparse.Namespace  # of `run --study`
@@ -94,7 +94,7 @@ def is_wanted(args: argparse.Namespace) -> bool:
     return True
 
 
-def prepared(args: argparse.Namespace) -> Call:
+def prepared(args: argparse.Namespace) -> ChosenStudy:
     """Choose the study, or take the one that the same command chose before, and show it.
 
     Raises: BertierError.
@@ -112,7 +112,7 @@ def prepared(args: argparse.Namespace) -> Call:
     record.check(folder, before, given)
     chosen = {"study": folder / record.STUDY, "run_dir": folder}
     roles = {"teacher": None, "weights": None}
-    call = Call(
+    call = ChosenStudy(
         argparse.Namespace(**vars(args) | chosen | roles),
         folder,
         StudyQuestions(config, args.data_dir),
@@ -201,7 +201,7 @@ def notes_of(fitting: Schedule) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _show(call: Call) -> None:
+def _show(call: ChosenStudy) -> None:
     console, found = Console(width=WIDTH), call.record
     console.print(table_of(found))
     for note in found.notes:
@@ -230,7 +230,7 @@ def table_of(found: Record) -> Table:
     return table
 
 
-def finished(call: Call) -> dict[str, Any]:
+def finished(call: ChosenStudy) -> dict[str, Any]:
     """Show what each stage took and how to serve the result; return the stages as plain data."""
     console, found = Console(width=WIDTH), call.record
     console.print(table_of(found))

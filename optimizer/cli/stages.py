@@ -267,7 +267,7 @@ def _finish(args: argparse.Namespace) -> dict[str, Any]:
 
     study = study_of(args)
     finish.check(study.members, study.folder, study.config.elastic)
-    only = _only(args, study.members, "member of a front")
+    only = _only(args, study.members, "member of a Pareto front")
     examples = study.questions.certifying(Split.SEARCH)
     found = []
     with workers.working():

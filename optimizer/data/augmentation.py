@@ -218,10 +218,10 @@ def _swapped(example: Example, rng: random.Random) -> Made | None:
 
 def _other_entity(example: Example, rng: random.Random) -> str | None:
     """Exchange a name for another of the paragraph that is not beside the answer."""
-    asked = list(_ENTITY.finditer(example.question))
-    if not asked:
+    mentions = list(_ENTITY.finditer(example.question))
+    if not mentions:
         return None
-    place = rng.choice(asked)
+    place = rng.choice(mentions)
     beside = " ".join([*_sentences_with(example), *example.answers, example.question]).lower()
     names = {m.group() for m in _ENTITY.finditer(example.context)}
     plain = set(_WORD.findall(example.context)) | _OFTEN_FIRST
@@ -235,10 +235,10 @@ def _other_entity(example: Example, rng: random.Random) -> str | None:
 
 def _other_number(example: Example, rng: random.Random) -> str | None:
     """Exchange a number for one of as many digits that the paragraph does not name."""
-    asked = list(_NUMBER.finditer(example.question))
-    if not asked:
+    mentions = list(_NUMBER.finditer(example.question))
+    if not mentions:
         return None
-    place = rng.choice(asked)
+    place = rng.choice(mentions)
     near = int(place.group().replace(",", ""))
     step = max(2, min(30, near // 3 or 2))
     drawn = near + rng.choice((-1, 1)) * rng.randint(1, step)

@@ -137,7 +137,7 @@ def _padding_id(config: PretrainedConfig) -> int:
 
 
 def attention(family: str = "bert") -> str:
-    """Return the attention to train with: on a GPU fused, on a CPU plain (docs/decisions/0004).
+    """Return the attention to train with: on a GPU fused, on a CPU plain (docs/decisions, 0004).
 
     transformers has no fused attention for an MPNet; rewritten as a BERT it gets it.
     """

@@ -1,4 +1,4 @@
-"""Relative positions in buckets: near distances are told apart exactly, far ones by powers of two.
+"""Relative positions in buckets: near distances exactly, far ones by powers of two.
 
 The rule of MPNet, and of T5's encoder. It knows neither PyTorch nor ONNX.
 Source: Raffel et al. 2020, "Exploring the Limits of Transfer Learning", section 2.1; Song et al.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -270,19 +270,21 @@ def _feed(windows: Windows) -> dict[str, Array]:
     return {name: getattr(windows, name) for name in INPUTS}
 
 
-def batch_variance(
-    path: Path,
-    vocabulary: int,
-    precision: Precision = Precision.INT8_DYNAMIC,
-) -> float:
-    """Return the largest change of a window's logits when it is batched with others."""
-    session = open_session(path, precision=precision)
+def batch_variance(ask: Callable[[dict[str, Array]], Sequence[Array]], vocabulary: int) -> float:
+    """Return the largest change of a window's logits when it is batched with others.
+
+    `ask` returns start and end logits, (B, S) each.
+    """
     windows = random_windows(4, 96, vocabulary)
-    together = session.run(list(OUTPUTS), _feed(windows))
-    alone = run(session, windows)
-    seen = windows.attention_mask == 1
-    pairs = zip(together, (alone.start, alone.end), strict=True)
-    return float(max(np.abs(a - b)[seen].max() for a, b in pairs))
+    together = np.stack(ask(_feed(windows)))
+    alone = np.concatenate([np.stack(ask(feed)) for feed in feeds(windows)], axis=1)
+    return float(np.abs(together - alone)[:, windows.attention_mask == 1].max())
+
+
+def feeds(windows: Windows) -> list[dict[str, Array]]:
+    """Return the windows one by one, as they are asked."""
+    rows = [slice(row, row + 1) for row in range(windows.n_windows)]
+    return [{name: ids[row] for name, ids in _feed(windows).items()} for row in rows]
 
 
 def random_windows(n_rows: int, n_tokens: int, vocabulary: int) -> Windows:
@@ -292,7 +294,7 @@ def random_windows(n_rows: int, n_tokens: int, vocabulary: int) -> Windows:
     lengths = n_tokens - np.arange(n_rows)[:, None] * (n_tokens // 8)
     mask = (np.arange(n_tokens)[None, :] < lengths).astype(np.int64)
     ids = rng.integers(0, vocabulary, shape) * mask
-    asked = 10 + 12 * np.arange(n_rows)[:, None]
-    types = (np.arange(n_tokens)[None, :] >= asked).astype(np.int64) * mask
+    question_lengths = 10 + 12 * np.arange(n_rows)[:, None]
+    types = (np.arange(n_tokens)[None, :] >= question_lengths).astype(np.int64) * mask
     offsets = np.zeros((*shape, 2), np.int64)
     return Windows(ids, mask, types, offsets, types == 1, n_tokens)

@@ -101,7 +101,7 @@ def publish(
     allow_dominated: bool = False,
     allow_constant: bool = False,
 ) -> Catalog:
-    """Publish the study's variants to a model repository, but for members of the front that turn out dominated.
+    """Publish the study's variants to a model repository, but for members of the Pareto front that turn out dominated.
 
     `terms`: of a candidate, which is tried beside the current catalog. Raises: NothingToPublish when a gate is closed.
     """

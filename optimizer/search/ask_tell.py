@@ -181,8 +181,10 @@ class Search:
 
     def _retire_stopped(self) -> None:
         running = {t.number: t for t in self._trials(TrialState.RUNNING)}
-        beats = {number: trial.user_attrs.get("beat", 0) for number, trial in running.items()}
-        for number in self._watch.stopped(beats, time.monotonic()):
+        heartbeats = {
+            number: trial.user_attrs.get("heartbeat", 0) for number, trial in running.items()
+        }
+        for number in self._watch.stopped(heartbeats, time.monotonic()):
             log.warning("trial %d: its worker is gone", number)
             self._retire(running[number])
 
@@ -205,7 +207,9 @@ class Search:
         trial = self._study.ask()
         try:
             if self._shared:
-                with workers.beating(partial(trial.set_user_attr, "beat"), self._pulse):
+                with workers.sending_heartbeats(
+                    partial(trial.set_user_attr, "heartbeat"), self._pulse
+                ):
                     self._judge_and_tell(trial)
             else:
                 self._judge_and_tell(trial)
@@ -249,7 +253,7 @@ class Search:
             others = [t for t in running if t.number < trial.number]
             same = next((t.number for t in others if t.params == trial.params), None)
             choosing = {
-                t.number: t.user_attrs.get("beat", 0)
+                t.number: t.user_attrs.get("heartbeat", 0)
                 for t in others
                 if len(t.params) < len(trial.params)
             }

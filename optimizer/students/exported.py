@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
+from gateway.backends.embedded import OUTPUTS, open_session
 from gateway.catalog.schema import Precision, Profile
 from gateway.catalog.store import sha256_of
 from gateway.qa.codec import Reading
@@ -77,7 +79,8 @@ class Exported:
             "size_bytes": self.file.stat().st_size,
             "parameters": student.parameters_of(model),
             "batch_variance": export.batch_variance(
-                self.file, model.config.vocab_size, self.precision
+                partial(open_session(self.file, precision=self.precision).run, OUTPUTS),
+                model.config.vocab_size,
             ),
             "operators": dict(export.operators_run(self.file)),
         }

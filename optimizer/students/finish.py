@@ -46,7 +46,7 @@ def members(
 ) -> dict[str, tuple[StudentConfig, float]]:
     """Return the students to finish, with their F1 as slices: they represent each Pareto front best.
 
-    `taken`: names of the study's other variants, which no member gets. None without a front. FP32 is not finished: it shows what rounding costs.
+    `taken`: names of the study's other variants, which no member gets. None without a Pareto front. FP32 is not finished: it shows what rounding costs.
     Raises: ConfigError when not even the smallest fit into `max_total_mb`.
     """
     found = (_members_of(run_folder, elastic, how, taken) for elastic in elastics)

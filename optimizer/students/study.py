@@ -69,7 +69,7 @@ class Study:
 
     @cached_property
     def members(self) -> dict[str, tuple[StudentConfig, float]]:
-        """The members of the searches' fronts that are finished, with their F1 as slices."""
+        """The members of the Pareto fronts of the searches that are finished, with their F1 as slices."""
         config = self.config
         if config.finish is None:
             return {}

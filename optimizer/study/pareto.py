@@ -25,7 +25,7 @@ def front(points: Points) -> Bools:  # (n, d) -> (n,)
 
 
 def ranks(points: Points) -> Ints:  # (n, d) -> (n,)
-    """Return 0 for the front, 1 for the front of the others, and so on.
+    """Return 0 for the Pareto front, 1 for the Pareto front of the others, and so on.
 
     Source: Deb et al. 2002, "NSGA-II", section III-A (non-dominated sorting).
     """

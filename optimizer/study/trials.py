@@ -140,7 +140,7 @@ def guess_f1(candidate: Candidate, points: Sequence[Point], otherwise: float) ->
     """Return the F1 of the most similar candidate that has one.
 
     For candidates that end at the cost gate: a sampler wants a value, and this one says nothing
-    against their shape. They are never on a front.
+    against their shape. They are never on a Pareto front.
     """
     known = [(unlike(candidate, p.candidate), p.f1[p.questions]) for p in points if p.f1]
     return min(known, key=lambda pair: pair[0])[1] if known else otherwise

@@ -44,29 +44,29 @@ class Watch:
             int, tuple[int, float]
         ] = {}  # by trial: the last heartbeat, and since when
 
-    def stopped(self, beats: Mapping[int, int], now_s: float) -> list[int]:
-        """Return the silent trials; `beats`: heartbeats of all running trials."""
+    def stopped(self, heartbeats: Mapping[int, int], now_s: float) -> list[int]:
+        """Return the silent trials; `heartbeats`: the counts of all running trials."""
         self._seen = {
             trial: before
-            if (before := self._seen.get(trial)) and before[0] == beat
-            else (beat, now_s)
-            for trial, beat in beats.items()
+            if (before := self._seen.get(trial)) and before[0] == heartbeat
+            else (heartbeat, now_s)
+            for trial, heartbeat in heartbeats.items()
         }
         return [t for t, (_, since) in self._seen.items() if now_s - since > self._grace_s]
 
 
 @contextmanager
-def beating(beat: Callable[[int], None], pulse: Pulse) -> Iterator[None]:
-    """Call `beat` with 1, 2, ... at once and then from time to time, until the block ends."""
+def sending_heartbeats(heartbeat: Callable[[int], None], pulse: Pulse) -> Iterator[None]:
+    """Call `heartbeat` with 1, 2, ... at once and then from time to time, until the block ends."""
     over = Event()
 
     def work() -> None:
         count = 1
         while not over.wait(pulse.every_s):
             count += 1
-            _try(beat, count)
+            _try(heartbeat, count)
 
-    _try(beat, 1)
+    _try(heartbeat, 1)
     thread = Thread(target=work, name="pulse", daemon=True)
     thread.start()
     try:
@@ -76,9 +76,9 @@ def beating(beat: Callable[[int], None], pulse: Pulse) -> Iterator[None]:
         thread.join()
 
 
-def _try(beat: Callable[[int], None], count: int) -> None:
+def _try(heartbeat: Callable[[int], None], count: int) -> None:
     try:
-        beat(count)
+        heartbeat(count)
     except Exception as exc:  # noqa: BLE001 - heartbeats are best effort; the trial reports faults
         log.warning("no sign of life could be given: %s", exc)
 

@@ -14,8 +14,8 @@ from typing import Any
 from gateway.qa.codec import SpanEncoder
 from optimizer.data.question_sets import Example, Feature
 from optimizer.teachers import checkpoint, rows
-from optimizer.teachers.asking import ask
 from optimizer.teachers.errors import TeacherError
+from optimizer.teachers.inference import ask
 from optimizer.teachers.mapping import KEPT
 from optimizer.teachers.rows import MappedAnswers
 from optimizer.teachers.store import AnswerStore, key_of

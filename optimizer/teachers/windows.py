@@ -76,14 +76,14 @@ class WindowEncoder:
 
     def windows(self, question: str, context: str) -> list[TeacherWindow]:
         """Return the windows that together hold the whole context; none for a question too long."""
-        asked = self._tokenizer.encode(question, add_special_tokens=False).ids
+        question_ids = self._tokenizer.encode(question, add_special_tokens=False).ids
         ids, begins, ends = self._remembered(context)
-        room = self._n_tokens - self._frame.n_tokens - len(asked)
+        room = self._n_tokens - self._frame.n_tokens - len(question_ids)
         if room < min(CONTEXT_ROOM, max(len(ids), 1)):
             return []
         step = room - min(OVERLAP, self._n_tokens // 3, room // 2)
         return [
-            self._window(asked, ids[part], begins[part], ends[part])
+            self._window(question_ids, ids[part], begins[part], ends[part])
             for part in _parts(len(ids), room, step)
         ]
 
@@ -101,20 +101,20 @@ class WindowEncoder:
         return np.asarray(encoding.ids, np.int32), places[:, 0], places[:, 1]
 
     def _window(
-        self, asked: list[int], ids: np.ndarray, begins: np.ndarray, ends: np.ndarray
+        self, question_ids: list[int], ids: np.ndarray, begins: np.ndarray, ends: np.ndarray
     ) -> TeacherWindow:
         frame = self._frame
         before, between, after = frame.ids
-        first = len(before) + len(asked) + len(between)
+        first = len(before) + len(question_ids) + len(between)
         n_tokens = first + len(ids) + len(after)
         types = [
-            *(*frame.types[0], *[frame.question_type] * len(asked), *frame.types[1]),
+            *(*frame.types[0], *[frame.question_type] * len(question_ids), *frame.types[1]),
             *(*[frame.context_type] * len(ids), *frame.types[2]),
         ]
         places = np.zeros((2, n_tokens), np.int32)
         places[:, first : first + len(ids)] = begins, ends
         return TeacherWindow(
-            np.asarray([*before, *asked, *between, *ids, *after], np.int32),
+            np.asarray([*before, *question_ids, *between, *ids, *after], np.int32),
             np.asarray(types, np.int8),
             places[0],
             places[1],

@@ -97,7 +97,7 @@ async def test_the_reason_comes_when_asked(
     )
     assert answer.reason == "meets_slo"
     small, large = answer.options
-    assert (small.struck_out_by, large.chosen) == (("below-floor",), True)
+    assert (small.rejection_reasons, large.chosen) == (("below-floor",), True)
 
 
 @both

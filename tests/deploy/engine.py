@@ -20,8 +20,8 @@ class ModelServer:
 
 
 def _read() -> ModelServer:
-    told = tomllib.loads((ROOT / "deploy" / "triton" / "image.toml").read_text())
-    return ModelServer(**told | {"contrib_operators": tuple(told["contrib_operators"])})
+    versions = tomllib.loads((ROOT / "deploy" / "triton" / "image.toml").read_text())
+    return ModelServer(**versions | {"contrib_operators": tuple(versions["contrib_operators"])})
 
 
 MODEL_SERVER = _read()

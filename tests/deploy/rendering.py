@@ -30,9 +30,9 @@ def render(name: str) -> tuple[Json, ...]:
     """Return the resources of a kustomization of deploy/kubernetes."""
     command = ["kubectl", "kustomize", str(KUBERNETES / name)]
     here = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    told = subprocess.run(command, capture_output=True, text=True, check=False, env=here)
-    assert told.returncode == 0, told.stderr
-    return tuple(yaml.safe_load_all(told.stdout))
+    rendered = subprocess.run(command, capture_output=True, text=True, check=False, env=here)
+    assert rendered.returncode == 0, rendered.stderr
+    return tuple(yaml.safe_load_all(rendered.stdout))
 
 
 def of_kind(name: str, *kinds: str) -> dict[str, Json]:

@@ -114,8 +114,8 @@ def test_versions_that_were_taken_back_are_findings() -> None:
         {"metadata": {"name": name, "version": "1.0"}, "is_yanked": bad}
         for name, bad in (("good", False), ("Bad.One", True))
     ]
-    told = packages.yanked({"install": installs})
-    assert [finding.where for finding in told] == ["bad-one==1.0"]
+    findings = packages.yanked({"install": installs})
+    assert [finding.where for finding in findings] == ["bad-one==1.0"]
 
 
 def test_every_kustomization_is_scanned() -> None:
@@ -132,12 +132,12 @@ def test_a_failed_check_and_an_unread_file_are_findings() -> None:
         "file_path": "/cpu.yaml",
         "resource": "StatefulSet.bertier.triton",
     }
-    told = {
+    report = {
         "check_type": "kubernetes",
         "results": {"failed_checks": [failed]},
         "summary": {"parsing_errors": 1},
     }
-    assert manifests.read_reports([told]) == [
+    assert manifests.read_reports([report]) == [
         Finding(("CKV_1",), "cpu.yaml: StatefulSet.bertier.triton", "be careful"),
         Finding(("not-read",), "kubernetes", "1 files cannot be parsed"),
     ]

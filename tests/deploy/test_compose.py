@@ -134,8 +134,8 @@ def test_the_open_gateway_is_watched_at_its_other_port() -> None:
     assert f":{port}/readyz" in secure()["gateway"]["healthcheck"]["test"][-1]
     (mount,) = secure()["prometheus"]["volumes"]
     folder = DEPLOY / mount.split(":")[0]
-    told = yaml.safe_load((folder / "gateway.yml").read_text())
-    assert told == [{"targets": [f"gateway:{port}"]}]
+    targets = yaml.safe_load((folder / "gateway.yml").read_text())
+    assert targets == [{"targets": [f"gateway:{port}"]}]
     assert {path.name for path in folder.iterdir()} == {
         path.name for path in (DEPLOY / "prometheus" / "targets").iterdir()
     }

@@ -37,9 +37,9 @@ def run(image: Path, *command: str, folder: Path) -> subprocess.CompletedProcess
 def test_it_starts_and_reads_the_shipped_models(image: Path, tmp_path: Path) -> None:
     """The wheel carries all that serving needs."""
     command = ("bertier", "variants", "--json", "--model-repository", f"{ROOT}/model_repository")
-    told = run(image, *command, folder=tmp_path)
-    assert told.returncode == 0, told.stderr
-    assert '"plans"' in told.stdout
+    printed = run(image, *command, folder=tmp_path)
+    assert printed.returncode == 0, printed.stderr
+    assert '"plans"' in printed.stdout
     assert run(image, "python", "-c", "import gateway.app", folder=tmp_path).stderr == ""
 
 
@@ -53,9 +53,9 @@ def test_it_is_small_and_holds_nothing_of_training(image: Path, tmp_path: Path) 
 
 def test_its_files_do_not_know_where_they_were_built(image: Path) -> None:
     """Two builds of the same sources are the same, byte by byte."""
-    (told,) = image.glob("lib/python*/site-packages/bertier-*.dist-info")
-    assert not (told / "direct_url.json").exists()
-    assert "direct_url.json" not in (told / "RECORD").read_text()
+    (metadata,) = image.glob("lib/python*/site-packages/bertier-*.dist-info")
+    assert not (metadata / "direct_url.json").exists()
+    assert "direct_url.json" not in (metadata / "RECORD").read_text()
 
 
 def test_it_can_send_traces(image: Path, tmp_path: Path) -> None:

@@ -168,7 +168,7 @@ def test_the_gateway_is_given_the_time_it_needs_to_stop(name: str) -> None:
 
 @each_overlay
 def test_no_grpc_connection_outlives_the_time_in_which_a_gateway_leaves(name: str) -> None:
-    """They end a tenth earlier or later than told, the last made until endpoints are taken out; the rest would be cut."""
+    """They end a tenth earlier or later than configured, the last made until endpoints are taken out; the rest would be cut."""
     delay_ms = float(setting(workloads(name)["gateway"], "BERTIER_STOP_DELAY_MS"))
     age_ms = 1.1 * Settings.model_fields["grpc_connection_age_ms"].default
     assert delay_ms >= age_ms + ENDPOINTS_MS
@@ -185,7 +185,7 @@ def test_the_gateway_is_given_settings_that_exist(name: str) -> None:
 
 @each_overlay
 def test_the_gateway_knows_every_triton_that_may_be_started(name: str) -> None:
-    """One that it was not told of would stand idle."""
+    """One that it does not know would stand idle."""
     urls = setting(workloads(name)["gateway"], "BERTIER_TRITON_URL").split(",")
     scaled = of_kind(name, "ScaledObject")["triton"]["spec"]
     triton = workloads(name)["triton"]

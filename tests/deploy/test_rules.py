@@ -63,7 +63,7 @@ def test_a_runbook_without_an_alert_is_gone() -> None:
 def test_every_shipped_class_has_an_objective_for_latency_and_accuracy() -> None:
     """The default is for classes that somebody adds."""
     given = {
-        (rule["labels"]["slo_class"], rule["labels"]["promise"])
+        (rule["labels"]["slo_class"], rule["labels"]["objective"])
         for rule in rules()
         if rule.get("record") == "bertier:slo_objective:set"
     }
@@ -71,7 +71,7 @@ def test_every_shipped_class_has_an_objective_for_latency_and_accuracy() -> None
 
 
 def test_every_objective_can_be_missed_fast_enough_to_page() -> None:
-    """At an objective of 0.9 even total failure burns at 10 times the budget only, and nobody is told."""
+    """At an objective of 0.9 even total failure burns at 10 times the budget only, and nobody is paged."""
     objectives = [
         float(rule["expr"].removeprefix("vector(").removesuffix(")"))
         for rule in rules()

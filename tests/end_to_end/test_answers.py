@@ -47,10 +47,10 @@ async def test_answers_do_not_depend_on_concurrency(stack: Stack, examples: list
 
 def test_a_low_floor_gets_the_cheapest_plan(stack: Stack, catalog: Catalog) -> None:
     """The smallest sufficient model answers: of those that differ by little, the cheapest on this host."""
-    promise = {"SLO-Min-F1": "0.01", "SLO-Latency-Ms": "5000"}
-    asked = httpx2.post(f"{stack.http_url}/v1/plan", json=BODY, headers=promise, timeout=60)
+    slo = {"SLO-Min-F1": "0.01", "SLO-Latency-Ms": "5000"}
+    asked = httpx2.post(f"{stack.http_url}/v1/plan", json=BODY, headers=slo, timeout=60)
     cost_ms = {o["plan"]: o["cost_ms"] for o in asked.json()["options"]}
-    reply = post(stack, promise)
+    reply = post(stack, slo)
     assert reply.headers["SLO-Plan"] == min(cost_ms, key=lambda name: cost_ms[name])
     assert cost_ms[reply.headers["SLO-Plan"]] < cost_ms[largest(catalog)] / 2
     variants = httpx2.get(f"{stack.http_url}/v1/variants", timeout=60).json()["variants"]
@@ -98,15 +98,15 @@ def test_a_long_context_is_answered_from_its_far_end(stack: Stack) -> None:
     context = filler[: 100_000 - len(CONTEXT)] + CONTEXT
     headers = {"SLO-Latency-Ms": "60000", "SLO-Min-F1": "0.01"}
     reply = post(stack, headers, BODY | {"context": context, "top_k": 20})
-    told = reply.json()
+    payload = reply.json()
     assert reply.status_code == 200
-    assert all(context[a["start"] : a["end"]] == a["answer"] for a in told["alternatives"])
-    assert any(a["start"] > len(filler) - 1000 for a in told["alternatives"])
+    assert all(context[a["start"] : a["end"]] == a["answer"] for a in payload["alternatives"])
+    assert any(a["start"] > len(filler) - 1000 for a in payload["alternatives"])
 
 
 def test_offsets_count_code_points(stack: Stack) -> None:
     """An answer is an exact substring, whatever scripts and emoji come before it."""
     context = "🚢🚢 \uff2c\uff49\uff4e 東京 e\u0301te\u0301. " + CONTEXT
-    told = post(stack, {}, BODY | {"context": context, "top_k": 5}).json()
-    assert told["alternatives"]
-    assert all(context[a["start"] : a["end"]] == a["answer"] for a in told["alternatives"])
+    payload = post(stack, {}, BODY | {"context": context, "top_k": 5}).json()
+    assert payload["alternatives"]
+    assert all(context[a["start"] : a["end"]] == a["answer"] for a in payload["alternatives"])

@@ -47,7 +47,7 @@ PATIENCE_S = 120.0
 PAUSE_S = 0.2  # Prometheus looks once a second
 N_SMALL = 2  # variants beside the largest, with which they are compared
 TEXT = {"question": "Who slept?", "context": "The old dog slept by the stove all winter."}
-ASKED: tuple[Mapping[str, str], ...] = (
+REQUEST_HEADERS: tuple[Mapping[str, str], ...] = (
     {"SLO-Class": "interactive", "SLO-Min-F1": "0.3"},
     {"SLO-Class": "standard"},
     {"SLO-Class": "batch"},
@@ -71,7 +71,7 @@ class Observed:
 
     def ask(self) -> None:
         """Ask one question of each kind, then more at once than the gateway lets in."""
-        for headers in ASKED:
+        for headers in REQUEST_HEADERS:
             self.ask_one(headers)
         for key in ("of-nobody", KEY_WITH_QUOTA, KEY_WITH_QUOTA):
             self.ask_one({}, key)
@@ -92,16 +92,16 @@ class Observed:
         return str(self._post("plan", FAILING, KEY).json()["plan"])
 
     def _post(self, what: str, headers: Mapping[str, str], key: str) -> httpx2.Response:
-        url, told = (
+        url, sent = (
             f"{self.stack.http_url}/v1/{what}",
             {"Authorization": f"Bearer {key}", **headers},
         )
-        return self.client.post(url, json=TEXT, headers=told)
+        return self.client.post(url, json=TEXT, headers=sent)
 
-    def ask_until(self, fact: Callable[[], bool], told: Callable[[], object]) -> None:
+    def ask_until(self, fact: Callable[[], bool], details: Callable[[], object]) -> None:
         deadline = time.monotonic() + PATIENCE_S
         while not fact():
-            assert time.monotonic() < deadline, told()
+            assert time.monotonic() < deadline, details()
             self.ask()
             time.sleep(PAUSE_S)
 
@@ -269,17 +269,17 @@ def test_a_refused_catalog_reaches_alertmanager_with_its_runbook(observed: Obser
         lambda: "BertierCatalogRefused" in names(observed.prometheus.received()),
         observed.prometheus.received,
     )
-    (told,) = (
+    (details,) = (
         alert
         for alert in observed.prometheus.received()
         if alert["labels"]["alertname"] == "BertierCatalogRefused"
     )
-    assert told["labels"]["severity"] == "ticket"
-    assert "runbooks" not in told["labels"]
-    base, _, page = told["annotations"]["runbook_url"].rpartition("/")
+    assert details["labels"]["severity"] == "ticket"
+    assert "runbooks" not in details["labels"]
+    base, _, page = details["annotations"]["runbook_url"].rpartition("/")
     assert base.startswith("http://")
     assert (RUNBOOKS / page).is_file()
-    assert [receiver["name"] for receiver in told["receivers"]] == ["tickets"]
+    assert [receiver["name"] for receiver in details["receivers"]] == ["tickets"]
 
 
 def until(fact: Callable[[], bool]) -> None:

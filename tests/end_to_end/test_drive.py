@@ -1,4 +1,4 @@
-"""The driver against the whole system: promises, answers and a report of a run that was real."""
+"""The driver against the whole system: SLOs, answers and a report of a run that was real."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def test_a_run_ends_with_figures_and_a_page(
     url = stack.http_url if protocol == "http" else f"grpc://{stack.grpc_target}"
     folder = tmp_path / "run"
     assert cli.main(["drive", "--url", url, "--folder", str(folder), *FLAGS]) == 0
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
     lines = (folder / "requests.jsonl").read_text().splitlines()
-    assert len(lines) == told["all"]["n"] == sum(told["outcomes"].values())
-    assert told == json.loads((folder / "summary.json").read_text())
-    assert "failed" not in told["outcomes"], told["failures"]
-    assert told["outcomes"]["answered"] == sum(told["plans"].values()) > 0
+    assert len(lines) == summary["all"]["n"] == sum(summary["outcomes"].values())
+    assert summary == json.loads((folder / "summary.json").read_text())
+    assert "failed" not in summary["outcomes"], summary["failures"]
+    assert summary["outcomes"]["answered"] == sum(summary["plans"].values()) > 0
     assert "<svg" in (folder / "report.html").read_text()
 
 

@@ -131,8 +131,8 @@ def test_a_new_catalog_is_switched_to_and_a_bad_one_refused(
     store.write(repository, replace(before, origin=origin))
 
     def served_study() -> str:
-        told = httpx2.get(f"{own_stack.http_url}/v1/variants", timeout=30).json()
-        return str(told["origin"]["study"])
+        payload = httpx2.get(f"{own_stack.http_url}/v1/variants", timeout=30).json()
+        return str(payload["origin"]["study"])
 
     until(lambda: served_study() == "switched")
     (repository / store.CATALOG).write_text('{"schema_version": 99}')

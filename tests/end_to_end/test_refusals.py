@@ -1,4 +1,4 @@
-"""The program itself, told something that cannot be: it says what and where, and serves nobody."""
+"""The program itself, with settings that cannot be: it says what and where, and serves nobody."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def test_a_file_that_cannot_be_used_ends_the_start(tmp_path: Path) -> None:
         "--tls-certificate": certificate,
         "--tls-key": other,
     }
-    told = [str(each) for pair in flags.items() for each in pair]
-    command = [sys.executable, "-m", "gateway.cli.main", "serve", *told]
+    arguments = [str(each) for pair in flags.items() for each in pair]
+    command = [sys.executable, "-m", "gateway.cli.main", "serve", *arguments]
     root = Path(__file__).parents[2]
     ended = subprocess.run(
         command,

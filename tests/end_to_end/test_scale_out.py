@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from loadtest.faults import phases
-from loadtest.faults.command import promise
+from loadtest.faults.command import joint_slo
 from loadtest.faults.phases import RECOVERY_S, Episode
 from loadtest.faults.play import Play, playing
 from loadtest.sample import questions
@@ -24,8 +24,8 @@ TRIES = 3
 
 @pytest.fixture(scope="module")
 def play(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Play]:
-    """A fleet under load, whose promise a busy machine can keep: what breaks it is what the test does."""
-    slo = promise(latency_ms=2_500.0, min_f1=0.3)
+    """A fleet under load, whose SLO a busy machine can meet: what violates it is what the test does."""
+    slo = joint_slo(latency_ms=2_500.0, min_f1=0.3)
     examples = questions(None, 40)
     with playing(
         tmp_path_factory.mktemp("fleet"), REPOSITORY, examples, slo, RATE, CALM_S

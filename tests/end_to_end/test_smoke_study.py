@@ -83,7 +83,7 @@ def test_every_stage_leaves_what_the_next_reads(folder: Path) -> None:
 
 
 def test_it_ends_in_a_repository_that_a_gateway_can_read(folder: Path) -> None:
-    """With a teacher, finished members of the front, and a floor for each."""
+    """With a teacher, finished members of the Pareto front, and a floor for each."""
     repository = folder / "model_repository"
     catalog = store.read(repository)
     assert store.check_files(repository, catalog) == []

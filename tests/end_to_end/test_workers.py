@@ -158,9 +158,9 @@ def test_both_workers_answer_over_http_and_grpc(gateway: Gateway) -> None:
     """Whoever has one core for Python and others for models would else wait for the one."""
     pids = {worker.pid for worker in gateway.workers()}
     assert gateway.connections_to_each().keys() == pids
-    told = json.loads(get(gateway.connect(gateway.ops), "/readyz"))
-    assert told["ready"]
-    assert told["workers"] == {"1": "ready", "2": "ready"}
+    payload = json.loads(get(gateway.connect(gateway.ops), "/readyz"))
+    assert payload["ready"]
+    assert payload["workers"] == {"1": "ready", "2": "ready"}
     answered: set[int] = set()
     while answered != pids:
         options = (("grpc.use_local_subchannel_pool", 1),)
@@ -181,7 +181,7 @@ def test_both_workers_answer_over_http_and_grpc(gateway: Gateway) -> None:
 
 def test_one_scrape_counts_the_requests_of_both(gateway: Gateway) -> None:
     """Prometheus reaches one worker, and must not see half."""
-    labels = {"front": "http", "outcome": "ok"}
+    labels = {"frontend": "http", "outcome": "ok"}
     before = gateway.counted("bertier_requests_total", **labels)
     for connection in gateway.connections_to_each().values():
         for _ in range(49):
@@ -190,7 +190,7 @@ def test_one_scrape_counts_the_requests_of_both(gateway: Gateway) -> None:
     assert n - before >= 100  # and those that looked for both workers
     for _ in range(4):  # whichever worker is asked
         assert gateway.counted("bertier_requests_total", **labels) == n
-    assert gateway.counted("bertier_request_duration_seconds_count", front="http") == n
+    assert gateway.counted("bertier_request_duration_seconds_count", frontend="http") == n
 
 
 def test_a_worker_predicts_the_wait_behind_the_others_work(gateway: Gateway) -> None:
@@ -264,13 +264,13 @@ def publish_more(repository: Path) -> None:
 def test_a_killed_worker_is_replaced_while_the_other_answers(gateway: Gateway) -> None:
     """Its own requests are lost with it, and no others."""
     killed, other = gateway.connections_to_each().items()
-    before = gateway.counted("bertier_requests_total", front="http")
+    before = gateway.counted("bertier_requests_total", frontend="http")
     psutil.Process(killed[0]).kill()
     for _ in range(20):
         assert ask(other[1]).status == 200
         with closing(gateway.connect()) as fresh:  # new callers find the one that is left
             assert ask(fresh).status == 200
-    assert gateway.counted("bertier_requests_total", front="http") >= before + 40
+    assert gateway.counted("bertier_requests_total", frontend="http") >= before + 40
     until(lambda: len(gateway.workers()) == 2)
 
     def states() -> dict[str, str]:

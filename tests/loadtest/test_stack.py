@@ -1,4 +1,4 @@
-"""A system that does not come up is told with its own last words."""
+"""A system that does not come up is reported with its own last words."""
 
 from __future__ import annotations
 

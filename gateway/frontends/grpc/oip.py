@@ -109,10 +109,12 @@ class GrpcInferenceService:
         self, request: pb.ModelInferRequest, call: Call
     ) -> tuple[pb.ModelInferResponse, Mapping[str, str]]:
         oip.check_model(request.model_name, request.model_version)
-        asked = _asked(request)
-        slo = call.slo_request(asked.slo_fields, asked.timeout_ms)
-        answers = await oip.answer(self._service, asked, slo, call.arrived_ms, frontend="grpc")
-        return _response(request.id, asked, answers), oip.slo_metadata(answers)
+        infer_request = _parse(request)
+        slo = call.slo_request(infer_request.slo_fields, infer_request.timeout_ms)
+        answers = await oip.answer(
+            self._service, infer_request, slo, call.arrived_ms, frontend="grpc"
+        )
+        return _response(request.id, infer_request, answers), oip.slo_metadata(answers)
 
 
 async def _metadata(
@@ -142,7 +144,7 @@ def _value(parameter: pb.InferParameter) -> Any:
     return "" if which is None else getattr(parameter, which)
 
 
-def _asked(request: pb.ModelInferRequest) -> InferRequest:
+def _parse(request: pb.ModelInferRequest) -> InferRequest:
     """Return what the message asks. Raises: Malformed, InvalidField."""
     raw = list(request.raw_input_contents)
     if raw and len(raw) != len(request.inputs):
@@ -162,9 +164,9 @@ def _input(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | None) -> 
 
 
 def _response(
-    request_id: str, asked: InferRequest, answers: list[Answered]
+    request_id: str, infer_request: InferRequest, answers: list[Answered]
 ) -> pb.ModelInferResponse:
-    outputs = oip.output_tensors(asked, answers)
+    outputs = oip.output_tensors(infer_request, answers)
     response = pb.ModelInferResponse(
         model_name=oip.MODEL, model_version=oip.MODEL_VERSION, id=request_id
     )

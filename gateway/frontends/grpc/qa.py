@@ -14,7 +14,6 @@ from gateway.auth import access
 from gateway.domain import Answered, Question
 from gateway.errors import BadInput, InvalidField, Malformed, Overloaded, kind_of
 from gateway.frontends import slo_headers
-from gateway.frontends.asked import Asked
 from gateway.frontends.grpc.call import (
     Call,
     Calls,
@@ -26,7 +25,8 @@ from gateway.frontends.grpc.call import (
     readable,
     status_of,
 )
-from gateway.frontends.grpc.questions import options, to_asked, to_response, with_shared_texts
+from gateway.frontends.grpc.questions import options, to_parsed, to_response, with_shared_texts
+from gateway.frontends.parsed_question import ParsedQuestion
 from gateway.frontends.slo_headers import MAX_ID_CHARS, MAX_PLAN_TOKENS
 from gateway.proto.bertier.v1 import qa_pb2 as pb
 from gateway.request.feedback import Truth
@@ -90,8 +90,8 @@ class QuestionAnswering:
     async def _one(
         self, request: pb.AnswerRequest, call: Call
     ) -> tuple[pb.AnswerResponse, Mapping[str, str]]:
-        asked, answered = await self._answer(request, call)
-        return to_response(asked, answered), slo_headers.slo_headers(answered)
+        parsed, answered = await self._answer(request, call)
+        return to_response(parsed, answered), slo_headers.slo_headers(answered)
 
     async def _plan(
         self, request: pb.PlanRequest, call: Call
@@ -109,11 +109,15 @@ class QuestionAnswering:
         scored = await self._service.feedback.report(key, to_truth(request))
         return pb.FeedbackResponse(**asdict(scored)), {}
 
-    async def _answer(self, request: pb.AnswerRequest, call: Call) -> tuple[Asked, Answered]:
-        asked = to_asked(request, self._service.settings)
+    async def _answer(
+        self, request: pb.AnswerRequest, call: Call
+    ) -> tuple[ParsedQuestion, Answered]:
+        parsed = to_parsed(request, self._service.settings)
         slo = call.slo_request(slo_fields(request), None)
-        answered = await self._service.answer(asked.question, slo, call.arrived_ms, frontend="grpc")
-        return asked, answered
+        answered = await self._service.answer(
+            parsed.question, slo, call.arrived_ms, frontend="grpc"
+        )
+        return parsed, answered
 
     async def _item(
         self, request: pb.AnswerRequest | Malformed, call: Call, wrong: BadInput | None = None
@@ -124,11 +128,11 @@ class QuestionAnswering:
             with self._calls.observed(call, slo_fields(request)):
                 if wrong is not None:
                     raise wrong
-                asked, answered = await self._answer(readable(request), call)
+                parsed, answered = await self._answer(readable(request), call)
         except Exception as exc:  # noqa: BLE001  # sent as an item, logged with its cause
             log_failure(exc, call.request_id)
             return pb.AnswerItem(id=own_id, failure=to_failure(exc, call.request_id))
-        return pb.AnswerItem(id=own_id, answer=to_response(asked, answered))
+        return pb.AnswerItem(id=own_id, answer=to_response(parsed, answered))
 
 
 async def _each(items: Iterable[T]) -> AsyncIterator[T]:
@@ -162,7 +166,7 @@ def to_plan(report: PlanReport) -> pb.PlanResponse:
         feasible=chosen is not None and not report.decision.violations,
         plan=chosen.plan.name if chosen else "",
         reason=report.decision.reason,
-        gave=report.decision.violations,
+        violations=report.decision.violations,
         n_tokens=report.size.bucket,
         n_windows=report.size.n_windows,
         options=options(report.candidates, chosen),

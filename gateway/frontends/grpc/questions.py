@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from gateway.domain import Answered, Candidate, Cost, Option, Question, Span
 from gateway.errors import BadInput, EmptyText, InvalidField, TextTooLong, TooManyItems
-from gateway.frontends import asked as presenting
-from gateway.frontends import slo_headers
-from gateway.frontends.asked import Asked, OffsetUnit, PassageText, Place
+from gateway.frontends import parsed_question, slo_headers
+from gateway.frontends.parsed_question import OffsetUnit, ParsedQuestion, PassageText, Place
 from gateway.frontends.slo_headers import MAX_ID_CHARS
 from gateway.proto.bertier.v1 import qa_pb2 as pb
 from gateway.routing import explain
@@ -16,7 +15,7 @@ from gateway.routing.policy import quantile_for
 from gateway.settings import Settings
 
 
-def to_asked(request: pb.AnswerRequest, settings: Settings) -> Asked:
+def to_parsed(request: pb.AnswerRequest, settings: Settings) -> ParsedQuestion:
     """Return the question of a message. Raises: TextTooLong, TooManyItems, InvalidField."""
     if request.ByteSize() > settings.max_body_bytes:
         raise TextTooLong("message", request.ByteSize(), settings.max_body_bytes, "bytes")
@@ -32,12 +31,12 @@ def to_asked(request: pb.AnswerRequest, settings: Settings) -> Asked:
         min_score=given.get("min_score"),
         max_no_answer_probability=given.get("max_no_answer_probability"),
     )
-    presenting.check_options(question, settings)
-    question, passages = presenting.about(question, *_texts(request, settings), settings)
+    parsed_question.check_options(question, settings)
+    question, passages = parsed_question.about(question, *_texts(request, settings), settings)
     unit = OffsetUnit.CODE_POINTS
     if "offset_unit" in given:
-        unit = presenting.offset_unit(request.offset_unit)
-    return Asked(question, passages, unit, request.sentence)
+        unit = parsed_question.offset_unit(request.offset_unit)
+    return ParsedQuestion(question, passages, unit, request.sentence)
 
 
 def with_shared_texts(
@@ -51,7 +50,7 @@ def with_shared_texts(
         raise InvalidField("questions: empty; send at least one")
     if not request.context and not request.contexts:
         raise EmptyText("context")
-    presenting.about(Question("", ""), *_texts(request, settings), settings)
+    parsed_question.about(Question("", ""), *_texts(request, settings), settings)
     return (_with_texts(i, question, request) for i, question in enumerate(request.questions))
 
 
@@ -83,19 +82,19 @@ def _texts(
     return message.context if message.context or not passages else None, passages or None
 
 
-def to_response(asked: Asked, answered: Answered) -> pb.AnswerResponse:
+def to_response(parsed: ParsedQuestion, answered: Answered) -> pb.AnswerResponse:
     """Return an answer as its message, shown as it was asked for."""
     answer = answered.answer
-    place = presenting.place_of_answer(asked, answer)
-    around = presenting.sentence_of_answer(asked, answer)
+    place = parsed_question.place_of_answer(parsed, answer)
+    around = parsed_question.sentence_of_answer(parsed, answer)
     response = pb.AnswerResponse(
-        id=asked.question.id,
+        id=parsed.question.id,
         answer=answer.text,
         start=place.start if place else None,
         end=place.end if place else None,
         score=answer.score,
         no_answer_probability=answer.no_answer_probability,
-        alternatives=[_alternative(asked, span) for span in answer.alternatives],
+        alternatives=[_alternative(parsed, span) for span in answer.alternatives],
         plan=answered.option.plan.name,
         variant=answered.variant,
         slo=_slo_result(answered),
@@ -112,8 +111,8 @@ def to_response(asked: Asked, answered: Answered) -> pb.AnswerResponse:
     return response
 
 
-def _alternative(asked: Asked, span: Span) -> pb.Alternative:
-    place = presenting.place_of_span(asked, span)
+def _alternative(parsed: ParsedQuestion, span: Span) -> pb.Alternative:
+    place = parsed_question.place_of_span(parsed, span)
     return pb.Alternative(
         answer=place.text,
         start=place.start,

@@ -120,10 +120,10 @@ class Batch:
             if wrong is not None:
                 raise wrong
             item = models.check(models.ItemBody, value)
-            asked = item.to_asked(self._settings)
+            parsed = item.to_parsed(self._settings)
             slo = item.slo.over(self._slo)
-            answered = await self._service.answer(asked.question, slo, arrived_ms)
-            return replies.answer_body(answered, asked)
+            answered = await self._service.answer(parsed.question, slo, arrived_ms)
+            return replies.answer_body(answered, parsed)
 
 
 def _one_line(json: bytes) -> bytes:

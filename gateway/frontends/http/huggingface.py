@@ -14,7 +14,7 @@ from pydantic_core import to_json
 
 from gateway.domain import Answered, Question, Span
 from gateway.errors import InvalidField
-from gateway.frontends.asked import Asked
+from gateway.frontends.parsed_question import ParsedQuestion
 from gateway.frontends.schemas import ReplyBody, Sent
 from gateway.qa import codec
 from gateway.settings import Settings
@@ -67,7 +67,7 @@ class HuggingFaceBody(Sent):
     inputs: HuggingFaceInputs
     parameters: HuggingFaceParameters = HuggingFaceParameters()
 
-    def to_asked(self, settings: Settings) -> Asked:
+    def to_parsed(self, settings: Settings) -> ParsedQuestion:
         """Raises: InvalidField for what is not served as asked."""
         max_top_k = settings.max_top_k
         wanted = self.parameters
@@ -81,7 +81,7 @@ class HuggingFaceBody(Sent):
                     " certified for windows of that size"
                 )
         # All spans: their shares and that of no answer make 1.
-        return Asked(
+        return ParsedQuestion(
             Question(
                 self.inputs.question,
                 self.inputs.context,

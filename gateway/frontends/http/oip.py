@@ -110,13 +110,13 @@ async def _infer(
     with slo_headers.observed(service.observer, "http", label, n_asked):
         if isinstance(read, BadInput):
             raise read
-        body, asked = read
+        body, infer_request = read
         lookup = slo_headers.slo_lookup(request.headers.items())
-        slo = slo_headers.of_caller(oip.slo_request(asked, lookup))
+        slo = slo_headers.of_caller(oip.slo_request(infer_request, lookup))
         async with while_connected(partial(disconnected, request.receive)):
-            answers = await oip.answer(service, asked, slo, arrived_ms)
+            answers = await oip.answer(service, infer_request, slo, arrived_ms)
     explained = replies.explanations(answers)
-    outputs = oip.output_tensors(asked, answers)
+    outputs = oip.output_tensors(infer_request, answers)
     return _response(body, outputs, oip.slo_metadata(answers), explained)
 
 

@@ -86,7 +86,7 @@ REQUEST_HEADERS: tuple[tuple[str, dict[str, Any], str], ...] = (
     (
         "Cache-Control",
         _TEXT,
-        "Of kept answers, where the gateway keeps any: `no-store`, `no-cache`, `max-age=SECONDS`.",
+        "Of cached answers, where the gateway caches any: `no-store`, `no-cache`, `max-age=SECONDS`.",
     ),
     (
         "x-envoy-expected-rq-timeout-ms",
@@ -115,7 +115,7 @@ RESPONSE_HEADERS: tuple[tuple[str, dict[str, Any], str], ...] = (
         {"type": "string", "enum": ["current", "candidate"]},
         "The catalog that answered, while a candidate is tried.",
     ),
-    ("Age", {"type": "integer"}, "Of a kept answer: seconds since it was first given."),
+    ("Age", {"type": "integer"}, "Of a cached answer: seconds since it was first given."),
     ("Server-Timing", _TEXT, "tokenize, route, queue, infer, decode, total; ms."),
 )
 REQUEST_ID_HEADER = (("X-Request-Id", _TEXT, "Given or made; the log names it."),)

@@ -26,7 +26,6 @@ from gateway.domain import Answered, SloRequest
 from gateway.errors import BackendUnavailable, BertierError, InvalidField
 from gateway.frontends import replies, slo_headers, sockets
 from gateway.frontends import schemas as models
-from gateway.frontends.asked import Asked
 from gateway.frontends.http import cors, huggingface
 from gateway.frontends.http import openapi as http_docs
 from gateway.frontends.http.auth import DEBUG_STATE, AuthMiddleware
@@ -44,6 +43,7 @@ from gateway.frontends.http.middleware import (
 from gateway.frontends.http.openapi import JSON
 from gateway.frontends.http.playground import pages
 from gateway.frontends.http.streaming import disconnected, read_body, while_connected
+from gateway.frontends.parsed_question import ParsedQuestion
 from gateway.lifecycle.inner_state import inner_state
 from gateway.lifecycle.readiness import Readiness, catalog_report
 from gateway.request.service import AnswerService
@@ -53,7 +53,7 @@ from gateway.slo import parse
 ANSWER = "/v1/answer"
 Body = TypeVar("Body", models.QuestionBody, HuggingFaceBody)
 VERSION = version("bertier")
-NOTHING_ASKED = SloRequest()
+NO_SLO = SloRequest()
 SLO_HEADERS = {given.encode() for given in slo_headers.SLO_HEADERS}
 SLO_PREFIXES = tuple(prefix.encode() for prefix in slo_headers.SLO_PREFIXES)  # misspelt ones, too
 
@@ -85,21 +85,24 @@ class HttpApi:
         return self._settings.metrics_port is not None
 
     async def answer(self, request: Request) -> Response:
-        def reply(answered: Answered, _: models.QuestionBody, asked: Asked) -> bytes:
-            return replies.answer_body(answered, asked)
+        def reply(answered: Answered, _: models.QuestionBody, parsed: ParsedQuestion) -> bytes:
+            return replies.answer_body(answered, parsed)
 
         return await self._answer(request, models.QuestionBody, reply)
 
     async def huggingface(self, request: Request) -> Response:
         """Answer in the words of Hugging Face's inference clients."""
 
-        def reply(answered: Answered, body: HuggingFaceBody, _: Asked) -> bytes:
+        def reply(answered: Answered, body: HuggingFaceBody, _: ParsedQuestion) -> bytes:
             return huggingface.answer_body(answered, body)
 
         return await self._answer(request, HuggingFaceBody, reply)
 
     async def _answer(
-        self, request: Request, model: type[Body], reply: Callable[[Answered, Body, Asked], bytes]
+        self,
+        request: Request,
+        model: type[Body],
+        reply: Callable[[Answered, Body, ParsedQuestion], bytes],
     ) -> Response:
         """Answer one question under the SLO of the headers; `reply` writes the answer's body."""
         label = self._class_label(request)
@@ -110,13 +113,13 @@ class HttpApi:
                 record.read()
                 arrived_ms = now_ms() - admission.waited_ms  # the wait counts; reading does not
                 body = models.read(model, raw)
-                asked = body.to_asked(self._settings)
+                parsed = body.to_parsed(self._settings)
                 async with while_connected(partial(disconnected, request.receive)):
                     answered = await self._service.answer(
-                        asked.question, slo, arrived_ms, admission=admission
+                        parsed.question, slo, arrived_ms, admission=admission
                     )
             return Response(
-                reply(answered, body, asked),
+                reply(answered, body, parsed),
                 headers=slo_headers.slo_headers(answered),
                 media_type=JSON,
             )
@@ -186,8 +189,8 @@ def read_slo(raw: Iterable[tuple[bytes, bytes]]) -> SloRequest:
         for k, v in raw
         if k in SLO_HEADERS or k.startswith(SLO_PREFIXES)
     ]
-    asked = parse(slo_headers.slo_lookup(pairs)) if pairs else NOTHING_ASKED
-    return slo_headers.of_caller(asked)
+    parsed = parse(slo_headers.slo_lookup(pairs)) if pairs else NO_SLO
+    return slo_headers.of_caller(parsed)
 
 
 class DirectAnswer:

@@ -44,7 +44,7 @@ class Server(server.Server):
             self.stop(sig)
 
     def relay(self, sig: int) -> None:
-        """Stop, as the parent was told to; its first signal may have come to this process, too."""
+        """Stop, as the parent does; its first signal may have come to this process, too."""
         first, self.relayed = not self.relayed, True
         if not (first and self._signalled):
             self.stop(sig)

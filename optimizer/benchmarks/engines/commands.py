@@ -100,7 +100,7 @@ def _prepare(args: argparse.Namespace, folder: Path) -> tuple[EngineInput, Task]
     calibration, asked = contest.parts(args.data, args.limit) if args.data else ([], [])
     windows = [encoder.encode(e.as_question()) for e in calibration]
     windows = windows or [export.random_windows(4, n, vocabulary) for n in args.tokens]
-    feeds = [feed for found in windows for feed in contest.feeds(found)]
+    feeds = [feed for found in windows for feed in export.feeds(found)]
     task = contest.Task(encoder, vocabulary, args.data, asked, args.tokens, args.seconds)
     return openers.EngineInput(model, folder, feeds), task
 

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gateway.backends.embedded import INPUTS
-from gateway.domain import Floats, Logits, Windows
+from gateway.domain import Floats, Logits
 from gateway.qa import codec
 from gateway.qa.codec import Reading, SpanEncoder
 from optimizer.benchmarks import pairs
@@ -75,7 +74,7 @@ def run(engines: Mapping[str, Opened], task: Task) -> dict[str, Result]:
     return {
         name: Result(
             engine.size_bytes,
-            batch_variance(engine.ask, task.vocabulary),
+            export.batch_variance(engine.ask, task.vocabulary),
             tuple(found[name] for found in times),
             pairs.get(name),
         )
@@ -85,7 +84,7 @@ def run(engines: Mapping[str, Opened], task: Task) -> dict[str, Result]:
 
 def latencies(engines: Mapping[str, Opened], tokens: int, seconds: float) -> dict[str, Latency]:
     """Return each engine's latency at a length; the first is what the others are held against."""
-    feed = feeds(export.random_windows(1, tokens, VOCABULARY))[0]
+    feed = export.feeds(export.random_windows(1, tokens, VOCABULARY))[0]
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in engines}
     turns, order, over_s = list(engines), random.Random(0), time.monotonic() + seconds
     while time.monotonic() < over_s or len(found[turns[0]]) < LEAST_ROUNDS * RUNS:
@@ -109,20 +108,6 @@ def _latency(tokens: int, times: Floats, first: Floats) -> Latency:  # (runs, 2)
     values = (cpu_min, cpu_median, clock_min, clock_median)
     ratios = (first.min() / cpu_min, np.median(first) / cpu_median)
     return Latency(tokens, *(round(float(v), 3) for v in (*values, *ratios)))
-
-
-def batch_variance(ask: Ask, vocabulary: int) -> float:
-    """Return the largest change of a window's logits when it is batched with others."""
-    windows = export.random_windows(4, 96, vocabulary)
-    together = np.stack(ask({name: getattr(windows, name) for name in INPUTS}))
-    alone = np.concatenate([np.stack(ask(feed)) for feed in feeds(windows)], axis=1)
-    return float(np.abs(together - alone)[:, windows.attention_mask == 1].max())
-
-
-def feeds(windows: Windows) -> list[Feed]:
-    """Return the windows one by one, as they are asked."""
-    rows = [slice(row, row + 1) for row in range(windows.n_windows)]
-    return [{name: getattr(windows, name)[row] for name in INPUTS} for row in rows]
 
 
 def parts(source: str, limit: int) -> tuple[list[Example], list[Example]]:
@@ -167,7 +152,7 @@ def _read(name: str, ask: Ask, encoder: SpanEncoder, examples: Sequence[Example]
     for example in examples:
         question = example.as_question()
         windows = encoder.encode(question)
-        rows = [ask(feed) for feed in feeds(windows)]
+        rows = [ask(feed) for feed in export.feeds(windows)]
         start, end = (np.concatenate(side) for side in zip(*rows, strict=True))
         readings.append(codec.read(windows, Logits(start, end), question))
         progress.step()

@@ -1,7 +1,7 @@
 """The engines that can run a checkpoint on a CPU, opened alike: ids in, logits out, one thread.
 
 ONNX Runtime reads the graphs of `optimizer.onnx.graph`. OpenVINO gets its own from PyTorch: of ours its
-products see one row at a time, because tokens are the first axis there (docs/decisions/0006).
+products see one row at a time, because tokens are the first axis there (docs/decisions, 0006).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Static INT8 of a graph that `optimizer.onnx.graph` wrote in fp32: scales from calibration, not from the call.
 
-Not published (docs/decisions/0006): here to be measured. Outliers of activations are moved into the
+Not published (docs/decisions, 0006): here to be measured. Outliers of activations are moved into the
 weights. Source: Xiao et al. 2023, "SmoothQuant" (arXiv 2211.10438), equation 4.
 """
 
@@ -18,7 +18,7 @@ from onnx import helper, numpy_helper
 from optimizer.models.weights import EARLY, Array
 from optimizer.onnx.nodes import MICROSOFT, Floats, quantize
 
-ALPHA = 0.8  # the paper's runs from 0.5 to 0.8; docs/decisions/0006 has both
+ALPHA = 0.8  # the paper's runs from 0.5 to 0.8; docs/experiments/engines.md has both
 LEAST = 1e-5  # a channel without values has a scale, too
 HEADS = ("qa_outputs", EARLY)  # stay in fp32, as in dynamic INT8
 

@@ -233,7 +233,7 @@ def test_a_caller_beyond_its_quota_learns_when_to_retry() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])
-async def test_both_fronts_ask_for_the_key(scheme: str) -> None:
+async def test_both_frontends_ask_for_the_key(scheme: str) -> None:
     """Over both protocols, a caller without a key is refused, and one with a key is answered."""
     async with live.gateway(api_keys=one()) as running:
         url = f"{scheme}://{running.http_url if scheme == 'http' else running.grpc_url}"
@@ -323,7 +323,7 @@ async def test_a_quota_stands_in_the_headers() -> None:
         assert beyond.json()["type"].endswith("quota-exceeded")
         assert int(beyond.headers["retry-after"]) >= 1
         assert re.fullmatch(RATE_LIMIT, beyond.headers["ratelimit"])
-        labels = {"slo_class": "standard", "promise": "joint", "outcome": "broken"}
+        labels = {"slo_class": "standard", "objective": "joint", "outcome": "violated"}
         registry = running.service.metrics.registry
         assert not registry.get_sample_value("bertier_slo_requests_total", labels)
 

@@ -61,7 +61,7 @@ async def subject(host: str, port: int, root: Path, own: tuple[Path, Path] | Non
 
 
 @pytest.mark.parametrize("scheme", ["https", "grpcs"])
-async def test_both_fronts_speak_tls(
+async def test_both_frontends_speak_tls(
     scheme: str, authority: Authority, root: Path, tmp_path: Path
 ) -> None:
     """The answer comes over TLS, and who does not know the authority is not fooled."""

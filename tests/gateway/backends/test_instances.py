@@ -8,14 +8,14 @@ from gateway.backends.instances import (
     PATIENCE,
     SILENT_MS,
     SUSPICIONS,
-    Call,
+    InstanceCall,
     Instances,
 )
 
 WORK_MS, AMPLE_MS = 5.0, 10_000.0
 
 
-def begin(instances: Instances, now_ms: float, budget_ms: float = AMPLE_MS) -> Call:
+def begin(instances: Instances, now_ms: float, budget_ms: float = AMPLE_MS) -> InstanceCall:
     return instances.begin(WORK_MS, budget_ms, now_ms)
 
 

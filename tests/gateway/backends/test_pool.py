@@ -166,7 +166,7 @@ async def test_a_server_that_hangs_is_ejected(fleet: Fleet) -> None:
     for _ in range(20):
         await asyncio.wait([asyncio.ensure_future(fleet.ask())])
     assert len(hanging.asked) <= 2 * breaker.IN_A_ROW
-    assert fleet.replicas.states()["a"].left_alone
+    assert fleet.replicas.states()["a"].ejected
 
 
 async def test_a_server_that_hung_is_asked_again_once_it_answers(fleet: Fleet) -> None:
@@ -186,14 +186,14 @@ async def test_a_server_that_hung_is_asked_again_once_it_answers(fleet: Fleet) -
     fleet.replicas.members[0].backend = hanging = Hanging()
     for _ in range(20):
         await asyncio.wait([asyncio.ensure_future(fleet.ask())])
-    assert fleet.replicas.states()["a"].left_alone
+    assert fleet.replicas.states()["a"].ejected
     assert fleet.sample("bertier_replica_up", "a") == 0
     hanging.hangs = False
     fleet.asked()
     fleet.now_ms += breaker.LONGEST_OPEN_MS
     await fleet.ask(10)
     assert len(hanging.asked) == 5
-    assert not fleet.replicas.states()["a"].left_alone
+    assert not fleet.replicas.states()["a"].ejected
     assert fleet.replicas.states()["a"].variants == {"small": "serving"}
     assert fleet.sample("bertier_replica_up", "a") == 1
 
@@ -229,7 +229,7 @@ async def test_a_server_that_went_away_is_not_up_until_it_is_checked(fleet: Flee
     fleet.servers["a"].error = BackendUnavailable("gone")
     await fleet.ask(12)
     assert fleet.sample("bertier_replica_up", "a") == 0
-    assert fleet.replicas.states()["a"].left_alone
+    assert fleet.replicas.states()["a"].ejected
     fleet.servers["a"].error = None
 
     async def check(server: Backend) -> Trust:

@@ -14,8 +14,8 @@ from gateway.errors import InvalidLogits
 from gateway.qa import codec
 from tests.fakes import CONTEXT, QUESTION, encoder
 
-ASKED = Question(QUESTION, CONTEXT, top_k=20)
-WINDOWS = encoder().encode(ASKED)
+EXAMPLE_QUESTION = Question(QUESTION, CONTEXT, top_k=20)
+WINDOWS = encoder().encode(EXAMPLE_QUESTION)
 SHAPE = WINDOWS.input_ids.shape
 ODD = st.sampled_from(
     [*(np.nan, np.inf, -np.inf, 3e38, -3e38, 1e-45, -0.0, LARGEST_LOGIT, 1e9, -1e9, 9e5, 0.0)]
@@ -36,7 +36,7 @@ def test_any_numbers_give_an_answer_with_a_score_or_an_error(
             logits_of("small", WINDOWS, *logits)
         return
     found = logits_of("small", WINDOWS, *logits)
-    answer = codec.decode(WINDOWS, found, ASKED, Decoding())
+    answer = codec.decode(WINDOWS, found, EXAMPLE_QUESTION, Decoding())
     assert 0 <= answer.score <= 1
     assert 0 <= answer.no_answer_probability <= 1
     for span in answer.alternatives:

@@ -21,12 +21,13 @@ def test_every_setting_says_what_it_does() -> None:
     assert silent == []
 
 
-def test_a_row_has_default_unit_range_and_flag() -> None:
+def test_a_row_has_default_range_and_flag() -> None:
     """These are what an operator looks up."""
     rows = {row.split("|")[1].strip(): row for row in settings.table().splitlines()}
-    assert "`8080` | at least 0, at most 65535 | `--http-port`" in rows["`http_port`"]
-    assert "`10000` | ms, more than 0 |  |" in rows["`drain_ms`"]
-    assert "`auto`, `triton`, `embedded`" in rows["`backend`"]
+    assert "| `8080`; 0 to 65535 |" in rows["`http_port`*"]
+    assert "| `10000` | how long" in rows["`drain_ms`"]
+    assert "| `0.05`; < 1 |" in rows["`shadow_delta`"]
+    assert "| `auto`; `triton`, `embedded` |" in rows["`backend`*"]
     assert "`interactive`, `standard`, `batch`" in rows["`classes`"]
 
 

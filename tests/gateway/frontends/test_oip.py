@@ -147,9 +147,9 @@ async def test_a_stock_client_reads_configuration_and_statistics(
         "variant": "TYPE_STRING",
     }
     assert of_all == stats
-    (told,) = stats["model_stats"]
-    assert (told["name"], int(told["inference_count"])) == ("qa", 3)
-    spent = told["inference_stats"]
+    (statistics,) = stats["model_stats"]
+    assert (statistics["name"], int(statistics["inference_count"])) == ("qa", 3)
+    spent = statistics["inference_stats"]
     assert [int(spent[name]["count"]) for name in ("success", "fail", "queue")] == [3, 1, 3]
     parts = ("queue", "compute_input", "compute_infer", "compute_output")
     assert int(spent["success"]["ns"]) == sum(int(spent[name].get("ns", 0)) for name in parts) > 0
@@ -198,7 +198,7 @@ async def test_the_decision_on_each_item_is_a_parameter(
     parameters = await using(kind, gateway, infer)
     for explained in json.loads(parameters["slo_explanation"]):
         assert explained["reason"] == "meets_slo"
-        assert {o["plan"]: o["struck_out_by"] for o in explained["options"]} == {
+        assert {o["plan"]: o["rejection_reasons"] for o in explained["options"]} == {
             "small": ["below-floor"],
             "large": [],
         }
@@ -438,8 +438,8 @@ async def test_every_way_in_counts_its_requests(gateway: Running) -> None:
         await using(
             kind, gateway, lambda own: own.client.infer("qa", own.inputs([QUESTION], [CONTEXT]))
         )
-    for front in ("grpc", "http"):
-        labels = {"front": front, "slo_class": "standard", "outcome": "ok"}
+    for frontend in ("grpc", "http"):
+        labels = {"frontend": frontend, "slo_class": "standard", "outcome": "ok"}
         registry = gateway.service.metrics.registry
         assert registry.get_sample_value("bertier_requests_total", labels) == 1
 

@@ -15,7 +15,7 @@ from gateway.frontends.http import server as http_server
 from gateway.frontends.http.connections import Limits
 from gateway.settings import Settings, SettingsError
 from tests import live
-from tests.asgi import ASKED, make_service
+from tests.asgi import QUESTION_BODY, make_service
 
 
 async def test_a_question_is_answered_over_a_unix_socket(tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ async def test_a_question_is_answered_over_a_unix_socket(tmp_path: Path) -> None
     await server.startup([sockets.bind_unix(path)])
     transport = httpx.AsyncHTTPTransport(uds=str(path))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
-        response = await http.post("/v1/answer", json=ASKED)
+        response = await http.post("/v1/answer", json=QUESTION_BODY)
     server.should_exit = True
     await server.shutdown()
     assert (response.status_code, response.json()["answer"]) == (200, "The")

@@ -181,17 +181,17 @@ def test_answers_at_rest_lower_what_an_idle_host_is_predicted_to_take() -> None:
     assert [of.at_rest(level).rested for level in range(3)] == [0.0, 0.3, 0.6]
     assert [of.at_rest(level).idle for level in range(3)] == [exp(x) for x in (0.0, 0.1, 0.2)]
     for _ in range(2):
-        correction.add_calm(0.0, of, exp(-0.4))
+        correction.add_unloaded(0.0, of, exp(-0.4))
     assert of.at_rest(0).rested == pytest.approx(2 / 4 * -0.4)
     assert of.at_rest(P95).rested == pytest.approx(2 / 8 * -0.4 + 6 / 8 * 0.3)
     assert of.at_rest(P99).idle == pytest.approx(exp(2 / 14 * -0.4 + 12 / 14 * 0.2))
     assert correction.factor(of, 0, P95) == pytest.approx(of.at_rest(P95).factor)
     for _ in range(300):
-        correction.add_calm(0.0, of, exp(0.9))
+        correction.add_unloaded(0.0, of, exp(0.9))
     assert [of.at_rest(level).rested for level in range(3)] == [0.0, 0.3, 0.6]
-    before = len(of.calm)
-    correction.add_calm(0.0, of, exp(1.1))  # a stall
-    assert len(of.calm) == before
+    before = len(of.unloaded)
+    correction.add_unloaded(0.0, of, exp(1.1))  # a stall
+    assert len(of.unloaded) == before
 
 
 def test_idle_time_takes_the_weight_of_what_was_learned_until_it_is_forgotten() -> None:

@@ -308,11 +308,11 @@ def test_only_answers_that_had_the_host_to_themselves_teach_of_rest() -> None:
     second = latency.begin("small", ONE, 0.0)
     for work in (first, second):
         latency.finish(work, 6.0)
-    calm = first.cell.calm
-    assert len(calm) == 0
+    unloaded = first.cell.unloaded
+    assert len(unloaded) == 0
     latency.finish(latency.begin("small", ONE, 10.0), 16.0)
-    assert len(calm) == 1
-    assert calm.quantiles[0] == pytest.approx(log(6.0 / 12.0))
+    assert len(unloaded) == 1
+    assert unloaded.quantiles[0] == pytest.approx(log(6.0 / 12.0))
 
 
 def test_what_is_seen_is_compared_with_the_p95() -> None:

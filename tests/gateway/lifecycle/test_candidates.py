@@ -172,8 +172,8 @@ async def test_a_worse_candidate_is_withdrawn_and_not_tried_again(house: House) 
     await house.watcher.check()
     assert not (house.repository / CANDIDATE).exists()
     (aside,) = house.repository.glob("catalog.withdrawn-*.json")
-    told = json.loads(aside.read_text())["rollout"]["withdrawn"]
-    assert "shown to be worse: errors" in told
+    withdrawn = json.loads(aside.read_text())["rollout"]["withdrawn"]
+    assert "shown to be worse: errors" in withdrawn
     found = await state(house)
     assert not found.tried
     assert str(found.decided).startswith("withdrawn: errors")

@@ -26,7 +26,7 @@ from tests import local_triton, tiny
 from tests.fakes import CONTEXT, QUESTION, encoder, make_catalog, make_variant, serving_set
 from tests.local_triton import wait_until
 
-ASKED = Question(QUESTION, CONTEXT)
+EXAMPLE_QUESTION = Question(QUESTION, CONTEXT)
 POISON = "zebra"
 # The deadline is far off: on a busy host, too, who fails has failed for another reason than time.
 EITHER_WILL_DO = SloRequest(min_f1=0.4, latency_ms=5_000, timeout_ms=60_000)
@@ -69,7 +69,7 @@ class Clinic:
         await self.backend.close()
         await self.supervisor.stop()
 
-    async def ask(self, question: Question = ASKED) -> None:
+    async def ask(self, question: Question = EXAMPLE_QUESTION) -> None:
         await self.service.answer(question, EITHER_WILL_DO, now_ms())
 
     async def _keep_asking(self) -> None:

@@ -17,7 +17,7 @@ from gateway.lifecycle.watcher import Watcher
 from gateway.request.service import AnswerService
 from gateway.settings import Settings
 from gateway.shared_memory import SharedMemory, State, Workers
-from tests.asgi import ASKED, client, make_service
+from tests.asgi import QUESTION_BODY, client, make_service
 from tests.fakes import CONTEXT, QUESTION, FakeBackend
 
 SECRET = "k" * 40
@@ -35,7 +35,7 @@ async def test_work_in_flight_is_shown_and_gone_when_it_ends() -> None:
     backend = FakeBackend(gate)
     service = make_service(backend, feedback_requests=5)
     async with client(service) as http:
-        asking = asyncio.create_task(http.post("/v1/answer", json=ASKED))
+        asking = asyncio.create_task(http.post("/v1/answer", json=QUESTION_BODY))
         await backend.until_asked()
         state = (await http.get("/debug/state")).json()
         assert (state["admission"]["in_flight"], state["queue"]["in_flight"]) == (1, 1)
@@ -76,7 +76,7 @@ async def test_what_was_learned_and_what_fails_is_shown() -> None:
     """This is what one looks for when predictions are off."""
     service = make_service()
     async with client(service) as http:
-        await http.post("/v1/answer", json=ASKED)
+        await http.post("/v1/answer", json=QUESTION_BODY)
         assert service.serving is not None
         service.serving.breakers.of("small").trip(1e12)
         state = (await http.get("/debug/state")).json()
@@ -90,7 +90,7 @@ async def test_no_text_is_shown() -> None:
     """Not even of answers that are kept."""
     service = make_service(feedback_requests=5, cache_bytes=1_000_000)
     async with client(service) as http:
-        answer = (await http.post("/v1/answer", json=ASKED)).json()["answer"]
+        answer = (await http.post("/v1/answer", json=QUESTION_BODY)).json()["answer"]
         shown = (await http.get("/debug/state")).text
     for text in (QUESTION, CONTEXT, f'"{answer}"'):
         assert text not in shown
@@ -117,7 +117,7 @@ async def test_a_gateway_without_models_has_a_state_too() -> None:
 async def test_the_main_port_shows_it_on_loopback_alone(
     settings: dict[str, Any], status: int
 ) -> None:
-    """It tells strangers how to hurt; the operations port is for operators."""
+    """It tells attackers how to hurt; the operations port is for operators."""
     async with client(make_service(**settings)) as http:
         assert (await http.get("/debug/state")).status_code == status
 
@@ -142,7 +142,7 @@ async def test_the_command_prints_it_at_80_columns(capsys: pytest.CaptureFixture
     """It is read in a terminal beside others."""
     service = make_service()
     async with client(service) as http:
-        await http.post("/v1/answer", json=ASKED)
+        await http.post("/v1/answer", json=QUESTION_BODY)
         tables.show_state(json.loads((await http.get("/debug/state")).text))
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 80

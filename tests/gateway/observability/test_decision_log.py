@@ -26,9 +26,9 @@ from loadtest.lab import replay
 from tests import live
 from tests.fakes import CONTEXT, QUESTION, FakeBackend, serving_set, small_and_large
 
-ASKED = Question(QUESTION, CONTEXT)
+EXAMPLE_QUESTION = Question(QUESTION, CONTEXT)
 LOST = "bertier_decisions_lost_total"
-PROMISE = Slo(50.0, 0.5, SloPolicy.STRICT, 50.0, "interactive")
+SLO = Slo(50.0, 0.5, SloPolicy.STRICT, 50.0, "interactive")
 STRICT = SloRequest(latency_ms=9000, min_f1=0.9, policy=SloPolicy.STRICT)
 
 
@@ -44,7 +44,9 @@ def make_service(
 async def ask(service: AnswerService, request: SloRequest, arrived_ms: float | None = None) -> None:
     """Ask one question; an error of ours is what it comes to."""
     with suppress(BertierError):
-        await service.answer(ASKED, request, now_ms() if arrived_ms is None else arrived_ms)
+        await service.answer(
+            EXAMPLE_QUESTION, request, now_ms() if arrived_ms is None else arrived_ms
+        )
 
 
 def lost(service: AnswerService) -> float | None:
@@ -53,7 +55,7 @@ def lost(service: AnswerService) -> float | None:
 
 def keep(log: DecisionLog, n: int) -> None:
     for _ in range(n):
-        log.add(Entry(PROMISE, 0.0))
+        log.add(Entry(SLO, 0.0))
 
 
 async def test_every_end_of_a_question_is_kept(tmp_path: Path) -> None:
@@ -87,7 +89,7 @@ async def test_a_deadline_that_ends_the_work_and_a_caller_that_leaves_are_kept(
     backend = FakeBackend(asyncio.Event())
     service = make_service(tmp_path / "d.jsonl", backend)
     await ask(service, SloRequest(timeout_ms=300))
-    leaving = asyncio.create_task(service.answer(ASKED, SloRequest(), now_ms()))
+    leaving = asyncio.create_task(service.answer(EXAMPLE_QUESTION, SloRequest(), now_ms()))
     await backend.until_asked(2)
     leaving.cancel()
     await asyncio.wait([leaving])
@@ -101,7 +103,7 @@ async def test_what_a_caller_did_wrong_was_no_decision(tmp_path: Path) -> None:
     """No policy could have answered it."""
     service = make_service(tmp_path / "d.jsonl", max_context_chars=10)
     with pytest.raises(TextTooLong):
-        await service.answer(ASKED, SloRequest(), now_ms())
+        await service.answer(EXAMPLE_QUESTION, SloRequest(), now_ms())
     service.decisions.write()
     assert not (tmp_path / "d.jsonl").exists()
 
@@ -111,7 +113,7 @@ async def test_a_refusal_before_the_request_was_read_is_kept_without_a_size(tmp_
     gate = asyncio.Event()
     backend = FakeBackend(gate)
     service = make_service(tmp_path / "d.jsonl", backend, max_in_flight=1)
-    first = asyncio.create_task(service.answer(ASKED, SloRequest(), now_ms()))
+    first = asyncio.create_task(service.answer(EXAMPLE_QUESTION, SloRequest(), now_ms()))
     await backend.until_asked(1)
     app = routes.create(service, Watcher(service).readiness)
     transport = httpx.ASGITransport(app=app)
@@ -169,16 +171,16 @@ async def test_every_frontend_of_a_live_gateway_records_what_replay_reads(tmp_pa
 async def test_a_full_disk_loses_lines_and_nothing_else() -> None:
     """They are counted; questions are answered all the same."""
     service = make_service(Path("/dev/full"))
-    await service.answer(ASKED, SloRequest(), now_ms())
+    await service.answer(EXAMPLE_QUESTION, SloRequest(), now_ms())
     service.decisions.write()
     assert lost(service) == 1
-    await service.answer(ASKED, SloRequest(), now_ms())
+    await service.answer(EXAMPLE_QUESTION, SloRequest(), now_ms())
 
 
 async def test_without_a_file_nothing_is_kept() -> None:
     """What nobody asked for costs nothing."""
     service = make_service(None)
-    await service.answer(ASKED, SloRequest(), now_ms())
+    await service.answer(EXAMPLE_QUESTION, SloRequest(), now_ms())
     await asyncio.wait_for(service.decisions.run(), 5)
     service.decisions.write()
     assert lost(service) == 0

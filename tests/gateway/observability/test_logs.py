@@ -21,7 +21,7 @@ from gateway.request.service import AnswerService
 from gateway.settings import Settings
 from tests.fakes import CONTEXT, QUESTION, ROOT, FakeBackend, serving_set, small_and_large
 
-ASKED = {"question": QUESTION, "context": CONTEXT}
+QUESTION_BODY = {"question": QUESTION, "context": CONTEXT}
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 HEADERS = {
     "x-request-id": "r-1",
@@ -83,7 +83,7 @@ async def post(
     app.include_router(oip.router(service))
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-        return await http.post(path, json=body or ASKED, headers=HEADERS)
+        return await http.post(path, json=body or QUESTION_BODY, headers=HEADERS)
 
 
 def lines(captured: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
@@ -108,7 +108,7 @@ async def test_an_access_line_tells_class_plan_variant_outcome_and_timings(
         "message": "request",
         "request_id": "r-1",
         "trace_id": TRACE,
-        "front": "http",
+        "frontend": "http",
         "class": "standard",
         "outcome": "ok",
         "plan": "large",
@@ -142,7 +142,7 @@ async def test_an_open_inference_call_has_a_line_for_each_question(
     logs.set_up("info", "json")
     inputs = [
         {"name": name, "datatype": "BYTES", "shape": [2], "data": [text, text]}
-        for name, text in ASKED.items()
+        for name, text in QUESTION_BODY.items()
     ]
     assert (await post("/v2/models/qa/infer", {"inputs": inputs})).status_code == 200
     assert [line["variant"] for line in lines(capsys)] == ["large", "large"]
@@ -179,7 +179,7 @@ async def test_the_console_shows_the_same_in_one_line(capsys: pytest.CaptureFixt
     logs.set_up("info", "console")
     await post(body={"question": "Who?\n2026 ERROR forged", "context": CONTEXT}, texts=True)
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"[r-1 {TRACE}] request front=" in line
+    assert f"[r-1 {TRACE}] request frontend=" in line
     assert 'variant="large"' in line
 
 

@@ -30,8 +30,8 @@ from gateway.settings import Settings
 from gateway.slo import STANDARD_CLASSES
 from tests.fakes import CONTEXT, QUESTION, FakeBackend, serving_set, small_and_large
 
-ASKED = {"question": QUESTION, "context": CONTEXT}
-OUTCOMES = ("kept", "broken")
+QUESTION_BODY = {"question": QUESTION, "context": CONTEXT}
+OUTCOMES = ("met", "violated")
 CUSTOM = {"voice": {"latency_ms": 123.0, "policy": "prefer-latency"}}
 
 
@@ -51,16 +51,16 @@ class Gateway:
 
     async def ask(self, **headers: str) -> httpx.Response:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return await self.http.post("/v1/answer", json=ASKED, headers=named)
+        return await self.http.post("/v1/answer", json=QUESTION_BODY, headers=named)
 
     def count(self, name: str, **labels: str) -> float:
         return self.metrics.registry.get_sample_value(name, labels) or 0.0
 
-    def kept(self, outcome: str, slo_class: str = "standard") -> list[float]:
-        """Return how often latency, accuracy and both were kept, or broken."""
+    def attained(self, outcome: str, slo_class: str = "standard") -> list[float]:
+        """Return how often latency, accuracy and both were met, or violated."""
         name = "bertier_slo_requests_total"
         return [
-            self.count(name, slo_class=slo_class, promise=objective, outcome=outcome)
+            self.count(name, slo_class=slo_class, objective=objective, outcome=outcome)
             for objective in OBJECTIVES
         ]
 
@@ -69,16 +69,16 @@ async def test_an_answer_in_time_and_above_the_floor_meets_the_whole_slo() -> No
     """Attainment is the service's first indicator."""
     gateway = Gateway()
     await gateway.ask()
-    assert gateway.kept("kept") == [1, 1, 1]
-    assert gateway.kept("broken") == [0, 0, 0]
+    assert gateway.attained("met") == [1, 1, 1]
+    assert gateway.attained("violated") == [0, 0, 0]
 
 
 async def test_an_answer_below_the_floor_meets_the_latency_only() -> None:
     """Latency and accuracy have budgets of their own."""
     gateway = Gateway()
     await gateway.ask(slo_min_f1="0.95")
-    assert gateway.kept("kept") == [1, 0, 0]
-    assert gateway.kept("broken") == [0, 1, 1]
+    assert gateway.attained("met") == [1, 0, 0]
+    assert gateway.attained("violated") == [0, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -99,8 +99,8 @@ def test_the_violations_tell_which_objective_was_met(
     for objective, held in zip(OBJECTIVES, met, strict=True):
         labels = {
             "slo_class": "batch",
-            "promise": objective,
-            "outcome": "kept" if held else "broken",
+            "objective": objective,
+            "outcome": "met" if held else "violated",
         }
         assert metrics.registry.get_sample_value("bertier_slo_requests_total", labels) == 1
 
@@ -110,7 +110,7 @@ async def test_a_request_that_failed_misses_every_objective() -> None:
     gateway = Gateway()
     gateway.backend.error = BackendUnavailable("nobody")
     await gateway.ask()
-    assert gateway.kept("broken") == [1, 1, 1]
+    assert gateway.attained("violated") == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ async def test_what_the_caller_got_wrong_violates_no_slo(headers: dict[str, str]
     """Nobody can burn our budget with bad requests."""
     gateway = Gateway()
     assert (await gateway.ask(**headers)).status_code in (400, 422)
-    assert sum(gateway.kept("broken")) == sum(gateway.kept("broken", "unknown")) == 0
+    assert sum(gateway.attained("violated")) == sum(gateway.attained("violated", "unknown")) == 0
 
 
 def test_every_objective_of_every_class_is_there_before_the_first_request() -> None:
@@ -143,7 +143,7 @@ def test_what_is_rare_is_there_before_it_happens() -> None:
     registry = Metrics().registry
     for name, labels in (
         ("bertier_partial_answers_total", {"slo_class": "batch"}),
-        ("bertier_denied_total", {"front": "grpc", "reason": "scope"}),
+        ("bertier_denied_total", {"frontend": "grpc", "reason": "scope"}),
         ("bertier_reloads_total", {"file": "keys", "result": "refused"}),
         ("bertier_reload_refused", {"file": "certificate"}),
         ("bertier_catalog_switches_total", {"result": "refused"}),
@@ -184,14 +184,12 @@ def test_histograms_have_an_edge_at_every_target_and_deadline() -> None:
 
 KINDS = {kind.name for kind in (*problems.KINDS.values(), problems.INTERNAL)}
 BOUNDED: Mapping[str, frozenset[str]] = {
-    "front": frozenset(FRONTENDS),
+    "frontend": frozenset(FRONTENDS),
     "slo_class": frozenset({*STANDARD_CLASSES, "voice", "unknown"}),
     "plan": frozenset({"small", "large", "none"}),
     "variant": frozenset({"small", "large"}),
-    "outcome": frozenset(
-        {*KINDS, *SloViolation, "ok", "met", *OUTCOMES, "within", "beyond", *CACHED}
-    ),
-    "promise": frozenset(OBJECTIVES),
+    "outcome": frozenset({*KINDS, *SloViolation, "ok", *OUTCOMES, "within", "beyond", *CACHED}),
+    "objective": frozenset(OBJECTIVES),
     "stage": frozenset(STAGES),
     "kind": frozenset({"text", "padding"}),
     "reason": frozenset({*Reason, *CLOSINGS, *DENIALS}),

@@ -38,7 +38,7 @@ from tests.fakes import (
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = f"00-{TRACE}-{SPAN}-01"
-ASKED = {"question": QUESTION, "context": CONTEXT}
+QUESTION_BODY = {"question": QUESTION, "context": CONTEXT}
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ async def ask(running: live.Running, **headers: str) -> int:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     async with aiohttp.ClientSession() as http:
         url = f"http://{running.http_url}/v1/answer"
-        async with http.post(url, json=ASKED, headers=named) as response:
+        async with http.post(url, json=QUESTION_BODY, headers=named) as response:
             await response.read()
             return response.status
 
@@ -93,7 +93,7 @@ async def test_the_request_span_has_the_slo_the_choice_and_the_outcome(
     said = attributes(collected.spans("answer")[0])
     assert said.pop("bertier.predicted_ms") > 0
     assert said == {
-        "bertier.front": "http",
+        "bertier.frontend": "http",
         "bertier.request_id": "r-1",
         "bertier.slo.class": "batch",
         "bertier.slo.latency_ms": 5000.0,
@@ -111,7 +111,7 @@ async def test_the_request_span_has_the_slo_the_choice_and_the_outcome(
     assert attributes(collected.spans("infer")[0]) == {"bertier.variant": "large"}
 
 
-async def test_the_callers_context_comes_in_over_both_fronts(collected: Collector) -> None:
+async def test_the_callers_context_comes_in_over_both_frontends(collected: Collector) -> None:
     """A trace continues from the caller into the gateway."""
     question = qa_pb2.AnswerRequest(question=QUESTION, context=CONTEXT)
     async with live.gateway() as running:
@@ -121,7 +121,7 @@ async def test_the_callers_context_comes_in_over_both_fronts(collected: Collecto
             await stub.Answer(question, metadata=(("traceparent", PARENT),))
     await flush()
     requests = collected.spans("answer")
-    assert [attributes(span)["bertier.front"] for span in requests] == ["http", "grpc"]
+    assert [attributes(span)["bertier.frontend"] for span in requests] == ["http", "grpc"]
     assert {(s.trace_id.hex(), s.parent_span_id.hex()) for s in requests} == {(TRACE, SPAN)}
 
 
@@ -129,7 +129,9 @@ async def test_each_item_of_a_list_is_a_request_of_its_own(collected: Collector)
     """One slow item can be distinguished from its neighbours."""
     async with live.gateway() as running, aiohttp.ClientSession() as http:
         url = f"http://{running.http_url}/v1/answers"
-        async with http.post(url, json=[ASKED] * 3, headers={"traceparent": PARENT}) as response:
+        async with http.post(
+            url, json=[QUESTION_BODY] * 3, headers={"traceparent": PARENT}
+        ) as response:
             await response.read()
     await flush()
     requests = collected.spans("answer")

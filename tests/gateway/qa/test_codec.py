@@ -21,7 +21,7 @@ from gateway.catalog.schema import Decoding
 from gateway.domain import Bools, Ints, Logits, Question, Span, Windows
 from gateway.errors import EmptyText, MalformedText, RepositoryError, TextTooLong
 from gateway.qa import codec
-from gateway.qa.characters import has_visible
+from gateway.qa.boundaries import has_visible
 from gateway.qa.codec import SpanEncoder
 from tests.fakes import TOKENIZER
 from tests.texts import TEXT, UNREADABLE

@@ -13,12 +13,12 @@ from gateway.qa import codec
 from tests.fakes import CONTEXT, QUESTION, encoder
 
 WEIGHTS = ((0.5, 0.4, 0.1), (0.5, 0.4, 0.1))  # the larger the margin, the surer
-ASKED = Question(QUESTION, CONTEXT)
+EXAMPLE_QUESTION = Question(QUESTION, CONTEXT)
 
 
 def answer(difference: float, threshold: float = 0.0) -> Answer:
     """Return the answer of a model whose no-answer score is this much above its best span's."""
-    windows = encoder().encode(ASKED)
+    windows = encoder().encode(EXAMPLE_QUESTION)
     start = np.full(windows.input_ids.shape, -20.0, np.float32)
     start[0, int(np.flatnonzero(windows.is_context[0])[0])] = 0.0
     start[:, 0] = difference
@@ -26,7 +26,7 @@ def answer(difference: float, threshold: float = 0.0) -> Answer:
     return codec.decode(
         windows,
         Logits(start, end),
-        ASKED,
+        EXAMPLE_QUESTION,
         Decoding(null_threshold=threshold, score_weights=WEIGHTS),
     )
 

@@ -45,7 +45,7 @@ from tests.fakes import (
     serving_set,
 )
 
-ASKED = Question(QUESTION, CONTEXT)
+EXAMPLE_QUESTION = Question(QUESTION, CONTEXT)
 CASCADE = SloRequest(min_f1=0.65, latency_ms=1000)  # what only the cascade and `large` keep
 SURE, UNSURE = 2.0, -2.0  # logits of scores
 
@@ -93,7 +93,7 @@ async def test_a_sure_answer_is_kept() -> None:
     """The larger variant costs nothing where it is not needed."""
     backend = FakeBackend()
     service = make_service(backend, small=SURE)
-    answered = await service.answer(ASKED, CASCADE, 0.0)
+    answered = await service.answer(EXAMPLE_QUESTION, CASCADE, 0.0)
     assert (backend.asked, answered.variant, answered.violations) == (["small"], "small", ())
     assert answered.option.plan.variants == ("small", "large")
     assert (counted(service, "kept"), counted(service, "escalated")) == (1, 0)
@@ -103,7 +103,7 @@ async def test_a_doubted_answer_is_asked_of_the_next_variant() -> None:
     """Its answer counts, windows are those of the first, and every stage is learnt from."""
     backend = FakeBackend()
     service = make_service(backend)
-    answered = await service.answer(ASKED, CASCADE, 0.0)
+    answered = await service.answer(EXAMPLE_QUESTION, CASCADE, 0.0)
     assert (backend.asked, answered.variant, answered.violations) == (
         ["small", "large"],
         "large",
@@ -122,7 +122,7 @@ async def test_a_doubted_answer_is_asked_of_the_next_variant() -> None:
 async def test_an_answer_at_the_threshold_is_sure_enough() -> None:
     """`Below` compares as the certificate did."""
     backend = FakeBackend()
-    answered = await make_service(backend, small=0.0).answer(ASKED, CASCADE, 0.0)
+    answered = await make_service(backend, small=0.0).answer(EXAMPLE_QUESTION, CASCADE, 0.0)
     assert (answered.answer.score, backend.asked) == (0.5, ["small"])
 
 
@@ -130,7 +130,7 @@ async def test_a_cascade_of_three_stops_where_it_is_sure() -> None:
     """Each stage is left once."""
     backend = FakeBackend()
     service = make_service(backend, middle=SURE, stages=3)
-    answered = await service.answer(ASKED, CASCADE, 0.0)
+    answered = await service.answer(EXAMPLE_QUESTION, CASCADE, 0.0)
     assert (backend.asked, answered.variant) == (["small", "middle"], "middle")
     assert (counted(service, "escalated"), counted(service, "kept")) == (1, 1)
 
@@ -162,7 +162,7 @@ async def test_an_escalation_that_would_be_late_is_cut_unless_accuracy_comes_fir
     backend = Slow(140.0)  # of 260: as much again does not cover what 40 ms may take on a slow host
     service = make_service(backend, small_ms=30.0, clock=lambda: backend.now_ms)
     answered = await service.answer(
-        ASKED, SloRequest(min_f1=0.65, latency_ms=260, policy=policy), 0.0
+        EXAMPLE_QUESTION, SloRequest(min_f1=0.65, latency_ms=260, policy=policy), 0.0
     )
     assert backend.asked == asked
     assert (SloViolation.ESCALATION_CUT in answered.violations) == (asked == ["small"])
@@ -198,7 +198,9 @@ def test_an_escalation_may_take_all_but_a_twentieth_of_the_deadline(
         await asyncio.sleep(7)
         began_ms = clock()
         service = make_service(Timed(large_ms), clock=clock)
-        answered = await service.answer(ASKED, replace(CASCADE, timeout_ms=4000), began_ms)
+        answered = await service.answer(
+            EXAMPLE_QUESTION, replace(CASCADE, timeout_ms=4000), began_ms
+        )
         assert counted(service, "cut") == (variant == "small")
         return answered, clock() - began_ms
 
@@ -215,7 +217,7 @@ async def test_a_next_variant_that_fails_leaves_the_answer_at_hand(
     service = make_service(backend)
     backend.errors["large"] = BackendError("large: broken")
     for _ in range(3):
-        answered = await service.answer(ASKED, CASCADE, 0.0)
+        answered = await service.answer(EXAMPLE_QUESTION, CASCADE, 0.0)
         assert (answered.variant, answered.violations) == ("small", (SloViolation.ESCALATION_CUT,))
     assert service.serving is not None
     assert "large" in service.serving.breakers.failing(0.0)
@@ -236,7 +238,7 @@ async def test_a_first_variant_that_fails_is_left_out_of_the_second_choice() -> 
     backend = FakeBackend()
     service = make_service(backend)
     backend.errors["small"] = BackendError("small: broken")
-    answered = await service.answer(ASKED, CASCADE, 0.0)
+    answered = await service.answer(EXAMPLE_QUESTION, CASCADE, 0.0)
     assert (backend.asked, answered.variant, answered.violations) == (
         ["small", "large"],
         "large",
@@ -289,7 +291,16 @@ async def ask_cascade(
     assert serving is not None
     for variant in failing:
         serving.breakers.of(variant).trip(clock())
-    job = Job(ASKED, slo, serving, encoder().encode(ASKED), 5.0, 6.0, 9.0, sampled=False)
+    job = Job(
+        EXAMPLE_QUESTION,
+        slo,
+        serving,
+        encoder().encode(EXAMPLE_QUESTION),
+        5.0,
+        6.0,
+        9.0,
+        sampled=False,
+    )
     option = Option(serving.catalog.plans[-1], Trust.CERTIFIED, 1, 5.0, 5.0, 5.0)
     return await Cascade(backend, observer, clock).answer(job, option)
 

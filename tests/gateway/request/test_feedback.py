@@ -35,7 +35,7 @@ from tests.fakes import QUESTION, serving_set, small_and_large
 
 RIGHT = Truth(right=True)
 CONTEXT = "Normans gave their name to Normandy."  # the fake model answers with its first word
-ASKED = {"question": QUESTION, "context": CONTEXT}
+QUESTION_BODY = {"question": QUESTION, "context": CONTEXT}
 
 
 async def answered(service: AnswerService, request_id: str, own_id: str = "") -> str:
@@ -222,7 +222,9 @@ async def test_feedback_over_http() -> None:
     async with client(service) as http:
         bodies = []
         for n in range(25):
-            given = await http.post("/v1/answer", json=ASKED, headers={"X-Request-Id": f"r{n}"})
+            given = await http.post(
+                "/v1/answer", json=QUESTION_BODY, headers={"X-Request-Id": f"r{n}"}
+            )
             bodies.append({"request_id": given.headers["x-request-id"], "right": n > 4})
         for body in bodies[:-1]:
             await http.post("/v1/feedback", json=body)

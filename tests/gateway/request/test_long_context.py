@@ -28,8 +28,8 @@ from tests.fakes import (
 
 FILLER = "Nothing of any interest is said in this place. " * 150
 WHOLE = FILLER + CONTEXT + " " + FILLER
-ASKED = Question(QUESTION, WHOLE)
-WINDOWS = encoder().encode(ASKED)
+EXAMPLE_QUESTION = Question(QUESTION, WHOLE)
+WINDOWS = encoder().encode(EXAMPLE_QUESTION)
 AMPLE_MS = 60_000.0
 
 
@@ -95,7 +95,7 @@ async def test_what_was_read_when_the_time_is_short_is_the_answer_and_says_so() 
     backend = Halting(answers=2)
     service = make_service(backend)
     answered = await service.answer(
-        ASKED, SloRequest(variant="small", latency_ms=60_000, timeout_ms=3_000), now_ms()
+        EXAMPLE_QUESTION, SloRequest(variant="small", latency_ms=60_000, timeout_ms=3_000), now_ms()
     )
     assert answered.violations[-1] is SloViolation.PARTIAL
     assert answered.answer.text in WHOLE
@@ -109,7 +109,7 @@ async def test_strict_takes_no_part_for_the_whole() -> None:
     """Its floor was certified for the whole context."""
     strict = SloRequest(variant="small", latency_ms=1_500, policy=SloPolicy.STRICT, min_f1=0.1)
     with pytest.raises(DeadlineExceeded):
-        await make_service(Halting(answers=2)).answer(ASKED, strict, now_ms())
+        await make_service(Halting(answers=2)).answer(EXAMPLE_QUESTION, strict, now_ms())
 
 
 async def test_a_window_that_fails_fails_the_question() -> None:
@@ -128,8 +128,8 @@ async def test_a_context_that_cannot_be_read_whole_in_time_is_read_in_part() -> 
     service = make_service(backend, clock_ms=0.0)
     service.serving = serving_set(catalog)
     with pytest.raises(Overloaded):  # not even one window
-        await service.answer(ASKED, SloRequest(timeout_ms=2_500), 0.0)
+        await service.answer(EXAMPLE_QUESTION, SloRequest(timeout_ms=2_500), 0.0)
     asked = SloRequest(latency_ms=5_000, timeout_ms=9_000)
-    answered = await service.answer(ASKED, asked, 0.0)
+    answered = await service.answer(EXAMPLE_QUESTION, asked, 0.0)
     assert SloViolation.PARTIAL in answered.violations
     assert 0 < len(backend.asked) < WINDOWS.n_windows

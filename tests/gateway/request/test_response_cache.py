@@ -18,7 +18,7 @@ from gateway.request.service import AnswerService
 from gateway.settings import Settings
 from tests.fakes import CONTEXT, QUESTION, FakeBackend, serving_set, small_and_large
 
-ASKED = Question(QUESTION, CONTEXT, "a")
+EXAMPLE_QUESTION = Question(QUESTION, CONTEXT, "a")
 SLO = SloRequest(min_f1=0.6)
 
 
@@ -35,7 +35,7 @@ class World:
         )
         self.service.serving = serving_set(small_and_large())
 
-    async def ask(self, question: Question = ASKED, slo: SloRequest = SLO) -> Answered:
+    async def ask(self, question: Question = EXAMPLE_QUESTION, slo: SloRequest = SLO) -> Answered:
         return await self.service.answer(question, slo, self.now_ms)
 
     def counted(self, outcome: str) -> float | None:
@@ -57,7 +57,7 @@ async def test_the_same_request_is_answered_without_a_model() -> None:
     world = World()
     first = await world.ask()
     world.now_ms += 400
-    again = await world.ask(replace(ASKED, id="b"))
+    again = await world.ask(replace(EXAMPLE_QUESTION, id="b"))
     assert len(world.backend.asked) == 1
     assert again.answer == first.answer
     assert (first.age_ms, again.age_ms) == (None, 400)
@@ -69,17 +69,17 @@ async def test_the_same_request_is_answered_without_a_model() -> None:
 @pytest.mark.parametrize(
     ("question", "slo"),
     [
-        (replace(ASKED, question="Who?"), SLO),
-        (replace(ASKED, context=CONTEXT + "!"), SLO),
-        (replace(ASKED, passage_starts=(0, 12)), SLO),
-        (replace(ASKED, top_k=2), SLO),
-        (replace(ASKED, max_answer_tokens=2), SLO),
-        (replace(ASKED, min_score=0.5), SLO),
-        (replace(ASKED, max_no_answer_probability=0.5), SLO),
-        (ASKED, replace(SLO, latency_ms=5_000)),
-        (ASKED, replace(SLO, min_f1=0.4)),
-        (ASKED, replace(SLO, policy=SloPolicy.STRICT)),
-        (ASKED, replace(SLO, variant="small")),
+        (replace(EXAMPLE_QUESTION, question="Who?"), SLO),
+        (replace(EXAMPLE_QUESTION, context=CONTEXT + "!"), SLO),
+        (replace(EXAMPLE_QUESTION, passage_starts=(0, 12)), SLO),
+        (replace(EXAMPLE_QUESTION, top_k=2), SLO),
+        (replace(EXAMPLE_QUESTION, max_answer_tokens=2), SLO),
+        (replace(EXAMPLE_QUESTION, min_score=0.5), SLO),
+        (replace(EXAMPLE_QUESTION, max_no_answer_probability=0.5), SLO),
+        (EXAMPLE_QUESTION, replace(SLO, latency_ms=5_000)),
+        (EXAMPLE_QUESTION, replace(SLO, min_f1=0.4)),
+        (EXAMPLE_QUESTION, replace(SLO, policy=SloPolicy.STRICT)),
+        (EXAMPLE_QUESTION, replace(SLO, variant="small")),
     ],
 )
 async def test_another_request_is_answered_anew(question: Question, slo: SloRequest) -> None:
@@ -138,12 +138,12 @@ async def test_what_is_kept_is_bounded() -> None:
     """Old answers make room; an answer larger than all of the memory is not kept."""
     world = World(cache_bytes=8_000)
     for i in range(9):
-        await world.ask(replace(ASKED, question=f"Who {i}?"))
+        await world.ask(replace(EXAMPLE_QUESTION, question=f"Who {i}?"))
     held = world.metrics.registry.get_sample_value("bertier_cache_bytes")
     assert held is not None
     assert 0 < held <= 8_000
-    assert (await world.ask(replace(ASKED, question="Who 8?"))).age_ms == 0.0
-    assert (await world.ask(replace(ASKED, question="Who 0?"))).age_ms is None
+    assert (await world.ask(replace(EXAMPLE_QUESTION, question="Who 8?"))).age_ms == 0.0
+    assert (await world.ask(replace(EXAMPLE_QUESTION, question="Who 0?"))).age_ms is None
     tiny = World(cache_bytes=1)
     await tiny.ask()
     assert (await tiny.ask()).age_ms is None
@@ -199,7 +199,7 @@ async def test_a_request_that_is_too_late_is_too_late() -> None:
     slo = SloRequest(min_f1=0.6, timeout_ms=100)
     await world.ask(slo=slo)
     with pytest.raises(DeadlineExceeded):
-        await world.service.answer(ASKED, slo, world.now_ms - 101)
+        await world.service.answer(EXAMPLE_QUESTION, slo, world.now_ms - 101)
 
 
 async def test_it_is_off_by_default() -> None:

@@ -28,8 +28,7 @@ from gateway.request.service import AnswerService
 from gateway.request.shadow import DEADLINE_MS
 from gateway.settings import Settings
 from loadtest.lab import replay
-from tests.asgi import ASKED as HTTP_ASKED
-from tests.asgi import post
+from tests.asgi import QUESTION_BODY, post
 from tests.fakes import (
     CONTEXT,
     HOST,
@@ -41,7 +40,7 @@ from tests.fakes import (
     small_and_large,
 )
 
-ASKED = Question(QUESTION, CONTEXT)
+EXAMPLE_QUESTION = Question(QUESTION, CONTEXT)
 ANY = SloRequest(min_f1=0.4)
 SHA = "ab" * 32
 
@@ -77,7 +76,10 @@ def running_in(service: AnswerService) -> Running:
 
 
 async def ask(
-    service: AnswerService, request_id: str, request: SloRequest = ANY, question: Question = ASKED
+    service: AnswerService,
+    request_id: str,
+    request: SloRequest = ANY,
+    question: Question = EXAMPLE_QUESTION,
 ) -> Answered:
     logs.request_id.set(request_id)
     return await service.answer(question, request, service._clock())
@@ -166,7 +168,7 @@ async def test_a_pin_of_a_candidate_that_has_just_ended_is_unavailable() -> None
     async with service.admitted(slo, "http") as admission:
         service.rollout.running = None
         with pytest.raises(BackendUnavailable, match="new: not served any more"):
-            await service.answer(ASKED, slo, now_ms(), admission=admission)
+            await service.answer(EXAMPLE_QUESTION, slo, now_ms(), admission=admission)
 
 
 async def test_a_plan_may_pin_a_candidates_variant() -> None:
@@ -334,7 +336,7 @@ async def test_in_shadow_no_caller_gets_the_candidates_answer() -> None:
     assert tests.reason.startswith("errors ")
 
 
-async def test_kept_answers_are_each_catalogs_own() -> None:
+async def test_cached_answers_are_each_catalogs_own() -> None:
     """A cache that mixes two catalogs would answer with the wrong model."""
     service = service_with(cache_bytes=1 << 20)
     await asked(service, 40)
@@ -352,10 +354,10 @@ async def test_the_answer_says_which_catalog_it_is_from() -> None:
     """In a header and in the explanation; without a candidate neither is there."""
     service = service_with(share=1.0)
     headers = {"SLO-Min-F1": "0.4", "SLO-Explain": "1"}
-    reply = await post(service, json=HTTP_ASKED, headers=headers)
+    reply = await post(service, json=QUESTION_BODY, headers=headers)
     assert reply.headers["SLO-Catalog"] == "candidate"
     assert reply.json()["explain"]["catalog"] == "candidate"
     service.rollout.running = None
-    reply = await post(service, json=HTTP_ASKED, headers=headers)
+    reply = await post(service, json=QUESTION_BODY, headers=headers)
     assert "SLO-Catalog" not in reply.headers
     assert "catalog" not in reply.json()["explain"]

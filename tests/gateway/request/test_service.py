@@ -40,7 +40,7 @@ from gateway.settings import Settings
 from tests.asgi import client
 from tests.fakes import CONTEXT, QUESTION, FakeBackend, serving_set, small_and_large
 
-ASKED = Question(QUESTION, CONTEXT)
+EXAMPLE_QUESTION = Question(QUESTION, CONTEXT)
 STRICT = SloPolicy.STRICT
 
 
@@ -69,7 +69,9 @@ async def test_the_slo_chooses_the_variant(
 ) -> None:
     """The smallest model that meets the SLO."""
     backend = FakeBackend()
-    answered = await make_service(backend, clock=lambda: 0.0).answer(ASKED, request_, 0.0)
+    answered = await make_service(backend, clock=lambda: 0.0).answer(
+        EXAMPLE_QUESTION, request_, 0.0
+    )
     assert (answered.variant, answered.decision.reason) == (variant, reason)
     assert backend.asked == [variant]
 
@@ -79,7 +81,7 @@ async def test_work_in_flight_moves_a_request_to_a_smaller_model() -> None:
     backend = FakeBackend(asyncio.Event())
     service = make_service(backend, clock=lambda: 0.0)  # a stall of the host moves nothing on
     slow = SloRequest(latency_ms=9_000, min_f1=0.6)
-    first = [asyncio.create_task(service.answer(ASKED, slow, 0.0)) for _ in range(2)]
+    first = [asyncio.create_task(service.answer(EXAMPLE_QUESTION, slow, 0.0)) for _ in range(2)]
     await backend.until_asked(2)
     report = await service.plan(SloRequest(latency_ms=40, min_f1=0.6))
     assert report.decision.option is not None
@@ -96,13 +98,17 @@ async def test_strict_is_refused_for_ever_or_for_now() -> None:
     backend = FakeBackend(asyncio.Event())
     service = make_service(backend, clock=lambda: 0.0)
     with pytest.raises(Infeasible) as refused:
-        await service.answer(ASKED, SloRequest(latency_ms=20, min_f1=0.6, policy=STRICT), 0.0)
+        await service.answer(
+            EXAMPLE_QUESTION, SloRequest(latency_ms=20, min_f1=0.6, policy=STRICT), 0.0
+        )
     assert [p["plan"] for p in refused.value.nearest] == ["small", "large"]
     slow = SloRequest(latency_ms=9000, min_f1=0.6)
-    first = [asyncio.create_task(service.answer(ASKED, slow, 0.0)) for _ in range(4)]
+    first = [asyncio.create_task(service.answer(EXAMPLE_QUESTION, slow, 0.0)) for _ in range(4)]
     await backend.until_asked(4)
     with pytest.raises(Overloaded) as busy:
-        await service.answer(ASKED, SloRequest(latency_ms=50, min_f1=0.6, policy=STRICT), 0.0)
+        await service.answer(
+            EXAMPLE_QUESTION, SloRequest(latency_ms=50, min_f1=0.6, policy=STRICT), 0.0
+        )
     drained_ms = 4 * 20 / 2  # on average; strict asks for the 99th percentile
     assert drained_ms * 0.9 < busy.value.retry_after_ms < drained_ms * 3
     for task in first:
@@ -113,13 +119,17 @@ async def test_strict_is_refused_where_one_answer_in_fifty_would_be_late() -> No
     """`small` takes 7 ms with the gateway, its P95 is 10.5 and its P99 14: strict counts on the P99."""
     service = make_service(clock=lambda: 0.0)
     with pytest.raises(Infeasible):
-        await service.answer(ASKED, SloRequest(latency_ms=12, min_f1=0.4, policy=STRICT), 0.0)
+        await service.answer(
+            EXAMPLE_QUESTION, SloRequest(latency_ms=12, min_f1=0.4, policy=STRICT), 0.0
+        )
     with pytest.raises(Overloaded):  # once it was seen to hold here
-        await service.answer(ASKED, SloRequest(latency_ms=15, min_f1=0.4, policy=STRICT), 0.0)
+        await service.answer(
+            EXAMPLE_QUESTION, SloRequest(latency_ms=15, min_f1=0.4, policy=STRICT), 0.0
+        )
     in_time = SloRequest(
         latency_ms=13, min_f1=0.4
     )  # of 12.8: not yet seen here, so 1.2 times as wide
-    answered = await service.answer(ASKED, in_time, 0.0)
+    answered = await service.answer(EXAMPLE_QUESTION, in_time, 0.0)
     assert answered.decision.reason is Reason.MEETS_SLO
 
 
@@ -132,7 +142,7 @@ async def test_a_strict_request_is_late_only_when_its_time_has_passed(
     service = make_service(backend, clock=lambda: spent_ms)
     strict = SloRequest(latency_ms=50, min_f1=0.6, policy=STRICT)
     with pytest.raises(error):
-        await service.answer(ASKED, strict, 0.0)
+        await service.answer(EXAMPLE_QUESTION, strict, 0.0)
     assert backend.asked == []
 
 
@@ -140,7 +150,7 @@ async def test_a_deadline_in_the_past_is_refused_at_once() -> None:
     """No model is asked for an answer that nobody can use."""
     backend = FakeBackend()
     with pytest.raises(DeadlineExceeded):
-        await make_service(backend).answer(ASKED, SloRequest(), now_ms() - 10_000)
+        await make_service(backend).answer(EXAMPLE_QUESTION, SloRequest(), now_ms() - 10_000)
     assert backend.asked == []
 
 
@@ -148,7 +158,7 @@ async def test_the_deadline_ends_the_work() -> None:
     """It runs through everything, the model server included."""
     backend = FakeBackend(asyncio.Event())
     with pytest.raises(DeadlineExceeded):
-        await make_service(backend).answer(ASKED, SloRequest(timeout_ms=1_000), now_ms())
+        await make_service(backend).answer(EXAMPLE_QUESTION, SloRequest(timeout_ms=1_000), now_ms())
     assert backend.cancelled == 1
 
 
@@ -156,7 +166,7 @@ async def test_an_abandoned_request_cancels_the_backend() -> None:
     """And no longer counts as work in flight."""
     backend = FakeBackend(asyncio.Event())
     service = make_service(backend)
-    task = asyncio.create_task(service.answer(ASKED, SloRequest(), now_ms()))
+    task = asyncio.create_task(service.answer(EXAMPLE_QUESTION, SloRequest(), now_ms()))
     await backend.until_asked()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -171,7 +181,7 @@ async def test_an_answer_after_the_target_is_an_answer_that_says_so() -> None:
     """Only the deadline takes an answer away."""
     times = iter([0.0, *[100.0] * 20])
     answered = await make_service(clock=lambda: next(times)).answer(
-        ASKED, SloRequest(latency_ms=50), 0.0
+        EXAMPLE_QUESTION, SloRequest(latency_ms=50), 0.0
     )
     assert SloViolation.LATE in answered.violations
 
@@ -180,16 +190,16 @@ async def test_an_uncertified_variant_answers_and_says_so() -> None:
     """Strict refuses it, the others use it."""
     service = make_service()
     service.serving = serving_set(small_and_large(), Trust.UNCERTIFIED)
-    answered = await service.answer(ASKED, SloRequest(), now_ms())
+    answered = await service.answer(EXAMPLE_QUESTION, SloRequest(), now_ms())
     assert SloViolation.UNCERTIFIED in answered.violations
     with pytest.raises(Infeasible):
-        await service.answer(ASKED, SloRequest(policy=STRICT, min_f1=0.1), now_ms())
+        await service.answer(EXAMPLE_QUESTION, SloRequest(policy=STRICT, min_f1=0.1), now_ms())
 
 
 async def test_an_unknown_variant_is_refused_with_the_known() -> None:
     """A typing error in an evaluation must not be routed."""
     with pytest.raises(UnknownVariant, match="small, large"):
-        await make_service().answer(ASKED, SloRequest(variant="huge"), now_ms())
+        await make_service().answer(EXAMPLE_QUESTION, SloRequest(variant="huge"), now_ms())
 
 
 async def test_a_variant_that_is_not_served_is_unavailable() -> None:
@@ -198,7 +208,7 @@ async def test_a_variant_that_is_not_served_is_unavailable() -> None:
     assert service.serving is not None
     service.serving = service.serving.without({"large": "another file"})
     with pytest.raises(BackendUnavailable):
-        await service.answer(ASKED, SloRequest(variant="large"), now_ms())
+        await service.answer(EXAMPLE_QUESTION, SloRequest(variant="large"), now_ms())
 
 
 async def test_without_a_catalog_nothing_is_answered() -> None:
@@ -206,7 +216,7 @@ async def test_without_a_catalog_nothing_is_answered() -> None:
     service = make_service()
     service.serving = None
     with pytest.raises(BackendUnavailable):
-        await service.answer(ASKED, SloRequest(), now_ms())
+        await service.answer(EXAMPLE_QUESTION, SloRequest(), now_ms())
 
 
 @pytest.mark.parametrize(
@@ -271,7 +281,7 @@ async def test_a_long_context_is_answered_from_windows() -> None:
 async def test_decisions_are_counted_by_reason() -> None:
     """The dashboard shows why traffic went where it went."""
     service = make_service()
-    await service.answer(ASKED, SloRequest(min_f1=0.4), now_ms())
+    await service.answer(EXAMPLE_QUESTION, SloRequest(min_f1=0.4), now_ms())
     labels = {"slo_class": "standard", "plan": "small", "reason": "meets_slo"}
     assert service.metrics.registry.get_sample_value("bertier_decisions_total", labels) == 1
 
@@ -280,10 +290,12 @@ async def test_predictions_are_counted_by_whether_they_held() -> None:
     """Coverage is published, not claimed; a request that timed out is no success."""
     backend = FakeBackend()
     service = make_service(backend)
-    await service.answer(ASKED, SloRequest(variant="small"), now_ms())
+    await service.answer(EXAMPLE_QUESTION, SloRequest(variant="small"), now_ms())
     backend.gate = asyncio.Event()
     with pytest.raises(DeadlineExceeded):
-        await service.answer(ASKED, SloRequest(variant="small", timeout_ms=150), now_ms())
+        await service.answer(
+            EXAMPLE_QUESTION, SloRequest(variant="small", timeout_ms=150), now_ms()
+        )
 
     def count(outcome: str) -> float | None:
         labels = {"variant": "small", "quantile": "0.95", "outcome": outcome}
@@ -307,7 +319,7 @@ async def test_what_fails_is_asked_of_another_variant() -> None:
     backend = FakeBackend()
     backend.errors["small"] = FAILED
     service = make_service(backend)
-    answered = await service.answer(ASKED, SMALL_WOULD_DO, now_ms())
+    answered = await service.answer(EXAMPLE_QUESTION, SMALL_WOULD_DO, now_ms())
     assert (answered.variant, answered.decision.reason) == ("large", Reason.MEETS_SLO)
     assert backend.asked == ["small", "large"]
     assert count(service, "bertier_retries_total", outcome="retried") == 1
@@ -322,7 +334,7 @@ async def test_what_ended_a_model_twice_is_asked_of_no_other() -> None:
     backend.errors["small"] = ModelCrashed("small: ended")
     service = make_service(backend)
     with pytest.raises(ModelCrashed):
-        await service.answer(ASKED, SMALL_WOULD_DO, now_ms())
+        await service.answer(EXAMPLE_QUESTION, SMALL_WOULD_DO, now_ms())
     assert backend.asked == ["small"]
 
 
@@ -333,14 +345,14 @@ async def test_a_variant_that_keeps_failing_is_routed_around_and_comes_back() ->
     now = [0.0]
     service = make_service(backend, clock=lambda: now[0])
     for _ in range(breaker.IN_A_ROW):
-        await service.answer(ASKED, SMALL_WOULD_DO, now[0])
+        await service.answer(EXAMPLE_QUESTION, SMALL_WOULD_DO, now[0])
     assert count(service, "bertier_breaker_open", variant="small") == 1
     backend.asked.clear()
-    assert (await service.answer(ASKED, SMALL_WOULD_DO, now[0])).variant == "large"
+    assert (await service.answer(EXAMPLE_QUESTION, SMALL_WOULD_DO, now[0])).variant == "large"
     assert backend.asked == ["large"]
     backend.errors.clear()
     now[0] += breaker.FIRST_OPEN_MS
-    assert (await service.answer(ASKED, SMALL_WOULD_DO, now[0])).variant == "small"
+    assert (await service.answer(EXAMPLE_QUESTION, SMALL_WOULD_DO, now[0])).variant == "small"
     assert count(service, "bertier_breaker_open", variant="small") == 0
     assert count(service, "bertier_breaker_changes_total", variant="small", state="open") == 1
     assert count(service, "bertier_breaker_changes_total", variant="small", state="closed") == 1
@@ -352,10 +364,10 @@ async def test_a_variant_whose_logits_are_not_finite_is_routed_around() -> None:
     backend.logits["small"] = float("nan")
     service = make_service(backend)
     for _ in range(breaker.IN_A_ROW):
-        assert (await service.answer(ASKED, SMALL_WOULD_DO, now_ms())).variant == "large"
+        assert (await service.answer(EXAMPLE_QUESTION, SMALL_WOULD_DO, now_ms())).variant == "large"
     assert count(service, "bertier_breaker_open", variant="small") == 1
     backend.asked.clear()
-    assert (await service.answer(ASKED, SMALL_WOULD_DO, now_ms())).variant == "large"
+    assert (await service.answer(EXAMPLE_QUESTION, SMALL_WOULD_DO, now_ms())).variant == "large"
     assert backend.asked == ["large"]
 
 
@@ -365,10 +377,10 @@ async def test_without_another_plan_the_caller_gets_the_failure() -> None:
     backend.errors = {"small": FAILED, "large": BackendError("large: broken")}
     service = make_service(backend)
     with pytest.raises(BackendError, match="small: broken"):
-        await service.answer(ASKED, SloRequest(variant="small"), now_ms())
+        await service.answer(EXAMPLE_QUESTION, SloRequest(variant="small"), now_ms())
     only_large = SloRequest(min_f1=0.6, latency_ms=1000, policy=STRICT)
     with pytest.raises(BackendError, match="large: broken"):
-        await service.answer(ASKED, only_large, now_ms())
+        await service.answer(EXAMPLE_QUESTION, only_large, now_ms())
     assert backend.asked == ["small", "large"]
     assert count(service, "bertier_retries_total", outcome="no_plan") == 2
 
@@ -381,10 +393,10 @@ async def test_an_slo_only_a_failing_variant_could_meet_is_unavailable_not_infea
     only_large = SloRequest(min_f1=0.6, latency_ms=1000, policy=STRICT)
     for _ in range(breaker.IN_A_ROW):
         with pytest.raises(BackendError, match="broken"):
-            await service.answer(ASKED, only_large, now_ms())
+            await service.answer(EXAMPLE_QUESTION, only_large, now_ms())
     backend.asked.clear()
     with pytest.raises(BackendUnavailable, match=r"1000 ms at F1 >= 0\.600"):
-        await service.answer(ASKED, only_large, now_ms())
+        await service.answer(EXAMPLE_QUESTION, only_large, now_ms())
     assert backend.asked == []
     assert count(
         service, "bertier_decisions_total", slo_class="standard", plan="none", reason="unavailable"
@@ -398,7 +410,7 @@ async def test_retries_end_with_the_budget() -> None:
     service = AnswerService(backend, Settings(retry_share=0), Metrics())
     service.serving = serving_set(small_and_large())
     with pytest.raises(BackendError, match="small: broken"):
-        await service.answer(ASKED, SMALL_WOULD_DO, now_ms())
+        await service.answer(EXAMPLE_QUESTION, SMALL_WOULD_DO, now_ms())
     assert backend.asked == ["small"]
     assert count(service, "bertier_retries_total", outcome="no_budget") == 1
 
@@ -410,7 +422,7 @@ async def test_a_second_try_keeps_to_the_first_deadline() -> None:
     times = iter([*[0.0] * 8, *[90.0] * 20])
     service = make_service(backend, clock=lambda: next(times))
     with pytest.raises(BackendError, match="small: broken"):
-        await service.answer(ASKED, SloRequest(min_f1=0.4, latency_ms=25), 0.0)
+        await service.answer(EXAMPLE_QUESTION, SloRequest(min_f1=0.4, latency_ms=25), 0.0)
     assert backend.asked == ["small"]
     assert count(service, "bertier_retries_total", outcome="no_plan") == 1
 
@@ -421,6 +433,10 @@ async def test_a_variant_that_hangs_opens_its_circuit() -> None:
     service = make_service(backend)
     while len(backend.asked) < breaker.IN_A_ROW:  # a stall of the host may end one before it asks
         with pytest.raises(DeadlineExceeded):
-            await service.answer(ASKED, SloRequest(variant="small", timeout_ms=200), now_ms())
+            await service.answer(
+                EXAMPLE_QUESTION, SloRequest(variant="small", timeout_ms=200), now_ms()
+            )
     with pytest.raises(BackendUnavailable):
-        await service.answer(ASKED, SloRequest(variant="small", timeout_ms=200), now_ms())
+        await service.answer(
+            EXAMPLE_QUESTION, SloRequest(variant="small", timeout_ms=200), now_ms()
+        )

@@ -46,7 +46,7 @@ from tests.fakes import (
     small_and_large,
 )
 
-ASKED = Question(QUESTION, CONTEXT)
+EXAMPLE_QUESTION = Question(QUESTION, CONTEXT)
 ANY = SloRequest(min_f1=0.4)  # the floor of `small`
 EXPECTED = Agreement("large", 1000, 4000, 0.9, 0.85, 0.9, 0.85, HOST)
 SURE = Confidence((0.5,), (0.1,), (0.05,), (0.15,), 1000, 4000, HOST)
@@ -102,12 +102,12 @@ async def test_the_largest_variant_is_asked_after_the_answer() -> None:
     """And its answer is compared with the one that was given."""
     backend = OtherLarge(agrees=True)
     service = watched_service(backend)
-    answered = await service.answer(ASKED, ANY, now_ms())
+    answered = await service.answer(EXAMPLE_QUESTION, ANY, now_ms())
     assert (answered.variant, backend.asked) == ("small", ["small"])
     await until_quiet(service)
     assert backend.asked == ["small", "large"]
     backend.agrees = False
-    await service.answer(ASKED, ANY, now_ms())
+    await service.answer(EXAMPLE_QUESTION, ANY, now_ms())
     await until_quiet(service)
     assert (shadows(service, "agreed"), shadows(service, "disagreed")) == (1, 1)
 
@@ -117,7 +117,7 @@ async def test_only_the_share_drawn_at_arrival_is_asked_twice() -> None:
     backend = OtherLarge()
     service = watched_service(backend, draws=iter([0.6, 0.49, 0.5]))
     for _ in range(3):
-        await service.answer(ASKED, ANY, now_ms())
+        await service.answer(EXAMPLE_QUESTION, ANY, now_ms())
     await until_quiet(service)
     assert backend.asked.count("large") == 1
     off = AnswerService(backend, Settings(shadow_share=0), Metrics())
@@ -128,10 +128,10 @@ async def test_what_says_nothing_of_a_plan_is_not_asked() -> None:
     """The largest itself, a pinned variant, and a plan of which the catalog does not say what to expect."""
     backend = OtherLarge()
     service = watched_service(backend)
-    await service.answer(ASKED, SloRequest(min_f1=0.6), now_ms())
-    await service.answer(ASKED, SloRequest(variant="small"), now_ms())
+    await service.answer(EXAMPLE_QUESTION, SloRequest(min_f1=0.6), now_ms())
+    await service.answer(EXAMPLE_QUESTION, SloRequest(variant="small"), now_ms())
     service.serving = service.shadow.follow(serving_set(small_and_large()))
-    await service.answer(ASKED, ANY, now_ms())
+    await service.answer(EXAMPLE_QUESTION, ANY, now_ms())
     await until_quiet(service)
     assert backend.asked == ["large", "small", "small"]
     assert service.serving is not None
@@ -144,10 +144,12 @@ async def test_shorter_answers_than_certified_test_no_certificate() -> None:
     backend = OtherLarge()
     service = watched_service(backend)
     for longest in (1, MAX_ANSWER_TOKENS - 1):
-        await service.answer(replace(ASKED, max_answer_tokens=longest), ANY, now_ms())
+        await service.answer(replace(EXAMPLE_QUESTION, max_answer_tokens=longest), ANY, now_ms())
     await until_quiet(service)
     assert backend.asked == ["small", "small"]
-    await service.answer(replace(ASKED, max_answer_tokens=MAX_ANSWER_TOKENS), ANY, now_ms())
+    await service.answer(
+        replace(EXAMPLE_QUESTION, max_answer_tokens=MAX_ANSWER_TOKENS), ANY, now_ms()
+    )
     await until_quiet(service)
     assert backend.asked == ["small", "small", "small", "large"]
 
@@ -157,7 +159,7 @@ async def test_a_variant_that_answers_otherwise_here_judges_nobody() -> None:
     backend = OtherLarge()
     service = watched_service(backend)
     service.serving = service.shadow.follow(serving_set(watched_catalog(), Trust.UNCERTIFIED))
-    await service.answer(ASKED, ANY, now_ms())
+    await service.answer(EXAMPLE_QUESTION, ANY, now_ms())
     await until_quiet(service)
     assert backend.asked == ["small"]
 
@@ -170,14 +172,14 @@ async def test_it_waits_for_room_and_is_dropped_without() -> None:
     service.serving = service.shadow.follow(serving_set(watched_catalog()))
     assert service.serving is not None
     other = service.serving.latency.begin("small", Size(128, 1), 0.0)
-    await service.answer(ASKED, ANY, 0.0)
+    await service.answer(EXAMPLE_QUESTION, ANY, 0.0)
     await asyncio.sleep(0)
     assert backend.asked == ["small"]
     now[0] = DEADLINE_MS
     await until_quiet(service)
     assert (backend.asked, shadows(service, "dropped")) == (["small"], 1)
     service.serving.latency.leave(other, now[0])
-    await service.answer(ASKED, ANY, now[0])
+    await service.answer(EXAMPLE_QUESTION, ANY, now[0])
     await until_quiet(service)
     assert backend.asked == ["small", "small", "large"]
 
@@ -187,12 +189,12 @@ async def test_one_is_asked_at_a_time_and_few_wait() -> None:
     backend = OtherLarge()
     service = watched_service(backend)
     gate = asyncio.Event()
-    await service.answer(ASKED, ANY, now_ms())
+    await service.answer(EXAMPLE_QUESTION, ANY, now_ms())
     backend.gate = gate
     await backend.until_asked(2)  # the first sample is with `large`, and stays there
     backend.gate = None
     for _ in range(MOST_WAITING + 3):
-        await service.answer(ASKED, ANY, now_ms())
+        await service.answer(EXAMPLE_QUESTION, ANY, now_ms())
     assert backend.asked.count("large") == 1
     assert shadows(service, "dropped") == 3
     gate.set()
@@ -206,7 +208,7 @@ async def test_a_shadow_that_fails_is_counted_and_harms_nobody() -> None:
     backend.errors["large"] = BackendError("large: broken")
     service = watched_service(backend)
     for _ in range(2):
-        answered = await service.answer(ASKED, ANY, now_ms())
+        answered = await service.answer(EXAMPLE_QUESTION, ANY, now_ms())
         assert answered.answer.text
         await until_quiet(service)
     assert shadows(service, "failed") == 2
@@ -239,18 +241,18 @@ async def break_small(service: AnswerService) -> None:
 async def test_a_broken_certificate_moves_requests_up(caplog: pytest.LogCaptureFixture) -> None:
     """Its floor does not count any more; a request without a floor still gets it, marked as uncertified."""
     service = watched_service(OtherLarge())
-    assert (await service.answer(ASKED, ANY, now_ms())).variant == "small"
+    assert (await service.answer(EXAMPLE_QUESTION, ANY, now_ms())).variant == "small"
     await break_small(service)
     assert "certify again" in caplog.text
-    assert (await service.answer(ASKED, ANY, now_ms())).variant == "large"
+    assert (await service.answer(EXAMPLE_QUESTION, ANY, now_ms())).variant == "large"
     evidence = count(service, "bertier_certificate_evidence", plan="small")
     assert evidence is not None
     assert evidence >= log10(1 / Settings().shadow_delta)
-    no_floor = await service.answer(ASKED, SloRequest(min_f1=0), now_ms())
+    no_floor = await service.answer(EXAMPLE_QUESTION, SloRequest(min_f1=0), now_ms())
     assert (no_floor.variant, no_floor.violations) == ("small", ("uncertified",))
     strict = SloRequest(min_f1=0, latency_ms=1000, variant="small", policy=SloPolicy.STRICT)
     with pytest.raises(Infeasible):
-        await service.answer(ASKED, strict, now_ms())
+        await service.answer(EXAMPLE_QUESTION, strict, now_ms())
     assert service.serving is not None
     report = catalog_report(service.serving)["plans"][0]
     assert (report["trust"], report["evidence"]["broken"]) == ("broken", True)
@@ -261,7 +263,7 @@ async def test_a_new_certificate_is_trusted_again() -> None:
     service = watched_service(OtherLarge())
     await break_small(service)
     service.serving = service.shadow.follow(serving_set(watched_catalog()))
-    assert (await service.answer(ASKED, ANY, now_ms())).variant == "large"
+    assert (await service.answer(EXAMPLE_QUESTION, ANY, now_ms())).variant == "large"
     catalog = watched_catalog()
     small = replace(
         catalog.plans[0], certificate=replace(catalog.plans[0].certificate, n_contexts=999)
@@ -270,7 +272,7 @@ async def test_a_new_certificate_is_trusted_again() -> None:
         serving_set(replace(catalog, plans=(small, *catalog.plans[1:])))
     )
     assert count(service, "bertier_certificate_broken", plan="small") == 0
-    assert (await service.answer(ASKED, ANY, now_ms())).variant == "small"
+    assert (await service.answer(EXAMPLE_QUESTION, ANY, now_ms())).variant == "small"
 
 
 @pytest.mark.parametrize(
@@ -286,7 +288,16 @@ async def test_partial_answers_and_cut_cascades_tell_nothing_of_a_plan(
     serving, plan = service.serving, watched_catalog().plans[0]
     assert serving is not None
     slo = Slo(1000.0, 0.0, SloPolicy.PREFER_LATENCY, 4000.0, "standard")
-    job = Job(ASKED, slo, serving, encoder().encode(ASKED), 0.0, 0.0, 0.0, sampled=True)
+    job = Job(
+        EXAMPLE_QUESTION,
+        slo,
+        serving,
+        encoder().encode(EXAMPLE_QUESTION),
+        0.0,
+        0.0,
+        0.0,
+        sampled=True,
+    )
     answer = Answer("", None, None, 0.3, 0.5)
     outcome = Outcome(answer, "small", answer, cut, partial_answer, Timings())
     service.shadow.watch(job, outcome, plan)
@@ -309,4 +320,4 @@ async def test_a_shift_of_confidence_warns_and_reroutes_nothing(
     assert count(service, "bertier_confidence_shifted", variant="small") == 1
     assert count(service, "bertier_confidence_shifted", variant="large") == 0
     assert caplog.text.count("other questions are asked") == 1
-    assert (await service.answer(ASKED, ANY, now_ms())).variant == "small"
+    assert (await service.answer(EXAMPLE_QUESTION, ANY, now_ms())).variant == "small"

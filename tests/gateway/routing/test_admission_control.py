@@ -13,13 +13,13 @@ from gateway.domain import Question, Size, SloPolicy, SloRequest
 from gateway.errors import Overloaded
 from gateway.observability.metrics import Metrics
 from gateway.request.service import AnswerService
-from gateway.routing.admission import ROOM_MS
 from gateway.routing.admission_control import LAG_EVERY_MS
+from gateway.routing.admission_queue import ROOM_MS
 from gateway.settings import Settings
 from tests import live
 from tests.fakes import CONTEXT, QUESTION, FakeBackend, serving_set, small_and_large
 
-ASKED = Question(QUESTION, CONTEXT)
+EXAMPLE_QUESTION = Question(QUESTION, CONTEXT)
 PATIENT = SloRequest(latency_ms=60_000.0)
 STRICT = SloRequest(latency_ms=60.0, policy=SloPolicy.STRICT, min_f1=0.4)
 
@@ -48,7 +48,7 @@ async def test_an_idle_gateway_lets_everybody_in_at_once() -> None:
     """Admission costs next to nothing then."""
     service = service_before(FakeBackend())
     for _ in range(20):
-        await service.answer(ASKED, PATIENT, now_ms())
+        await service.answer(EXAMPLE_QUESTION, PATIENT, now_ms())
     assert service.admission.n_waiting == 0
 
 
@@ -62,7 +62,7 @@ async def test_the_lag_of_the_event_loop_is_measured_while_a_request_is_in_fligh
     await asyncio.sleep(0)
     clock[0] = 500.0
     assert lag.late_ms == 0.0
-    asked = asyncio.create_task(service.answer(ASKED, PATIENT, clock[0]))
+    asked = asyncio.create_task(service.answer(EXAMPLE_QUESTION, PATIENT, clock[0]))
     await backend.until_asked()
     clock[0] += LAG_EVERY_MS + 300.0  # the loop is late: its timer has not run by now
     assert lag.late_ms == pytest.approx(300.0)
@@ -85,9 +85,9 @@ async def test_requests_in_flight_are_counted_until_their_refusal_is_sent() -> N
     def shown() -> float | None:
         return service.metrics.registry.get_sample_value("bertier_requests_in_flight")
 
-    first = asyncio.create_task(service.answer(ASKED, PATIENT, now_ms()))
+    first = asyncio.create_task(service.answer(EXAMPLE_QUESTION, PATIENT, now_ms()))
     await backend.until_asked()
-    refused = asyncio.create_task(service.answer(ASKED, PATIENT, now_ms()))
+    refused = asyncio.create_task(service.answer(EXAMPLE_QUESTION, PATIENT, now_ms()))
     async with asyncio.timeout(10):
         while shown() != 2.0:  # noqa: ASYNC110 (there is no event for it)
             await asyncio.sleep(0)
@@ -103,7 +103,9 @@ async def test_a_request_waits_until_there_is_room_and_is_answered() -> None:
     """Nobody is refused for the length of a queue."""
     service = service_before(FakeBackend())
     works = fill(service, 200)
-    asked = [asyncio.create_task(service.answer(ASKED, PATIENT, now_ms())) for _ in range(5)]
+    asked = [
+        asyncio.create_task(service.answer(EXAMPLE_QUESTION, PATIENT, now_ms())) for _ in range(5)
+    ]
     await waiting(service, 5)
     assert service.serving is not None
     for work in works:
@@ -117,12 +119,14 @@ async def test_a_strict_request_is_refused_at_once_or_let_in_past_those_who_wait
     """It is never held: its caller has better things to do."""
     service = service_before(FakeBackend())
     fill(service, 200)
-    patient = [asyncio.create_task(service.answer(ASKED, PATIENT, now_ms())) for _ in range(3)]
+    patient = [
+        asyncio.create_task(service.answer(EXAMPLE_QUESTION, PATIENT, now_ms())) for _ in range(3)
+    ]
     await waiting(service, 3)
     with pytest.raises(Overloaded, match=r"cannot be met now: .* fastest plan takes"):
-        await service.answer(ASKED, STRICT, now_ms())
+        await service.answer(EXAMPLE_QUESTION, STRICT, now_ms())
     easy = SloRequest(latency_ms=60_000.0, policy=SloPolicy.STRICT, min_f1=0.4)
-    await service.answer(ASKED, easy, now_ms())
+    await service.answer(EXAMPLE_QUESTION, easy, now_ms())
     assert service.admission.n_waiting < 3  # who passes others lets one of them in, too
     for task in patient:
         task.cancel()
@@ -135,19 +139,19 @@ async def test_who_waits_in_vain_learns_the_rule_and_the_numbers() -> None:
     service = service_before(FakeBackend())
     fill(service, 500)
     with pytest.raises(Overloaded, match=r"deadline of 40 ms: \d+ ms .* queue, .* takes \d+ ms"):
-        await service.answer(ASKED, SloRequest(latency_ms=10.0), now_ms())
+        await service.answer(EXAMPLE_QUESTION, SloRequest(latency_ms=10.0), now_ms())
 
 
 async def test_more_than_may_be_in_flight_are_refused_whatever_they_ask() -> None:
     """Memory is bounded; the refusal of a patient caller is held back, that of a strict one is not."""
     gate = asyncio.Event()
     service = service_before(FakeBackend(gate), max_in_flight=1)
-    first = asyncio.create_task(service.answer(ASKED, PATIENT, now_ms()))
+    first = asyncio.create_task(service.answer(EXAMPLE_QUESTION, PATIENT, now_ms()))
     assert isinstance(service.backend, FakeBackend)
     await service.backend.until_asked()
-    held = asyncio.create_task(service.answer(ASKED, PATIENT, now_ms()))
+    held = asyncio.create_task(service.answer(EXAMPLE_QUESTION, PATIENT, now_ms()))
     with pytest.raises(Overloaded, match="max_in_flight is 1"):
-        await service.answer(ASKED, STRICT, now_ms())
+        await service.answer(EXAMPLE_QUESTION, STRICT, now_ms())
     assert not held.done()
     with pytest.raises(Overloaded, match="max_in_flight is 1"):
         await held
@@ -159,7 +163,7 @@ async def test_a_caller_who_leaves_while_it_waits_leaves_nothing_behind() -> Non
     """Neither a place in the queue nor one in flight."""
     service = service_before(FakeBackend())
     fill(service, 200)
-    asked = asyncio.create_task(service.answer(ASKED, PATIENT, now_ms()))
+    asked = asyncio.create_task(service.answer(EXAMPLE_QUESTION, PATIENT, now_ms()))
     await waiting(service, 1)
     asked.cancel()
     await asyncio.gather(asked, return_exceptions=True)
@@ -173,7 +177,9 @@ async def test_the_plan_that_is_shown_counts_who_waits() -> None:
     works = fill(service, 200)
     assert service.serving is not None
     alone = (await service.plan(asked)).decision.option
-    tasks = [asyncio.create_task(service.answer(ASKED, PATIENT, now_ms())) for _ in range(8)]
+    tasks = [
+        asyncio.create_task(service.answer(EXAMPLE_QUESTION, PATIENT, now_ms())) for _ in range(8)
+    ]
     await waiting(service, 8)
     crowded = (await service.plan(asked)).decision.option
     assert alone is not None
@@ -205,7 +211,7 @@ async def test_a_request_over_http_waits_unread_and_is_refused_unread() -> None:
         assert refused.json()["type"] == "urn:bertier:problem:overloaded"
         assert int(refused.headers["Retry-After"]) * 1e3 >= refused.json()["retry_after_ms"]
         sheds = running.service.metrics.registry.get_sample_value(
-            "bertier_sheds_total", {"front": "http", "reason": "unreachable"}
+            "bertier_sheds_total", {"frontend": "http", "reason": "unreachable"}
         )
         assert sheds == 2
         assert not running.backend.asked

@@ -108,8 +108,8 @@ def test_nothing_in_flight_means_no_wait(history: list[Burst]) -> None:
 def test_after_a_burst_predictions_come_back(burst: Burst) -> None:
     """Within 2 s of rest to within 20 % of what was predicted before, learned while calm."""
     serving = serving_set(small_and_large())
-    calm = [Burst(1, v, 1, 0.8, answered=True, pause_ms=20.0) for v in ("small", "large") * 40]
-    now_ms = play(serving, calm)
+    unloaded = [Burst(1, v, 1, 0.8, answered=True, pause_ms=20.0) for v in ("small", "large") * 40]
+    now_ms = play(serving, unloaded)
     before = predicted(serving, now_ms)
     now_ms = play(serving, [burst] * 3, now_ms)
     assert max(a / b for a, b in zip(predicted(serving, now_ms), before, strict=True)) > 1.3

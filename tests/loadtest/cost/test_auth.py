@@ -23,7 +23,7 @@ async def test_questions_are_answered_beside_a_flood_of_wrong_keys() -> None:
         frontends = await measure(*asked, rate=20.0, wrong_per_s=40.0, seconds=2.0, block_s=0.5)
         registry = running.service.metrics.registry
         for frontend in frontends:
-            labels = {"front": frontend.name.lower(), "reason": "unknown"}
+            labels = {"frontend": frontend.name.lower(), "reason": "unknown"}
             denied = registry.get_sample_value("bertier_denied_total", labels) or 0.0
             assert (
                 0 < frontend.denied <= denied <= frontend.denied + 4

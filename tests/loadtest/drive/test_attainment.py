@@ -52,11 +52,11 @@ def test_an_unanswered_request_misses_its_slo() -> None:
 
 
 def test_a_class_keeps_its_floor_by_the_f1_of_its_answers() -> None:
-    """Fast and wrong is not what was promised."""
+    """Fast and wrong is not what the SLO asks."""
     right, wrong = result(0, 20, QUICK), result(1, 20, QUICK, answer=WRONG)
     assert attainment.summarize(run_of([right, wrong])).classes["quick"].joint == 1.0
     broken = attainment.summarize(run_of([right, wrong, wrong])).classes["quick"]
-    assert (broken.in_time, broken.floor_kept, broken.joint) == (1.0, 0.0, 0.0)
+    assert (broken.in_time, broken.floor_met, broken.joint) == (1.0, 0.0, 0.0)
     assert broken.f1 == pytest.approx(1 / 3)
 
 
@@ -66,7 +66,7 @@ def test_one_class_does_not_answer_for_another() -> None:
         run_of([result(0, 20, QUICK), result(1, 20, STRICT, answer=WRONG)])
     )
     assert (found.classes["quick"].joint, found.classes["strict"].joint) == (1.0, 0.0)
-    assert (found.every.joint, found.every.floor_kept) == (0.5, 0.5)
+    assert (found.every.joint, found.every.floor_met) == (0.5, 0.5)
 
 
 def test_strict_requests_are_judged_when_they_were_accepted() -> None:

@@ -38,21 +38,21 @@ def test_an_slo_survives_its_headers(
 
 @pytest.mark.parametrize("floor", [0.29, 0.3396226415, 0.57, 1.0])
 def test_a_floor_of_few_digits_is_asked_for_as_it_is(floor: float) -> None:
-    """A ninth digit lost would ask for less than was promised, and be judged against more."""
+    """A ninth digit lost would ask for less than the SLO does, and be judged against more."""
     said = schedule.headers(slo(min_f1=floor))["SLO-Min-F1"]
     assert float(said) == pytest.approx(floor, abs=1.1e-9)
     assert float(said) <= floor
 
 
 def test_a_bound_on_the_loss_is_sent_where_there_is_one() -> None:
-    """It is a promise of its own, beside the floor."""
+    """It is a limit of its own, beside the floor."""
     asked = replace(slo(), max_f1_loss=0.02)
     assert schedule.headers(asked)["SLO-Max-F1-Loss"] == "0.02"
     assert "SLO-Max-F1-Loss" not in schedule.headers(slo())
 
 
 def test_a_class_that_only_the_lab_knows_is_not_sent() -> None:
-    """The gateway would refuse it; the promise is written out anyway."""
+    """The gateway would refuse it; the SLO is written out anyway."""
     assert "SLO-Class" not in schedule.headers(slo(slo_class="too-fast"))
     assert schedule.headers(slo(slo_class="batch"))["SLO-Class"] == "batch"
 
@@ -67,7 +67,7 @@ def test_a_schedule_asks_real_questions_at_the_rate_given() -> None:
 
 
 def test_a_recorded_trace_is_played_as_it_was(tmp_path: Path) -> None:
-    """Arrival times, promises and questions are the file's."""
+    """Arrival times, SLOs and questions are the file's."""
     path = tmp_path / "trace.csv"
     examples = questions(None, 5)
     path.write_text(

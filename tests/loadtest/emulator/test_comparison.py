@@ -1,4 +1,4 @@
-"""The lab beside the real system: judged alike, and told nothing of what it is compared with."""
+"""The lab beside the real system: judged alike, and given nothing of what it is compared with."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_nothing_answered_is_not_within_the_aim() -> None:
 
 
 def test_the_same_costs_come_out_that_went_in() -> None:
-    """Answers and refusals are told apart by runs in which their shares differ."""
+    """Answers and refusals are separated by runs in which their shares differ."""
     world, trace = lab_world.world(n_windows=2), lab_world.trace(ARRIVALS)
     runs = []
     for refused, seconds in ((0, 4.0), (50, 1.0), (150, 2.0)):
@@ -79,9 +79,9 @@ def test_the_same_costs_come_out_that_went_in() -> None:
         runs.append(Calibration(Played(fates, spent), seconds, models_ms, windows))
     found = comparison.costs(runs)
     assert astuple(found) == pytest.approx((2.0, 0.5, 20.0, 0.4, 0.75))
-    told = comparison.with_costs(world, found, rate=100.0)
-    assert (told.gateway_cpu_ms, told.refusal_cpu_ms) == pytest.approx((2.2, 0.5))
-    assert [ms for said in told.recording.said.values() for ms in said.cpu_ms] == pytest.approx(
+    measured = comparison.with_costs(world, found, rate=100.0)
+    assert (measured.gateway_cpu_ms, measured.refusal_cpu_ms) == pytest.approx((2.2, 0.5))
+    assert [ms for said in measured.recording.said.values() for ms in said.cpu_ms] == pytest.approx(
         [1.0 + 2 * 0.75] * 40
     )
 

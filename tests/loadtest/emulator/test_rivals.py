@@ -18,7 +18,7 @@ from loadtest.lab.engine import Policy, simulate
 from tests.fakes import CONTEXT, QUESTION, FakeBackend, serving_set, small_and_large
 from tests.loadtest import lab_world
 
-ASKED = Question(QUESTION, CONTEXT)
+EXAMPLE_QUESTION = Question(QUESTION, CONTEXT)
 
 
 def served_by(rival: Policy, settings: Settings | None = None) -> tuple[RivalService, FakeBackend]:
@@ -34,7 +34,7 @@ def served_by(rival: Policy, settings: Settings | None = None) -> tuple[RivalSer
 async def test_a_fixed_rival_runs_its_model_for_any_slo() -> None:
     """Where ours would take the smallest that is accurate enough."""
     service, backend = served_by(rivals.Fixed("large"))
-    answered = await service.answer(ASKED, SloRequest(min_f1=0.4), 0.0)
+    answered = await service.answer(EXAMPLE_QUESTION, SloRequest(min_f1=0.4), 0.0)
     assert (answered.variant, answered.decision.reason) == ("large", Reason.MEETS_SLO)
     assert backend.asked == ["large"]
 
@@ -50,7 +50,7 @@ async def test_what_a_rival_refuses_is_refused() -> None:
     """A rejection, as the lab counts one."""
     service, backend = served_by(Never())
     with pytest.raises(Overloaded):
-        await service.answer(ASKED, SloRequest(), 0.0)
+        await service.answer(EXAMPLE_QUESTION, SloRequest(), 0.0)
     assert backend.asked == []
 
 
@@ -58,9 +58,9 @@ async def test_a_rival_is_not_helped_by_our_refusal_of_the_unread() -> None:
     """Even with as much in flight as there may be."""
     service, backend = served_by(rivals.Fixed("large"), Settings(max_in_flight=1))
     backend.gate = asyncio.Event()
-    asking = asyncio.create_task(service.answer(ASKED, SloRequest(), 0.0))
+    asking = asyncio.create_task(service.answer(EXAMPLE_QUESTION, SloRequest(), 0.0))
     await backend.until_asked()
-    another = asyncio.create_task(service.answer(ASKED, SloRequest(), 0.0))
+    another = asyncio.create_task(service.answer(EXAMPLE_QUESTION, SloRequest(), 0.0))
     await backend.until_asked(2)
     backend.gate.set()
     await asyncio.gather(asking, another)
@@ -73,7 +73,7 @@ def test_a_rival_is_offered_no_cascade() -> None:
     seen: list[str] = []
 
     class Curious(rivals.Plain):
-        def decide(self, asked: object, options: rivals.Options, *_: object) -> None:
+        def decide(self, request: object, options: rivals.Options, *_: object) -> None:
             seen.extend(o.plan.name for o in options)
 
     Rival(Curious()).choose(lab_world.slo(), options, 0.0, ())
@@ -97,5 +97,7 @@ def test_proteus_plans_from_its_first_second_on() -> None:
     fates = simulate(world, trace, rivals.ProteusStyle(world.all_cores), 1)
     plans = [fate.plan for fate in fates]
     assert plans[0] == "large"
-    later = [p for p, asked in zip(plans, trace, strict=True) if asked.arrival_ms > 1_500.0 and p]
+    later = [
+        p for p, request in zip(plans, trace, strict=True) if request.arrival_ms > 1_500.0 and p
+    ]
     assert later.count("small") > 0.5 * len(later) > 0

@@ -1,4 +1,4 @@
-"""What a real gateway did, told as the lab tells what it plays, and kept."""
+"""What a real gateway did, recorded in the format of the lab, and kept."""
 
 from __future__ import annotations
 

@@ -9,11 +9,11 @@ from loadtest.faults import phases
 from loadtest.faults.phases import CLIENT, STREAK, Episode, Phase
 from tests.loadtest import driving
 
-PROMISE = driving.slo(100.0, 0.3)
+SLO = driving.slo(100.0, 0.3)
 
 
 def ended(at_ms: float, took_ms: float = 10.0, outcome: Outcome = Outcome.ANSWERED) -> Result:
-    return driving.result(at_ms, took_ms, PROMISE, outcome=outcome)
+    return driving.result(at_ms, took_ms, SLO, outcome=outcome)
 
 
 SEEN = [
@@ -40,7 +40,7 @@ def test_what_was_under_way_at_the_event_belongs_to_it() -> None:
 
 
 def test_recovered_is_a_streak_that_lasts() -> None:
-    """One kept promise between broken ones is luck."""
+    """One SLO met between violations is luck."""
     at = [100.0 + 10 * i for i in range(2 * STREAK)]
     results = [ended(t, 500.0 if t == 130.0 else 5.0) for t in at]
     numbered = [

@@ -7,16 +7,16 @@ from xml.etree import ElementTree
 
 import pytest
 
-from loadtest.faults.soak import Asked, Event, Sample, Verdict, verdicts
+from loadtest.faults.soak import Event, Sample, SoakRequest, Verdict, verdicts
 from loadtest.faults.soak_chart import picture
 
 IDLE = Sample(0, 100_000_000, 20, 5, 0)
 STEADY = [replace(IDLE, at_s=float(t), busy=3) for t in range(100)]
-ALL_MET = [Asked(float(t), "met") for t in range(100)]
+ALL_MET = [SoakRequest(float(t), "met") for t in range(100)]
 
 
 def judged(**changes: object) -> dict[str, Verdict]:
-    given = {"samples": STEADY, "asked": ALL_MET, "before": IDLE, "after": IDLE} | changes
+    given = {"samples": STEADY, "outcomes": ALL_MET, "before": IDLE, "after": IDLE} | changes
     return {v.what: v for v in verdicts(**given)}  # type: ignore[arg-type]  # by name
 
 
@@ -35,10 +35,10 @@ def test_a_steady_run_holds() -> None:
         ("open files, idle", {"after": replace(IDLE, open_files=21)}),
         ("tasks, idle", {"after": replace(IDLE, tasks=6)}),
         ("work left in flight", {"after": replace(IDLE, busy=1)}),
-        ("requests that failed", {"asked": [*ALL_MET, Asked(5.0, "internal")]}),
+        ("requests that failed", {"outcomes": [*ALL_MET, SoakRequest(5.0, "internal")]}),
         (
             "SLO met, by quarter",
-            {"asked": [replace(a, outcome="violated") if a.at_s > 75 else a for a in ALL_MET]},
+            {"outcomes": [replace(a, outcome="violated") if a.at_s > 75 else a for a in ALL_MET]},
         ),
     ],
 )

@@ -117,33 +117,33 @@ def test_the_gateways_policy_refuses_what_no_plan_gives() -> None:
 def test_a_floor_is_judged_by_the_answers_not_by_the_certificate() -> None:
     """The small one's recorded answers score 0.55 on average, whatever was certified."""
     for floor, kept in ((0.5, 1.0), (0.6, 0.0)):
-        asked = trace([100.0 * i for i in range(20)], slo(100.0, floor))
-        found = measure(world(), asked, simulate(world(), asked, Fixed("small"), 1))["all"]
+        requests = trace([100.0 * i for i in range(20)], slo(100.0, floor))
+        found = measure(world(), requests, simulate(world(), requests, Fixed("small"), 1))["all"]
         assert found["in_time"] == 1.0
-        assert found["floor_kept"] == found["joint"] == kept
+        assert found["floor_met"] == found["joint"] == kept
 
 
 def test_the_same_seed_gives_the_same_fates() -> None:
     """Comparisons between policies are paired: luck is of the trace, not of the run."""
-    asked = trace([5.0 * i for i in range(50)])
-    runs = [simulate(world(), asked, ours(), seed=3) for _ in range(2)]
+    requests = trace([5.0 * i for i in range(50)])
+    runs = [simulate(world(), requests, ours(), seed=3) for _ in range(2)]
     assert [f.latency_ms for f in runs[0]] == [f.latency_ms for f in runs[1]]
-    other = simulate(world(), asked, ours(), seed=4)
+    other = simulate(world(), requests, ours(), seed=4)
     assert [f.latency_ms for f in runs[0]] != [f.latency_ms for f in other]
 
 
 def test_a_cascade_asks_the_next_variant_where_the_answer_is_doubted() -> None:
     """Half of the questions pay for both stages; the answer is that of the last one asked."""
     there = doubtful()
-    asked = trace([200.0 * i for i in range(N)], slo(150.0, 0.65))
-    fates = simulate(there, asked, ours(there), seed=1)
+    requests = trace([200.0 * i for i in range(N)], slo(150.0, 0.65))
+    fates = simulate(there, requests, ours(there), seed=1)
     assert {f.plan for f in fates} == {"both"}
     assert [f.variant for f in fates] == ["small"] * (N - 10) + ["large"] * 10
     assert all(f.end is End.ANSWERED and not f.cut for f in fates)
     assert fates[-1].compute_ms > fates[0].compute_ms + 10.0
-    found = measure(there, asked, fates)["all"]
+    found = measure(there, requests, fates)["all"]
     assert (found["escalated"], found["escalation_cut"]) == (0.5, 0.0)
-    assert found["floor_kept"] == 1.0
+    assert found["floor_met"] == 1.0
 
 
 class Escalating(Fixed):
@@ -155,12 +155,12 @@ class Escalating(Fixed):
 def test_a_late_escalation_is_cut_and_reported() -> None:
     """By the gateway's rule; the certificate then says nothing of the answer."""
     there = doubtful(doubted=N)
-    asked = trace([2.0 * i for i in range(40)], slo(60.0, 0.65))
-    fates = simulate(there, asked, Escalating("both"), seed=1)
+    requests = trace([2.0 * i for i in range(40)], slo(60.0, 0.65))
+    fates = simulate(there, requests, Escalating("both"), seed=1)
     cut = [f for f in fates if f.cut]
     assert 0 < len(cut) < 40
     assert {f.variant for f in cut} == {"small"}
-    found = measure(there, asked, fates)["all"]
+    found = measure(there, requests, fates)["all"]
     assert found["escalation_cut"] == pytest.approx(len(cut) / (40 * found["answered"]))
     assert found["by_certificate"] <= 1 - len(cut) / 40
 
@@ -178,8 +178,8 @@ def test_rivals_are_offered_direct_plans_alone() -> None:
     """None of the systems they stand for escalates by a certified confidence."""
     there = doubtful()
     assert "fixed both" not in contenders.names(there)
-    asked = trace([100.0 * i for i in range(5)], slo(100.0, 0.65))
-    fates = simulate(there, asked, contenders.make("infaas-style", there, {}, 0), seed=1)
+    requests = trace([100.0 * i for i in range(5)], slo(100.0, 0.65))
+    fates = simulate(there, requests, contenders.make("infaas-style", there, {}, 0), seed=1)
     assert {f.plan for f in fates} == {"large"}
 
 
@@ -200,9 +200,9 @@ def test_callers_in_a_closed_loop_are_all_answered(n: int, honour: bool) -> None
     """Each of them could be: none is refused because others ask, too."""
     there = replace(world(), gateway_cpu_ms=4.0)
     questions = trace([0.0] * 3_000, slo(250.0, 0.6))
-    asked, fates = simulate_closed(there, questions, ours(), 1, Callers(n, 4.0, honour))
-    assert len({a.caller for a in asked}) == n
-    assert [f.end for f in fates] == [End.ANSWERED] * len(asked)
+    requests, fates = simulate_closed(there, questions, ours(), 1, Callers(n, 4.0, honour))
+    assert len({a.caller for a in requests}) == n
+    assert [f.end for f in fates] == [End.ANSWERED] * len(requests)
     assert sum(f.latency_ms <= 250.0 for f in fates) > 0.95 * len(fates)
 
 
@@ -212,7 +212,7 @@ def test_a_caller_who_honours_the_refusal_comes_back_later() -> None:
     questions = trace([0.0] * 20_000, slo(50.0, 0.0))
     sent = []
     for honour in (False, True):
-        asked, fates = simulate_closed(there, questions, ours(), 1, Callers(64, 4.0, honour))
-        sent.append(len(asked))
+        requests, fates = simulate_closed(there, questions, ours(), 1, Callers(64, 4.0, honour))
+        sent.append(len(requests))
         assert sum(f.end is End.ANSWERED for f in fates) > 300
     assert sent[1] < sent[0]

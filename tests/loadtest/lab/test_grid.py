@@ -100,7 +100,7 @@ def test_no_label_of_the_frontier_stands_on_another() -> None:
     """Policies that do alike lie on one spot; their names can still be read."""
     rows = frontier.apart({"a": 50.0, "b": 50.0, "c": 51.0, "d": 200.0})
     found = sorted(rows.values())
-    assert all(b - a >= frontier.LINE for a, b in pairwise(found))
+    assert all(b - a >= frontier.LABEL_PX for a, b in pairwise(found))
     assert (rows["a"], rows["d"]) == (50.0, 200.0)
 
 

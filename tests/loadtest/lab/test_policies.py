@@ -46,13 +46,13 @@ def test_slack_buckets_fall_back_as_the_queue_grows() -> None:
 
 def test_clippers_batch_shrinks_when_late_and_grows_when_not() -> None:
     """Additive up, multiplicative down."""
-    clipper, (asked,) = rivals.ClipperStyle("small"), trace([0.0])
+    clipper, (requests,) = rivals.ClipperStyle("small"), trace([0.0])
     option = world().prediction().options(world().recording.sizes[0], 0.95, 0.0)[0]
     for _ in range(20):
-        clipper.finished(asked, option, 10.0, 0.0)
+        clipper.finished(requests, option, 10.0, 0.0)
     grown = clipper.batch("small")
     for _ in range(20):
-        clipper.finished(asked, option, 1_000.0, 0.0)
+        clipper.finished(requests, option, 1_000.0, 0.0)
     assert (grown > 1, clipper.batch("small")) == (True, 1)
 
 
@@ -62,22 +62,22 @@ def test_everyone_can_take_part_and_nobody_beats_the_bound() -> None:
     mix = mixes.mixed(there.catalog)
     for load in (0.6, 1.5, 4.0):
         rate = load * there.capacity_per_s
-        asked = traces.make("gamma2", rate, 12.0, mix, there.recording, seed=2)
-        most = oracle.bound(there, asked, seed=2).joint
+        requests = traces.make("gamma2", rate, 12.0, mix, there.recording, seed=2)
+        most = oracle.bound(there, requests, seed=2).joint
         for name in contenders.names(there):
             policy = contenders.make(name, there, {}, seed=2)
-            found = measure(there, asked, simulate(there, asked, policy, seed=2))["all"]
+            found = measure(there, requests, simulate(there, requests, policy, seed=2))["all"]
             assert found["joint"] <= most + 1e-6, (name, load)
 
 
 def test_the_bound_holds_for_cascades_and_the_gateways_one_thread() -> None:
     """It knows who will be doubted, and still cannot read faster than one thread does."""
     there = doubtful()
-    asked = traces.make(
+    requests = traces.make(
         "poisson", 3 * there.capacity_per_s, 8.0, mixes.mixed(there.catalog), there.recording, 5
     )
-    most = oracle.bound(there, asked, seed=5).joint
-    found = measure(there, asked, simulate(there, asked, ours(there), seed=5))["all"]
+    most = oracle.bound(there, requests, seed=5).joint
+    found = measure(there, requests, simulate(there, requests, ours(there), seed=5))["all"]
     assert found["joint"] <= most + 1e-6
     slow = replace(there, gateway_cpu_ms=8.0)
     least = oracle.bound(slow, trace([0.0] * 100, slo(200.0, 0.4)), seed=1).joint

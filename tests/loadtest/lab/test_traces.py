@@ -40,7 +40,7 @@ def test_arrivals_are_in_order_and_within_their_length() -> None:
 
 
 def test_a_mix_asks_for_the_impossible_in_one_of_twenty() -> None:
-    """Whatever the catalog holds: promises are made from its floors and times."""
+    """Whatever the catalog holds: SLOs are made from its floors and times."""
     for make in mixes.MIXES.values():
         mix = make(world().catalog)
         assert sum(k.share for k in mix) == pytest.approx(1.0)

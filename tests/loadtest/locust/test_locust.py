@@ -23,7 +23,7 @@ async def locust(*flags: str) -> tuple[int, str, str]:
 
 
 async def test_both_protocols_are_asked_and_judged_by_class() -> None:
-    """The statistics hold both protocols, promises that broke, and F1; the exit code is the verdict."""
+    """The statistics hold both protocols, violations, and F1; the exit code is the verdict."""
     async with live.gateway() as running:
         code, out, err = await locust(
             *("--url", f"http://{running.http_url}", "--grpc-target", running.grpc_url),

@@ -61,7 +61,7 @@ async def test_as_many_ask_at_once_as_there_are_callers() -> None:
     load_client = Counting()
     found = await play(load_client, requests(), Loop(5, 0.05))
     assert load_client.most_at_once == 5
-    assert found.asked == load_client.asked
+    assert found.sent == load_client.asked
     assert (found.answered, found.in_time, found.f1, found.met) == (1.0, 1.0, 1.0, 1.0)
 
 
@@ -78,7 +78,7 @@ async def test_nobody_asks_where_there_are_no_callers() -> None:
     """What requests beside the loop get without it is the number to compare with."""
     load_client = Counting()
     found = await play(load_client, requests(), Loop(0, 60.0))
-    assert (found.asked, load_client.asked, found.answered) == (0, 0, 0.0)
+    assert (found.sent, load_client.asked, found.answered) == (0, 0, 0.0)
 
 
 def test_long_contexts_hold_the_same_answers() -> None:

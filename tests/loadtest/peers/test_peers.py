@@ -43,7 +43,7 @@ def test_the_search_ends_just_below_the_limit(limit: float) -> None:
 
 
 def test_one_bad_block_does_not_decide() -> None:
-    """A noisy host breaks a promise now and then; two of a kind are believed."""
+    """A noisy host violates an SLO now and then; two of a kind are believed."""
     tried: list[float] = []
 
     def holds(rate: float) -> bool:
@@ -66,28 +66,28 @@ def block(target: str, phase: str, rate: float, seed: int) -> Block:
 
 def played(folder: Path, budget: int = 1_000) -> tuple[Ledger, list[tuple[str, str, float]]]:
     """Play on in a folder; after `budget` blocks it is killed."""
-    asked: list[tuple[str, str, float]] = []
+    blocks: list[tuple[str, str, float]] = []
 
     def measure(target: str, phase: str, rate: float, seed: int) -> Block:
-        if len(asked) == budget:
+        if len(blocks) == budget:
             raise KeyboardInterrupt
-        asked.append((target, phase, rate))
+        blocks.append((target, phase, rate))
         return block(target, phase, rate, seed)
 
     ledger = Ledger(folder, TERMS)
     try:
         contest.play(TERMS, ledger, measure, lambda _: None)
     except KeyboardInterrupt:
-        assert len(asked) == budget
-    return ledger, asked
+        assert len(blocks) == budget
+    return ledger, blocks
 
 
 def test_everybody_is_measured_in_turns(tmp_path: Path) -> None:
     """A host that gets slower must not get slower for one of them."""
-    ledger, asked = played(tmp_path)
-    both = [target for target, phase, _ in asked if phase == SEARCH][:8]
+    ledger, blocks = played(tmp_path)
+    both = [target for target, phase, _ in blocks if phase == SEARCH][:8]
     assert both == ["fast", "slow"] * 4
-    equal = [(target, rate) for target, phase, rate in asked if phase == EQUAL]
+    equal = [(target, rate) for target, phase, rate in blocks if phase == EQUAL]
     assert equal == [("fast", 10.0), ("slow", 10.0)] * 2
     first, second = contest.rows(TERMS, ledger)
     assert (first.target, second.target) == ("fast", "slow")
@@ -130,7 +130,7 @@ def test_a_peer_answers_as_the_offline_evaluation_does() -> None:
     """Same model, same encoding, same decoding: only the server differs."""
     catalog, examples = store.read(REPOSITORY), questions(None, 8)
     name = min(catalog.variants, key=lambda v: v.size_bytes).name
-    wanted = [told.answer for told in agreement.offline(REPOSITORY, catalog, name, examples)]
+    wanted = [known.answer for known in agreement.offline(REPOSITORY, catalog, name, examples)]
     (peer,) = (p for p in PEERS if p.name == "FastAPI + ONNX Runtime")
     with targets.running(peer, sys.executable, 1, REPOSITORY, name) as target:
         planned = [

@@ -20,7 +20,7 @@ from loadtest.quality.recording import (
     RELATIONS,
     SHIFTED,
     UNSHIFTED,
-    Asked,
+    AnsweredSet,
     DriftError,
     Relation,
     Series,
@@ -84,7 +84,7 @@ def test_a_recording_is_read_back_without_texts(tmp_path: Path) -> None:
 
     answers = {"small": said("Ada", "Ada", "", ""), "large": said("Ada", "came", "Ada", "")}
     path = tmp_path / "drift.json.xz"
-    recording.write(path, catalog, {UNSHIFTED: Asked(examples, [9, 9, 300, 300], answers)})
+    recording.write(path, catalog, {UNSHIFTED: AnsweredSet(examples, [9, 9, 300, 300], answers)})
     read, reference = recording.read(path, catalog)
     found = read[UNSHIFTED]
     assert reference == "large"

@@ -1,4 +1,4 @@
-"""`bertier-loadtest`: a promise that was not kept is an exit status, not a line to overlook."""
+"""`bertier-loadtest`: an SLO that was not met is an exit status, not a line to overlook."""
 
 from __future__ import annotations
 

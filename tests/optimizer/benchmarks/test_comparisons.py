@@ -329,7 +329,7 @@ def test_the_commands_print_a_table_and_return_what_they_found(
 def test_the_program_knows_the_commands(
     study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A study without trained students is told what makes some."""
+    """A study without trained students is named what makes some."""
     file = tmp_path / "study.toml"
     file.write_text('name = "x"\nteacher_name = "t"\n[[data]]\nsource = "d"\ncertifies = true\n')
     given = ["--study", str(file), "--run-dir", str(tmp_path)]

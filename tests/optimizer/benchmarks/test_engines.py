@@ -14,7 +14,6 @@ from transformers import PreTrainedModel
 from gateway.backends.embedded import OUTPUTS, open_session
 from gateway.catalog.schema import Precision
 from optimizer.benchmarks.engines import contest, openers, static_int8
-from optimizer.benchmarks.engines.contest import batch_variance, feeds
 from optimizer.benchmarks.engines.openers import (
     ENGINES,
     SHIPPED,
@@ -43,12 +42,12 @@ def model(tiny_backbone: Path) -> PreTrainedModel:
 @pytest.fixture
 def job(model: PreTrainedModel, tmp_path: Path) -> EngineInput:
     windows = [export.random_windows(4, n, VOCABULARY) for n in (64, 128)]
-    return EngineInput(model, tmp_path, [feed for found in windows for feed in feeds(found)])
+    return EngineInput(model, tmp_path, [feed for found in windows for feed in export.feeds(found)])
 
 
 def answers(opened: Opened, n_tokens: int) -> np.ndarray:  # -> (2, B, S), padding left out
     windows = export.random_windows(2, n_tokens, VOCABULARY)
-    rows = [np.stack(opened.ask(feed)) for feed in feeds(windows)]
+    rows = [np.stack(opened.ask(feed)) for feed in export.feeds(windows)]
     return np.concatenate(rows, axis=1)[:, windows.attention_mask == 1]
 
 
@@ -61,8 +60,8 @@ def test_static_int8_answers_nearly_as_fp32_whatever_its_batch_mates(job: Engine
     """Dynamic INT8 has the batch in its scales; that static has not is what it is for."""
     plain, static = (BY_NAME[f"onnxruntime {p}"].open(job) for p in ("fp32", "int8-static"))
     assert 0 < distance(answers(static, 96), answers(plain, 96)) < 0.35
-    assert batch_variance(static.ask, VOCABULARY) < 1e-5
-    assert batch_variance(BY_NAME[SHIPPED].open(job).ask, VOCABULARY) > 1e-5
+    assert export.batch_variance(static.ask, VOCABULARY) < 1e-5
+    assert export.batch_variance(BY_NAME[SHIPPED].open(job).ask, VOCABULARY) > 1e-5
 
 
 def test_all_products_but_attentions_and_the_head_are_int8(
@@ -90,7 +89,7 @@ def test_one_loud_channel_does_not_drown_the_others(
     def gap(alpha: float | None) -> float:
         path = job.folder / "static.onnx"
         onnx.save(static_int8.build(plain, job.calibration, alpha), path)
-        feed = dict(feeds(windows)[0])
+        feed = dict(export.feeds(windows)[0])
         found = [open_session(p).run(OUTPUTS, feed) for p in (path, job.folder / "plain.onnx")]
         return distance(np.array(found[0]), np.array(found[1]))
 
@@ -101,7 +100,9 @@ def test_padding_says_nothing_of_a_range(job: EngineInput) -> None:
     """What a padded position holds is never looked at when a window is served."""
     export.write(job.model, job.folder / "plain.onnx", Precision.FP32)
     plain = onnx.load(job.folder / "plain.onnx")
-    feed = {name: ids.copy() for name, ids in feeds(export.random_windows(2, 64, 100))[1].items()}
+    feed = {
+        name: ids.copy() for name, ids in export.feeds(export.random_windows(2, 64, 100))[1].items()
+    }
     before = static_int8.ranges(plain, [feed])
     feed["input_ids"][feed["attention_mask"] == 0] = 29999
     after = static_int8.ranges(plain, [feed])

@@ -115,7 +115,7 @@ def test_a_ceiling_lies_as_far_above_as_a_floor_below(bound: FloorBound) -> None
 
 
 def test_a_study_file_can_name_every_method() -> None:
-    """A method that is not told apart by name cannot be chosen, nor read in a certificate."""
+    """A method that has no name of its own cannot be chosen, nor read in a certificate."""
     names = get_args(CertifyConfig.model_fields["method"].annotation)
     assert list(names) == list(METHODS) == list(TITLES)
 

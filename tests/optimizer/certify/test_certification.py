@@ -300,7 +300,7 @@ def test_the_evidence_of_a_study_is_gathered_from_its_files(tmp_path: Path) -> N
     assert (found.search.sha256, found.calibrate.sha256) == ("", "")
 
 
-def test_a_study_without_certifying_questions_is_told_so(tmp_path: Path) -> None:
+def test_a_study_without_certifying_questions_is_refused(tmp_path: Path) -> None:
     """Before hours of work, and with what to do."""
     squad(tmp_path, "one.json", titles_of(Split.SEARCH, 2))
     config = StudyConfig(

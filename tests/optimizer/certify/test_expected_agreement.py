@@ -25,7 +25,7 @@ from tests.fakes import HOST, make_plan, make_variant, small_and_large
 EXAMPLES = [
     Example(str(i), "Who?", f"Ada came at {i // 2}.", ("Ada",), (0,), "") for i in range(400)
 ]
-ASKED = FloorQuestions(EXAMPLES, np.full(400, 60))
+FLOOR_QUESTIONS = FloorQuestions(EXAMPLES, np.full(400, 60))
 SMALL, LARGE = make_variant("small", 5), make_variant("large", 20)
 PLAN = make_plan(SMALL, 0.5)
 
@@ -93,7 +93,7 @@ def test_a_context_counts_for_so_many_questions_at_most() -> None:
 def test_confidence_is_bounded_on_both_sides_of_every_decile() -> None:
     """Nine shares near a tenth, two tenths and so on, each with room for the sample's luck."""
     scores = np.random.default_rng(1).random(400)
-    found = confidence(ASKED, scores, HOST, 0.02)
+    found = confidence(FLOOR_QUESTIONS, scores, HOST, 0.02)
     assert found.shares == pytest.approx(np.linspace(0.1, 0.9, 9), abs=0.01)
     assert all(a < b < c for a, b, c in zip(found.low, found.shares, found.high, strict=True))
 
@@ -113,7 +113,9 @@ def test_floors_of_the_watch_count_all_plans_looked_at() -> None:
     """The plans that were left out were chosen against by the same questions."""
     answers = {"small": said(["a", "b"] * 200), "large": said(["a"] * 400)}
     few, many = (
-        with_expectations(small_and_large(), ASKED, answers, HOST, 0.02, n).plans[0].agreement
+        with_expectations(small_and_large(), FLOOR_QUESTIONS, answers, HOST, 0.02, n)
+        .plans[0]
+        .agreement
         for n in (2, 20)
     )
     assert few is not None
@@ -134,7 +136,7 @@ def test_every_plan_but_the_largest_variants_has_an_expected_agreement() -> None
     catalog = small_and_large()
     assert largest(catalog.variants).name == "large"
     answers = {"small": said(["a"] * 400), "large": said(["a", "b"] * 200)}
-    found = with_expectations(catalog, ASKED, answers, HOST, 0.02, 2)
+    found = with_expectations(catalog, FLOOR_QUESTIONS, answers, HOST, 0.02, 2)
     small, large = found.plans
     assert small.agreement is not None
     assert small.agreement.reference == "large"

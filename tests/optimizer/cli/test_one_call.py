@@ -11,7 +11,7 @@ import pytest
 from optimizer.budget import record, schedule
 from optimizer.budget.questions import sources_of
 from optimizer.cli import main, one_call
-from optimizer.cli.one_call import Call
+from optimizer.cli.one_call import ChosenStudy
 from optimizer.data.splits import StudyQuestions
 from optimizer.study import config as configs
 from optimizer.study.config import StudyConfig
@@ -131,7 +131,7 @@ def test_it_ends_with_how_to_serve_and_a_question_of_the_user(
     record.write(tmp_path, record.Record(GIVEN, "", (schedule.Stage("publish", "x", 1.0),), (), {}))
     config = StudyConfig(name="own", largest_name="own", data=sources_of(questions))
     args = argparse.Namespace(study=None, model_repository=REPOSITORY)
-    one_call.finished(Call(args, tmp_path, StudyQuestions(config, Path("data"))))
+    one_call.finished(ChosenStudy(args, tmp_path, StudyQuestions(config, Path("data"))))
     said = capsys.readouterr().out
     assert f"bertier serve --model-repository {REPOSITORY}" in said
     assert "curl -i http://127.0.0.1:8080/v1/answer" in said

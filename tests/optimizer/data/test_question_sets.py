@@ -102,7 +102,7 @@ def test_answers_that_stand_elsewhere_are_refused(tmp_path: Path) -> None:
 def test_a_few_answers_that_stand_elsewhere_are_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One slip in a large set is no reason to train on nothing, and is told."""
+    """One slip in a large set is no reason to train on nothing, and is reported."""
     path = tmp_path / "x.json"
     whole = question_set(200)
     path.write_text(json.dumps(whole))

@@ -56,10 +56,10 @@ def dropping(model: PreTrainedModel, keep: float = 0.4) -> PreTrainedModel:
 @torch.no_grad()
 def test_a_student_that_drops_nothing_says_what_bert_says(plain: PreTrainedModel) -> None:
     """The forward pass is our own; the model is transformers'."""
-    asked = batch()
-    seen = asked.attention_mask == 1
-    wanted = outputs_of(plain, asked)
-    found = outputs_of(bert.as_student(plain), asked)
+    batched = batch()
+    seen = batched.attention_mask == 1
+    wanted = outputs_of(plain, batched)
+    found = outputs_of(bert.as_student(plain), batched)
     assert torch.allclose(found.start[seen], wanted.start[seen], atol=1e-5)
     assert torch.allclose(found.hidden[seen], wanted.hidden[seen], atol=1e-5)
     assert found.early is None
@@ -69,10 +69,10 @@ def test_a_student_that_drops_nothing_says_what_bert_says(plain: PreTrainedModel
 @torch.no_grad()
 def test_dropping_no_token_changes_nothing(plain: PreTrainedModel) -> None:
     """A short window is worth less than the least that is kept."""
-    asked = batch((48, 30), n_tokens=MIN_KEPT)
-    wanted = outputs_of(plain, asked)
-    found = outputs_of(dropping(plain, 0.1), asked)
-    seen = asked.attention_mask == 1
+    batched = batch((48, 30), n_tokens=MIN_KEPT)
+    wanted = outputs_of(plain, batched)
+    found = outputs_of(dropping(plain, 0.1), batched)
+    seen = batched.attention_mask == 1
     assert found.kept is not None
     assert found.kept.all()
     assert torch.allclose(found.end[seen], wanted.end[seen], atol=1e-5)
@@ -93,10 +93,10 @@ def test_dropped_tokens_keep_their_early_logits(plain: PreTrainedModel) -> None:
 @torch.no_grad()
 def test_later_layers_do_not_see_what_was_dropped(plain: PreTrainedModel) -> None:
     """What is said of kept tokens is what the rest of the layers says of them alone."""
-    asked, model = batch((S,)), dropping(plain)
-    found = outputs_of(model, asked)
+    batched, model = batch((S,)), dropping(plain)
+    found = outputs_of(model, batched)
     assert found.kept is not None
-    states = plain(**asked.inputs(), output_hidden_states=True).hidden_states[1]
+    states = plain(**batched.inputs(), output_hidden_states=True).hidden_states[1]
     few = states[:, found.kept[0]]
     last = student.bert_of(plain).encoder.layer[1](few)
     logits = plain.get_submodule("qa_outputs")(last)[..., 0]
@@ -118,10 +118,10 @@ def test_the_most_important_tokens_are_kept() -> None:
 @pytest.mark.parametrize("question", [1, 12, FORCED, 60])
 def test_the_question_is_always_kept(question: int) -> None:
     """Up to as many tokens as may be forced; the rest of a long one stands for itself."""
-    asked = batch((S, 121), question=question)
+    batched = batch((S, 121), question=question)
     early = torch.full((2, S, 2), -5.0)
     early[:, question:] = 5.0
-    kept = kept_positions(early, asked.attention_mask, asked.token_type_ids, 0.3)
+    kept = kept_positions(early, batched.attention_mask, batched.token_type_ids, 0.3)
     forced = min(question, FORCED)
     assert all(row[:forced] == list(range(forced)) for row in kept.tolist())
     assert all(forced not in row for row in kept.tolist() if question > FORCED)
@@ -129,10 +129,12 @@ def test_the_question_is_always_kept(question: int) -> None:
 
 def test_padding_is_dropped_first() -> None:
     """Even where the early head likes it best, or it stands at the front."""
-    asked = batch((20, 70))
+    batched = batch((20, 70))
     early = torch.zeros(2, S, 2)
     early[:, 20:] = 9.0
-    short, long = kept_positions(early, asked.attention_mask, asked.token_type_ids, 0.3).tolist()
+    short, long = kept_positions(
+        early, batched.attention_mask, batched.token_type_ids, 0.3
+    ).tolist()
     assert short == list(range(MIN_KEPT))
     assert max(long) < 70
 
@@ -186,16 +188,16 @@ def test_gradients_reach_the_early_head_and_the_projection_but_no_codes(
 def test_an_early_head_learns_from_labels(plain: PreTrainedModel) -> None:
     """Its own loss pulls at tokens that are kept, which the last word says nothing of."""
     model = dropping(plain)
-    asked = batch()
-    label_loss(model, asked).backward()  # type: ignore[no-untyped-call]
+    batched = batch()
+    label_loss(model, batched).backward()  # type: ignore[no-untyped-call]
     assert isinstance(model, StudentBert)
     assert model.early_outputs is not None
     grad = model.early_outputs.weight.grad
     assert grad is not None
-    before = label_loss(model, asked)
+    before = label_loss(model, batched)
     with torch.no_grad():
         model.early_outputs.weight -= 0.05 * grad
-    assert label_loss(model, asked) < before
+    assert label_loss(model, batched) < before
 
 
 @torch.no_grad()

@@ -56,13 +56,13 @@ def test_buckets_are_those_of_transformers() -> None:
 @torch.no_grad()
 def test_dropped_tokens_leave_the_distances_of_the_others(model: PreTrainedModel) -> None:
     """What is said of kept tokens is what is said where the others are masked, in their places."""
-    asked = batch()
+    batched = batch()
     encoder, heads = student.bert_of(model).encoder, torch.nn.Linear(128, 2)
-    found = outputs_of(bert.with_dropping(model, Dropping(1, 0.4, heads)), asked)
+    found = outputs_of(bert.with_dropping(model, Dropping(1, 0.4, heads)), batched)
     assert found.kept is not None
-    x = student.bert_of(model).embeddings(asked.input_ids, asked.token_type_ids)
-    x = encoder.layer[0](x, Added(asked.attention_mask, x, bias_of(model)).to(None))
-    seen = found.kept & (asked.attention_mask == 1)
+    x = student.bert_of(model).embeddings(batched.input_ids, batched.token_type_ids)
+    x = encoder.layer[0](x, Added(batched.attention_mask, x, bias_of(model)).to(None))
+    seen = found.kept & (batched.attention_mask == 1)
     x = encoder.layer[1](x, Added(seen.long(), x, bias_of(model)).to(None))
     assert torch.allclose(found.hidden[seen], x[seen], atol=1e-4)
 
@@ -74,9 +74,9 @@ def test_cutting_keeps_each_heads_own_bias(model: PreTrainedModel) -> None:
     out.weight[:, :64] = 0.0  # the first head of the second layer writes nothing
     cut = student.cut(model, (1,), 96, heads=1)
     whole = student.cut(model, (1,), 96)
-    asked = batch()
-    seen = asked.attention_mask == 1
-    found, wanted = outputs_of(cut, asked), outputs_of(whole, asked)
+    batched = batch()
+    seen = batched.attention_mask == 1
+    found, wanted = outputs_of(cut, batched), outputs_of(whole, batched)
     assert torch.allclose(found.start[seen], wanted.start[seen], atol=1e-4)
     names = {name for name in cut.state_dict() if name.endswith("bias_heads")}
     assert names == {"bert.encoder.layer.0.attention.self.bias_heads"}
@@ -111,9 +111,11 @@ def test_a_slice_is_written_as_the_mpnet_that_it_is(model: PreTrainedModel, tmp_
     theirs = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "plain")
     assert isinstance(theirs, MPNetForQuestionAnswering)
     adapt.check_parity(theirs, cut)
-    asked = batch()
+    batched = batch()
     again = student.load(str(tmp_path / "plain"), answers=True)
-    assert torch.allclose(outputs_of(again, asked).start, outputs_of(cut, asked).start, atol=1e-4)
+    assert torch.allclose(
+        outputs_of(again, batched).start, outputs_of(cut, batched).start, atol=1e-4
+    )
     student.bert_of(cut).embeddings.token_type_embeddings.weight[0] += 1
     assert not student.has_plain_form(cut)
 

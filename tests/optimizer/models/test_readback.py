@@ -79,12 +79,12 @@ def test_relative_positions_and_outliers_come_back(variant: Path, tmp_path: Path
     assert torch.equal(table, model.state_dict()[BIAS])
     windows = export.random_windows(3, 64, 900)
     names = ("input_ids", "attention_mask", "token_type_ids")
-    asked = {name: torch.from_numpy(getattr(windows, name)) for name in names}
+    batched = {name: torch.from_numpy(getattr(windows, name)) for name in names}
     with torch.no_grad():
-        gap = (found(**asked).start_logits - model(**asked).start_logits)[
-            asked["attention_mask"] == 1
+        gap = (found(**batched).start_logits - model(**batched).start_logits)[
+            batched["attention_mask"] == 1
         ]
-    assert gap.square().mean().sqrt() < 0.1 * model(**asked).start_logits.std()
+    assert gap.square().mean().sqrt() < 0.1 * model(**batched).start_logits.std()
 
 
 def test_scales_and_offsets_may_lie_apart(tiny: PreTrainedModel, variant: Path) -> None:
@@ -137,8 +137,8 @@ def test_it_brings_the_repositorys_tokenizer(
     found, wanted = (
         SpanEncoder.from_file(f / "tokenizer.json") for f in (tmp_path, TOKENIZER.parent)
     )
-    asked = "Which colour has the cat?"
-    assert found.tokenizer.encode(asked).ids == wanted.tokenizer.encode(asked).ids
+    batched = "Which colour has the cat?"
+    assert found.tokenizer.encode(batched).ids == wanted.tokenizer.encode(batched).ids
 
 
 def low_rank(model: PreTrainedModel) -> PreTrainedModel:

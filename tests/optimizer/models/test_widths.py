@@ -72,10 +72,10 @@ def test_a_narrow_slice_cut_out_says_what_it_said_inside(
     net: Supernet, candidate: Candidate
 ) -> None:
     """Every reader, writer and normalization is cut alike."""
-    asked = batch()
-    inside, cut = net(asked, candidate), net.cut(candidate)
-    alone = outputs_of(cut, asked)
-    seen = asked.attention_mask == 1
+    batched = batch()
+    inside, cut = net(batched, candidate), net.cut(candidate)
+    alone = outputs_of(cut, batched)
+    seen = batched.attention_mask == 1
     assert torch.allclose(inside.start[seen], alone.start[seen], atol=1e-4)
     assert torch.allclose(inside.end[seen], alone.end[seen], atol=1e-4)
     assert torch.allclose(inside.hidden[seen], alone.hidden[seen], atol=1e-4)
@@ -84,17 +84,17 @@ def test_a_narrow_slice_cut_out_says_what_it_said_inside(
     assert alone.columns is not None
     assert torch.equal(inside.columns, alone.columns)
     assert not torch.allclose(
-        inside.start[seen], net(asked, replace(candidate, hidden=0)).start[seen]
+        inside.start[seen], net(batched, replace(candidate, hidden=0)).start[seen]
     )
 
 
 @torch.no_grad()
 def test_a_slice_as_wide_as_the_teacher_is_its_own(net: Supernet, teacher: PreTrainedModel) -> None:
     """0 and the teacher's width mean the same."""
-    asked = batch()
-    wanted = outputs_of(teacher, asked)
+    batched = batch()
+    wanted = outputs_of(teacher, batched)
     for hidden in (0, 128):
-        said = net(asked, replace(NARROW, hidden=hidden))
+        said = net(batched, replace(NARROW, hidden=hidden))
         assert said.columns is None
         assert torch.allclose(said.start, wanted.start, atol=1e-4)
 
@@ -156,9 +156,9 @@ def test_trained_weights_bring_their_columns(net: Supernet, teacher: PreTrainedM
     thin = copy.deepcopy(net.thin)
     again = Supernet(teacher, thin, early=True, narrow=True, measure=False)
     again.load_state_dict(net.state_dict())
-    asked = batch()
+    batched = batch()
     with torch.no_grad():
-        assert torch.equal(again(asked, NARROW).start, net(asked, NARROW).start)
+        assert torch.equal(again(batched, NARROW).start, net(batched, NARROW).start)
 
 
 def test_a_width_that_was_not_trained_is_refused(net: Supernet, teacher: PreTrainedModel) -> None:
@@ -180,26 +180,26 @@ def test_narrow_slices_learn_the_teachers_states(
     teacher_outputs.write(teacher, features, tmp_path, 128)
     targets = TeacherStates.open(tmp_path, features, 128)
     how = DistillConfig(label_weight=0.0, hidden_weight=1.0)
-    asked = batch_of(features, [0, 2, 5])
+    batched = batch_of(features, [0, 2, 5])
     torch.manual_seed(1)
     loss = Imitation(targets, how, partial(supernet.ask_sandwich, SPACE, 1))
     optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
-    first = float(loss(net, asked).detach())
+    first = float(loss(net, batched).detach())
     for _ in range(8):
         optimizer.zero_grad()
-        loss(net, asked).backward()  # type: ignore[no-untyped-call]
+        loss(net, batched).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    assert float(loss(net, asked).detach()) < first
+    assert float(loss(net, batched).detach()) < first
     narrow = widths.narrowed(copy.deepcopy(teacher), 64, None)
-    outputs = outputs_of(narrow, asked)
+    outputs = outputs_of(narrow, batched)
     assert outputs.columns is not None
-    real = asked.attention_mask == 1
-    states = targets.of(asked).hidden
+    real = batched.attention_mask == 1
+    states = targets.of(batched).hidden
     assert states is not None
     wanted = states[real][:, outputs.columns]
     exact = outputs._replace(hidden=states[..., outputs.columns])
-    gap = Imitation(targets, how, lambda *_: [exact])(narrow, asked)
-    off = Imitation(targets, how, lambda *_: [outputs])(narrow, asked)
+    gap = Imitation(targets, how, lambda *_: [exact])(narrow, batched)
+    off = Imitation(targets, how, lambda *_: [outputs])(narrow, batched)
     moved = (outputs.hidden[real] - wanted).square().mean() / wanted.var()
     assert float((off - gap).detach()) == pytest.approx(float(moved.detach()), rel=1e-3)
 

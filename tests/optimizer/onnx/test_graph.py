@@ -49,7 +49,7 @@ SHAPES = {
 # Lengths of the windows of a batch, and what they are padded to.
 BATCHES = (((64,), 64), ((192, 40, 100), 192), ((384,), 384), ((20, 9, 33), 40))
 
-Asked = dict[str, np.ndarray[Any, Any]]
+Feed = dict[str, np.ndarray[Any, Any]]
 
 
 def loud(shape: GraphShape, seed: int = 0) -> Weights:
@@ -58,7 +58,7 @@ def loud(shape: GraphShape, seed: int = 0) -> Weights:
     return {n: w if w.dtype.kind in "iu" or "Norm" in n else w * 4 for n, w in found.items()}
 
 
-def asked(lengths: tuple[int, ...], padded: int, question: int = 14) -> Asked:
+def feed_of(lengths: tuple[int, ...], padded: int, question: int = 14) -> Feed:
     rng = np.random.default_rng(sum(lengths) + padded)
     places = np.arange(padded)[None, :]
     mask = (places < np.array(lengths)[:, None]).astype(np.int64)
@@ -75,7 +75,7 @@ def session_of(weights: Weights, shape: GraphShape, precision: Precision) -> ort
     return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
-def answer(session: ort.InferenceSession, question: Asked) -> np.ndarray[Any, Any]:  # (2, B, S)
+def answer(session: ort.InferenceSession, question: Feed) -> np.ndarray[Any, Any]:  # (2, B, S)
     return np.stack(session.run(["start_logits", "end_logits"], question))
 
 
@@ -87,7 +87,7 @@ def test_every_knob_computes_what_bert_computes(name: str, bits: int) -> None:
     weights = loud(shape)
     session = session_of(weights, shape, FP32)
     for lengths, padded in BATCHES:
-        question = asked(lengths, padded)
+        question = feed_of(lengths, padded)
         wanted, found = numpy_bert.logits_of(weights, shape, question), answer(session, question)
         seen = question["attention_mask"] == 1
         assert found.shape == wanted.shape
@@ -103,7 +103,7 @@ def test_rounded_models_are_near_the_exact_one(name: str) -> None:
     weights, shape = loud(SHAPES[name]), SHAPES[name]
     half, int8 = session_of(weights, shape, FP16), session_of(weights, shape, INT8)
     for lengths, padded in BATCHES:
-        question = asked(lengths, padded)
+        question = feed_of(lengths, padded)
         wanted = numpy_bert.logits_of(weights, shape, question)
         sure = question["attention_mask"] == 1
         if shape.drops:
@@ -117,7 +117,7 @@ def test_rounded_models_are_near_the_exact_one(name: str) -> None:
             assert np.sqrt((gaps**2).mean()) < tolerance * wanted.std()
 
 
-def from_cut(weights: Weights, shape: GraphShape, question: Asked) -> np.ndarray[Any, Any]:
+def from_cut(weights: Weights, shape: GraphShape, question: Feed) -> np.ndarray[Any, Any]:
     """Return how far each token's importance is from where the cut falls."""
     early = replace(shape, heads=shape.heads[: shape.drop_after], ffn=shape.ffn[: shape.drop_after])
     names = {f"qa_outputs.{part}": f"early_outputs.{part}" for part in ("weight", "bias")}
@@ -134,7 +134,7 @@ def test_of_equal_tokens_the_first_are_kept() -> None:
     weights = dict(loud(DROPPING))
     weights["early_outputs.weight"] = np.zeros((2, 128), np.float32)
     weights["early_outputs.bias"] = np.array([-7, 7], np.float32)
-    found = answer(session_of(weights, DROPPING, FP32), asked((192, 170), 192))
+    found = answer(session_of(weights, DROPPING, FP32), feed_of((192, 170), 192))
     dropped = (found[0] == -7) & (found[1] == 7)
     assert dropped[:, 96:].all()
     assert not dropped[:, :96].any()
@@ -143,7 +143,7 @@ def test_of_equal_tokens_the_first_are_kept() -> None:
 def test_the_question_is_kept_whatever_it_is_worth() -> None:
     """Tokens of type 0 at the front go on, though all others are worth more; later ones do not."""
     weights = dict(loud(DROPPING))
-    question = asked((192,), 192, question=FORCED + 20)
+    question = feed_of((192,), 192, question=FORCED + 20)
     weights["early_outputs.weight"] = np.zeros((2, 128), np.float32)
     # What the first layer says of the kind of a token makes those of the context worth more.
     scores = numpy_bert.logits_of(weights, replace(DROPPING, keep=1.0), question)
@@ -161,7 +161,7 @@ def test_the_question_is_kept_whatever_it_is_worth() -> None:
     assert np.abs(found - wanted).max() < 1e-4 * wanted.std()
 
 
-def _apart(weights: Weights, question: Asked) -> np.ndarray[Any, Any]:
+def _apart(weights: Weights, question: Feed) -> np.ndarray[Any, Any]:
     """Return an early head that says more of a context's token than of a question's."""
     bert = numpy_bert._Bert(weights, DROPPING)
     ids, mask, types = (question[n][0] for n in ("input_ids", "attention_mask", "token_type_ids"))
@@ -174,7 +174,7 @@ def _apart(weights: Weights, question: Asked) -> np.ndarray[Any, Any]:
 def test_batch_mates_change_nothing(name: str) -> None:
     """In fp32 a window says the same alone as with others, in its length bucket: it may be batched."""
     shape = SHAPES[name]
-    session, question = session_of(loud(shape), shape, FP32), asked((192, 60, 191, 101), 192)
+    session, question = session_of(loud(shape), shape, FP32), feed_of((192, 60, 191, 101), 192)
     together = answer(session, question)
     for i in range(4):
         alone = answer(session, {n: values[i : i + 1] for n, values in question.items()})
@@ -184,7 +184,7 @@ def test_batch_mates_change_nothing(name: str) -> None:
 
 def test_what_a_padded_token_says_does_not_matter() -> None:
     """It is dropped first, and where it is kept for want of others nobody attends to it."""
-    session, question = session_of(loud(DROPPING), DROPPING, FP32), asked((30, 150), 192)
+    session, question = session_of(loud(DROPPING), DROPPING, FP32), feed_of((30, 150), 192)
     before = answer(session, question)
     padding = question["attention_mask"] == 0
     question["input_ids"][padding] = 49
@@ -195,9 +195,9 @@ def test_what_a_padded_token_says_does_not_matter() -> None:
 def test_a_window_beyond_the_longest_bucket_is_an_error() -> None:
     """Its positions are not stored; it must not be answered with others."""
     session = session_of(loud(PLAIN), PLAIN, FP32)
-    assert answer(session, asked((384,), 384)).shape == (2, 1, 384)
+    assert answer(session, feed_of((384,), 384)).shape == (2, 1, 384)
     with pytest.raises(Exception, match="Add"):
-        answer(session, asked((385,), 385))
+        answer(session, feed_of((385,), 385))
 
 
 @pytest.mark.parametrize("precision", Precision)
@@ -331,7 +331,7 @@ def test_scales_of_words_stay_in_16_bits() -> None:
 def test_no_fewer_than_the_least_are_kept() -> None:
     """A short window loses nothing: its logits are those of the model that drops none."""
     dropped = session_of(loud(DROPPING), DROPPING, FP32)
-    question = asked((MIN_KEPT, 20), MIN_KEPT)
+    question = feed_of((MIN_KEPT, 20), MIN_KEPT)
     whole = session_of(loud(DROPPING), PLAIN, FP32)
     seen = question["attention_mask"] == 1
     found, wanted = answer(dropped, question)[:, seen], answer(whole, question)[:, seen]
@@ -392,7 +392,7 @@ def test_outliers_cost_the_others_nothing(name: str) -> None:
     seen = outliers.level(shape)
     for largest in seen.values():
         largest[3] = 30.0
-    question = asked((120,), 120)
+    question = feed_of((120,), 120)
     wanted = answer(session_of(weights, shape, FP32), question)
     plain, even = (
         ort.InferenceSession(

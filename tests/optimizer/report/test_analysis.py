@@ -59,7 +59,7 @@ def published(name: str) -> Variant:
 
 
 def test_a_student_is_the_trial_it_was_cut_like() -> None:
-    """Told by the search, or found by its shape; the teacher is nobody's trial."""
+    """Named by the search, or found by its shape; the teacher is nobody's trial."""
     config = StudyConfig(
         name="x",
         largest_name="teacher",
@@ -78,7 +78,7 @@ def test_a_student_is_the_trial_it_was_cut_like() -> None:
             ),
         ),
     )
-    trials = [trial(0, 0.5), trial(1, 0.6, ffn=64), replace(trial(2, 0.7, ffn=96), variant="told")]
-    variants = [published(name) for name in ("teacher", "cut", "other", "told", "thin")]
+    trials = [trial(0, 0.5), trial(1, 0.6, ffn=64), replace(trial(2, 0.7, ffn=96), variant="named")]
+    variants = [published(name) for name in ("teacher", "cut", "other", "named", "thin")]
     found = analysis.finished(config.students, trials, variants)
-    assert [(t.number, v.name) for t, v in found] == [(2, "told"), (0, "cut")]
+    assert [(t.number, v.name) for t, v in found] == [(2, "named"), (0, "cut")]

@@ -177,7 +177,7 @@ def test_the_fp32_teacher_is_a_point_and_a_table(run_dir: Path) -> None:
 
 
 def test_latencies_of_a_busy_host_are_marked(run_dir: Path) -> None:
-    """A ratio of them would be of what else ran; CPU time is told beside it."""
+    """A ratio of them would be of what else ran; CPU time is reported beside it."""
     assert "The host was busy" not in text_of(run_dir)
     quiet = fp32()
     slow = replace(quiet.timings[0], min_ms=8.0, cpu_ms=4.0)

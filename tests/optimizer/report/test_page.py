@@ -183,7 +183,7 @@ def test_every_number_of_a_table_is_one_of_the_inputs(
 
 
 def test_the_pareto_front_and_the_infeasible_stand_out(text: str) -> None:
-    """Two of three are on the front, by number or whole; the third says why it is not."""
+    """Two of three are on the Pareto front, by number or whole; the third says why it is not."""
     page = Page(text)
     kinds = [a["data-kind"] for tag, a in page.tags if tag == "path" and "data-trial" in a]
     assert kinds == ["front", "front", "infeasible"]

@@ -23,7 +23,7 @@ from optimizer.study import trials
 from optimizer.study.config import Sampler, SearchConfig
 from optimizer.study.space import Candidate, Space
 from optimizer.study.trials import Cost
-from optimizer.study.workers import Pulse, Watch, beating
+from optimizer.study.workers import Pulse, Watch, sending_heartbeats
 from tests import searching
 from tests.searching import PULSE, RUNGS, SPACE, STUDY, Judge, search
 
@@ -46,8 +46,8 @@ def test_every_sampler_searches_under_limits(sampler: Sampler, tmp_path: Path) -
     assert front
     assert all(p.cost.p95_ms <= 60 and p.f1[RUNGS[-1]] >= 0.45 for p in front)
     with opened(None, tmp_path, STUDY) as study:
-        told = [t for t in study.trials if t.state == TrialState.COMPLETE]
-        assert all(len(t.constraints) == 3 and len(t.values) == 3 for t in told)
+        complete = [t for t in study.trials if t.state == TrialState.COMPLETE]
+        assert all(len(t.constraints) == 3 and len(t.values) == 3 for t in complete)
 
 
 def test_a_model_of_the_space_finds_more_than_chance(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_a_worker_waits_for_others_to_choose_while_they_live(tmp_path: Path) -> 
         suggest(quick, SPACE)
         found: list[int | None] = []
         waiting = Thread(target=lambda: found.append(worker._elsewhere(quick)))
-        with beating(partial(slow.set_user_attr, "beat"), pulse):
+        with sending_heartbeats(partial(slow.set_user_attr, "heartbeat"), pulse):
             waiting.start()
             waiting.join(3 * pulse.grace_s)  # longer than a silent one is waited for
             assert waiting.is_alive(), "the other one still chooses"

@@ -38,7 +38,7 @@ def row(
 def members_of(
     folder: Path, *rows: dict[str, Any], **how: Any
 ) -> dict[str, tuple[StudentConfig, float]]:
-    """Return the members of a front of these rows."""
+    """Return the members of a Pareto front of these rows."""
     write_front(folder, *rows)
     return finish.members(folder, ELASTICS, HOW.model_copy(update=how))
 
@@ -95,7 +95,7 @@ def test_members_weigh_no_more_together_than_they_may(tmp_path: Path) -> None:
 
 
 def test_only_what_is_published_is_finished(tmp_path: Path) -> None:
-    """An fp32 point of the front shows what quantizing costs; it is not served."""
+    """An fp32 point of the Pareto front shows what quantizing costs; it is not served."""
     found = members_of(tmp_path, row(0.7, 30.0, precision="fp32"), row(0.5, 5.0))
     assert [f1 for _, f1 in found.values()] == [0.5]
 

@@ -75,10 +75,10 @@ def batch() -> Batch:
 @torch.no_grad()
 def test_a_candidate_cut_out_says_what_it_said_inside(net: Supernet, candidate: Candidate) -> None:
     """What was trained and searched is what is exported and served."""
-    asked = batch()
-    inside = net(asked, candidate)
-    alone = outputs_of(net.cut(candidate), asked)
-    seen = asked.attention_mask == 1
+    batched = batch()
+    inside = net(batched, candidate)
+    alone = outputs_of(net.cut(candidate), batched)
+    seen = batched.attention_mask == 1
     assert torch.allclose(inside.start[seen], alone.start[seen], atol=1e-4)
     assert torch.allclose(inside.end[seen], alone.end[seen], atol=1e-4)
     assert torch.allclose(inside.hidden[seen], alone.hidden[seen], atol=1e-4)
@@ -96,8 +96,8 @@ def test_a_layer_that_is_named_twice_runs_twice(net: Supernet, keep: float) -> N
     )
     once, twice = (net.cut(Candidate(layers, 1, 32)) for layers in ((0, 1), (0, 1, 1)))
     assert student.parameters_of(once) == student.parameters_of(twice)
-    asked = batch()
-    assert not torch.allclose(outputs_of(once, asked).start, outputs_of(twice, asked).start)
+    batched = batch()
+    assert not torch.allclose(outputs_of(once, batched).start, outputs_of(twice, batched).start)
 
 
 def test_shared_layers_stay_shared_in_training(net: Supernet) -> None:
@@ -118,19 +118,19 @@ def test_shared_layers_stay_shared_in_training(net: Supernet) -> None:
 @torch.no_grad()
 def test_the_whole_is_the_teacher(net: Supernet, teacher: PreTrainedModel) -> None:
     """Sorting heads and neurons changes nothing."""
-    asked = batch()
-    seen = asked.attention_mask == 1
-    said = net(asked, SPACE.largest)
+    batched = batch()
+    seen = batched.attention_mask == 1
+    said = net(batched, SPACE.largest)
     rounded = student.with_low_bit_embeddings(copy.deepcopy(teacher), 4)
-    wanted = rounded(**asked.inputs())
+    wanted = rounded(**batched.inputs())
     assert torch.allclose(said.start[seen], wanted.start_logits[seen], atol=1e-4)
 
 
 @torch.no_grad()
 def test_every_knob_changes_the_answer(net: Supernet) -> None:
     """A knob that does nothing would be searched in vain."""
-    asked = batch()
-    said = [net(asked, candidate).start for candidate in EVERY]
+    batched = batch()
+    said = [net(batched, candidate).start for candidate in EVERY]
     assert all(not torch.equal(a, b) for i, a in enumerate(said) for b in said[i + 1 :])
 
 
@@ -198,9 +198,9 @@ def test_a_space_may_be_smaller_than_its_teacher(net: Supernet) -> None:
     space = SPACE.model_copy(update={"heads": (1,), "ffn": (48, 32)})
     assert space.largest.ffn == 48
     net.check(space.largest)
-    asked = batch()
-    seen = asked.attention_mask == 1
-    inside, alone = net(asked, space.largest), outputs_of(net.cut(space.largest), asked)
+    batched = batch()
+    seen = batched.attention_mask == 1
+    inside, alone = net(batched, space.largest), outputs_of(net.cut(space.largest), batched)
     assert torch.allclose(inside.start[seen], alone.start[seen], atol=1e-4)
     assert student.heads_of(net.cut(space.largest)) == (1, 1)
 

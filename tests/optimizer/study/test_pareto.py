@@ -102,7 +102,7 @@ def test_a_subset_has_k_members_within_its_budget(points: Points, k: int, random
 
 
 def test_a_subset_leaves_out_neighbours() -> None:
-    """Five members that lie together say less than five along the front."""
+    """Five members that lie together say less than five along the Pareto front."""
     x = np.array([0.0, 0.01, 0.02, 0.5, 0.98, 0.99, 1.0])
     assert pareto.subset(np.stack([x, 1 - x], axis=1), 3).tolist() in ([1, 3, 5], [2, 3, 4])
 
@@ -117,7 +117,7 @@ def test_a_subset_that_cannot_fit_says_so() -> None:
 def test_the_pareto_front_is_always_promoted_and_better_ranks_first(
     points: Points, share: float
 ) -> None:
-    """No member of the front is lost on a low rung, and none passes a better one."""
+    """No member of the Pareto front is lost on a low rung, and none passes a better one."""
     ranks = pareto.ranks(points)
     up = pareto.promoted(ranks, share)
     assert up[ranks == 0].all()

@@ -86,7 +86,7 @@ def test_the_ends_of_a_space_of_tokens_and_ranks() -> None:
 
 @pytest.mark.parametrize(("keep", "after"), [(1.0, 2), (0.5, 0), (0.5, 3), (0.5, 4)])
 def test_equal_students_are_equal_candidates(keep: float, after: int) -> None:
-    """What has no effect is not told apart, or a search would try one student twice."""
+    """What has no effect is not distinguished, or a search would try one student twice."""
     same = Candidate((0, 1, 2), 2, 64)
     assert Candidate((0, 1, 2), 2, 64, keep=keep, drop_after=after) == same
     assert replace(same, keep=keep, drop_after=after) == same

@@ -23,8 +23,8 @@ from transformers import (
 from optimizer.backbones.errors import BackboneError
 from optimizer.data.question_sets import Example
 from optimizer.teachers import checkpoint
-from optimizer.teachers.asking import ask
 from optimizer.teachers.errors import TeacherError
+from optimizer.teachers.inference import ask
 from optimizer.teachers.mapping import KEPT, NO_ANSWER
 from optimizer.teachers.store import AnswerStore, key_of
 from tests.optimizer import checkpoints

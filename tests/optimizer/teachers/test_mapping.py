@@ -108,7 +108,7 @@ def test_a_span_does_not_end_before_it_starts() -> None:
     assert best_span(found) in ((0, 4), (5, 9))
 
 
-def test_no_answer_is_weighed_against_the_best_span() -> None:
+def test_no_answer_is_compared_with_the_best_span() -> None:
     """By the product of start and end, as a decoder adds logits."""
     asked = [window([0], [4])]
     assert best_span(spread_of(asked, [logits(2, 0, 1)], [logits(2, 0, 1)])) is None

@@ -90,8 +90,8 @@ def test_mapped_answers_are_the_teachers_own(tmp_path: Path) -> None:
     assert len(whole) == N_QUESTIONS
     features = question_sets.features(whole, encoder, seed=1)
     teachers = OutsideTeachers((SHIPPED,), 384, tmp_path)
-    mapped, told = teachers.answers(whole, features, encoder)
-    assert told[SHIPPED]["questions"] == N_QUESTIONS
+    mapped, details = teachers.answers(whole, features, encoder)
+    assert details[SHIPPED]["questions"] == N_QUESTIONS
 
     found = []
     for i, e in enumerate(whole):
@@ -162,10 +162,10 @@ def test_what_was_not_kept_lies_on_the_rest_of_the_context(encoder: SpanEncoder)
 def test_a_question_that_nobody_was_asked_has_its_label(encoder: SpanEncoder) -> None:
     """It is too long for the teacher, not for the student."""
     mapped, features = mapped_rows(encoder, [Spread.unknown()])
-    told = mapped.of(loop.batch_of(features, [0]))
+    target = mapped.of(loop.batch_of(features, [0]))
     (gold,) = features[0].spans
-    assert (int(told.start[0].argmax()), int(told.end[0].argmax())) == gold
-    assert float(told.start[0].softmax(-1).max()) == pytest.approx(1.0)
+    assert (int(target.start[0].argmax()), int(target.end[0].argmax())) == gold
+    assert float(target.start[0].softmax(-1).max()) == pytest.approx(1.0)
 
 
 @torch.no_grad()
@@ -173,17 +173,17 @@ def test_a_student_that_says_the_same_has_no_loss(encoder: SpanEncoder) -> None:
     """Start and end are pulled to the mapped distribution at a temperature, and to nothing else."""
     mapped, features = mapped_rows(encoder, [spread({42: 0.6, 46: 0.3}, {53: 0.8})])
     batch = loop.batch_of(features, [0])
-    told = mapped.of(batch)
-    assert told.hidden is None
+    target = mapped.of(batch)
+    assert target.hidden is None
     how = DistillConfig(label_weight=0.0, temperature=2.0)
 
     def loss(start: torch.Tensor) -> float:
-        said = Outputs(start, told.end, torch.zeros(1, 1, 1))
+        said = Outputs(start, target.end, torch.zeros(1, 1, 1))
         ask = Imitation(mapped, how, lambda _model, _batch: [said])
         return float(ask(torch.nn.Identity(), batch))
 
-    assert loss(told.start + 3.0) == pytest.approx(0.0, abs=1e-5)
-    assert loss(told.start.roll(1)) > 0.1
+    assert loss(target.start + 3.0) == pytest.approx(0.0, abs=1e-5)
+    assert loss(target.start.roll(1)) > 0.1
 
 
 @pytest.mark.parametrize("family", ["roberta", "deberta-v3", "xlnet"])
@@ -196,9 +196,9 @@ def test_a_teacher_of_another_family_reaches_every_row(
     teachers = OutsideTeachers((str(folder),), None, tmp_path / "answers")
     examples = asked(30)
     features = question_sets.features(examples, encoder, 1)
-    mapped, told = teachers.answers(examples, features, encoder)
+    mapped, details = teachers.answers(examples, features, encoder)
     assert mapped.known.all()
-    assert told[str(folder)]["questions"] == 30
+    assert details[str(folder)]["questions"] == 30
     assert "begin or end inside a token of the student" in caplog.text
     for path in (tmp_path / "t").glob("*.safetensors"):
         path.rename(path.with_suffix(".kept"))  # its identity was taken before

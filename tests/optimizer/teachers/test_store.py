@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from optimizer.data.question_sets import Example
-from optimizer.teachers import asking, checkpoint
-from optimizer.teachers.asking import ask
+from optimizer.teachers import checkpoint, inference
 from optimizer.teachers.errors import TeacherError
+from optimizer.teachers.inference import ask
 from optimizer.teachers.mapping import KEPT, Spread
 from optimizer.teachers.store import AnswerStore, key_of
 from tests.optimizer.teachers import families
@@ -90,7 +90,7 @@ def test_an_interrupted_teacher_goes_on(tmp_path: Path) -> None:
     """Every batch that was answered is kept, though no file was due yet."""
     teacher = checkpoint.load(str(families.save("bert", tmp_path / "t")))
     whole, broken = AnswerStore(tmp_path / "whole"), AnswerStore(tmp_path / "broken")
-    asked = examples(5 * asking.BATCH)
+    asked = examples(5 * inference.BATCH)
     ask(teacher, asked, whole)
     left = [3]
 
@@ -102,7 +102,7 @@ def test_an_interrupted_teacher_goes_on(tmp_path: Path) -> None:
     handle = teacher.model.register_forward_pre_hook(count)
     with pytest.raises(Stopped):
         ask(teacher, asked, broken)
-    assert len(AnswerStore(tmp_path / "broken")) == 3 * asking.BATCH
+    assert len(AnswerStore(tmp_path / "broken")) == 3 * inference.BATCH
     left[0] = 2  # so many batches are missing
     again = AnswerStore(tmp_path / "broken")
     ask(teacher, asked, again)
@@ -117,7 +117,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from optimizer.teachers import checkpoint
-from optimizer.teachers.asking import ask
+from optimizer.teachers.inference import ask
 from optimizer.teachers.store import AnswerStore
 from tests.optimizer.teachers.test_store import examples
 class Telling(AnswerStore):
@@ -134,10 +134,10 @@ def test_a_killed_teacher_has_kept_what_it_had_written(tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED, str(folder), str(answers)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        told = [process.stdout.readline() for _ in range(3)]
+        printed = [process.stdout.readline() for _ in range(3)]
         process.kill()
-    assert int(told[-1]) == 3 * asking.BATCH
+    assert int(printed[-1]) == 3 * inference.BATCH
     n_files = len(list(answers.glob("*.npz")))
     assert n_files >= 3
-    assert len(AnswerStore(answers)) >= 3 * asking.BATCH
+    assert len(AnswerStore(answers)) >= 3 * inference.BATCH
     assert len(list(answers.glob("*.npz"))) == n_files

@@ -106,7 +106,7 @@ async function forecast() {
     const data = reply.data;
     const chosen = reply.ok && data.options.find((option) => option.plan === data.plan);
     show(byId("forecast"), !reply.ok ? "" : data.plan === null ? ["Now: ", inWords(REASONS, data.reason), "."]
-      : ["Now: ", el("strong", {}, data.plan), chosen ? `, ${ms(chosen.predicted_ms)} predicted, F1 ≥ ${f1(chosen.certified_f1)}` : "", data.gave.length ? [" (", data.gave.map((word) => inWords(VIOLATIONS, word)).join("; "), ")"] : "", "."]);
+      : ["Now: ", el("strong", {}, data.plan), chosen ? `, ${ms(chosen.predicted_ms)} predicted, F1 ≥ ${f1(chosen.certified_f1)}` : "", data.violations.length ? [" (", data.violations.map((word) => inWords(VIOLATIONS, word)).join("; "), ")"] : "", "."]);
   } catch (error) {
     if (!(error instanceof Gone)) throw error;
     show(byId("forecast"), "");
@@ -263,7 +263,7 @@ function explanation(data) {
 }
 
 /** Return what spoke against a candidate, beside what was accepted of the chosen one. */
-const against = (option, chosen) => option.struck_out_by.filter((word) => option.chosen || !chosen.chosen || !chosen.struck_out_by.includes(word));
+const against = (option, chosen) => option.rejection_reasons.filter((word) => option.chosen || !chosen.chosen || !chosen.rejection_reasons.includes(word));
 
 function reasonsOf(option, chosen) {
   const reasons = against(option, chosen).map((word) => inWords(VIOLATIONS, word)).join("; ");

@@ -67,7 +67,7 @@ function tried(candidate) {
   const rate = (bad, n) => (n ? share(bad / n) : "none yet");
   const sets = ["current", "candidate"].map((name) => {
     const set = candidate.sets[name];
-    return `${name}: ${set.requests} requests, SLO broken ${rate(set.slo_broken, set.requests)}, failed ${rate(set.failed, set.requests)}, answers that differ from the largest variant's ${rate(set.differed, set.compared)}`;
+    return `${name}: ${set.requests} requests, SLO violated ${rate(set.slo_violated, set.requests)}, failed ${rate(set.failed, set.requests)}, answers that differ from the largest variant's ${rate(set.differed, set.compared)}`;
   });
   const how = candidate.shadow ? "in shadow" : `on ${share(candidate.share)} of the requests`;
   return el("p", { class: "soft" }, `A candidate catalog is tried ${how}. ${sets.join("; ")}.`);
@@ -131,14 +131,14 @@ function showPlans() {
 }
 
 function showClasses() {
-  const of = (promise, outcome) => rates("bertier_slo_requests_total", "slo_class", { promise, outcome });
-  const kept = of("joint", "kept");
-  if (kept === null) return show(byId("classes"), el("p", { class: "none" }, "Known after a second reading."));
-  const attained = (promise, name) => {
-    const [good, bad] = [of(promise, "kept")?.get(name) ?? 0, of(promise, "broken")?.get(name) ?? 0];
+  const of = (objective, outcome) => rates("bertier_slo_requests_total", "slo_class", { objective, outcome });
+  const met = of("joint", "met");
+  if (met === null) return show(byId("classes"), el("p", { class: "none" }, "Known after a second reading."));
+  const attained = (objective, name) => {
+    const [good, bad] = [of(objective, "met")?.get(name) ?? 0, of(objective, "violated")?.get(name) ?? 0];
     return good + bad ? good / (good + bad) : null;
   };
-  return show(byId("classes"), table("SLO attainment by class, last minute", ["Class", "Whole SLO", "Latency", "Accuracy"], [...kept.keys()].map((name) => {
+  return show(byId("classes"), table("SLO attainment by class, last minute", ["Class", "Whole SLO", "Latency", "Accuracy"], [...met.keys()].map((name) => {
     const both = attained("joint", name);
     return { cells: [name, both === null ? "no requests" : [share(both), bar([{ share: both, class: both < 0.95 ? "fill low" : "fill" }])], share(attained("latency", name)), share(attained("accuracy", name))] };
   })));

@@ -239,7 +239,7 @@ class Explanation(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., options: _Optional[_Iterable[_Union[PlanOption, _Mapping]]] = ..., quantile: _Optional[float] = ..., spent_ms: _Optional[float] = ...) -> None: ...
 
 class PlanOption(_message.Message):
-    __slots__ = ("plan", "certified_f1", "idle_ms", "predicted_ms", "cost_ms", "trust", "chosen", "struck_out_by", "certified_f1_loss", "p50_ms", "p95_ms", "p99_ms", "wait_ms", "certified_answerable_f1", "floor_scope")
+    __slots__ = ("plan", "certified_f1", "idle_ms", "predicted_ms", "cost_ms", "trust", "chosen", "rejection_reasons", "certified_f1_loss", "p50_ms", "p95_ms", "p99_ms", "wait_ms", "certified_answerable_f1", "floor_scope")
     PLAN_FIELD_NUMBER: _ClassVar[int]
     CERTIFIED_F1_FIELD_NUMBER: _ClassVar[int]
     IDLE_MS_FIELD_NUMBER: _ClassVar[int]
@@ -247,7 +247,7 @@ class PlanOption(_message.Message):
     COST_MS_FIELD_NUMBER: _ClassVar[int]
     TRUST_FIELD_NUMBER: _ClassVar[int]
     CHOSEN_FIELD_NUMBER: _ClassVar[int]
-    STRUCK_OUT_BY_FIELD_NUMBER: _ClassVar[int]
+    REJECTION_REASONS_FIELD_NUMBER: _ClassVar[int]
     CERTIFIED_F1_LOSS_FIELD_NUMBER: _ClassVar[int]
     P50_MS_FIELD_NUMBER: _ClassVar[int]
     P95_MS_FIELD_NUMBER: _ClassVar[int]
@@ -262,7 +262,7 @@ class PlanOption(_message.Message):
     cost_ms: float
     trust: str
     chosen: bool
-    struck_out_by: _containers.RepeatedScalarFieldContainer[str]
+    rejection_reasons: _containers.RepeatedScalarFieldContainer[str]
     certified_f1_loss: float
     p50_ms: float
     p95_ms: float
@@ -270,7 +270,7 @@ class PlanOption(_message.Message):
     wait_ms: float
     certified_answerable_f1: float
     floor_scope: str
-    def __init__(self, plan: _Optional[str] = ..., certified_f1: _Optional[float] = ..., idle_ms: _Optional[float] = ..., predicted_ms: _Optional[float] = ..., cost_ms: _Optional[float] = ..., trust: _Optional[str] = ..., chosen: _Optional[bool] = ..., struck_out_by: _Optional[_Iterable[str]] = ..., certified_f1_loss: _Optional[float] = ..., p50_ms: _Optional[float] = ..., p95_ms: _Optional[float] = ..., p99_ms: _Optional[float] = ..., wait_ms: _Optional[float] = ..., certified_answerable_f1: _Optional[float] = ..., floor_scope: _Optional[str] = ...) -> None: ...
+    def __init__(self, plan: _Optional[str] = ..., certified_f1: _Optional[float] = ..., idle_ms: _Optional[float] = ..., predicted_ms: _Optional[float] = ..., cost_ms: _Optional[float] = ..., trust: _Optional[str] = ..., chosen: _Optional[bool] = ..., rejection_reasons: _Optional[_Iterable[str]] = ..., certified_f1_loss: _Optional[float] = ..., p50_ms: _Optional[float] = ..., p95_ms: _Optional[float] = ..., p99_ms: _Optional[float] = ..., wait_ms: _Optional[float] = ..., certified_answerable_f1: _Optional[float] = ..., floor_scope: _Optional[str] = ...) -> None: ...
 
 class AnswerItem(_message.Message):
     __slots__ = ("id", "answer", "failure")
@@ -307,11 +307,11 @@ class PlanRequest(_message.Message):
     def __init__(self, question: _Optional[str] = ..., context: _Optional[str] = ..., n_tokens: _Optional[int] = ..., slo: _Optional[_Union[SloRequest, _Mapping]] = ...) -> None: ...
 
 class PlanResponse(_message.Message):
-    __slots__ = ("feasible", "plan", "reason", "gave", "n_tokens", "n_windows", "options", "nearest", "latency_ms", "min_f1", "slo_class", "policy", "timeout_ms", "max_f1_loss", "min_answerable_f1")
+    __slots__ = ("feasible", "plan", "reason", "violations", "n_tokens", "n_windows", "options", "nearest", "latency_ms", "min_f1", "slo_class", "policy", "timeout_ms", "max_f1_loss", "min_answerable_f1")
     FEASIBLE_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
-    GAVE_FIELD_NUMBER: _ClassVar[int]
+    VIOLATIONS_FIELD_NUMBER: _ClassVar[int]
     N_TOKENS_FIELD_NUMBER: _ClassVar[int]
     N_WINDOWS_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
@@ -326,7 +326,7 @@ class PlanResponse(_message.Message):
     feasible: bool
     plan: str
     reason: str
-    gave: _containers.RepeatedScalarFieldContainer[str]
+    violations: _containers.RepeatedScalarFieldContainer[str]
     n_tokens: int
     n_windows: int
     options: _containers.RepeatedCompositeFieldContainer[PlanOption]
@@ -338,4 +338,4 @@ class PlanResponse(_message.Message):
     timeout_ms: float
     max_f1_loss: float
     min_answerable_f1: float
-    def __init__(self, feasible: _Optional[bool] = ..., plan: _Optional[str] = ..., reason: _Optional[str] = ..., gave: _Optional[_Iterable[str]] = ..., n_tokens: _Optional[int] = ..., n_windows: _Optional[int] = ..., options: _Optional[_Iterable[_Union[PlanOption, _Mapping]]] = ..., nearest: _Optional[_Iterable[_Union[PlanOption, _Mapping]]] = ..., latency_ms: _Optional[float] = ..., min_f1: _Optional[float] = ..., slo_class: _Optional[str] = ..., policy: _Optional[str] = ..., timeout_ms: _Optional[float] = ..., max_f1_loss: _Optional[float] = ..., min_answerable_f1: _Optional[float] = ...) -> None: ...
+    def __init__(self, feasible: _Optional[bool] = ..., plan: _Optional[str] = ..., reason: _Optional[str] = ..., violations: _Optional[_Iterable[str]] = ..., n_tokens: _Optional[int] = ..., n_windows: _Optional[int] = ..., options: _Optional[_Iterable[_Union[PlanOption, _Mapping]]] = ..., nearest: _Optional[_Iterable[_Union[PlanOption, _Mapping]]] = ..., latency_ms: _Optional[float] = ..., min_f1: _Optional[float] = ..., slo_class: _Optional[str] = ..., policy: _Optional[str] = ..., timeout_ms: _Optional[float] = ..., max_f1_loss: _Optional[float] = ..., min_answerable_f1: _Optional[float] = ...) -> None: ...

@@ -43,7 +43,7 @@ class Running:
         return qa_pb2_grpc.QuestionAnsweringStub(self.channel)  # type: ignore[no-untyped-call]
 
     def counted(self, outcome: str, slo_class: str = "standard") -> float | None:
-        labels = {"front": "grpc", "slo_class": slo_class, "outcome": outcome}
+        labels = {"frontend": "grpc", "slo_class": slo_class, "outcome": outcome}
         registry = self.service.metrics.registry
         return registry.get_sample_value("bertier_requests_total", labels)
 
@@ -399,7 +399,7 @@ async def test_a_plan_is_made_without_inference(gateway: Running) -> None:
     metadata = (("slo-min-f1", "0.6"), ("slo-latency-ms", "15"))
     plan = await gateway.stub.Plan(qa_pb2.PlanRequest(n_tokens=100), metadata=metadata)
     assert (plan.feasible, plan.n_tokens, plan.n_windows) == (False, 128, 1)
-    assert {o.plan: list(o.struck_out_by) for o in plan.options} == {
+    assert {o.plan: list(o.rejection_reasons) for o in plan.options} == {
         "small": ["below-floor"],
         "large": ["late"],
     }

@@ -10,13 +10,13 @@ import pytest
 from gateway.frontends.schemas import SharedQuestionsBody, check
 from gateway.request.service import AnswerService
 from gateway.settings import MAX_PASSAGES, Settings
-from tests.asgi import ASKED, client, make_service, outcome, post
+from tests.asgi import QUESTION_BODY, client, make_service, outcome, post
 from tests.fakes import CONTEXT, QUESTION, WordBackend
 from tests.watched import WatchedBackend
 
 SAID = {"SLO-Min-F1": "0.6", "SLO-Latency-Ms": "5000"}
 PASSAGES = ["London is large. 🙂", {"context": "🙂 A city. It is Paris. Yes.", "id": "p2"}, "Rome."]
-ASKED_OF_MANY = {"question": "Which city?", "contexts": PASSAGES}
+PASSAGES_BODY = {"question": "Which city?", "contexts": PASSAGES}
 
 
 def made(word: str = "paris", **settings: Any) -> AnswerService:
@@ -32,7 +32,7 @@ async def answer(service: AnswerService, **body: Any) -> dict[str, Any]:
 
 async def test_one_answer_comes_from_many_passages() -> None:
     """It names its passage by place and id; offsets count in that passage."""
-    body = await answer(made(), **ASKED_OF_MANY, top_k=2, sentence=True)
+    body = await answer(made(), **PASSAGES_BODY, top_k=2, sentence=True)
     text = "🙂 A city. It is Paris. Yes."
     assert body["answer"] == "Paris" == text[body["start"] : body["end"]]
     assert body["passage"] == {"index": 1, "id": "p2"}
@@ -44,13 +44,13 @@ async def test_one_answer_comes_from_many_passages() -> None:
 @pytest.mark.parametrize(("unit", "start"), [("code-points", 16), ("utf-16", 17), ("utf-8", 19)])
 async def test_offsets_count_in_the_callers_unit(unit: str, start: int) -> None:
     """A page in JavaScript highlights without counting anew."""
-    body = await answer(made(), **ASKED_OF_MANY, offset_unit=unit)
+    body = await answer(made(), **PASSAGES_BODY, offset_unit=unit)
     assert (body["start"], body["end"]) == (start, start + 5)
 
 
 async def test_no_passage_may_hold_the_answer() -> None:
     """One decision for all of them."""
-    body = await answer(made("berlin"), **ASKED_OF_MANY, sentence=True)
+    body = await answer(made("berlin"), **PASSAGES_BODY, sentence=True)
     assert (body["answer"], body["start"], body["passage"], body["sentence"]) == (
         *("", None),
         *(None, None),
@@ -59,14 +59,14 @@ async def test_no_passage_may_hold_the_answer() -> None:
 
 async def test_what_was_not_asked_for_is_not_there() -> None:
     """The answers of before are the answers of now."""
-    body = await answer(make_service(), **ASKED)
+    body = await answer(make_service(), **QUESTION_BODY)
     assert not {"passage", "sentence", "age_ms", "explain"} & set(body)
 
 
 async def test_the_body_says_what_it_cost_and_took() -> None:
     """SDKs drop headers."""
     response = await post(
-        make_service(), json=ASKED, headers={"SLO-Min-F1": "0.4", "SLO-Latency-Ms": "5000"}
+        make_service(), json=QUESTION_BODY, headers={"SLO-Min-F1": "0.4", "SLO-Latency-Ms": "5000"}
     )
     body = response.json()
     assert body["cost"] == {
@@ -86,12 +86,12 @@ async def test_the_caller_sets_a_threshold(own: dict[str, float], text: str) -> 
     """In place of the variant's."""
     backend = WatchedBackend()
     backend.answerable = False
-    assert (await answer(make_service(backend), **ASKED, **own))["answer"] == text
+    assert (await answer(make_service(backend), **QUESTION_BODY, **own))["answer"] == text
 
 
 async def test_no_answer_is_longer_than_asked() -> None:
     """max_answer_tokens bounds every span."""
-    body = await answer(make_service(), **ASKED, top_k=20, max_answer_tokens=1)
+    body = await answer(make_service(), **QUESTION_BODY, top_k=20, max_answer_tokens=1)
     assert all(len(each["answer"].split()) == 1 for each in body["alternatives"])
 
 
@@ -173,10 +173,10 @@ async def test_a_kept_answer_says_its_age() -> None:
     """In the header that HTTP has for it, and in the body; `no-store` gets a new one."""
     service = make_service(cache_bytes=1 << 20)
     async with client(service) as http:
-        first = await http.post("/v1/answer", json=ASKED, headers=SAID)
-        again = await http.post("/v1/answer", json=ASKED | {"id": "x"}, headers=SAID)
+        first = await http.post("/v1/answer", json=QUESTION_BODY, headers=SAID)
+        again = await http.post("/v1/answer", json=QUESTION_BODY | {"id": "x"}, headers=SAID)
         anew = await http.post(
-            "/v1/answer", json=ASKED, headers=SAID | {"Cache-Control": "no-store"}
+            "/v1/answer", json=QUESTION_BODY, headers=SAID | {"Cache-Control": "no-store"}
         )
     assert "age" not in first.headers
     assert (again.headers["age"], again.json()["id"]) == ("0", "x")

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.request.service import AnswerService
-from tests.asgi import ASKED, Caller, make_app, make_service, outcome, post
+from tests.asgi import QUESTION_BODY, Caller, make_app, make_service, outcome, post
 from tests.fakes import QUESTION, FakeBackend
 from tests.texts import PIECES
 
@@ -28,13 +28,13 @@ def lines(response: httpx.Response) -> list[dict[str, Any]]:
 
 
 MIXED = [
-    ASKED | {"id": "a"},
-    ASKED | {"id": "b", "slo": {"min_f1": 0.1}},
+    QUESTION_BODY | {"id": "a"},
+    QUESTION_BODY | {"id": "b", "slo": {"min_f1": 0.1}},
     {"id": "c", "question": "", "context": "x"},
     7,
-    ASKED | {"id": "e", "slo": {"class": "gold"}},
-    ASKED | {"id": "f", "slo": {"min_f1": 7}},
-    ASKED | {"id": "g", "slo": {"variant": "small", "explain": True}},
+    QUESTION_BODY | {"id": "e", "slo": {"class": "gold"}},
+    QUESTION_BODY | {"id": "f", "slo": {"min_f1": 7}},
+    QUESTION_BODY | {"id": "g", "slo": {"variant": "small", "explain": True}},
 ]
 
 
@@ -62,13 +62,15 @@ async def test_items_are_answered_in_order_and_fail_alone(request_: dict[str, An
 async def test_the_headers_slo_holds_for_each_item() -> None:
     """A list has one SLO unless an item has its own."""
     headers = {"SLO-Min-F1": "0.1"}
-    response = await post(make_service(), "/v1/answers", json=[ASKED, ASKED], headers=headers)
+    response = await post(
+        make_service(), "/v1/answers", json=[QUESTION_BODY, QUESTION_BODY], headers=headers
+    )
     assert [line["variant"] for line in lines(response)] == ["small", "small"]
 
 
 async def test_a_bad_or_long_line_fails_alone() -> None:
     """A stream goes on after a line that cannot be read."""
-    good = json.dumps(ASKED).encode()
+    good = json.dumps(QUESTION_BODY).encode()
     body = b"\n".join([b"{", good, b"", b'"' + b"x" * 500 + b'"', b'{"id": "\xff"}', good])
     service = make_service(max_body_bytes=300)
     response = await post(service, "/v1/answers", content=body, headers=NDJSON)
@@ -144,7 +146,7 @@ async def trickle() -> AsyncIterator[bytes]:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str, bool]] = {
-    "too many in flight": ({"json": [ASKED]}, "overloaded", True),
+    "too many in flight": ({"json": [QUESTION_BODY]}, "overloaded", True),
     "a body that is no list": ({"json": {}}, "invalid-field", False),
     "no JSON": ({"content": b"["}, "malformed", False),
     "too long": ({"content": b" " * 2000}, "text-too-long", False),
@@ -161,18 +163,18 @@ async def test_a_batch_that_is_refused_as_a_whole_is_counted(why: str) -> None:
     service.admission.in_flight = int(ours)
     assert (await post(service, "/v1/answers", **request)).status_code >= 400
     assert outcome(service, "standard", kind) == 1
-    assert broken(service) == ours
+    assert violations(service) == ours
 
 
-def broken(service: AnswerService) -> float:
-    labels = {"slo_class": "standard", "promise": "latency", "outcome": "broken"}
+def violations(service: AnswerService) -> float:
+    labels = {"slo_class": "standard", "objective": "latency", "outcome": "violated"}
     return service.metrics.registry.get_sample_value("bertier_slo_requests_total", labels) or 0.0
 
 
 async def test_a_list_is_counted_by_its_items_alone() -> None:
     """A request that is not refused is as many as the questions in it."""
     service = make_service()
-    await post(service, "/v1/answers", json=[ASKED, ASKED])
+    await post(service, "/v1/answers", json=[QUESTION_BODY, QUESTION_BODY])
     assert outcome(service, "standard", "ok") == 2
     await post(service, "/v1/answers", json=[])
     assert outcome(service, "standard", "ok") == 2
@@ -183,7 +185,7 @@ async def test_items_run_side_by_side_but_not_too_many() -> None:
     gate = asyncio.Event()
     backend = FakeBackend(gate)
     service = make_service(backend, max_concurrent_items=2)
-    asking = asyncio.create_task(post(service, "/v1/answers", json=[ASKED] * 5))
+    asking = asyncio.create_task(post(service, "/v1/answers", json=[QUESTION_BODY] * 5))
     await backend.until_asked(2)
     for _ in range(20):  # turns of the loop in which a third could begin
         await asyncio.sleep(0)
@@ -206,7 +208,7 @@ async def test_who_leaves_a_list_cancels_its_items(
     """A long list is the costliest work to go on with for nobody."""
     backend, service = held
     caller = Caller("/v1/answers", headers)
-    items = [ASKED, ASKED]
+    items = [QUESTION_BODY, QUESTION_BODY]
     caller.send(as_lines(items) if headers else json.dumps(items).encode())
     task = caller.start(make_app(service))
     await backend.until_asked(2)
@@ -221,7 +223,7 @@ async def test_a_line_is_answered_before_the_next_is_sent() -> None:
     task = caller.start(make_app(make_service()))
     await caller.sent.get()
     for _ in range(3):
-        caller.send(json.dumps(ASKED).encode() + b"\n", more=True)
+        caller.send(json.dumps(QUESTION_BODY).encode() + b"\n", more=True)
         answered = await caller.sent.get()
         assert json.loads(answered["body"])["variant"] == "large"
     caller.send(b"")
@@ -233,7 +235,7 @@ async def test_items_count_as_requests_in_flight() -> None:
     """One list could otherwise ask for more than all callers together may."""
     backend = FakeBackend(asyncio.Event())
     service = make_service(backend, max_in_flight=1, max_concurrent_items=2)
-    sending = asyncio.create_task(post(service, "/v1/answers", json=[ASKED, ASKED]))
+    sending = asyncio.create_task(post(service, "/v1/answers", json=[QUESTION_BODY, QUESTION_BODY]))
     await backend.until_asked(1)
     assert backend.gate is not None
     backend.gate.set()

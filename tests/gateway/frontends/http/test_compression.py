@@ -20,7 +20,7 @@ from starlette.types import Message, Receive, Scope, Send
 from gateway.frontends.http.compression import CompressesReplies, InflatesRequests, accepted
 from gateway.proto.bertier.v1 import qa_pb2, qa_pb2_grpc
 from tests import live
-from tests.asgi import ASKED
+from tests.asgi import QUESTION_BODY
 from tests.fakes import CONTEXT, QUESTION
 from tests.live import Running
 
@@ -29,7 +29,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-BODY = json.dumps(ASKED).encode()
+BODY = json.dumps(QUESTION_BODY).encode()
 # What it inflates to would need a window of 128 MiB to be held.
 WIDE_FRAME = zstd.compress(
     BODY * 2,
@@ -40,7 +40,7 @@ WIDE_FRAME = zstd.compress(
 )
 GZIP = {"Content-Encoding": "gzip"}
 LINES = {"Content-Type": "application/x-ndjson"}
-LARGE = json.dumps({**ASKED, "top_k": 20}).encode()  # its answer is larger than a packet
+LARGE = json.dumps({**QUESTION_BODY, "top_k": 20}).encode()  # its answer is larger than a packet
 
 
 async def sent(running: Running, path: str, body: bytes, **headers: str) -> httpx.Response:

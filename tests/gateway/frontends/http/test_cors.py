@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from gateway import api_keys
 from gateway.settings import Settings
 from tests import live
-from tests.asgi import ASKED
+from tests.asgi import QUESTION_BODY
 from tests.live import Running
 
 PAGE = "https://app.example"
@@ -20,7 +20,7 @@ LOCKED = {"api_keys": {"a": {"sha256": api_keys.digest(KEY), "requests_per_s": 1
 async def asked(running: Running, method: str = "POST", **headers: str) -> httpx.Response:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     async with httpx.AsyncClient(base_url=f"http://{running.http_url}") as http:
-        body = ASKED if method == "POST" else None
+        body = QUESTION_BODY if method == "POST" else None
         return await http.request(method, "/v1/answer", json=body, headers=named)
 
 

@@ -8,10 +8,10 @@ import json
 import pytest
 
 from tests import live
-from tests.asgi import ASKED
+from tests.asgi import QUESTION_BODY
 from tests.gateway.frontends.http.test_connections import LOCKED, WAIT_S, closing, connected
 
-BODY = json.dumps(ASKED).encode()
+BODY = json.dumps(QUESTION_BODY).encode()
 
 
 def head(*lines: str, size: int = len(BODY)) -> bytes:
@@ -46,7 +46,7 @@ async def test_a_body_that_is_wanted_is_asked_for() -> None:
 async def test_a_body_that_is_not_wanted_is_not_asked_for(
     request_head: bytes, settings: dict[str, object], status: int
 ) -> None:
-    """What the headers decide is told at once, and the connection ends: the body may still come, or not."""
+    """What the headers decide is answered at once, and the connection ends: the body may still come, or not."""
     async with live.gateway(**settings) as running:
         streams = await connected(running)
         streams[1].write(request_head)

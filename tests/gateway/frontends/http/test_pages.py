@@ -119,10 +119,10 @@ async def test_pages_need_no_key_and_what_they_ask_does() -> None:
 async def test_pages_get_the_classes_and_limits_of_the_settings() -> None:
     """They offer what this gateway takes, not what another one does."""
     async with client(make_service(max_top_k=3, metrics_port=0)) as http:
-        told = (await http.get(pages.SETTINGS)).json()
-    assert told["default_class"] == "standard"
-    assert told["classes"]["interactive"]["latency_ms"] == 50
-    assert (told["max_top_k"], told["metrics"]) == (3, False)
+        payload = (await http.get(pages.SETTINGS)).json()
+    assert payload["default_class"] == "standard"
+    assert payload["classes"]["interactive"]["latency_ms"] == 50
+    assert (payload["max_top_k"], payload["metrics"]) == (3, False)
 
 
 async def test_pages_are_no_part_of_the_api() -> None:

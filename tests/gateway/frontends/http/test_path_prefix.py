@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from gateway.settings import Settings
 from tests import live
-from tests.asgi import ASKED
+from tests.asgi import QUESTION_BODY
 
 LOCKED = {"api_keys": {"a": {"sha256": "0" * 64}}}
 
@@ -20,7 +20,7 @@ async def test_requests_are_answered_with_and_without_the_prefix(prefix: str) ->
         live.gateway(root_path="/team/qa") as running,
         httpx.AsyncClient(base_url=f"http://{running.http_url}{prefix}") as http,
     ):
-        answer = await http.post("/v1/answer", json=ASKED)
+        answer = await http.post("/v1/answer", json=QUESTION_BODY)
         health = await http.get("/healthz")
         model = await http.head("/v2/models/qa")
         document = (await http.get("/openapi.json")).json()

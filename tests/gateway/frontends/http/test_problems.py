@@ -8,7 +8,7 @@ import pytest
 
 from gateway import errors
 from gateway.frontends import problems
-from tests.asgi import ASKED, client, make_service, outcome, post
+from tests.asgi import QUESTION_BODY, client, make_service, outcome, post
 from tests.fakes import FakeBackend
 
 BAD_BODIES: dict[str, tuple[bytes, int, str]] = {
@@ -54,7 +54,7 @@ async def test_a_bad_body_is_a_problem_with_its_own_type(name: str) -> None:
     assert problem["status"] == status
     assert problem["request_id"] == response.headers["x-request-id"]
     assert outcome(service, "standard", kind) == 1
-    assert (await post(service, json=ASKED)).status_code == 200
+    assert (await post(service, json=QUESTION_BODY)).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ async def test_a_bad_header_is_refused_with_its_name_and_range(
     header: str, value: str, status: int, says: str
 ) -> None:
     """Never clamped in silence: an overflow elsewhere once meant the highest priority."""
-    response = await post(make_service(), json=ASKED, headers={header: value})
+    response = await post(make_service(), json=QUESTION_BODY, headers={header: value})
     detail = response.json()["detail"]
     assert response.status_code == status
     assert header.lower() in detail.lower()
@@ -92,7 +92,7 @@ async def test_a_bad_header_is_refused_with_its_name_and_range(
 async def test_a_header_that_comes_twice_is_refused() -> None:
     """Proxies disagree on which of the two counts."""
     twice = [("SLO-Min-F1", "0.1"), ("X-SLO-Min-F1", "0.9")]
-    response = await post(make_service(), json=ASKED, headers=twice)
+    response = await post(make_service(), json=QUESTION_BODY, headers=twice)
     assert response.status_code == 400
     assert "twice" in response.json()["detail"]
 
@@ -100,7 +100,7 @@ async def test_a_header_that_comes_twice_is_refused() -> None:
 async def test_an_infeasible_slo_names_what_is_feasible() -> None:
     """The caller can act on the refusal."""
     headers = {"SLO-Policy": "strict", "SLO-Latency-Ms": "20", "SLO-Min-F1": "0.6"}
-    response = await post(make_service(), json=ASKED, headers=headers)
+    response = await post(make_service(), json=QUESTION_BODY, headers=headers)
     assert response.status_code == 422
     assert response.json()["type"].endswith(":infeasible")
     assert [p["plan"] for p in response.json()["nearest"]] == ["small", "large"]
@@ -110,7 +110,7 @@ async def test_overload_says_when_to_come_back() -> None:
     """429 and Retry-After in whole seconds is what clients understand."""
     service = make_service()
     service.backend.error = errors.Overloaded("busy", 1200.0)  # type: ignore[attr-defined]
-    response = await post(service, json=ASKED)
+    response = await post(service, json=QUESTION_BODY)
     assert (response.status_code, response.headers["retry-after"]) == (429, "2")
     assert response.json()["retry_after_ms"] == 1200.0
 
@@ -128,7 +128,7 @@ async def test_a_failure_inside_has_its_status(error: Exception, status: int) ->
     """Callers and proxies act on the status."""
     backend = FakeBackend()
     backend.error = error
-    response = await post(make_service(backend), json=ASKED)
+    response = await post(make_service(backend), json=QUESTION_BODY)
     assert response.status_code == status
     assert response.headers["content-type"] == "application/problem+json"
 
@@ -139,7 +139,7 @@ async def test_logits_that_are_not_finite_are_a_failure_that_may_pass(logit: flo
     backend = FakeBackend()
     backend.logits = {"small": logit, "large": logit}
     unhurried = {"SLO-Latency-Ms": "60000"}  # on a busy host, too, the larger one is asked first
-    response = await post(make_service(backend), json=ASKED, headers=unhurried)
+    response = await post(make_service(backend), json=QUESTION_BODY, headers=unhurried)
     assert response.status_code == 503
     assert response.json()["type"] == "urn:bertier:problem:invalid-logits"
     assert "not finite" in response.json()["detail"]
@@ -149,7 +149,11 @@ async def test_logits_that_are_not_finite_are_a_failure_that_may_pass(logit: flo
 
 async def test_a_byte_order_mark_before_a_body_is_skipped() -> None:
     """Editors and PowerShell write one; it says nothing."""
-    for path, body in (("/v1/answer", ASKED), ("/v1/answers", [ASKED]), ("/v1/plan", ASKED)):
+    for path, body in (
+        ("/v1/answer", QUESTION_BODY),
+        ("/v1/answers", [QUESTION_BODY]),
+        ("/v1/plan", QUESTION_BODY),
+    ):
         marked = "\ufeff".encode() + json.dumps(body).encode()
         assert (await post(make_service(), path, content=marked)).status_code == 200
 
@@ -159,7 +163,9 @@ async def test_the_cause_of_an_internal_error_stays_inside(error: Exception) -> 
     """It goes to the log, under the request id that the caller gets."""
     backend = FakeBackend()
     backend.error = error
-    response = await post(make_service(backend), json=ASKED, headers={"X-Request-Id": "r-1"})
+    response = await post(
+        make_service(backend), json=QUESTION_BODY, headers={"X-Request-Id": "r-1"}
+    )
     assert "secret" not in response.text
     assert response.json()["detail"] == problems.FIXED_TEXT
     assert response.json()["request_id"] == response.headers["x-request-id"] == "r-1"
@@ -168,7 +174,9 @@ async def test_the_cause_of_an_internal_error_stays_inside(error: Exception) -> 
 @pytest.mark.parametrize("given", ["", "a b", "x" * 129, "é"])
 async def test_an_unfit_request_id_is_replaced(given: str) -> None:
     """It is written to logs and headers."""
-    response = await post(make_service(), json=ASKED, headers=[("X-Request-Id", given.encode())])
+    response = await post(
+        make_service(), json=QUESTION_BODY, headers=[("X-Request-Id", given.encode())]
+    )
     assert response.headers["x-request-id"] not in ("", given)
 
 

@@ -12,7 +12,7 @@ from gateway.backends import breaker
 from gateway.clock import now_ms
 from gateway.domain import Size
 from gateway.frontends.http import report_schemas
-from tests.asgi import ASKED, client, make_service, outcome, post
+from tests.asgi import QUESTION_BODY, client, make_service, outcome, post
 from tests.fakes import (
     CONTEXT,
     QUESTION,
@@ -25,7 +25,7 @@ from tests.fakes import (
 
 async def test_an_answer_is_an_exact_piece_of_the_context() -> None:
     """Callers highlight by offsets."""
-    answer = (await post(make_service(), json=ASKED)).json()
+    answer = (await post(make_service(), json=QUESTION_BODY)).json()
     assert answer["answer"] == CONTEXT[answer["start"] : answer["end"]] != ""
     assert 0.0 <= answer["score"] <= 1.0
     assert answer["alternatives"] == []
@@ -33,7 +33,7 @@ async def test_an_answer_is_an_exact_piece_of_the_context() -> None:
 
 async def test_an_answer_says_what_it_was_given_under() -> None:
     """The SLO and its outcome can be read without parsing the body."""
-    response = await post(make_service(), json=ASKED, headers={"SLO-Min-F1": "0.6"})
+    response = await post(make_service(), json=QUESTION_BODY, headers={"SLO-Min-F1": "0.6"})
     assert response.status_code == 200
     assert response.headers["slo-plan"] == response.headers["slo-variant"] == "large"
     assert response.headers["slo-f1"] == "0.7000"
@@ -57,18 +57,18 @@ async def test_an_answer_says_what_it_was_given_under() -> None:
 )
 async def test_the_headers_choose_the_variant(headers: dict[str, str], variant: str) -> None:
     """This is what the gateway is for."""
-    response = await post(make_service(), json=ASKED, headers=headers)
+    response = await post(make_service(), json=QUESTION_BODY, headers=headers)
     assert response.json()["variant"] == variant
 
 
 async def test_explain_shows_the_rejection_reasons_of_each_option() -> None:
     """A choice that cannot be explained cannot be trusted."""
     headers = {"SLO-Min-F1": "0.6", "SLO-Explain": "1"}
-    explain = (await post(make_service(), json=ASKED, headers=headers)).json()["explain"]
+    explain = (await post(make_service(), json=QUESTION_BODY, headers=headers)).json()["explain"]
     small, large = explain["options"]
     assert explain["reason"] == "meets_slo"
-    assert (small["struck_out_by"], small["chosen"]) == (["below-floor"], False)
-    assert (large["struck_out_by"], large["chosen"]) == ([], True)
+    assert (small["rejection_reasons"], small["chosen"]) == (["below-floor"], False)
+    assert (large["rejection_reasons"], large["chosen"]) == ([], True)
     assert large["certified_f1"] == 0.7
 
 
@@ -77,15 +77,15 @@ async def test_a_loss_to_the_largest_variant_can_be_asked_for() -> None:
     service = make_service()
     service.serving = serving_set(paired_small_and_large())
     headers = {"SLO-Max-F1-Loss": "0.15", "SLO-Explain": "1"}
-    response = await post(service, json=ASKED, headers=headers)
+    response = await post(service, json=QUESTION_BODY, headers=headers)
     body = response.json()
     assert (body["variant"], body["slo"]["met"]) == ("small", "true")
     assert (body["slo"]["max_f1_loss"], body["slo"]["certified_f1_loss"]) == (0.15, 0.15)
     assert response.headers["slo-f1-loss"] == "0.1500"
     assert [o["certified_f1_loss"] for o in body["explain"]["options"]] == [0.15, 0.0]
-    tighter = await post(service, json=ASKED, headers={"SLO-Max-F1-Loss": "0.1"})
+    tighter = await post(service, json=QUESTION_BODY, headers={"SLO-Max-F1-Loss": "0.1"})
     assert tighter.json()["variant"] == "large"
-    item = ASKED | {"slo": {"max_f1_loss": 0.15}}
+    item = QUESTION_BODY | {"slo": {"max_f1_loss": 0.15}}
     (line,) = (await post(service, "/v1/answers", json=[item])).text.splitlines()
     assert json.loads(line)["variant"] == "small"
 
@@ -96,17 +96,19 @@ async def test_a_floor_on_answerable_questions_can_be_asked_for() -> None:
     floors = (0.4, 0.6)
     plans = tuple(with_answerable(p, f) for p, f in zip(catalog.plans, floors, strict=True))
     service.serving = serving_set(replace(catalog, plans=plans))
-    body = (await post(service, json=ASKED, headers={"SLO-Min-Answerable-F1": "0.4"})).json()
+    body = (
+        await post(service, json=QUESTION_BODY, headers={"SLO-Min-Answerable-F1": "0.4"})
+    ).json()
     assert (body["variant"], body["slo"]["met"]) == ("small", "true")
     assert (body["slo"]["min_answerable_f1"], body["slo"]["certified_answerable_f1"]) == (0.4, 0.4)
-    item = ASKED | {"slo": {"min_answerable_f1": 0.5}}
+    item = QUESTION_BODY | {"slo": {"min_answerable_f1": 0.5}}
     (line,) = (await post(service, "/v1/answers", json=[item])).text.splitlines()
     assert json.loads(line)["variant"] == "large"
     headers = {"SLO-Min-Answerable-F1": "0.7", "SLO-Policy": "strict"}
-    refused = await post(service, json=ASKED, headers=headers)
+    refused = await post(service, json=QUESTION_BODY, headers=headers)
     assert refused.status_code == 422
     assert "0.700 of questions with an answer" in refused.json()["detail"]
-    malformed = await post(service, json=ASKED, headers={"SLO-Min-Answerable-F1": "1.2"})
+    malformed = await post(service, json=QUESTION_BODY, headers={"SLO-Min-Answerable-F1": "1.2"})
     assert "SLO-Min-Answerable-F1" in malformed.json()["detail"]
 
 
@@ -114,12 +116,12 @@ async def test_a_loss_that_no_plan_is_certified_for_is_refused_with_the_reason()
     """Of a catalog without such certificates the caller learns what to do instead."""
     service = make_service()
     headers = {"SLO-Max-F1-Loss": "0.1", "SLO-Policy": "strict"}
-    refused = await post(service, json=ASKED, headers=headers)
+    refused = await post(service, json=QUESTION_BODY, headers=headers)
     assert refused.status_code == 422
     assert "certifies no loss to the largest variant" in refused.json()["detail"]
     service.serving = serving_set(paired_small_and_large())
     headers["SLO-Latency-Ms"] = "25"
-    near = (await post(service, json=ASKED, headers=headers)).json()
+    near = (await post(service, json=QUESTION_BODY, headers=headers)).json()
     assert "0.100 below the largest variant's" in near["detail"]
     assert [p["certified_f1_loss"] for p in near["nearest"]] == [0.15, 0.0]
 
@@ -133,9 +135,9 @@ async def test_explain_tells_quantiles_wait_and_every_constraint_of_each_plan() 
     for _ in range(breaker.IN_A_ROW):
         service.serving.breakers.of("large").begin(now_ms()).failed(now_ms())
     headers = {"SLO-Min-F1": "0.6", "SLO-Latency-Ms": "60", "Priority": "u=7", "SLO-Explain": "1"}
-    explain = (await post(service, json=ASKED, headers=headers)).json()["explain"]
+    explain = (await post(service, json=QUESTION_BODY, headers=headers)).json()["explain"]
     small, large = explain["options"]
-    assert large["struck_out_by"] == ["late", "deadline", "failing"]
+    assert large["rejection_reasons"] == ["late", "deadline", "failing"]
     assert small["chosen"]
     assert explain["quantile"] == 0.95
     assert 0 <= explain["spent_ms"] < 60
@@ -146,22 +148,22 @@ async def test_explain_tells_quantiles_wait_and_every_constraint_of_each_plan() 
     assert large["wait_ms"] > small["wait_ms"] >= 0
 
 
-async def test_a_pinned_variant_strikes_the_others_out() -> None:
+async def test_a_pinned_variant_rejects_the_others() -> None:
     """What was not free to be chosen was not beaten."""
     headers = {"SLO-Variant": "small", "SLO-Explain": "1"}
-    explain = (await post(make_service(), json=ASKED, headers=headers)).json()["explain"]
-    rejected = {o["plan"]: o["struck_out_by"] for o in explain["options"]}
+    explain = (await post(make_service(), json=QUESTION_BODY, headers=headers)).json()["explain"]
+    rejected = {o["plan"]: o["rejection_reasons"] for o in explain["options"]}
     assert rejected == {"small": ["below-floor"], "large": ["pinned"]}
 
 
 async def test_without_explain_the_body_has_none() -> None:
     """The common answer stays short."""
-    assert "explain" not in (await post(make_service(), json=ASKED)).json()
+    assert "explain" not in (await post(make_service(), json=QUESTION_BODY)).json()
 
 
 async def test_alternatives_and_id_come_back_when_asked_for() -> None:
     """Callers match answers by id and show the runners-up."""
-    answer = (await post(make_service(), json=ASKED | {"id": "q1", "top_k": 3})).json()
+    answer = (await post(make_service(), json=QUESTION_BODY | {"id": "q1", "top_k": 3})).json()
     assert answer["id"] == "q1"
     assert len(answer["alternatives"]) == 3
     for span in answer["alternatives"]:
@@ -178,7 +180,7 @@ async def test_offsets_count_code_points() -> None:
 async def test_an_unknown_class_counts_under_a_bounded_label() -> None:
     """A caller cannot fill the metrics store."""
     service = make_service()
-    await post(service, json=ASKED, headers={"SLO-Class": "x" * 50})
+    await post(service, json=QUESTION_BODY, headers={"SLO-Class": "x" * 50})
     assert outcome(service, "unknown", "unknown-class") == 1
 
 
@@ -187,7 +189,7 @@ async def test_no_model_yet_is_503() -> None:
     service = make_service()
     service.serving = None
     async with client(service) as http:
-        assert (await http.post("/v1/answer", json=ASKED)).status_code == 503
+        assert (await http.post("/v1/answer", json=QUESTION_BODY)).status_code == 503
         assert (await http.get("/v1/variants")).status_code == 503
         assert (await http.get("/healthz")).status_code == 200
         ready = await http.get("/readyz")
@@ -224,7 +226,7 @@ async def test_a_plan_says_whether_an_slo_could_be_met(
     [
         ({"n_tokens": 100}, 128, 1),
         ({"n_tokens": 1000}, 384, 4),
-        (ASKED, 64, 1),
+        (QUESTION_BODY, 64, 1),
         ({}, 192, 1),
     ],
 )
@@ -274,11 +276,11 @@ async def test_readyz_shows_backend_and_trust() -> None:
 async def test_metrics_count_requests_by_class_and_outcome() -> None:
     """The dashboards read these names."""
     service = make_service()
-    await post(service, json=ASKED, headers={"SLO-Class": "batch"})
+    await post(service, json=QUESTION_BODY, headers={"SLO-Class": "batch"})
     async with client(service) as http:
         text = (await http.get("/metrics")).text
-    assert 'bertier_requests_total{front="http",outcome="ok",slo_class="batch"} 1.0' in text
-    assert 'bertier_request_duration_seconds_count{front="http",slo_class="batch"} 1.0' in text
+    assert 'bertier_requests_total{frontend="http",outcome="ok",slo_class="batch"} 1.0' in text
+    assert 'bertier_request_duration_seconds_count{frontend="http",slo_class="batch"} 1.0' in text
 
 
 async def test_openapi_tells_bodies_headers_and_problems() -> None:
@@ -305,17 +307,19 @@ async def test_openapi_tells_of_keys_and_of_no_failures_but_problems() -> None:
     assert {} in document["security"]
     assert "ValidationError" not in json.dumps(document)
     for path, methods in document["paths"].items():
-        for told in methods.values():
-            assert ("401" in told["responses"]) == (told.get("security") != []), path
-            failures = [r for status, r in told["responses"].items() if status[0] in "45"]
+        for operation in methods.values():
+            assert ("401" in operation["responses"]) == (operation.get("security") != []), path
+            failures = [r for status, r in operation["responses"].items() if status[0] in "45"]
             kinds = {kind for failure in failures for kind in failure["content"]}
             assert kinds <= {"application/problem+json"} or path == "/readyz"
     infer = document["paths"]["/v2/models/{model}/infer"]["post"]
     assert "InferBody" in json.dumps(infer["requestBody"])
     assert "InferReplyBody" in json.dumps(infer["responses"]["200"])
     assert {"model", "SLO-Min-F1"} <= {p["name"] for p in infer["parameters"]}
-    tracked = [told for methods in document["paths"].values() for told in methods.values()]
-    names = [told["operationId"] for told in tracked]
+    tracked = [
+        operation for methods in document["paths"].values() for operation in methods.values()
+    ]
+    names = [operation["operationId"] for operation in tracked]
     assert len(set(names)) == len(names)
 
 

@@ -57,9 +57,9 @@ async def test_who_leaves_is_not_ready_answers_and_sends_callers_away() -> None:
     """A balancer looks at /readyz, a caller at its connection."""
     service = asgi.make_service()
     async with asgi.client(service) as http:
-        before = await http.post("/v1/answer", json=asgi.ASKED)
+        before = await http.post("/v1/answer", json=asgi.QUESTION_BODY)
         service.leaving = True
-        after = await http.post("/v1/answer", json=asgi.ASKED)
+        after = await http.post("/v1/answer", json=asgi.QUESTION_BODY)
         ready, alive = await http.get("/readyz"), await http.get("/healthz")
     assert (before.status_code, before.headers.get("connection")) == (200, None)
     assert (after.status_code, after.headers["connection"]) == (200, "close")
@@ -70,7 +70,7 @@ async def test_who_leaves_is_not_ready_answers_and_sends_callers_away() -> None:
 async def test_a_stop_under_load_answers_every_request_that_was_accepted() -> None:
     """Also what is on its way over an open connection, and what the system accepted and nobody has read."""
     answered = 0
-    body = json.dumps(asgi.ASKED).encode()
+    body = json.dumps(asgi.QUESTION_BODY).encode()
     request = (
         b"POST /v1/answer HTTP/1.1\r\nHost: x\r\nSLO-Class: batch\r\nContent-Length: %d\r\n\r\n"
     )

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from gateway.request.service import AnswerService
-from tests.asgi import ASKED, Caller, make_app, make_service, outcome, post
+from tests.asgi import QUESTION_BODY, Caller, make_app, make_service, outcome, post
 from tests.fakes import FakeBackend
 
 
@@ -40,7 +40,7 @@ async def test_who_leaves_cancels_the_work(held: tuple[FakeBackend, AnswerServic
     """Nobody waits for it any more."""
     backend, service = held
     caller = Caller("/v1/answer")
-    caller.send(json.dumps(ASKED).encode())
+    caller.send(json.dumps(QUESTION_BODY).encode())
     task = caller.start(make_app(service))
     await backend.until_asked()
     caller.leave()
@@ -81,7 +81,7 @@ async def test_the_upload_of_a_body_is_no_part_of_a_request_s_duration() -> None
     """A caller's slow line must not look like a slow gateway."""
     service = make_service()
     caller = Caller("/v1/answer")
-    body = json.dumps(ASKED).encode()
+    body = json.dumps(QUESTION_BODY).encode()
     caller.send(body[:9], more=True)
     task = caller.start(make_app(service))
     await asyncio.sleep(0.05)  # the caller's slow line
@@ -89,7 +89,7 @@ async def test_the_upload_of_a_body_is_no_part_of_a_request_s_duration() -> None
     caller.send(body[9:])
     await task
     measured = service.metrics.registry.get_sample_value(
-        "bertier_request_duration_seconds_sum", {"front": "http", "slo_class": "standard"}
+        "bertier_request_duration_seconds_sum", {"frontend": "http", "slo_class": "standard"}
     )
     assert measured is not None
     assert 0 < measured <= time.perf_counter() - sent
@@ -105,7 +105,7 @@ async def test_a_body_that_never_came_took_no_time_here(path: str) -> None:
 
     service = make_service(body_timeout_ms=50)
     await post(service, path, content=trickle())
-    labels = {"front": "http", "slo_class": "standard"}
+    labels = {"frontend": "http", "slo_class": "standard"}
     sample = service.metrics.registry.get_sample_value
     assert sample("bertier_request_duration_seconds_count", labels) == 1
     assert sample("bertier_request_duration_seconds_sum", labels) == 0

@@ -1,4 +1,4 @@
-"""A question as it was asked, in any protocol: its texts, the caller's options, and how to show the answer.
+"""A question parsed from a message of any protocol: its texts, the caller's options, and how to show the answer.
 
 Both frontends build it from their messages and show answers by it. Knows no protocol.
 """
@@ -14,7 +14,7 @@ from gateway.domain import PASSAGE_BREAK, Answer, Question, Span
 from gateway.errors import InvalidField, TextTooLong, TooManyItems
 from gateway.frontends.slo_headers import MAX_ID_CHARS
 from gateway.qa import codec
-from gateway.qa.sentences import sentence_around
+from gateway.qa.boundaries import sentence_around
 from gateway.settings import Settings
 
 
@@ -44,7 +44,7 @@ class PassageText:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ParsedQuestion:
     """A question, and how its answer is to be shown."""
 
     question: Question
@@ -126,44 +126,44 @@ def offset_unit(name: str) -> OffsetUnit:
         raise InvalidField(f"offset_unit: {name[:80]!r} is not known; allowed: {allowed}") from None
 
 
-def place_of_answer(asked: Asked, answer: Answer) -> Place | None:
+def place_of_answer(parsed: ParsedQuestion, answer: Answer) -> Place | None:
     """Return where the answer is; None: there is none."""
     if answer.start is None or answer.end is None:
         return None
-    return _place(asked, answer.start, answer.end)
+    return _place(parsed, answer.start, answer.end)
 
 
-def place_of_span(asked: Asked, span: Span) -> Place:
+def place_of_span(parsed: ParsedQuestion, span: Span) -> Place:
     """Return where an alternative is."""
-    return _place(asked, span.start, span.end)
+    return _place(parsed, span.start, span.end)
 
 
-def sentence_of_answer(asked: Asked, answer: Answer) -> Place | None:
+def sentence_of_answer(parsed: ParsedQuestion, answer: Answer) -> Place | None:
     """Return the sentence around the answer; None: it was not asked for, or there is no answer."""
-    if not asked.sentence or answer.start is None or answer.end is None:
+    if not parsed.sentence or answer.start is None or answer.end is None:
         return None
-    text, base, _ = _text_at(asked, answer.start)
+    text, base, _ = _text_at(parsed, answer.start)
     begin, end = sentence_around(text, answer.start - base, answer.end - base)
-    return _place(asked, begin + base, end + base)
+    return _place(parsed, begin + base, end + base)
 
 
-def _place(asked: Asked, start: int, end: int) -> Place:
-    text, base, index = _text_at(asked, start)
+def _place(parsed: ParsedQuestion, start: int, end: int) -> Place:
+    text, base, index = _text_at(parsed, start)
     begin, close = start - base, end - base
-    unit = asked.offset_unit
+    unit = parsed.offset_unit
     return Place(
         text[begin:close],
         offset(text, begin, unit),
         offset(text, close, unit),
         index,
-        None if index is None else asked.passages[index].id,
+        None if index is None else parsed.passages[index].id,
     )
 
 
-def _text_at(asked: Asked, position: int) -> tuple[str, int, int | None]:
+def _text_at(parsed: ParsedQuestion, position: int) -> tuple[str, int, int | None]:
     """Return the text at a position of the joined one, where it begins there, and its index."""
-    question = asked.question
-    if not asked.passages:
+    question = parsed.question
+    if not parsed.passages:
         return question.context, 0, None
     index = question.passage_at(position)
-    return asked.passages[index].text, question.passage_starts[index], index
+    return parsed.passages[index].text, question.passage_starts[index], index

@@ -1,6 +1,6 @@
-"""What kept answers and a shared context are worth: each beside single requests, in turns, on one gateway.
+"""What cached answers and a shared context are worth: each beside single requests, alternating, on one gateway.
 
-`python -m loadtest.cost.asking` starts a gateway with the embedded backend, asks it, and prints a table.
+`python -m loadtest.cost.caching` starts a gateway with the embedded backend, asks it, and prints a table.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def took_ms(work: Callable[[], object]) -> float:
     return 1e3 * (time.perf_counter() - began)
 
 
-def kept_answers(url: str, n: int) -> Iterator[str]:
+def cached_answers(url: str, n: int) -> Iterator[str]:
     """Compare the same question with and without `no-store`, in turns."""
     for name, context in (("60 words", PARAGRAPH), (f"{N_WORDS} words", long_context())):
         with Client(url, cache_control="no-store") as new, Client(url) as kept:
@@ -113,7 +113,7 @@ def main() -> int:
     os.environ.update(CACHE)
     with fresh_stack(REPOSITORY, "--backend", "embedded") as stack:
         for rows in (
-            kept_answers(stack.http_url, given.n),
+            cached_answers(stack.http_url, given.n),
             shared_context(stack.http_url, given.rounds),
         ):
             for row in rows:

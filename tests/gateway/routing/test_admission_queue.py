@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.domain import Option, Slo, SloPolicy, Trust
-from gateway.routing.admission import (
+from gateway.routing.admission_queue import (
     AGING_INTERVAL,
     IN_TIME,
     STRETCH,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.frontends.asked import OffsetUnit, offset
+from gateway.frontends.parsed_question import OffsetUnit, offset
 from gateway.request.response_cache import CacheControl, parse_control
 from tests.texts import TEXT
 
