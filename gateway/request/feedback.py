@@ -102,12 +102,8 @@ class _Kept:
 
     @property
     def n_chars(self) -> int:
-        question = self.question
-        return (
-            0
-            if question is None
-            else len(question.question) + len(question.context) + len(self.answer)
-        )
+        asked = self.question
+        return 0 if asked is None else len(asked.question) + len(asked.context) + len(self.answer)
 
 
 class Feedback:
@@ -281,23 +277,23 @@ def _report(live: _Live) -> Mapping[str, Any]:
 
 def _line(key: Key, kept: _Kept, truth: Truth) -> str | None:
     """Return a row of a question set; None: the right answer is not known, or does not stand in the text."""
-    question = kept.question
+    asked = kept.question
     texts: Sequence[str] | None = truth.answers
     if texts is None and truth.right:
         texts = [kept.answer] if kept.answer else []
-    if question is None or texts is None:
+    if asked is None or texts is None:
         return None
-    standing = [text for text in texts if text in question.context]
+    standing = [text for text in texts if text in asked.context]
     if texts and not standing:
         return None
     row = {
         "id": uuid.uuid4().hex,  # a caller's ids may come again
         "request_id": key[0],
-        "question": question.question,
-        "context": question.context,
+        "question": asked.question,
+        "context": asked.context,
         "answers": {
             "text": standing,
-            "answer_start": [question.context.index(text) for text in standing],
+            "answer_start": [asked.context.index(text) for text in standing],
         },
     }
     return json.dumps(row, ensure_ascii=False) + "\n"

@@ -53,7 +53,7 @@ from gateway.slo import parse
 ANSWER = "/v1/answer"
 Body = TypeVar("Body", models.QuestionBody, HuggingFaceBody)
 VERSION = version("bertier")
-NO_SLO = SloRequest()
+NOTHING_ASKED = SloRequest()
 SLO_HEADERS = {given.encode() for given in slo_headers.SLO_HEADERS}
 SLO_PREFIXES = tuple(prefix.encode() for prefix in slo_headers.SLO_PREFIXES)  # misspelt ones, too
 
@@ -189,8 +189,8 @@ def read_slo(raw: Iterable[tuple[bytes, bytes]]) -> SloRequest:
         for k, v in raw
         if k in SLO_HEADERS or k.startswith(SLO_PREFIXES)
     ]
-    parsed = parse(slo_headers.slo_lookup(pairs)) if pairs else NO_SLO
-    return slo_headers.of_caller(parsed)
+    asked = parse(slo_headers.slo_lookup(pairs)) if pairs else NOTHING_ASKED
+    return slo_headers.of_caller(asked)
 
 
 class DirectAnswer:
