@@ -28,6 +28,7 @@ from gateway.errors import (
     RepositoryError,
     VariantsUnserved,
 )
+from gateway.lifecycle.followers import NOBODY, Followers
 from gateway.lifecycle.preparation import hash_problems, prepare
 from gateway.lifecycle.readiness import CandidateState, candidate_state, summary
 from gateway.lifecycle.retirement import Retirement
@@ -50,12 +51,14 @@ class Candidates:
         service: AnswerService,
         retirement: Retirement,
         clock: Callable[[], float],
+        followers: Followers = NOBODY,
         free_bytes: Callable[[], float] = memory.free_bytes,
         as_served: Callable[[Catalog], Catalog] = lambda catalog: catalog,
     ) -> None:
         """`as_served` returns a stored catalog as this gateway serves the current one."""
         self._service = service
         self._retirement = retirement
+        self._followers = followers
         self._free_bytes = free_bytes
         self._as_served = as_served
         self._repository = service.settings.model_repository
@@ -134,6 +137,7 @@ class Candidates:
             sums_ms=dict.fromkeys(SetName, 0.0),
         )
         self._service.rollout.running = running
+        self._followers.tried(running)
         shown = 0.0 if running.shadow else running.share
         self._service.metrics.note_candidate(shown, refused=False)
         how = "in shadow" if running.shadow else f"on {running.share:.1%} of the requests"
@@ -141,11 +145,6 @@ class Candidates:
 
     def _check(self, found: Candidate, current: ServingSet) -> None:
         """Raises: RepositoryError for a candidate that there is no sense in trying."""
-        if self._service.settings.workers != 1:  # the watcher's process answers nothing then
-            raise RepositoryError(
-                "a candidate is tried by gateways of one process each: set workers = 1 and start more gateways, or"
-                " publish it without --candidate"
-            )
         if disk.same_models(found.catalog, current.catalog):
             raise RepositoryError(
                 "the candidate names the same variants and plans as the current catalog: it was promoted already,"
@@ -175,6 +174,8 @@ class Candidates:
             memory.embedded_bytes(v) if embedded else v.instances * memory.instance_bytes(v)
             for v in new
         )
+        if embedded and int(service.settings.workers) > 1:  # and their parent
+            needed *= int(service.settings.workers) + 1
         free = self._free_bytes()
         if needed > free:
             raise VariantsUnserved(
@@ -193,10 +194,9 @@ class Candidates:
             await self._move(running, "withdrawn")
         elif running.tests.verdict is Verdict.NO_WORSE:
             await self._move(running, "promoted")
-        elif checked_anew:
-            await self._prepare_again(running, current)
-        else:
-            await self._check_hashes(running)
+        elif running.serving is not None:
+            again = self._prepare_again if checked_anew else self._check_hashes
+            await again(running, running.serving, current)
 
     async def _move(self, running: Running, result: str) -> None:
         """Withdraw or promote the candidate on disk; where that cannot be written, the verdict holds here."""
@@ -222,17 +222,20 @@ class Candidates:
         self._service.metrics.rollouts.labels(result).inc()
         self._gone()
 
-    async def _prepare_again(self, running: Running, current: ServingSet) -> None:
+    async def _prepare_again(
+        self, running: Running, serving: ServingSet, current: ServingSet
+    ) -> None:
         """Check it once more, as the model server is another; what was seen of it still counts."""
         try:
-            running.serving = await self._prepared(running.serving.catalog, current)
+            running.serving = await self._prepared(serving.catalog, current)
+            self._followers.tried(running)
         except BertierError as exc:
             self._end()
             self._refuse(exc, running.sha256)
 
-    async def _check_hashes(self, running: Running) -> None:
+    async def _check_hashes(self, running: Running, serving: ServingSet, _: ServingSet) -> None:
         try:
-            problems = hash_problems(running.serving.catalog, await self._service.backend.hashes())
+            problems = hash_problems(serving.catalog, await self._service.backend.hashes())
         except BertierError as exc:
             log.warning("the model server did not report its hashes: %s", exc)
             return
@@ -254,8 +257,11 @@ class Candidates:
     def _end(self) -> None:
         """Give it no further request; those in flight end with it."""
         running, self._service.rollout.running = self._service.rollout.running, None
-        if running is not None:
+        if running is None:
+            return
+        if running.serving is not None:
             self._retirement.replace(running.serving)
+        self._followers.tried(None)
 
     def _refuse(self, error: BertierError, digest: str | None) -> None:
         if digest != self._seen or str(error) != self._refused:

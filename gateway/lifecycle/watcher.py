@@ -76,7 +76,9 @@ class Watcher:
         self._measuring = Retry(FIRST_MEASURING_MS, LONGEST_RETRY_MS, clock)
         longest_ms = slo.longest_timeout_ms(service.settings.classes)
         self._retirement = Retirement(longest_ms, clock)
-        self._candidates = Candidates(service, self._retirement, clock, as_served=self._as_served)
+        self._candidates = Candidates(
+            service, self._retirement, clock, followers, as_served=self._as_served
+        )
 
     async def run(self) -> None:
         """Check forever."""

@@ -88,7 +88,8 @@ async def tried(
     most_s: float,
 ) -> Trial:
     """Ask one question after the other until the candidate has ended or the time is up."""
-    async with aiohttp.ClientSession(stack.http_url) as client:
+    each_anew = aiohttp.TCPConnector(force_close=True)  # of several workers all answer
+    async with aiohttp.ClientSession(stack.http_url, connector=each_anew) as client:
         candidate.write(folder, catalog, terms)
         await _until(client, lambda found: bool(found and found["tried"]), most_s)
         began, found = time.monotonic(), Counter[str]()

@@ -25,10 +25,13 @@ pytestmark = pytest.mark.end_to_end
 MOST_S = 240.0  # on a busy machine; some ten seconds each otherwise
 
 
-def test_candidates_end_by_themselves(tmp_path: Path, examples: list[Example]) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_candidates_end_by_themselves(
+    tmp_path: Path, examples: list[Example], workers: str
+) -> None:
     """The whole way: files, checks, real models, the share, comparisons, the verdict, the switch."""
     variables = rollout_command.SERVED_VARIABLES
-    flags = ("--backend", "embedded")
+    flags = ("--backend", "embedded", "--workers", workers)
     with rollout_served.gateway_on(REPOSITORY, tmp_path, *flags, variables=variables) as stack:
         catalog = store.read(REPOSITORY)
         equal, worse = asyncio.run(rollout_command.both(stack, tmp_path, catalog, examples, MOST_S))

@@ -141,7 +141,7 @@ class HttpApi:
         if self._service.serving is None:
             raise BackendUnavailable("no catalog is loaded yet; see /readyz")
         serving = self._service.serving
-        report = catalog_report(serving, self._service.feedback.live(serving))
+        report = catalog_report(serving, (await self._service.feedback.known(serving))[0])
         return Response(to_json(report), media_type=JSON)
 
     async def feedback(self, request: Request) -> Response:
@@ -160,7 +160,7 @@ class HttpApi:
         return Response(to_json(body), status_code=status, media_type=JSON)
 
     async def debug_state(self, _: Request) -> Response:
-        return Response(to_json(inner_state(self._service)), media_type=JSON)
+        return Response(to_json(await inner_state(self._service)), media_type=JSON)
 
     async def metrics(self, request: Request) -> Response:
         names = request.query_params.getlist("name[]")
