@@ -20,6 +20,9 @@ class Followers:
     def tried(self, running: Running | None) -> None:
         """Follow a candidate that is tried from now on, or its set that was checked again; None: none is."""
 
+    def reclassed(self) -> None:
+        """Follow that the service has other SLO classes."""
+
     def admitted(self) -> None:
         """Follow which of several model servers are asked for what."""
 

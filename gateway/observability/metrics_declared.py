@@ -14,7 +14,7 @@ CACHED = ("hit", "miss", "bypass")
 DENIALS = ("missing", "unknown", "scope")
 CLOSINGS = ("slow_head", "large_head", "malformed", "idle", "stalled", "full")
 ROLLED_OUT = ("promoted", "withdrawn", "refused")
-FILES = ("keys", "certificate")  # that serving depends on, and that are read again
+FILES = ("keys", "certificate", "classes")  # that serving depends on, and that are read again
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,20 +321,20 @@ CATALOG_LOADED = _gauge(
 )
 CANDIDATE_SHARE = _gauge(
     "bertier_candidate_share",
-    "Share of requests that a candidate catalog gets, 0 where none is tried or it answers in shadow.",
+    "Share of requests that a candidate gets, 0 where none is tried or it answers in shadow.",
 )
 CANDIDATE_REFUSED = _gauge(
     "bertier_candidate_refused",
-    "1 while there is a candidate catalog that is not fit to be tried, else 0.",
+    "1 while there is a candidate that is not fit to be tried, else 0.",
 )
 ROLLOUTS = _counter(
     "bertier_rollouts_total",
-    "Candidate catalogs, by what became of them.",
+    "Candidates, by what became of them.",
     "result",
 )
 ROLLOUT_DURATION = _histogram(
     "bertier_rollout_duration_seconds",
-    "Time of requests while a candidate catalog is tried, by the catalog that answered and outcome.",
+    "Time of requests while a candidate is tried, by the catalog that answered and outcome.",
     *("catalog", "outcome"),
 )
 ROLLOUT_COMPARED = _counter(
@@ -344,7 +344,7 @@ ROLLOUT_COMPARED = _counter(
 )
 ROLLOUT_EVIDENCE = _gauge(
     "bertier_rollout_evidence",
-    "Evidence that the candidate catalog is worse, or no worse by more than the margin: log10 of the e-value.",
+    "Evidence that the candidate is worse, or no worse by more than the margin: log10 of the e-value.",
     *("rate", "claim"),
 )
 LOG_LINES_LOST = _counter(

@@ -135,7 +135,7 @@ class Rollout:
 
         Where the candidate fails or refuses, the current set answers. Raises: what `ask` does.
         """
-        running = self.running
+        running = self._of(slo)
         if running is None:
             if slo.variant is not None and slo.variant not in current.trust:
                 raise BackendUnavailable(f"{slo.variant}: not served any more; see /readyz")
@@ -146,7 +146,11 @@ class Rollout:
         except BaseException as exc:
             if slo.variant is None:
                 self._note_failure(running, name, slo, exc, arrived_ms)
-            if name is SetName.CURRENT or not _falls_back(exc) or slo.variant is not None:
+            if name is SetName.CURRENT or slo.variant is not None:
+                raise
+            # Classes may end sooner than the current ones, under which there is still time.
+            in_time = self._clock() - arrived_ms < slo.timeout_ms
+            if not (_falls_back(exc) or (isinstance(exc, DeadlineExceeded) and in_time)):
                 raise
             log.warning("the candidate did not answer; the current catalog does: %s", exc)
             return replace(await ask(None), served_by=SetName.CURRENT)
@@ -167,7 +171,7 @@ class Rollout:
 
         Left out, as in shadow.py: pinned variants, partial answers, answers that are cut short.
         """
-        running = self.running
+        running = self._of(job.slo)
         if running is None or running.worse or job.slo.variant is not None:
             return
         if (
@@ -200,6 +204,12 @@ class Rollout:
         if self._worker is not None:
             self._worker.cancel()
         await self.idle()
+
+    def _of(self, slo: Slo) -> Running | None:
+        """Return the candidate that concerns a request: classes concern those of requests alone."""
+        running = self.running
+        other = running is not None and running.classes and slo.slo_class not in running.classes
+        return None if other else running
 
     def _set_for(
         self, running: Running, question: Question, slo: Slo, current: ServingSet

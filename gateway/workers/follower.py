@@ -246,7 +246,7 @@ class Follower:
         """Try this candidate from now on; one that was built here, or has no set of its own."""
         rollout = self._service.rollout
         before, rollout.running = rollout.running, None
-        if before is not None and before.serving not in (None, serving):
+        if before is not None and before.serving is not None and before.serving is not serving:
             self._retirement.replace(before.serving)
         if tried is None or (tried.serving is None) is not (serving is None):
             self._observed.follow(0, None)

@@ -265,6 +265,9 @@ class Parent(Followers):
             )
         self._spread()
 
+    def reclassed(self) -> None:
+        self._spread()
+
     def _checked_set(self, serving: ServingSet, *, checked: bool) -> CheckedSet:
         now = now_ms()
         self._kept.append((now, serving))  # else its models could be unloaded too soon
@@ -352,6 +355,7 @@ class Parent(Followers):
         published = replace(
             published,
             candidate=self._tried,
+            classes=self._service.classes,
             tests=self._service.shadow.certificate_tests.found,
             admissions=self._admissions(),
         )

@@ -231,7 +231,7 @@ def create(
     guarded = access is not None and access.guarded
     _add_routes(app, api, guarded=guarded)
     files = pages.read() if service.settings.playground else {}
-    _add_pages(app, files, service.settings)
+    _add_pages(app, files, service)
     inside: ASGIApp = InflatesRequests(DirectAnswer(app.build_middleware_stack(), api))
     if access is not None and access.guarded:
         inside = AuthMiddleware(inside, access, files)
@@ -266,11 +266,13 @@ def _add_routes(app: FastAPI, api: HttpApi, *, guarded: bool) -> None:
     add("GET", "/openapi.json", openapi, include_in_schema=False)
 
 
-def _add_pages(app: FastAPI, files: Mapping[str, pages.File], settings: Settings) -> None:
+def _add_pages(app: FastAPI, files: Mapping[str, pages.File], service: AnswerService) -> None:
     """Serve the pages for a browser, and the one thing they ask that no API tells."""
 
     async def choices(_: Request) -> Response:
-        return Response(to_json(pages.settings_for_pages(settings)), media_type=JSON)
+        return Response(
+            to_json(pages.settings_for_pages(service.settings, service.classes)), media_type=JSON
+        )
 
     for path, file in files.items():
         app.add_api_route(path, file.respond, methods=["GET"], include_in_schema=False)
