@@ -25,6 +25,7 @@ from tests.end_to_end.conftest import REPOSITORY
 from tests.fakes import TOKENIZER, make_catalog, make_variant
 
 pytestmark = pytest.mark.end_to_end
+BATCH = {"SLO-Class": "batch"}
 MOST_S = 240.0  # on a busy machine; some ten seconds each otherwise
 
 
@@ -98,7 +99,7 @@ def test_candidate_classes_end_by_themselves(
 async def both_classes(stack: Stack, folder: Path, examples: list[Example]) -> list[Trial]:
     return [
         await rollout_served.tried(
-            stack, name, partial(publish_class, folder, latency_ms), examples, MOST_S / 2, {}
+            stack, name, partial(publish_class, folder, latency_ms), examples, MOST_S / 2, BATCH
         )
         for name, latency_ms in (("looser", 20_000), ("hopeless", 1))
     ]
@@ -107,6 +108,6 @@ async def both_classes(stack: Stack, folder: Path, examples: list[Example]) -> l
 def publish_class(folder: Path, latency_ms: int) -> None:
     text = (
         "[rollout]\nshare = 0.5\npromote_after = 50\n"
-        f'[classes.standard]\nlatency_ms = {latency_ms}\npolicy = "prefer-latency"\n'
+        f'[classes.batch]\nlatency_ms = {latency_ms}\npolicy = "prefer-latency"\n'
     )
     (folder / CANDIDATE_CLASSES).write_text(text)
