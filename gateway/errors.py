@@ -43,6 +43,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 
+def _as_it_was(
+    kind: type[BertierError], texts: tuple[Any, ...], own: Mapping[str, Any]
+) -> BertierError:
+    error = kind.__new__(kind)
+    error.args = texts
+    error.__dict__.update(own)
+    return error
+
+
 class BertierError(Exception):
     """Root of the tree; `str(error)` may be shown to the caller."""
 
@@ -50,6 +59,10 @@ class BertierError(Exception):
     gateway_at_fault: ClassVar[bool] = (
         True  # the gateway or its load, not the caller, broke the SLO
     )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle it as it is: between workers; a class may take other arguments than its text."""
+        return _as_it_was, (type(self), self.args, self.__dict__)
 
 
 class BadInput(BertierError):

@@ -74,14 +74,20 @@ def parse(raw: bytes, repository: Path) -> Candidate:
     document = _document(raw, path)
     given = document.pop(ROLLOUT, {})
     catalog = store.parse(json.dumps(document).encode(), path)
+    terms = parse_terms(json.dumps(given), path)
+    return Candidate(catalog, terms, hashlib.sha256(raw).hexdigest())
+
+
+def parse_terms(given: str, path: Path) -> Terms:
+    """Return validated terms, which are given as JSON. Raises: RepositoryError."""
     try:
-        terms = _TERMS.validate_json(json.dumps(given))
+        terms = _TERMS.validate_json(given)
     except ValidationError as exc:
         first = exc.errors()[0]
         where = ".".join(map(str, (ROLLOUT, *first["loc"])))
         raise RepositoryError(f"{path}: {where}: {first['msg']}") from exc
     check_terms(terms, path)
-    return Candidate(catalog, terms, hashlib.sha256(raw).hexdigest())
+    return terms
 
 
 def read(repository: Path) -> Candidate:

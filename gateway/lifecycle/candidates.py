@@ -1,6 +1,6 @@
-"""Loads and checks the candidate catalog, begins and ends its rollout, and acts on the verdict.
+"""Loads and checks the candidate, begins and ends its rollout, and acts on the verdict.
 
-A candidate is checked like any new catalog, and refused unless all of it can be served: it runs beside the current
+It is a catalog, or else other SLO classes; a catalog goes first. A candidate is checked like any new catalog, and refused unless all of it can be served: it runs beside the current
 one, which stays as it is. Several gateways on one repository each decide from their own requests; the first that
 withdraws or promotes moves the file, and the others follow.
 """
@@ -12,12 +12,15 @@ import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
 
 from gateway.backends.protocol import key_of
 from gateway.backends.retry import Retry
 from gateway.catalog import candidate as disk
+from gateway.catalog import candidate_classes as disk_of_classes
 from gateway.catalog import memory
-from gateway.catalog.candidate import Candidate
+from gateway.catalog.candidate import Candidate, Terms
 from gateway.catalog.schema import Variant
 from gateway.catalog.store import Catalog
 from gateway.domain import SetName
@@ -28,6 +31,8 @@ from gateway.errors import (
     RepositoryError,
     VariantsUnserved,
 )
+from gateway.lifecycle.classes import Classes, in_place
+from gateway.lifecycle.followers import NOBODY, Followers
 from gateway.lifecycle.preparation import hash_problems, prepare
 from gateway.lifecycle.readiness import CandidateState, candidate_state, summary
 from gateway.lifecycle.retirement import Retirement
@@ -42,6 +47,23 @@ FIRST_RETRY_MS, LONGEST_RETRY_MS = 5_000.0, 60_000.0
 MAY_PASS = (VariantsUnserved, BackendError, DeadlineExceeded)  # the file on disk is not at fault
 
 
+class Files(Protocol):
+    """How candidates of one kind end on disk. Raises: RepositoryError."""
+
+    def withdrawn(self, repository: Path, sha256: str) -> str | None: ...
+
+    def withdraw(self, repository: Path, reason: str, sha256: str | None = None) -> Path: ...
+
+    def promote(self, repository: Path, sha256: str | None = None) -> object: ...
+
+
+def _read(repository: Path) -> tuple[Files, bytes | None]:
+    """Return the candidate that is on disk, the catalog before classes. Raises: RepositoryError."""
+    if (raw := disk.read_bytes(repository)) is not None:
+        return disk, raw
+    return disk_of_classes, disk_of_classes.read_bytes(repository)
+
+
 class Candidates:
     """Keeps `service.rollout` in step with the candidate on disk."""
 
@@ -50,17 +72,20 @@ class Candidates:
         service: AnswerService,
         retirement: Retirement,
         clock: Callable[[], float],
+        followers: Followers = NOBODY,
         free_bytes: Callable[[], float] = memory.free_bytes,
         as_served: Callable[[Catalog], Catalog] = lambda catalog: catalog,
     ) -> None:
         """`as_served` returns a stored catalog as this gateway serves the current one."""
         self._service = service
         self._retirement = retirement
+        self._followers = followers
         self._free_bytes = free_bytes
         self._as_served = as_served
         self._repository = service.settings.model_repository
         self._seen: str | None = None  # sha256 of the candidate last tried
-        self._against: Catalog | None = None  # the current catalog then
+        self._files: Files = disk  # of the candidate last tried
+        self._against: tuple[Catalog | None, Classes] = (None, {})  # what was current then
         self._refused: str | None = None
         self._may_pass = False
         self._decided: str | None = None  # what became of the last candidate
@@ -73,20 +98,23 @@ class Candidates:
         if current is None or not self._service.settings.candidate_share:
             return
         try:
-            raw = await asyncio.to_thread(disk.read_bytes, self._repository)
+            files, raw = await asyncio.to_thread(_read, self._repository)
         except RepositoryError as exc:
             self._refuse(exc, self._seen)
             return
         if raw is None:
             self._gone()
         elif self._is_new(raw, current) or (self._may_pass and self._retry.due):
+            self._files = files
             await self._begin(raw, current)
         elif self._service.rollout.running is not None:
             await self._go_on(self._service.rollout.running, current, checked_anew=checked_anew)
 
     def _is_new(self, raw: bytes, current: ServingSet) -> bool:
         """Return whether the candidate or what it is compared with is another than at the last look."""
-        return hashlib.sha256(raw).hexdigest() != self._seen or current.catalog is not self._against
+        catalog, classes = self._against
+        same = current.catalog is catalog and self._service.classes is classes
+        return hashlib.sha256(raw).hexdigest() != self._seen or not same
 
     def state(self) -> CandidateState | None:
         """Return what /readyz says of it."""
@@ -98,25 +126,24 @@ class Candidates:
         self._end()
         digest = hashlib.sha256(raw).hexdigest()
         self._decided = self._decided if digest == self._seen else None
-        self._against = current.catalog
+        self._against = (current.catalog, self._service.classes)
         try:
-            found = disk.parse(raw, self._repository)
-            found = replace(found, catalog=self._as_served(found.catalog))
-            self._check(found, current)
-            serving = await self._prepared(found.catalog, current)
+            if why := self._files.withdrawn(self._repository, digest):
+                raise RepositoryError(f"this candidate was withdrawn before ({why})")
+            terms, serving, classes = await self._checked(raw, current)
         except BertierError as exc:
             self._refuse(exc, digest)
             return
         except Exception as exc:  # any error in the checks condemns the candidate
-            log.exception("the candidate catalog broke the checks")
+            log.exception("the candidate broke the checks")
             self._refuse(RepositoryError(f"it could not be checked: {exc!r}"), digest)
             return
         self._seen, self._refused, self._may_pass, self._unwritten = digest, None, False, ""
         self._retry.worked()
-        self._run(found, serving)
+        self._run(digest, terms, serving, classes)
 
-    def _run(self, found: Candidate, serving: ServingSet) -> None:
-        settings, terms = self._service.settings, found.terms
+    def _run(self, sha256: str, terms: Terms, serving: ServingSet | None, classes: Classes) -> None:
+        settings = self._service.settings
         default = 1.0 if terms.shadow else settings.candidate_share
         chances = Chances(
             settings.candidate_delta,
@@ -126,33 +153,53 @@ class Candidates:
         )
         compares = bool(settings.candidate_compared) or terms.shadow
         running = Running(
-            found.sha256,
+            sha256,
             serving,
             share=default if terms.share is None else terms.share,
             shadow=terms.shadow,
             tests=RolloutTests(chances, compares),
             sums_ms=dict.fromkeys(SetName, 0.0),
+            classes=classes,
         )
         self._service.rollout.running = running
+        self._followers.tried(running)
         shown = 0.0 if running.shadow else running.share
         self._service.metrics.note_candidate(shown, refused=False)
         how = "in shadow" if running.shadow else f"on {running.share:.1%} of the requests"
-        log.info("candidate %s: tried %s: %s", found.sha256[:12], how, summary(serving))
+        what = f"classes {', '.join(sorted(classes))}" if serving is None else summary(serving)
+        log.info("candidate %s: tried %s: %s", sha256[:12], how, what)
+
+    async def _checked(
+        self, raw: bytes, current: ServingSet
+    ) -> tuple[Terms, ServingSet | None, Classes]:
+        """Return the terms of a candidate, and its set or its classes. Raises: BertierError."""
+        if self._files is not disk:
+            return self._checked_classes(raw)
+        found = disk.parse(raw, self._repository)
+        found = replace(found, catalog=self._as_served(found.catalog))
+        self._check(found, current)
+        return found.terms, await self._prepared(found.catalog, current), {}
+
+    def _checked_classes(self, raw: bytes) -> tuple[Terms, None, Classes]:
+        """Return the terms and the classes that differ from the current ones. Raises: RepositoryError."""
+        path = self._repository / disk_of_classes.CANDIDATE
+        tables, terms = disk_of_classes.parse(raw, path)
+        found, current = in_place(tables, self._service.settings, path), self._service.classes
+        others = {name: each for name, each in found.items() if each != current[name]}
+        if not others:
+            raise RepositoryError(
+                f"{path}: its classes are the current ones: they were promoted already, or there is nothing to try;"
+                " 'bertier-optimize withdraw' removes it"
+            )
+        return terms, None, others
 
     def _check(self, found: Candidate, current: ServingSet) -> None:
         """Raises: RepositoryError for a candidate that there is no sense in trying."""
-        if self._service.settings.workers != 1:  # the watcher's process answers nothing then
-            raise RepositoryError(
-                "a candidate is tried by gateways of one process each: set workers = 1 and start more gateways, or"
-                " publish it without --candidate"
-            )
         if disk.same_models(found.catalog, current.catalog):
             raise RepositoryError(
                 "the candidate names the same variants and plans as the current catalog: it was promoted already,"
                 " or there is nothing to try; 'bertier-optimize withdraw' removes it"
             )
-        if why := disk.withdrawn(self._repository, found.sha256):
-            raise RepositoryError(f"this candidate was withdrawn before ({why})")
 
     async def _prepared(self, catalog: Catalog, current: ServingSet) -> ServingSet:
         """Return the candidate's set, all of it checked. Raises: BertierError."""
@@ -175,6 +222,8 @@ class Candidates:
             memory.embedded_bytes(v) if embedded else v.instances * memory.instance_bytes(v)
             for v in new
         )
+        if embedded and int(service.settings.workers) > 1:  # and their parent
+            needed *= int(service.settings.workers) + 1
         free = self._free_bytes()
         if needed > free:
             raise VariantsUnserved(
@@ -193,21 +242,19 @@ class Candidates:
             await self._move(running, "withdrawn")
         elif running.tests.verdict is Verdict.NO_WORSE:
             await self._move(running, "promoted")
-        elif checked_anew:
-            await self._prepare_again(running, current)
-        else:
-            await self._check_hashes(running)
+        elif running.serving is not None:
+            again = self._prepare_again if checked_anew else self._check_hashes
+            await again(running, running.serving, current)
 
     async def _move(self, running: Running, result: str) -> None:
         """Withdraw or promote the candidate on disk; where that cannot be written, the verdict holds here."""
         reason = running.tests.reason
         try:
             if result == "withdrawn":
-                await asyncio.to_thread(
-                    disk.withdraw, self._repository, f"shown to be worse: {reason}", running.sha256
-                )
+                why = f"shown to be worse: {reason}"
+                await asyncio.to_thread(self._files.withdraw, self._repository, why, running.sha256)
             else:
-                await asyncio.to_thread(disk.promote, self._repository, running.sha256)
+                await asyncio.to_thread(self._files.promote, self._repository, running.sha256)
         except (RepositoryError, OSError) as exc:
             if self._unwritten != str(
                 exc
@@ -222,17 +269,20 @@ class Candidates:
         self._service.metrics.rollouts.labels(result).inc()
         self._gone()
 
-    async def _prepare_again(self, running: Running, current: ServingSet) -> None:
+    async def _prepare_again(
+        self, running: Running, serving: ServingSet, current: ServingSet
+    ) -> None:
         """Check it once more, as the model server is another; what was seen of it still counts."""
         try:
-            running.serving = await self._prepared(running.serving.catalog, current)
+            running.serving = await self._prepared(serving.catalog, current)
+            self._followers.tried(running)
         except BertierError as exc:
             self._end()
             self._refuse(exc, running.sha256)
 
-    async def _check_hashes(self, running: Running) -> None:
+    async def _check_hashes(self, running: Running, serving: ServingSet, _: ServingSet) -> None:
         try:
-            problems = hash_problems(running.serving.catalog, await self._service.backend.hashes())
+            problems = hash_problems(serving.catalog, await self._service.backend.hashes())
         except BertierError as exc:
             log.warning("the model server did not report its hashes: %s", exc)
             return
@@ -254,8 +304,11 @@ class Candidates:
     def _end(self) -> None:
         """Give it no further request; those in flight end with it."""
         running, self._service.rollout.running = self._service.rollout.running, None
-        if running is not None:
+        if running is None:
+            return
+        if running.serving is not None:
             self._retirement.replace(running.serving)
+        self._followers.tried(None)
 
     def _refuse(self, error: BertierError, digest: str | None) -> None:
         if digest != self._seen or str(error) != self._refused:

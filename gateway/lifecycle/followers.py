@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from gateway.request.rollout import Running
 from gateway.serving_set import ServingSet
 
 
@@ -15,6 +16,12 @@ class Followers:
 
     def serve(self, serving: ServingSet) -> None:
         """Follow a set that is served from now on."""
+
+    def tried(self, running: Running | None) -> None:
+        """Follow a candidate that is tried from now on, or its set that was checked again; None: none is."""
+
+    def reclassed(self) -> None:
+        """Follow that the service has other SLO classes."""
 
     def admitted(self) -> None:
         """Follow which of several model servers are asked for what."""

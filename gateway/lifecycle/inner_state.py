@@ -1,6 +1,7 @@
 """The inner state of a gateway, for the person on call: queues, predictions, breakers, budgets, caches.
 
-Holds no text of a caller, no key and no name of one. Reads only, and asks no model server.
+Holds no text of a caller, no key and no name of one. Reads only, and asks no model server. Of several workers each
+shows its own state; answers that are remembered for feedback are those of all.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ STARTED_S = time.monotonic()
 MEDIAN = 0.5
 
 
-def inner_state(service: AnswerService, proc: Path = Path("/proc/self")) -> dict[str, Any]:
+async def inner_state(service: AnswerService, proc: Path = Path("/proc/self")) -> dict[str, Any]:
     """Return the state as JSON values."""
     serving = service.serving
     of_serving = {} if serving is None else _of_serving(serving, now_ms())
+    _, n_remembered = await service.feedback.known(serving)
     return {
         "process": _process(proc),
         "workers": _workers(service),
@@ -38,9 +40,10 @@ def inner_state(service: AnswerService, proc: Path = Path("/proc/self")) -> dict
         **of_serving,
         "budgets": _budgets(service),
         "shadow": _shadow(service),
+        "candidate": _candidate(service),
         "caches": _caches(service),
         "feedback": {
-            "remembered": len(service.feedback),
+            "remembered": n_remembered,
             "most": service.settings.feedback_requests,
         },
         "decisions_unwritten": len(service.decisions),
@@ -62,7 +65,7 @@ def _process(proc: Path) -> dict[str, Any]:
 def _workers(service: AnswerService) -> dict[str, Any] | None:
     """Return which of several workers this is, and the work of all; None: it is the only process.
 
-    Everything else in the state is this worker's own.
+    Everything else in the state is this worker's own, but for remembered answers.
     """
     workers = service.admission.workers
     if workers is None or workers.own is None:
@@ -181,6 +184,14 @@ def _shadow(service: AnswerService) -> dict[str, Any]:
         "waiting": service.shadow.n_waiting,
         "plans": plans,
     }
+
+
+def _candidate(service: AnswerService) -> dict[str, Any] | None:
+    """Return what of a candidate is not in /readyz; None: none is tried."""
+    running = service.rollout.running
+    if running is None:
+        return None
+    return {"sha256": running.sha256, "waiting": service.rollout.n_waiting, "worse": running.worse}
 
 
 def _caches(service: AnswerService) -> dict[str, Any]:

@@ -46,12 +46,13 @@ class SetState:
 
 @dataclass(frozen=True, slots=True)
 class CandidateState:
-    """The candidate catalog on disk, or the last one and what became of it."""
+    """The candidate on disk, or the last one and what became of it."""
 
     sha256: str | None  # None: there is none now
     tried: bool
     share: float | None = None
     shadow: bool = False
+    classes: tuple[str, ...] = ()  # that it defines anew; none: it is a catalog
     refused: str | None = None  # why it is not tried
     decided: str | None = None  # what became of the last one, and why
     sets: Mapping[str, SetState] = field(default_factory=dict)
@@ -77,6 +78,7 @@ class Readiness:
     healing: Mapping[str, str] = field(default_factory=dict)  # variants that lost an instance: why
     candidate: CandidateState | None = None  # None: there never was one
     workers: Mapping[str, str] = field(default_factory=dict)  # by number: state; {}: one process
+    classes_refused: str | None = None  # why classes.toml is not used
 
 
 def candidate_state(
@@ -94,6 +96,7 @@ def candidate_state(
         tried=True,
         share=running.share,
         shadow=running.shadow,
+        classes=tuple(sorted(running.classes)),
         decided=decided,
         sets={name: _set_state(name, running) for name in SetName},
         evidence={r: {"worse": e[0], "no_worse": e[1]} for r, e in evidence.items()},

@@ -27,6 +27,7 @@ from gateway.errors import (
     VariantsUnserved,
 )
 from gateway.lifecycle.candidates import Candidates
+from gateway.lifecycle.classes import ClassesFile
 from gateway.lifecycle.followers import NOBODY, Followers
 from gateway.lifecycle.preparation import hash_problems, measure_again, prepare, recheck
 from gateway.lifecycle.readiness import Readiness, states_of, summary
@@ -76,7 +77,10 @@ class Watcher:
         self._measuring = Retry(FIRST_MEASURING_MS, LONGEST_RETRY_MS, clock)
         longest_ms = slo.longest_timeout_ms(service.settings.classes)
         self._retirement = Retirement(longest_ms, clock)
-        self._candidates = Candidates(service, self._retirement, clock, as_served=self._as_served)
+        self._classes = ClassesFile(service, followers)
+        self._candidates = Candidates(
+            service, self._retirement, clock, followers, as_served=self._as_served
+        )
 
     async def run(self) -> None:
         """Check forever."""
@@ -89,6 +93,7 @@ class Watcher:
 
     async def check(self) -> None:
         """Look once at the model server and at the catalog, and act on what changed."""
+        await self._classes.look()
         came_back = await self._check_backend()
         raw = await self._read()
         if raw is None or not self._up:
@@ -118,6 +123,7 @@ class Watcher:
             backend_up=up,
             catalog_sha256=self._served or None,
             refused=self._refused,
+            classes_refused=self._classes.refused,
             variants=states_of(serving),
             retry_in_ms=self._retry.left_ms,
             replicas=self._backend.states() if isinstance(self._backend, Replicas) else {},

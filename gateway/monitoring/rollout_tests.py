@@ -111,6 +111,10 @@ class RolloutTests:
             Rate.DISAGREEMENT: RateTest(tolerance, margin),
         }
 
+    def show(self, verdict: Verdict) -> None:
+        """Show what another process found, which tests for this one."""
+        self.verdict = verdict
+
     @property
     def alarm(self) -> float:
         """The e-value at which one rate shows the candidate to be worse: delta is shared by all."""

@@ -22,13 +22,16 @@ LOWEST = {
     *(declared.REPLICA_UP.name, declared.CERTIFICATE_ENDS.name),
     "process_start_time_seconds",
 }
-# Known to the parent alone, which has the catalog and the tests of its certificates.
+# Known to the parent alone, which has the catalog, all tests and what callers report.
 PARENTS = {
     *(declared.BACKEND_UP.name, declared.HEALING.name, declared.VARIANT_UP.name),
     *(declared.HASH_MATCHES.name, declared.CERTIFIED_F1.name, declared.CATALOG_REFUSED.name),
     *(declared.CATALOG.name.removesuffix("_info"), declared.CATALOG_LOADED.name),
     *(declared.CERTIFICATE_EVIDENCE.name, declared.CERTIFICATE_BROKEN.name),
     *(declared.CONFIDENCE_SHIFT.name, declared.CONFIDENCE_SHIFTED.name),
+    *(declared.CANDIDATE_SHARE.name, declared.CANDIDATE_REFUSED.name),
+    *(declared.ROLLOUT_EVIDENCE.name, declared.LIVE_F1.name, declared.LIVE_KNOWN.name),
+    *(declared.LIVE_LOW_F1.name, declared.LIVE_HIGH_F1.name),
 }
 # Of work that every worker sees: one that was not asked now has an old value.
 FRESHEST = {declared.WINDOWS_PENDING.name, declared.QUEUE_WAIT.name}

@@ -14,7 +14,7 @@ CACHED = ("hit", "miss", "bypass")
 DENIALS = ("missing", "unknown", "scope")
 CLOSINGS = ("slow_head", "large_head", "malformed", "idle", "stalled", "full")
 ROLLED_OUT = ("promoted", "withdrawn", "refused")
-FILES = ("keys", "certificate")  # that serving depends on, and that are read again
+FILES = ("keys", "certificate", "classes")  # that serving depends on, and that are read again
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,20 +319,20 @@ CATALOG_LOADED = _gauge(
 )
 CANDIDATE_SHARE = _gauge(
     "bertier_candidate_share",
-    "Share of requests that a candidate catalog gets.",
+    "Share of requests that a candidate gets.",
 )
 CANDIDATE_REFUSED = _gauge(
     "bertier_candidate_refused",
-    "1 while a candidate catalog is not fit to be tried.",
+    "1 while a candidate is not fit to be tried.",
 )
 ROLLOUTS = _counter(
     "bertier_rollouts_total",
-    "Candidate catalogs, by what became of them.",
+    "Candidates, by what became of them.",
     "result",
 )
 ROLLOUT_DURATION = _histogram(
     "bertier_rollout_duration_seconds",
-    "Time of requests while a candidate catalog is tried, by the catalog that answered.",
+    "Time of requests while a candidate is tried, by the catalog that answered.",
     *("catalog", "outcome"),
 )
 ROLLOUT_COMPARED = _counter(
@@ -342,7 +342,7 @@ ROLLOUT_COMPARED = _counter(
 )
 ROLLOUT_EVIDENCE = _gauge(
     "bertier_rollout_evidence",
-    "Evidence that the candidate catalog is worse, or no worse by more than the margin.",
+    "Evidence that the candidate is worse, or no worse by more than the margin: log10 of the e-value.",
     *("rate", "claim"),
 )
 LOG_LINES_LOST = _counter(
@@ -366,7 +366,7 @@ SHADOWS = _counter(
 )
 CERTIFICATE_EVIDENCE = _gauge(
     "bertier_certificate_evidence",
-    "Evidence that a plan agrees less than certified with the largest variant.",
+    "Evidence that a plan agrees less than certified with the largest variant: log10 of the e-value.",
     "plan",
 )
 CERTIFICATE_BROKEN = _gauge(
@@ -376,7 +376,7 @@ CERTIFICATE_BROKEN = _gauge(
 )
 CONFIDENCE_SHIFT = _gauge(
     "bertier_confidence_shift",
-    "Evidence that a variant's confidence differs from the certified data.",
+    "Evidence that a variant's confidence differs from the certified data: log10 of the e-value.",
     "variant",
 )
 CONFIDENCE_SHIFTED = _gauge(

@@ -1,7 +1,8 @@
 """What callers report of answers, and the live F1 of each plan that follows from it. Off by default.
 
 The last `feedback_requests` answers are remembered by the id of their request: plan, score, and hashes of the
-answer's words. All numbers are of these answers. Texts are kept only where `feedback_file` asks for them.
+answer's words. All numbers are of these answers. Texts are kept only where `feedback_file` asks for them. Of several
+workers none remembers: their parent does, for all of them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from gateway.auth import access
 from gateway.catalog.schema import Plan
@@ -60,6 +61,20 @@ class Truth:
 
 
 @dataclass(frozen=True, slots=True)
+class Given:
+    """What is remembered of an answer."""
+
+    key: OwnedKey
+    identity: Identity  # of its plan
+    plan: str
+    variant: str
+    score: float
+    tokens: Tokens
+    question: Question | None  # None: no texts are kept
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
 class Scored:
     """How the answer that was given scores: by right answers, or 1 or 0 by a verdict."""
 
@@ -91,19 +106,30 @@ class _Kept:
     """One answer that is remembered."""
 
     live: _Live
-    plan: str
-    variant: str
+    given: Given
     prediction: float  # of its outcome
-    tokens: Tokens
-    question: Question | None  # None: no texts are kept
-    answer: str
     scored: Scored | None = None
     shared: bool = False  # several answers have these ids
 
     @property
     def n_chars(self) -> int:
-        asked = self.question
-        return 0 if asked is None else len(asked.question) + len(asked.context) + len(self.answer)
+        asked, answer = self.given.question, self.given.answer
+        return 0 if asked is None else len(asked.question) + len(asked.context) + len(answer)
+
+
+Lives = Mapping[str, Mapping[str, Any]]  # what is known of plans, by name
+
+
+class Answers(Protocol):
+    """Where answers are remembered, in place of this process."""
+
+    def remember(self, given: Given) -> None: ...
+
+    def predicted(self, key: OwnedKey, found: Comparison) -> None: ...
+
+    async def report(self, key: OwnedKey, truth: Truth) -> Scored: ...
+
+    async def known(self) -> tuple[Lives, int]: ...
 
 
 class Feedback:
@@ -114,7 +140,8 @@ class Feedback:
         self._file = settings.feedback_file
         self._max_chars = settings.max_question_chars
         self._metrics = metrics
-        self._secret = secrets.token_bytes(16)
+        self.secret = secrets.token_bytes(16)  # a worker: its parent's
+        self.elsewhere: Answers | None = None  # a worker: its parent remembers for all
         self._kept: OrderedDict[OwnedKey, _Kept] = OrderedDict()
         self._plans: OrderedDict[Identity, _Live] = OrderedDict()
         self._n_chars = 0
@@ -128,13 +155,10 @@ class Feedback:
         """Remember an answer to the current request, if feedback is on; forget the oldest."""
         if not self._size:
             return
-        key = (access.key_name(), *key_of(question))  # callers may number their requests alike
         plan, text = answered.option.plan, answered.answer.text
-        if (known := self._kept.get(key)) is not None:
-            known.shared = True
-            return
-        kept = _Kept(
-            self._live(plan, serving),
+        given = Given(
+            (access.key_name(), *key_of(question)),  # callers may number their requests alike
+            _identity(plan, serving),
             plan.name,
             answered.variant,
             answered.answer.score,
@@ -142,14 +166,31 @@ class Feedback:
             question if self._file else None,
             text if self._file else "",
         )
+        if self.elsewhere is not None:
+            self.elsewhere.remember(given)
+        else:
+            self.keep(given)
+
+    def keep(self, given: Given) -> None:
+        """Remember an answer; forget the oldest."""
+        if (known := self._kept.get(given.key)) is not None:
+            known.shared = True
+            return
+        kept = _Kept(self._live(given.identity), given, given.score)
         kept.live.add(kept)
-        self._kept[key] = kept
+        self._kept[given.key] = kept
         self._n_chars += kept.n_chars
         while len(self._kept) > self._size or self._n_chars > MAX_TEXT_CHARS:
             self._forget()
 
     def compared(self, key: OwnedKey, found: Comparison) -> None:
         """Take how the largest variant's answer compares: it predicts the outcome, too."""
+        if self.elsewhere is not None:
+            self.elsewhere.predicted(key, found)
+        else:
+            self.predict(key, found)
+
+    def predict(self, key: OwnedKey, found: Comparison) -> None:
         kept = self._kept.get(key)
         if kept is None or kept.shared:
             return
@@ -163,24 +204,40 @@ class Feedback:
         Raises: UnknownRequest, FeedbackConflict, InvalidField.
         """
         self._check(truth)
+        owned = (access.key_name(), *key)
+        if self.elsewhere is not None:
+            return await self.elsewhere.report(owned, truth)
+        return await self.take(owned, truth)
+
+    def knows(self, key: OwnedKey) -> bool:
+        return key in self._kept
+
+    async def take(self, key: OwnedKey, truth: Truth) -> Scored:
+        """Take a report that was checked. Raises: as `report`."""
         kept = self._find(key)
         scored = self._scored(kept, truth)
         if kept.scored is not None:
             if kept.scored != scored:
                 self._metrics.feedback.labels("conflict").inc()
-                raise FeedbackConflict(key[0])
+                raise FeedbackConflict(key[1])
             self._metrics.feedback.labels("repeated").inc()
             return scored
         kept.live.add(kept, -1)
         kept.scored = scored
         kept.live.add(kept)
         self._metrics.feedback.labels("taken").inc()
-        if self._file is not None and (line := _line(key, kept, truth)) is not None:
+        if self._file is not None and (line := _line(kept.given, truth)) is not None:
             async with self._writing:
                 await asyncio.to_thread(_append, self._file, line)
         return scored
 
-    def live(self, serving: ServingSet) -> Mapping[str, Mapping[str, Any]]:
+    async def known(self, serving: ServingSet | None) -> tuple[Lives, int]:
+        """Return what is known of each plan that is served, and how many answers are remembered."""
+        if self.elsewhere is not None:
+            return await self.elsewhere.known()
+        return {} if serving is None else self.live(serving), len(self)
+
+    def live(self, serving: ServingSet) -> Lives:
         """Return what is known of each plan that is served, by name; only where anything is."""
         return {plan: _report(live) for plan, live in self._known(serving)}
 
@@ -217,11 +274,11 @@ class Feedback:
                     f"answers.{i}: empty; send no answers for a question without one"
                 )
 
-    def _find(self, key: Key) -> _Kept:
-        kept = self._kept.get((access.key_name(), *key))
+    def _find(self, key: OwnedKey) -> _Kept:
+        kept = self._kept.get(key)
         if kept is None:
             self._metrics.feedback.labels("unknown").inc()
-            raise UnknownRequest(*key, self._size)
+            raise UnknownRequest(*key[1:], self._size)
         if kept.shared:
             raise InvalidField(
                 "request_id: several answers have these ids; give every question of a list an id of its"
@@ -232,20 +289,20 @@ class Feedback:
     def _scored(self, kept: _Kept, truth: Truth) -> Scored:
         if truth.answers is None:
             by_verdict = float(bool(truth.right))
-            return Scored(kept.plan, kept.variant, by_verdict, by_verdict)
+            return Scored(kept.given.plan, kept.given.variant, by_verdict, by_verdict)
         right = [t for t in map(self._tokens, truth.answers) if t] or [()]
-        f1 = max(scoring.token_f1(kept.tokens, tokens) for tokens in right)
-        return Scored(kept.plan, kept.variant, f1, float(kept.tokens in right))
+        given = kept.given
+        f1 = max(scoring.token_f1(given.tokens, tokens) for tokens in right)
+        return Scored(given.plan, given.variant, f1, float(given.tokens in right))
 
     def _tokens(self, text: str) -> Tokens:
         """Return hashes of the words that F1 counts; they say nothing without this process's secret."""
         return tuple(
-            hashlib.blake2b(token.encode(), digest_size=8, key=self._secret).digest()
+            hashlib.blake2b(token.encode(), digest_size=8, key=self.secret).digest()
             for token in scoring.tokens_of(text)
         )
 
-    def _live(self, plan: Plan, serving: ServingSet) -> _Live:
-        identity = _identity(plan, serving)
+    def _live(self, identity: Identity) -> _Live:
         if identity not in self._plans:
             self._plans[identity] = _Live()
             if len(self._plans) > MAX_PLANS:
@@ -275,12 +332,12 @@ def _report(live: _Live) -> Mapping[str, Any]:
     return counts | {name: each and asdict(each) for name, each in found.items()}
 
 
-def _line(key: Key, kept: _Kept, truth: Truth) -> str | None:
+def _line(given: Given, truth: Truth) -> str | None:
     """Return a row of a question set; None: the right answer is not known, or does not stand in the text."""
-    asked = kept.question
+    asked = given.question
     texts: Sequence[str] | None = truth.answers
     if texts is None and truth.right:
-        texts = [kept.answer] if kept.answer else []
+        texts = [given.answer] if given.answer else []
     if asked is None or texts is None:
         return None
     standing = [text for text in texts if text in asked.context]
@@ -288,7 +345,7 @@ def _line(key: Key, kept: _Kept, truth: Truth) -> str | None:
         return None
     row = {
         "id": uuid.uuid4().hex,  # a caller's ids may come again
-        "request_id": key[0],
+        "request_id": given.key[1],
         "question": asked.question,
         "context": asked.context,
         "answers": {

@@ -2,7 +2,7 @@
 
 It decides which set answers a request, notes how that ended, and compares answers with the largest current
 variant's. What follows from the verdict is done in lifecycle/candidates.py; a candidate that is shown to be worse
-gets no further request at once.
+gets no further request at once. Of several workers none tests: their parent does, with what all of them send it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import hashlib
 import logging
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import Context
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol
 
 from gateway.auth import access
 from gateway.catalog.schema import Variant
@@ -26,6 +27,7 @@ from gateway.errors import (
     BadInput,
     BertierError,
     DeadlineExceeded,
+    Forbidden,
     Infeasible,
     ModelCrashed,
     Overloaded,
@@ -38,36 +40,59 @@ from gateway.request.cascade import Job, Outcome
 from gateway.request.shadow import DEADLINE_MS, MOST_WAITING, Shadow, is_shortened
 from gateway.serving_set import ServingSet
 from gateway.settings import Settings
+from gateway.slo import SloClass
 
 log = logging.getLogger(__name__)
 
-Ask = Callable[[ServingSet], Awaitable[Answered]]
-Again = Callable[[Job, ServingSet], Awaitable[tuple[Decision, Outcome]]]
 # The current set is asked in place of a candidate that fails so; another failure is the input's, or the time is up.
-FALLS_BACK = (BackendError, Infeasible, Overloaded)
+FALLS_BACK = (BackendError, Infeasible, Overloaded, Forbidden)
 AGREES = (Comparison.SAME, Comparison.BOTH_SILENT)
 FLOOR = (SloViolation.BELOW_FLOOR, SloViolation.UNCERTIFIED)  # what no load brings about
 
 
 @dataclass(slots=True)
 class Running:
-    """A candidate that is tried."""
+    """A candidate that is tried: another catalog, or other classes."""
 
     sha256: str  # of its file
-    serving: ServingSet  # swapped when it is checked again
+    serving: ServingSet | None  # swapped when it is checked again; None: the current one
     share: float
     shadow: bool
     tests: RolloutTests
     sums_ms: dict[SetName, float]  # time of the answers that were counted, by set
+    classes: Mapping[str, SloClass] = field(default_factory=dict)  # that differ from the current
 
     def place(self, unit: bytes) -> float:
         """Return where a caller or request stands in [0, 1): below the share it is the candidate's."""
         key = hashlib.blake2b(unit, digest_size=8, key=self.sha256[:64].encode()).digest()
         return int.from_bytes(key) / 2**64
 
+    def beside(self, current: ServingSet) -> ServingSet:
+        """Return the set that answers in place of the current one."""
+        return current if self.serving is None else self.serving
+
     @property
     def worse(self) -> bool:
         return self.tests.verdict is Verdict.WORSE
+
+
+Ask = Callable[[Running | None], Awaitable[Answered]]  # None: the current set
+Again = Callable[[Job, Running], Awaitable[tuple[Decision, Outcome]]]
+
+
+class Seen(NamedTuple):
+    """One outcome of one set, to be tested."""
+
+    rate: Rate
+    name: SetName
+    bad: bool
+    took_ms: float = 0.0  # of a request that was answered
+
+
+class Tests(Protocol):
+    """Where outcomes are tested, in place of this process."""
+
+    def tried(self, running: Running, seen: Seen) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +102,9 @@ class _Sample:
     job: Job
     outcome: Outcome
     decision: Decision
+    name: SetName  # that answered
     current: ServingSet
+    again: Again
 
 
 class Rollout:
@@ -92,12 +119,13 @@ class Rollout:
     ) -> None:
         """`shadow` asks variants in spare time."""
         self.running: Running | None = None
+        self.elsewhere: Tests | None = None  # a worker: its parent tests what all observe
         self._shadow = shadow
         self._metrics = metrics
         self._clock = clock
         self._by_caller = settings.candidate_sticky == "caller"
         self._compared = settings.candidate_compared
-        self._waiting: deque[tuple[Running, _Sample, float]] = deque()
+        self._waiting: deque[tuple[Running, _Sample, float]] = deque()  # and when it is dropped, ms
         self._worker: asyncio.Task[None] | None = None
 
     async def answer(
@@ -107,48 +135,63 @@ class Rollout:
 
         Where the candidate fails or refuses, the current set answers. Raises: what `ask` does.
         """
-        running = self.running
+        running = self._of(slo)
         if running is None:
             if slo.variant is not None and slo.variant not in current.trust:
                 raise BackendUnavailable(f"{slo.variant}: not served any more; see /readyz")
-            return await ask(current)
+            return await ask(None)
         name = self._set_for(running, question, slo, current)
         try:
-            answered = await ask(running.serving if name is SetName.CANDIDATE else current)
+            answered = await ask(running if name is SetName.CANDIDATE else None)
         except BaseException as exc:
             if slo.variant is None:
                 self._note_failure(running, name, slo, exc, arrived_ms)
-            if name is SetName.CURRENT or not _falls_back(exc) or slo.variant is not None:
+            if name is SetName.CURRENT or slo.variant is not None:
                 raise
-            log.warning("the candidate catalog did not answer; the current one does: %s", exc)
-            return replace(await ask(current), served_by=SetName.CURRENT)
+            # Classes may end sooner than the current ones, under which there is still time.
+            in_time = self._clock() - arrived_ms < slo.timeout_ms
+            if not (_falls_back(exc) or (isinstance(exc, DeadlineExceeded) and in_time)):
+                raise
+            log.warning("the candidate did not answer; the current catalog does: %s", exc)
+            return replace(await ask(None), served_by=SetName.CURRENT)
         if slo.variant is None and answered.age_ms is None:
             self._note_answer(running, name, answered)
         return replace(answered, served_by=name)
 
     def watch(
-        self, job: Job, outcome: Outcome, decision: Decision, current: ServingSet, again: Again
+        self,
+        job: Job,
+        outcome: Outcome,
+        decision: Decision,
+        name: SetName,
+        current: ServingSet,
+        again: Again,
     ) -> None:
-        """Draw answers that are compared in spare time; `again` asks a set for a job once more.
+        """Draw answers that are compared in spare time; `again` asks the candidate for a job once more.
 
         Left out, as in shadow.py: pinned variants, partial answers, answers that are cut short.
         """
-        running = self.running
+        running = self._of(job.slo)
         if running is None or running.worse or job.slo.variant is not None:
             return
         if (
             outcome.partial
             or is_shortened(job.question)
-            or random.random() >= self._chance(running, job)
+            or random.random() >= self._chance(running, name)
         ):
             return
         if len(self._waiting) >= MOST_WAITING:
-            self._count(self._name_of(running, job), "dropped")
+            self._count(name, "dropped")
             return
-        sample = _Sample(job, outcome, decision, current)
+        sample = _Sample(job, outcome, decision, name, current, again)
         self._waiting.append((running, sample, self._clock() + DEADLINE_MS))
         if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._work(again), name="rollout", context=Context())
+            self._worker = asyncio.create_task(self._work(), name="rollout", context=Context())
+
+    @property
+    def n_waiting(self) -> int:
+        """Answers that wait for their comparison."""
+        return len(self._waiting)
 
     async def idle(self) -> None:
         """Return when no answer waits for its comparison."""
@@ -162,13 +205,19 @@ class Rollout:
             self._worker.cancel()
         await self.idle()
 
+    def _of(self, slo: Slo) -> Running | None:
+        """Return the candidate that concerns a request: classes concern those of requests alone."""
+        running = self.running
+        other = running is not None and running.classes and slo.slo_class not in running.classes
+        return None if other else running
+
     def _set_for(
         self, running: Running, question: Question, slo: Slo, current: ServingSet
     ) -> SetName:
         """Return the set that answers; one that a pin names, if it has the variant alone."""
         if slo.variant is not None:
             return SetName.CURRENT if slo.variant in current.trust else SetName.CANDIDATE
-        if running.shadow or running.worse or not running.serving.served:
+        if running.shadow or running.worse or not running.beside(current).served:
             return SetName.CURRENT
         mine = running.place(self._unit(question)) < running.share
         return SetName.CANDIDATE if mine else SetName.CURRENT
@@ -184,12 +233,10 @@ class Rollout:
         return "\0".join(parts).encode("utf-8", "surrogatepass")
 
     def _note_answer(self, running: Running, name: SetName, answered: Answered) -> None:
-        running.sums_ms[name] += answered.timings.total
-        self._metrics.note_rollout(
-            name, "violated" if answered.violations else "met", answered.timings.total / 1e3
-        )
-        self._add(running, Rate.ERRORS, name, bad=False)
-        self._add(running, Rate.SLO, name, bad=bool(answered.violations))
+        violated, took_ms = bool(answered.violations), answered.timings.total
+        self._metrics.note_rollout(name, "violated" if violated else "met", took_ms / 1e3)
+        self._add(running, Seen(Rate.ERRORS, name, bad=False))
+        self._add(running, Seen(Rate.SLO, name, violated, took_ms))
 
     def _note_failure(
         self, running: Running, name: SetName, slo: Slo, exc: BaseException, arrived_ms: float
@@ -200,65 +247,67 @@ class Rollout:
         if isinstance(exc, BadInput) or (gone and took_ms <= slo.latency_ms):
             return
         failed = not gone and not isinstance(exc, Infeasible | Overloaded)
-        running.sums_ms[name] += took_ms
         self._metrics.note_rollout(name, "failed" if failed else "violated", took_ms / 1e3)
-        self._add(running, Rate.ERRORS, name, bad=failed)
-        self._add(running, Rate.SLO, name, bad=True)
+        self._add(running, Seen(Rate.ERRORS, name, failed))
+        self._add(running, Seen(Rate.SLO, name, bad=True, took_ms=took_ms))
 
-    def _add(self, running: Running, rate: Rate, name: SetName, *, bad: bool) -> None:
+    def _add(self, running: Running, seen: Seen) -> None:
         """In shadow only what is compared counts: the candidate answers nothing else."""
         if running.shadow or running is not self.running:
             return
-        self._learn(running, rate, name, bad=bad)
+        self._learn(running, seen)
 
-    def _learn(self, running: Running, rate: Rate, name: SetName, *, bad: bool) -> None:
-        fell = running.tests.add(rate, candidate=name is SetName.CANDIDATE, bad=bad)
-        if name is SetName.CANDIDATE:
-            self._metrics.note_rollout_evidence(rate, *running.tests.evidence_of(rate))
+    def _learn(self, running: Running, seen: Seen) -> None:
+        if self.elsewhere is not None:
+            self.elsewhere.tried(running, seen)
+        else:
+            self.test(running, seen)
+
+    def test(self, running: Running, seen: Seen) -> bool:
+        """Take one outcome; return whether the verdict falls with it."""
+        running.sums_ms[seen.name] += seen.took_ms
+        candidate = seen.name is SetName.CANDIDATE
+        fell = running.tests.add(seen.rate, candidate=candidate, bad=seen.bad)
+        if candidate:
+            self._metrics.note_rollout_evidence(seen.rate, *running.tests.evidence_of(seen.rate))
         if fell:
             level = logging.WARNING if running.worse else logging.INFO
             verdict = running.tests.verdict.value
-            log.log(level, "candidate catalog: %s: %s", verdict, running.tests.reason)
+            log.log(level, "candidate: %s: %s", verdict, running.tests.reason)
+        return fell
 
-    def _name_of(self, running: Running, job: Job) -> SetName:
-        ours = job.serving.catalog is running.serving.catalog  # the set may have been checked again
-        return SetName.CANDIDATE if ours else SetName.CURRENT
-
-    def _chance(self, running: Running, job: Job) -> float:
+    def _chance(self, running: Running, name: SetName) -> float:
         """Return the chance of an answer to be compared: as many of the current set's as of the candidate's."""
         if running.shadow:
             return running.share
-        if self._name_of(running, job) is SetName.CANDIDATE or running.share >= 0.5:
+        if name is SetName.CANDIDATE or running.share >= 0.5:
             return self._compared
         return self._compared * running.share / (1 - running.share)
 
-    async def _work(self, again: Again) -> None:
+    async def _work(self) -> None:
         while self._waiting:
             running, sample, until_ms = self._waiting.popleft()
             if running is not self.running:  # it has ended meanwhile
                 continue
-            name = self._name_of(running, sample.job)
             try:
                 if running.shadow:
-                    await self._shadowed(running, sample, until_ms, again)
+                    await self._shadowed(running, sample, until_ms)
                 else:
-                    await self._compare(running, name, sample, sample.outcome, until_ms)
+                    await self._compare(running, sample.name, sample, sample.outcome, until_ms)
             except (BackendError, DeadlineExceeded) as exc:
                 log.info("no comparison: %s", exc)
-                self._count(name, "failed")
+                self._count(sample.name, "failed")
             except Exception:  # the comparison of others goes on
                 log.exception("a comparison broke")
-                self._count(name, "failed")
+                self._count(sample.name, "failed")
 
-    async def _shadowed(
-        self, running: Running, sample: _Sample, until_ms: float, again: Again
-    ) -> None:
+    async def _shadowed(self, running: Running, sample: _Sample, until_ms: float) -> None:
         """Let the candidate answer what the current set has answered, and compare both: a pair."""
         if not await self._shadow.room(sample.current, until_ms):
             self._count(SetName.CANDIDATE, "dropped")
             return
         try:
-            decision, outcome = await again(sample.job, running.serving)
+            decision, outcome = await sample.again(sample.job, running)
         except BertierError as exc:
             failed = not isinstance(exc, Infeasible | Overloaded)
             self._pair(running, Rate.ERRORS, current=False, candidate=failed)
@@ -270,8 +319,8 @@ class Rollout:
         await self._compare(running, SetName.CANDIDATE, sample, outcome, until_ms)
 
     def _pair(self, running: Running, rate: Rate, *, current: bool, candidate: bool) -> None:
-        self._learn(running, rate, SetName.CURRENT, bad=current)
-        self._learn(running, rate, SetName.CANDIDATE, bad=candidate)
+        self._learn(running, Seen(rate, SetName.CURRENT, current))
+        self._learn(running, Seen(rate, SetName.CANDIDATE, candidate))
 
     async def _compare(
         self, running: Running, name: SetName, sample: _Sample, outcome: Outcome, until_ms: float
@@ -281,7 +330,7 @@ class Rollout:
         That too waits for room: else under load a set would be judged by the answers of that variant alone.
         """
         reference = sample.current.catalog.variant(sample.current.largest)
-        of = running.serving if name is SetName.CANDIDATE else sample.current
+        of = running.beside(sample.current) if name is SetName.CANDIDATE else sample.current
         found: Comparison | None = None
         if not _answers_alike(of.catalog.variant(outcome.variant), reference):
             found = await self._shadow.compared(
@@ -298,7 +347,7 @@ class Rollout:
             self._count(name, "dropped")
             return
         self._count(name, "agreed" if found in AGREES else "disagreed")
-        self._learn(running, Rate.DISAGREEMENT, name, bad=found not in AGREES)
+        self._learn(running, Seen(Rate.DISAGREEMENT, name, bad=found not in AGREES))
 
     def _count(self, name: SetName, outcome: str) -> None:
         self._metrics.rollout_compared.labels(name, outcome).inc()

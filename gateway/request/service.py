@@ -8,9 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from types import MappingProxyType
+from typing import NamedTuple
 
 from gateway.auth import access
 from gateway.backends.breaker import RETRY_BURST, RetryBudget
@@ -46,7 +49,7 @@ from gateway.request import long_context
 from gateway.request.cascade import LONG_TEXT_CHARS, Cascade, Job, Outcome, final_violations
 from gateway.request.feedback import Feedback
 from gateway.request.response_cache import ResponseCache
-from gateway.request.rollout import Rollout
+from gateway.request.rollout import Again, Rollout, Running
 from gateway.request.shadow import Shadow
 from gateway.routing import policy
 from gateway.routing.admission_control import AdmissionControl, Refused
@@ -54,7 +57,7 @@ from gateway.routing.explain import refusal
 from gateway.routing.router import Chooser, Routed, Router
 from gateway.serving_set import ServingSet
 from gateway.settings import Settings
-from gateway.slo import resolve
+from gateway.slo import SloClass, resolve
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +69,14 @@ class Admission:
     slo: Slo
     serving: ServingSet
     waited_ms: float = 0.0
+
+
+class _Side(NamedTuple):
+    """What answers a request: the current set, or the candidate; and by which SLO."""
+
+    slo: Slo
+    serving: ServingSet
+    name: SetName
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +111,7 @@ class AnswerService:
         self.leaving = False  # the gateway is about to stop
         self.backend = backend
         self.settings = settings
+        self.classes: Mapping[str, SloClass] = settings.classes
         self.metrics = metrics
         self.decisions = DecisionLog(settings.decisions_file, metrics.decisions_lost.inc)
         self.observer = Observer(metrics, self.decisions, clock)
@@ -135,12 +147,17 @@ class AnswerService:
         slo, current = self._current(request, admission)
         entries: list[Entry] = []
 
-        async def ask(serving: ServingSet) -> Answered:
-            async def anew() -> Answered:
-                return await self._ask(question, slo, serving, arrived_ms, current, entries)
+        async def ask(tried: Running | None) -> Answered:
+            side = self._side(request, slo, current, tried)
 
-            answered = await self._responses.answer(question, slo, serving, arrived_ms, anew)
-            self.feedback.remember(question, answered, serving)
+            async def anew() -> Answered:
+                again = partial(self._again, request)
+                return await self._ask(question, side, arrived_ms, current, entries, again)
+
+            answered = await self._responses.answer(
+                question, side.slo, side.serving, arrived_ms, anew
+            )
+            self.feedback.remember(question, answered, side.serving)
             return answered
 
         try:
@@ -152,19 +169,20 @@ class AnswerService:
     async def _ask(
         self,
         question: Question,
-        slo: Slo,
-        serving: ServingSet,
+        side: _Side,
         arrived_ms: float,
         current: ServingSet,
         entries: list[Entry],
+        again: Again,
     ) -> Answered:
-        """Answer from `serving`: the current set, or the candidate that is tried beside it."""
+        """Answer from one side: the current set, or the candidate that is tried beside it."""
+        slo, serving, name = side
         with self.observer.question(question, slo, arrived_ms, entries) as record:
             async with self._deadline(slo, arrived_ms):
                 job = await self._encode(question, slo, serving, arrived_ms)
                 job, routed = self._route(job, record)
                 option = await self._accept(
-                    job, routed, final=serving is current or slo.variant is not None
+                    job, routed, final=name is SetName.CURRENT or slo.variant is not None
                 )
                 try:
                     outcome = await self._cascade.answer(job, option)
@@ -175,7 +193,7 @@ class AnswerService:
                     outcome = await self._cascade.answer(job, option)
                 if serving is current:  # what is certified of it is tested, not of a candidate
                     self.shadow.watch(job, outcome, option.plan)
-                self.rollout.watch(job, outcome, routed.decision, current, self._again)
+                self.rollout.watch(job, outcome, routed.decision, name, current, again)
                 record.answered = answered = self._answered(job, outcome, option, routed)
                 return answered
 
@@ -200,6 +218,16 @@ class AnswerService:
         if serving is admission.serving:
             return admission.slo, serving
         return self._resolve(request, serving), serving
+
+    def _side(
+        self, request: SloRequest, slo: Slo, current: ServingSet, tried: Running | None
+    ) -> _Side:
+        """Return what answers a request; only other classes give it another SLO. Raises: Forbidden."""
+        if tried is None:
+            return _Side(slo, current, SetName.CURRENT)
+        if tried.classes:
+            slo = self._resolve(request, current, tried.classes)
+        return _Side(slo, tried.beside(current), SetName.CANDIDATE)
 
     @asynccontextmanager
     async def _deadline(self, slo: Slo, arrived_ms: float) -> AsyncIterator[None]:
@@ -273,13 +301,16 @@ class AnswerService:
         log.warning("%s; asking %s instead", failed, second.plan.name)
         return second, routed
 
-    async def _again(self, job: Job, serving: ServingSet) -> tuple[Decision, Outcome]:
-        """Answer a job once more, from another set and as if it arrived now; nobody waits for it.
+    async def _again(
+        self, request: SloRequest, job: Job, tried: Running
+    ) -> tuple[Decision, Outcome]:
+        """Answer a job once more, by the candidate and as if it arrived now; nobody waits for it.
 
-        Raises: Infeasible, Overloaded, BackendError, DeadlineExceeded.
+        Raises: Forbidden, Infeasible, Overloaded, BackendError, DeadlineExceeded.
         """
+        slo, serving, _ = self._side(request, job.slo, job.serving, tried)
         now = self._clock()
-        job = replace(job, serving=serving, arrived_ms=now, began_ms=now, encoded_ms=now)
+        job = replace(job, slo=slo, serving=serving, arrived_ms=now, began_ms=now, encoded_ms=now)
         routed = self._router.route(job.slo, serving, job.size, 0.0)
         if routed.decision.option is None:
             raise refusal(routed.decision, job.slo, routed.options, 0.0)
@@ -314,14 +345,14 @@ class AnswerService:
     def candidates(self) -> tuple[ServingSet, ...]:
         """Return the candidate set that is tried beside the current one, if there is one."""
         running = self.rollout.running
-        return () if running is None else (running.serving,)
+        return () if running is None or running.serving is None else (running.serving,)
 
     def show_live(self) -> None:
         """Bring the metrics of live F1 up to date, apart for the current catalog and a candidate."""
         running, sets = self.rollout.running, {}
         if self.serving is not None:
             sets[SetName.CURRENT] = self.serving
-        if running is not None:
+        if running is not None and running.serving is not None:
             sets[SetName.CANDIDATE] = running.serving
         self.feedback.show(sets)
 
@@ -372,8 +403,15 @@ class AnswerService:
             raise BackendUnavailable("no model is ready yet; see /readyz")
         return self.serving
 
-    def _resolve(self, request: SloRequest, serving: ServingSet) -> Slo:
-        settings, variant = self.settings, request.variant
+    def _resolve(
+        self,
+        request: SloRequest,
+        serving: ServingSet,
+        tried: Mapping[str, SloClass] = MappingProxyType({}),
+    ) -> Slo:
+        """Return the request's SLO; `tried`: classes in place of the current ones."""
+        classes = {**self.classes, **tried} if tried else self.classes
+        variant = request.variant
         if variant is not None:
             sets = (serving, *self.candidates())
             if not any(variant in each.variants for each in sets):
@@ -381,7 +419,7 @@ class AnswerService:
                 raise UnknownVariant(variant, list(known))
             if not any(variant in each.trust for each in sets):
                 raise BackendUnavailable(f"{variant}: not served at present; see /readyz")
-        return resolve(request, settings.classes, settings.default_class, serving.best_floor)
+        return resolve(request, classes, self.settings.default_class, serving.best_floor)
 
     async def _tokenize(self, question: Question, serving: ServingSet) -> Windows:
         """Return the windows of a question. Raises: TextTooLong, EmptyText."""

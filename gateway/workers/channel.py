@@ -68,6 +68,11 @@ class Channel:
         raw = pickle.dumps((kind, number, payload), pickle.HIGHEST_PROTOCOL)
         self._writer.write(LENGTH.pack(len(raw)) + raw)
 
+    @property
+    def unsent_bytes(self) -> int:
+        """What waits until the other end reads."""
+        return 0 if self._writer is None else self._writer.transport.get_write_buffer_size()
+
     async def flush(self) -> None:
         """Return when all that was sent is on its way."""
         if self._writer is not None and not self._closed:

@@ -125,6 +125,11 @@ class Child:
             found = await self.channel.ask("answered", timeout_ms=timeout_ms)
             self.answered = found or self.answered
 
+    async def flush(self, timeout_ms: float) -> None:
+        """Have it send what it has seen; what it sent is taken when this returns."""
+        with suppress(ChannelClosed):
+            await self.channel.ask("flush", timeout_ms=timeout_ms)
+
     def stop(self, number: int) -> None:
         """Have it stop as a gateway does at this signal."""
         self._stopping.set()

@@ -14,28 +14,31 @@ from gateway import slo
 from gateway.app import Models
 from gateway.backends.pool import Replicas
 from gateway.clock import now_ms
+from gateway.domain import SetName
 from gateway.errors import BackendUnavailable, RepositoryError
 from gateway.latency.model import LatencyModel
 from gateway.latency.other_workers import OtherWorkers
 from gateway.lifecycle.preparation import capacity, encoder_for
 from gateway.lifecycle.readiness import Readiness, states_of
 from gateway.lifecycle.retirement import Retirement
-from gateway.monitoring.sequential_tests import Comparison, Found
+from gateway.monitoring.rollout_tests import Chances, RolloutTests
+from gateway.monitoring.sequential_tests import Found
 from gateway.observability import merged_metrics
 from gateway.observability.merged_metrics import Snapshot
 from gateway.observability.metrics import Metrics
+from gateway.request.rollout import Running
 from gateway.request.service import AnswerService
 from gateway.serving_set import ServingSet
 from gateway.shared_memory import State, Workers
 from gateway.workers.channel import Channel, ChannelClosed, Handler
-from gateway.workers.messages import Admissions, Published
+from gateway.workers.messages import Admissions, CheckedSet, Published, Tried
+from gateway.workers.observed import Observed
 
 log = logging.getLogger(__name__)
 
 LOOK_MS = 250.0  # between looks for lost model instances
 PARENT_MS = 1_000.0  # until the parent answers a probe
 SCRAPE_MS = 6_000.0  # until it has the metrics of all
-MOST_ANSWERS = 200  # whose confidence is sent at once
 
 
 class Follower:
@@ -51,14 +54,14 @@ class Follower:
         self._workers = workers
         self._others = OtherWorkers(workers)
         self._parent_silent = False
-        self._next: tuple[Published, ServingSet] | None = None
+        self._observed = Observed(service, channel)
+        self._next: tuple[Published, ServingSet, ServingSet | None] | None = None
+        self._sets: dict[int, ServingSet] = {}  # what is served, by the parent's numbers
         self._preparing = 0
         longest_ms = slo.longest_timeout_ms(service.settings.classes)
         self._retirement = Retirement(longest_ms, now_ms)
         self._lost: dict[str, set[str]] = {name: set() for name in models.servers}
         self._repeated: dict[str, Counter[str]] = {name: Counter() for name in models.servers}
-        self._answers: list[tuple[str, bytes, float, int]] = []
-        service.shadow.elsewhere = self
         service.metrics.merge = self._merge
 
     def handlers(self) -> dict[str, Handler]:
@@ -67,6 +70,8 @@ class Follower:
             "prepare": self._prepare,
             "switch": self._switch,
             "tests": self._show_tests,
+            "verdict": self._observed.show_verdict,
+            "flush": self._observed.flush,
             "admitted": self._admit,
             "gone": self._trip,
             "healed": self._forget_lost,
@@ -111,26 +116,11 @@ class Follower:
     async def stop(self) -> None:
         await self._models.backend.close()
 
-    def compared(self, plan: str, text: bytes, outcome: Comparison) -> None:
-        """Have the parent test the agreement of a plan."""
-        self._channel.send("compared", (plan, text, outcome))
-
-    def answered(self, variant: str, text: bytes, score: float, n_tokens: int) -> None:
-        """Have the parent test the confidence of a variant; some answers are sent together."""
-        self._answers.append((variant, text, score, n_tokens))
-        if len(self._answers) >= MOST_ANSWERS:
-            self._send_answers()
-
     async def last_words(self) -> None:
         """Leave to the parent what must not be lost with this process."""
-        self._send_answers()
+        self._observed.send()
         self._channel.send("last", await self._snapshot(None))
         await self._channel.flush()
-
-    def _send_answers(self) -> None:
-        if self._answers:
-            self._channel.send("answers", self._answers)
-            self._answers = []
 
     async def _alone(self, why: str) -> Readiness:
         """Return what this worker knows without its parent."""
@@ -151,44 +141,60 @@ class Follower:
         )
 
     async def _prepare(self, published: Published) -> bool:
-        """Build the set; the switch comes when all workers have. Returns whether that was possible."""
+        """Build what is new; the switch comes when all workers have. Returns whether all was possible."""
         self._preparing += 1
         try:
-            repository, serving = self._service.settings.model_repository, self._service.serving
-            encoder = await encoder_for(repository, published.catalog, serving)
-            await self._load(published)
+            current = await self._built(published.current, self._service.serving)
+            candidate, whole = await self._candidate(published.candidate, current)
         except (RepositoryError, BackendUnavailable) as exc:
             log.error("the catalog that the parent checked cannot be used here: %s", exc)
             return False
         finally:
             self._preparing -= 1
-        old = self._service.serving
+        self._next = (published, current, candidate)
+        return whole
+
+    async def _candidate(
+        self, tried: Tried | None, current: ServingSet
+    ) -> tuple[ServingSet | None, bool]:
+        """Return the set of a candidate that has one, and whether it could be built; the current one goes on."""
+        if tried is None or tried.serving is None:
+            return None, True
+        try:
+            return await self._built(tried.serving, current), True
+        except (RepositoryError, BackendUnavailable) as exc:
+            log.error("the candidate that the parent checked cannot be tried here: %s", exc)
+            return None, False
+
+    async def _built(self, found: CheckedSet, previous: ServingSet | None) -> ServingSet:
+        """Return a set to serve; the one that is served, if it is that. Raises: RepositoryError, BackendUnavailable."""
+        if found.number in self._sets:
+            return self._sets[found.number]
+        repository = self._service.settings.model_repository
+        encoder = await encoder_for(repository, found.catalog, previous)
+        await self._load(found)
         latency = LatencyModel(
-            published.profiles,
-            published.cores,
-            published.instances,
-            None if old is None else old.latency,
+            found.profiles,
+            found.cores,
+            found.instances,
+            None if previous is None else previous.latency,
         )
         latency.others = self._others
-        self._next = (
-            published,
-            ServingSet(
-                catalog=published.catalog,
-                encoder=encoder,
-                trust=published.trust,
-                profiles=published.profiles,
-                latency=latency,
-                problems=published.problems,
-                under_load=published.under_load,
-            ),
+        return ServingSet(
+            catalog=found.catalog,
+            encoder=encoder,
+            trust=found.trust,
+            profiles=found.profiles,
+            latency=latency,
+            problems=found.problems,
+            under_load=found.under_load,
         )
-        return True
 
-    async def _load(self, published: Published) -> None:
+    async def _load(self, found: CheckedSet) -> None:
         """Load the models of a set that run in this process. Raises: BackendUnavailable."""
         if not self._has_models:
             return
-        variants = [published.catalog.variant(name) for name in published.trust]
+        variants = [found.catalog.variant(name) for name in found.trust]
         self._retirement.load(variants)
         for variant in variants:
             await self._service.backend.load(variant)
@@ -198,10 +204,11 @@ class Follower:
         serving = self._service.serving
         if serving is None or self._preparing or not self._has_models:
             return
-        catalogs = (
-            [serving.catalog] if self._next is None else [serving.catalog, self._next[0].catalog]
-        )
-        for variant in self._retirement.unused([v for each in catalogs for v in each.variants]):
+        sets = [serving, *self._service.candidates()]
+        if self._next is not None:
+            sets += [each for each in self._next[1:] if each is not None]
+        routed = [variant for each in sets for variant in each.catalog.variants]
+        for variant in self._retirement.unused(routed):
             await self._service.backend.unload(variant, ())
             self._retirement.forget(variant)
             log.info("%s: version %d unloaded", variant.name, variant.version)
@@ -215,13 +222,17 @@ class Follower:
         """Serve the set with this number, which was prepared."""
         if self._next is None or self._next[0].number != number:
             return
-        published, serving = self._next
+        published, serving, candidate = self._next
         self._next, old = None, self._service.serving
-        if old is not None and not published.checked:
-            serving = replace(serving, breakers=old.breakers.keeping(serving.trust.keys()))
-        if old is not None:
-            self._retirement.replace(old)
-        self._service.serving = self._service.shadow.follow(serving)
+        if serving is not old:
+            if old is not None and not published.current.checked:
+                serving = replace(serving, breakers=old.breakers.keeping(serving.trust.keys()))
+            if old is not None:
+                self._retirement.replace(old)
+            self._service.serving = serving = self._service.shadow.follow(serving)
+        self._sets = {published.current.number: serving}
+        self._service.classes = published.classes
+        self._try(published.candidate, candidate)
         await self._show_tests(published.tests)
         await self._admit(published.admissions)
         if serving.plans() and not self.ready.is_set():
@@ -230,6 +241,31 @@ class Follower:
             if not self._service.leaving:
                 self._workers.own.state = State.READY
             self._channel.send("ready")
+
+    def _try(self, tried: Tried | None, serving: ServingSet | None) -> None:
+        """Try this candidate from now on; one that was built here, or has no set of its own."""
+        rollout = self._service.rollout
+        before, rollout.running = rollout.running, None
+        if before is not None and before.serving is not None and before.serving is not serving:
+            self._retirement.replace(before.serving)
+        if tried is None or (tried.serving is None) is not (serving is None):
+            self._observed.follow(0, None)
+            return
+        running = self._observed.trial_of(tried.number) or Running(
+            tried.sha256,
+            serving,
+            tried.share,
+            tried.shadow,
+            RolloutTests(Chances()),  # the parent's count
+            dict.fromkeys(SetName, 0.0),
+            tried.classes,
+        )
+        running.serving = serving
+        running.tests.show(tried.verdict)
+        rollout.running = running
+        self._observed.follow(tried.number, running)
+        if tried.serving is not None and serving is not None:
+            self._sets[tried.serving.number] = serving
 
     async def _show_tests(self, found: Found) -> None:
         self._service.shadow.certificate_tests.show(found)
@@ -269,7 +305,7 @@ class Follower:
         return {name: server.answered for name, server in self._models.servers.items()}
 
     def _look(self) -> None:
-        self._send_answers()
+        self._observed.send()
         for name, server in self._models.servers.items():
             for model, n in server.repeated.items():
                 self._service.metrics.repeated.labels(model).inc(n - self._repeated[name][model])

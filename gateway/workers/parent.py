@@ -7,6 +7,7 @@ kernel (SO_REUSEPORT). It sends all workers what it finds out about models, and 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import signal
 from collections import Counter, deque
@@ -33,21 +34,24 @@ from gateway.monitoring.sequential_tests import Comparison
 from gateway.observability import logs, merged_metrics
 from gateway.observability.merged_metrics import Snapshot
 from gateway.observability.metrics import Metrics
+from gateway.request.feedback import Given, Lives, OwnedKey, Scored, Truth
+from gateway.request.rollout import Running, Seen
 from gateway.request.service import AnswerService
 from gateway.serving_set import ServingSet
-from gateway.settings import Settings, SettingsError
+from gateway.settings import Settings
 from gateway.shared_memory import SharedMemory, Workers
 from gateway.triton_server.supervisor import check_ports
 from gateway.workers import whole
 from gateway.workers.channel import Handler
 from gateway.workers.child import Child
 from gateway.workers.follower import snapshot
-from gateway.workers.messages import Admissions, Published, Start
+from gateway.workers.messages import Admissions, CheckedSet, Published, Start, Tried
 from gateway.workers.worker import part_of
 
 log = logging.getLogger(__name__)
 
 PREPARE_MS = 30_000.0  # until a worker has built a set; then it follows later
+FLUSH_MS = 1_000.0  # until a worker has sent what it has seen; else a report is not found
 SNAPSHOT_MS = 2_500.0  # until a worker has sent its metrics; else its last ones count
 KEPT_MS = (
     PREPARE_MS + 5_000.0
@@ -68,7 +72,6 @@ def serve(settings: Settings) -> int:
 
 
 async def _serve(settings: Settings, metrics: Metrics) -> int:
-    check(settings)
     _warn_of(settings)
     _check_files(settings)
     models = app.choose_models(settings, metrics)
@@ -82,16 +85,6 @@ async def _serve(settings: Settings, metrics: Metrics) -> int:
         )
     with Listening(settings) as listening:
         return await Parent(settings, models, metrics, listening).run()
-
-
-def check(settings: Settings) -> None:
-    """Refuse what several workers cannot do. Raises: SettingsError."""
-    if settings.feedback_requests:
-        raise SettingsError(
-            f"feedback_requests: {settings.workers} workers each remember their own answers, and a report"
-            " may reach another one; set workers = 1 (and start more gateways, to which each caller comes back),"
-            " or feedback_requests = 0"
-        )
 
 
 def _warn_of(settings: Settings) -> None:
@@ -154,6 +147,10 @@ class Parent(Followers):
             "readiness": self._readiness,
             "compared": self._compared,
             "answers": self._test_answers,
+            "outcomes": self._test_outcomes,
+            "given": self._remember,
+            "report": self._report,
+            "live": self._live,
             "lost": self._lost,
         }
         start = Start(
@@ -165,6 +162,7 @@ class Parent(Followers):
             ),
             None if models.triton is None else models.triton.grpc_url,
             models.backend.engine,
+            self._service.feedback.secret,
         )
         self._children = [
             Child(slot, memory, listening, start, handlers | {"scrape": partial(self._scrape, nth)})
@@ -172,6 +170,10 @@ class Parent(Followers):
         ]
         for child in self._children:
             child.on_begun, child.on_end = self._welcome, self._ended
+        self._numbers = itertools.count(1)  # of sets, and of the tests of candidates
+        self._served: ServingSet | None = None
+        self._current: CheckedSet | None = None
+        self._tried: Tried | None = None
         self._published: Published | None = None
         self._news = asyncio.Event()
         self._publishing = asyncio.Lock()
@@ -180,6 +182,7 @@ class Parent(Followers):
         self._kept: deque[tuple[float, ServingSet]] = deque()
         self._kept_ms = slo.longest_timeout_ms(settings.classes) + KEPT_MS
         self._stop = asyncio.Event()
+        self._running: Running | None = None
         self._gone: Snapshot = []  # what ended workers have counted
         self._gone_answered: dict[str, Counter[str]] = {name: Counter() for name in models.servers}
 
@@ -238,15 +241,42 @@ class Parent(Followers):
     # What the watcher, healing and background tasks of this process find out.
 
     def serve(self, serving: ServingSet) -> None:
-        before = self._kept[-1][1] if self._kept else None
+        before, self._served = self._served, serving
+        checked = before is None or before.breakers is not serving.breakers
+        self._current = self._checked_set(serving, checked=checked)
+        self._spread()
+
+    def tried(self, running: Running | None) -> None:
+        before, self._running = self._running, running
+        if running is None:
+            self._tried = None
+        else:
+            known = self._tried if before is running else None
+            self._tried = Tried(
+                number=next(self._numbers) if known is None else known.number,
+                sha256=running.sha256,
+                share=running.share,
+                shadow=running.shadow,
+                verdict=running.tests.verdict,
+                serving=None
+                if running.serving is None
+                else self._checked_set(running.serving, checked=True),
+                classes=running.classes,
+            )
+        self._spread()
+
+    def reclassed(self) -> None:
+        self._spread()
+
+    def _checked_set(self, serving: ServingSet, *, checked: bool) -> CheckedSet:
         now = now_ms()
         self._kept.append((now, serving))  # else its models could be unloaded too soon
         while len(self._kept) > 1 and now - self._kept[1][0] > self._kept_ms:
             self._kept.popleft()
         serving.latency.others = self._others
         cores, instances = capacity(serving.catalog, self._service.backend)
-        self._published = Published(
-            number=self._published.number + 1 if self._published else 1,
+        return CheckedSet(
+            number=next(self._numbers),
             catalog=serving.catalog,
             trust=serving.trust,
             profiles=serving.profiles,
@@ -254,7 +284,18 @@ class Parent(Followers):
             under_load=serving.under_load,
             cores=cores,
             instances=instances,
-            checked=before is None or before.breakers is not serving.breakers,
+            checked=checked,
+        )
+
+    def _spread(self) -> None:
+        """Have all workers follow what is served now."""
+        if self._current is None:
+            return
+        self._published = Published(
+            number=self._published.number + 1 if self._published else 1,
+            current=self._current,
+            candidate=self._tried,
+            classes=self._service.classes,
             tests=self._service.shadow.certificate_tests.found,
             admissions=self._admissions(),
         )
@@ -313,6 +354,8 @@ class Parent(Followers):
         # What was found out since it was published.
         published = replace(
             published,
+            candidate=self._tried,
+            classes=self._service.classes,
             tests=self._service.shadow.certificate_tests.found,
             admissions=self._admissions(),
         )
@@ -363,6 +406,38 @@ class Parent(Followers):
         if self._service.shadow.certificate_tests.found.shifted != before:
             self._tell("tests", self._service.shadow.certificate_tests.found)
 
+    async def _test_outcomes(self, outcomes: Sequence[tuple[int, Seen]]) -> None:
+        """Test what a worker has seen of the candidate; a verdict holds for all workers at once."""
+        for number, seen in outcomes:
+            running, tried = self._running, self._tried
+            if running is None or tried is None or tried.number != number:
+                continue  # of one that has ended
+            if self._service.rollout.test(running, seen):
+                self._tried = replace(tried, verdict=running.tests.verdict)
+                self._tell("verdict", (number, running.tests.verdict))
+
+    async def _remember(self, given: Sequence[Given | tuple[OwnedKey, Comparison]]) -> None:
+        feedback = self._service.feedback
+        for each in given:
+            if isinstance(each, Given):
+                feedback.keep(each)
+            else:
+                feedback.predict(*each)
+
+    async def _report(self, reported: tuple[OwnedKey, Truth]) -> Scored | BertierError:
+        """Return how an answer of any worker scores, or why that is not known."""
+        feedback = self._service.feedback
+        if not feedback.knows(reported[0]):  # a worker may not have sent it yet
+            begun = [child for child in self._children if child.begun]
+            await asyncio.gather(*(child.flush(FLUSH_MS) for child in begun))
+        try:
+            return await feedback.take(*reported)
+        except BertierError as exc:
+            return exc
+
+    async def _live(self, _: None) -> tuple[Lives, int]:
+        return await self._service.feedback.known(self._service.serving)
+
     async def _lost(self, lost: tuple[str, dict[str, str]]) -> None:
         server, models = lost
         if server in self._models.servers:
@@ -373,4 +448,5 @@ class Parent(Followers):
         self._children[nth].last = own
         others = [child for child in self._children if child.number != nth + 1]
         await asyncio.gather(*(child.take_snapshot(SNAPSHOT_MS) for child in others))
+        self._service.show_live()
         return await snapshot(self._metrics), [*(c.last for c in others), self._gone]

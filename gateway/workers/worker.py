@@ -96,6 +96,7 @@ class Worker:
             app.fitted(settings), models, metrics, workers=workers, make_keeper=follower
         )
         assert isinstance(gateway.keeper, Follower)
+        gateway.service.feedback.secret = start.secret
         self._handlers.update(gateway.keeper.handlers())
         self._channel.send("begun")
         await self._join(gateway)

@@ -7,6 +7,7 @@ import asyncio
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from gateway.catalog import store
+from gateway.catalog import candidate, store
 from gateway.catalog.candidate import Terms
 from gateway.catalog.store import Catalog
 from gateway.monitoring.rollout_tests import Chances, Verdict
@@ -154,7 +155,9 @@ async def both(
     # By a margin of 0.5 a candidate that differs in a third of its answers is "no worse": it may only be withdrawn.
     promotable, tried_only = Terms(share=SERVED_SHARE, promote_after=50), Terms(share=SERVED_SHARE)
     return [
-        await rollout_served.tried(stack, folder, name, each, terms, examples, most_s)
+        await rollout_served.tried(
+            stack, name, partial(candidate.write, folder, each, terms), examples, most_s
+        )
         for name, each, terms in (
             ("equal: minilm-6, which answers all of these", equal, promotable),
             ("worse: minilm-2 with a false floor", worse, tried_only),

@@ -15,8 +15,7 @@ from typing import Any
 
 import aiohttp
 
-from gateway.catalog import candidate, store
-from gateway.catalog.candidate import Terms
+from gateway.catalog import store
 from gateway.catalog.schema import Certificate
 from gateway.catalog.store import Catalog
 from loadtest.stack import Stack, fresh_stack
@@ -24,7 +23,7 @@ from optimizer.data.question_sets import Example
 
 SERVED = ("minilm-2", "minilm-6")
 MIN_F1 = "0.42"  # the floor of minilm-6, the largest of SERVED
-PATIENT_MS = "10000"
+PATIENT = {"SLO-Latency-Ms": "10000", "SLO-Min-F1": MIN_F1}
 POLL_S = 0.1
 PAUSE_S = 0.05  # between two requests: room for comparisons
 
@@ -80,16 +79,16 @@ def gateway_on(
 
 async def tried(
     stack: Stack,
-    folder: Path,
     name: str,
-    catalog: Catalog,
-    terms: Terms,
+    publish: Callable[[], None],
     examples: Sequence[Example],
     most_s: float,
+    headers: Mapping[str, str] = PATIENT,
 ) -> Trial:
-    """Ask one question after the other until the candidate has ended or the time is up."""
-    async with aiohttp.ClientSession(stack.http_url) as client:
-        candidate.write(folder, catalog, terms)
+    """Ask one question after the other until the published candidate has ended or the time is up."""
+    each_anew = aiohttp.TCPConnector(force_close=True)  # of several workers all answer
+    async with aiohttp.ClientSession(stack.http_url, connector=each_anew) as client:
+        publish()
         await _until(client, lambda found: bool(found and found["tried"]), most_s)
         began, found = time.monotonic(), Counter[str]()
         ended = asyncio.create_task(
@@ -97,7 +96,7 @@ async def tried(
         )
         questions = itertools.cycle(examples)
         while not ended.done():
-            await _ask(client, next(questions), found)
+            await _ask(client, next(questions), found, headers)
             await asyncio.sleep(PAUSE_S)
         state = ended.result() or {}
     decided = state.get("decided") or ""
@@ -114,9 +113,13 @@ async def tried(
     )
 
 
-async def _ask(client: aiohttp.ClientSession, example: Example, found: Counter[str]) -> None:
+async def _ask(
+    client: aiohttp.ClientSession,
+    example: Example,
+    found: Counter[str],
+    headers: Mapping[str, str],
+) -> None:
     payload = {"question": example.question, "context": example.context}
-    headers = {"SLO-Latency-Ms": PATIENT_MS, "SLO-Min-F1": MIN_F1}
     try:
         async with client.post("/v1/answer", json=payload, headers=headers) as reply:
             await reply.read()

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from gateway.catalog import candidate
+from gateway.catalog import candidate, candidate_classes
 from gateway.catalog.candidate import Terms
 from optimizer.cli import tables
 from optimizer.study import config as configs
@@ -29,11 +29,11 @@ def add_options(command: argparse.ArgumentParser) -> None:
 
 def add(commands: Any) -> None:
     """Add the commands that end a trial by hand."""
-    text = "make the candidate the current catalog; 'rollback' undoes it"
+    text = "make the candidate current; of a catalog, 'rollback' undoes it"
     command = commands.add_parser("promote", help=text, description=text)
     command.add_argument("--model-repository", type=Path, default=configs.REPOSITORY)
     command.set_defaults(run=_promote)
-    text = "put the candidate aside; the current catalog answers everything"
+    text = "put the candidate aside: it gets no more requests"
     command = commands.add_parser("withdraw", help=text, description=text)
     command.add_argument("--model-repository", type=Path, default=configs.REPOSITORY)
     command.add_argument("--reason", default="by hand", help="kept with it; default: by hand")
@@ -65,10 +65,19 @@ def _share(given: str) -> float:
     return share
 
 
+def _tries_classes(repository: Path) -> bool:
+    """Return whether the candidate is of classes: a catalog goes first."""
+    catalog = repository / candidate.CANDIDATE
+    return not catalog.exists() and (repository / candidate_classes.CANDIDATE).exists()
+
+
 def _promote(args: argparse.Namespace) -> dict[str, Any]:
+    if _tries_classes(args.model_repository):
+        return {"promoted": str(candidate_classes.promote(args.model_repository))}
     return tables.show_catalog(candidate.promote(args.model_repository))
 
 
 def _withdraw(args: argparse.Namespace) -> dict[str, Any]:
-    aside = candidate.withdraw(args.model_repository, args.reason)
+    files = candidate_classes if _tries_classes(args.model_repository) else candidate
+    aside = files.withdraw(args.model_repository, args.reason)
     return {"withdrawn": str(aside)}

@@ -6,12 +6,15 @@ import asyncio
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from gateway.catalog import store
+from gateway.catalog import candidate, store
 from gateway.catalog.candidate import CANDIDATE, Terms
+from gateway.catalog.candidate_classes import CANDIDATE as CANDIDATE_CLASSES
+from gateway.catalog.candidate_classes import CLASSES
 from gateway.catalog.schema import Decoding, Variant
 from loadtest.quality import rollout_command, rollout_served
 from loadtest.quality.rollout_served import Trial
@@ -22,13 +25,17 @@ from tests.end_to_end.conftest import REPOSITORY
 from tests.fakes import TOKENIZER, make_catalog, make_variant
 
 pytestmark = pytest.mark.end_to_end
+BATCH = {"SLO-Class": "batch"}
 MOST_S = 240.0  # on a busy machine; some ten seconds each otherwise
 
 
-def test_candidates_end_by_themselves(tmp_path: Path, examples: list[Example]) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_candidates_end_by_themselves(
+    tmp_path: Path, examples: list[Example], workers: str
+) -> None:
     """The whole way: files, checks, real models, the share, comparisons, the verdict, the switch."""
     variables = rollout_command.SERVED_VARIABLES
-    flags = ("--backend", "embedded")
+    flags = ("--backend", "embedded", "--workers", workers)
     with rollout_served.gateway_on(REPOSITORY, tmp_path, *flags, variables=variables) as stack:
         catalog = store.read(REPOSITORY)
         equal, worse = asyncio.run(rollout_command.both(stack, tmp_path, catalog, examples, MOST_S))
@@ -68,6 +75,39 @@ def in_triton(repository: Path, name: str, ms: float) -> Variant:
 
 async def tried(stack: Stack, folder: Path, variant: Variant, examples: list[Example]) -> Trial:
     catalog, terms = make_catalog([variant], [0.7]), Terms(share=0.5, promote_after=50)
-    return await rollout_served.tried(
-        stack, folder, variant.name, catalog, terms, examples, MOST_S / 2
+    publish = partial(candidate.write, folder, catalog, terms)
+    return await rollout_served.tried(stack, variant.name, publish, examples, MOST_S / 2)
+
+
+@pytest.mark.parametrize("flags", [("embedded", "--workers", "2"), ("triton",)])
+def test_candidate_classes_end_by_themselves(
+    tmp_path: Path, examples: list[Example], flags: tuple[str, ...]
+) -> None:
+    """Other targets of a class for half of the requests: looser ones are met as well, one of 1 ms never."""
+    variables = rollout_command.SERVED_VARIABLES
+    backend = ("--backend", *flags)
+    with rollout_served.gateway_on(REPOSITORY, tmp_path, *backend, variables=variables) as stack:
+        looser, hopeless = asyncio.run(both_classes(stack, tmp_path, examples))
+    assert (looser.result, hopeless.result) == ("promoted", "withdrawn"), (looser, hopeless)
+    assert (looser.lost, hopeless.lost) == (0, 0)
+    assert looser.of_candidate >= 50
+    assert "latency_ms = 20000" in (tmp_path / CLASSES).read_text()
+    (aside,) = tmp_path.glob("classes.withdrawn-*.toml")
+    assert "slo" in aside.read_text().partition("\n")[0]
+
+
+async def both_classes(stack: Stack, folder: Path, examples: list[Example]) -> list[Trial]:
+    return [
+        await rollout_served.tried(
+            stack, name, partial(publish_class, folder, latency_ms), examples, MOST_S / 2, BATCH
+        )
+        for name, latency_ms in (("looser", 20_000), ("hopeless", 1))
+    ]
+
+
+def publish_class(folder: Path, latency_ms: int) -> None:
+    text = (
+        "[rollout]\nshare = 0.5\npromote_after = 50\n"
+        f'[classes.batch]\nlatency_ms = {latency_ms}\npolicy = "prefer-latency"\n'
     )
+    (folder / CANDIDATE_CLASSES).write_text(text)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import grpc
@@ -22,10 +23,12 @@ import pytest
 
 from gateway import api_keys
 from gateway.api_keys import ApiKey
-from gateway.catalog import store
+from gateway.catalog import candidate, store
+from gateway.catalog.candidate import Terms
 from gateway.frontends import sockets
 from gateway.proto.bertier.v1 import qa_pb2, qa_pb2_grpc
 from gateway.settings import SettingsError
+from loadtest.quality.rollout_command import SERVED_VARIABLES
 from loadtest.stack import Stack, free_ports, fresh_stack
 from tests import tiny
 from tests.fakes import CONTEXT, QUESTION, TOKENIZER, make_catalog, make_variant
@@ -35,6 +38,10 @@ BODY = json.dumps({"question": QUESTION, "context": CONTEXT}).encode()
 FREE, LIMITED = "key-without-a-quota", "key-with-a-quota"
 SLOW_ROUNDS = 60
 PATIENCE_S = 60.0
+VARIABLES = SERVED_VARIABLES | {
+    "BERTIER_FEEDBACK_REQUESTS": "1000",
+    "BERTIER_CANDIDATE_STICKY": "request",  # all have one key
+}
 
 
 @dataclass
@@ -141,7 +148,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     )
     (port,) = free_ports(1)
     flags = ("--workers", "2", "--api-keys-file", str(keys), "--metrics-port", str(port))
-    with fresh_stack(repository, *flags) as stack:
+    with fresh_stack(repository, *flags, variables=VARIABLES) as stack:
         found = Gateway(stack, f"127.0.0.1:{port}", repository)
         until(lambda: "2 workers answer" in stack.log.read_text())
         yield found
@@ -283,6 +290,76 @@ def test_a_killed_worker_is_replaced_while_the_other_answers(gateway: Gateway) -
     assert "was killed by signal 9; another one starts" in gateway.stack.log.read_text()
     connection = gateway.connections_to_each()
     assert len(json.loads(get(next(iter(connection.values())), "/v1/variants"))["variants"]) == 3
+
+
+def test_feedback_is_taken_by_another_worker_than_the_one_that_answered(gateway: Gateway) -> None:
+    """A caller does not choose the process that its report reaches, nor waits before it reports."""
+    one, other = gateway.connections_to_each().values()
+
+    def report(connection: http.client.HTTPConnection, request_id: str) -> dict[str, object]:
+        body = json.dumps({"request_id": request_id, "answers": ["nothing of the text"]})
+        sent = {"Content-Type": "application/json", "Authorization": f"Bearer {FREE}"}
+        connection.request("POST", "/v1/feedback", body, sent)
+        reply = connection.getresponse()
+        return {"status": reply.status, **json.loads(reply.read())}
+
+    def known(connection: http.client.HTTPConnection) -> int:
+        plans = json.loads(get(connection, "/v1/variants"))["plans"]
+        return sum(plan["live"]["known"] for plan in plans if plan["live"])
+
+    for nth in range(15):
+        for asked, reported in ((one, other), (other, one)):
+            request_id = ask(asked, X_Request_Id=f"{nth}-{asked is one}").headers["X-Request-Id"]
+            found = report(reported, request_id)
+            assert (found["status"], found["f1"]) == (200, 0.0), found
+    assert report(one, "never asked")["status"] == 404
+    assert known(one) == known(other) == 30
+    assert gateway.counted("bertier_live_known_answers") == 30
+    assert gateway.counted("bertier_feedback_total", outcome="taken") == 30
+
+
+def test_a_test_of_a_candidate_goes_on_when_a_worker_is_killed(gateway: Gateway) -> None:
+    """Its parent counts: what was sent to it is not lost with the worker, and the next worker joins."""
+
+    def state() -> dict[str, Any]:
+        told = json.loads(get(gateway.connect(gateway.ops), "/readyz"))["candidate"]
+        return told or {}
+
+    def counted() -> int:
+        return sum(each["requests"] for each in state().get("sets", {}).values())
+
+    def asked(n: int) -> int:
+        """Return how many of n requests, each over a connection of its own, took part."""
+        found = 0
+        for _ in range(n):
+            with closing(gateway.connect()) as connection:
+                reply = ask(connection)
+                assert reply.status == 200
+                found += "SLO-Catalog" in reply.headers
+        return found
+
+    sha256 = tiny.write_model(gateway.repository, "fourth", max_batch_size=1)
+    tried = make_catalog([make_variant("fourth", 2.0, sha256=sha256)], [0.7])
+    candidate.write(gateway.repository, tried, Terms(share=0.5, promote_after=100))
+    until(lambda: state().get("tried"))
+    n = asked(60)
+    until(lambda: counted() == n)
+    gateway.workers()[0].kill()
+    n += asked(20)
+    until(lambda: counted() == n)
+    until(
+        lambda: (
+            set(json.loads(get(gateway.connect(gateway.ops), "/readyz"))["workers"].values())
+            == {"ready"}
+        )
+    )
+    deadline = time.monotonic() + 2 * PATIENCE_S
+    while not state()["decided"]:
+        asked(20)
+        assert time.monotonic() < deadline, json.dumps(state())
+    assert state()["decided"].startswith("promoted: "), state()
+    assert [v.name for v in store.read(gateway.repository).variants] == ["fourth"]
+    assert gateway.counted("bertier_rollouts_total", result="promoted") == 1
 
 
 def test_a_second_gateway_cannot_take_the_shared_ports(gateway: Gateway) -> None:

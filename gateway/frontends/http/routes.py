@@ -144,7 +144,7 @@ class HttpApi:
         if self._service.serving is None:
             raise BackendUnavailable("no catalog is loaded yet; see /readyz")
         serving = self._service.serving
-        report = catalog_report(serving, self._service.feedback.live(serving))
+        report = catalog_report(serving, (await self._service.feedback.known(serving))[0])
         return Response(to_json(report), media_type=JSON)
 
     async def feedback(self, request: Request) -> Response:
@@ -163,7 +163,7 @@ class HttpApi:
         return Response(to_json(body), status_code=status, media_type=JSON)
 
     async def debug_state(self, _: Request) -> Response:
-        return Response(to_json(inner_state(self._service)), media_type=JSON)
+        return Response(to_json(await inner_state(self._service)), media_type=JSON)
 
     async def metrics(self, request: Request) -> Response:
         names = request.query_params.getlist("name[]")
@@ -234,7 +234,7 @@ def create(
     guarded = access is not None and access.guarded
     _add_routes(app, api, guarded=guarded)
     files = pages.read() if service.settings.playground else {}
-    _add_pages(app, files, service.settings)
+    _add_pages(app, files, service)
     inside: ASGIApp = InflatesRequests(DirectAnswer(app.build_middleware_stack(), api))
     if access is not None and access.guarded:
         inside = AuthMiddleware(inside, access, files)
@@ -269,11 +269,13 @@ def _add_routes(app: FastAPI, api: HttpApi, *, guarded: bool) -> None:
     add("GET", "/openapi.json", openapi, include_in_schema=False)
 
 
-def _add_pages(app: FastAPI, files: Mapping[str, pages.File], settings: Settings) -> None:
+def _add_pages(app: FastAPI, files: Mapping[str, pages.File], service: AnswerService) -> None:
     """Serve the pages for a browser, and the one thing they ask that no API tells."""
 
     async def choices(_: Request) -> Response:
-        return Response(to_json(pages.settings_for_pages(settings)), media_type=JSON)
+        return Response(
+            to_json(pages.settings_for_pages(service.settings, service.classes)), media_type=JSON
+        )
 
     for path, file in files.items():
         app.add_api_route(path, file.respond, methods=["GET"], include_in_schema=False)

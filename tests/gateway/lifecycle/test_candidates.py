@@ -154,7 +154,7 @@ async def test_models_without_room_are_not_loaded(house: House) -> None:
     disk.write(house.repository, new(), Terms())
     free = [1e6]
     candidates = Candidates(
-        house.service, Retirement(1.0, lambda: 0.0), lambda: 0.0, lambda: free[0]
+        house.service, Retirement(1.0, lambda: 0.0), lambda: 0.0, free_bytes=lambda: free[0]
     )
     await candidates.look()
     found = candidates.state()

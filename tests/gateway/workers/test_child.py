@@ -26,7 +26,7 @@ async def test_a_worker_that_cannot_start_ends_the_whole_with_its_message(tmp_pa
         workers=2, backend="embedded", grpc_port=0, tls_certificate=missing, tls_key=missing
     )
     opened, memory = Opened(), SharedMemory(2)
-    child = Child(memory.slot(0), memory, opened, Start(settings, None, ""), {})
+    child = Child(memory.slot(0), memory, opened, Start(settings, None, "", b""), {})
     with opened.http, pytest.raises(WorkerFailed, match=r"none\.pem"):
         await child.run()
     assert child.state == "absent"

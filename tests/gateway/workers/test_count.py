@@ -1,12 +1,11 @@
-"""How many workers there are, and what they cannot do."""
+"""How many workers there are."""
 
 from __future__ import annotations
 
 import pytest
 
 from gateway import workers
-from gateway.settings import Settings, SettingsError
-from gateway.workers import parent
+from gateway.settings import Settings
 
 
 @pytest.mark.parametrize(("cpu", "count"), [(0.2, 1), (1.0, 1), (1.5, 1), (2.0, 2), (3.9, 3)])
@@ -18,10 +17,3 @@ def test_a_part_of_a_core_is_worth_no_worker_of_its_own(cpu: float, count: int) 
 def test_a_number_is_taken_as_it_is() -> None:
     """Who asks for more than there are cores gets a warning, and the workers."""
     assert workers.count(Settings(workers=7)) == 7
-
-
-def test_several_workers_take_no_feedback() -> None:
-    """A report that reaches another worker than the answer did would be refused, by chance."""
-    with pytest.raises(SettingsError, match=r"feedback_requests: 2 workers .* set workers = 1"):
-        parent.check(Settings(workers=2, feedback_requests=10))
-    parent.check(Settings(workers=2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,17 +13,20 @@ import pytest
 from gateway.app import Models
 from gateway.backends.embedded import EmbeddedBackend
 from gateway.catalog import store
-from gateway.domain import Trust
+from gateway.clock import now_ms
+from gateway.domain import Question, SetName, SloRequest, Trust
+from gateway.monitoring.rollout_tests import Verdict
 from gateway.monitoring.sequential_tests import Found
 from gateway.observability.metrics import Metrics
 from gateway.request.service import AnswerService
 from gateway.settings import Settings
 from gateway.shared_memory import SharedMemory, Workers
+from gateway.slo import STANDARD_CLASSES
 from gateway.workers.channel import Channel
 from gateway.workers.follower import Follower
-from gateway.workers.messages import Published
+from gateway.workers.messages import CheckedSet, Published, Tried
 from tests import tiny
-from tests.fakes import TOKENIZER, make_catalog, make_variant
+from tests.fakes import CONTEXT, QUESTION, TOKENIZER, make_catalog, make_variant
 from tests.local_triton import wait_until
 
 
@@ -39,7 +43,7 @@ class House:
         self.service = AnswerService(self.backend, settings, Metrics())
         workers = Workers(SharedMemory(2), 0)
         self.follower = Follower(self.service, Models(self.backend), Channel({}), workers)
-        self.n_published = 0
+        self.n_published = self.n_sets = 0
 
     async def switch(self, names: Sequence[str]) -> None:
         """Have the worker follow a catalog of these models."""
@@ -49,9 +53,38 @@ class House:
 
     def published(self, names: Sequence[str]) -> Published:
         self.n_published += 1
-        variants = [make_variant(name, 5, sha256=self._model(name)) for name in names]
         return Published(
-            number=self.n_published,
+            self.n_published,
+            self._set(names),
+            None,
+            STANDARD_CLASSES,
+            Found({}, frozenset()),
+            {},
+        )
+
+    async def try_beside(self, published: Published, candidate: Tried | None) -> None:
+        """Have the worker try a candidate beside what it serves."""
+        self.n_published += 1
+        published = replace(published, number=self.n_published, candidate=candidate)
+        assert await self.follower.handlers()["prepare"](published)
+        await self.follower.handlers()["switch"](published.number)
+
+    def candidate(self, names: Sequence[str], number: int = 100) -> Tried:
+        return Tried(
+            number=number,
+            sha256="ab" * 32,
+            share=1.0,
+            shadow=False,
+            verdict=Verdict.OPEN,
+            serving=self._set(names),
+            classes={},
+        )
+
+    def _set(self, names: Sequence[str]) -> CheckedSet:
+        self.n_sets += 1
+        variants = [make_variant(name, 5, sha256=self._model(name)) for name in names]
+        return CheckedSet(
+            number=self.n_sets,
             catalog=make_catalog(variants, [0.5] * len(variants)),
             trust=dict.fromkeys(names, Trust.CERTIFIED),
             profiles={v.name: v.profile for v in variants},
@@ -60,8 +93,6 @@ class House:
             cores=1.0,
             instances=dict.fromkeys(names, 1),
             checked=True,
-            tests=Found({}, frozenset()),
-            admissions={},
         )
 
     def _model(self, name: str) -> str:
@@ -115,3 +146,42 @@ async def test_a_model_that_comes_back_is_not_unloaded_before_the_switch(house: 
     await house.follower.handlers()["switch"](published.number)
     await wait_until(lambda: len(house.backend._sessions) == 1)
     assert await house.loaded() == {"old"}
+
+
+async def answered_by(house: House) -> SetName | None:
+    answered = await house.service.answer(Question(QUESTION, CONTEXT), SloRequest(), now_ms())
+    return answered.served_by
+
+
+async def test_a_candidate_is_tried_beside_what_is_served_until_it_ends(house: House) -> None:
+    """The current set is not built anew for it, and its models do not stay."""
+    published = house.published(["current"])
+    await house.try_beside(published, None)
+    served = house.service.serving
+    await house.try_beside(published, house.candidate(["new"]))
+    assert house.service.serving is served
+    assert await answered_by(house) is SetName.CANDIDATE
+    await house.follower.handlers()["verdict"]((99, Verdict.WORSE))  # of one before it
+    assert await answered_by(house) is SetName.CANDIDATE
+    await house.follower.handlers()["verdict"]((100, Verdict.WORSE))
+    assert await answered_by(house) is SetName.CURRENT
+    assert await house.loaded() == {"current", "new"}
+    await house.try_beside(published, None)
+    assert await answered_by(house) is None
+    await wait_until(lambda: len(house.backend._sessions) == 1)
+    assert await house.loaded() == {"current"}
+
+
+async def test_a_candidate_that_cannot_be_built_does_not_keep_a_new_catalog_back(
+    house: House,
+) -> None:
+    """It is tried again; the answers of this worker come from the current catalog until then."""
+    tried = house.candidate(["new"])
+    shutil.rmtree(house.repository / "new")
+    published = replace(house.published(["current"]), candidate=tried)
+    assert not await house.follower.handlers()["prepare"](published)
+    await house.follower.handlers()["switch"](published.number)
+    assert await answered_by(house) is None
+    house._model("new")
+    await house.try_beside(published, tried)
+    assert await answered_by(house) is SetName.CANDIDATE

@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 
 from gateway.app import Models
+from gateway.domain import SetName
+from gateway.monitoring.rollout_tests import Chances, Rate, RolloutTests, Verdict
 from gateway.observability.metrics import Metrics
+from gateway.request.rollout import Running, Seen
 from gateway.settings import Settings
 from gateway.workers import child
 from gateway.workers.channel import Channel
@@ -28,7 +31,10 @@ class Worker:
         self.able = True
         self.prepared: list[int] = []
         self.switched: list[int] = []
-        self.channel = Channel({"prepare": self._prepare, "switch": self._switch})
+        self.verdicts: list[tuple[int, Verdict]] = []
+        self.channel = Channel(
+            {"prepare": self._prepare, "switch": self._switch, "verdict": self._verdict}
+        )
 
     async def _prepare(self, published: Published) -> bool:
         self.prepared.append(published.number)
@@ -36,6 +42,17 @@ class Worker:
 
     async def _switch(self, number: int) -> None:
         self.switched.append(number)
+
+    async def _verdict(self, shown: tuple[int, Verdict]) -> None:
+        self.verdicts.append(shown)
+
+    def sees(self, number: int, *, candidate_fails: int) -> None:
+        """Send so many failures of a candidate, and as many answers of the current catalog."""
+        pair = [
+            Seen(Rate.ERRORS, SetName.CURRENT, bad=False),
+            Seen(Rate.ERRORS, SetName.CANDIDATE, bad=True),
+        ]
+        self.channel.send("outcomes", [(number, seen) for seen in pair * candidate_fails])
 
 
 class House:
@@ -49,7 +66,7 @@ class House:
     async def connect(self) -> None:
         for each, worker in zip(self.parent._children, self.workers, strict=True):
             ours, theirs = socket.socketpair()
-            each.channel, each.begun = Channel({}), True
+            each.channel, each.begun = Channel(each._handlers), True
             for channel, end in ((each.channel, ours), (worker.channel, theirs)):
                 await channel.open(end)
                 self.tasks.append(asyncio.create_task(channel.run()))
@@ -104,3 +121,26 @@ async def test_a_new_catalog_ends_the_attempts_at_the_old_one(house: House) -> N
     tried = len(bad.prepared)
     await asyncio.sleep(0.8)
     assert (len(bad.prepared), good.prepared) == (tried, [1, 2])
+
+
+async def test_one_test_counts_what_all_workers_see_and_its_verdict_holds_for_all(
+    house: House,
+) -> None:
+    """Neither has seen enough for itself. Outcomes of an earlier test do not count."""
+    house.parent.serve(serving_set(small_and_large()))
+    tests, sums = RolloutTests(Chances()), dict.fromkeys(SetName, 0.0)
+    running = Running(
+        "ab" * 32, serving_set(small_and_large()), 0.5, shadow=False, tests=tests, sums_ms=sums
+    )
+    house.parent.tried(running)
+    assert house.parent._tried is not None
+    number = house.parent._tried.number
+    one, other = house.workers
+    one.sees(number - 1, candidate_fails=100)
+    one.sees(number, candidate_fails=8)
+    await wait_until(lambda: tests.rates[Rate.ERRORS].candidate.n == 8)
+    assert tests.verdict is Verdict.OPEN
+    other.sees(number, candidate_fails=8)
+    await wait_until(lambda: one.verdicts and other.verdicts)
+    assert one.verdicts == other.verdicts == [(number, Verdict.WORSE)]
+    assert tests.rates[Rate.ERRORS].candidate.n <= 16

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.catalog import candidate, store
+from gateway.catalog import candidate, candidate_classes, store
 from gateway.catalog.candidate import CANDIDATE, Terms
 from optimizer.cli import main
 from tests.fakes import make_catalog, make_variant, small_and_large
@@ -67,3 +67,21 @@ def test_without_a_candidate_the_message_says_so(
     """It may have been decided already, by a gateway."""
     assert main.main([command, "--model-repository", str(tmp_path)]) == 1
     assert f"{CANDIDATE}: No such file" in capsys.readouterr().err
+
+
+def test_classes_are_promoted_and_withdrawn_where_no_catalog_is_tried(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file is kept as it is written."""
+    text = '[classes.batch]  # for reports\nlatency_ms = 9000\npolicy = "prefer-accuracy"\n'
+    given = ["--model-repository", str(tmp_path)]
+    (tmp_path / candidate_classes.CANDIDATE).write_text(text)
+    assert main.main(["promote", *given]) == 0
+    promoted = Path(json.loads(capsys.readouterr().out)["promoted"])
+    assert promoted == tmp_path / candidate_classes.CLASSES
+    assert promoted.read_text() == text
+    (tmp_path / candidate_classes.CANDIDATE).write_text(text)
+    assert main.main(["withdraw", *given, "--reason", "too slow for us"]) == 0
+    aside = Path(json.loads(capsys.readouterr().out)["withdrawn"])
+    reason, _, kept = aside.read_text().partition("\n")
+    assert (reason.endswith(": too slow for us"), kept) == (True, text)

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.settings import Settings
+from gateway.slo import SloClass
 
 FOLDER = Path(__file__).parent
 PREFIX = "/playground/"
@@ -78,11 +79,11 @@ def read() -> Mapping[str, File]:
     return pages | {f"{PREFIX}{name}": file for name, file in found.items()}
 
 
-def settings_for_pages(settings: Settings) -> dict[str, Any]:
+def settings_for_pages(settings: Settings, classes: Mapping[str, SloClass]) -> dict[str, Any]:
     """Return what the pages need to offer the right choices."""
     return {
         "default_class": settings.default_class,
-        "classes": {name: asdict(slo_class) for name, slo_class in settings.classes.items()},
+        "classes": {name: asdict(slo_class) for name, slo_class in classes.items()},
         "max_top_k": settings.max_top_k,
         "max_question_chars": settings.max_question_chars,
         "max_context_chars": settings.max_context_chars,
