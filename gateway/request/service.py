@@ -8,12 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gateway.auth import access
 from gateway.backends.breaker import RETRY_BURST, RetryBudget
@@ -68,7 +67,34 @@ class Admission:
 
     slo: Slo
     serving: ServingSet
-    waited_ms: float = 0.0
+    caller: Hashable
+    waited_ms: float
+
+
+class Deadline:
+    """A block that ends with DeadlineExceeded when the deadline passes within it, or has passed before it.
+
+    A class: every request enters one, and a generator would take some ten calls more.
+    """
+
+    def __init__(self, slo: Slo, spent_ms: float) -> None:
+        self._timeout_ms = slo.timeout_ms
+        self._left_ms = slo.timeout_ms - spent_ms
+        self._timer = asyncio.timeout(self._left_ms / 1e3)
+
+    async def __aenter__(self) -> None:
+        if self._left_ms <= 0:
+            raise self._passed()
+        await self._timer.__aenter__()
+
+    async def __aexit__(self, *raised: Any) -> None:
+        try:
+            await self._timer.__aexit__(*raised)
+        except TimeoutError as exc:  # of the timer; one from the block is not raised here
+            raise self._passed() from exc
+
+    def _passed(self) -> DeadlineExceeded:
+        return DeadlineExceeded(f"the deadline of {self._timeout_ms:g} ms has passed")
 
 
 class _Side(NamedTuple):
@@ -138,12 +164,15 @@ class AnswerService:
     ) -> Answered:
         """Answer one question with the smallest model that meets its SLO.
 
-        `admission`: where the caller is inside a block of `admitted`; None: admit the request here.
+        `admission`: where the caller has admitted the request; None: admit it here.
         Raises: BadInput, Infeasible, Overloaded, DeadlineExceeded, BackendError.
         """
         if admission is None:
-            async with self.admitted(request, frontend) as admission:
+            admission = await self.admit(request, frontend)
+            try:
                 return await self.answer(question, request, arrived_ms, admission=admission)
+            finally:
+                self.leave(admission)
         slo, current = self._current(request, admission)
         entries: list[Entry] = []
 
@@ -178,7 +207,7 @@ class AnswerService:
         """Answer from one side: the current set, or the candidate that is tried beside it."""
         slo, serving, name = side
         with self.observer.question(question, slo, arrived_ms, entries) as record:
-            async with self._deadline(slo, arrived_ms):
+            async with Deadline(slo, self._clock() - arrived_ms):
                 job = await self._encode(question, slo, serving, arrived_ms)
                 job, routed = self._route(job, record)
                 option = await self._accept(
@@ -197,20 +226,23 @@ class AnswerService:
                 record.answered = answered = self._answered(job, outcome, option, routed)
                 return answered
 
-    @asynccontextmanager
-    async def admitted(self, request: SloRequest, frontend: str) -> AsyncIterator[Admission]:
-        """Admit the request for the length of the block, after a wait where there is no capacity.
+    async def admit(self, request: SloRequest, frontend: str) -> Admission:
+        """Admit the request, after a wait where there is no capacity; it counts until `leave`.
 
         Raises: BadInput, Overloaded, BackendUnavailable.
         """
-        serving = self._serving()
+        serving, caller = self._serving(), access.caller()
         slo = self._resolve(request, serving)
         try:
-            async with self.admission.admitted(slo, serving, access.caller()) as waited_ms:
-                yield Admission(slo, serving, waited_ms)
+            waited_ms = await self.admission.admit(slo, serving, caller)
         except Refused as refused:
             self.observer.refused(slo, frontend, refused.rule)
             raise refused.error from None
+        return Admission(slo, serving, caller, waited_ms)
+
+    def leave(self, admission: Admission) -> None:
+        """Count an admitted request no longer: it is answered, or failed."""
+        self.admission.leave(admission.caller)
 
     def _current(self, request: SloRequest, admission: Admission) -> tuple[Slo, ServingSet]:
         """Return the SLO and the serving set; the catalog may have been switched since the admission."""
@@ -228,22 +260,6 @@ class AnswerService:
         if tried.classes:
             slo = self._resolve(request, current, tried.classes)
         return _Side(slo, tried.beside(current), SetName.CANDIDATE)
-
-    @asynccontextmanager
-    async def _deadline(self, slo: Slo, arrived_ms: float) -> AsyncIterator[None]:
-        """Raise DeadlineExceeded when the deadline passes within the block, or has passed before it."""
-        left_ms = slo.timeout_ms - (self._clock() - arrived_ms)
-        passed = f"the deadline of {slo.timeout_ms:g} ms has passed"
-        if left_ms <= 0:
-            raise DeadlineExceeded(passed)
-        timer = asyncio.timeout(left_ms / 1e3)
-        try:
-            async with timer:
-                yield
-        except TimeoutError as exc:
-            if not timer.expired():
-                raise
-            raise DeadlineExceeded(passed) from exc
 
     async def _encode(
         self, question: Question, slo: Slo, serving: ServingSet, arrived_ms: float
@@ -314,7 +330,7 @@ class AnswerService:
         routed = self._router.route(job.slo, serving, job.size, 0.0)
         if routed.decision.option is None:
             raise refusal(routed.decision, job.slo, routed.options, 0.0)
-        async with self._deadline(job.slo, now):
+        async with Deadline(job.slo, 0.0):
             return routed.decision, await self._cascade.answer(job, routed.decision.option)
 
     def _answered(self, job: Job, outcome: Outcome, option: Option, routed: Routed) -> Answered:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Hashable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Hashable, Sequence
 
 from gateway.domain import Option, Reason, Slo, SloPolicy
 from gateway.errors import Overloaded
@@ -158,11 +157,8 @@ class AdmissionControl:
             return 0.0
         return self._queue.n_ahead(slo, now_ms) * self._gap_ms
 
-    @asynccontextmanager
-    async def admitted(
-        self, slo: Slo, serving: ServingSet, caller: Hashable
-    ) -> AsyncIterator[float]:
-        """Wait for admission, yield how long that took, and count the request until the block ends.
+    async def admit(self, slo: Slo, serving: ServingSet, caller: Hashable) -> float:
+        """Wait for admission, and return how long that took, ms; the request counts until `leave`.
 
         Raises: Refused; at once for `strict`, else delayed at most until the deadline.
         """
@@ -174,14 +170,20 @@ class AdmissionControl:
             raise
         try:
             await self._enter(slo, serving, caller, began_ms)
-            self._queue.enter(caller)
-            try:
-                yield self._clock() - began_ms
-            finally:
-                self._queue.leave(caller)
-        finally:
-            self._count(-1)
-            self._pump()
+        except BaseException:
+            self._give_place()
+            raise
+        self._queue.enter(caller)
+        return self._clock() - began_ms
+
+    def leave(self, caller: Hashable) -> None:
+        """Count an admitted request no longer."""
+        self._queue.leave(caller)
+        self._give_place()
+
+    def _give_place(self) -> None:
+        self._count(-1)
+        self._pump()
 
     async def _enter(self, slo: Slo, serving: ServingSet, caller: Hashable, now_ms: float) -> None:
         if not len(self._queue) and self._has_room(serving, now_ms):

@@ -9,8 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -61,10 +60,12 @@ class Rival:
 class RivalService(AnswerService):
     """Reads everything that comes."""
 
-    @asynccontextmanager
-    async def admitted(self, request: SloRequest, frontend: str) -> AsyncIterator[Admission]:
+    async def admit(self, request: SloRequest, frontend: str) -> Admission:
         serving = self._serving()
-        yield Admission(self._resolve(request, serving), serving)
+        return Admission(self._resolve(request, serving), serving, None, 0.0)
+
+    def leave(self, admission: Admission) -> None:
+        """It was not counted."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -139,8 +139,9 @@ async def test_max_in_flight_holds_for_both_workers_together() -> None:
     hold = asyncio.Event()
 
     async def asked(service: AnswerService) -> None:
-        async with service.admitted(SloRequest(latency_ms=1_000.0), "http"):
-            await hold.wait()
+        admission = await service.admit(SloRequest(latency_ms=1_000.0), "http")
+        await hold.wait()
+        service.leave(admission)
 
     tasks = [asyncio.create_task(asked(services[nth % 2])) for nth in range(3)]
     await asyncio.sleep(0)

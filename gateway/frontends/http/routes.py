@@ -108,7 +108,8 @@ class HttpApi:
         label = self._class_label(request)
         with slo_headers.observed(self._service.observer, "http", label, unread=True) as record:
             slo = read_slo(request.headers.raw)
-            async with self._service.admitted(slo, "http") as admission:
+            admission = await self._service.admit(slo, "http")
+            try:
                 raw = await self._body(request)
                 record.read()
                 arrived_ms = now_ms() - admission.waited_ms  # the wait counts; reading does not
@@ -118,6 +119,8 @@ class HttpApi:
                     answered = await self._service.answer(
                         parsed.question, slo, arrived_ms, admission=admission
                     )
+            finally:
+                self._service.leave(admission)
             return Response(
                 reply(answered, body, parsed),
                 headers=slo_headers.slo_headers(answered),

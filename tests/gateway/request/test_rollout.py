@@ -165,10 +165,10 @@ async def test_a_pin_of_a_candidate_that_has_just_ended_is_unavailable() -> None
     """It was admitted a moment before; a fault of ours in its place would be a 500."""
     service = service_with()
     slo = SloRequest(variant="new")
-    async with service.admitted(slo, "http") as admission:
-        service.rollout.running = None
-        with pytest.raises(BackendUnavailable, match="new: not served any more"):
-            await service.answer(EXAMPLE_QUESTION, slo, now_ms(), admission=admission)
+    admission = await service.admit(slo, "http")
+    service.rollout.running = None
+    with pytest.raises(BackendUnavailable, match="new: not served any more"):
+        await service.answer(EXAMPLE_QUESTION, slo, now_ms(), admission=admission)
 
 
 async def test_a_plan_may_pin_a_candidates_variant() -> None:
