@@ -115,7 +115,7 @@ class _Frame:
     before: tuple[int, ...]
     between: tuple[int, ...]
     after: tuple[int, ...]
-    types: tuple[int, ...]  # of a pair of one token each
+    types: Ints  # of a pair of one token each
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> _Frame:
@@ -132,7 +132,7 @@ class _Frame:
                 " scored; its post_processor must frame a pair as [CLS] question [SEP] context"
             )
         places = sorted([*specials, first, second])
-        return cls(before, between, after, tuple(pair.type_ids[i] for i in places))
+        return cls(before, between, after, np.array([pair.type_ids[i] for i in places]))
 
     @property
     def n_tokens(self) -> int:
@@ -143,7 +143,7 @@ class _Frame:
         counts = [1] * len(self.types)
         first = len(self.before)
         counts[first], counts[first + 1 + len(self.between)] = n_question_tokens, n_context
-        return np.repeat(self.types, counts)
+        return self.types.repeat(counts)
 
 
 def _check_text(name: str, text: str) -> None:
@@ -325,49 +325,35 @@ def best_spans(
 ) -> tuple[Ints, Ints, Ints, Floats]:
     """Return (window, start, end, logit sum), each (K,), of the `k` best start <= end pairs, best first.
 
-    No pair spans more than `max_tokens`.
+    No pair spans more than `max_tokens`. Equal pairs in the order of their windows and tokens.
 
     The K best pairs start in the K best starts, a start being as good as its best pair.
     Source: Devlin et al. 2019, section 4.2.
     """
     n_windows, n_tokens = start_logits.shape
     width = min(max_tokens, n_tokens)
-    starts = np.where(is_context, start_logits, NOWHERE).reshape(-1)  # (W * S,)
+    starts = np.where(is_context, start_logits, NOWHERE)
     ends = np.full((n_windows, n_tokens + width), NOWHERE, np.float32)
     np.copyto(ends[:, :n_tokens], end_logits, where=is_context)
-    best = starts + _best_within(ends, width)[:, :n_tokens].reshape(-1)
-    kept = _largest(best, k)
-    kept.sort()
-    window, start = np.divmod(kept, n_tokens)
-    first = window * (n_tokens + width) + start  # in all of `ends`: one index costs half of two
-    reach = ends.reshape(-1)[first[:, None] + np.arange(width)]  # (K, width)
-    sums = (starts[kept, None] + reach).reshape(-1)
-    top = _largest(sums, k)
-    top.sort()
-    scores = sums[top]
-    order = (-scores).argsort(kind="stable")
-    top, scores = top[order], scores[order]
-    if scores[-1] <= NOWHERE / 2:
-        top, scores = (each[scores > NOWHERE / 2] for each in (top, scores))
-    row, length = np.divmod(top, width)
-    begin = start[row]
-    return window[row], begin, begin + length, scores
+    row, token = ends.strides
+    # (length, W, S), a view: of each start, the ends that it reaches.
+    reach = np.ndarray((width, n_windows, n_tokens), np.float32, ends, 0, (token, row, token))
+    window, start = _largest(starts + reach.max(axis=0), k)
+    sums = starts[window, start][:, None] + reach[:, window, start].T
+    pair, length = _largest(sums, k)
+    scores = sums[pair, length]
+    order = (-scores).argsort(kind="stable")[:k]
+    if scores[order[-1]] <= NOWHERE / 2:
+        order = order[scores[order] > NOWHERE / 2]
+    best = pair[order]
+    return window[best], start[best], start[best] + length[order], scores[order]
 
 
-def _best_within(values: Floats, width: int) -> Floats:  # (W, S) -> (W, S - width + 1)
-    """Return the largest of every `width` neighbours, by doubling: log2(width) passes."""
-    reached = 1
-    while reached < width:
-        more = min(reached, width - reached)
-        values = np.maximum(values[:, : values.shape[1] - more], values[:, more:])
-        reached += more
-    return values
-
-
-def _largest(values: Floats, k: int) -> Ints:
-    """Return the indices of the k largest values, in no order."""
-    k = min(k, len(values))
-    return (-values).argpartition(k - 1)[:k]
+def _largest(values: Floats, k: int) -> tuple[Ints, ...]:
+    """Return the indices of the k largest values, and of those as large, in order of index."""
+    n_less = max(0, values.size - k)
+    least = np.partition(values, n_less, axis=None)[n_less]
+    return np.nonzero(values >= least)
 
 
 def null_score(logits: Logits) -> np.float32:
