@@ -160,7 +160,9 @@ class Breakers:
 
     def failing(self, now_ms: float) -> frozenset[str]:
         """Return the variants that may not be asked now."""
-        return frozenset(name for name, b in self._of.items() if not b.allows(now_ms))
+        # Nearly always all are closed: `allows` is asked of the others alone.
+        found = [n for n, b in self._of.items() if not (b.closed or b.allows(now_ms))]
+        return frozenset(found)
 
 
 class RetryBudget:

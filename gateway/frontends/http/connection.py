@@ -152,7 +152,7 @@ class HttpConnection(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def _reason_to_refuse(self, scope: Any) -> BertierError | None:
-        hosts = sum(name == b"host" for name, _ in scope["headers"])
+        hosts = [name for name, _ in scope["headers"]].count(b"host")
         if hosts > 1 or (hosts == 0 and scope["http_version"] == "1.1"):
             error = Malformed(f"Host: sent {hosts} times; HTTP/1.1 needs it once")
             self._all.closed(Closed.MALFORMED, self._own.address, str(error))

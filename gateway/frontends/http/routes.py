@@ -6,7 +6,7 @@ Routes read their own bodies and headers (`DirectRoute`): FastAPI's parsing cost
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from importlib.metadata import version
 from typing import Any, TypeVar
 
@@ -187,13 +187,16 @@ class HttpApi:
 
 def read_slo(raw: Iterable[tuple[bytes, bytes]]) -> SloRequest:
     """Return what the headers ask for. Raises: InvalidHeader."""
-    pairs = [
-        (k.decode("latin-1"), v.decode("latin-1"))
-        for k, v in raw
-        if k in SLO_HEADERS or k.startswith(SLO_PREFIXES)
-    ]
-    asked = parse(slo_headers.slo_lookup(pairs)) if pairs else NOTHING_ASKED
-    return slo_headers.of_caller(asked)
+    pairs = tuple(
+        [each for each in raw if each[0] in SLO_HEADERS or each[0].startswith(SLO_PREFIXES)]
+    )
+    return slo_headers.of_caller(_parsed(pairs) if pairs else NOTHING_ASKED)
+
+
+@lru_cache(maxsize=256)  # callers send the same few
+def _parsed(pairs: tuple[tuple[bytes, bytes], ...]) -> SloRequest:
+    text = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in pairs]
+    return parse(slo_headers.slo_lookup(text))
 
 
 class DirectAnswer:
