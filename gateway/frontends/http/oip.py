@@ -17,7 +17,12 @@ from gateway.clock import now_ms
 from gateway.errors import BadInput, BertierError, Malformed
 from gateway.frontends import oip, oip_statistics, oip_tensors, replies, schemas, slo_headers
 from gateway.frontends.http import openapi as http_docs
-from gateway.frontends.http.streaming import disconnected, read_body, while_connected
+from gateway.frontends.http.streaming import (
+    WATCH_AFTER_MS,
+    disconnected,
+    read_body,
+    while_connected,
+)
 from gateway.frontends.oip import InferRequest
 from gateway.frontends.oip_bodies import InferBody
 from gateway.frontends.oip_tensors import Tensor
@@ -113,7 +118,7 @@ async def _infer(
         body, infer_request = read
         lookup = slo_headers.slo_lookup(request.headers.items())
         slo = slo_headers.of_caller(oip.slo_request(infer_request, lookup))
-        async with while_connected(partial(disconnected, request.receive)):
+        async with while_connected(partial(disconnected, request.receive), WATCH_AFTER_MS):
             answers = await oip.answer(service, infer_request, slo, arrived_ms)
     explained = replies.explanations(answers)
     outputs = oip.output_tensors(infer_request, answers)

@@ -42,7 +42,12 @@ from gateway.frontends.http.middleware import (
 )
 from gateway.frontends.http.openapi import JSON
 from gateway.frontends.http.playground import pages
-from gateway.frontends.http.streaming import disconnected, read_body, while_connected
+from gateway.frontends.http.streaming import (
+    WATCH_AFTER_MS,
+    disconnected,
+    read_body,
+    while_connected,
+)
 from gateway.frontends.parsed_question import ParsedQuestion
 from gateway.lifecycle.inner_state import inner_state
 from gateway.lifecycle.readiness import Readiness, catalog_report
@@ -115,7 +120,7 @@ class HttpApi:
                 arrived_ms = now_ms() - admission.waited_ms  # the wait counts; reading does not
                 body = models.read(model, raw)
                 parsed = body.to_parsed(self._settings)
-                async with while_connected(partial(disconnected, request.receive)):
+                async with while_connected(partial(disconnected, request.receive), WATCH_AFTER_MS):
                     answered = await self._service.answer(
                         parsed.question, slo, arrived_ms, admission=admission
                     )

@@ -15,6 +15,7 @@ from starlette.types import Receive
 from gateway.errors import BadInput, BodyTooSlow, ClientGone, TextTooLong
 
 BLANK = BOM_UTF8 + b" \t\r\n"  # bytes of a blank line
+WATCH_AFTER_MS = 20.0  # a caller who leaves earlier may still be answered
 LINE_OVERHEAD_BYTES = (
     64  # assumed for a buffered line: millions of empty lines must not fill the memory
 )
@@ -23,24 +24,33 @@ LINE_OVERHEAD_BYTES = (
 class while_connected:  # noqa: N801 (used as a function)
     """Runs a block; cancels it when `leaving()` returns first. Raises: ClientGone.
 
-    A class: every request enters one, and a generator would take some ten calls more.
+    `after_ms`: `leaving` begins so late: most answers are sent by then, and a task costs more than they gain from it.
+    A class: a generator would take some ten calls more.
     """
 
-    def __init__(self, leaving: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, leaving: Callable[[], Awaitable[None]], after_ms: float = 0.0) -> None:
         self._leaving = leaving
+        self._after_ms = after_ms
+        self._watcher: asyncio.Task[None] | None = None
         self._left = False
 
     async def __aenter__(self) -> None:
         block = asyncio.current_task()
         assert block is not None
         self._block = block
-        self._watcher = asyncio.create_task(self._watch())
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._after_ms / 1e3, self._begin)
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._watcher.cancel()
+        self._timer.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
         if self._left and kind is not None and issubclass(kind, asyncio.CancelledError):
             self._block.uncancel()
             raise ClientGone from None
+
+    def _begin(self) -> None:
+        self._watcher = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
         await self._leaving()
