@@ -1,7 +1,7 @@
 """How many function calls one served request takes: a measure of its CPU time that a busy machine does not change.
 
 `python -m tests.request_count` prints the counts, with `--record` it writes them beside as the numbers to keep.
-A `POST /v1/answer` goes through the whole HTTP app; a fake answers at the seam to the model server.
+A `POST /v1/answer` goes through the whole HTTP app in the event loop that serves; a fake answers at the seam to the model server.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from gateway.app import new_loop
 from gateway.observability.metrics import Metrics
 from gateway.request.service import AnswerService
 from gateway.settings import Settings
@@ -31,7 +32,8 @@ PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"  # another one inl
 
 def count() -> dict[str, int]:
     """Return the calls of one request: of functions in Python, and of those in C."""
-    return asyncio.run(_count())
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(_count())
 
 
 async def _count() -> dict[str, int]:

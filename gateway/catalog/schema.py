@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from operator import attrgetter
 
 ANSWERABLE, UNANSWERABLE = (
     "answerable",
@@ -112,7 +113,7 @@ class Profile:
     def cell(self, bucket: int, batch: int = 1) -> Cell:
         """Return the cell of this bucket, or of the next longer one that was measured."""
         same = [c for c in self.cells if c.batch == batch and c.bucket >= bucket]
-        return min(same, key=lambda c: c.bucket)
+        return min(same, key=attrgetter("bucket"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,13 +138,13 @@ def class_label(name: str | None, settings: Settings) -> str:
 
 @contextmanager
 def observed(
-    observer: Observer, frontend: str, slo_class: str, n: int = 1, *, unread: bool = False
+    observer: Observer, frontend: str, slo_class: str, n: int = 1
 ) -> Iterator[RequestRecord]:
     """Record the request of the block, and take its n questions off the caller's quota.
 
-    `unread`: its body is not read yet; the block reports when it is. Raises: QuotaExceeded.
+    Raises: QuotaExceeded.
     """
-    with observer.request(frontend, slo_class, unread=unread) as record:
+    with observer.request(frontend, slo_class) as record:
         access.take(n)
         yield record
 

@@ -353,7 +353,8 @@ def _largest(values: Floats, k: int) -> tuple[Ints, ...]:
     """Return the indices of the k largest values, and of those as large, in order of index."""
     n_less = max(0, values.size - k)
     least = np.partition(values, n_less, axis=None)[n_less]
-    return np.nonzero(values >= least)
+    found: tuple[Ints, ...] = (values >= least).nonzero()
+    return found
 
 
 def null_score(logits: Logits) -> np.float32:

@@ -111,7 +111,8 @@ class HttpApi:
     ) -> Response:
         """Answer one question under the SLO of the headers; `reply` writes the answer's body."""
         label = self._class_label(request)
-        with slo_headers.observed(self._service.observer, "http", label, unread=True) as record:
+        with self._service.observer.request("http", label, unread=True) as record:
+            access.take(1)
             slo = read_slo(request.headers.raw)
             admission = await self._service.admit(slo, "http")
             try:
