@@ -231,7 +231,7 @@ class Settings(BaseSettings):
         0.05,
         ge=0,
         le=1,
-        description="share of requests that a candidate catalog answers where it names none; 0: no candidate is"
+        description="share of requests that a candidate gets where it names none; 0: no candidate is"
         " tried ([more](../how-to/publish-models.md#try-on-a-share-of-the-traffic))",
     )
     candidate_sticky: Literal["caller", "request"] = Field(

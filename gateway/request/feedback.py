@@ -233,6 +233,8 @@ class Feedback:
 
     async def known(self, serving: ServingSet | None) -> tuple[Lives, int]:
         """Return what is known of each plan that is served, and how many answers are remembered."""
+        if not self._size:
+            return {}, 0
         if self.elsewhere is not None:
             return await self.elsewhere.known()
         return {} if serving is None else self.live(serving), len(self)
