@@ -132,8 +132,9 @@ def state(flags: argparse.Namespace) -> int:
 def validate(flags: argparse.Namespace) -> int:
     from gateway.lifecycle.validation import validate as check
 
-    repository = flags.repository or _settings(flags).model_repository
-    finding = check(repository)
+    settings = _settings(flags)
+    repository = flags.repository or settings.model_repository
+    finding = check(repository, settings)
     for problem in finding.problems:
         print(problem)
     if finding.problems:

@@ -10,12 +10,13 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gateway.catalog import store
+from gateway.catalog import candidate_classes, store
 from gateway.catalog.schema import Variant
 from gateway.catalog.store import Catalog
 from gateway.domain import Trust
 from gateway.errors import BertierError
-from gateway.lifecycle import preparation
+from gateway.lifecycle import classes, preparation
+from gateway.settings import Settings
 
 NAME = re.compile(r'^\s*name\s*:\s*"([^"]*)"', re.M)
 BACKEND = re.compile(r'^\s*(?:backend|platform)\s*:\s*"([^"]*)"', re.M)
@@ -31,18 +32,36 @@ class Finding:
     trust: dict[str, Trust] = field(default_factory=dict)
 
 
-def validate(repository: Path) -> Finding:
-    """Return everything that is found wrong, not only the first thing."""
+def validate(repository: Path, settings: Settings) -> Finding:
+    """Return everything that is found wrong, not only the first thing.
+
+    `settings`: files with SLO classes may only change classes that these have.
+    """
+    problems = check_classes(repository, settings)
     try:
         catalog = store.read(repository)
     except BertierError as exc:
-        return Finding((str(exc),))
-    problems = store.check_files(repository, catalog)
+        return Finding((str(exc), *problems))
+    problems += store.check_files(repository, catalog)
     for variant in catalog.variants:
         problems += check_config(repository, variant)
     if problems:
         return Finding(tuple(problems))
     return asyncio.run(_ask_models(repository, catalog))
+
+
+def check_classes(repository: Path, settings: Settings) -> list[str]:
+    """Return why a gateway would not use the SLO classes in the repository, or not try the candidate."""
+    problems = []
+    for name in (candidate_classes.CLASSES, candidate_classes.CANDIDATE):
+        path = repository / name
+        try:
+            raw = candidate_classes.read_bytes(repository, name)
+            if raw is not None:
+                classes.in_place(candidate_classes.parse(raw, path)[0], settings, path)
+        except BertierError as exc:
+            problems.append(str(exc))
+    return problems
 
 
 def check_config(repository: Path, variant: Variant) -> list[str]:

@@ -15,6 +15,7 @@ from gateway.catalog.schema import Check
 from gateway.catalog.store import Catalog
 from gateway.errors import RepositoryError
 from gateway.lifecycle.validation import validate
+from gateway.settings import Settings
 from tests.fakes import ROOT, TOKENIZER, make_catalog, make_variant, small_and_large
 
 
@@ -194,7 +195,7 @@ def test_a_value_that_cannot_be_is_refused_with_its_path(
     """A latency of nought, or a floor of 1.5, would be believed by every request; validate says it."""
     change(repository, edit)
     assert message in refusal(repository)
-    (said,) = validate(repository).problems
+    (said,) = validate(repository, Settings()).problems
     assert message in said
 
 

@@ -242,6 +242,19 @@ def test_a_corrupt_model_is_named(repository: Path, capsys: Capture) -> None:
     assert "model.onnx: sha256 is" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["classes.toml", "classes.candidate.toml"])
+def test_classes_that_a_gateway_would_not_use_are_named(
+    repository: Path, capsys: Capture, name: str
+) -> None:
+    """Before a gateway that runs refuses them."""
+    sound = '[classes.standard]\nlatency_ms = 100\npolicy = "prefer-latency"\n'
+    (repository / name).write_text(sound)
+    assert main.main(["validate", str(repository)]) == 0
+    (repository / name).write_text(sound.replace("standard", "fast"))
+    assert main.main(["validate", str(repository)]) == 1
+    assert f"{name}: classes.fast: the settings have no such class" in capsys.readouterr().out
+
+
 def test_a_context_that_is_no_text_is_refused(tmp_path: Path, capsys: Capture) -> None:
     """A picture has no answers."""
     (tmp_path / "picture").write_bytes(b"\xff\xd8\xff")

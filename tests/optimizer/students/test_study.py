@@ -16,6 +16,7 @@ from gateway.catalog.schema import Precision
 from gateway.catalog.store import Catalog
 from gateway.errors import RepositoryError
 from gateway.lifecycle.validation import validate
+from gateway.settings import Settings
 from optimizer.certify import certification, plans
 from optimizer.data.question_sets import DataError
 from optimizer.models import student
@@ -126,7 +127,7 @@ def test_a_student_is_published_in_its_own_precision(study: Study, tmp_path: Pat
     assert "KIND_AUTO" in config
     assert f"max_batch_size: {published.MAX_BATCH}\n" in config
     assert "then FP16, for a GPU." in variant.recipe
-    assert validate(tmp_path / "repo").problems == ()
+    assert validate(tmp_path / "repo", Settings()).problems == ()
 
 
 def test_another_precision_trains_nothing_anew(study: Study) -> None:
