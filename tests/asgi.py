@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import httpx2 as httpx
@@ -14,23 +13,14 @@ from gateway.frontends.http import oip, routes
 from gateway.lifecycle.watcher import Watcher
 from gateway.observability.metrics import Metrics
 from gateway.request.service import AnswerService
-from gateway.settings import Settings
-from gateway.slo import STANDARD_CLASSES
-from tests.fakes import CONTEXT, QUESTION, FakeBackend, serving_set, small_and_large
+from tests.fakes import CONTEXT, QUESTION, FakeBackend, patient, serving_set, small_and_large
 
-PATIENT = {
-    name: replace(slo_class, timeout_ms=60_000.0) for name, slo_class in STANDARD_CLASSES.items()
-}
 QUESTION_BODY = {"question": QUESTION, "context": CONTEXT}
 
 
 def make_service(backend: FakeBackend | None = None, **settings: Any) -> AnswerService:
-    """Return a service with `small` (5 ms, F1 0.5) and `large` (20 ms, F1 0.7).
-
-    A deadline that nobody asked for is far away: a busy host is late with a fake as well.
-    """
-    settings = {"classes": PATIENT} | settings
-    service = AnswerService(backend or FakeBackend(), Settings(**settings), Metrics())
+    """Return a service with `small` (5 ms, F1 0.5) and `large` (20 ms, F1 0.7)."""
+    service = AnswerService(backend or FakeBackend(), patient(**settings), Metrics())
     service.serving = serving_set(small_and_large())
     return service
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,8 @@ from gateway.errors import BackendUnavailable
 from gateway.latency.model import LatencyModel
 from gateway.qa.codec import SpanEncoder
 from gateway.serving_set import ServingSet
+from gateway.settings import Settings
+from gateway.slo import STANDARD_CLASSES
 
 ROOT = Path(__file__).parent.parent
 TOKENIZER = ROOT / "model_repository" / "tokenizer.json"
@@ -40,6 +43,12 @@ CONTEXT = "The Normans were the people who in the 10th century gave their name t
 QUESTION = "Who gave their name to Normandy?"
 HOST = Host("test cpu", "avx2", 2, "", "fake 1")
 SHA256 = "0" * 64
+
+
+def patient(**settings: Any) -> Settings:
+    """Return settings whose classes have far deadlines: a busy host is late with a fake as well."""
+    far = {name: replace(c, timeout_ms=60_000.0) for name, c in STANDARD_CLASSES.items()}
+    return Settings(**({"classes": far} | settings))
 
 
 def make_variant(

@@ -21,8 +21,7 @@ from gateway.frontends.http.connections import Limits
 from gateway.lifecycle.readiness import Readiness
 from gateway.observability.metrics import Metrics
 from gateway.request.service import AnswerService
-from gateway.settings import Settings
-from tests.fakes import serving_set, small_and_large
+from tests.fakes import patient, serving_set, small_and_large
 from tests.watched import WatchedBackend
 
 
@@ -41,7 +40,7 @@ class Running:
 async def gateway(**settings: Any) -> AsyncIterator[Running]:
     """Run `small` and `large` of tests.fakes behind both frontends."""
     backend = WatchedBackend()
-    service = AnswerService(backend, Settings(grpc_port=0, **settings), Metrics())
+    service = AnswerService(backend, patient(grpc_port=0, **settings), Metrics())
     service.serving = serving_set(small_and_large())
     async with _frontends(service, backend) as running:
         yield running
@@ -50,7 +49,7 @@ async def gateway(**settings: Any) -> AsyncIterator[Running]:
 @asynccontextmanager
 async def gateway_before(real: Backend, catalog: Catalog) -> AsyncIterator[Running]:
     """Run both frontends before a real model server that has the variants of the catalog."""
-    service = AnswerService(real, Settings(grpc_port=0), Metrics())
+    service = AnswerService(real, patient(grpc_port=0), Metrics())
     service.serving = serving_set(catalog)
     async with _frontends(service, WatchedBackend()) as running:
         yield running

@@ -95,7 +95,7 @@ class Clinic:
         await wait_until(lambda: self.reloads() >= times, HEALS_S)
         answered = self.answered
         await wait_until(lambda: self.answered > answered + 10, HEALS_S)
-        assert len(running(self.supervisor.models.of("small"))) >= 2
+        await wait_until(lambda: len(running(self.supervisor.models.of("small"))) >= 2, HEALS_S)
         assert self.healing.states() == {}
 
 

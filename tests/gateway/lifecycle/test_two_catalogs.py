@@ -18,9 +18,8 @@ from gateway.domain import Question, SloPolicy, SloRequest
 from gateway.lifecycle.watcher import Watcher
 from gateway.observability.metrics import Metrics
 from gateway.request.service import AnswerService
-from gateway.settings import Settings
 from tests import tiny
-from tests.fakes import CONTEXT, QUESTION, TOKENIZER, make_catalog, make_variant
+from tests.fakes import CONTEXT, QUESTION, TOKENIZER, make_catalog, make_variant, patient
 from tests.gateway.conftest import RunningTriton
 
 UNLOAD_AFTER_MS = 60_000.0
@@ -63,7 +62,7 @@ class Shared:
         folder.mkdir()
         shutil.copy(TOKENIZER, folder)
         backend = TritonBackend(self.url, unload_after_ms=UNLOAD_AFTER_MS, clock=self.clock)
-        service = AnswerService(backend, Settings(model_repository=folder), Metrics())
+        service = AnswerService(backend, patient(model_repository=folder), Metrics())
         return Gateway(folder, service, Watcher(service))
 
 

@@ -18,8 +18,7 @@ from gateway.lifecycle.watcher import Watcher
 from gateway.observability import logs
 from gateway.observability.metrics import Metrics
 from gateway.request.service import AnswerService
-from gateway.settings import Settings
-from tests.fakes import CONTEXT, QUESTION, ROOT, FakeBackend, serving_set, small_and_large
+from tests.fakes import CONTEXT, QUESTION, ROOT, FakeBackend, patient, serving_set, small_and_large
 
 QUESTION_BODY = {"question": QUESTION, "context": CONTEXT}
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -74,7 +73,7 @@ async def post(
     path: str = "/v1/answer", body: Any = None, *, texts: bool = False, **backend: Any
 ) -> httpx.Response:
     """Ask a gateway that logs every request."""
-    service = AnswerService(FakeBackend(), Settings(), Metrics())
+    service = AnswerService(FakeBackend(), patient(), Metrics())
     service.observer.log_access(1.0, texts=texts)
     service.serving = serving_set(small_and_large())
     for name, value in backend.items():
@@ -186,7 +185,7 @@ async def test_the_console_shows_the_same_in_one_line(capsys: pytest.CaptureFixt
 def test_the_share_of_requests_is_what_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     """A busy gateway must not write a book."""
     logs.set_up("info", "json")
-    observer = AnswerService(FakeBackend(), Settings(), Metrics()).observer
+    observer = AnswerService(FakeBackend(), patient(), Metrics()).observer
 
     def logged(share: float, n: int) -> int:
         observer.log_access(share, texts=False)

@@ -15,8 +15,7 @@ from gateway.errors import BackendError, DeadlineExceeded
 from gateway.observability.metrics import Metrics
 from gateway.request.response_cache import CONTROL, CacheControl
 from gateway.request.service import AnswerService
-from gateway.settings import Settings
-from tests.fakes import CONTEXT, QUESTION, FakeBackend, serving_set, small_and_large
+from tests.fakes import CONTEXT, QUESTION, FakeBackend, patient, serving_set, small_and_large
 
 EXAMPLE_QUESTION = Question(QUESTION, CONTEXT, "a")
 SLO = SloRequest(min_f1=0.6)
@@ -31,7 +30,7 @@ class World:
         self.metrics = Metrics()
         cached = {"cache_bytes": 1 << 20, "cache_ttl_ms": 1_000.0, "shadow_share": 0.0}
         self.service = AnswerService(
-            self.backend, Settings(**(cached | settings)), self.metrics, lambda: self.now_ms
+            self.backend, patient(**(cached | settings)), self.metrics, lambda: self.now_ms
         )
         self.service.serving = serving_set(small_and_large())
 
@@ -204,6 +203,6 @@ async def test_a_request_that_is_too_late_is_too_late() -> None:
 
 async def test_it_is_off_by_default() -> None:
     """Who turns it on says how much memory texts of callers may take."""
-    world = World(cache_bytes=Settings().cache_bytes)
+    world = World(cache_bytes=patient().cache_bytes)
     assert [(await world.ask()).age_ms for _ in range(2)] == [None, None]
     assert world.counted("miss") == 0

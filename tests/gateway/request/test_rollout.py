@@ -26,7 +26,6 @@ from gateway.observability.metrics import Metrics
 from gateway.request.rollout import Running
 from gateway.request.service import AnswerService
 from gateway.request.shadow import DEADLINE_MS
-from gateway.settings import Settings
 from loadtest.lab import replay
 from tests.asgi import QUESTION_BODY, post
 from tests.fakes import (
@@ -36,6 +35,7 @@ from tests.fakes import (
     FakeBackend,
     make_catalog,
     make_variant,
+    patient,
     serving_set,
     small_and_large,
 )
@@ -54,7 +54,7 @@ def service_with(
     **settings: Any,
 ) -> AnswerService:
     """Return a gateway that tries `new` (5 ms, F1 0.6) beside `small` and `large`."""
-    service = AnswerService(backend or FakeBackend(), Settings(**settings), Metrics(), clock)
+    service = AnswerService(backend or FakeBackend(), patient(**settings), Metrics(), clock)
     service.serving = serving_set(small_and_large())
     candidate = serving_set(make_catalog([make_variant("new", 5, sha256="1" * 64)], [0.6]))
     latency = LatencyModel(candidate.profiles, HOST.cores, {"new": 2}, service.serving.latency)

@@ -35,13 +35,13 @@ from gateway.qa.codec import MAX_ANSWER_TOKENS
 from gateway.request.cascade import Job, Outcome
 from gateway.request.service import AnswerService
 from gateway.request.shadow import DEADLINE_MS, MOST_WAITING
-from gateway.settings import Settings
 from tests.fakes import (
     CONTEXT,
     HOST,
     QUESTION,
     FakeBackend,
     encoder,
+    patient,
     serving_set,
     small_and_large,
 )
@@ -80,7 +80,7 @@ def watched_service(
     backend: FakeBackend, catalog: Catalog | None = None, draws: Iterator[float] | None = None
 ) -> AnswerService:
     draw = partial(next, draws or repeat(0.0))
-    service = AnswerService(backend, Settings(shadow_share=0.5), Metrics(), draw=draw)
+    service = AnswerService(backend, patient(shadow_share=0.5), Metrics(), draw=draw)
     service.serving = service.shadow.follow(serving_set(catalog or watched_catalog()))
     return service
 
@@ -120,7 +120,7 @@ async def test_only_the_share_drawn_at_arrival_is_asked_twice() -> None:
         await service.answer(EXAMPLE_QUESTION, ANY, now_ms())
     await until_quiet(service)
     assert backend.asked.count("large") == 1
-    off = AnswerService(backend, Settings(shadow_share=0), Metrics())
+    off = AnswerService(backend, patient(shadow_share=0), Metrics())
     assert not any(off.shadow.drawn() for _ in range(1000))
 
 
@@ -168,7 +168,7 @@ async def test_it_waits_for_room_and_is_dropped_without() -> None:
     """As long as others are at work it would delay them; what is dropped is counted, for it is a bias."""
     now = [0.0]
     backend = OtherLarge()
-    service = AnswerService(backend, Settings(shadow_share=1), Metrics(), clock=lambda: now[0])
+    service = AnswerService(backend, patient(shadow_share=1), Metrics(), clock=lambda: now[0])
     service.serving = service.shadow.follow(serving_set(watched_catalog()))
     assert service.serving is not None
     other = service.serving.latency.begin("small", Size(128, 1), 0.0)
@@ -247,7 +247,7 @@ async def test_a_broken_certificate_moves_requests_up(caplog: pytest.LogCaptureF
     assert (await service.answer(EXAMPLE_QUESTION, ANY, now_ms())).variant == "large"
     evidence = count(service, "bertier_certificate_evidence", plan="small")
     assert evidence is not None
-    assert evidence >= log10(1 / Settings().shadow_delta)
+    assert evidence >= log10(1 / patient().shadow_delta)
     no_floor = await service.answer(EXAMPLE_QUESTION, SloRequest(min_f1=0), now_ms())
     assert (no_floor.variant, no_floor.violations) == ("small", ("uncertified",))
     strict = SloRequest(min_f1=0, latency_ms=1000, variant="small", policy=SloPolicy.STRICT)

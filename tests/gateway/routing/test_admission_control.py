@@ -192,7 +192,7 @@ async def test_the_plan_that_is_shown_counts_who_waits() -> None:
 
 async def test_a_request_over_http_waits_unread_and_is_refused_unread() -> None:
     """429 without its body: a gateway that is asked for more than it can answer reads no more."""
-    async with live.gateway() as running:
+    async with live.gateway(classes={}) as running:
         fill(running.service, 1_000)
         host, port = running.http_url.split(":")
         reader, writer = await asyncio.open_connection(host, int(port))

@@ -19,14 +19,13 @@ from gateway.monitoring.rollout_tests import Verdict
 from gateway.monitoring.sequential_tests import Found
 from gateway.observability.metrics import Metrics
 from gateway.request.service import AnswerService
-from gateway.settings import Settings
 from gateway.shared_memory import SharedMemory, Workers
 from gateway.slo import STANDARD_CLASSES
 from gateway.workers.channel import Channel
 from gateway.workers.follower import Follower
 from gateway.workers.messages import CheckedSet, Published, Tried
 from tests import tiny
-from tests.fakes import CONTEXT, QUESTION, TOKENIZER, make_catalog, make_variant
+from tests.fakes import CONTEXT, QUESTION, TOKENIZER, make_catalog, make_variant, patient
 from tests.local_triton import wait_until
 
 
@@ -37,7 +36,7 @@ class House:
         self.repository = repository
         shutil.copy(TOKENIZER, repository / store.TOKENIZER)
         self.backend = EmbeddedBackend(repository)
-        settings = Settings(
+        settings = patient(
             model_repository=repository, backend="embedded", workers=2, catalog_poll_ms=20
         )
         self.service = AnswerService(self.backend, settings, Metrics())

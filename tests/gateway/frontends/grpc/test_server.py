@@ -23,9 +23,9 @@ from gateway.observability.metrics import Metrics
 from gateway.proto import generate
 from gateway.proto.bertier.v1 import qa_pb2, qa_pb2_grpc
 from gateway.request.service import AnswerService
-from gateway.settings import Settings, SettingsError
+from gateway.settings import SettingsError
 from tests import live
-from tests.fakes import CONTEXT, QUESTION, serving_set, small_and_large
+from tests.fakes import CONTEXT, QUESTION, patient, serving_set, small_and_large
 from tests.watched import WatchedBackend
 
 
@@ -51,7 +51,7 @@ class Running:
 @pytest.fixture
 async def gateway() -> AsyncIterator[Running]:
     backend = WatchedBackend()
-    service = AnswerService(backend, Settings(grpc_port=0, max_concurrent_items=2), Metrics())
+    service = AnswerService(backend, patient(grpc_port=0, max_concurrent_items=2), Metrics())
     service.serving = serving_set(small_and_large())
     grpc_server = await server.start(service, service.settings)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{grpc_server.port}") as channel:
@@ -357,7 +357,7 @@ async def test_grpc_connections_have_limits() -> None:
 
 async def test_a_stop_under_load_answers_every_call_that_was_accepted() -> None:
     """A server of gRPC that stops cancels what it has not begun, so callers are sent away first."""
-    backend, settings = WatchedBackend(), Settings(grpc_port=0, grpc_connection_age_ms=300)
+    backend, settings = WatchedBackend(), patient(grpc_port=0, grpc_connection_age_ms=300)
     service = AnswerService(backend, settings, Metrics())
     service.serving = serving_set(small_and_large())
     grpc_server = await server.start(service, service.settings)
@@ -487,7 +487,7 @@ async def test_a_call_of_triton_that_is_not_served_is_unimplemented(gateway: Run
 
 async def test_a_port_in_use_is_named_with_its_setting(gateway: Running) -> None:
     """Two gateways sharing a port unnoticed would answer from two catalogs."""
-    settings = Settings(grpc_port=gateway.grpc_server.port)
+    settings = patient(grpc_port=gateway.grpc_server.port)
     with pytest.raises(SettingsError, match=rf"grpc_port: .*:{gateway.grpc_server.port}"):
         await server.start(gateway.service, settings)
 

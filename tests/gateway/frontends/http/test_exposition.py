@@ -17,8 +17,7 @@ from gateway.frontends.http.exposition import OPENMETRICS_TYPE, PLAIN_TYPE, Expo
 from gateway.lifecycle.watcher import Watcher
 from gateway.observability.metrics import Metrics
 from gateway.request.service import AnswerService
-from gateway.settings import Settings
-from tests.fakes import CONTEXT, QUESTION, FakeBackend, serving_set, small_and_large
+from tests.fakes import CONTEXT, QUESTION, FakeBackend, patient, serving_set, small_and_large
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PROMETHEUS_ACCEPTS = (
@@ -27,7 +26,7 @@ PROMETHEUS_ACCEPTS = (
 
 
 def make_service() -> AnswerService:
-    service = AnswerService(FakeBackend(), Settings(), Metrics())
+    service = AnswerService(FakeBackend(), patient(), Metrics())
     service.serving = serving_set(small_and_large())
     return service
 
