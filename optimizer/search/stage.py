@@ -23,7 +23,7 @@ from optimizer.search.scoring import NetScorer, Scorer, SliceScorer
 from optimizer.search.storage import opened, same_host
 from optimizer.students.elastic import Elastic
 from optimizer.students.study import Study
-from optimizer.study import pareto, provenance, stages, trials
+from optimizer.study import pareto, provenance, stages, store, trials
 from optimizer.study.config import ConfigError, SearchConfig
 from optimizer.study.progress import Progress
 from optimizer.study.space import Candidate, Space
@@ -256,6 +256,8 @@ def write(found: SearchResult, inputs: dict[str, Any], seed: int, folder: Path) 
     stages.write_json(folder / RECORD, record)
     stages.write_json(folder / TRIALS, [_row(p, found.how) for p in found.points])
     stages.write_json(folder / FRONT, [_row(p, found.how) for p in found.front])
+    if kept := store.of(folder):
+        kept.keep([folder / RECORD, folder / TRIALS, folder / FRONT])
 
 
 def gist(found: SearchResult) -> dict[str, Any]:

@@ -5,16 +5,19 @@ With `search` the only module that knows Optuna.
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
+from sqlalchemy import Connection, NullPool, create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
@@ -27,6 +30,7 @@ DIRECTIONS: tuple[Literal["minimize", "maximize"], ...] = (
     "minimize",  # bytes
 )
 OPENINGS = 5  # attempts: workers that start together may conflict while creating tables
+KEEPALIVE_S = 60  # of a connection that is silent while its worker trains
 OPENING_S = 1.0  # between two attempts
 
 STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError)
@@ -63,6 +67,44 @@ def opened(url: str | None, folder: Path, name: str) -> Iterator[optuna.Study]:
 
 
 @contextmanager
+def claims(url: str | None, folder: Path) -> Iterator[workers.Claim]:
+    """Give what workers share their work by: locks in a PostgreSQL, or without a URL in the folder.
+
+    The database frees what a worker had when its connection ends. Raises: SearchError.
+    """
+    if url is None:
+        yield lambda name: workers.claimed(folder / f"{name}.lock")
+        return
+    if not url.startswith(("postgresql", "postgres")):
+        raise SearchError("--storage: finishing is shared by a PostgreSQL: postgresql://...")
+    try:
+        engine = create_engine(
+            _with_driver(url), poolclass=NullPool, connect_args={"keepalives_idle": KEEPALIVE_S}
+        )
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            yield partial(_claimed, connection, folder.parent.name)
+    except ImportError as exc:
+        raise _without_driver(exc) from exc
+    except STORAGE_ERRORS as exc:
+        raise SearchError(
+            f"{_shown(url, folder)}: the database that workers share failed ({_first_line(exc)});"
+            " finished members are kept, and the same command goes on"
+        ) from exc
+
+
+@contextmanager
+def _claimed(connection: Connection, study: str, name: str) -> Iterator[bool]:
+    digest = hashlib.sha256(f"{study}/{name}".encode()).digest()
+    key = {"key": int.from_bytes(digest[:8], signed=True)}
+    mine = bool(connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), key))
+    try:
+        yield mine
+    finally:
+        if mine:
+            connection.execute(text("SELECT pg_advisory_unlock(:key)"), key)
+
+
+@contextmanager
 def _joined(url: str, name: str) -> Iterator[optuna.Study]:
     storage = _connect(url)
     try:
@@ -84,12 +126,16 @@ def _connect(url: str, tries: int = OPENINGS) -> RDBStorage:
     try:
         return RDBStorage(_with_driver(url), engine_kwargs={"pool_pre_ping": True})
     except ImportError as exc:
-        raise SearchError(f"--storage: {exc} PostgreSQL: pip install 'bertier[postgres]'") from exc
+        raise _without_driver(exc) from exc
     except (IntegrityError, ProgrammingError):
         if tries == 1:
             raise
         time.sleep(OPENING_S)
         return _connect(url, tries - 1)
+
+
+def _without_driver(exc: ImportError) -> SearchError:
+    return SearchError(f"--storage: {exc} PostgreSQL: pip install 'bertier[postgres]'")
 
 
 def _with_driver(url: str) -> str:

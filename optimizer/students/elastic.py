@@ -21,6 +21,8 @@ from optimizer.study.config import ElasticConfig
 from optimizer.study.space import Candidate
 from optimizer.training import loop
 
+WEIGHTS = "elastic.pt"
+
 # Knobs of its space that do not change its training.
 _UNTRAINED: Any = {
     "name": True,
@@ -40,8 +42,8 @@ class Elastic:
 
     @property
     def file(self) -> Path:
-        """Its trained weights."""
-        return self.folder / "elastic.pt"
+        """Its trained weights, fetched from the store if they are there alone."""
+        return stages.fetch(self.folder, self.inputs) / WEIGHTS
 
     def check(self) -> None:
         """Fail before hours of training. Raises: ModelError when its base cannot be loaded."""
@@ -78,7 +80,7 @@ class Elastic:
         )
         rows, seed = self.distillation.rows, self.distillation.config.seed
         final = loop.train(net, rows, loss, how, self.folder, seed)
-        torch.save(net.state_dict(), self.file)
+        torch.save(net.state_dict(), self.folder / WEIGHTS)
         return {"final_loss": final, "parameters": student.parameters_of(net.model)}
 
     def _new(self, *, to_train: bool = False) -> Supernet:

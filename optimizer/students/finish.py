@@ -15,7 +15,7 @@ from gateway.catalog.schema import Precision
 from optimizer.data import evaluate
 from optimizer.data.question_sets import Example
 from optimizer.evaluation import decoding
-from optimizer.study import pareto, trials
+from optimizer.study import pareto, store, trials
 from optimizer.study.config import (
     ELASTIC,
     ConfigError,
@@ -61,6 +61,8 @@ def _members_of(
     run_folder: Path, elastic: ElasticConfig, how: FinishConfig, taken: Collection[str]
 ) -> list[tuple[StudentConfig, float]]:
     front = front_file(run_folder, elastic)
+    if run_store := store.of(front):
+        run_store.fetch_file(front)
     rows = json.loads(front.read_text()) if front.exists() else []
     rows = [row for row in rows if row["candidate"]["precision"] != Precision.FP32]
     points = np.array([[-row["f1"], row["p95_ms"], row["size_bytes"]] for row in rows], np.float64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -159,5 +159,8 @@ class Study:
             return student.with_low_bit_embeddings(self.largest.load(), self.config.largest_bits)
         model = self._new_student(config, trained=config.train is not None)
         if config.train is not None:
-            model.load_state_dict(loop.weights(self.folder / "students" / name / "student.pt"))
+            folder = stages.fetch(
+                self.folder / "students" / name, partial(self.student_inputs, config)
+            )
+            model.load_state_dict(loop.weights(folder / "student.pt"))
         return model

@@ -239,14 +239,15 @@ class Supernet(nn.Module):
         return self.get_buffer(f"neuron_mean_{i}")
 
 
-def sandwich(space: Space, n_random: int) -> list[Candidate]:
-    """Return the largest candidate, the smallest, and some at random, by PyTorch's generator.
+def sandwich(space: Space, n_random: int, seed: int) -> list[Candidate]:
+    """Return the largest candidate, the smallest, and some at random.
 
     Source: Yu & Huang 2019, "Universally Slimmable Networks", section 3.1 (the sandwich rule).
     """
+    draws = torch.Generator().manual_seed(seed)
 
     def choose(_: str, values: Sequence[T]) -> T:
-        return values[int(torch.randint(len(values), ()))]
+        return values[int(torch.randint(len(values), (), generator=draws))]
 
     space = space.trained
     drawn = [space.candidate(choose) for _ in range(n_random)]
@@ -254,8 +255,8 @@ def sandwich(space: Space, n_random: int) -> list[Candidate]:
 
 
 def ask_sandwich(space: Space, n_random: int, net: nn.Module, batch: Batch) -> list[Outputs]:
-    """Return what the candidates drawn for a batch say to it."""
-    return [net(batch, candidate) for candidate in sandwich(space, n_random)]
+    """Return what the candidates drawn for a batch say to it: the same ones in all its parts."""
+    return [net(batch, candidate) for candidate in sandwich(space, n_random, batch.seed)]
 
 
 @torch.no_grad()

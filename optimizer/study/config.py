@@ -69,6 +69,9 @@ class TrainConfig(_Frozen):
     average: float = Field(
         0.0, ge=0, lt=1
     )  # decay of the moving average of the weights; 0: no average
+    rows_at_once: int | None = Field(
+        None, gt=0, exclude=True
+    )  # of a batch, in a process's memory; None: all. No input of a stage: it changes no result
 
 
 class PhaseConfig(TrainConfig):

@@ -1,6 +1,7 @@
 """A stage: a folder that is finished when its manifest exists and has the same inputs.
 
-The manifest is written last, so a killed stage runs again and a finished one is skipped.
+The manifest is written last, so a killed stage runs again and a finished one is skipped. Where the run folder
+is kept in a store, a finished stage goes there, and comes from there.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from optimizer.study import provenance, workers
+from optimizer.study import provenance, store, workers
 
 log = logging.getLogger(__name__)
 
@@ -33,13 +34,63 @@ def run_stage(
 
     One process at a time works on a stage: another waits, and takes what the first one found.
     """
-    key = hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()
+    key = _key_of(inputs)
     if (done := _done(folder, key)) is not None:
+        _keep(folder, key)
         return done
     folder.mkdir(parents=True, exist_ok=True)
     waiting = f"{folder}: waiting, another process works on this stage"
     with workers.in_turn(folder / LOCK, waiting):
-        return _done(folder, key) or _worked(folder, key, inputs, work)
+        _fetch(folder, key)
+        found = _done(folder, key) or _worked(folder, key, inputs, work)
+        _keep(folder, key)
+    return found
+
+
+def fetch(folder: Path, inputs: Callable[[], dict[str, Any]]) -> Path:
+    """Return the folder of a stage, with its files if the store has them and they are not here yet."""
+    if store.of(folder) is not None:
+        _fetch(folder, _key_of(inputs()))
+    return folder
+
+
+def _key_of(inputs: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _key_in(folder: Path) -> str | None:
+    return (read_manifest(folder) or {}).get("key")
+
+
+def _key_there(folder: Path) -> str | None:
+    """Return the key of the stage that the store has; None: it has none, or there is no store."""
+    kept = store.of(folder)
+    found = kept and kept.read(folder / MANIFEST)
+    return json.loads(found)["key"] if found else None
+
+
+def _fetch(folder: Path, key: str) -> None:
+    kept = store.of(folder)
+    if kept is not None and _key_in(folder) != key and _key_there(folder) == key:
+        log.info("%s: fetched from %s", _named(folder), kept.url)
+        kept.fetch(folder, last=MANIFEST)
+
+
+def _keep(folder: Path, key: str) -> None:
+    """Copy a finished stage to the store, unless it is there; the stages inside it keep themselves."""
+    kept = store.of(folder)
+    if kept is None or _key_there(folder) == key:
+        return
+    inner = [path.parent for path in folder.glob(f"*/**/{MANIFEST}")]
+    files = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and path.name not in (MANIFEST, CHECKPOINT, LOCK, STARTED)
+        and path.suffix != ".part"
+        and not any(path.is_relative_to(stage) for stage in inner)
+    ]
+    kept.keep([*files, folder / MANIFEST])
 
 
 def _done(folder: Path, key: str) -> dict[str, Any] | None:

@@ -10,8 +10,9 @@ import fcntl
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
@@ -106,6 +107,40 @@ def alone(lock: Path, message: str) -> Iterator[None]:
         except BlockingIOError:
             raise Busy(message) from None
         yield
+
+
+Claim = Callable[[str], AbstractContextManager[bool]]  # of a piece of work; False: another has it
+
+
+def in_any_order(names: Sequence[str], claim: Claim, look_every_s: float = 5.0) -> Iterator[str]:
+    """Yield the names, each while this worker has it: first what no other works on, then what is left.
+
+    Also those that others finished, so that every worker comes to the whole result.
+    """
+    left = list(names)
+    while left:
+        before = len(left)
+        for name in tuple(left):
+            with claim(name) as mine:
+                if mine:
+                    yield name
+                    left.remove(name)
+        if len(left) == before:
+            log.info("waiting: other workers have %s", ", ".join(left))
+            time.sleep(look_every_s)
+
+
+@contextmanager
+def claimed(lock: Path) -> Iterator[bool]:
+    """Hold the lock if no other process has it; say whether. A killed process holds nothing."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with _opened(lock) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 @contextmanager

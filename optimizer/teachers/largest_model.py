@@ -40,7 +40,7 @@ class LargestModel:
 
     @property
     def tokenizer(self) -> Path:
-        return self.folder / "tokenizer.json"
+        return stages.fetch(self.folder, self.inputs) / "tokenizer.json"
 
     def inputs(self) -> dict[str, Any]:
         """Return what its training depends on."""
@@ -70,7 +70,7 @@ class LargestModel:
 
     def load(self) -> PreTrainedModel:
         """Return the trained model."""
-        return student.load(str(self.folder))
+        return student.load(str(stages.fetch(self.folder, self.inputs)))
 
     def features(self, fraction: float = 1.0, only: Collection[str] = ()) -> list[Feature]:
         """Return the training windows of this share of the contexts; `only`: sources, none: all."""

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from optimizer.study import store
 from optimizer.teachers.errors import TeacherError
 from optimizer.teachers.mapping import Spread
 
@@ -38,6 +39,8 @@ class AnswerStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._spreads: dict[bytes, Spread] = {}
+        if kept := store.of(folder):
+            kept.fetch_missing(folder)
         for path in sorted(folder.glob("*.npz")):
             self._spreads |= _read(path)
 
@@ -59,8 +62,11 @@ class AnswerStore:
             np.stack([s.places for s in spreads]),  # (R, 2, K)
             np.stack([s.shares for s in spreads]),
         )
-        self._write(hashlib.sha256(b"".join(keys)).hexdigest()[:KEY_BYTES], arrays)
+        name = hashlib.sha256(b"".join(keys)).hexdigest()[:KEY_BYTES]
+        self._write(name, arrays)
         self._spreads |= dict(zip(keys, spreads, strict=True))
+        if kept := store.of(self.folder):
+            kept.keep([self.folder / f"{name}.npz"])
 
     def _write(self, name: str, arrays: Sequence[np.ndarray]) -> None:
         part = self.folder / f"{name}.{os.getpid()}.part"

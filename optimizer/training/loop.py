@@ -1,11 +1,13 @@
 """A training run: one pass over the rows, killed and resumed at any step.
 
 Knows nothing of what is learned: the caller gives a loss. Writes a checkpoint every few minutes.
-Legend: B rows of a batch, S tokens.
+A batch is cut into a share for each process, and a share into parts that fit into memory: the gradients
+are summed, so the same weights are learned. Legend: B rows of a part, S tokens of the batch's longest row.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import random
@@ -13,17 +15,22 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from optimizer.data.question_sets import Feature
+from optimizer.models.bert import as_student
 from optimizer.models.student import ModelError
+from optimizer.study import workers
 from optimizer.study.config import TrainConfig
 from optimizer.study.stages import CHECKPOINT, LOSSES, write_json
+from optimizer.training import processes
+from optimizer.training.processes import ProcessLost
 
 log = logging.getLogger(__name__)
 
@@ -31,19 +38,22 @@ CHECKPOINT_EVERY_S = 240.0
 LOG_EVERY_S = 20.0
 CURVE_POINTS = 200  # of losses.json
 PREFETCHED = 4  # batches made ahead
+SEED_STEPS = 10_000_000  # more than a run has steps: two seeds of a study draw differently
 POOL_BATCHES = 64  # rows are sorted by length inside pools of this many batches
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows padded to one length; `rows` are their indices in the features."""
+    """Rows padded to one length: a batch, or a part of one."""
 
     input_ids: torch.Tensor  # (B, S) int64
     attention_mask: torch.Tensor  # (B, S) int64
     token_type_ids: torch.Tensor  # (B, S) int64
     starts: torch.Tensor  # (B, S) bool, first tokens of gold answers; position 0: unanswerable
     ends: torch.Tensor  # (B, S) bool, last tokens
-    rows: tuple[int, ...]
+    rows: tuple[int, ...]  # indices in the features
+    share: float = 1.0  # of the batch's rows; 0: the rows are counted elsewhere
+    seed: int = 0  # of what is drawn at random for a batch, the same in all its parts
 
     def inputs(self) -> dict[str, torch.Tensor]:
         return {
@@ -62,8 +72,17 @@ def device() -> torch.device:
 
 def batch_of(features: Sequence[Feature], rows: Sequence[int]) -> Batch:
     """Return the rows as one padded batch on the training device."""
-    picked = [features[row] for row in rows]
-    n_tokens = max(len(f.input_ids) for f in picked)
+    return _part_of(features, rows, rows, seed=0)
+
+
+def _part_of(
+    features: Sequence[Feature], rows: Sequence[int], part: Sequence[int], *, seed: int
+) -> Batch:
+    """Return a part of the rows, padded to the longest of all; empty: the first row, without a share."""
+    share = len(part) / len(rows)
+    part = part or rows[:1]
+    picked = [features[row] for row in part]
+    n_tokens = max(len(features[row].input_ids) for row in rows)
     if device().type == "cuda":  # its matrix products and fused attention want multiples of 8
         n_tokens += -n_tokens % 8
     ids, mask, types = (np.zeros((len(picked), n_tokens), np.int64) for _ in range(3))
@@ -83,7 +102,9 @@ def batch_of(features: Sequence[Feature], rows: Sequence[int]) -> Batch:
         token_type_ids=on_device(types),
         starts=on_device(starts),
         ends=on_device(ends),
-        rows=tuple(rows),
+        rows=tuple(part),
+        share=share,
+        seed=seed,
     )
 
 
@@ -105,6 +126,14 @@ def batches(lengths: Sequence[int], batch_size: int, epochs: float, seed: int) -
     return plan[: round(per_epoch * epochs)]
 
 
+def parts_of(rows: Sequence[int], rank: int, size: int, at_once: int | None) -> list[Sequence[int]]:
+    """Return a process's rows of a batch, in parts of at most `at_once`; as many parts in each process."""
+    mine = rows[rank::size]
+    most = -(-len(rows) // size)
+    n_parts = -(-most // (at_once or most))
+    return [mine[i::n_parts] for i in range(n_parts)]
+
+
 def train(
     model: torch.nn.Module,
     features: Sequence[Feature],
@@ -118,28 +147,55 @@ def train(
 
     Goes on from the checkpoint in `folder` when there is one.
     """
-    torch.manual_seed(seed)
-    plan = batches([len(f.input_ids) for f in features], config.batch_size, config.epochs, seed)
-    model.to(device()).train()
-    optimizer, schedule = _optimizer(model, config, len(plan))
+    checkpoint = folder / CHECKPOINT
+    state = torch.load(checkpoint, device(), weights_only=True) if checkpoint.exists() else None
+    job = _Job(model, features, loss_of, config, seed, state)
+    if processes.size() > 1:
+        processes.send(replace(job, model=_portable(model)))
+    run = _Run.of(job)
     average = _Average.of(model, config.average)
-    run = _Run(folder / CHECKPOINT, model, optimizer, schedule, average)
-    losses = _Losses(run.resume())
+    losses = _Losses([] if state is None else state["losses"])
+    if state is not None:
+        average.resume(state["average"], len(losses))
+        torch.set_rng_state(state["torch_rng"].cpu())
+        log.info("%s: going on from step %d", folder.name, len(losses))
     saved = time.monotonic()
-    progress = _Progress(folder.name, len(losses), len(plan))
-    for batch in _prefetched(features, plan[len(losses) :]):
-        losses.add(_step(model, batch, loss_of, optimizer, schedule))
-        average.update(model)
-        progress.step(losses)
-        if time.monotonic() - saved >= checkpoint_every_s:
-            run.save(losses.all())
-            _write_curve(folder, losses.all(), len(plan))
-            saved = time.monotonic()
+    progress = _Progress(folder.name, len(losses), run.n_steps)
+    with processes.stopped_between_steps():
+        try:
+            for loss in run.steps():
+                losses.add(loss)
+                average.update(model)
+                progress.step(losses)
+                if time.monotonic() - saved >= checkpoint_every_s:
+                    run.save(checkpoint, losses.all(), average)
+                    _write_curve(folder, losses.all(), run.n_steps)
+                    saved = time.monotonic()
+                processes.check()
+        except ProcessLost:
+            run.save(checkpoint, losses.all(), average)
+            raise
     average.copy_to(model)
     found = losses.all()
-    _write_curve(folder, found, len(plan))
-    run.path.unlink(missing_ok=True)
+    _write_curve(folder, found, run.n_steps)
+    checkpoint.unlink(missing_ok=True)
     return float(np.mean(found[-max(1, len(found) // 10) :]))
+
+
+def _portable(model: torch.nn.Module) -> torch.nn.Module:
+    """Return a copy for another process, without the hooks by which transformers gets hidden states."""
+    made = copy.deepcopy(model)
+    for module in made.modules():
+        module._forward_hooks.clear()  # noqa: SLF001 - closures of transformers, which cannot be sent
+    return as_student(made) if isinstance(made, PreTrainedModel) else made
+
+
+def follow() -> None:
+    """Take part in the trainings of the first process, until it has no more. Raises: ProcessLost."""
+    while (job := processes.receive()) is not None:
+        with workers.working():
+            for _ in _Run.of(job).steps():
+                pass
 
 
 def seconds_a_row(
@@ -159,25 +215,13 @@ def seconds_a_row(
     plan = [ordered[first : first + size] for first in firsts]
     model.to(device()).train()
     optimizer, schedule = _optimizer(model, config, len(plan) + 1)
-    taken_s = []
+    taken_s: list[float] = []
     for rows in [plan[len(plan) // 2], *plan]:  # the first one warms up
         began = time.perf_counter()
-        batch = batch_of(features, rows)
-        _step(model, batch, loss_of, optimizer, schedule).item()  # waits for a GPU
+        batch = _part_of(features, rows, rows, seed=len(taken_s))
+        _step(model, [batch], loss_of, optimizer, schedule).item()  # waits for a GPU
         taken_s.append((time.perf_counter() - began) / size)
     return float(np.mean(taken_s[1:]))
-
-
-def _prefetched(features: Sequence[Feature], plan: Sequence[Sequence[int]]) -> Iterator[Batch]:
-    """Yield the batches, each made while the one before is trained on."""
-    with ThreadPoolExecutor(1) as pool:
-        coming: deque[Future[Batch]] = deque()
-        for rows in plan:
-            coming.append(pool.submit(batch_of, features, rows))
-            if len(coming) > PREFETCHED:
-                yield coming.popleft().result()
-        while coming:
-            yield coming.popleft().result()
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -221,19 +265,24 @@ def _optimizer(
 
 def _step(
     model: torch.nn.Module,
-    batch: Batch,
+    parts: Sequence[Batch],
     loss_of: Loss,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
 ) -> torch.Tensor:
-    with autocast():
-        loss = loss_of(model, batch)
-    loss.backward()  # type: ignore[no-untyped-call]
+    """Make one step from the parts of a batch; return the loss of the whole batch."""
+    found = []
+    for part in parts:
+        with autocast():
+            loss = loss_of(model, part) * part.share
+        loss.backward()  # type: ignore[no-untyped-call]
+        found.append(loss.detach())
+    whole = processes.sum_gradients(model, torch.stack(found).sum())
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     schedule.step()
     optimizer.zero_grad(set_to_none=True)
-    return loss.detach()
+    return whole
 
 
 def autocast() -> torch.autocast:
@@ -288,6 +337,9 @@ class _Average:
     def of(cls, model: torch.nn.Module, decay: float) -> _Average:
         return cls(decay, [p.detach().clone() for p in _trained(model)] if decay else [])
 
+    def resume(self, weights: list[torch.Tensor], steps: int) -> None:
+        self.weights, self.steps = weights, steps
+
     @torch.no_grad()
     def update(self, model: torch.nn.Module) -> None:
         if not self.weights:
@@ -327,40 +379,78 @@ class _Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
-    """What a killed run needs to go on."""
+class _Job:
+    """All that a process needs for its share of a training run."""
 
-    path: Path
     model: torch.nn.Module
+    features: Sequence[Feature]
+    loss_of: Loss
+    config: TrainConfig
+    seed: int
+    state: dict[str, Any] | None  # a checkpoint; None: from the start
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A training run as every process of it goes through it."""
+
+    job: _Job
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
-    average: _Average
+    plan: list[list[int]]  # the rows of every batch
 
-    def save(self, losses: list[float]) -> None:
+    @classmethod
+    def of(cls, job: _Job) -> _Run:
+        """Return the run at the step of the job's checkpoint."""
+        torch.manual_seed(job.seed + processes.rank())  # of dropout
+        lengths = [len(f.input_ids) for f in job.features]
+        plan = batches(lengths, job.config.batch_size, job.config.epochs, job.seed)
+        job.model.to(device()).train()
+        optimizer, schedule = _optimizer(job.model, job.config, len(plan))
+        if job.state is not None:
+            job.model.load_state_dict(job.state["model"])
+            optimizer.load_state_dict(job.state["optimizer"])
+            schedule.load_state_dict(job.state["schedule"])
+        return cls(job, optimizer, schedule, plan)
+
+    @property
+    def n_steps(self) -> int:
+        return len(self.plan)
+
+    def steps(self) -> Iterator[torch.Tensor]:
+        """Make the steps that are left, and yield the loss of each."""
+        job = self.job
+        for parts in self._prefetched(0 if job.state is None else len(job.state["losses"])):
+            yield _step(job.model, parts, job.loss_of, self.optimizer, self.schedule)
+
+    def _prefetched(self, first: int) -> Iterator[list[Batch]]:
+        """Yield this process's parts of each batch, made while the ones before are trained on."""
+        with ThreadPoolExecutor(1) as pool:
+            coming: deque[Future[list[Batch]]] = deque()
+            for step in range(first, len(self.plan)):
+                coming.append(pool.submit(self._parts, step))
+                if len(coming) > PREFETCHED:
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()
+
+    def _parts(self, step: int) -> list[Batch]:
+        rows, at_once = self.plan[step], self.job.config.rows_at_once
+        parts = parts_of(rows, processes.rank(), processes.size(), at_once)
+        seed = self.job.seed * SEED_STEPS + step
+        return [_part_of(self.job.features, rows, part, seed=seed) for part in parts]
+
+    def save(self, path: Path, losses: list[float], average: _Average) -> None:
+        """Write what a killed run needs to go on."""
         state: dict[str, Any] = {
-            "model": self.model.state_dict(),
+            "model": self.job.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "torch_rng": torch.get_rng_state(),
-            "average": self.average.weights,
+            "average": average.weights,
             "losses": losses,
         }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_suffix(".part")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
         torch.save(state, part)
-        os.replace(part, self.path)
-
-    def resume(self) -> list[float]:
-        """Return the losses of the steps that were made before."""
-        if not self.path.exists():
-            return []
-        state = torch.load(self.path, map_location=device(), weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.average.weights = state["average"]
-        self.average.steps = len(state["losses"])
-        torch.set_rng_state(state["torch_rng"].cpu())
-        log.info("%s: going on from step %d", self.path.parent.name, len(state["losses"]))
-        losses: list[float] = state["losses"]
-        return losses
+        os.replace(part, path)

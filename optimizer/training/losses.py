@@ -19,6 +19,7 @@ from torch.nn.functional import (
 
 from optimizer.models.bert import IGNORE, LayersOutput
 from optimizer.study.config import DistillConfig
+from optimizer.training import processes
 from optimizer.training.loop import Batch
 from optimizer.training.teacher_outputs import TeacherOutputs
 
@@ -118,6 +119,10 @@ def _weighted(
     return loss if out.early is None else loss + how.early_weight * loss_of(out.early)
 
 
+def _ask_whole(model: torch.nn.Module, batch: Batch) -> Sequence[Outputs]:
+    return [outputs_of(model, batch)]
+
+
 class Imitation:
     """A teacher's outputs and last hidden states, mixed with the gold labels.
 
@@ -130,7 +135,7 @@ class Imitation:
         self,
         teacher: Targets | None,
         how: DistillConfig,
-        ask: Ask = lambda model, batch: [outputs_of(model, batch)],
+        ask: Ask = _ask_whole,
     ) -> None:
         """`teacher`: None when students learn from labels alone."""
         assert how.labels_only or teacher is not None, "there is nobody to imitate"
@@ -158,16 +163,41 @@ class Imitation:
         real = batch.attention_mask == 1
         if out.kept is not None:
             real &= out.kept
-        wanted = targets.hidden[real]  # (tokens, H)
+        wanted = targets.hidden  # (B, S, H)
         if out.columns is not None:
-            wanted = wanted[:, out.columns]
-        gap = (out.hidden.float()[real] - wanted).square().mean() / wanted.var()
-        return spans + self._how.hidden_weight * gap
+            wanted = wanted[..., out.columns]
+        return spans + self._how.hidden_weight * _gap(out.hidden.float(), wanted, real, batch.share)
 
     def _mixed_loss(self, batch: Batch, targets: TeacherOutputs, said: Spans) -> torch.Tensor:
         t, label_weight = self._how.temperature, self._how.label_weight
         soft = (soft_loss(said[0], targets.start, t) + soft_loss(said[1], targets.end, t)) / 2
         return (1 - label_weight) * soft + label_weight * _hard_loss(batch, said)
+
+
+def _gap(
+    found: torch.Tensor,  # (B, S, H)
+    wanted: torch.Tensor,  # (B, S, H)
+    real: torch.Tensor,  # (B, S) bool, tokens that count
+    share: float,
+) -> torch.Tensor:
+    """Return the mean squared difference relative to the variance of what is wanted.
+
+    Both are of the tokens of all processes: of a part, the result times its share of the batch adds up.
+    """
+    others = ~real[..., None]
+    squares = (found - wanted).square().masked_fill(others, 0.0).sum()
+    states = wanted.masked_fill(others, 0.0)
+    exact = torch.float64
+    sums = [real.sum(dtype=exact) * wanted.shape[-1]]
+    sums += [states.sum(dtype=exact), states.square().sum(dtype=exact)]
+    moments = torch.stack(sums) * (share > 0)
+    n, first, second, all_shares = processes.summed(
+        torch.cat([moments, moments.new_tensor([share])])
+    )
+    variance = (second - first * first / n) / (n - 1)
+    weight = all_shares / share if share else 0.0
+    scale: torch.Tensor = weight / (n * variance)
+    return squares * scale.to(squares.dtype)
 
 
 def soft_loss(found: torch.Tensor, wanted: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -11,12 +11,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from optimizer.data.question_sets import Feature
-from optimizer.models.bert import IGNORE
+from optimizer.models.bert import IGNORE, as_student
+from optimizer.models.student import ModelError
 from optimizer.study.progress import Progress
 from optimizer.study.stages import CHECKPOINT, write_json
 from optimizer.training.loop import Batch, autocast, batch_of, device
@@ -42,8 +45,8 @@ class LiveTeacher:
     model: torch.nn.Module
 
     @classmethod
-    def of_model(cls, model: torch.nn.Module) -> LiveTeacher:
-        return cls(model.to(device()).eval())
+    def of_model(cls, model: PreTrainedModel) -> LiveTeacher:
+        return cls(as_student(model).to(device()).eval())  # type: ignore[arg-type] # stubs of torch
 
     @torch.no_grad()
     def of(self, batch: Batch) -> TeacherOutputs:
@@ -83,6 +86,12 @@ class TeacherStates:
 
         return cls(firsts, mapped(HIDDEN, width) if width else None, mapped(LOGITS, 2))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Go to another process: the logits by value, the gigabytes of hidden states by their file."""
+        hidden: Any = self.hidden
+        file = None if hidden is None else (str(hidden.filename), hidden.shape)
+        return _received, (self.firsts, file, np.array(self.logits))
+
     def of(self, batch: Batch) -> TeacherOutputs:
         """Return the teacher outputs for the rows of a batch."""
         b, s = batch.input_ids.shape
@@ -110,6 +119,20 @@ class TeacherStates:
             if self.hidden is not None and kept is not None:
                 self.hidden[part] = kept[i, :n]
             self.logits[part] = halves[i, :n]
+
+
+def _received(
+    firsts: np.ndarray, file: tuple[str, tuple[int, int]] | None, logits: np.ndarray
+) -> TeacherStates:
+    if file is None:
+        return TeacherStates(firsts, None, logits)
+    try:
+        return TeacherStates(firsts, np.memmap(file[0], np.float16, "r", shape=file[1]), logits)
+    except OSError as exc:
+        raise ModelError(
+            f"{file[0]}: not on this machine ({exc.strerror}); without GPUs all processes of torchrun"
+            " read the teacher's hidden states: share the run folder, or set hidden_weight = 0"
+        ) from exc
 
 
 @torch.no_grad()

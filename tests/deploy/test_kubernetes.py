@@ -262,6 +262,17 @@ def test_workers_share_a_study_on_hosts_of_one_kind(name: str) -> None:
     assert "postgresql" not in str(job), "the address has a password: it belongs in the secret"
 
 
+def test_workers_that_finish_are_started_like_those_that_search() -> None:
+    """They train, and measure no latency: any node may take several."""
+    (job,) = workloads("optimizer-finish").values()
+    pod = pod_of(job)
+    (container,) = pod["containers"]
+    args = main._parser().parse_args(container["args"])
+    assert (container["args"][0], args.storage) == ("finish", "$(STORAGE)")
+    assert "affinity" not in pod
+    assert job["metadata"]["name"] == "finish"
+
+
 @pytest.mark.parametrize("name", ["optimizer", "optimizer-gpu"])
 def test_a_worker_is_started_by_a_command_that_exists(name: str) -> None:
     """A flag of no command ends every pod."""

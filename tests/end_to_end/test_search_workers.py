@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,14 +17,23 @@ import pytest
 from optuna.trial import TrialState
 
 from optimizer.search.ask_tell import Evaluators
-from optimizer.search.storage import SearchError, opened
+from optimizer.search.storage import SearchError, claims, opened
 from optimizer.study.config import Sampler, SearchConfig
 from optimizer.study.space import Candidate
+from optimizer.study.workers import Claim
 from tests import local_postgres
 from tests.searching import STUDY, Judge, search
 
 TRIALS = 40
 PATIENCE_S = 200.0
+HOLD = """\
+import sys, time
+from pathlib import Path
+from optimizer.search.storage import claims
+with claims(sys.argv[1], Path(sys.argv[2])) as claim, claim("a") as mine:
+    print(mine, flush=True)
+    time.sleep(3600)
+"""
 
 
 @pytest.fixture
@@ -71,6 +80,49 @@ def test_a_killed_worker_loses_one_trial_that_another_repeats(tmp_path: Path, ur
     lines = (tmp_path / "judged.txt").read_text().splitlines()
     twice = [line for line, n in Counter(lines).items() if n > 1]
     assert not twice
+
+
+def test_a_member_is_finished_by_one_worker_at_a_time(tmp_path: Path, url: str) -> None:
+    """A worker takes what no other has; what a lost one had is free at once."""
+    command = [sys.executable, "-c", HOLD, url, str(tmp_path)]
+    with (
+        claims(url, tmp_path) as claim,
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as worker,
+    ):
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "True\n"
+        with claim("a") as mine:
+            assert not mine
+        with claim("b") as mine:
+            assert mine
+        worker.kill()
+        deadline = time.monotonic() + PATIENCE_S
+        while not is_free(claim, "a"):
+            assert time.monotonic() < deadline, "the database keeps what a killed worker had"
+            time.sleep(0.1)
+
+
+def is_free(claim: Claim, name: str) -> bool:
+    with claim(name) as mine:
+        return mine
+
+
+def test_a_lost_database_ends_a_worker_that_finishes(tmp_path: Path) -> None:
+    """The message says that finished members are kept."""
+    with local_postgres.server() as running:
+        with pytest.raises(SearchError, match="finished members are kept") as raised:
+            claim_after(running.stop, running.url, tmp_path)
+        assert "password" not in str(raised.value)
+        running.start()
+    with pytest.raises(SearchError, match="postgresql://"):
+        claim_after(running.stop, "mysql://user:password@host/database", tmp_path)
+
+
+def claim_after(event: Callable[[], None], url: str, folder: Path) -> None:
+    with claims(url, folder) as claim:
+        event()
+        with claim("a") as mine:
+            assert mine
 
 
 def trials_at(url: str, folder: Path) -> list[optuna.trial.FrozenTrial]:

@@ -108,7 +108,8 @@ def test_a_slice_without_neurons_says_what_they_said_on_average(model: PreTraine
     net = Supernet(model, probe=[probe()])
     ids = probe()
     gold = torch.zeros_like(ids["input_ids"], dtype=torch.bool)
-    batch = Batch(**ids, starts=gold, ends=gold, rows=(0, 1))
+    inputs = (ids["input_ids"], ids["attention_mask"], ids["token_type_ids"])
+    batch = Batch(*inputs, starts=gold, ends=gold, rows=(0, 1))
     with torch.no_grad():
         whole = net(batch, Candidate((0, 1), 2, WIDTH))
         half = net(batch, Candidate((0, 1), 2, WIDTH // 2))
