@@ -39,8 +39,10 @@ def parse(raw: bytes, path: Path) -> tuple[Mapping[str, Any], Terms]:
     """Return the tables of a file by class, and its terms. Raises: RepositoryError."""
     try:
         document = tomllib.loads(raw.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
-        raise RepositoryError(f"{path}: not TOML: {exc}") from exc
+        terms = json.dumps(document.get(ROLLOUT, {}), default=str)
+        json.dumps(document.get("classes"), default=str)  # fails on a number of thousands of digits
+    except (ValueError, RecursionError) as exc:  # of the text, of TOML, of numbers; nested too deep
+        raise RepositoryError(f"{path}: cannot be read as TOML: {exc}") from exc
     unknown = document.keys() - {"classes", ROLLOUT}
     if unknown:
         raise RepositoryError(
@@ -49,7 +51,7 @@ def parse(raw: bytes, path: Path) -> tuple[Mapping[str, Any], Terms]:
     tables = document.get("classes")
     if not tables or not isinstance(tables, dict):
         raise RepositoryError(f"{path}: it has no [classes.NAME]")
-    return tables, parse_terms(json.dumps(document.get(ROLLOUT, {}), default=str), path)
+    return tables, parse_terms(terms, path)
 
 
 def promote(repository: Path, sha256: str | None = None) -> Path:

@@ -100,7 +100,10 @@ class Candidates:
         try:
             files, raw = await asyncio.to_thread(_read, self._repository)
         except RepositoryError as exc:
-            self._refuse(exc, self._seen)
+            if self._service.rollout.running is None:
+                self._refuse(exc, self._seen)
+            else:
+                log.warning("the candidate was not read, and goes on: %s", exc)
             return
         if raw is None:
             self._gone()

@@ -28,6 +28,7 @@ MAX_QUESTION_TOKENS = 128
 MAX_ANSWER_TOKENS = 30
 LENGTH_BUCKETS = (64, 96, 128, 192, 256, 320, 384)
 N_BEST = 20
+MOST_LOOKED_AT = 64 * N_BEST  # pairs of tokens, in the search for so many distinct places
 NOWHERE = np.float32(-1e9)
 SCORE_CLIP = 20.0
 
@@ -343,17 +344,22 @@ def best_spans(
     pair, length = _largest(sums, k)
     scores = sums[pair, length]
     order = (-scores).argsort(kind="stable")[:k]
-    if scores[order[-1]] <= NOWHERE / 2:
+    if not order.size or scores[order[-1]] <= NOWHERE / 2:
         order = order[scores[order] > NOWHERE / 2]
     best = pair[order]
     return window[best], start[best], start[best] + length[order], scores[order]
 
 
 def _largest(values: Floats, k: int) -> tuple[Ints, ...]:
-    """Return the indices of the k largest values, and of those as large, in order of index."""
+    """Return the indices of the k largest values, in order of index; of equal ones the first, of NaN none."""
+    if not values.size:
+        return values.nonzero()
     n_less = max(0, values.size - k)
     least = np.partition(values, n_less, axis=None)[n_less]
     found: tuple[Ints, ...] = (values >= least).nonzero()
+    if (n_over := len(found[0]) - k) > 0:
+        last_ties = (values[found] == least).nonzero()[0][-n_over:]
+        found = tuple(np.delete(index, last_ties) for index in found)
     return found
 
 
@@ -368,7 +374,8 @@ def _distinct_spans(
     """Return (begin, end) and the logit sum, each (K,), of the best distinct pieces of the context.
 
     Overlapping windows, and the tokens of one character, name the same piece more than once: its
-    larger logit counts, before any softmax. Looks further until K is N_BEST or nothing is left.
+    larger logit counts, before any softmax. Looks further until K is N_BEST, or nothing is left, or
+    MOST_LOOKED_AT were looked at: a context of one character of many tokens names one place for ever.
     """
     looked_at = N_BEST
     while True:
@@ -382,7 +389,7 @@ def _distinct_spans(
         first: dict[tuple[int, int], int] = {}  # place in the context -> its best row
         for row, place in enumerate(places):
             first.setdefault(place, row)
-        if len(first) >= N_BEST or len(score) < looked_at:
+        if len(first) >= N_BEST or len(score) < looked_at or looked_at >= MOST_LOOKED_AT:
             rows = list(first.values())[:N_BEST]
             return [places[row] for row in rows], score[rows]
         looked_at *= 2

@@ -253,11 +253,13 @@ class Rollout:
 
     def _add(self, running: Running, seen: Seen) -> None:
         """In shadow only what is compared counts: the candidate answers nothing else."""
-        if running.shadow or running is not self.running:
-            return
-        self._learn(running, seen)
+        if not running.shadow:
+            self._learn(running, seen)
 
     def _learn(self, running: Running, seen: Seen) -> None:
+        """Take one outcome of the candidate that runs; it may have ended before its comparison did."""
+        if running is not self.running:
+            return
         if self.elsewhere is not None:
             self.elsewhere.tried(running, seen)
         else:

@@ -310,6 +310,23 @@ async def test_after_the_model_server_was_away_the_trial_goes_on(house: House) -
     assert sum(each.requests for each in found.sets.values()) == 30
 
 
+async def test_a_candidate_that_cannot_be_read_for_once_goes_on(house: House) -> None:
+    """Its metrics, too: a share of 0 would say that nothing is tried."""
+    await look(house, Terms(share=0.5))
+    path = house.repository / disk.CANDIDATE
+    content = path.read_bytes()
+    path.unlink()
+    path.mkdir()  # an error, whoever reads it
+    await house.watcher.check()
+    path.rmdir()
+    path.write_bytes(content)
+    await house.watcher.check()
+    found = await state(house)
+    assert (found.tried, found.refused) == (True, None)
+    assert metric(house, "bertier_candidate_share") == 0.5
+    assert metric(house, "bertier_candidate_refused") == 0
+
+
 async def test_a_share_of_zero_tries_nothing(tmp_path: Path) -> None:
     """For gateways that must not: no file in the repository can make them."""
     house = House(tmp_path, candidate_share=0.0)

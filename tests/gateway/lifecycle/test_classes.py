@@ -64,7 +64,10 @@ async def test_a_file_stands_in_place_of_the_settings_until_it_is_gone(house: Ho
 
 
 BAD = [
-    ("[classes.standard", "not TOML"),
+    ("[classes.standard", "cannot be read as TOML"),
+    ("x = " + "[" * 900 + "]" * 900, "cannot be read as TOML"),
+    ("x = " + "9" * 5000, "cannot be read as TOML"),
+    ("[classes.standard]\nlatency_ms = 0x" + "f" * 5000, "cannot be read as TOML"),
     ("http_port = 9", "http_port: only classes may be set here"),
     ("[rollout]\nshare = 0.5", "it has no [classes.NAME]"),
     ("[classes.fast]\nlatency_ms = 9\npolicy = 'strict'", "no such class, only batch, inter"),

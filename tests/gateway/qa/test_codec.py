@@ -243,6 +243,23 @@ def test_the_best_spans_are_those_of_a_full_search(
     assert {span[:3] for span in found} == {span[:3] for span in expected}
 
 
+def test_of_equal_spans_the_first_are_found() -> None:
+    """A model that always says the same must not make the search list every pair of tokens."""
+    equal, everywhere = np.zeros((3, 40), np.float32), np.ones((3, 40), bool)
+    window, start, end, score = codec.best_spans(equal, equal, everywhere)
+    assert window.tolist() == [0] * codec.N_BEST
+    assert start.tolist() == [0] * codec.N_BEST
+    assert end.tolist() == list(range(codec.N_BEST))
+    assert score.tolist() == [0.0] * codec.N_BEST
+
+
+def test_logits_that_are_no_numbers_name_no_span() -> None:
+    """A search of shapes goes on where one of them has diverged."""
+    shape = (2, 30)
+    broken = np.full(shape, np.nan, np.float32)
+    assert [len(each) for each in codec.best_spans(broken, broken, np.ones(shape, bool))] == [0] * 4
+
+
 def seen_twice(context: str) -> tuple[Question, Windows, tuple[int, int], tuple[int, int]]:
     """Return a question of two windows, and a token that both hold: its row and column in each."""
     question = Question("What is it?", context, top_k=20)
