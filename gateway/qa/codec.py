@@ -350,17 +350,16 @@ def best_spans(
     return window[best], start[best], start[best] + length[order], scores[order]
 
 
-def _largest(values: Floats, k: int) -> tuple[Ints, ...]:
+def _largest(values: Floats, k: int) -> tuple[Ints, Ints]:  # (N, M)
     """Return the indices of the k largest values, in order of index; of equal ones the first, of NaN none."""
-    if not values.size:
-        return values.nonzero()
     n_less = max(0, values.size - k)
-    least = np.partition(values, n_less, axis=None)[n_less]
-    found: tuple[Ints, ...] = (values >= least).nonzero()
-    if (n_over := len(found[0]) - k) > 0:
-        last_ties = (values[found] == least).nonzero()[0][-n_over:]
-        found = tuple(np.delete(index, last_ties) for index in found)
-    return found
+    least = np.partition(values, n_less, axis=None)[n_less] if values.size else 0.0
+    rows, columns = (values >= least).nonzero()
+    if len(rows) > k:
+        kept = np.ones(len(rows), bool)
+        kept[(values[rows, columns] == least).nonzero()[0][k - len(rows) :]] = False
+        return rows[kept], columns[kept]
+    return rows, columns
 
 
 def null_score(logits: Logits) -> np.float32:
