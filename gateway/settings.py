@@ -133,7 +133,7 @@ class Settings(BaseSettings):
     )
     triton_tls_authority: Path | None = Field(
         None,
-        description="PEM file of the authorities that signed the certificates of `triton_url`: speak TLS to it"
+        description="PEM file of the authorities that sign the certificates of `triton_url`; set: TLS is used"
         " ([more](security.md#towards-triton))",
     )
     triton_tls_certificate: Path | None = Field(

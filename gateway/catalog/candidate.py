@@ -227,7 +227,7 @@ def _held(repository: Path, sha256: str | None) -> Iterator[Candidate]:
                 raise FileNotFoundError(None, "it is gone")
             candidate = parse(raw, repository)
             if sha256 not in (None, candidate.sha256):
-                raise RepositoryError(f"{path}: it is another candidate by now")
+                raise RepositoryError(f"{path}: it has been replaced by another candidate")
             yield candidate
     except OSError as exc:
         raise RepositoryError(f"{path}: {exc.strerror}") from exc

@@ -119,7 +119,7 @@ def _held(repository: Path, sha256: str | None) -> Iterator[bytes]:
             if raw is None:
                 raise FileNotFoundError(None, "it is gone")
             if sha256 not in (None, hashlib.sha256(raw).hexdigest()):
-                raise RepositoryError(f"{path}: it is another candidate by now")
+                raise RepositoryError(f"{path}: it has been replaced by another candidate")
             yield raw
     except OSError as exc:
         raise RepositoryError(f"{path}: {exc.strerror}") from exc

@@ -77,7 +77,7 @@ HEAD = f"""# Metrics
 
 Made from `gateway/observability/metrics_declared.py` by `make docs-metrics`; [how to query them](../how-to/metrics.md).
 
-The unit is in the name. Names in `_total` are counters, others gauges, unless the row says histogram; `_evidence` and `_shift` are log10 of an e-value, F1 is from 0 to 1. `frontend` is {_words(*FRONTENDS)}; `catalog`:
+Names in `_total` are counters, others gauges, unless the row says histogram. The unit is in the name; without one it is a number, F1 and shares from 0 to 1. `_info` is always 1; a metric that is 1 when or while something holds is else 0. `frontend` is {_words(*FRONTENDS)}; `catalog`:
 {_words(*SetName)}; `replica`: the address of a model server, where there are several. No request can make a new label value.
 Histograms of durations have an edge at the target and at the deadline of every SLO class.
 

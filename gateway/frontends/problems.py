@@ -81,7 +81,7 @@ STATUS: Mapping[type[BertierError], tuple[int, str]] = {
     QuotaExceeded: (429, "More requests than the key may send"),
     TooManyConnections: (429, "More connections than there may be"),
     Infeasible: (422, "No plan can meet this SLO"),
-    Overloaded: (429, "Too busy to keep this SLO now"),
+    Overloaded: (429, "Too busy to meet this SLO now"),
     DeadlineExceeded: (504, "The deadline has passed"),
     BackendUnavailable: (503, "No model server can answer"),
     InvalidLogits: (503, "The model server's answer cannot be read"),

@@ -138,7 +138,7 @@ class Candidates:
             self._refuse(exc, digest)
             return
         except Exception as exc:  # any error in the checks condemns the candidate
-            log.exception("the candidate broke the checks")
+            log.exception("the checks of the candidate failed with an error of their own")
             self._refuse(RepositoryError(f"it could not be checked: {exc!r}"), digest)
             return
         self._seen, self._refused, self._may_pass, self._unwritten = digest, None, False, ""

@@ -62,7 +62,7 @@ class ClassesFile:
 
     def _refuse(self, why: str) -> None:
         if why != self.refused:
-            log.error("classes refused, the ones before go on: %s", why)
+            log.error("classes refused, the previous ones stay in use: %s", why)
             self._service.metrics.note_reload(FILE, loaded=False)
         self.refused = why
 

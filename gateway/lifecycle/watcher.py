@@ -181,7 +181,7 @@ class Watcher:
                 self._refuse(exc, digest)
             return
         except Exception as exc:  # any error in the checks condemns the catalog
-            log.exception("the new catalog broke the checks")
+            log.exception("the checks of the new catalog failed with an error of their own")
             self._refuse(RepositoryError(f"it could not be checked: {exc!r}"), digest)
             return
         self._seen = self._served = digest

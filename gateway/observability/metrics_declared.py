@@ -45,7 +45,7 @@ _info = _gauge  # a gauge of value 1; the labels hold the information
 # Requests and their answers.
 REQUESTS = _counter(
     "bertier_requests_total",
-    "Requests by frontend, SLO class and outcome.",
+    "Requests that have ended.",
     *("frontend", "slo_class", "outcome"),
 )
 DURATION = _histogram(
@@ -68,12 +68,12 @@ WINDOWS = _histogram(
 )
 DECISIONS = _counter(
     "bertier_decisions_total",
-    "Decisions by SLO class, plan and reason.",
+    "Routing decisions.",
     *("slo_class", "plan", "reason"),
 )
 SLO = _counter(
     "bertier_slo_outcomes_total",
-    "Answers by SLO class and outcome; one with two violations counts under both.",
+    "Answers; one with two violations counts under both.",
     *("slo_class", "outcome"),
 )
 SLO_REQUESTS = _counter(
@@ -93,7 +93,7 @@ SHEDS = _counter(
 )
 ESCALATIONS = _counter(
     "bertier_escalations_total",
-    "Stages of cascades: answer kept, escalated to the next variant, or escalation cut for lack of time.",
+    "Stages of cascades: answer kept, escalated to the next variant, or escalation cut (no time, or a failing variant).",
     *("plan", "outcome"),
 )
 RETRIES = _counter(
@@ -103,7 +103,7 @@ RETRIES = _counter(
 )
 COMPUTE = _counter(
     "bertier_compute_seconds_total",
-    "Compute of answers, s of one core by the profiles of this host.",
+    "Compute of answers, s of one core by the profiles of this host; cached answers cost 0.",
     "slo_class",
 )
 LARGEST_COMPUTE = _counter(
@@ -147,7 +147,7 @@ PREDICTIONS = _counter(
 )
 PREDICTION_RATIO = _histogram(
     "bertier_latency_prediction_ratio",
-    "Time from the decision to the answer / its predicted P95.",
+    "Time from the decision to the answer, divided by its predicted P95.",
     "variant",
 )
 BACKEND_UP = _gauge(
@@ -256,7 +256,7 @@ CONNECTIONS = _gauge(
 )
 CONNECTIONS_CLOSED = _counter(
     "bertier_http_connections_closed_total",
-    "HTTP connections that the gateway closed or did not accept, by reason.",
+    "HTTP connections that the gateway closed or did not accept.",
     "reason",
 )
 DENIED = _counter(
@@ -276,7 +276,7 @@ RELOADS = _counter(
 )
 CERTIFICATE_ENDS = _gauge(
     "bertier_certificate_end_timestamp_seconds",
-    "When the gateway's TLS certificate ends.",
+    "When the gateway's TLS certificate ends, Unix time.",
 )
 RELOAD_REFUSED = _gauge(
     "bertier_reload_refused",
@@ -301,7 +301,7 @@ CERTIFIED_F1 = _gauge(
 )
 CATALOG_SWITCHES = _counter(
     "bertier_catalog_switches_total",
-    "New catalogs noticed, by result.",
+    "New catalogs noticed.",
     "result",
 )
 CATALOG_REFUSED = _gauge(
@@ -315,11 +315,11 @@ CATALOG = _info(
 )
 CATALOG_LOADED = _gauge(
     "bertier_catalog_loaded_timestamp_seconds",
-    "When the catalog was switched to.",
+    "When the catalog was switched to, Unix time.",
 )
 CANDIDATE_SHARE = _gauge(
     "bertier_candidate_share",
-    "Share of requests that a candidate gets.",
+    "Share of requests that a candidate gets; 0 without one, or in shadow.",
 )
 CANDIDATE_REFUSED = _gauge(
     "bertier_candidate_refused",
@@ -371,7 +371,7 @@ CERTIFICATE_EVIDENCE = _gauge(
 )
 CERTIFICATE_BROKEN = _gauge(
     "bertier_certificate_broken",
-    "1 when that evidence reaches the alarm: the plan is not trusted until it is certified again.",
+    "1 when that evidence reaches the alarm: the plan is no longer trusted.",
     "plan",
 )
 CONFIDENCE_SHIFT = _gauge(

@@ -94,7 +94,7 @@ class Observed:
         try:
             found: tuple[Lives, int] | None = await self._channel.ask("live", timeout_ms=PARENT_MS)
         except ChannelClosed as exc:
-            log.warning("the parent process does not say what is known by feedback: %s", exc)
+            log.warning("the parent process did not report what is known from feedback: %s", exc)
             found = None
         return found or ({}, 0)
 

@@ -29,7 +29,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
 
 def add(commands: Any) -> None:
     """Add the commands that end a trial by hand."""
-    text = "make the candidate current; of a catalog, 'rollback' undoes it"
+    text = "make the candidate current; 'rollback' undoes it for a catalog"
     command = commands.add_parser("promote", help=text, description=text)
     command.add_argument("--model-repository", type=Path, default=configs.REPOSITORY)
     command.set_defaults(run=_promote)

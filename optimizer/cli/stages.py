@@ -29,8 +29,8 @@ ALLOW_DOMINATED = "also publish variants that another one beats in latency, size
 
 ONLY = "train only this student; several times for several: for processes that share the work"
 SHARED = (
-    "database by which workers on several machines share the members, postgresql://...; those with one run"
-    " folder need none"
+    "database through which workers on several machines share the members, postgresql://...; workers with"
+    " one run folder need none"
 )
 ONLY_SEARCH = "search only this elastic student's slices; several times for several"
 STORED = (

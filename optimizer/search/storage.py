@@ -76,7 +76,9 @@ def claims(url: str | None, folder: Path) -> Iterator[workers.Claim]:
         yield lambda name: workers.claimed(folder / f"{name}.lock")
         return
     if not url.startswith(("postgresql", "postgres")):
-        raise SearchError("--storage: finishing is shared by a PostgreSQL: postgresql://...")
+        raise SearchError(
+            "--storage: workers share finishing through PostgreSQL only: write postgresql://..."
+        )
     try:
         engine = create_engine(
             _with_driver(url), poolclass=NullPool, connect_args={"keepalives_idle": KEEPALIVE_S}

@@ -146,5 +146,5 @@ class Store:
             said = " ".join(str(exc).split()) or type(exc).__name__
             raise StoreError(
                 f"{self.url}: cannot be {done} ({said}); what is finished is kept in {self.folder}: make sure"
-                " that the store is there, has room and lets you in, and run the same command again"
+                " that the store can be reached, has room and gives you access, then run the same command again"
             ) from exc

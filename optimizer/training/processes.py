@@ -51,7 +51,9 @@ def joined() -> Iterator[None]:
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
         _control = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
     except (RuntimeError, ValueError) as exc:
-        raise ProcessLost(f"the processes of torchrun could not join: {_first_line(exc)}") from exc
+        raise ProcessLost(
+            f"the processes of torchrun could not connect: {_first_line(exc)}"
+        ) from exc
     yield  # after an error there is no farewell: torchrun ends the others
     dist.destroy_process_group()
 
@@ -87,7 +89,7 @@ def receive() -> Any:
         return torch.load(io.BytesIO(data.numpy().tobytes()), "cpu", weights_only=False)
     except (pickle.UnpicklingError, AttributeError, ImportError) as exc:
         raise BertierError(
-            f"another version of this program runs on the first machine ({exc}): install the same"
+            f"another version of this program runs on the first machine ({exc}): install the same version here"
         ) from exc
 
 

@@ -86,7 +86,7 @@ REQUEST_HEADERS: tuple[tuple[str, dict[str, Any], str], ...] = (
     (
         "Cache-Control",
         _TEXT,
-        "Of cached answers, where the gateway caches any: `no-store`, `no-cache`, `max-age=SECONDS`.",
+        "Which cached answers may be used, if the gateway caches any: `no-store`, `no-cache`, `max-age=SECONDS`.",
     ),
     (
         "x-envoy-expected-rq-timeout-ms",

@@ -214,8 +214,8 @@ async def test_other_current_classes_begin_the_test_anew(house: House) -> None:
 def test_only_the_candidate_that_was_judged_is_moved(tmp_path: Path) -> None:
     """Another one may lie there by now."""
     (tmp_path / disk.CANDIDATE).write_text(STANDARD.format(latency_ms=400))
-    with pytest.raises(RepositoryError, match="another candidate by now"):
+    with pytest.raises(RepositoryError, match="replaced by another candidate"):
         disk.promote(tmp_path, "0" * 64)
-    with pytest.raises(RepositoryError, match="another candidate by now"):
+    with pytest.raises(RepositoryError, match="replaced by another candidate"):
         disk.withdraw(tmp_path, "worse", "0" * 64)
     assert disk.promote(tmp_path) == tmp_path / disk.CLASSES
