@@ -261,7 +261,7 @@ class Follower:
             tried.classes,
         )
         running.serving = serving
-        running.tests.show(tried.verdict)
+        running.tests.show(self._observed.verdict_on(tried))
         rollout.running = running
         self._observed.follow(tried.number, running)
         if tried.serving is not None and serving is not None:

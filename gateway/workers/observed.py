@@ -12,6 +12,7 @@ from gateway.request.feedback import Given, Lives, OwnedKey, Scored, Truth
 from gateway.request.rollout import Running, Seen
 from gateway.request.service import AnswerService
 from gateway.workers.channel import Channel, ChannelClosed
+from gateway.workers.messages import Tried
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ class Observed:
         self._outcomes: list[tuple[int, Seen]] = []  # and the number of their tests
         self._given: list[Given | tuple[OwnedKey, Comparison]] = []
         self._trial: tuple[int, Running] | None = None
+        self._verdict: tuple[int, Verdict] | None = None  # the last one, and its tests' number
         service.shadow.elsewhere = service.rollout.elsewhere = self
         service.feedback.elsewhere = self
 
@@ -62,8 +64,15 @@ class Observed:
 
     async def show_verdict(self, shown: tuple[int, Verdict]) -> None:
         """Follow the verdict on a candidate: one that is worse gets no further request."""
+        self._verdict = shown
         if (running := self.trial_of(shown[0])) is not None:
             running.tests.show(shown[1])
+
+    def verdict_on(self, tried: Tried) -> Verdict:
+        """Return the verdict on a candidate, which may have come while its publication was prepared."""
+        if self._verdict is not None and self._verdict[0] == tried.number:
+            return self._verdict[1]
+        return tried.verdict
 
     # Feedback.
 

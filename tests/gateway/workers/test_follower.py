@@ -184,3 +184,27 @@ async def test_a_candidate_that_cannot_be_built_does_not_keep_a_new_catalog_back
     house._model("new")
     await house.try_beside(published, tried)
     assert await answered_by(house) is SetName.CANDIDATE
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_verdict_that_falls_while_a_publication_is_prepared_holds(
+    house: House, known: bool
+) -> None:
+    """The publication carries an older one, and the parent tells a verdict once; `known`: tried here already."""
+    base, tried = house.published(["current"]), house.candidate(["new"])
+    await house.try_beside(base, tried if known else None)
+    published = replace(base, number=house.n_published + 1, candidate=tried)
+    handlers = house.follower.handlers()
+    assert await handlers["prepare"](published)
+    await handlers["verdict"]((tried.number, Verdict.WORSE))
+    await handlers["switch"](published.number)
+    assert await answered_by(house) is SetName.CURRENT
+
+
+async def test_a_candidate_that_is_tried_after_a_worse_one_begins_open(house: House) -> None:
+    """A verdict is on one test."""
+    base = house.published(["current"])
+    await house.try_beside(base, house.candidate(["new"], number=7))
+    await house.follower.handlers()["verdict"]((7, Verdict.WORSE))
+    await house.try_beside(base, house.candidate(["new"], number=8))
+    assert await answered_by(house) is SetName.CANDIDATE
