@@ -56,6 +56,7 @@ class Follower:
         self._parent_silent = False
         self._observed = Observed(service, channel)
         self._next: tuple[Published, ServingSet, ServingSet | None] | None = None
+        self._newest: Published | None = None  # whose preparation began last
         self._sets: dict[int, ServingSet] = {}  # what is served, by the parent's numbers
         self._preparing = 0
         longest_ms = slo.longest_timeout_ms(service.settings.classes)
@@ -143,6 +144,7 @@ class Follower:
     async def _prepare(self, published: Published) -> bool:
         """Build what is new; the switch comes when all workers have. Returns whether all was possible."""
         self._preparing += 1
+        self._newest = published
         try:
             current = await self._built(published.current, self._service.serving)
             candidate, whole = await self._candidate(published.candidate, current)
@@ -151,6 +153,8 @@ class Follower:
             return False
         finally:
             self._preparing -= 1
+        if self._newest is not published:  # the parent did not wait for this one
+            return False
         self._next = (published, current, candidate)
         return whole
 

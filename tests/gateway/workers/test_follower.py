@@ -13,6 +13,7 @@ import pytest
 from gateway.app import Models
 from gateway.backends.embedded import EmbeddedBackend
 from gateway.catalog import store
+from gateway.catalog.schema import Variant
 from gateway.clock import now_ms
 from gateway.domain import Question, SetName, SloRequest, Trust
 from gateway.monitoring.rollout_tests import Verdict
@@ -208,3 +209,29 @@ async def test_a_candidate_that_is_tried_after_a_worse_one_begins_open(house: Ho
     await house.follower.handlers()["verdict"]((7, Verdict.WORSE))
     await house.try_beside(base, house.candidate(["new"], number=8))
     assert await answered_by(house) is SetName.CANDIDATE
+
+
+async def test_the_newest_publication_is_served_even_if_an_older_one_is_prepared_last(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parent does not wait for a slow one, and publishes the next."""
+    await house.switch(["first"])
+    loading, go_on, load = asyncio.Event(), asyncio.Event(), house.backend.load
+
+    async def load_slowly(variant: Variant) -> None:
+        if variant.name == "slow":
+            loading.set()
+            await go_on.wait()
+        await load(variant)
+
+    monkeypatch.setattr(house.backend, "load", load_slowly)
+    handlers = house.follower.handlers()
+    older = asyncio.ensure_future(handlers["prepare"](house.published(["slow"])))
+    await loading.wait()
+    newest = house.published(["newest"])
+    assert await handlers["prepare"](newest)
+    go_on.set()
+    assert not await older
+    await handlers["switch"](newest.number)
+    assert house.service.serving is not None
+    assert set(house.service.serving.trust) == {"newest"}
