@@ -17,7 +17,7 @@ from gateway.workers.messages import Tried
 log = logging.getLogger(__name__)
 
 MOST_ANSWERS = 200  # that are sent at once
-MOST_UNSENT_BYTES = 16 << 20  # to a parent that does not read; more answers are not remembered
+MOST_UNSENT_BYTES = 16 << 20  # to a parent that does not read; what is observed meanwhile is lost
 PARENT_MS = 1_000.0  # until the parent says what is known
 REPORT_MS = 5_000.0  # until it has taken a report, for which it may ask all workers
 
@@ -39,7 +39,7 @@ class Observed:
 
     def compared(self, plan: str, text: bytes, outcome: Comparison) -> None:
         """Have the parent test the agreement of a plan."""
-        self._channel.send("compared", (plan, text, outcome))
+        self._send("compared", (plan, text, outcome))
 
     def answered(self, variant: str, text: bytes, score: float, n_tokens: int) -> None:
         """Have the parent test the confidence of a variant."""
@@ -115,15 +115,19 @@ class Observed:
         self._send_answers()
         self._send_given()
         if self._outcomes:
-            self._channel.send("outcomes", self._outcomes)
+            self._send("outcomes", self._outcomes)
             self._outcomes = []
 
     def _send_answers(self) -> None:
         if self._answers:
-            self._channel.send("answers", self._answers)
+            self._send("answers", self._answers)
             self._answers = []
 
     def _send_given(self) -> None:
-        if self._given and self._channel.unsent_bytes <= MOST_UNSENT_BYTES:
-            self._channel.send("given", self._given)
-        self._given = []
+        if self._given:
+            self._send("given", self._given)
+            self._given = []
+
+    def _send(self, kind: str, payload: Any) -> None:
+        if self._channel.unsent_bytes <= MOST_UNSENT_BYTES:
+            self._channel.send(kind, payload)
