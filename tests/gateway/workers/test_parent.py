@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ class Worker:
     def __init__(self) -> None:
         self.able = True
         self.prepared: list[int] = []
+        self.prepared_s: list[float] = []  # when
         self.switched: list[int] = []
         self.verdicts: list[tuple[int, Verdict]] = []
         self.channel = Channel(
@@ -38,6 +41,7 @@ class Worker:
 
     async def _prepare(self, published: Published) -> bool:
         self.prepared.append(published.number)
+        self.prepared_s.append(time.monotonic())
         return self.able
 
     async def _switch(self, number: int) -> None:
@@ -64,13 +68,18 @@ class House:
         self.tasks: list[asyncio.Task[Any]] = []
 
     async def connect(self) -> None:
-        for each, worker in zip(self.parent._children, self.workers, strict=True):
-            ours, theirs = socket.socketpair()
-            each.channel, each.begun = Channel(each._handlers), True
-            for channel, end in ((each.channel, ours), (worker.channel, theirs)):
-                await channel.open(end)
-                self.tasks.append(asyncio.create_task(channel.run()))
+        for nth, worker in enumerate(self.workers):
+            await self.link(nth, worker, begun=True)
         self.tasks.append(asyncio.create_task(self.parent._publish()))
+
+    async def link(self, nth: int, worker: Worker, *, begun: bool) -> None:
+        """Let this worker be the parent's nth."""
+        each = self.parent._children[nth]
+        ours, theirs = socket.socketpair()
+        each.channel, each.begun = Channel(each._handlers), begun
+        for channel, end in ((each.channel, ours), (worker.channel, theirs)):
+            await channel.open(end)
+            self.tasks.append(asyncio.create_task(channel.run()))
 
 
 @pytest.fixture
@@ -101,12 +110,13 @@ async def test_only_the_worker_that_could_not_build_the_set_tries_again(house: H
 
 
 async def test_it_tries_less_and_less_often(house: House) -> None:
-    """A model file that is gone does not come back within a second: 50 + 100 + 200 + 400 + 800 ms."""
-    house.workers[1].able = False
+    """A model file that is gone does not come back within a second."""
+    bad = house.workers[1]
+    bad.able = False
     house.parent.serve(serving_set(small_and_large()))
-    await wait_until(lambda: house.workers[1].prepared)
-    await asyncio.sleep(1.0)
-    assert 2 <= len(house.workers[1].prepared) <= 5
+    await wait_until(lambda: len(bad.prepared) >= 4)
+    waits_s = [after - before for before, after in pairwise(bad.prepared_s[:4])]
+    assert all(w > 0.95 * least for w, least in zip(waits_s, (0.05, 0.1, 0.2), strict=True))
 
 
 async def test_a_new_catalog_ends_the_attempts_at_the_old_one(house: House) -> None:
