@@ -361,7 +361,8 @@ class Parent(Followers):
         )
         await asyncio.gather(*(c.prepare(published, PREPARE_MS) for c in children))
         for child in children:
-            child.channel.send("switch", published.number)
+            if child.begun:  # a new process in its place has nothing prepared
+                child.channel.send("switch", published.number)
             self._try_later(child)
 
     def _try_later(self, child: Child) -> None:

@@ -31,6 +31,8 @@ class Worker:
 
     def __init__(self) -> None:
         self.able = True
+        self.go_on = asyncio.Event()  # it prepares until then
+        self.go_on.set()
         self.prepared: list[int] = []
         self.prepared_s: list[float] = []  # when
         self.switched: list[int] = []
@@ -42,6 +44,7 @@ class Worker:
     async def _prepare(self, published: Published) -> bool:
         self.prepared.append(published.number)
         self.prepared_s.append(time.monotonic())
+        await self.go_on.wait()
         return self.able
 
     async def _switch(self, number: int) -> None:
@@ -154,3 +157,17 @@ async def test_one_test_counts_what_all_workers_see_and_its_verdict_holds_for_al
     await wait_until(lambda: one.verdicts and other.verdicts)
     assert one.verdicts == other.verdicts == [(number, Verdict.WORSE)]
     assert tests.rates[Rate.ERRORS].candidate.n <= 16
+
+
+async def test_a_worker_that_replaces_one_meanwhile_is_not_told_to_switch(house: House) -> None:
+    """It has prepared nothing, and does not know the message before it has begun."""
+    slow, ended, fresh = *house.workers, Worker()
+    slow.go_on.clear()
+    house.parent.serve(serving_set(small_and_large()))
+    await wait_until(lambda: slow.prepared and ended.prepared)
+    await house.link(1, fresh, begun=False)
+    slow.go_on.set()
+    await wait_until(lambda: slow.switched)
+    house.parent._children[1].channel.send("verdict", (1, Verdict.OPEN))
+    await wait_until(lambda: fresh.verdicts)  # all that was sent before has come
+    assert fresh.switched == []
