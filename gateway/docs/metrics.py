@@ -68,7 +68,7 @@ VALUES = {
     "bertier_rollouts_total.result": _words(*ROLLED_OUT),
     "bertier_shadow_total.outcome": "`agreed`, `disagreed`, `both_silent` (neither answered),"
     " `dropped` (no capacity), `failed`",
-    "bertier_sheds_total.reason": "`full` (`max_in_flight`), `strict` (cannot be met now), `unreachable` (no plan by the deadline)",
+    "bertier_sheds_total.reason": "`full` (`max_in_flight`, or [too many bytes being read](../explanation/routing.md#admission)), `strict` (cannot be met now), `unreachable` (no plan by the deadline)",
     "bertier_slo_outcomes_total.outcome": "`met`, or a [value of `SLO-Met`](api.md#headers-of-an-answer)",
     "bertier_slo_requests_total.outcome": _words("met", "violated"),
 }

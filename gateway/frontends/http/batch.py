@@ -23,7 +23,7 @@ from gateway.frontends import replies, slo_headers
 from gateway.frontends import schemas as models
 from gateway.frontends.http.middleware import problem_response
 from gateway.frontends.http.openapi import NDJSON
-from gateway.frontends.http.streaming import Inbox, disconnected, read_body, while_connected
+from gateway.frontends.http.streaming import Inbox, bodies_of, disconnected, while_connected
 from gateway.request.service import AnswerService
 
 NDJSON_TYPES = (NDJSON, "application/ndjson", "application/jsonl", "application/x-jsonlines")
@@ -74,8 +74,7 @@ class Batch:
         return LinesResponse(partial(self._stream, _each(await self._list(request)), leaving))
 
     async def _list(self, request: Request) -> Iterable[Any]:
-        limits = self._settings
-        raw = await read_body(request, limits.max_batch_bytes, limits.body_timeout_ms)
+        raw = await bodies_of(request).read(request, self._settings.max_batch_bytes)
         values = models.read_json(raw)
         if isinstance(values, dict):
             shared = models.check(models.SharedQuestionsBody, values)

@@ -19,8 +19,9 @@ from gateway.frontends import oip, oip_statistics, oip_tensors, replies, schemas
 from gateway.frontends.http import openapi as http_docs
 from gateway.frontends.http.streaming import (
     WATCH_AFTER_MS,
+    bodies_of,
     disconnected,
-    read_body,
+    to_length,
     while_connected,
 )
 from gateway.frontends.oip import InferRequest
@@ -85,9 +86,9 @@ def _add_model_routes(routes: APIRouter, path: str, service: AnswerService) -> N
     async def infer(request: Request, model: str, version: str = "") -> Response:
         _check_model(model, version)
         _raise_if_full(request, service)
-        limits, label = service.settings, _class_label(request, None, service)
+        label = _class_label(request, None, service)
         with slo_headers.refused_whole(service.observer, "http", label):
-            raw = await read_body(request, limits.max_batch_bytes, limits.body_timeout_ms)
+            raw = await bodies_of(request).read(request, service.settings.max_batch_bytes)
         return await _infer(request, raw, service, arrived_ms=now_ms())
 
 
@@ -173,11 +174,12 @@ def _read(raw: bytes, header_length: str | None) -> tuple[InferBody, InferReques
 def _json_size(raw: bytes, header_length: str | None) -> int:
     if header_length is None:
         return len(raw)
-    if not header_length.isascii() or not header_length.isdigit() or int(header_length) > len(raw):
+    size = to_length(header_length)
+    if size is None or size > len(raw):
         raise Malformed(
             f"Inference-Header-Content-Length: {header_length[:20]!r} is not in the body"
         )
-    return int(header_length)
+    return size
 
 
 def _slice(raw: bytes, at: int, size: object, name: str) -> bytes:

@@ -44,6 +44,8 @@ from gateway.frontends.http.openapi import JSON
 from gateway.frontends.http.playground import pages
 from gateway.frontends.http.streaming import (
     WATCH_AFTER_MS,
+    BodyBudget,
+    bodies_of,
     disconnected,
     read_body,
     while_connected,
@@ -116,7 +118,8 @@ class HttpApi:
             slo = read_slo(request.headers.raw)
             admission = await self._service.admit(slo, "http")
             try:
-                raw = await self._body(request)
+                limits = self._settings
+                raw = await read_body(request, limits.max_body_bytes, limits.body_timeout_ms)
                 record.read()
                 arrived_ms = now_ms() - admission.waited_ms  # the wait counts; reading does not
                 body = models.read(model, raw)
@@ -180,8 +183,8 @@ class HttpApi:
         return Response(scraped.text, headers={"content-type": scraped.content_type})
 
     async def _body(self, request: Request) -> bytes:
-        limits = self._settings
-        return await read_body(request, limits.max_body_bytes, limits.body_timeout_ms)
+        """Return the body of a request that needs no admission."""
+        return await bodies_of(request).read(request, self._settings.max_body_bytes)
 
     def _class_label(self, request: Request) -> str:
         headers = request.headers
@@ -239,6 +242,8 @@ def create(
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.router.route_class = DirectRoute
+    sheds = service.metrics.sheds
+    app.state.bodies = BodyBudget(service.settings, lambda: sheds.labels("http", "full").inc())
     for error in (BertierError, ClientDisconnect, HTTPException):
         app.add_exception_handler(error, on_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)

@@ -12,13 +12,25 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive
 
-from gateway.errors import BadInput, BodyTooSlow, ClientGone, TextTooLong
+from gateway.errors import (
+    BadInput,
+    BodyTooSlow,
+    ClientGone,
+    Malformed,
+    Overloaded,
+    TextTooLong,
+)
+from gateway.settings import Settings
 
 BLANK = BOM_UTF8 + b" \t\r\n"  # bytes of a blank line
 WATCH_AFTER_MS = 20.0  # a caller who leaves earlier may still be answered
 LINE_OVERHEAD_BYTES = (
     64  # assumed for a buffered line: millions of empty lines must not fill the memory
 )
+
+BODIES_BYTES = 256 << 20  # of all bodies that are read at a time without an admission
+RETRY_MS = 1e3  # the least that admission control says where it is full
+MAX_LENGTH_DIGITS = 18  # far above every limit; `int` raises ValueError from 4,301 on
 
 
 class while_connected:  # noqa: N801 (used as a function)
@@ -64,14 +76,29 @@ async def disconnected(receive: Receive) -> None:
         pass
 
 
-async def read_body(request: Request, limit_bytes: int, timeout_ms: float) -> bytes:
+def to_length(text: str) -> int | None:
+    """Return the number of bytes that a header states; None: it states none."""
+    if text.isascii() and text.isdigit() and len(text) <= MAX_LENGTH_DIGITS:
+        return int(text)
+    return None
+
+
+async def read_body(
+    request: Request,
+    limit_bytes: int,
+    timeout_ms: float,
+    take: Callable[[int], None] = lambda _: None,
+) -> bytes:
     """Return the body, never holding more than the limit.
 
-    Raises: TextTooLong, BodyTooSlow when it does not arrive in time, ClientGone.
+    `take` is called with the size of each piece, and may raise.
+    Raises: TextTooLong, BodyTooSlow when it does not arrive in time, ClientGone, Malformed.
     """
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > limit_bytes:
-        raise TextTooLong("body", int(announced), limit_bytes, "bytes")
+    announced = to_length(stated := request.headers.get("content-length", "0"))
+    if announced is None:
+        raise Malformed(f"Content-Length: {stated[:20]!r} is no number of bytes")
+    if announced > limit_bytes:
+        raise TextTooLong("body", announced, limit_bytes, "bytes")
     body, more = bytearray(), True
     try:
         async with asyncio.timeout(timeout_ms / 1e3):
@@ -79,13 +106,61 @@ async def read_body(request: Request, limit_bytes: int, timeout_ms: float) -> by
                 message = await request.receive()
                 if message["type"] == "http.disconnect":
                     raise ClientGone
-                body += message.get("body", b"")
+                piece = message.get("body", b"")
+                body += piece
                 more = message.get("more_body", False)
                 if len(body) > limit_bytes:
                     raise TextTooLong("body", len(body), limit_bytes, "bytes or more")
+                take(len(piece))
     except TimeoutError as exc:
         raise BodyTooSlow(timeout_ms) from exc
     return bytes(body)
+
+
+class BodyBudget:
+    """Reads the bodies of requests that are not admitted yet, and bounds the memory of all together.
+
+    What was inflated counts, not what was sent. A body up to its own limit fits while no other one is read.
+    """
+
+    def __init__(self, settings: Settings, on_refused: Callable[[], None]) -> None:
+        """`on_refused` is called when a body does not fit."""
+        largest_bytes = max(settings.max_batch_bytes, settings.max_body_bytes)
+        self.limit_bytes = max(int(settings.part_of(BODIES_BYTES)), largest_bytes)
+        self.held_bytes = 0
+        self._timeout_ms = settings.body_timeout_ms
+        self._on_refused = on_refused
+
+    async def read(self, request: Request, limit_bytes: int) -> bytes:
+        """Return the body. Raises: Overloaded, and what `read_body` raises."""
+        taken_bytes = 0
+
+        def take(size_bytes: int) -> None:
+            nonlocal taken_bytes
+            if self.held_bytes + size_bytes > self.limit_bytes:
+                self._on_refused()
+                raise self._full()
+            taken_bytes += size_bytes
+            self.held_bytes += size_bytes
+
+        try:
+            return await read_body(request, limit_bytes, self._timeout_ms, take)
+        finally:
+            self.held_bytes -= taken_bytes
+
+    def _full(self) -> Overloaded:
+        return Overloaded(
+            f"busy: {self.held_bytes} bytes of bodies are being read, and the limit is"
+            f" {self.limit_bytes}; try again later",
+            RETRY_MS,
+        )
+
+
+def bodies_of(request: Request) -> BodyBudget:
+    """Return the budget of the application that answers the request."""
+    budget = request.app.state.bodies
+    assert isinstance(budget, BodyBudget)
+    return budget
 
 
 class Inbox:
