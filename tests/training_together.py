@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from optimizer.cli import main
+from optimizer.cli import command
 from optimizer.data.question_sets import Feature
 from optimizer.models import student
 from optimizer.models.lowrank import ThinWords, factors
@@ -109,4 +109,4 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("kinds", nargs="+")
     parser.set_defaults(run=_run)
-    sys.exit(main.run(parser.parse_args()))
+    sys.exit(command.run(parser.parse_args()))

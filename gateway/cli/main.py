@@ -138,7 +138,8 @@ def validate(flags: argparse.Namespace) -> int:
     for problem in finding.problems:
         print(problem)
     if finding.problems:
-        print(f"bertier: {repository}: {len(finding.problems)} problems found", file=sys.stderr)
+        n, s = len(finding.problems), "" if len(finding.problems) == 1 else "s"
+        print(f"bertier: {repository}: {n} problem{s} found", file=sys.stderr)
         return 1
     states = ", ".join(f"{name} {trust}" for name, trust in finding.trust.items())
     print(f"{repository}: good; {states}")

@@ -81,6 +81,7 @@ async def _measure(
     variant: Variant, sample: Windows, backend: Backend, here: Host, busy: Busy
 ) -> Measured:
     """Return a profile with the tails of the catalog's: a few runs tell a median, but no tail."""
+    log.info("%s: measuring its latency on this host", variant.name)
     cells, undisturbed = [], True
     for bucket in BUCKETS:
         p50, undisturbed_here = await _typical_ms(variant, sample, bucket, backend, RUNS, busy)

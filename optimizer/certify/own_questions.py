@@ -160,11 +160,13 @@ def cross_fitted(
     variant: Variant, examples: Sequence[Example], readings: Sequence[Reading]
 ) -> list[Answer]:
     """Return each question's answer under a threshold fitted without the fold of its cluster."""
+    if not carry_threshold(examples):
+        return [codec.answer_of(r, variant.decoding) for r in readings]
     folds = clusters.numbers(examples) % FOLDS
     hows: dict[int, Decoding] = {}
     for fold in np.unique(folds).tolist():
         rows = np.flatnonzero(folds != fold).tolist()
-        part = fitted(variant, [examples[i] for i in rows], [readings[i] for i in rows])
+        part = _fitted(variant, [examples[i] for i in rows], [readings[i] for i in rows])
         hows[fold] = part.decoding
     return [codec.answer_of(r, hows[int(f)]) for r, f in zip(readings, folds, strict=True)]
 
@@ -172,11 +174,19 @@ def cross_fitted(
 def fitted(variant: Variant, examples: Sequence[Example], readings: Sequence[Reading]) -> Variant:
     """Return the variant with its no-answer threshold fitted; the calibration of scores does not change.
 
-    Without both answerable and unanswerable questions the threshold stays as published.
+    With few answerable or few unanswerable questions the threshold stays as published.
     """
+    return _fitted(variant, examples, readings) if carry_threshold(examples) else variant
+
+
+def carry_threshold(examples: Sequence[Example]) -> bool:
+    """Say whether there are enough questions of both kinds: a threshold would serve a single one alone."""
+    n_answerable = sum(e.answerable for e in examples)
+    return min(n_answerable, len(examples) - n_answerable) >= decoding.MIN_OF_A_KIND
+
+
+def _fitted(variant: Variant, examples: Sequence[Example], readings: Sequence[Reading]) -> Variant:
     has = np.array([e.answerable for e in examples])
-    if has.all() or not has.any():
-        return variant
     difference = np.array([min(r.difference, 1e3) for r in readings])
     best = evaluate.forced_answers(readings)
     f1 = np.array([evaluate.f1(a, e.answers) for a, e in zip(best, examples, strict=True)])

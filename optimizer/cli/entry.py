@@ -8,12 +8,14 @@ import sys
 
 # transformers reports each load with a progress bar and a table, here in the middle of our own log lines.
 SILENT = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+LIGHT = ("promote", "withdraw", "rollback")  # the commands of optimizer.cli.rollouts
 OWN = ("bertier", "gateway", "optimizer", "loadtest")
 
 
 def main() -> int:
-    """`bertier-optimize`."""
-    return run("optimizer.cli.main", "bertier-optimize")
+    """`bertier-optimize`; what only moves files of a repository needs no package of training."""
+    light = sys.argv[1:2] and sys.argv[1] in LIGHT
+    return run("optimizer.cli.rollouts" if light else "optimizer.cli.main", "bertier-optimize")
 
 
 def run(module: str, command: str) -> int:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,55 +11,16 @@ from typing import Any
 from rich.console import Console
 
 from gateway.catalog import store
-from gateway.errors import BertierError
 from optimizer.benchmarks import commands as compare_cli
 from optimizer.benchmarks.engines import commands as engines_cli
-from optimizer.cli import evaluate, expect, rollouts, simulate, stages, tables
-from optimizer.publish import repository
+from optimizer.cli import command, evaluate, expect, rollouts, simulate, stages, tables
 from optimizer.report import inputs as report
 from optimizer.study import config as configs
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status: 0 done, 1 failed, 2 wrong usage."""
-    return run(_parser().parse_args(argv))
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run the parsed command `args.run`, in one process or in as many as torchrun started."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
-    )
-    try:
-        result = _run_together(args) if _is_one_of_many() else args.run(args)
-    except BertierError as exc:
-        print(f"bertier-optimize: {exc}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("bertier-optimize: stopped; run the same command again to resume", file=sys.stderr)
-        return 130
-    if result is not None:
-        print(json.dumps(result, sort_keys=True, default=str))
-    return 0
-
-
-def _is_one_of_many() -> bool:
-    """Return whether torchrun started several processes of this command."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-def _run_together(args: argparse.Namespace) -> dict[str, Any] | None:
-    """Run the command in the first process; the others help where it trains, and return None."""
-    from optimizer.training import loop, processes
-
-    with processes.joined():
-        if processes.rank():
-            logging.disable(logging.INFO)
-            loop.follow()
-            return None
-        found: dict[str, Any] = args.run(args)
-        processes.send(None)
-        return found
+    return command.run(_parser().parse_args(argv))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,7 +32,6 @@ def _parser() -> argparse.ArgumentParser:
     expect.add(commands, study)
     evaluate.add(commands)
     simulate.add(commands)
-    _add_rollback(commands)
     rollouts.add(commands)
     _add_report(commands)
     compare_cli.add(commands, study, stages.study_of)
@@ -87,13 +44,6 @@ def _add_profile(commands: Any) -> None:
     command = commands.add_parser("profile", help=text, description=text)
     command.add_argument("--model-repository", type=Path, default=configs.REPOSITORY)
     command.set_defaults(run=_profile)
-
-
-def _add_rollback(commands: Any) -> None:
-    text = "restore the catalog from before the last publication"
-    command = commands.add_parser("rollback", help=text, description=text)
-    command.add_argument("--model-repository", type=Path, default=configs.REPOSITORY)
-    command.set_defaults(run=_rollback)
 
 
 def _add_report(commands: Any) -> None:
@@ -121,10 +71,6 @@ def _profile(args: argparse.Namespace) -> dict[str, Any]:
     catalog = publication.reprofiled(args.model_repository)
     store.write(args.model_repository, catalog)
     return tables.show_catalog(catalog)
-
-
-def _rollback(args: argparse.Namespace) -> dict[str, Any]:
-    return tables.show_catalog(repository.rollback(args.model_repository))
 
 
 def _report(args: argparse.Namespace) -> dict[str, Any]:

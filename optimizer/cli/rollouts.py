@@ -1,14 +1,21 @@
-"""The commands of a candidate catalog: its terms when it is published, its promotion and withdrawal by hand."""
+"""The commands that move files of a model repository: promote, withdraw, rollback; and a candidate's terms.
+
+They need no more packages than serving does: who is on call has to go back where nothing else is installed.
+"""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from gateway.catalog import candidate, candidate_classes
 from gateway.catalog.candidate import Terms
+from gateway.errors import RepositoryError
+from optimizer.cli import command as commands_of
 from optimizer.cli import tables
+from optimizer.publish import repository
 from optimizer.study import config as configs
 
 SHADOW = "shadow"
@@ -21,6 +28,13 @@ PROMOTE_AFTER = (
 )
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one of these commands; return the exit status."""
+    parser = argparse.ArgumentParser("bertier-optimize")
+    add(parser.add_subparsers(required=True, metavar="COMMAND"))
+    return commands_of.run(parser.parse_args(argv))
+
+
 def add_options(command: argparse.ArgumentParser) -> None:
     """Add the options of a command that publishes."""
     command.add_argument("--candidate", metavar="SHARE", help=CANDIDATE)
@@ -28,7 +42,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
 
 
 def add(commands: Any) -> None:
-    """Add the commands that end a trial by hand."""
+    """Add the commands."""
     text = "make the candidate current; 'rollback' undoes it for a catalog"
     command = commands.add_parser("promote", help=text, description=text)
     command.add_argument("--model-repository", type=Path, default=configs.REPOSITORY)
@@ -38,6 +52,10 @@ def add(commands: Any) -> None:
     command.add_argument("--model-repository", type=Path, default=configs.REPOSITORY)
     command.add_argument("--reason", default="by hand", help="kept with it; default: by hand")
     command.set_defaults(run=_withdraw)
+    text = "restore the catalog from before the last publication"
+    command = commands.add_parser("rollback", help=text, description=text)
+    command.add_argument("--model-repository", type=Path, default=configs.REPOSITORY)
+    command.set_defaults(run=_rollback)
 
 
 def terms_of(args: argparse.Namespace) -> Terms | None:
@@ -65,10 +83,15 @@ def _share(given: str) -> float:
     return share
 
 
-def _tries_classes(repository: Path) -> bool:
-    """Return whether the candidate is of classes: a catalog goes first."""
-    catalog = repository / candidate.CANDIDATE
-    return not catalog.exists() and (repository / candidate_classes.CANDIDATE).exists()
+def _tries_classes(folder: Path) -> bool:
+    """Return whether the candidate is of classes: a catalog goes first. Raises: RepositoryError."""
+    if (folder / candidate.CANDIDATE).exists():
+        return False
+    if (folder / candidate_classes.CANDIDATE).exists():
+        return True
+    raise RepositoryError(
+        f"{folder}: nothing is tried: there is no {candidate.CANDIDATE}, and no {candidate_classes.CANDIDATE}"
+    )
 
 
 def _promote(args: argparse.Namespace) -> dict[str, Any]:
@@ -81,3 +104,7 @@ def _withdraw(args: argparse.Namespace) -> dict[str, Any]:
     files = candidate_classes if _tries_classes(args.model_repository) else candidate
     aside = files.withdraw(args.model_repository, args.reason)
     return {"withdrawn": str(aside)}
+
+
+def _rollback(args: argparse.Namespace) -> dict[str, Any]:
+    return tables.show_catalog(repository.rollback(args.model_repository))

@@ -322,7 +322,8 @@ def _show_training(results: dict[str, Any]) -> dict[str, Any]:
     for name, found in results.items():
         loss = "-" if found["final_loss"] is None else f"{found['final_loss']:.3f}"
         table.add_row(name, f"{found['parameters'] / 1e6:.1f} M", loss)
-    Console().print(table)
+    if results:
+        Console().print(table)
     return results
 
 

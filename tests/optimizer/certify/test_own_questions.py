@@ -14,6 +14,7 @@ import pytest
 
 from gateway.catalog import store
 from gateway.domain import Span
+from gateway.qa import codec
 from gateway.qa.codec import Reading
 from optimizer.certify import own_questions
 from optimizer.certify.bounds import betting_floor
@@ -141,6 +142,18 @@ def test_floors_under_a_cross_fitted_threshold_hold() -> None:
         served = own_questions.fitted(variant, examples, readings).decoding
         fails += floor > _mean_f1(truth, served.null_threshold)
     assert fails <= delta * runs
+
+
+def test_a_single_unanswerable_question_moves_no_threshold() -> None:
+    """Reports from the field may hold one; fitted to it, a model would give up all other answers."""
+    variant = make_variant("small", 5)
+    found = population(100, np.random.default_rng(3))
+    has = [e.answerable for e in found[0]]
+    rows = [i for i, answerable in enumerate(has) if answerable] + [has.index(False)]
+    examples, readings = ([part[i] for i in rows] for part in found)
+    assert own_questions.fitted(variant, examples, readings) == variant
+    answers = own_questions.cross_fitted(variant, examples, readings)
+    assert answers == [codec.answer_of(r, variant.decoding) for r in readings]
 
 
 def _mean_f1(truth: tuple[list[Example], list[Reading]], threshold: float) -> float:

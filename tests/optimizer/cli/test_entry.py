@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -41,3 +42,22 @@ def test_else_the_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """Its exit code is the command's."""
     name = module(tmp_path, "there", "def main() -> int:\n    return 7\n", monkeypatch)
     assert entry.run(name, "bertier-x") == 7
+
+
+@pytest.mark.parametrize("command", entry.LIGHT)
+def test_going_back_needs_no_package_of_training(command: str) -> None:
+    """Who is on call may have what `make run` installs, and no more."""
+    program = f"""
+import sys
+for name in ("torch", "transformers", "scipy", "sklearn", "optuna", "onnx", "onnxruntime"):
+    sys.modules[name] = None
+from optimizer.cli import entry
+sys.argv[1:] = ["{command}", "--model-repository", "no-such-folder"]
+sys.exit(entry.main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "no-such-folder" in done.stderr
+    assert "Traceback" not in done.stderr

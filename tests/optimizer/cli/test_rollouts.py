@@ -66,7 +66,7 @@ def test_without_a_candidate_the_message_says_so(
 ) -> None:
     """It may have been decided already, by a gateway."""
     assert main.main([command, "--model-repository", str(tmp_path)]) == 1
-    assert f"{CANDIDATE}: No such file" in capsys.readouterr().err
+    assert f"nothing is tried: there is no {CANDIDATE}" in capsys.readouterr().err
 
 
 def test_classes_are_promoted_and_withdrawn_where_no_catalog_is_tried(
