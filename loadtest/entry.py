@@ -6,4 +6,5 @@ from optimizer.cli import entry
 
 
 def main() -> int:
+    entry.prepare()
     return entry.run("loadtest.cli", "bertier-loadtest")

@@ -13,6 +13,7 @@ feed-forward width.
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -34,6 +35,7 @@ from optimizer.training.loop import Batch, device
 from optimizer.training.losses import Outputs, as_outputs
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 class Supernet(nn.Module):
@@ -77,6 +79,7 @@ class Supernet(nn.Module):
 
     def _order(self, teacher: PreTrainedModel, probe: Sequence[Inputs]) -> None:
         """Put the heads and neurons that matter first, and keep what each says on average."""
+        log.info("ordering the heads and neurons of %d layers by importance", self.n_layers)
         watched = neurons.measure(teacher, probe)
         teacher.to(device())  # type: ignore[arg-type]
         blocks = [layer.attention for layer in bert_of(teacher).encoder.layer]

@@ -66,6 +66,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     finished = run(found, "run")
     (found / "said.json").write_text(json.dumps(said(finished)))
     assert "LOAD REPORT" not in finished.stderr, "a library reports into our log"
+    assert "…" not in finished.stdout, "a table is cut in a pipe"
     assert (found / "run" / "teacher" / MANIFEST).stat().st_mtime_ns == teacher, "trained twice"
     return found
 

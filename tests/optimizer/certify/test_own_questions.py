@@ -147,10 +147,10 @@ def test_floors_under_a_cross_fitted_threshold_hold() -> None:
 def test_a_single_unanswerable_question_moves_no_threshold() -> None:
     """Reports from the field may hold one; fitted to it, a model would give up all other answers."""
     variant = make_variant("small", 5)
-    found = population(100, np.random.default_rng(3))
-    has = [e.answerable for e in found[0]]
+    examples, readings = population(100, np.random.default_rng(3))
+    has = [e.answerable for e in examples]
     rows = [i for i, answerable in enumerate(has) if answerable] + [has.index(False)]
-    examples, readings = ([part[i] for i in rows] for part in found)
+    examples, readings = [examples[i] for i in rows], [readings[i] for i in rows]
     assert own_questions.fitted(variant, examples, readings) == variant
     answers = own_questions.cross_fitted(variant, examples, readings)
     assert answers == [codec.answer_of(r, variant.decoding) for r in readings]
