@@ -160,7 +160,8 @@ async def test_classes_that_cannot_be_met_are_withdrawn_and_nothing_is_lost(
     house: House, policy: SloPolicy
 ) -> None:
     """Where the candidate refuses, or answers below its floor, the counts say so."""
-    hopeless = STANDARD.format(latency_ms=1).replace("prefer-latency", policy)
+    hopeless = STANDARD.format(latency_ms=250).replace("0.4", "0.99")
+    hopeless = hopeless.replace("prefer-latency", policy)
     put(house, disk.CANDIDATE, TRIED + hopeless)
     await house.watcher.check()
     for nth in range(120):

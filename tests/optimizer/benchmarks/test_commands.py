@@ -13,12 +13,12 @@ DIFFERENT = Comparison("small", "gRPC", 200, 3, "q17: one / another")
 
 def test_the_same_answers_everywhere_are_a_success() -> None:
     """`make prove-agreement` stands for agreement of every question."""
-    assert cli._show_comparisons([SAME, SAME]) == (True, {"asked": 400, "different": 0})
+    assert cli._show_comparisons([SAME, SAME]) == (True, {"questions": 400, "different": 0})
 
 
 def test_one_different_answer_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
     """Nearly all is not all; the first difference is shown, to begin with."""
-    assert cli._show_comparisons([SAME, DIFFERENT]) == (False, {"asked": 400, "different": 3})
+    assert cli._show_comparisons([SAME, DIFFERENT]) == (False, {"questions": 400, "different": 3})
     assert "first difference of small, gRPC: q17: one / another" in capsys.readouterr().out
 
 
