@@ -30,8 +30,14 @@ def command(folder: Path, *words: str) -> list[str]:
 
 
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as in a pipe of a shell, which does not hand on the terminal's width."""
     return subprocess.run(
-        command(folder, *words), capture_output=True, text=True, timeout=LIMIT_S, check=False
+        command(folder, *words),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+        env={name: value for name, value in os.environ.items() if name != "COLUMNS"},
     )
 
 
