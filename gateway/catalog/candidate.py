@@ -57,9 +57,9 @@ class Candidate:
 _TERMS = TypeAdapter(Terms)
 
 
-def read_bytes(repository: Path) -> bytes | None:
-    """Return the candidate's file; None: there is none. Raises: RepositoryError."""
-    path = repository / CANDIDATE
+def read_bytes(repository: Path, name: str = CANDIDATE) -> bytes | None:
+    """Return a file of the repository; None: there is none. Raises: RepositoryError."""
+    path = repository / name
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -202,9 +202,14 @@ def _aside(repository: Path, sha256: str) -> Path:
 
 
 def _put(path: Path, document: dict[str, Any]) -> None:
+    put(path, (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def put(path: Path, raw: bytes) -> None:
+    """Write a file whole, by rename. Raises: RepositoryError."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        part.write_bytes(raw)
         os.replace(part, path)
     except OSError as exc:
         part.unlink(missing_ok=True)
@@ -213,22 +218,27 @@ def _put(path: Path, document: dict[str, Any]) -> None:
 
 @contextmanager
 def _held(repository: Path, sha256: str | None) -> Iterator[Candidate]:
-    """Hold the candidate for the length of the block: of several gateways, one acts at a time.
+    with held(repository, CANDIDATE, sha256) as raw:
+        yield parse(raw, repository)
 
-    The lock is on the file itself, and is gone with the process. Raises: RepositoryError, also where it is
-    another candidate by now, or gone.
+
+@contextmanager
+def held(repository: Path, name: str, sha256: str | None) -> Iterator[bytes]:
+    """Hold a candidate's file for the length of the block: of several gateways, one acts at a time.
+
+    The lock is on the file itself, and is gone with the process. `sha256`: only of this candidate.
+    Raises: RepositoryError, also where it is another candidate by now, or gone.
     """
-    path = repository / CANDIDATE
+    path = repository / name
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            raw = read_bytes(repository)  # by its name: another process may have acted meanwhile
+            raw = read_bytes(repository, name)  # by name: another process may have acted meanwhile
             if raw is None:
                 raise FileNotFoundError(None, "it is gone")
-            candidate = parse(raw, repository)
-            if sha256 not in (None, candidate.sha256):
+            if sha256 not in (None, hashlib.sha256(raw).hexdigest()):
                 raise RepositoryError(f"{path}: it has been replaced by another candidate")
-            yield candidate
+            yield raw
     except OSError as exc:
         raise RepositoryError(f"{path}: {exc.strerror}") from exc
 

@@ -6,17 +6,16 @@ aside under a name that carries its hash, with the reason. Knows no class: what 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from gateway.catalog import candidate
 from gateway.catalog.candidate import HASH_DIGITS, ROLLOUT, Terms, parse_terms
 from gateway.errors import RepositoryError
 
@@ -26,13 +25,7 @@ WITHDRAWN = "classes.withdrawn-{}.toml"  # first digits of the candidate's sha25
 
 def read_bytes(repository: Path, name: str = CANDIDATE) -> bytes | None:
     """Return a file of the repository; None: there is none. Raises: RepositoryError."""
-    path = repository / name
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as exc:
-        raise RepositoryError(f"{path}: {exc.strerror}") from exc
+    return candidate.read_bytes(repository, name)
 
 
 def parse(raw: bytes, path: Path) -> tuple[Mapping[str, Any], Terms]:
@@ -59,22 +52,22 @@ def promote(repository: Path, sha256: str | None = None) -> Path:
 
     `sha256`: only this candidate. Raises: RepositoryError.
     """
-    with _held(repository, sha256) as raw:
+    with candidate.held(repository, CANDIDATE, sha256) as raw:
         parse(raw, repository / CANDIDATE)
         before = read_bytes(repository, CLASSES)
         if before is not None:
-            _put(repository / PREVIOUS, before)
+            candidate.put(repository / PREVIOUS, before)
         os.replace(repository / CANDIDATE, repository / CLASSES)
     return repository / CLASSES
 
 
 def withdraw(repository: Path, reason: str, sha256: str | None = None) -> Path:
     """Put the candidate aside with the reason; return where. Raises: RepositoryError."""
-    with _held(repository, sha256) as raw:
+    with candidate.held(repository, CANDIDATE, sha256) as raw:
         date = datetime.now(UTC).isoformat(timespec="seconds")
         aside = _aside(repository, hashlib.sha256(raw).hexdigest())
         line = " ".join(f"# {date}: {reason}".split())
-        _put(aside, f"{line}\n".encode() + raw)
+        candidate.put(aside, f"{line}\n".encode() + raw)
         (repository / CANDIDATE).unlink(missing_ok=True)
     return aside
 
@@ -93,33 +86,3 @@ def withdrawn(repository: Path, sha256: str) -> str | None:
 
 def _aside(repository: Path, sha256: str) -> Path:
     return repository / WITHDRAWN.format(sha256[:HASH_DIGITS])
-
-
-def _put(path: Path, raw: bytes) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(raw)
-        os.replace(part, path)
-    except OSError as exc:
-        part.unlink(missing_ok=True)
-        raise RepositoryError(f"{path}: not written: {exc.strerror}") from exc
-
-
-@contextmanager
-def _held(repository: Path, sha256: str | None) -> Iterator[bytes]:
-    """Hold the candidate for the length of the block: of several gateways, one acts at a time.
-
-    Raises: RepositoryError, also where it is another candidate by now, or gone.
-    """
-    path = repository / CANDIDATE
-    try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            raw = read_bytes(repository)  # by its name: another process may have acted meanwhile
-            if raw is None:
-                raise FileNotFoundError(None, "it is gone")
-            if sha256 not in (None, hashlib.sha256(raw).hexdigest()):
-                raise RepositoryError(f"{path}: it has been replaced by another candidate")
-            yield raw
-    except OSError as exc:
-        raise RepositoryError(f"{path}: {exc.strerror}") from exc

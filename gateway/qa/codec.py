@@ -374,7 +374,7 @@ def _distinct_spans(
 
     Overlapping windows, and the tokens of one character, name the same piece more than once: its
     larger logit counts, before any softmax. Looks further until K is N_BEST, or nothing is left, or
-    MOST_LOOKED_AT were looked at: a context of one character of many tokens names one place for ever.
+    at MOST_LOOKED_AT: all tokens of a context that is one long character name the same place.
     """
     looked_at = N_BEST
     while True:

@@ -28,7 +28,7 @@ LONGEST_WAIT = timedelta(days=365)  # of the others, while the first process eva
 CHUNK_BYTES = 1 << 28  # of what is sent at once
 
 _control: Any = None  # the process group of messages; gradients have the default group
-_told_to_stop = False
+_stopping = False
 
 
 class ProcessLost(BertierError):
@@ -132,14 +132,14 @@ def stopped_between_steps() -> Iterator[None]:
 
 
 def check() -> None:
-    """Raises: ProcessLost when this process was told to stop."""
-    if _told_to_stop:
-        raise ProcessLost(_lost("told to stop"))
+    """Raises: ProcessLost when this process is to stop."""
+    if _stopping:
+        raise ProcessLost(_lost("torchrun stops this one"))
 
 
 def _note(_: int, __: FrameType | None) -> None:
-    global _told_to_stop
-    _told_to_stop = True
+    global _stopping
+    _stopping = True
 
 
 def _broadcast_parts(data: torch.Tensor) -> None:
