@@ -37,6 +37,7 @@ from gateway.frontends.grpc import server as grpc_api
 from gateway.frontends.http import oip, open_files, ops_server, routes, shutdown
 from gateway.frontends.http.connections import Limits
 from gateway.frontends.http.routes import HttpApi
+from gateway.latency.kept_profiles import KeptProfiles
 from gateway.lifecycle.background_tasks import BackgroundTasks
 from gateway.lifecycle.followers import NOBODY, Followers
 from gateway.lifecycle.healing import Healing
@@ -97,6 +98,7 @@ class Upkeep:
             healing=self.healing.states,
             followers=followers,
             fit=models.fit,
+            kept=KeptProfiles.of(service.settings),
         )
         self.background = BackgroundTasks(service, followers)
         self.ready = self.watcher.ready

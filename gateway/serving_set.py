@@ -47,7 +47,9 @@ class ServingSet:
     profiles: Mapping[str, Profile]
     latency: LatencyModel
     problems: Mapping[str, str] = field(default_factory=dict)  # by variant that is not served: why
-    under_load: frozenset[str] = frozenset()  # variants measured beside requests in flight
+    under_load: frozenset[str] = (
+        frozenset()
+    )  # variants whose latency was measured beside other work
     breakers: Breakers = field(default_factory=Breakers)  # closed: the set was just checked
     certificate_tests: SequentialTests = field(
         default_factory=SequentialTests

@@ -295,6 +295,11 @@ class Settings(BaseSettings):
         None, description="PEM file: callers must show a certificate signed by one of these"
     )
 
+    profiles_folder: str = Field(
+        "~/.cache/bertier",
+        description="folder that keeps the latencies measured on this host, so that the next start only probes"
+        " them; empty: they are not kept",
+    )
     catalog_poll_ms: float = Field(
         2_000, gt=0, description="between checks of catalog and model server"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,6 +15,12 @@ TESTS = Path(__file__).parent
 # One of several test processes has one core: more threads than cores only wait for each other.
 # Set before PyTorch is imported, and inherited by the programs that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Gateways that the tests start measure the shipped models once, not each anew; and never write into
+# the user's folder. The processes of one run share it: they inherit the variable.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    PROFILES = tempfile.TemporaryDirectory(prefix="bertier-profiles-")
+    os.environ["BERTIER_PROFILES_FOLDER"] = PROFILES.name
 
 # A slow example says that the host is busy, not that the code is wrong.
 settings.register_profile("bertier", deadline=None)

@@ -15,8 +15,12 @@ from gateway.backends.retry import backoff_ms
 
 IN_A_ROW = 3  # failures that open a breaker
 WINDOW, SHARE = 20, 0.5  # this share of failures among the last calls opens it, too
-PATIENCE = 4.0  # a variant may hang after this multiple of its work on an idle system
+PATIENCE = (
+    4.0  # a variant may hang after this multiple of its work, or of what its answers took lately
+)
+LATELY_MS = 5_000.0  # without any answer, however long they took before, it hangs
 FIRST_OPEN_MS, LONGEST_OPEN_MS = 1_000.0, 30_000.0
+PACE = 1 / 4  # weight of the last answer in that mean
 RETRY_BURST = 20.0  # retries that may follow one another at once
 
 
@@ -36,6 +40,7 @@ class Breaker:
         self._times = 0  # opened without a success between
         self._probe: GuardedCall | None = None
         self._worked_ms = float("-inf")
+        self._usual_ms = 0.0  # mean time of the last answers, under the load of that time
 
     @property
     def closed(self) -> bool:
@@ -75,6 +80,7 @@ class Breaker:
 
     def _worked(self, call: GuardedCall, now_ms: float) -> bool:
         self._worked_ms = now_ms
+        self._usual_ms += PACE * (now_ms - call.began_ms - self._usual_ms)
         if self._until_ms is not None and call is not self._probe:
             return False  # it began before the breaker opened: stale
         self._last.append(False)
@@ -100,7 +106,9 @@ class Breaker:
         return True
 
     def _gave_up(self, call: GuardedCall, now_ms: float, work_ms: float) -> bool:
-        if self._worked_ms < call.began_ms and now_ms - call.began_ms > PATIENCE * work_ms:
+        lately = now_ms - self._worked_ms < LATELY_MS
+        expected_ms = max(work_ms, self._usual_ms) if lately else work_ms
+        if self._worked_ms < call.began_ms and now_ms - call.began_ms > PATIENCE * expected_ms:
             return self._failed(call, now_ms)
         self._release(call)
         return False
@@ -129,7 +137,8 @@ class GuardedCall:
         """Record that the call was cancelled or ran out of time.
 
         It counts as a failure only if the variant hangs: the call took a multiple of `work_ms` (its work on an
-        idle system), and the variant answered no other request meanwhile. A busy variant does answer others.
+        idle system) and of what answers took lately, and the variant answered no other request meanwhile. A busy
+        variant does answer others, and takes long for all of them.
         """
         return self._breaker._gave_up(self, now_ms, work_ms)  # noqa: SLF001 (the same)
 

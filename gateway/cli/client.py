@@ -22,6 +22,7 @@ from gateway.clock import now_ms
 from gateway.domain import SloRequest
 from gateway.errors import BackendError, BackendUnavailable, InvalidField
 from gateway.frontends import replies, schemas
+from gateway.latency.kept_profiles import KeptProfiles
 from gateway.observability.metrics import Metrics
 from gateway.request.service import AnswerService
 from gateway.settings import Settings
@@ -122,8 +123,11 @@ class EmbeddedGateway:
         catalog = store.read(self._repository)
         backend = EmbeddedBackend(self._repository)
         try:
-            service = AnswerService(backend, Settings(model_repository=self._repository), Metrics())
-            service.serving = await preparation.prepare(self._repository, catalog, backend)
+            settings = Settings(model_repository=self._repository)
+            service = AnswerService(backend, settings, Metrics())
+            service.serving = await preparation.prepare(
+                self._repository, catalog, backend, kept=KeptProfiles.of(settings)
+            )
             return await work(service)
         finally:
             await backend.close()

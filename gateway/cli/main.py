@@ -25,6 +25,9 @@ from gateway.errors import BackendUnavailable, BertierError
 from gateway.settings_errors import CLIENTS_KEY
 
 URL = "http://127.0.0.1:8080"
+LOADING = (
+    "loading the models in this process; the first time on a host their latency is measured, too"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -274,6 +277,7 @@ def _settings(flags: argparse.Namespace) -> settings.Settings:
 
 def _gateway(flags: argparse.Namespace) -> HttpGateway | EmbeddedGateway:
     if flags.embedded or flags.model_repository is not None:
+        print(LOADING, file=sys.stderr)
         return EmbeddedGateway(_settings(flags).model_repository)
     return _http(flags)
 

@@ -1,14 +1,16 @@
 """Profiles the latency of a variant on this host through the backend, in a few seconds.
 
 Other work can lengthen a run, never shorten it. So the lower quartile of a few runs estimates the median of an
-idle host, and runs beside requests in flight count only where there are no others.
+idle host, and runs beside requests in flight count only where there are no others. A profile that other work may
+have distorted is marked, to be measured again: its runs scatter, or it is slower than the rest of the catalog explains.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import numpy as np
 
@@ -28,13 +30,17 @@ BUCKETS = (64, 128, 256, 384)
 PROBE_RUNS = 5
 PROBE_BUCKET = 128
 MOST_OFF = 1.5  # a profile of this host that is off by more was measured under other conditions
+MOST_SCATTER = 1.5  # upper over lower quartile of a few runs, where nothing else takes the cores
+MOST_SLOWER = (
+    2.0  # of a variant here, against the catalog and the typical variant: models differ by less
+)
 
 Busy = Callable[[], bool]  # is any request in flight?
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A profile that holds here; not `undisturbed`: requests in flight may have distorted it."""
+    """A profile that holds here; not `undisturbed`: other work may have distorted it."""
 
     profile: Profile
     undisturbed: bool = True
@@ -82,26 +88,69 @@ async def _measure(
 ) -> Measured:
     """Return a profile with the tails of the catalog's: a few runs tell a median, but no tail."""
     log.info("%s: measuring its latency on this host", variant.name)
-    cells, undisturbed = [], True
+    found, undisturbed = [], True
     for bucket in BUCKETS:
         p50, undisturbed_here = await _typical_ms(variant, sample, bucket, backend, RUNS, busy)
-        known = variant.profile.cell(bucket)
-        tails = (p50 * known.p95_ms / known.p50_ms, p50 * known.p99_ms / known.p50_ms)
-        cells.append(Cell(bucket, 1, p50, *tails))
+        found.append(p50)
         undisturbed = undisturbed and undisturbed_here
+    # What a longer text takes is enough for a shorter one.
+    lowest = list(accumulate(reversed(found), min))[::-1]
+    cells = [
+        _with_tails(bucket, p50, variant.profile.cell(bucket))
+        for bucket, p50 in zip(BUCKETS, lowest, strict=True)
+    ]
     log.info(
         "%s: profiled on this host%s: %s",
         variant.name,
-        "" if undisturbed else ", beside requests in flight",
+        "" if undisturbed else ", beside other work",
         ", ".join(f"{c.bucket} tokens {c.p50_ms:.1f} ms" for c in cells),
     )
     return Measured(Profile(here, variant.profile.threads, tuple(cells)), undisturbed)
 
 
+def _with_tails(bucket: int, p50_ms: float, known: Cell) -> Cell:
+    """Return a cell whose tails are to its median as those of the catalog's."""
+    tails = (p50_ms * known.p95_ms / known.p50_ms, p50_ms * known.p99_ms / known.p50_ms)
+    return Cell(bucket, 1, p50_ms, *tails)
+
+
+def fastest_of(before: Profile, again: Profile) -> Profile:
+    """Return the faster cells of two profiles of one host: other work only ever adds time."""
+    faster = {c.bucket: c for c in before.cells if c.batch == 1}
+    cells = (min(c, faster.get(c.bucket, c), key=_p50_ms) for c in again.cells)
+    return replace(again, cells=tuple(cells))
+
+
+def _p50_ms(cell: Cell) -> float:
+    return cell.p50_ms
+
+
+def doubtful(variants: Sequence[Variant], found: Mapping[str, Profile]) -> frozenset[str]:
+    """Return the variants that are slower here than the others explain.
+
+    Another host is slower or faster by some factor, which differs little between models; other programs come and
+    go while one variant after the other is measured.
+    """
+    slower = {v.name: _slower(v.profile, found[v.name]) for v in variants if v.name in found}
+    typical = float(np.median([x for row in slower.values() for x in row])) if slower else 1.0
+    return frozenset(name for name, row in slower.items() if max(row) > MOST_SLOWER * typical)
+
+
+def _slower(known: Profile, found: Profile) -> list[float]:
+    """Return, by length, the time found over the one known; the way to a model server is not counted."""
+    if found is known:
+        return [1.0]
+    return [
+        max(0.0, c.p50_ms - GATEWAY_MS) / known.cell(c.bucket).p50_ms
+        for c in found.cells
+        if c.batch == 1
+    ]
+
+
 async def _typical_ms(
     variant: Variant, sample: Windows, bucket: int, backend: Backend, runs: int, busy: Busy
 ) -> tuple[float, bool]:
-    """Return the lower quartile of some runs, and whether they were undisturbed."""
+    """Return the lower quartile of some runs, and whether nothing disturbed them."""
     padded = filled(sample, bucket)
     await backend.infer(variant, padded, BUDGET_MS)
     undisturbed_ms, all_ms = list[float](), list[float]()
@@ -114,7 +163,14 @@ async def _typical_ms(
         if not before and not busy():
             undisturbed_ms.append(took_ms)
     undisturbed = len(undisturbed_ms) >= min(ENOUGH_UNDISTURBED_RUNS, runs)
-    return sustained_ms(undisturbed_ms if undisturbed else all_ms, backend.cores), undisturbed
+    times_ms = undisturbed_ms if undisturbed else all_ms
+    return sustained_ms(times_ms, backend.cores), undisturbed and _steady(times_ms, backend.cores)
+
+
+def _steady(times_ms: Sequence[float], cores: float) -> bool:
+    """Say whether the runs took alike; under a quota below one core they never do."""
+    low, high = np.quantile(times_ms, (0.25, 0.75))
+    return cores < 1 or bool(high <= MOST_SCATTER * low + GATEWAY_MS)
 
 
 def sustained_ms(times_ms: Sequence[float], cores: float) -> float:

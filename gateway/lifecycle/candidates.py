@@ -31,6 +31,7 @@ from gateway.errors import (
     RepositoryError,
     VariantsUnserved,
 )
+from gateway.latency.kept_profiles import NONE_KEPT, KeptProfiles
 from gateway.lifecycle.classes import Classes, in_place
 from gateway.lifecycle.followers import NOBODY, Followers
 from gateway.lifecycle.preparation import hash_problems, prepare
@@ -75,6 +76,7 @@ class Candidates:
         followers: Followers = NOBODY,
         free_bytes: Callable[[], float] = memory.free_bytes,
         as_served: Callable[[Catalog], Catalog] = lambda catalog: catalog,
+        kept: KeptProfiles = NONE_KEPT,
     ) -> None:
         """`as_served` returns a stored catalog as this gateway serves the current one."""
         self._service = service
@@ -82,6 +84,7 @@ class Candidates:
         self._followers = followers
         self._free_bytes = free_bytes
         self._as_served = as_served
+        self._kept = kept
         self._repository = service.settings.model_repository
         self._seen: str | None = None  # sha256 of the candidate last tried
         self._files: Files = disk  # of the candidate last tried
@@ -208,7 +211,8 @@ class Candidates:
         """Return the candidate's set, all of it checked. Raises: BertierError."""
         await self._check_memory(catalog.variants)
         self._retirement.load(catalog.variants)
-        serving = await prepare(self._repository, catalog, self._service.backend, current)
+        backend = self._service.backend
+        serving = await prepare(self._repository, catalog, backend, current, self._kept)
         if serving.problems:
             raise VariantsUnserved("the candidate is not tried, because of", serving.problems)
         return replace(serving, encoder=current.encoder)  # the tokenizer is the same file

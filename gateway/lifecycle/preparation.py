@@ -16,11 +16,12 @@ import numpy as np
 from gateway.backends.pool import Replicas
 from gateway.backends.protocol import Backend, Check, key_of
 from gateway.catalog import host, store
-from gateway.catalog.schema import Host, Variant
+from gateway.catalog.schema import Host, Profile, Variant
 from gateway.catalog.store import Catalog
 from gateway.domain import Question, Trust
 from gateway.errors import BackendError, DeadlineExceeded, RepositoryError, VariantsUnserved
 from gateway.latency import profile
+from gateway.latency.kept_profiles import NONE_KEPT, KeptProfiles
 from gateway.latency.model import LatencyModel
 from gateway.latency.profile import Measured
 from gateway.qa.codec import MAX_TOKENS, SpanEncoder
@@ -40,17 +41,21 @@ class _Found:
 
 
 async def prepare(
-    repository: Path, catalog: Catalog, backend: Backend, previous: ServingSet | None = None
+    repository: Path,
+    catalog: Catalog,
+    backend: Backend,
+    previous: ServingSet | None = None,
+    kept: KeptProfiles = NONE_KEPT,
 ) -> ServingSet:
     """Check files, hashes and golden answers, profile where the host is new; return the set.
 
-    What `previous` measured on this host is not measured again.
+    What `previous` measured on this host is not measured again, and what is `kept` of it is only probed.
     Raises: RepositoryError; VariantsUnserved when nothing of the catalog can be served.
     """
     _check_files(repository, catalog)
     _check_profiles(catalog)
     encoder = await encoder_for(repository, catalog, previous)
-    look = await _Look.here(catalog, encoder, backend, previous)
+    look = await _Look.here(catalog, encoder, backend, previous, kept)
     found, problems = await look.at(catalog.variants)
     if not found:
         raise VariantsUnserved(f"{repository}: nothing can be served", problems)
@@ -70,10 +75,12 @@ async def encoder_for(
     return await asyncio.to_thread(SpanEncoder.from_file, repository / store.TOKENIZER)
 
 
-async def recheck(repository: Path, serving: ServingSet, backend: Backend) -> ServingSet:
+async def recheck(
+    repository: Path, serving: ServingSet, backend: Backend, kept: KeptProfiles = NONE_KEPT
+) -> ServingSet:
     """Check the variants again that are not served; keep the others. Raises: RepositoryError."""
     _check_files(repository, serving.catalog)
-    look = await _Look.here(serving.catalog, serving.encoder, backend, serving)
+    look = await _Look.here(serving.catalog, serving.encoder, backend, serving, kept)
     missing = [v for v in serving.catalog.variants if v.name not in serving.trust]
     found, problems = await look.at(missing)
     kept = {name: _Found(t, _measured_in(serving, name)) for name, t in serving.trust.items()}
@@ -81,16 +88,19 @@ async def recheck(repository: Path, serving: ServingSet, backend: Backend) -> Se
     return replace(checked_again, breakers=serving.breakers.keeping(kept.keys()))
 
 
-async def measure_again(serving: ServingSet, backend: Backend) -> ServingSet:
-    """Measure the latency again that was measured beside requests in flight.
+async def measure_again(
+    serving: ServingSet, backend: Backend, kept: KeptProfiles = NONE_KEPT
+) -> ServingSet:
+    """Measure the latency again that was measured beside other work; the faster of both counts.
 
     Raises: BackendError, DeadlineExceeded.
     """
-    look = await _Look.here(serving.catalog, serving.encoder, backend, serving)
+    look = await _Look.here(serving.catalog, serving.encoder, backend, serving, kept)
     found = {name: _Found(t, _measured_in(serving, name)) for name, t in serving.trust.items()}
     for name in serving.under_load & found.keys():
         measured = await look.measure(serving.catalog.variant(name))
-        found[name] = replace(found[name], measured=measured)
+        fastest = profile.fastest_of(found[name].measured.profile, measured.profile)
+        found[name] = replace(found[name], measured=replace(measured, profile=fastest))
     measured_anew = _build(serving.catalog, serving.encoder, found, serving.problems, look)
     return replace(measured_anew, breakers=serving.breakers)
 
@@ -98,7 +108,7 @@ async def measure_again(serving: ServingSet, backend: Backend) -> ServingSet:
 async def readmit(serving: ServingSet, replicas: Replicas) -> None:
     """Check servers that are back, or had unloaded a variant, and ask them again where all is right."""
     catalog = serving.catalog
-    look = await _Look.here(catalog, serving.encoder, replicas, serving)
+    look = await _Look.here(catalog, serving.encoder, replicas, serving, NONE_KEPT)
     for name, trust in serving.trust.items():
         variant = catalog.variant(name)
         await replicas.readmit(variant, look.check(variant), trust)
@@ -122,8 +132,11 @@ def _build(
     look: _Look,
 ) -> ServingSet:
     profiles = {name: each.measured.profile for name, each in found.items()}
+    disturbed = {name for name, each in found.items() if not each.measured.undisturbed}
     cores, instances = capacity(catalog, look.backend)
     before = look.previous.latency if look.previous is not None else None
+    under_load = profile.doubtful(catalog.variants, profiles) | disturbed
+    look.keep(profiles.keys() - under_load, profiles)
     return ServingSet(
         catalog=catalog,
         encoder=encoder,
@@ -131,7 +144,7 @@ def _build(
         profiles=profiles,
         latency=LatencyModel(profiles, cores, instances, before),
         problems=problems,
-        under_load=frozenset(name for name, each in found.items() if not each.measured.undisturbed),
+        under_load=under_load,
     )
 
 
@@ -143,14 +156,20 @@ class _Look:
     encoder: SpanEncoder
     backend: Backend
     previous: ServingSet | None
+    kept: KeptProfiles
     here_is: Host
 
     @classmethod
     async def here(
-        cls, catalog: Catalog, encoder: SpanEncoder, backend: Backend, previous: ServingSet | None
+        cls,
+        catalog: Catalog,
+        encoder: SpanEncoder,
+        backend: Backend,
+        previous: ServingSet | None,
+        kept: KeptProfiles,
     ) -> _Look:
         here = await asyncio.to_thread(host.describe, backend.engine)
-        return cls(catalog, encoder, backend, previous, here)
+        return cls(catalog, encoder, backend, previous, kept, here)
 
     async def at(self, variants: Iterable[Variant]) -> tuple[dict[str, _Found], dict[str, str]]:
         """Return what can be served, and why the rest cannot."""
@@ -180,7 +199,17 @@ class _Look:
     async def measure(self, variant: Variant) -> Measured:
         golden = self.catalog.golden_inputs[0]
         sample = self.encoder.encode(Question(golden.question, golden.context))
-        return await profile.profile(variant, sample, self.backend, self.here_is, self._busy)
+        known = self.kept.of_model(variant, self.here_is) or variant.profile
+        return await profile.profile(
+            replace(variant, profile=known), sample, self.backend, self.here_is, self._busy
+        )
+
+    def keep(self, names: Iterable[str], profiles: Mapping[str, Profile]) -> None:
+        """Keep what was measured here for the next start; the catalog has the rest."""
+        for name in names:
+            variant = self.catalog.variant(name)
+            if profiles[name] != variant.profile:
+                self.kept.keep(variant, profiles[name])
 
     def _busy(self) -> bool:
         return self.previous is not None and self.previous.latency.busy

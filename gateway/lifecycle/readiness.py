@@ -25,7 +25,7 @@ class VariantState:
     trust: str | None
     problem: str | None
     failing: bool  # its circuit breaker is open or half-open
-    measured_under_load: bool  # its latency was measured beside requests: it is measured again
+    measured_under_load: bool  # its latency was measured beside other work: it is measured again
     confidence_shifted: bool = (
         False  # its confidence is distributed differently than on the certified data
     )

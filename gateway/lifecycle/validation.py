@@ -15,6 +15,7 @@ from gateway.catalog.schema import Variant
 from gateway.catalog.store import Catalog
 from gateway.domain import Trust
 from gateway.errors import BertierError
+from gateway.latency.kept_profiles import KeptProfiles
 from gateway.lifecycle import classes, preparation
 from gateway.settings import Settings
 
@@ -47,7 +48,7 @@ def validate(repository: Path, settings: Settings) -> Finding:
         problems += check_config(repository, variant)
     if problems:
         return Finding(tuple(problems))
-    return asyncio.run(_ask_models(repository, catalog))
+    return asyncio.run(_ask_models(repository, catalog, KeptProfiles.of(settings)))
 
 
 def check_classes(repository: Path, settings: Settings) -> list[str]:
@@ -91,12 +92,12 @@ def _first(pattern: re.Pattern[str], text: str) -> str | None:
     return found.group(1) if found else None
 
 
-async def _ask_models(repository: Path, catalog: Catalog) -> Finding:
+async def _ask_models(repository: Path, catalog: Catalog, kept: KeptProfiles) -> Finding:
     from gateway.backends.embedded import EmbeddedBackend
 
     backend = EmbeddedBackend(repository)
     try:
-        served = await preparation.prepare(repository, catalog, backend)
+        served = await preparation.prepare(repository, catalog, backend, kept=kept)
     except BertierError as exc:
         return Finding((str(exc),))
     finally:

@@ -26,6 +26,7 @@ from gateway.errors import (
     RepositoryError,
     VariantsUnserved,
 )
+from gateway.latency.kept_profiles import NONE_KEPT, KeptProfiles
 from gateway.lifecycle.candidates import Candidates
 from gateway.lifecycle.classes import ClassesFile
 from gateway.lifecycle.followers import NOBODY, Followers
@@ -38,7 +39,7 @@ from gateway.serving_set import ServingSet
 log = logging.getLogger(__name__)
 
 LONGEST_RETRY_MS = 60_000.0
-FIRST_MEASURING_MS = 5_000.0
+FIRST_MEASURING_MS, LONGEST_MEASURING_MS = 5_000.0, 600_000.0  # it takes a core for seconds
 MAY_PASS = (VariantsUnserved, BackendError, DeadlineExceeded)  # the file on disk is not at fault
 
 
@@ -53,6 +54,7 @@ class Watcher:
         healing: Callable[[], Mapping[str, str]] = dict,
         followers: Followers = NOBODY,
         fit: Callable[[Catalog], Catalog] = lambda catalog: catalog,
+        kept: KeptProfiles = NONE_KEPT,
     ) -> None:
         """`restarts` returns how often our own model server was restarted; `healing` the variants that are being
         reloaded, with the reason; `fit` a catalog with as many instances as there is memory for.
@@ -74,12 +76,13 @@ class Watcher:
         self._refusal_may_pass = False
         self._wrong: frozenset[str] = frozenset()  # variants whose file in the server is another
         self._retry = Retry(service.settings.catalog_poll_ms, LONGEST_RETRY_MS, clock)
-        self._measuring = Retry(FIRST_MEASURING_MS, LONGEST_RETRY_MS, clock)
+        self._kept = kept
+        self._measuring = Retry(FIRST_MEASURING_MS, LONGEST_MEASURING_MS, clock)
         longest_ms = slo.longest_timeout_ms(service.settings.classes)
         self._retirement = Retirement(longest_ms, clock)
         self._classes = ClassesFile(service, followers)
         self._candidates = Candidates(
-            service, self._retirement, clock, followers, as_served=self._as_served
+            service, self._retirement, clock, followers, as_served=self._as_served, kept=kept
         )
 
     async def run(self) -> None:
@@ -174,7 +177,7 @@ class Watcher:
             stored = store.parse(raw, self._repository / CATALOG)
             catalog = self._as_served(stored)
             self._retirement.load(catalog.variants)
-            new = await prepare(self._repository, catalog, self._backend, old)
+            new = await prepare(self._repository, catalog, self._backend, old, self._kept)
             _refuse_worse(new, old)
         except BertierError as exc:
             if await self._backend.is_ready():  # else the catalog may be fine: try again
@@ -211,7 +214,7 @@ class Watcher:
     async def _prepare_again(self, old: ServingSet) -> None:
         """Check the catalog that is served once more: the model server is another, or was changed."""
         try:
-            new = await prepare(self._repository, old.catalog, self._backend, old)
+            new = await prepare(self._repository, old.catalog, self._backend, old, self._kept)
         except BertierError as exc:
             log.error("checked again: %s", exc)
             problems = dict.fromkeys((v.name for v in old.catalog.variants), str(exc))
@@ -223,7 +226,7 @@ class Watcher:
     async def _mend(self, old: ServingSet) -> None:
         """Look again at the variants that are not served."""
         try:
-            new = await recheck(self._repository, old, self._backend)
+            new = await recheck(self._repository, old, self._backend, self._kept)
         except BertierError as exc:
             log.warning("looked again: %s", exc)
             self._retry.failed()
@@ -234,7 +237,7 @@ class Watcher:
             self._retry.failed()
 
     async def _measure_again(self) -> None:
-        """Measure what was measured beside requests, once there are none."""
+        """Measure what was measured beside other work, once no request is in flight."""
         serving = self._service.serving
         if serving is None or not serving.under_load:
             self._measuring.worked()
@@ -243,7 +246,7 @@ class Watcher:
         elif self._measuring.due and not serving.latency.busy:
             self._measuring.failed()  # for when it is disturbed again
             try:
-                self._serve(await measure_again(serving, self._backend))
+                self._serve(await measure_again(serving, self._backend, self._kept))
             except (BackendError, DeadlineExceeded) as exc:
                 log.warning("latency could not be measured again: %s", exc)
 

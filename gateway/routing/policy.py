@@ -29,9 +29,9 @@ def choose(
 ) -> Decision:
     """Return the cheapest option that meets latency target and F1 floors, or the best fallback.
 
-    `options` have their latency predicted for this request, `spent_ms` after its arrival. A pinned
-    variant must be among them; only `strict` refuses it. A plan with a `failing` variant is never chosen;
-    where only such a plan would do, the reason is UNAVAILABLE.
+    `options` have their latency predicted for this request, `spent_ms` after its arrival. A pinned variant must be
+    among them; it is refused by `strict`, and where it would wait for others past the deadline. A plan with a
+    `failing` variant is never chosen; where only such a plan would do, the reason is UNAVAILABLE.
     """
     if not failing:
         return _choose(slo, options, spent_ms)
@@ -61,7 +61,8 @@ def choose_early(
         pinned = next((o for o in cheapest_first if o.plan.variants == (slo.variant,)), None)
         if pinned is None or slo.variant in failing:
             return None
-        return _decide(predict(pinned), Reason.PINNED, slo, spent_ms)
+        decision = _choose_pinned(predict(pinned), slo, spent_ms)
+        return None if decision.option is None else decision
     target_ms = slo.latency_ms - spent_ms
     for known in cheapest_first:
         if known.certified_f1 < slo.min_f1 or not _may_meet(known, slo, failing):
@@ -98,7 +99,7 @@ def _choose(slo: Slo, options: Sequence[Option], spent_ms: float) -> Decision:
     if slo.variant is not None:
         options = [o for o in options if o.plan.variants == (slo.variant,)]
         if slo.policy is not SloPolicy.STRICT:
-            return _decide(options[0], Reason.PINNED, slo, spent_ms)
+            return _choose_pinned(options[0], slo, spent_ms)
     target_ms = slo.latency_ms - spent_ms
     trusted = [o for o in options if slo.policy is not SloPolicy.STRICT or _trusted(o)]
     accurate = [o for o in trusted if meets_f1(o, slo)]
@@ -114,6 +115,13 @@ def _choose(slo: Slo, options: Sequence[Option], spent_ms: float) -> Decision:
     if slo.policy is SloPolicy.PREFER_LATENCY:
         return _prefer_latency(reachable, target_ms, slo, spent_ms)
     return _prefer_accuracy(reachable, slo, spent_ms)
+
+
+def _choose_pinned(option: Option, slo: Slo, spent_ms: float) -> Decision:
+    """Refuse what would wait for others past the deadline; who has the host to himself may try."""
+    if option.wait_ms > 0 and option.predicted_ms > slo.timeout_ms - spent_ms:
+        return Decision(None, Reason.SHED, retry_after_ms=_drain_ms([option]))
+    return _decide(option, Reason.PINNED, slo, spent_ms)
 
 
 def meets_f1(option: Option, slo: Slo) -> bool:

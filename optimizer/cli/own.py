@@ -108,7 +108,10 @@ def _show(console: Console, catalog: Catalog) -> dict[str, Any]:
             *("-" if value is None else f"{value:.3f}" for value in floors),
         )
     console.print(table)
-    return {plan.name: tables.gist(plan) for plan in catalog.plans}
+    return {
+        plan.name: {"floor": plan.certificate.floor, "f1": plan.certificate.f1}
+        for plan in catalog.plans
+    }
 
 
 def _warn(console: Console, catalog: Catalog) -> None:

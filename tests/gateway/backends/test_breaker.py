@@ -9,6 +9,7 @@ import pytest
 from gateway.backends.breaker import (
     FIRST_OPEN_MS,
     IN_A_ROW,
+    LATELY_MS,
     LONGEST_OPEN_MS,
     WINDOW,
     Breaker,
@@ -110,6 +111,18 @@ def test_a_variant_that_hangs_opens_it_and_a_busy_one_does_not() -> None:
         assert not late.gave_up(began + 90, 20.0)
         assert hangs.begin(began).gave_up(began + 90, 20.0) == (n == IN_A_ROW - 1)
     assert busy.closed
+
+
+def test_a_variant_whose_answers_all_take_long_is_busy_until_it_answers_nothing() -> None:
+    """Eight callers at a model that takes a third of their deadline: those in the queue run out of time together."""
+    breaker, work_ms = Breaker(), 50.0
+    breaker.begin(0.0).worked(900.0)
+    queued = [breaker.begin(901.0) for _ in range(2 * IN_A_ROW)]
+    assert not any(call.gave_up(1_700.0, work_ms) for call in queued)
+    assert breaker.closed
+    late = 900.0 + LATELY_MS
+    lost = [breaker.begin(late) for _ in range(IN_A_ROW)]
+    assert [call.gave_up(late + 700.0, work_ms) for call in lost][-1]
 
 
 def test_a_caller_with_little_patience_says_nothing() -> None:

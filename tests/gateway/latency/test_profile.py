@@ -98,6 +98,38 @@ async def test_a_slow_host_is_profiled_in_fewer_runs() -> None:
     assert len(backend.lengths) == 4 * (1 + profile.FEWEST_RUNS)
 
 
+async def test_a_profile_whose_runs_scatter_is_marked() -> None:
+    """Other programs took the cores for a part of the runs; what they did to the rest is unknown."""
+    backend = TimedBackend(cycle([20.0, 90.0, 160.0]))
+    assert not (await profile.profile(VARIANT, SAMPLE, backend, ELSEWHERE)).undisturbed
+    steady = TimedBackend(cycle([20.0, 22.0, 25.0]))
+    assert (await profile.profile(VARIANT, SAMPLE, steady, ELSEWHERE)).undisturbed
+
+
+async def test_a_short_text_is_never_profiled_slower_than_a_long_one() -> None:
+    """Whatever ran beside the short one."""
+    n = 1 + profile.RUNS
+    times_ms = chain(*(repeat(ms, n) for ms in (60.0, 6.0, 80.0, 18.0)))
+    found = await profile.profile(VARIANT, SAMPLE, TimedBackend(times_ms), ELSEWHERE)
+    assert [c.p50_ms for c in found.profile.cells] == [6.0, 6.0, 18.0, 18.0]
+
+
+def test_a_variant_slower_than_the_others_explain_is_doubted() -> None:
+    """One that was profiled in a bad moment would never be asked, and so never be corrected."""
+    variants = [make_variant(name, ms) for name, ms in (("a", 10), ("b", 40), ("c", 100))]
+    slow = {v.name: make_variant(v.name, 3 * v.profile.cell(64).p50_ms).profile for v in variants}
+    assert profile.doubtful(variants, slow) == frozenset()
+    assert profile.doubtful(variants, slow | {"c": make_variant("c", 1_500).profile}) == {"c"}
+    assert profile.doubtful(variants, {}) == frozenset()
+
+
+def test_of_two_profiles_the_faster_cells_count() -> None:
+    """Other work lengthens a run, and never shortens one."""
+    before, again = make_variant("a", 30).profile, make_variant("a", 20).profile
+    assert {c.p50_ms for c in profile.fastest_of(before, again).cells} == {20}
+    assert {c.p50_ms for c in profile.fastest_of(again, before).cells} == {20}
+
+
 @pytest.mark.parametrize(
     ("cores", "times_ms", "found_ms"),
     [

@@ -20,6 +20,8 @@ from gateway.clock import now_ms
 from gateway.domain import Inference, Logits, Question, Size, SloRequest, Trust, Windows
 from gateway.errors import BackendError, BackendUnavailable
 from gateway.frontends.http import exposition
+from gateway.latency.kept_profiles import KeptProfiles
+from gateway.latency.profile import PROBE_BUCKET
 from gateway.lifecycle.preparation import prepare
 from gateway.lifecycle.watcher import LONGEST_RETRY_MS, Watcher
 from gateway.observability.metrics import Metrics
@@ -41,7 +43,11 @@ class House:
     """A repository, a fake model server, and the watcher between them."""
 
     def __init__(
-        self, repository: Path, backend: FakeBackend | None = None, **settings: object
+        self,
+        repository: Path,
+        backend: FakeBackend | None = None,
+        profiles: str = "",
+        **settings: object,
     ) -> None:
         shutil.copy(TOKENIZER, repository)
         self.repository = repository
@@ -50,7 +56,12 @@ class House:
         self.now_ms = 0.0
         chosen = Settings.model_validate({"model_repository": repository, **settings})
         self.service = AnswerService(self.backend, chosen, Metrics())
-        self.watcher = Watcher(self.service, lambda: self.restarts, lambda: self.now_ms)
+        self.watcher = Watcher(
+            self.service,
+            lambda: self.restarts,
+            lambda: self.now_ms,
+            kept=KeptProfiles.of(Settings(profiles_folder=profiles)),
+        )
 
     def publish(self, catalog: Catalog) -> None:
         store.write(self.repository, catalog)
@@ -478,6 +489,34 @@ async def test_a_server_that_does_not_unload_keeps_its_variants(tmp_path: Path) 
         await house.watcher.check()
     await house.watcher.check()
     assert (house.served(), backend.unloads) == (["medium"], 2)
+
+
+async def test_the_next_start_only_probes_what_was_measured_here(tmp_path: Path) -> None:
+    """A restart is ready in seconds; a host that became another is noticed."""
+
+    class Counted(FakeBackend):
+        def __init__(self, ms: float) -> None:
+            super().__init__()
+            self.ms, self.lengths = ms, set[int]()
+
+        async def infer(self, variant: Variant, windows: Windows, budget_ms: float) -> Inference:
+            self.lengths.add(windows.input_ids.shape[1])
+            return replace(await super().infer(variant, windows, budget_ms), infer_ms=self.ms)
+
+    def start(ms: float) -> House:
+        return House(tmp_path, Counted(ms), profiles=str(tmp_path / "profiles"))
+
+    houses = [start(40.0), start(41.0), start(90.0), start(91.0)]
+    houses[0].publish(make_catalog([make_variant("small", 5)], [0.5]))
+    measured, p50_ms = [], []
+    for each in houses:
+        await each.watcher.check()
+        assert isinstance(each.backend, Counted)
+        assert each.service.serving is not None
+        measured.append(each.backend.lengths > {PROBE_BUCKET, 384})
+        p50_ms.append(each.service.serving.profiles["small"].cell(PROBE_BUCKET).p50_ms)
+    assert measured == [True, False, True, False]
+    assert p50_ms == [40.0, 40.0, 90.0, 90.0]
 
 
 async def test_latency_measured_beside_requests_is_marked_and_measured_again(house: House) -> None:

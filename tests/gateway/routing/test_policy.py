@@ -21,6 +21,7 @@ from gateway.domain import (
 )
 from gateway.routing.policy import (
     choose,
+    choose_early,
     escalation_left_ms,
     find_violations,
     nearest_feasible,
@@ -107,6 +108,25 @@ def test_the_choice(
     decision = choose(wanted, idle(wait_ms), spent_ms)
     chosen = decision.option.plan.name if decision.option else None
     assert (chosen, decision.reason, decision.violations) == (plan, reason, violations)
+
+
+@pytest.mark.parametrize(
+    ("predicted_ms", "wait_ms", "reason"),
+    [
+        (900, 0, Reason.PINNED),  # nobody is ahead: it may try
+        (190, 170, Reason.PINNED),
+        (210, 190, Reason.SHED),
+    ],
+)
+def test_a_pinned_variant_is_not_asked_for_what_would_wait_past_the_deadline(
+    predicted_ms: float, wait_ms: float, reason: Reason
+) -> None:
+    """Every model call would begin too late, and none of the callers would be answered."""
+    large = option("large", 0.7, 20)._replace(predicted_ms=predicted_ms, wait_ms=wait_ms)
+    wanted = slo(50, 0.0, variant="large")
+    assert choose(wanted, [option("small", 0.5, 5), large]).reason is reason
+    early = choose_early(wanted, [large], lambda known: known)
+    assert (early is None) == (reason is Reason.SHED)
 
 
 @pytest.mark.parametrize(
