@@ -252,6 +252,14 @@ class Option(
         return self.cost_ms, self.size_bytes
 
     @property
+    def reach_ms(self) -> float:
+        """The latency by which the deadline refuses: on a free core, where nothing is ahead, an idle system's.
+
+        What was learned under load, refusals that nobody answers would keep for true.
+        """
+        return self.predicted_ms if self.wait_ms else self.idle_ms
+
+    @property
     def certified_f1(self) -> float:
         """The certified floor; 0 for a broken certificate."""
         return 0.0 if self.trust is Trust.BROKEN else self.plan.certificate.floor

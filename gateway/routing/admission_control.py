@@ -22,6 +22,9 @@ from gateway.shared_memory import Workers
 LOOP_PASSES = 2.0  # a request waits for the event loop before and after the model
 MAX_HELD = 256  # refusals that are delayed at the same time
 HELD = 0.9  # a refusal is delayed by at most this share of the time left
+REFUSAL_GAP_MS = (
+    20.0  # between refusals, while they can be delayed: each costs as much as a small answer
+)
 PACE = 1 / 32  # weight of the last gap between two admissions
 MAX_GAP_MS = 1_000.0
 LAG_EVERY_MS = 20.0  # between measurements of the event loop's lag
@@ -92,7 +95,8 @@ class AdmissionControl:
         self._timer: asyncio.TimerHandle | None = None
         self._look_ms = -math.inf
         self._n_held = 0
-        self._n_full = 0  # requests that `max_in_flight` refuses, while they are held back
+        self._next_refusal_ms = -math.inf
+        self._n_refused = 0  # requests that were not admitted, while their refusals are held back
         self._gap_ms = 0.0  # mean gap between two admissions while others wait
         self._last_ms = -math.inf  # time of the last admission
 
@@ -107,8 +111,8 @@ class AdmissionControl:
 
     @property
     def n_open(self) -> int:
-        """Requests in flight, and those whose refusal by `max_in_flight` is held back."""
-        return self.in_flight + self._n_full
+        """Requests in flight, and those whose refusal is held back."""
+        return self.in_flight + self._n_refused
 
     @property
     def n_behind(self) -> int:
@@ -165,13 +169,13 @@ class AdmissionControl:
         began_ms = self._clock()
         try:
             self._take_place()
+            try:
+                await self._enter(slo, serving, caller, began_ms)
+            except BaseException:
+                self._give_place()
+                raise
         except Refused as refused:
-            await self._hold_back(slo, refused)
-            raise
-        try:
-            await self._enter(slo, serving, caller, began_ms)
-        except BaseException:
-            self._give_place()
+            await self._hold_back(slo, self._clock() - began_ms, refused)
             raise
         self._queue.enter(caller)
         return self._clock() - began_ms
@@ -277,10 +281,15 @@ class AdmissionControl:
     async def hold_back(self, slo: Slo, spent_ms: float, error: Overloaded) -> None:
         """Delay a refusal, so that a caller who retries at once costs the others almost nothing.
 
-        The delay ends when a retry makes sense, at the latest shortly before the deadline. `strict` requests
-        and refusals above MAX_HELD are not delayed.
+        The delay ends when a retry makes sense and REFUSAL_GAP_MS after the refusal before, at the latest shortly
+        before the deadline. `strict` requests and refusals above MAX_HELD are not delayed.
         """
-        held_ms = min(error.retry_after_ms, HELD * (slo.timeout_ms - spent_ms))
+        now_ms = self._clock()
+        paced_ms = max(error.retry_after_ms, self._next_refusal_ms - now_ms)
+        held_ms = min(paced_ms, HELD * (slo.timeout_ms - spent_ms))
+        self._next_refusal_ms = (
+            max(now_ms, min(self._next_refusal_ms, now_ms + held_ms)) + REFUSAL_GAP_MS
+        )
         if slo.policy is SloPolicy.STRICT or self._n_held >= MAX_HELD or held_ms <= 0:
             return
         self._n_held += 1
@@ -289,10 +298,11 @@ class AdmissionControl:
         finally:
             self._n_held -= 1
 
-    async def _hold_back(self, slo: Slo, refused: Refused) -> None:
-        assert isinstance(refused.error, Overloaded)
-        self._n_full += 1
+    async def _hold_back(self, slo: Slo, spent_ms: float, refused: Refused) -> None:
+        if not isinstance(refused.error, Overloaded):
+            return
+        self._n_refused += 1
         try:
-            await self.hold_back(slo, 0.0, refused.error)
+            await self.hold_back(slo, spent_ms, refused.error)
         finally:
-            self._n_full -= 1
+            self._n_refused -= 1

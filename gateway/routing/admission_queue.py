@@ -64,14 +64,14 @@ class Waiting:
 def soonest_ms(slo: Slo, options: Sequence[Option]) -> float:
     """Return the lowest predicted latency of a plan that may answer this request; inf: there is none.
 
-    Under `strict` only plans that meet the floors count; a pinned variant is the only one that counts.
+    Where a core is free it is that of an idle system: see `Option.reach_ms`. Under `strict` only plans that meet the floors count; a pinned variant is the only one that counts.
     """
     able = options
     if slo.variant is not None:
         able = [o for o in able if o.plan.variants == (slo.variant,)]
     if slo.policy is SloPolicy.STRICT:
         able = [o for o in able if meets_f1(o, slo)]
-    return min((o.predicted_ms for o in able), default=inf)
+    return min((o.reach_ms for o in able), default=inf)
 
 
 class Soonest:

@@ -111,7 +111,10 @@ def _choose(slo: Slo, options: Sequence[Option], spent_ms: float) -> Decision:
     left_ms = slo.timeout_ms - spent_ms
     reachable = [o for o in trusted if o.predicted_ms <= left_ms]
     if not reachable:
-        return Decision(None, Reason.SHED, retry_after_ms=_drain_ms(trusted))
+        free = [o for o in trusted if o.reach_ms <= left_ms]
+        if not free:
+            return Decision(None, Reason.SHED, retry_after_ms=_drain_ms(trusted))
+        return _decide(fastest(free), Reason.FASTEST, slo, spent_ms)
     if slo.policy is SloPolicy.PREFER_LATENCY:
         return _prefer_latency(reachable, target_ms, slo, spent_ms)
     return _prefer_accuracy(reachable, slo, spent_ms)
@@ -158,6 +161,10 @@ def escalation_left_ms(slo: Slo, spent_ms: float) -> float:
 
 def cheapest(options: Sequence[Option]) -> Option:
     return min(options, key=lambda o: o.price)
+
+
+def fastest(options: Sequence[Option]) -> Option:
+    return min(options, key=lambda o: (o.predicted_ms, o.cost_ms))
 
 
 def nearest_feasible(slo: Slo, options: Sequence[Option]) -> tuple[Option, ...]:
@@ -238,15 +245,13 @@ def _prefer_latency(
         return _decide(best, Reason.MOST_ACCURATE_IN_TIME, slo, spent_ms)
     if in_time:
         return _decide(cheapest(in_time), Reason.MOST_ACCURATE_IN_TIME, slo, spent_ms)
-    fastest = min(reachable, key=lambda o: (o.predicted_ms, o.cost_ms))
-    return _decide(fastest, Reason.FASTEST, slo, spent_ms)
+    return _decide(fastest(reachable), Reason.FASTEST, slo, spent_ms)
 
 
 def _prefer_accuracy(reachable: Sequence[Option], slo: Slo, spent_ms: float) -> Decision:
     accurate = [o for o in reachable if meets_f1(o, slo)]
     if accurate:
-        soonest = min(accurate, key=lambda o: (o.predicted_ms, o.cost_ms))
-        return _decide(soonest, Reason.LEAST_LATE, slo, spent_ms)
+        return _decide(fastest(accurate), Reason.LEAST_LATE, slo, spent_ms)
     best = max(reachable, key=lambda o: (o.certified_f1, -o.cost_ms))
     return _decide(best, Reason.MOST_ACCURATE, slo, spent_ms)
 

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import httpx2
 import pytest
 
 from gateway.clock import now_ms
-from gateway.domain import Question, Size, SloPolicy, SloRequest
+from gateway.domain import Question, Size, Slo, SloPolicy, SloRequest
 from gateway.errors import Overloaded
 from gateway.observability.metrics import Metrics
 from gateway.request.service import AnswerService
-from gateway.routing.admission_control import LAG_EVERY_MS
+from gateway.routing.admission_control import (
+    HELD,
+    LAG_EVERY_MS,
+    REFUSAL_GAP_MS,
+    AdmissionControl,
+)
 from gateway.routing.admission_queue import ROOM_MS
 from gateway.settings import Settings
-from tests import live
+from tests import live, virtual_time
 from tests.fakes import CONTEXT, QUESTION, FakeBackend, serving_set, small_and_large
 
 EXAMPLE_QUESTION = Question(QUESTION, CONTEXT)
 PATIENT = SloRequest(latency_ms=60_000.0)
+STANDARD = Slo(250.0, 0.5, SloPolicy.PREFER_LATENCY, 1_000.0, "standard")
 STRICT = SloRequest(latency_ms=60.0, policy=SloPolicy.STRICT, min_f1=0.4)
 
 
@@ -157,6 +165,32 @@ async def test_more_than_may_be_in_flight_are_refused_whatever_they_ask() -> Non
         await held
     gate.set()
     await first
+
+
+def test_refusals_leave_one_after_the_other() -> None:
+    """Callers who come back at once would take the CPU that answers need; strict ones are never held."""
+
+    async def refuse(clock: Callable[[], float]) -> tuple[list[float], list[float]]:
+        control = AdmissionControl(8, lambda: None, clock)
+
+        async def one(slo: Slo) -> float:
+            began_ms = clock()
+            await control.hold_back(slo, 0.0, Overloaded("busy", 1.0))
+            return clock() - began_ms
+
+        alone = [await one(STANDARD)]
+        await asyncio.sleep(1)
+        strict = replace(STANDARD, policy=SloPolicy.STRICT)
+        crowd = await asyncio.gather(one(strict), *(one(STANDARD) for _ in range(60)))
+        return alone, crowd
+
+    alone, (strict_ms, *held_ms) = virtual_time.run(refuse)
+    assert alone == [1.0]
+    assert strict_ms == 0.0
+    latest_ms = HELD * STANDARD.timeout_ms
+    assert held_ms == pytest.approx(
+        [max(1.0, min(n * REFUSAL_GAP_MS, latest_ms)) for n in range(1, 61)]
+    )
 
 
 async def test_a_caller_who_leaves_while_it_waits_leaves_nothing_behind() -> None:

@@ -38,7 +38,7 @@ def option(
 ) -> Option:
     """Return an option whose cost is its idle latency."""
     plan = make_plan(make_variant(name, ms), floor)
-    return Option(plan, trust, int(ms * 1e6), ms, ms, ms + wait_ms)
+    return Option(plan, trust, int(ms * 1e6), ms, ms, ms + wait_ms, wait_ms=wait_ms)
 
 
 def slo(ms: float, f1: float, policy: SloPolicy = LATENCY, variant: str | None = None) -> Slo:
@@ -108,6 +108,25 @@ def test_the_choice(
     decision = choose(wanted, idle(wait_ms), spent_ms)
     chosen = decision.option.plan.name if decision.option else None
     assert (chosen, decision.reason, decision.violations) == (plan, reason, violations)
+
+
+@pytest.mark.parametrize(
+    ("idle_ms", "predicted_ms", "wait_ms", "reason"),
+    [
+        (30, 300, 0, Reason.FASTEST),  # what was learned under load may be past
+        (210, 300, 0, Reason.SHED),  # not even a fresh gateway would
+        (30, 300, 1, Reason.SHED),
+    ],
+)
+def test_on_a_free_core_what_a_fresh_gateway_would_answer_is_tried(
+    idle_ms: float, predicted_ms: float, wait_ms: float, reason: Reason
+) -> None:
+    """Refusals that leave the models idle would keep alive the predictions that they are made by."""
+    only = option("small", 0.5, 5)._replace(
+        idle_ms=idle_ms, predicted_ms=predicted_ms, wait_ms=wait_ms
+    )
+    for policy in (LATENCY, ACCURACY):
+        assert choose(slo(50, 0.0, policy), [only]).reason is reason
 
 
 @pytest.mark.parametrize(
