@@ -286,6 +286,7 @@ def until(fact: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not fact():
         assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(PAUSE_S)
 
 
 def names(received: list[dict[str, dict[str, str]]]) -> set[str]:
