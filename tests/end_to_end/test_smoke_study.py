@@ -106,9 +106,7 @@ def test_it_ends_in_a_repository_that_a_gateway_can_read(folder: Path) -> None:
     assert all(plan.certificate.n_contexts > 0 for plan in catalog.plans)
 
 
-def test_a_second_run_does_nothing_again(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_second_run_does_nothing_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every stage finds its manifest; the catalog comes out the same."""
     stages = {path: path.stat().st_mtime_ns for path in (folder / "run").rglob(MANIFEST)}
     assert main.main(arguments(folder, "run")) == 0
