@@ -42,6 +42,11 @@ LONGEST = (
 # Files that share something that takes long to start: one process runs all of a set, and starts it once.
 TOGETHER = (
     ("end_to_end/test_answers.py", "end_to_end/test_drive.py"),  # the shipped models in Triton
+    (  # a trained study
+        "optimizer/benchmarks/test_comparisons.py",
+        "optimizer/students/test_study.py",
+        "optimizer/students/test_finish.py",
+    ),
     (  # a Triton of tiny models
         "gateway/backends/test_triton.py",
         "gateway/backends/test_triton_cancelling.py",

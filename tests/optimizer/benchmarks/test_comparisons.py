@@ -48,14 +48,13 @@ def _latency_by_size() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def study(tiny_backbone: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
-    found = study_of(tiny_backbone, tiny_data, tmp_path_factory.mktemp("run"))
-    found = replace(found, config=found.config.model_copy(update={"search": SEARCH}))
-    found.largest.train()
-    found.elastic.train()
-    for config in found.config.students:
-        found.train_student(config)
-    return found
+def study(
+    tiny_backbone: Path, tiny_data: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Study:
+    folder = tmp_path_factory.mktemp("run")
+    shutil.copytree(trained, folder, dirs_exist_ok=True)
+    found = study_of(tiny_backbone, tiny_data, folder)
+    return replace(found, config=found.config.model_copy(update={"search": SEARCH}))
 
 
 @pytest.fixture(scope="module")
