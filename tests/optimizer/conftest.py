@@ -71,7 +71,8 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(tiny_backbone: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the run folder of the study of `test_study`, all of it trained; take a copy."""
+    """Return the run folder of the study of `test_study`, trained, exported and measured; take a copy."""
+    from optimizer.publish import publication
     from tests.optimizer.students.test_study import study_of
 
     study = study_of(tiny_backbone, tiny_data, tmp_path_factory.mktemp("trained"))
@@ -79,4 +80,5 @@ def trained(tiny_backbone: Path, tiny_data: Path, tmp_path_factory: pytest.TempP
     study.elastic.train()
     for config in study.config.students:
         study.train_student(config)
+    publication.catalog_of(study, study.folder)
     return study.folder
