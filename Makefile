@@ -53,9 +53,15 @@ help: ## Show what can be made
 run: $(RUNTIME) ## Install what serving needs, start Triton and the gateway
 	@exec $(BIN)/bertier serve $(SERVE_FLAGS)
 
-test: $(EVERYTHING) system-packages ## Install everything, check the code, build the documentation, run the whole test suite
-	@$(MAKE) --no-print-directory check docs
-	$(BIN)/pytest $(PYTEST_FLAGS)
+# Checks run beside the tests, which leave cores idle while they wait. A failed check is named at once, and shown last.
+BESIDE := $(MAKE) --no-print-directory check docs
+CHECKS := $(VENV)/checks.log
+
+test: $(EVERYTHING) $(SITE) system-packages ## Install everything, check the code, build the documentation, run the whole test suite
+	@{ $(BESIDE) >$(CHECKS) 2>&1 || { echo "make check docs: failed, see $(CHECKS)"; exit 1; }; } & checks=$$!; \
+	$(BIN)/pytest $(PYTEST_FLAGS); tests=$$?; \
+	if wait $$checks; then echo "make check docs: passed"; else cat $(CHECKS); exit 1; fi; \
+	exit $$tests
 
 check: $(EVERYTHING) ## Format, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -43,6 +45,23 @@ LONGEST = (
 )
 
 
+# Files that share something that takes long to start: one process runs all of a set, and starts it once.
+TOGETHER = (
+    ("end_to_end/test_answers.py", "end_to_end/test_drive.py"),  # the shipped models in Triton
+    (  # a trained study
+        "optimizer/benchmarks/test_comparisons.py",
+        "optimizer/students/test_study.py",
+        "optimizer/students/test_finish.py",
+    ),
+    (  # a Triton of tiny models
+        "gateway/backends/test_triton.py",
+        "gateway/backends/test_triton_cancelling.py",
+        "gateway/backends/test_pool_triton.py",
+        "gateway/lifecycle/test_two_catalogs.py",
+    ),
+)
+
+
 def rank(path: Path) -> int:
     """Return the place of a file of tests in the order of their start."""
     name = path.relative_to(TESTS).as_posix() if path.is_relative_to(TESTS) else ""
@@ -54,8 +73,39 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: rank(item.path))
 
 
+def file_or_set(nodeid: str) -> str:
+    """Return what one process of tests runs as a whole: a test's file, or the first of its set."""
+    file = nodeid.partition("::")[0]
+    name = file.removeprefix("tests/")
+    return next((f"tests/{files[0]}" for files in TOGETHER if name in files), file)
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):  # type: ignore[misc]  # published without types
+        def _split_scope(self, nodeid: str) -> str:
+            return file_or_set(nodeid)
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each of several test processes temporary files of its own, so also the lock under which
+    a host trains and measures: none waits for another's.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = Path(tempfile.mkdtemp(prefix="bertier-tests-"))
+        folder.chmod(0o755)  # PostgreSQL runs as another user
+        os.environ["TMPDIR"] = str(folder)
+        tempfile.tempdir = None  # read TMPDIR again
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
 def missing(names: Iterable[str]) -> list[str]:
     return [name for name in names if not (TESTS / name).is_file()]
 
 
-assert not missing(LONGEST), f"tests/conftest.py names files that are gone: {missing(LONGEST)}"
+GONE = missing((*LONGEST, *(name for files in TOGETHER for name in files)))
+assert not GONE, f"tests/conftest.py names files that are gone: {GONE}"

@@ -6,9 +6,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import fsspec
-from moto.server import ThreadedMotoServer
+
+if TYPE_CHECKING:
+    from moto.server import ThreadedMotoServer
 
 KEYS = {
     "AWS_ACCESS_KEY_ID": "nobody",
@@ -30,15 +33,13 @@ class LocalStore:
 
     def start(self) -> None:
         """Start it again at the same address, with what it had."""
-        self.server = ThreadedMotoServer("127.0.0.1", self.port, verbose=False)
-        self.server.start()
+        self.server = _at(self.port)
 
 
 @contextmanager
 def server() -> Iterator[LocalStore]:
     """Start a server; s3:// means it until the block ends."""
-    started = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    started.start()
+    started = _at(0)
     _, port = started.get_host_and_port()
     before = dict(os.environ)
     os.environ |= KEYS | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
@@ -52,3 +53,11 @@ def server() -> Iterator[LocalStore]:
         os.environ.clear()
         os.environ.update(before)
         found.stop()
+
+
+def _at(port: int) -> ThreadedMotoServer:
+    from moto.server import ThreadedMotoServer  # takes seconds to import
+
+    started = ThreadedMotoServer("127.0.0.1", port, verbose=False)
+    started.start()
+    return started

@@ -1,6 +1,6 @@
 """The client of the command line: asks a gateway over HTTP, or answers in this process.
 
-Both return the JSON of the HTTP API.
+Both return the JSON of the HTTP API. `bertier` is imported where a gateway is asked: `serve` starts without it.
 """
 
 from __future__ import annotations
@@ -11,11 +11,8 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from bertier.errors import TIMEOUT, ApiError, Unreachable
-from bertier.over_http import HttpTransport
-from bertier.security import Security
 from gateway import slo
 from gateway.catalog import store
 from gateway.clock import now_ms
@@ -26,6 +23,10 @@ from gateway.latency.kept_profiles import KeptProfiles
 from gateway.observability.metrics import Metrics
 from gateway.request.service import AnswerService
 from gateway.settings import Settings
+
+if TYPE_CHECKING:
+    from bertier.errors import ApiError
+    from bertier.over_http import HttpTransport
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -42,6 +43,8 @@ class HttpGateway:
 
     def __init__(self, url: str, api_key: str | None = None, authority: Path | None = None) -> None:
         """`authority`: PEM file that its certificate is signed by; None: the system's. Raises: InvalidField."""
+        from bertier.security import Security
+
         if not url.startswith(("http://", "https://")):
             raise InvalidField(f"--url {url}: give it with http:// or https://")
         self._url = url.rstrip("/")
@@ -58,6 +61,8 @@ class HttpGateway:
 
     def state(self) -> Json:
         """Raises: InvalidField where the state is not at this address."""
+        from bertier.errors import ApiError
+
         try:
             return self._fetch("GET", "/debug/state", None, {})
         except AskFailed as exc:
@@ -69,6 +74,8 @@ class HttpGateway:
             raise
 
     def _fetch(self, method: str, path: str, body: Json | None, headers: Mapping[str, str]) -> Json:
+        from bertier.errors import TIMEOUT, ApiError, Unreachable
+
         try:
             with closing(self._transport()) as transport:
                 return transport.fetch(method, path, body, headers)
@@ -81,6 +88,8 @@ class HttpGateway:
             raise BackendUnavailable(f"{exc}; {advice}") from exc
 
     def _transport(self) -> HttpTransport:
+        from bertier.over_http import HttpTransport
+
         try:
             own = self._security.headers()
             return HttpTransport(self._url, self._security, own, PATIENCE_S, trust_env=False)

@@ -147,7 +147,7 @@ def _context(
     rungs = tuple(sorted({min(n, len(questions)) for n in how.questions}))
     shape = study.elastic.graph_shape
     costs = study.folder / results.FOLDER / "costs"
-    gate = CostGate(shape, how.tokens, costs, lock)
+    gate = CostGate(shape, how.tokens, costs, lock, patience_s=how.patience_s)
     inputs = stage.inputs_of(study.elastic, how, space, questions[: rungs[-1]])
     return RunContext(
         study=study,

@@ -16,12 +16,11 @@ from __future__ import annotations
 import random
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
 
 from optimizer.data.question_sets import MIXED_ARTICLES, Example
 
@@ -78,9 +77,12 @@ _WORD = re.compile(r"[A-Za-z]+")
 _NEGATED = re.compile(r"\b(?:not|no|never|without)\b|n't\b", re.IGNORECASE)
 
 
-_OFTEN_FIRST = frozenset(
-    ENGLISH_STOP_WORDS
-)  # words that begin a sentence in a quotation, not names
+def _often_first() -> Set[str]:
+    """Return words that begin a sentence in a quotation, not names."""
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # takes seconds to import
+
+    found: Set[str] = ENGLISH_STOP_WORDS
+    return found
 
 
 class Kind(StrEnum):
@@ -185,6 +187,8 @@ class _Paragraphs:
         title_of = dict(zip(contexts, titles, strict=True))
         self._contexts = sorted(title_of)
         self._titles = np.array([title_of[c] for c in self._contexts])
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
         self._words = TfidfVectorizer(stop_words="english", sublinear_tf=True, dtype=np.float32)
         self._table = self._words.fit_transform(self._contexts)
 
@@ -224,7 +228,7 @@ def _other_entity(example: Example, rng: random.Random) -> str | None:
     place = rng.choice(mentions)
     beside = " ".join([*_sentences_with(example), *example.answers, example.question]).lower()
     names = {m.group() for m in _ENTITY.finditer(example.context)}
-    plain = set(_WORD.findall(example.context)) | _OFTEN_FIRST
+    plain = set(_WORD.findall(example.context)) | _often_first()
     others = sorted(
         name
         for name in names

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
 
 from gateway.catalog.schema import Decoding
 from gateway.qa.codec import Reading, score_features
@@ -59,6 +58,8 @@ def _null_curve(difference: np.ndarray, has_answer: np.ndarray) -> tuple[float, 
     """Return slope and bias of P(unanswerable), fitted with both kinds weighing the same."""
     if has_answer.all() or not has_answer.any():
         return 1.0, 0.0
+    from sklearn.linear_model import LogisticRegression  # takes seconds to import
+
     model = LogisticRegression(class_weight="balanced")
     model.fit(difference[:, None], ~has_answer)
     return float(model.coef_[0, 0]), float(model.intercept_[0])
@@ -78,5 +79,7 @@ def _curve(features: np.ndarray, right: np.ndarray) -> tuple[float, float, float
     if min(right.sum(), (~right).sum()) < MIN_OF_A_KIND:
         rate = (right.sum() + 1) / (len(right) + 2)
         return float(np.log(rate / (1 - rate))), 0.0, 0.0
+    from sklearn.linear_model import LogisticRegression
+
     model = LogisticRegression().fit(features, right)
     return float(model.intercept_[0]), float(model.coef_[0, 0]), float(model.coef_[0, 1])

@@ -25,12 +25,13 @@ from gateway.errors import BertierError
 from optimizer.models.weights import GraphShape, random_weights, sharing
 from optimizer.onnx import graph, profile
 from optimizer.study import stages, store, workers
+from optimizer.study.config import SearchConfig
 from optimizer.study.space import ANY, KNOBS, Candidate, Space, spaced
 from optimizer.study.trials import Cost
 
 RUNS = 20  # timed runs of a round
 QUIET = 1.15  # largest ratio of a round's p95 to the lowest median; above it the host was busy
-PATIENCE_S = 15.0  # wait this long for a quiet round
+PATIENCE_S: float = SearchConfig.model_fields["patience_s"].default
 
 
 _HOST = TypeAdapter(Host)
@@ -82,6 +83,7 @@ class CostGate:
     folder: Path  # of cached measurements
     lock: Path = workers.HOST_LOCK
     elsewhere: bool = False  # take what another host measured into the folder; measure nothing
+    patience_s: float = PATIENCE_S  # wait this long for a quiet round
 
     def cost(self, candidate: Candidate) -> Cost:
         """Return p95 latency on one core, without load, and the size of the file.
@@ -154,7 +156,7 @@ class CostGate:
     def _p95_ms(self, path: Path, precision: Precision) -> float:
         """Return the p95 of the quietest round: other load can only lengthen a round."""
         cells: list[Cell] = []
-        over_s = time.monotonic() + PATIENCE_S
+        over_s = time.monotonic() + self.patience_s
         while not _quiet(cells) and (not cells or time.monotonic() < over_s):
             found = profile.profile(path, RUNS, (self.tokens,), precision)
             cells.append(found.cell(self.tokens))

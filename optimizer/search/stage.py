@@ -74,7 +74,7 @@ def run(
     if not questions:
         raise DataError("the search split of the certifying sources is empty: add [[data]]")
     rungs = tuple(sorted({min(n, len(questions)) for n in how.questions}))
-    gate = CostGate(elastic.graph_shape, how.tokens, folder / "costs", elsewhere=elsewhere)
+    gate = gate_of(elastic, how, folder, elsewhere=elsewhere)
     inputs = inputs_of(elastic, how, space, questions[: rungs[-1]])
     progress_log = ProgressLog(how, lambda: gate.cost(space.largest))
     with opened(url, folder, name_of(study, inputs)) as shared:
@@ -107,7 +107,7 @@ def measure_costs(study: Study) -> dict[str, int]:
     """
     how, found = how_of(study), {}
     for name, elastic in study.elastics.items():
-        gate = CostGate(elastic.graph_shape, how.tokens, study.search_folder(name) / "costs")
+        gate = gate_of(elastic, how, study.search_folder(name))
         wanted = costs.shapes(space_of(elastic))
         progress = Progress(f"costs of {name}", len(wanted))
         for candidate in wanted:
@@ -115,6 +115,19 @@ def measure_costs(study: Study) -> dict[str, int]:
             progress.step()
         found[name] = len(wanted)
     return found
+
+
+def gate_of(
+    elastic: Elastic, how: SearchConfig, folder: Path, *, elsewhere: bool = False
+) -> CostGate:
+    """Return the cost gate of an elastic student; it measures into the folder of the search."""
+    return CostGate(
+        elastic.graph_shape,
+        how.tokens,
+        folder / "costs",
+        elsewhere=elsewhere,
+        patience_s=how.patience_s,
+    )
 
 
 def how_of(study: Study) -> SearchConfig:

@@ -199,6 +199,7 @@ class SearchConfig(_Frozen):
     max_p95_ms: float | None = Field(None, gt=0)
     max_size_mb: float | None = Field(None, gt=0)  # 10^6 bytes
     tokens: int = 192  # length bucket at which latency is measured
+    patience_s: float = Field(15.0, ge=0)  # wait for undisturbed timings of a shape, at most
     questions: tuple[int, ...] = Field(
         (400, 1500), min_length=1
     )  # number of questions of each rung

@@ -44,7 +44,7 @@ OF_A_CATALOG = {
 MAX_IN_FLIGHT = 3
 KEY, KEY_WITH_QUOTA = "key-of-an-app", "key-of-a-batch"
 PATIENCE_S = 120.0
-PAUSE_S = 0.2  # Prometheus looks once a second
+PAUSE_S = 1.0  # Prometheus looks once a second
 N_SMALL = 2  # variants beside the largest, with which they are compared
 TEXT = {"question": "Who slept?", "context": "The old dog slept by the stove all winter."}
 REQUEST_HEADERS: tuple[Mapping[str, str], ...] = (
@@ -286,6 +286,7 @@ def until(fact: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not fact():
         assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(PAUSE_S)
 
 
 def names(received: list[dict[str, dict[str, str]]]) -> set[str]:

@@ -36,8 +36,9 @@ with claims(sys.argv[1], Path(sys.argv[2])) as claim, claim("a") as mine:
 """
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def url() -> Iterator[str]:
+    """Of a server that no test stops."""
     with local_postgres.server() as running:
         yield running.url
 

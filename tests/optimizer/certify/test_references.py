@@ -7,7 +7,6 @@ from math import ceil, e, exp, floor, log, sqrt
 
 import numpy as np
 import pytest
-from scipy.stats import binom
 
 from optimizer.certify import bounds
 from optimizer.certify.bounds import betting_floor, hoeffding_bentkus_floor, ratio_floor
@@ -153,6 +152,8 @@ def test_floors_from_few_values_hold_where_they_hardly_vary(low: float, share: f
 
 def reference_p_value(risk: float, a: float, n: int, factor: float = e) -> float:
     """Return the Hoeffding-Bentkus p-value as MAPIE and the LTT paper write it."""
+    from scipy.stats import binom  # takes a second to import
+
     h1 = risk * log(risk / a) + (1 - risk) * log((1 - risk) / (1 - a)) if 0 < risk < a else 0.0
     wrong = ceil(round(n * risk, 6))
     return min(exp(-n * h1), factor * float(binom.cdf(wrong, n, a)))

@@ -11,6 +11,7 @@ from transformers import AutoModel
 from gateway.catalog import store
 from gateway.domain import Question
 from gateway.qa.codec import SpanEncoder
+from loadtest.faults import fleet
 from optimizer.cli import main
 from tests.end_to_end.conftest import REPOSITORY
 from tests.optimizer import checkpoints
@@ -38,14 +39,17 @@ def questions(tmp_path: Path) -> Path:
 
 
 def test_evaluate_prints_the_official_scores(
-    questions: Path, capsys: pytest.CaptureFixture[str]
+    questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The last line is for programs: every variant with its parts and their sizes."""
+    repository, few = tmp_path / "model_repository", fleet.smallest(REPOSITORY, 2)
+    fleet.publish(REPOSITORY, repository, few)
     status = main.main(
-        ["evaluate", "--data", str(questions), "--model-repository", str(REPOSITORY)]
+        ["evaluate", "--data", str(questions), "--model-repository", str(repository)]
     )
     scores = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert status == 0
+    assert scores.keys() == {variant.name for variant in few.variants}
     for found in scores.values():
         assert (found["n"], found["has_answer_n"], found["no_answer_n"]) == (9, 6, 3)
         assert 0 <= found["exact"] <= found["f1"] <= 1

@@ -55,8 +55,8 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedModel:
     return loud_bert(tmp_path_factory.mktemp("teacher"))
 
 
-@pytest.fixture
-def net(teacher: PreTrainedModel) -> Supernet:
+@pytest.fixture(scope="module")
+def made(teacher: PreTrainedModel) -> Supernet:
     """Return an elastic student with words in full, so that cutting rounds nothing."""
     words = student.bert_of(teacher).embeddings.word_embeddings.weight
     thin = ThinWords(factors(words, SPACE.max_rank), 4)
@@ -64,6 +64,12 @@ def net(teacher: PreTrainedModel) -> Supernet:
     for head in made.early.parameters():
         torch.nn.init.normal_(head, std=0.15)
     return made
+
+
+@pytest.fixture
+def net(made: Supernet) -> Supernet:
+    """Return one that a test may train."""
+    return copy.deepcopy(made)
 
 
 @pytest.mark.parametrize("candidate", EVERY, ids=str)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -16,13 +17,13 @@ from threading import Thread
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from optimizer.search.ask_tell import MAX_TRIES, START_UP, Evaluators, Search
+from optimizer.search.ask_tell import MAX_TRIES, POPULATION, START_UP, Evaluators, Search
 from optimizer.search.candidates import seeds, suggest
 from optimizer.search.storage import opened
 from optimizer.study import trials
 from optimizer.study.config import Sampler, SearchConfig
 from optimizer.study.space import Candidate, Space
-from optimizer.study.trials import Cost
+from optimizer.study.trials import Cost, Limits, Point
 from optimizer.study.workers import Pulse, Watch, sending_heartbeats
 from tests import searching
 from tests.searching import PULSE, RUNGS, SPACE, STUDY, Judge, search
@@ -31,14 +32,31 @@ SMALL = Space(layers=((0, 1), (1,)), heads=(1, 2), ffn=(32, 96))
 REFERENCE = searching.cost(SPACE.largest)
 
 
-def how(sampler: Sampler = Sampler.RANDOM, n: int = 20, **more: float) -> SearchConfig:
+def how(sampler: Sampler = Sampler.RANDOM, n: int = 12, **more: float) -> SearchConfig:
     return SearchConfig.model_validate({"sampler": sampler, "trials": n, **more})
+
+
+@dataclass
+class Finished:
+    """A search that has ended."""
+
+    judge: Judge
+    limits: Limits
+    folder: Path
+    points: list[Point]
+
+
+@pytest.fixture(scope="module")
+def limited(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A search under a limit that some candidates miss."""
+    judge, wanted, folder = Judge(), how(n=30, max_size_mb=12), tmp_path_factory.mktemp("limited")
+    return Finished(judge, wanted.limits, folder, search(folder, wanted, judge.evaluators))
 
 
 @pytest.mark.parametrize("sampler", Sampler)
 def test_every_sampler_searches_under_limits(sampler: Sampler, tmp_path: Path) -> None:
     """Past its start-up, where the model of the space decides, with limits and without a fault."""
-    n = START_UP + 3 if sampler == Sampler.GP else 24  # seconds a candidate; the others are quick
+    n = (POPULATION if sampler == Sampler.NSGA2 else START_UP) + 3
     limited = how(sampler, n, max_p95_ms=60, max_size_mb=18, min_f1=0.45)
     found = search(tmp_path, limited, Judge().evaluators)
     front = trials.front_of(found, limited.limits)
@@ -67,31 +85,29 @@ def test_known_shapes_are_tried_first(tmp_path: Path) -> None:
     assert [p.candidate for p in found][: len(known)] == known
 
 
-def test_what_costs_too_much_is_never_scored(tmp_path: Path) -> None:
+def test_what_costs_too_much_is_never_scored(limited: Finished) -> None:
     """Its shape is enough to know; scoring takes a hundred times as long."""
-    judge, limited = Judge(), how(n=30, max_size_mb=12)
-    found = search(tmp_path, limited, judge.evaluators)
-    gated = {p.candidate for p in found if p.cost.size_bytes > 12e6}
+    gated = [p for p in limited.points if p.cost.size_bytes > 12e6]
     assert gated
-    assert not gated & {candidate for candidate, _ in judge.scored}
-    assert all("size" in (limited.limits.reason(p) or "") for p in found if p.candidate in gated)
+    scored = {candidate for candidate, _ in limited.judge.scored}
+    assert not {p.candidate for p in gated} & scored
+    assert all("size" in (limited.limits.reason(p) or "") for p in gated)
 
 
 def test_only_promising_candidates_reach_the_highest_rung(tmp_path: Path) -> None:
     """The front on few questions is asked more, the rest is not."""
     judge = Judge()
-    found = search(tmp_path, how(n=40, promote=0.01), judge.evaluators)
+    found = search(tmp_path, how(n=24, promote=0.01), judge.evaluators)
     rungs = Counter(n for _, n in judge.scored)
-    assert rungs[RUNGS[0]] == 40
-    assert 0 < rungs[RUNGS[1]] < 30
+    assert rungs[RUNGS[0]] == 24
+    assert 0 < rungs[RUNGS[1]] < 18
     assert all(p.questions == RUNGS[1] for p in trials.front_of(found, how().limits))
 
 
-def test_optuna_gets_the_f1_of_the_highest_rung(tmp_path: Path) -> None:
+def test_optuna_gets_the_f1_of_the_highest_rung(limited: Finished) -> None:
     """And of a candidate without one that of its likest, under a limit that is missed."""
-    found = search(tmp_path, how(n=30, max_size_mb=12), Judge().evaluators)
-    by_trial = {p.trial: p for p in found}
-    with opened(None, tmp_path, STUDY) as study:
+    by_trial = {p.trial: p for p in limited.points}
+    with opened(None, limited.folder, STUDY) as study:
         for trial in study.get_trials(states=(TrialState.COMPLETE,)):
             if "same_as" in trial.user_attrs:
                 continue
@@ -165,7 +181,7 @@ def test_a_stopped_trial_is_tried_again(tmp_path: Path) -> None:
     stopped = judge.priced[-1]
     finished = [c for c in judge.priced if c != stopped]
     found = search(tmp_path, how(), judge.evaluators)
-    assert len(found) == 20
+    assert len(found) == 12
     priced = Counter(judge.priced)
     assert priced[stopped] == 2
     assert all(priced[candidate] == 1 for candidate in finished)
@@ -191,7 +207,7 @@ def test_a_candidate_that_always_fails_is_given_up(tmp_path: Path) -> None:
 def test_a_killed_search_goes_on(tmp_path: Path) -> None:
     """kill -9 in the middle of a trial: all finished ones are there, that one is tried again."""
     (tmp_path / "hang").touch()
-    command = [sys.executable, "-m", "tests.searching", str(tmp_path), "20"]
+    command = [sys.executable, "-m", "tests.searching", str(tmp_path), "12"]
     with subprocess.Popen(command) as process:
         pid = _wait_for(tmp_path / "hanging", process)
         os.kill(pid, signal.SIGKILL)
@@ -201,7 +217,7 @@ def test_a_killed_search_goes_on(tmp_path: Path) -> None:
     with opened(None, tmp_path, STUDY) as study:
         failed = study.get_trials(states=(TrialState.FAIL,))
         retried = [t for t in study.trials if "retry_of" in t.user_attrs]
-    assert len(found) == 20
+    assert len(found) == 12
     assert [t.user_attrs["retry_of"] for t in retried] == [t.number for t in failed]
     assert judge.priced[0] == next(p.candidate for p in found if p.trial == retried[0].number)
     assert not {f"{c.label} on {n}" for c, n in judge.scored} & set(before)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,7 @@ from optimizer.models.student import bert_of
 from optimizer.onnx import export
 from optimizer.report import inputs as report
 from optimizer.report.analysis import Trial
-from optimizer.search import scoring
+from optimizer.search import scoring, stage
 from optimizer.search.costs import PATIENCE_S, CostGate, graph_shape, seconds_of
 from optimizer.search.scoring import SliceScorer
 from optimizer.students.study import Study
@@ -55,7 +52,9 @@ def study(tiny_backbone: Path, tiny_data: Path, tmp_path_factory: pytest.TempPat
         train=(PhaseConfig(epochs=0.5, batch_size=8),),
         data=(DataConfig(source="train.json.xz", by_article=True, certifies=True),),
         elastic=(ElasticConfig(space=SPACE, train=TRAIN),),
-        search=SearchConfig(sampler=Sampler.RANDOM, trials=7, tokens=64, questions=(6, 12)),
+        search=SearchConfig(
+            sampler=Sampler.RANDOM, trials=7, tokens=64, patience_s=0, questions=(6, 12)
+        ),
     )
     found = Study(config, tiny_data, tmp_path_factory.mktemp("run"))
     found.largest.train()
@@ -66,7 +65,7 @@ def study(tiny_backbone: Path, tiny_data: Path, tmp_path_factory: pytest.TempPat
 @pytest.fixture
 def gate(study: Study, tmp_path: Path) -> CostGate:
     shape = export.graph_shape_of(study.elastic.net.model)
-    return CostGate(shape, 64, tmp_path / "costs", tmp_path / "lock")
+    return CostGate(shape, 64, tmp_path / "costs", tmp_path / "lock", patience_s=0)
 
 
 def study_file(study: Study, folder: Path, search: str) -> Path:
@@ -101,23 +100,14 @@ def arguments(study: Study, folder: Path, text: str) -> list[str]:
     return ["search", "--study", str(file), *given]
 
 
-def search(study: Study, folder: Path, text: str, *more: str) -> subprocess.CompletedProcess[str]:
-    """Search as a program of its own, with a lock of its own: a training here would hold it up."""
-    program = "import sys; from optimizer.cli import main; sys.exit(main.main())"
-    return subprocess.run(
-        [sys.executable, "-c", program, *arguments(study, folder, text), *more],
-        env=os.environ | {"TMPDIR": str(folder)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-
-
-def test_a_search_ends_in_a_pareto_front(study: Study, tmp_path: Path) -> None:
+def test_a_search_ends_in_a_pareto_front(
+    study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """From the study file to the files that the next stages read."""
-    text = "[search]\ntokens = 64\nquestions = [6, 12]\n"
-    done = search(study, tmp_path, text, "--trials", "7", "--sampler", "random")
-    result = json.loads(done.stdout.splitlines()[-1])
+    text = "[search]\ntokens = 64\npatience_s = 0\nquestions = [6, 12]\n"
+    given = ("--trials", "7", "--sampler", "random")
+    assert main.main([*arguments(study, tmp_path, text), *given]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
     folder = study.folder / "search"
     front = json.loads((folder / "front.json").read_text())
     assert result["candidates"] == 7
@@ -131,11 +121,15 @@ def test_a_search_ends_in_a_pareto_front(study: Study, tmp_path: Path) -> None:
     assert inputs.front <= {trial.number for trial in inputs.trials}
 
 
-def test_limits_that_no_candidate_meets_are_reported(study: Study, tmp_path: Path) -> None:
+def test_limits_that_no_candidate_meets_are_reported(
+    study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """With the nearest candidate and what binds, in words and in JSON."""
-    done = search(study, tmp_path, "[search]\ntokens = 64\nmax_size_mb = 0.1\n")
-    assert "none of 1 candidates is within the limits" in " ".join(done.stderr.split())
-    found = json.loads(done.stdout.splitlines()[-1])
+    text = "[search]\ntokens = 64\npatience_s = 0\nmax_size_mb = 0.1\n"
+    assert main.main(arguments(study, tmp_path, text)) == 0
+    shown = capsys.readouterr()
+    assert "none of 1 candidates is within the limits" in " ".join(shown.err.split())
+    found = json.loads(shown.out.splitlines()[-1])
     assert found["front"] == []
     assert "max_size_mb 0.1" in found["nearest"]["reason"]
 
@@ -163,6 +157,12 @@ def test_a_search_that_cannot_be_is_refused(
 def test_a_busy_host_is_planned_with_the_whole_patience(p95_ms: float, expected_s: float) -> None:
     """25 runs of 10 ms, or as long as a search waits for a quiet round."""
     assert seconds_of(Cell(128, 1, 10.0, p95_ms, p95_ms)) == pytest.approx(expected_s)
+
+
+def test_the_study_says_how_long_a_quiet_host_is_waited_for(study: Study, tmp_path: Path) -> None:
+    """A host that is never quiet takes the whole patience for every shape."""
+    gate = stage.gate_of(study.elastic, stage.how_of(study), tmp_path)
+    assert (gate.patience_s, SearchConfig().patience_s) == (0, PATIENCE_S)
 
 
 def test_a_slice_costs_what_random_weights_say(study: Study, gate: CostGate) -> None:

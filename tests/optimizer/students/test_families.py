@@ -47,6 +47,7 @@ def study_file(backbone: Path, narrow: Path, folder: Path) -> Path:
         sampler = "random"
         trials = 3
         tokens = 64
+        patience_s = 0
         questions = [6]
         [finish]
         members = 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -132,15 +133,14 @@ def test_the_rank_correlation_compares_orders() -> None:
 
 
 def test_a_member_is_trained_from_its_slice(
-    tiny_backbone: Path, tiny_data: Path, tmp_path: Path
+    tiny_backbone: Path, tiny_data: Path, trained: Path, tmp_path: Path
 ) -> None:
     """It starts where the elastic student left it, and ends as a variant of the study."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     plain = study_of(tiny_backbone, tiny_data, tmp_path)
     study = Study(plain.config.model_copy(update={"finish": HOW}), tiny_data, tmp_path)
     write_front(tmp_path, row(0.5, 5.0))
     (name,) = study.members
-    study.largest.train()
-    study.elastic.train()
     config = study.student(name)
     assert config is not None
     before = study.elastic.slice(Candidate((1,), 1, 32, 4)).state_dict()

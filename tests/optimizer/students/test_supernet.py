@@ -51,8 +51,8 @@ def teacher(
     return made
 
 
-@pytest.fixture
-def net(teacher: PreTrainedModel) -> Supernet:
+@pytest.fixture(scope="module")
+def made(teacher: PreTrainedModel) -> Supernet:
     """Return an elastic student whose early heads differ, as trained ones do."""
     base = copy.deepcopy(teacher)
     words = student.bert_of(base).embeddings.word_embeddings.weight
@@ -61,6 +61,12 @@ def net(teacher: PreTrainedModel) -> Supernet:
     for head in made.early.parameters():
         torch.nn.init.normal_(head, std=0.15)
     return made
+
+
+@pytest.fixture
+def net(made: Supernet) -> Supernet:
+    """Return one that a test may train."""
+    return copy.deepcopy(made)
 
 
 def batch() -> Batch:
