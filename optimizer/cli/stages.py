@@ -233,10 +233,11 @@ def _distill(args: argparse.Namespace) -> dict[str, Any]:
     _check_elastic(study)
     names = [*study.elastics, *(s.name for s in study.config.students)]
     only = _only(args, names, "student")
+    asked = getattr(args, "only", None) or study.sliced
     with workers.working():
         study.largest.train()
         for name, elastic in study.elastics.items():
-            if name in only:
+            if name in only and name in asked:
                 elastic.train()
         found = {s.name: study.train_student(s) for s in study.config.students if s.name in only}
     return _show_training(found)
@@ -266,6 +267,7 @@ def _costs(args: argparse.Namespace) -> dict[str, Any]:
 
 def _search(args: argparse.Namespace) -> dict[str, Any]:
     from optimizer.search import stage
+    from optimizer.search.watched_limits import WatchedLimits
 
     study = study_of(args)
     given = {k: v for k in ("trials", "sampler") if (v := getattr(args, k, None)) is not None}
@@ -282,6 +284,7 @@ def _search(args: argparse.Namespace) -> dict[str, Any]:
             getattr(args, "storage", None),
             elastic,
             elsewhere=getattr(args, "stored_costs", False),
+            limits=WatchedLimits(args.study),
         )
         Console().print(stage.table_of(found))
         if said := stage.nothing_found(found):

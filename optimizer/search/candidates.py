@@ -52,6 +52,7 @@ def parameters_of(candidate: Candidate, space: Space) -> dict[str, Any]:
         **{layer_knob(i): i in candidate.layers for i in range(space.n_layers)},
         "layers": layers_text(candidate.layers),
         **_dropping(candidate, space),
+        **dict(candidate.recipe),
     }
     return {
         name: values.index(chosen[name]) if _ordered(values) else chosen[name]
@@ -117,6 +118,7 @@ def nearest(space: Space, wanted: Candidate) -> Candidate:
         precision=wanted.precision if wanted.precision in space.precision else space.precision[0],
         keep=keep,
         drop_after=drop_after,
+        recipe=wanted.recipe or space.usual_recipe,
         **widths,
     )
 
