@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,8 @@ from optimizer.study import stages
 from optimizer.study.config import DistillConfig, StudyConfig
 from optimizer.teachers.largest_model import LargestModel
 from optimizer.teachers.rows import MappedAnswers
-from optimizer.training import loop, losses, teacher_outputs
+from optimizer.training import intermediate, loop, losses, teacher_outputs
+from optimizer.training.intermediate import Inside, Match, Place
 from optimizer.training.teacher_outputs import LiveTeacher, TeacherStates
 
 PROBE_ROWS, PROBE_BATCH = 64, 16
@@ -106,13 +108,28 @@ class DistillationBatches:
         `how`: None: the study's.
         """
         how = how or self.config.distill
-        states = self.targets(model, how)
-        return losses.Imitation(states, how, ask) if ask else losses.Imitation(states, how)
+        matched = self._matched(model, how) if ask is None else ()
+        places = tuple(match.teacher for match in matched)
+        return losses.Imitation(self._targets(model, how, places), how, ask, matched)
 
-    def targets(self, model: PreTrainedModel, how: DistillConfig) -> losses.Targets | None:
-        """Return what a student is pulled towards; None: it learns from labels alone."""
+    def _matched(self, model: PreTrainedModel, how: DistillConfig) -> tuple[Match, ...]:
+        """Return what is compared inside a student and its teacher. Raises: ModelError."""
+        if how.labels_only or not how.intermediate:
+            return ()
+        ours, theirs = Inside.of(model), Inside.of(self._teacher)
+        return intermediate.matches(how.intermediate, ours, theirs)
+
+    def _targets(
+        self, model: PreTrainedModel, how: DistillConfig, places: Sequence[Place]
+    ) -> losses.Targets | None:
+        """Return what a student is pulled towards; None: it learns from labels alone.
+
+        `places`: of the teacher, which are watched: too much to be kept on disk.
+        """
         if how.labels_only:
             return None
+        if places:
+            return LiveTeacher.of_model(self._teacher, places)
         if self.maps:
             self.teach()
             return self._answers[0]
@@ -120,7 +137,7 @@ class DistillationBatches:
             self.teach()
             return TeacherStates.open(self.folder.with_name(LOGITS_FOLDER), self.rows)
         if loop.device().type == "cuda":
-            return LiveTeacher.of_model(self.largest.load())
+            return LiveTeacher.of_model(self._teacher)
         return TeacherStates.open(self.folder, self.rows, self.teach(hidden=True)["width"])
 
     def imitates_states(self, model: PreTrainedModel, how: DistillConfig) -> bool:
@@ -129,6 +146,11 @@ class DistillationBatches:
             return False
         width = AutoConfig.from_pretrained(self.largest.folder).hidden_size
         return bool(model.config.hidden_size == width)
+
+    @cached_property
+    def _teacher(self) -> PreTrainedModel:
+        """The largest model as students' teacher."""
+        return self.largest.load()
 
     @cached_property
     def _answers(self) -> tuple[MappedAnswers, dict[str, Any]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,6 @@ class Trainer:
     folder: Path
     base: str | None = None  # checkpoint that they are cut from; None: the study's students' start
     _late_s: float = 0.0
-    _targets: dict[bool, losses.Targets | None] = field(default_factory=dict)
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -87,15 +86,13 @@ class Trainer:
         """Return the loss and the settings that a candidate's recipe asks for. Raises: ModelError."""
         distill, how = recipes.applied(candidate.recipe, self.study.config.distill, self.how)
         batches = self.study.distillation
-        states = batches.imitates_states(model, distill)
-        if dict(candidate.recipe).get("hidden_weight") and not states:
+        wanted = dict(candidate.recipe).get("hidden_weight")
+        if wanted and not batches.imitates_states(model, distill):
             raise student.ModelError(
                 f"hidden_weight: the teacher's states are not as wide as those of {self.base}, so they cannot"
                 " be compared; remove it from [search.training] space, or base from [elastic]"
             )
-        if states not in self._targets:
-            self._targets[states] = batches.targets(model, distill)
-        return losses.Imitation(self._targets[states], distill), how
+        return batches.imitation(model, how=distill), how
 
     def late_s(self) -> float:
         """Return, once, the seconds of trainings that were done before they were asked for."""

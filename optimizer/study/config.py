@@ -11,9 +11,18 @@ import tomllib
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from gateway.catalog.schema import Precision
 from gateway.errors import BertierError
@@ -93,6 +102,40 @@ class PhaseConfig(TrainConfig):
     sources: tuple[str, ...] = ()  # names of [[data]] to train on; empty: all
 
 
+class HiddenLoss(_Frozen):
+    """A student's states after some layers are pulled towards its teacher's after others."""
+
+    loss: Literal["hidden"]
+    layers: (
+        Literal["last", "uniform"]
+        | tuple[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]], ...]
+    ) = "last"  # or pairs of the student's layer and the teacher's, from 1; 0: the embeddings
+    weight: float = Field(1.0, gt=0)  # of all its layers together, relative to the span loss
+
+    @field_validator("layers")
+    @classmethod
+    def _names_a_pair(cls, given: Any) -> Any:
+        if not given:
+            raise ValueError('name at least one pair [student, teacher], "last" or "uniform"')
+        return given
+
+
+class RelationLoss(_Frozen):
+    """How a student's tokens attend to each other is pulled towards how its teacher's do."""
+
+    loss: Literal["relations"]
+    of: tuple[Literal["query", "key", "value"], ...] = Field(
+        ("query", "key", "value"), min_length=1
+    )  # query-query, key-key and value-value relations
+    heads: int = Field(12, gt=0)  # relation heads; need be no model's attention heads
+    student_layer: int | None = Field(None, ge=1)  # counted from 1; default: the last
+    teacher_layer: int | None = Field(None, ge=1)  # likewise
+    weight: float = Field(1.0, gt=0)  # of each relation, relative to the span loss
+
+
+IntermediateLoss = HiddenLoss | RelationLoss
+
+
 class DistillConfig(_Frozen):
     """How students learn from their teacher."""
 
@@ -108,6 +151,18 @@ class DistillConfig(_Frozen):
         1.0, gt=0, le=1
     )  # share of the training contexts that students train on
     labels_only: bool = False  # learn from gold labels alone, without a teacher
+    intermediate: tuple[Annotated[IntermediateLoss, Field(discriminator="loss")], ...] = ()
+    # further losses, of students and members that are trained on their own
+    intermediate_weight: float = Field(1.0, ge=0)  # of all of these together
+
+    @model_serializer(mode="wrap")
+    def _without_idle_losses(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Say nothing of losses that nobody asked for: what was trained before them stays valid."""
+        found: dict[str, Any] = whole(self)
+        if not self.intermediate:
+            found.pop("intermediate", None)
+            found.pop("intermediate_weight", None)
+        return found
 
 
 def check_knob(name: str, value: float, known: tuple[str, ...] = RECIPE_KNOBS) -> None:
@@ -464,6 +519,19 @@ class StudyConfig(_Frozen):
         return self
 
     @model_validator(mode="after")
+    def _teacher_can_be_looked_into(self) -> StudyConfig:
+        if not self.distill.intermediate:
+            return self
+        if self.distill.labels_only:
+            raise ValueError("[[distill.intermediate]] needs a teacher: remove labels_only")
+        if self.maps_answers:
+            raise ValueError(
+                "[[distill.intermediate]] compares layers with those of the largest model, but teacher or"
+                " weights name another model: remove them, and give students a base of their own"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _recipes_have_an_effect(self) -> StudyConfig:
         if self.search and self.search.training:
             for name, values in self.search.training.space.items():
@@ -486,6 +554,10 @@ class StudyConfig(_Frozen):
             return (
                 "has no effect: the teacher is not the model that candidates are cut from, so their states"
                 " cannot be compared; remove it, or remove weights and teacher"
+            )
+        if name == "intermediate_weight" and not how.intermediate:
+            return (
+                "has no effect: the study has no [[distill.intermediate]]; write one, or remove it"
             )
         if name == "early_weight" and not any(elastic.space.drops for elastic in self.elastic):
             return "has no effect: no candidate drops tokens; remove it, or give [elastic.space] keep and drop_after"

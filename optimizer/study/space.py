@@ -29,7 +29,13 @@ Recipe = tuple[tuple[str, float], ...]  # keys of a training, and their values
 ANY: Final = "any"  # as the layers of a space: every subset of the teacher's but the smallest ones
 RANK_STEP: Final = 64  # values of a low-bit row that share a scale
 TEACHERS: Final = (0,)  # as the widths of a space: the teacher's alone
-DISTILL_KNOBS: Final = ("temperature", "label_weight", "hidden_weight", "early_weight")
+DISTILL_KNOBS: Final = (
+    "temperature",
+    "label_weight",
+    "hidden_weight",
+    "early_weight",
+    "intermediate_weight",
+)
 TRAIN_KNOBS: Final = ("learning_rate", "warmup", "weight_decay")
 RECIPE_KNOBS: Final = (*DISTILL_KNOBS, *TRAIN_KNOBS)  # keys of [distill] and of `train`
 

@@ -27,7 +27,7 @@ from optimizer.search.costs import CostGate
 from optimizer.search.scoring import SliceScorer
 from optimizer.students.study import Study
 from optimizer.students.trainings import Trainer, outputs_only, teacher_layers
-from optimizer.study.config import Sampler, SearchConfig, TrainConfig
+from optimizer.study.config import RelationLoss, Sampler, SearchConfig, TrainConfig
 from optimizer.study.space import Candidate
 from optimizer.training import loop
 from tests.optimizer.students.test_study import study_of
@@ -263,6 +263,7 @@ def test_a_trained_candidate_is_cut_from_the_teacher(study: Study, tmp_path: Pat
         ("label_weight", 0.9),
         ("hidden_weight", 0.0),
         ("early_weight", 3.0),
+        ("intermediate_weight", 0.2),
         ("learning_rate", 3e-4),
         ("warmup", 0.9),
         ("weight_decay", 0.5),
@@ -273,6 +274,9 @@ def test_every_key_of_a_recipe_is_used(
 ) -> None:
     """Two trainings that differ in one key end in different weights; nothing else differs."""
     plain = Candidate((0, 1), 2, 96, keep=0.5, drop_after=1)
+    inside = RelationLoss(loss="relations", heads=2, student_layer=1)
+    distill = study.config.distill.model_copy(update={"intermediate": (inside,)})
+    study = replace(study, config=study.config.model_copy(update={"distill": distill}))
     trainer = Trainer(study, 2, TrainConfig(epochs=0.1, batch_size=8), 5, tmp_path)
     usual, again, other = (
         trainer.student(replace(plain, recipe=recipe)).state_dict()

@@ -65,6 +65,7 @@ SPACE = "[elastic.space]\nlayers = [[0, 1]]\nheads = [1]\nffn = [8]\n"
         ("label_weight = [0.5, 2]", "", "label_weight: .*less than or equal to 1"),
         ("warmup = [1]", "", "warmup: .*less than 1"),
         ("early_weight = [1]", "", "early_weight has no effect: no candidate drops tokens"),
+        ("intermediate_weight = [1]", "", "intermediate_weight has no effect: the study has no"),
         (
             "temperature = [1, 2]",
             "[distill]\nlabels_only = true\n",
@@ -100,14 +101,46 @@ def test_a_recipe_may_name_every_key_that_has_an_effect(tmp_path: Path) -> None:
     path = tmp_path / "study.toml"
     path.write_text(
         f"{HEAD}{CERTIFYING}{SPACE}keep = [1.0, 0.5]\ndrop_after = [1]\n"
+        '[[distill.intermediate]]\nloss = "relations"\n'
         "[search.training]\ntrain = { epochs = 0.25 }\n[search.training.space]\n"
         "temperature = [1, 4]\nlabel_weight = [0.1, 1]\nhidden_weight = [0, 1]\nearly_weight = [0.5]\n"
-        "learning_rate = [1e-4]\nwarmup = [0, 0.1]\nweight_decay = [0, 0.01]\n"
+        "intermediate_weight = [0, 1]\nlearning_rate = [1e-4]\nwarmup = [0, 0.1]\nweight_decay = [0, 0.01]\n"
     )
     training = config.read(path).search.training  # type: ignore[union-attr]
     assert training is not None
     assert set(training.space) == set(RECIPE_KNOBS)
     assert training.train.epochs == 0.25
+
+
+INSIDE = '[[distill.intermediate]]\nloss = "hidden"\nlayers = "uniform"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (HEAD + CERTIFYING + INSIDE.replace("uniform", "first"), "distill.intermediate.0.hidden"),
+        (HEAD + CERTIFYING + INSIDE.replace("hidden", "states"), "'hidden', 'relations'"),
+        (HEAD + CERTIFYING + INSIDE.replace('"uniform"', "[]"), "name at least one pair"),
+        (HEAD + CERTIFYING + "[distill]\nlabels_only = true\n" + INSIDE, "remove labels_only"),
+        (
+            'teacher = "A"\nweights = "W"\n' + HEAD + CERTIFYING + INSIDE,
+            "largest model, but teacher",
+        ),
+    ],
+)
+def test_an_intermediate_loss_that_cannot_be_is_refused(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    """By its key, and with what to change."""
+    path = tmp_path / "study.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        config.read(path)
+
+
+def test_a_study_without_intermediate_losses_says_nothing_of_them() -> None:
+    """What was trained before there were any stays valid."""
+    assert not {"intermediate", "intermediate_weight"} & set(config.DistillConfig().model_dump())
 
 
 def test_a_student_may_learn_in_another_way_than_the_others(tmp_path: Path) -> None:
