@@ -18,18 +18,21 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from optuna.trial import FixedTrial, FrozenTrial, Trial, TrialState, create_trial
 from pydantic import TypeAdapter
 
-from optimizer.search.candidates import parameters_of, seeds, suggest
+from optimizer.search import subarchitecture
+from optimizer.search.candidates import is_ordered, parameters_of, seeds, suggest
 from optimizer.search.storage import STORAGE_ERRORS
+from optimizer.search.subarchitecture import Grid
 from optimizer.study import trials, workers
 from optimizer.study.config import Sampler, SearchConfig
 from optimizer.study.space import Candidate, Space
@@ -58,6 +61,40 @@ SAMPLERS: Mapping[Sampler, Callable[[int], BaseSampler]] = {
     Sampler.NSGA2: lambda seed: NSGAIISampler(seed=seed, population_size=POPULATION),
     Sampler.RANDOM: lambda seed: RandomSampler(seed=seed),
 }
+
+
+class _GridSampler(BaseSampler):
+    """Suggests the candidates that somebody else chooses; when there are none left, random ones."""
+
+    def __init__(self, space: Space, choose: Callable[[], Candidate | None], seed: int) -> None:
+        self._space, self._choose, self._random = space, choose, RandomSampler(seed=seed)
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return {
+            name: IntDistribution(0, len(values) - 1)
+            if is_ordered(values)
+            else CategoricalDistribution(values)
+            for name, values in self._space.knobs.items()
+        }
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        if "fixed_params" in trial.system_attrs:
+            return {}  # queued: chosen already
+        found = self._choose()
+        return {} if found is None else parameters_of(found, self._space)
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        return self._random.sample_independent(study, trial, param_name, param_distribution)
 
 
 def _judged(study: optuna.Study) -> list[FrozenTrial]:
@@ -111,7 +148,42 @@ class Search:
         self._limits = how.limits
         self._known_in_a_row = 0
         self._read: dict[int, Point] = {}  # by trial; a finished one never changes
-        study.sampler = SAMPLERS[how.sampler](self._seed(seed))
+        study.sampler = self._sampler(self._seed(seed))
+
+    def _sampler(self, seed: int) -> BaseSampler:
+        if self._how.sampler is Sampler.BORT:
+            return _GridSampler(self._space, self._next_of_grid, seed)
+        return SAMPLERS[self._how.sampler](seed)
+
+    def _next_of_grid(self) -> Candidate | None:
+        """Return the shape that Bort's algorithm asks next; None: it has asked all."""
+        grid = self._grid
+        errors = {p.candidate: 1 - p.best_f1 for p in self.points() if p.best_f1 is not None}
+        asked = {p.candidate for p in self.points()}
+        running = self._trials(TrialState.RUNNING, TrialState.WAITING)
+        found = grid.following(errors, asked | {c for t in running if (c := self._of(t))})
+        if found is not None and errors:
+            log.info("search: W within %.0f %% of the grid's best", 100 * grid.shortfall(errors))
+        return found
+
+    def _of(self, trial: FrozenTrial) -> Candidate | None:
+        """Return the candidate of a trial that is not over; None: it was not chosen yet."""
+        chosen = trial.params or trial.system_attrs.get("fixed_params", {})
+        if len(chosen) < len(self._space.knobs):
+            return None
+        return suggest(FixedTrial(chosen), self._space)
+
+    @cached_property
+    def _grid(self) -> Grid:
+        shapes = subarchitecture.grid_of(self._space)
+        log.info("search: measuring the costs of %d shapes", len(shapes))
+        costs = {shape: self._evaluators.cost(shape) for shape in shapes}
+        beyond = {
+            shape
+            for shape, cost in costs.items()
+            if any(excess > 0 for excess in self._limits.excess(cost, None).values())
+        }
+        return Grid.of(costs, self._how.trials, beyond)
 
     def _seed(self, seed: int) -> int:
         """Go on differently after a restart, and beside others: else all would ask for the same."""

@@ -269,6 +269,7 @@ class Sampler(StrEnum):
     TPE = "tpe"
     NSGA2 = "nsga2"
     RANDOM = "random"
+    BORT = "bort"  # largest W-coefficient on a grid of depths, heads and widths
 
 
 class CandidateTraining(_Frozen):

@@ -19,6 +19,7 @@ from optuna.trial import TrialState, create_trial
 from optimizer.search.ask_tell import MAX_TRIES, START_UP, Evaluators, Search
 from optimizer.search.candidates import seeds, suggest
 from optimizer.search.storage import opened, opened_among
+from optimizer.search.subarchitecture import grid_of
 from optimizer.study import trials
 from optimizer.study.config import Sampler, SearchConfig
 from optimizer.study.space import Candidate, Space
@@ -58,6 +59,15 @@ def test_a_model_of_the_space_finds_more_than_chance(tmp_path: Path) -> None:
         return trials.hypervolume([p for p in found if p.f1], REFERENCE)
 
     assert volume(Sampler.TPE) > volume(Sampler.RANDOM)
+
+
+def test_a_grid_that_is_asked_whole_is_followed_by_others(tmp_path: Path) -> None:
+    """More trials than Bort's grid has shapes are not an end: knobs that it leaves alone remain."""
+    space = Space(layers=((0, 1), (1,)), heads=(1, 2), ffn=(32,), embedding_bits=(4, 8))
+    found = search(tmp_path, how(Sampler.BORT, 8), Judge().evaluators, space=space)
+    assert len({p.candidate for p in found}) == space.size == 8
+    first = {p.candidate for p in found[:6]}
+    assert {c for c in first if c.embedding_bits == 8} == set(grid_of(space))
 
 
 def test_known_shapes_are_tried_first(tmp_path: Path) -> None:
