@@ -312,7 +312,8 @@ def _finish(args: argparse.Namespace) -> dict[str, Any]:
             study.train_student(config)
             f1 = finish.f1_of(examples, Exported(study, name).readings("search", examples))
             found.append(finish.Finished(name, slice_f1, f1))
-    table = Table("variant", "F1 as a slice", "F1 finished", title="F1 on the search split")
+    before = "F1 in the search" if study.config.trains_candidates else "F1 as a slice"
+    table = Table("variant", before, "F1 finished", title="F1 on the search split")
     for member in found:
         table.add_row(member.name, f"{member.slice_f1:.3f}", f"{member.f1:.3f}")
     Console().print(table)

@@ -175,6 +175,7 @@ class Search:
 
     @cached_property
     def _grid(self) -> Grid:
+        """The grid with its costs: minutes to measure, so not while a trial waits for its candidate."""
         shapes = subarchitecture.grid_of(self._space)
         log.info("search: measuring the costs of %d shapes", len(shapes))
         costs = {shape: self._evaluators.cost(shape) for shape in shapes}
@@ -196,6 +197,8 @@ class Search:
         if not self._shared:
             for trial in self._trials(TrialState.RUNNING):
                 self._retire(trial)
+        if self._how.sampler is Sampler.BORT:
+            log.info("search: W on a grid of %d shapes", len(self._grid.shapes))
         while not (why := self._over()):
             if self._shared:
                 self._retire_stopped()

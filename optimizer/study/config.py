@@ -591,7 +591,8 @@ def search_folder(elastic: str) -> str:
 def with_changes(search: SearchConfig, given: dict[str, Any]) -> SearchConfig:
     """Return the search with values replaced, checked as in a file. Raises: ConfigError."""
     try:
-        return SearchConfig.model_validate(search.model_dump() | given)
+        whole = search.model_dump(exclude={"training"}) | {"training": search.training}
+        return SearchConfig.model_validate(whole | given)
     except ValidationError as exc:
         raise ConfigError(f"--{_first_error(exc)}") from exc
 
