@@ -163,7 +163,10 @@ class Search:
         running = self._trials(TrialState.RUNNING, TrialState.WAITING)
         found = grid.following(errors, asked | {c for t in running if (c := self._of(t))})
         if found is not None and errors:
-            log.info("search: W within %.0f %% of the grid's best", 100 * grid.shortfall(errors))
+            short = 100 * grid.shortfall(errors)
+            log.info(
+                "search: the best W is at most %.0f %% short of the grid's, by its bound", short
+            )
         return found
 
     def _of(self, trial: FrozenTrial) -> Candidate | None:
