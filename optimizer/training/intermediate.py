@@ -255,6 +255,6 @@ def relation_loss(
 
 def _relations_of(x: torch.Tensor, real: torch.Tensor, heads: int) -> torch.Tensor:
     """Return the log of the relations of tokens, (B, N, S, S)."""
-    parts = x.unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, N, S, D)
+    parts = x.view(*x.shape[:2], heads, -1).transpose(1, 2)  # (B, N, S, D)
     scores = parts @ parts.transpose(-1, -2) * parts.shape[-1] ** -0.5
     return log_softmax(scores.masked_fill(~real[:, None, None, :], IGNORE).float(), dim=-1)

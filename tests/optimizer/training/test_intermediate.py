@@ -139,13 +139,14 @@ def test_what_is_watched_is_what_the_model_has(teacher: PreTrainedModel) -> None
     """The states that transformers returns, and the queries that follow from them."""
     batch = loop.batch_of(rows(4), range(4))
     places = [Place(STATES, 0), Place(STATES, 1), Place(STATES, 2), Place("query", 2)]
-    inner = outputs_of(teacher, batch, places).inner
     states = teacher(**batch.inputs(), output_hidden_states=True).hidden_states
+    hooks = [len(module._forward_hooks) for module in teacher.modules()]
+    inner = outputs_of(teacher, batch, places).inner
     for layer in range(3):
         assert torch.equal(inner[Place(STATES, layer)], states[layer])
     block = student.bert_of(teacher).encoder.layer[1].attention.self
     assert torch.equal(inner[Place("query", 2)], block.query(states[1]))
-    assert not any(module._forward_hooks for module in block.modules())
+    assert [len(module._forward_hooks) for module in teacher.modules()] == hooks
 
 
 @torch.no_grad()
