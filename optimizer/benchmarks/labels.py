@@ -14,13 +14,13 @@ from dataclasses import replace
 from optimizer.benchmarks import pairs as compare_pairs
 from optimizer.benchmarks import results
 from optimizer.benchmarks.results import LABELS, LABELS_FROM_TEACHER, ComparisonError, Labels, Pair
-from optimizer.benchmarks.trainings import teacher_layers
 from optimizer.certify import certification
 from optimizer.data import evaluate
 from optimizer.data.question_sets import Example, Split
 from optimizer.evaluation import decoding
 from optimizer.students.exported import Exported
 from optimizer.students.study import Study
+from optimizer.students.trainings import teacher_layers
 from optimizer.study import provenance, workers
 from optimizer.study.config import StudentConfig
 

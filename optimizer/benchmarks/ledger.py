@@ -65,8 +65,8 @@ def opened(path: Path) -> Iterator[EvaluationLedger]:
 
 
 def shape_key(candidate: Candidate) -> str:
-    """Return a key that candidates of equal cost share: it does not say which layers they keep."""
-    return repr(replace(candidate, layers=tuple(range(len(candidate.layers)))))
+    """Return a key that candidates of equal cost share: it names neither their layers nor their training."""
+    return repr(replace(candidate, layers=tuple(range(len(candidate.layers))), recipe=()))
 
 
 @dataclass

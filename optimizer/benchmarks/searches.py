@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +16,6 @@ from typing import Any, Final
 from optimizer.benchmarks import ledger, results, volumes
 from optimizer.benchmarks.ledger import CachedEvaluator, EvaluationLedger, Meter
 from optimizer.benchmarks.results import SEARCHES, ComparisonError, Contest, Run
-from optimizer.benchmarks.trainings import Trainer
 from optimizer.benchmarks.volumes import Tried
 from optimizer.data.question_sets import DataError, Example, Split
 from optimizer.search import scoring, stage
@@ -24,7 +23,9 @@ from optimizer.search.ask_tell import Evaluators, Search
 from optimizer.search.costs import CostGate
 from optimizer.search.scoring import SliceScorer
 from optimizer.search.storage import opened, same_host
+from optimizer.students import trainings
 from optimizer.students.study import Study
+from optimizer.students.trainings import Trainer
 from optimizer.study import provenance, stages, workers
 from optimizer.study.config import Sampler, SearchConfig
 from optimizer.study.space import Space
@@ -90,9 +91,10 @@ class RunContext:
         )
         return CachedEvaluator(self.ledger, self.name, self.name, self.gate.cost, scorer.f1)
 
-    def trained(self, trainer: Trainer) -> CachedEvaluator:
+    def trained(self, trainer: Trainer, space: Space) -> CachedEvaluator:
         scorer = SliceScorer(trainer.student, self.study.tokenizer, self.questions, self.lock)
-        of = stage.name_of(self.study, self.inputs | trainer.inputs)
+        made = trainer.inputs | {"space": space.model_dump(mode="json")}
+        of = stage.name_of(self.study, self.inputs | made)
         return CachedEvaluator(
             self.ledger, self.name, of, self.gate.cost, scorer.f1, trainer.late_s
         )
@@ -106,6 +108,7 @@ class PlannedRun:
     seed: int
     sampler: Sampler
     candidates: int
+    space: Space
     judge: CachedEvaluator
     first_minutes: float
     budget_minutes: float | None
@@ -139,11 +142,12 @@ def run(study: Study, plan: ComparisonPlan, lock: Path = workers.HOST_LOCK) -> C
 def _context(
     study: Study, plan: ComparisonPlan, folder: Path, ledger: EvaluationLedger, lock: Path
 ) -> RunContext:
-    how = stage.how_of(study).model_copy(update={"time_budget_min": None})
+    slicing = {"time_budget_min": None, "training": None}
+    how = stage.how_of(study).model_copy(update=slicing)
     questions = scoring.sample(study.questions.certifying(Split.SEARCH))
     if not questions:
         raise DataError("the search split of the sources that certify is empty: add [[data]]")
-    space = stage.space_of(study.elastic)
+    space = stage.space_of(study.elastic, how)
     rungs = tuple(sorted({min(n, len(questions)) for n in how.questions}))
     shape = study.elastic.graph_shape
     costs = study.folder / results.FOLDER / "costs"
@@ -155,7 +159,7 @@ def _context(
         space=space,
         rungs=rungs,
         questions=questions,
-        inputs=inputs | {"host": gate.host},
+        inputs=inputs | {"host": gate.host, "limits": asdict(how.limits)},
         folder=folder,
         ledger=ledger,
         gate=gate,
@@ -175,26 +179,35 @@ def _slice_run(
 ) -> PlannedRun:
     first, cap = context.elastic_minutes, plan.minutes_cap
     budget = None if cap is None else first + cap
-    return PlannedRun(sampler, seed, sampler, plan.candidates, judge, first, budget)
+    return PlannedRun(sampler, seed, sampler, plan.candidates, context.space, judge, first, budget)
 
 
 def _trained_run(
     context: RunContext, plan: ComparisonPlan, seed: int, minutes: float
 ) -> PlannedRun:
-    """Its budget is what the first method took with this seed, or the cap."""
+    """Its budget is what the first method took with this seed, or the cap.
+
+    Its candidates have the recipes of [search.training]; without that the teacher's states are no part
+    of the protocol, as in what it is compared with.
+    """
     config = context.study.config
-    how = (config.finish or config.elastic[0]).train.model_copy(update={"epochs": plan.epochs})
+    training = config.search.training if config.search else None
+    how = (training or config.finish or config.elastic[0]).train
+    how = how.model_copy(update={"epochs": plan.epochs})
+    study = context.study if training else trainings.outputs_only(context.study)
     n_layers = context.study.elastic.net.n_layers
     own_seed = stage.seed_of(context.study) + seed
     folder = context.folder / f"{TRAININGS}-{seed}"
-    trainer = Trainer(context.study, n_layers, how, own_seed, folder)
+    trainer = Trainer(study, n_layers, how, own_seed, folder)
     budget = min(minutes, plan.minutes_cap or minutes)
-    judge = context.trained(trainer)
+    space = context.space.trained_by(training.space) if training else context.space
+    judge = context.trained(trainer, space)
     return PlannedRun(
         method=TRAININGS,
         seed=seed,
         sampler=Sampler.GP,
         candidates=ENDLESS,
+        space=space,
         judge=judge,
         first_minutes=0.0,
         budget_minutes=budget,
@@ -228,7 +241,7 @@ def _tried(context: RunContext, planned: PlannedRun) -> Tried:
         same_host(shared, context.gate.host)
         worker = Search(
             shared,
-            context.space,
+            planned.space,
             how,
             context.rungs,
             Evaluators(meter.cost, meter.f1),

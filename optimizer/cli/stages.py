@@ -233,10 +233,11 @@ def _distill(args: argparse.Namespace) -> dict[str, Any]:
     _check_elastic(study)
     names = [*study.elastics, *(s.name for s in study.config.students)]
     only = _only(args, names, "student")
+    asked = getattr(args, "only", None) or study.sliced
     with workers.working():
         study.largest.train()
         for name, elastic in study.elastics.items():
-            if name in only:
+            if name in only and name in asked:
                 elastic.train()
         found = {s.name: study.train_student(s) for s in study.config.students if s.name in only}
     return _show_training(found)
@@ -266,6 +267,7 @@ def _costs(args: argparse.Namespace) -> dict[str, Any]:
 
 def _search(args: argparse.Namespace) -> dict[str, Any]:
     from optimizer.search import stage
+    from optimizer.search.watched_limits import WatchedLimits
 
     study = study_of(args)
     given = {k: v for k in ("trials", "sampler") if (v := getattr(args, k, None)) is not None}
@@ -282,6 +284,7 @@ def _search(args: argparse.Namespace) -> dict[str, Any]:
             getattr(args, "storage", None),
             elastic,
             elsewhere=getattr(args, "stored_costs", False),
+            limits=WatchedLimits(args.study),
         )
         Console().print(stage.table_of(found))
         if said := stage.nothing_found(found):
@@ -309,7 +312,8 @@ def _finish(args: argparse.Namespace) -> dict[str, Any]:
             study.train_student(config)
             f1 = finish.f1_of(examples, Exported(study, name).readings("search", examples))
             found.append(finish.Finished(name, slice_f1, f1))
-    table = Table("variant", "F1 as a slice", "F1 finished", title="F1 on the search split")
+    before = "F1 in the search" if study.config.trains_candidates else "F1 as a slice"
+    table = Table("variant", before, "F1 finished", title="F1 on the search split")
     for member in found:
         table.add_row(member.name, f"{member.slice_f1:.3f}", f"{member.f1:.3f}")
     Console().print(table)

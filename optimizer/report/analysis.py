@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 
 import numpy as np
@@ -12,7 +13,7 @@ from gateway.catalog.schema import Variant
 from optimizer.benchmarks.results import Run
 from optimizer.study import pareto
 from optimizer.study.config import ELASTIC, StudentConfig
-from optimizer.study.space import Candidate
+from optimizer.study.space import RECIPE_KNOBS, Candidate
 
 MIN_TRIALS = 3  # with fewer, a share of the variance means nothing
 MAX_MOMENTS = 80  # points of a line over time
@@ -104,6 +105,10 @@ def _is_slice(student: StudentConfig, candidate: Candidate) -> bool:
     return replace(shape, precision=candidate.precision) == candidate
 
 
+def _in_recipe(name: str, candidate: Candidate) -> float:
+    return dict(candidate.recipe).get(name, 0.0)
+
+
 KNOBS: dict[str, Callable[[Candidate], float | str]] = {
     "layers": lambda c: len(c.layers),
     "heads": lambda c: c.heads,
@@ -114,6 +119,7 @@ KNOBS: dict[str, Callable[[Candidate], float | str]] = {
     "hidden": lambda c: c.hidden,
     "keep": lambda c: c.keep,
     "drop after": lambda c: c.drop_after,
+    **{name: partial(_in_recipe, name) for name in RECIPE_KNOBS},
 }
 
 

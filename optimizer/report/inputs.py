@@ -161,7 +161,8 @@ def _members(config: StudyConfig, run_dir: Path) -> list[StudentConfig]:
 
     try:
         taken = (config.largest_name, *(s.name for s in config.students))
-        found = finish.members(run_dir, config.elastic, config.finish, taken)
+        trained = config.trains_candidates
+        found = finish.members(run_dir, config.elastic, config.finish, taken, trained=trained)
         return [student for student, _ in found.values()]
     except (ValueError, KeyError, TypeError) as exc:
         raise ReportError(

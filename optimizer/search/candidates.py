@@ -40,7 +40,7 @@ def suggest(trial: SuggestsValues, space: Space) -> Candidate:
 
 def _suggest(trial: SuggestsValues, name: str, values: Sequence[Any]) -> Any:
     """Suggest a number by its index in the list, so that the sampler knows which values are neighbours."""
-    if _ordered(values):
+    if is_ordered(values):
         return values[trial.suggest_int(name, 0, len(values) - 1)]
     return trial.suggest_categorical(name, values)
 
@@ -52,9 +52,10 @@ def parameters_of(candidate: Candidate, space: Space) -> dict[str, Any]:
         **{layer_knob(i): i in candidate.layers for i in range(space.n_layers)},
         "layers": layers_text(candidate.layers),
         **_dropping(candidate, space),
+        **dict(candidate.recipe),
     }
     return {
-        name: values.index(chosen[name]) if _ordered(values) else chosen[name]
+        name: values.index(chosen[name]) if is_ordered(values) else chosen[name]
         for name, values in space.knobs.items()
     }
 
@@ -68,7 +69,8 @@ def _dropping(candidate: Candidate, space: Space) -> dict[str, float | int]:
     raise ValueError(f"{candidate.label}: not in the space, whose values of keep are {space.keep}")
 
 
-def _ordered(values: Sequence[Any]) -> bool:
+def is_ordered(values: Sequence[Any]) -> bool:
+    """Return whether a sampler chooses a knob by the index of its value."""
     return not isinstance(values[0], bool | str)
 
 
@@ -117,6 +119,7 @@ def nearest(space: Space, wanted: Candidate) -> Candidate:
         precision=wanted.precision if wanted.precision in space.precision else space.precision[0],
         keep=keep,
         drop_after=drop_after,
+        recipe=wanted.recipe or space.usual_recipe,
         **widths,
     )
 

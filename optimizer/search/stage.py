@@ -1,4 +1,4 @@
-"""The search stage of a study: from an elastic student to its `search/front.json`."""
+"""The search stage of a study: from an elastic student, or its space, to `search/front.json`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from optimizer.search import costs, scoring
 from optimizer.search.ask_tell import Evaluators, Search
 from optimizer.search.costs import CostGate
 from optimizer.search.scoring import NetScorer, Scorer, SliceScorer
-from optimizer.search.storage import opened, same_host
+from optimizer.search.storage import is_of_host, opened_among, same_host
 from optimizer.students.elastic import Elastic
 from optimizer.students.study import Study
+from optimizer.students.trainings import Trainer
 from optimizer.study import pareto, provenance, stages, store, trials
 from optimizer.study.config import ConfigError, SearchConfig
 from optimizer.study.progress import Progress
 from optimizer.study.space import Candidate, Space
-from optimizer.study.trials import MEGABYTE, Cost, Point
+from optimizer.study.trials import MEGABYTE, Cost, Limits, Point
 from optimizer.training import loop
 
 log = logging.getLogger(__name__)
@@ -61,43 +62,98 @@ class SearchResult:
 
 
 def run(
-    study: Study, url: str | None, elastic: Elastic | None = None, *, elsewhere: bool = False
+    study: Study,
+    url: str | None,
+    elastic: Elastic | None = None,
+    *,
+    elsewhere: bool = False,
+    limits: Callable[[], Limits] | None = None,
 ) -> SearchResult:
     """Start, resume, or join the search at `url`; write the Pareto front. Raises: BertierError.
 
     `elastic`: whose slices; None: the first one's. `elsewhere`: latencies are those that another host
-    measured into the run folder.
+    measured into the run folder. `limits`: those that hold now, asked after each candidate; None: the
+    study's, as long as the search takes.
     """
     how, elastic = how_of(study), elastic or study.elastic
-    space, folder = space_of(elastic), study.search_folder(elastic.config.name)
+    in_force = limits or (lambda: how.limits)
+    while True:
+        now = how.limited(in_force())
+        found = _run_under(study, url, elastic, now, in_force, elsewhere=elsewhere)
+        if in_force() == now.limits:
+            return found
+
+
+def _run_under(
+    study: Study,
+    url: str | None,
+    elastic: Elastic,
+    how: SearchConfig,
+    in_force: Callable[[], Limits],
+    *,
+    elsewhere: bool,
+) -> SearchResult:
+    """Search under the limits of `how`, until it is over or others are in force."""
+    space, folder = space_of(elastic, how), study.search_folder(elastic.config.name)
     questions = scoring.sample(study.questions.certifying(Split.SEARCH))
     if not questions:
         raise DataError("the search split of the certifying sources is empty: add [[data]]")
     rungs = tuple(sorted({min(n, len(questions)) for n in how.questions}))
     gate = gate_of(elastic, how, folder, elsewhere=elsewhere)
-    inputs = inputs_of(elastic, how, space, questions[: rungs[-1]])
+    trainer = trainer_of(study, elastic, how, folder)
+    inputs = inputs_of(elastic, how, space, questions[: rungs[-1]], trainer)
     progress_log = ProgressLog(how, lambda: gate.cost(space.largest))
-    with opened(url, folder, name_of(study, inputs)) as shared:
+
+    def judged(point: Point, points: list[Point]) -> None:
+        if trainer is not None:
+            trainer.forget(point.candidate)
+        progress_log(point, points)
+
+    def moved() -> str | None:
+        return None if in_force() == how.limits else "other limits are in force"
+
+    name = name_of(study, inputs | {"limits": asdict(how.limits)})
+    with opened_among(url, folder, name, name_of(study, inputs)) as (shared, relatives):
         same_host(shared, gate.host)
         worker = Search(
             shared,
             space,
             how,
             rungs,
-            Evaluators(gate.cost, _scorer(study, elastic, questions).f1),
+            Evaluators(gate.cost, _scorer(study, elastic, questions, trainer).f1),
             seed=seed_of(study),
             shared=url is not None,
-            watch_progress=progress_log,
+            watch_progress=judged,
+            enough=moved,
         )
+        worker.adopt(other for other in relatives if is_of_host(other, gate.host))
         found = SearchResult(how, worker.run(), gate.cost(space.largest))
         write(found, inputs, seed_of(study), folder)
     return found
 
 
-def _scorer(study: Study, elastic: Elastic, questions: Sequence[Example]) -> Scorer:
+def _scorer(
+    study: Study, elastic: Elastic, questions: Sequence[Example], trainer: Trainer | None
+) -> Scorer:
+    if trainer is not None:
+        return SliceScorer(trainer.student, study.tokenizer, questions)
     if loop.device().type == "cuda":
         return NetScorer(elastic.net, study.tokenizer, questions)
     return SliceScorer(elastic.slice, study.tokenizer, questions)
+
+
+def trainer_of(study: Study, elastic: Elastic, how: SearchConfig, folder: Path) -> Trainer | None:
+    """Return what trains the candidates; None: they are slices."""
+    if how.training is None:
+        return None
+    return Trainer(
+        study,
+        elastic.graph_shape.layers,
+        how.training.train,
+        seed_of(study),
+        folder / "trainings",
+        elastic.config.base,
+    )
 
 
 def measure_costs(study: Study) -> dict[str, int]:
@@ -108,7 +164,7 @@ def measure_costs(study: Study) -> dict[str, int]:
     how, found = how_of(study), {}
     for name, elastic in study.elastics.items():
         gate = gate_of(elastic, how, study.search_folder(name))
-        wanted = costs.shapes(space_of(elastic))
+        wanted = costs.shapes(space_of(elastic, how))
         progress = Progress(f"costs of {name}", len(wanted))
         for candidate in wanted:
             gate.cost(candidate)
@@ -139,8 +195,10 @@ def how_of(study: Study) -> SearchConfig:
     return study.config.search or SearchConfig()
 
 
-def space_of(elastic: Elastic) -> Space:
-    return elastic.config.space.within(elastic.graph_shape.layers)
+def space_of(elastic: Elastic, how: SearchConfig) -> Space:
+    """Return the space of the candidates, in which each has a recipe if it is trained on its own."""
+    space = elastic.config.space.within(elastic.graph_shape.layers)
+    return space.trained_by(how.training.space) if how.training else space
 
 
 def seed_of(study: Study) -> int:
@@ -149,14 +207,21 @@ def seed_of(study: Study) -> int:
 
 
 def inputs_of(
-    elastic: Elastic, how: SearchConfig, space: Space, questions: Sequence[Example]
+    elastic: Elastic,
+    how: SearchConfig,
+    space: Space,
+    questions: Sequence[Example],
+    trainer: Trainer | None = None,
 ) -> dict[str, Any]:
-    """Return everything that the results of trials depend on; other inputs are another search."""
+    """Return everything that the results of trials depend on; other inputs are another search.
+
+    What is found out of a candidate does not depend on the limits.
+    """
     asked = hashlib.sha256("\n".join(e.id for e in questions).encode()).hexdigest()
+    made = {"trained": trainer.inputs} if trainer else {"elastic_sha256": sha256_of(elastic.file)}
     return {
-        "elastic_sha256": sha256_of(elastic.file),
+        **made,
         "space": space.model_dump(mode="json"),
-        "limits": asdict(how.limits),
         "tokens": how.tokens,
         "rungs": how.questions,
         "promote": how.promote,
@@ -228,9 +293,9 @@ def nothing_found(found: SearchResult) -> str | None:
 
 def table_of(found: SearchResult) -> Table:
     shape = ("trial", "layers", "heads", "FFN", "width", "words", "tokens", "precision")
-    table = Table(
-        *shape, "ms p95", "MB", "F1", "n", title=f"Pareto front of {len(found.points)} candidates"
-    )
+    recipe = [name for name, _ in found.points[0].candidate.recipe] if found.points else []
+    title = f"Pareto front of {len(found.points)} candidates"
+    table = Table(*shape, *recipe, "ms p95", "MB", "F1", "n", title=title)
     for p in found.front:
         table.add_row(
             str(p.trial),
@@ -241,6 +306,7 @@ def table_of(found: SearchResult) -> Table:
             _words(p.candidate),
             p.candidate.tokens,
             p.candidate.precision,
+            *(f"{value:g}" for _, value in p.candidate.recipe),
             f"{p.cost.p95_ms:.1f}",
             f"{p.cost.size_bytes / MEGABYTE:.1f}",
             f"{p.best_f1:.3f}",

@@ -29,6 +29,8 @@ DIRECTIONS: tuple[Literal["minimize", "maximize"], ...] = (
     "minimize",  # p95 in ms
     "minimize",  # bytes
 )
+HOST = "host"  # attribute of a study
+FAMILY = "family"  # attribute of studies that differ in their limits alone
 OPENINGS = 5  # attempts: workers that start together may conflict while creating tables
 KEEPALIVE_S = 60  # of a connection that is silent while its worker trains
 OPENING_S = 1.0  # between two attempts
@@ -46,19 +48,31 @@ def opened(url: str | None, folder: Path, name: str) -> Iterator[optuna.Study]:
 
     Raises: SearchError, also when the database is lost later; Busy when the file is in use.
     """
+    with opened_among(url, folder, name, None) as (study, _):
+        yield study
+
+
+@contextmanager
+def opened_among(
+    url: str | None, folder: Path, name: str, family: str | None
+) -> Iterator[tuple[optuna.Study, list[optuna.Study]]]:
+    """Open or join a study, and return the others of its family with it; None: it has none.
+
+    Raises: as `opened`.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         if url:
-            with _joined(url, name) as study:
-                yield study
+            with _joined(url, name, family) as found:
+                yield found
         else:
             busy = f"{folder}: another search runs there; with --storage many share one study"
             with (
                 workers.alone(folder / "search.lock", busy),
-                _joined(_file(folder / "trials.db"), name) as study,
+                _joined(_file(folder / "trials.db"), name, family) as found,
             ):
-                yield study
+                yield found
     except STORAGE_ERRORS as exc:
         raise SearchError(
             f"{_shown(url, folder)}: the storage of trials failed ({_first_line(exc)}); finished"
@@ -107,14 +121,29 @@ def _claimed(connection: Connection, study: str, name: str) -> Iterator[bool]:
 
 
 @contextmanager
-def _joined(url: str, name: str) -> Iterator[optuna.Study]:
+def _joined(
+    url: str, name: str, family: str | None
+) -> Iterator[tuple[optuna.Study, list[optuna.Study]]]:
     storage = _connect(url)
     try:
-        yield optuna.create_study(
+        study = optuna.create_study(
             storage=storage, study_name=name, directions=DIRECTIONS, load_if_exists=True
         )
+        if family is not None:
+            study.set_user_attr(FAMILY, family)
+        yield study, _relatives(storage, name, family)
     finally:
         storage.engine.dispose()
+
+
+def _relatives(storage: RDBStorage, name: str, family: str | None) -> list[optuna.Study]:
+    if family is None:
+        return []
+    return [
+        optuna.load_study(study_name=known.study_name, storage=storage)
+        for known in optuna.get_all_study_summaries(storage, include_best_trial=False)
+        if known.study_name != name and known.user_attrs.get(FAMILY) == family
+    ]
 
 
 def _file(path: Path) -> str:
@@ -159,11 +188,16 @@ def _first_line(exc: BaseException) -> str:
     return str(cause).strip().split("\n")[0]
 
 
+def is_of_host(study: optuna.Study, host: str) -> bool:
+    """Return whether the study's latencies were measured on this kind of host."""
+    return bool(study.user_attrs.get(HOST) == host)
+
+
 def same_host(study: optuna.Study, host: str) -> None:
     """Raises: SearchError when the study's latencies were measured on another kind of host."""
-    first = study.user_attrs.get("host")
+    first = study.user_attrs.get(HOST)
     if first is None:
-        study.set_user_attr("host", host)
+        study.set_user_attr(HOST, host)
     elif first != host:
         raise SearchError(
             f"{study.study_name}: its latencies are of {first}, this is {host}, and the two cannot"

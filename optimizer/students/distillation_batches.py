@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,10 +15,11 @@ from transformers import AutoConfig, PreTrainedModel
 from optimizer.data.question_sets import Feature
 from optimizer.models import lowrank, student, tokenizer
 from optimizer.study import stages
-from optimizer.study.config import StudyConfig
+from optimizer.study.config import DistillConfig, StudyConfig
 from optimizer.teachers.largest_model import LargestModel
 from optimizer.teachers.rows import MappedAnswers
-from optimizer.training import loop, losses, teacher_outputs
+from optimizer.training import intermediate, loop, losses, teacher_outputs
+from optimizer.training.intermediate import Inside, Match, Place
 from optimizer.training.teacher_outputs import LiveTeacher, TeacherStates
 
 PROBE_ROWS, PROBE_BATCH = 64, 16
@@ -42,7 +44,7 @@ class DistillationBatches:
         True when the teacher is not the model that students are cut from. Otherwise the teacher's
         logits and last hidden states are cached token by token.
         """
-        return bool(self.config.outside_teachers or self.config.student_weights)
+        return self.config.maps_answers
 
     def inputs(self) -> dict[str, Any]:
         """Return everything that the teacher outputs and the initial weights depend on."""
@@ -95,29 +97,60 @@ class DistillationBatches:
         teacher_outputs.write(teacher, self.rows, folder, width)
         return {"rows": len(self.rows), "width": width}
 
-    def imitation(self, model: PreTrainedModel, ask: losses.Ask | None = None) -> losses.Imitation:
-        """Return the distillation loss of a student; `ask` runs it and returns the outputs to score."""
-        how = self.config.distill
-        states = None if how.labels_only else self._targets(model)
-        return losses.Imitation(states, how, ask) if ask else losses.Imitation(states, how)
+    def imitation(
+        self,
+        model: PreTrainedModel,
+        ask: losses.Ask | None = None,
+        how: DistillConfig | None = None,
+    ) -> losses.Imitation:
+        """Return the distillation loss of a student; `ask` runs it and returns the outputs to score.
 
-    def _targets(self, model: PreTrainedModel) -> losses.Targets:
+        `how`: None: the study's.
+        """
+        how = how or self.config.distill
+        matched = self._matched(model, how) if ask is None else ()
+        places = tuple(match.teacher for match in matched)
+        return losses.Imitation(self._targets(model, how, places), how, ask, matched)
+
+    def _matched(self, model: PreTrainedModel, how: DistillConfig) -> tuple[Match, ...]:
+        """Return what is compared inside a student and its teacher. Raises: ModelError."""
+        if how.labels_only or not how.intermediate:
+            return ()
+        ours, theirs = Inside.of(model), Inside.of(self._teacher)
+        return intermediate.matches(how.intermediate, ours, theirs)
+
+    def _targets(
+        self, model: PreTrainedModel, how: DistillConfig, places: Sequence[Place]
+    ) -> losses.Targets | None:
+        """Return what a student is pulled towards; None: it learns from labels alone.
+
+        `places`: of the teacher, which are watched: too much to be kept on disk.
+        """
+        if how.labels_only:
+            return None
+        if places:
+            return LiveTeacher.of_model(self._teacher, places)
         if self.maps:
             self.teach()
             return self._answers[0]
-        if not self.imitates_states(model):
+        if not self.imitates_states(model, how):
             self.teach()
             return TeacherStates.open(self.folder.with_name(LOGITS_FOLDER), self.rows)
         if loop.device().type == "cuda":
-            return LiveTeacher.of_model(self.largest.load())
+            return LiveTeacher.of_model(self._teacher)
         return TeacherStates.open(self.folder, self.rows, self.teach(hidden=True)["width"])
 
-    def imitates_states(self, model: PreTrainedModel) -> bool:
+    def imitates_states(self, model: PreTrainedModel, how: DistillConfig) -> bool:
         """Return whether a student is pulled towards its teacher's hidden states: of one width."""
-        if self.maps or self.config.distill.hidden_weight == 0:
+        if self.maps or how.hidden_weight == 0:
             return False
         width = AutoConfig.from_pretrained(self.largest.folder).hidden_size
         return bool(model.config.hidden_size == width)
+
+    @cached_property
+    def _teacher(self) -> PreTrainedModel:
+        """The largest model as students' teacher."""
+        return self.largest.load()
 
     @cached_property
     def _answers(self) -> tuple[MappedAnswers, dict[str, Any]]:

@@ -31,6 +31,8 @@ _UNTRAINED: Any = {
     "space": {"embedding_bits", "precision", "teacher_layers"},
 }
 
+_INSIDE = {"intermediate", "intermediate_weight"}  # keys of [distill] that slices do not have
+
 
 @dataclass(frozen=True)
 class Elastic:
@@ -66,7 +68,7 @@ class Elastic:
         return {
             **self.distillation.inputs(),
             "elastic": self.config.model_dump(exclude=_UNTRAINED),
-            "distill": self.distillation.config.distill.model_dump(),
+            "distill": self.distillation.config.distill.model_dump(exclude=_INSIDE),
         }
 
     def _train(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from gateway.catalog.schema import Precision
 from optimizer.data import evaluate
 from optimizer.data.question_sets import Example
 from optimizer.evaluation import decoding
-from optimizer.study import pareto, store, trials
+from optimizer.study import pareto, recipes, store, trials
 from optimizer.study.config import (
     ELASTIC,
     ConfigError,
@@ -24,6 +24,7 @@ from optimizer.study.config import (
     StudentConfig,
     search_folder,
 )
+from optimizer.study.space import DISTILL_KNOBS, TRAIN_KNOBS
 from optimizer.study.trials import MEGABYTE
 
 SUFFIX = {Precision.INT8_DYNAMIC: "", Precision.FP16: "-fp16"}
@@ -43,13 +44,16 @@ def members(
     elastics: Sequence[ElasticConfig],
     how: FinishConfig,
     taken: Collection[str] = (),
+    *,
+    trained: bool = False,
 ) -> dict[str, tuple[StudentConfig, float]]:
-    """Return the students to finish, with their F1 as slices: they represent each Pareto front best.
+    """Return the students to finish, with their F1 in the search: they represent each Pareto front best.
 
     `taken`: names of the study's other variants, which no member gets. None without a Pareto front. FP32 is not finished: it shows what rounding costs.
+    `trained`: the search trained its candidates; a member is cut as they were, and has its recipe.
     Raises: ConfigError when not even the smallest fit into `max_total_mb`.
     """
-    found = (_members_of(run_folder, elastic, how, taken) for elastic in elastics)
+    found = (_members_of(run_folder, elastic, how, taken, trained=trained) for elastic in elastics)
     return {student.name: (student, f1) for part in found for student, f1 in part}
 
 
@@ -58,7 +62,12 @@ def front_file(run_folder: Path, elastic: ElasticConfig) -> Path:
 
 
 def _members_of(
-    run_folder: Path, elastic: ElasticConfig, how: FinishConfig, taken: Collection[str]
+    run_folder: Path,
+    elastic: ElasticConfig,
+    how: FinishConfig,
+    taken: Collection[str],
+    *,
+    trained: bool,
 ) -> list[tuple[StudentConfig, float]]:
     front = front_file(run_folder, elastic)
     if run_store := store.of(front):
@@ -77,8 +86,9 @@ def _members_of(
         ) from error
     picked = [rows[i] for i in kept]
     names = _names([row["candidate"] for row in picked], elastic, taken)
+    made = _trained_student if trained else _student
     return [
-        (_student(row["candidate"], name, elastic, how), float(row["f1"]))
+        (made(row["candidate"], name, elastic, how), float(row["f1"]))
         for row, name in zip(picked, names, strict=True)
     ]
 
@@ -114,6 +124,22 @@ def _student(
         precision=Precision(candidate["precision"]),
         train=elastic.finish or how.train,
     )
+
+
+def _trained_student(
+    candidate: dict[str, Any], name: str, elastic: ElasticConfig, how: FinishConfig
+) -> StudentConfig:
+    """Return the student of a candidate that had a training: it has its recipe, in a longer one."""
+    recipe = tuple((key, value) for key, value in candidate["recipe"])
+    plain = _student(candidate, name, elastic, how)
+    assert plain.train is not None, "members are trained"
+    changed = {
+        "start": None,
+        "base": elastic.base,
+        "train": plain.train.model_copy(update=recipes.part_of(recipe, TRAIN_KNOBS)),
+        "distill": recipes.part_of(recipe, DISTILL_KNOBS) or None,
+    }
+    return plain.model_copy(update=changed)
 
 
 def check(

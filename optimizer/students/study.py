@@ -17,7 +17,13 @@ from optimizer.students import finish
 from optimizer.students.distillation_batches import DistillationBatches
 from optimizer.students.elastic import Elastic
 from optimizer.study import stages
-from optimizer.study.config import StudentConfig, StudyConfig, TrainConfig, search_folder
+from optimizer.study.config import (
+    DistillConfig,
+    StudentConfig,
+    StudyConfig,
+    TrainConfig,
+    search_folder,
+)
 from optimizer.teachers.largest_model import LargestModel
 from optimizer.training import loop
 
@@ -51,6 +57,13 @@ class Study:
         }
 
     @property
+    def sliced(self) -> frozenset[str]:
+        """The elastic students that others are slices of; no others need be trained."""
+        starts = {student.start for student in self.config.students}
+        trained = self.config.trains_candidates
+        return frozenset(name for name in self.elastics if not trained or name in starts)
+
+    @property
     def elastic(self) -> Elastic:
         """The first elastic student; the study file must have one."""
         return next(iter(self.elastics.values()))
@@ -74,7 +87,9 @@ class Study:
         if config.finish is None:
             return {}
         taken = (config.largest_name, *(s.name for s in config.students))
-        return finish.members(self.folder, config.elastic, config.finish, taken)
+        return finish.members(
+            self.folder, config.elastic, config.finish, taken, trained=config.trains_candidates
+        )
 
     @property
     def students(self) -> tuple[StudentConfig, ...]:
@@ -100,18 +115,22 @@ class Study:
         inputs = {
             **self.distillation.inputs(),
             "student": config.model_dump(exclude_none=True, exclude={"precision"}),
-            "distill": self.config.distill.model_dump(),
+            "distill": self._distill_of(config).model_dump(),
         }
         if config.start in self.elastics:
             return inputs | {"start": self.elastics[config.start].inputs()}
         start = self.student(config.start) if config.start else None
         return inputs | ({"start": self.student_inputs(start)} if start else {})
 
+    def _distill_of(self, config: StudentConfig) -> DistillConfig:
+        """Return how a student learns from its teacher: as the study's do, but for its own keys."""
+        return self.config.distill.model_copy(update=config.distill or {})
+
     def _train_student(
         self, config: StudentConfig, how: TrainConfig, folder: Path
     ) -> dict[str, Any]:
         model, rows = self._new_student(config, trained=False), self.distillation.rows
-        loss = self.distillation.imitation(model)
+        loss = self.distillation.imitation(model, how=self._distill_of(config))
         final = loop.train(model, rows, loss, how, folder, self.config.seed)
         torch.save(model.state_dict(), folder / "student.pt")
         if student.has_plain_form(model):

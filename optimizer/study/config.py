@@ -8,16 +8,32 @@ four roles, and does when the study file names only `teacher`.
 from __future__ import annotations
 
 import tomllib
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from gateway.catalog.schema import Precision
 from gateway.errors import BertierError
 from gateway.qa.codec import LENGTH_BUCKETS
-from optimizer.study.space import RANK_STEP, Candidate, Space
+from optimizer.study.space import (
+    DISTILL_KNOBS,
+    RANK_STEP,
+    RECIPE_KNOBS,
+    Candidate,
+    Space,
+)
 from optimizer.study.trials import Limits
 
 DEFAULT_STUDY = Path(__file__).parents[1] / "studies" / "default.toml"
@@ -86,6 +102,40 @@ class PhaseConfig(TrainConfig):
     sources: tuple[str, ...] = ()  # names of [[data]] to train on; empty: all
 
 
+class HiddenLoss(_Frozen):
+    """A student's states after some layers are pulled towards its teacher's after others."""
+
+    loss: Literal["hidden"]
+    layers: (
+        Literal["last", "uniform"]
+        | tuple[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]], ...]
+    ) = "last"  # or pairs of the student's layer and the teacher's, from 1; 0: the embeddings
+    weight: float = Field(1.0, gt=0)  # of all its layers together, relative to the span loss
+
+    @field_validator("layers")
+    @classmethod
+    def _names_a_pair(cls, given: Any) -> Any:
+        if not given:
+            raise ValueError('name at least one pair [student, teacher], "last" or "uniform"')
+        return given
+
+
+class RelationLoss(_Frozen):
+    """How a student's tokens attend to each other is pulled towards how its teacher's do."""
+
+    loss: Literal["relations"]
+    of: tuple[Literal["query", "key", "value"], ...] = Field(
+        ("query", "key", "value"), min_length=1
+    )  # query-query, key-key and value-value relations
+    heads: int = Field(12, gt=0)  # relation heads; need be no model's attention heads
+    student_layer: int | None = Field(None, ge=1)  # counted from 1; default: the last
+    teacher_layer: int | None = Field(None, ge=1)  # likewise
+    weight: float = Field(1.0, gt=0)  # of each relation, relative to the span loss
+
+
+IntermediateLoss = HiddenLoss | RelationLoss
+
+
 class DistillConfig(_Frozen):
     """How students learn from their teacher."""
 
@@ -101,6 +151,29 @@ class DistillConfig(_Frozen):
         1.0, gt=0, le=1
     )  # share of the training contexts that students train on
     labels_only: bool = False  # learn from gold labels alone, without a teacher
+    intermediate: tuple[Annotated[IntermediateLoss, Field(discriminator="loss")], ...] = ()
+    # further losses, of students and members that are trained on their own
+    intermediate_weight: float = Field(1.0, ge=0)  # of all of these together
+
+    @model_serializer(mode="wrap")
+    def _without_idle_losses(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Say nothing of losses that nobody asked for: what was trained before them stays valid."""
+        found: dict[str, Any] = whole(self)
+        if not self.intermediate:
+            found.pop("intermediate", None)
+            found.pop("intermediate_weight", None)
+        return found
+
+
+def check_knob(name: str, value: float, known: tuple[str, ...] = RECIPE_KNOBS) -> None:
+    """Raises: ValueError for a key of no training, or a value that it cannot have."""
+    if name not in known:
+        raise ValueError(f"{name}: must be one of {', '.join(known)}")
+    kind = DistillConfig if name in DISTILL_KNOBS else TrainConfig
+    try:
+        kind.model_validate({name: value})
+    except ValidationError as exc:
+        raise ValueError(_first_error(exc)) from exc
 
 
 class StudentConfig(_Frozen):
@@ -129,6 +202,14 @@ class StudentConfig(_Frozen):
     )  # width of the hidden states; default: full
     precision: Precision = Precision.INT8_DYNAMIC  # of the published model
     train: TrainConfig | None = None  # default: not trained, published as cut
+    distill: dict[str, float] | None = None  # keys of [distill] in which it differs
+
+    @field_validator("distill")
+    @classmethod
+    def _differs_in_known_keys(cls, given: dict[str, float] | None) -> dict[str, float] | None:
+        for name, value in (given or {}).items():
+            check_knob(name, value, DISTILL_KNOBS)
+        return given
 
     @model_validator(mode="after")
     def _has_one_start(self) -> StudentConfig:
@@ -137,7 +218,7 @@ class StudentConfig(_Frozen):
         return self
 
     def candidate(self, heads: int) -> Candidate:
-        """Return its shape with this number of heads."""
+        """Return its shape with this number of heads; of its training it says nothing."""
         return Candidate(
             self.layers,
             heads,
@@ -176,6 +257,8 @@ class ElasticConfig(_Frozen):
                 f"embedding_bits {self.embedding_bits}: must be one of the space's"
                 f" {list(self.space.embedding_bits)}"
             )
+        if self.space.recipe:
+            raise ValueError("space.recipe: write it as [search.training] space")
         return self
 
 
@@ -186,10 +269,32 @@ class Sampler(StrEnum):
     TPE = "tpe"
     NSGA2 = "nsga2"
     RANDOM = "random"
+    BORT = "bort"  # largest W-coefficient on a grid of depths, heads and widths
+
+
+class CandidateTraining(_Frozen):
+    """How a search trains its candidates, each on its own, from the weights cut to its shape.
+
+    Source: SigOpt, "Efficient BERT" (Ravikumar 2020): a trial chooses the shape of a student together
+    with its loss weights, temperature, learning rate and warm-up.
+    """
+
+    train: TrainConfig = TrainConfig()
+    space: dict[str, tuple[float, ...]] = {}  # values of keys of [distill] and of `train`
+
+    @field_validator("space")
+    @classmethod
+    def _has_known_keys(cls, given: dict[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
+        for name, values in given.items():
+            if not values:
+                raise ValueError(f"{name}: name at least one value")
+            for value in values:
+                check_knob(name, value)
+        return given
 
 
 class SearchConfig(_Frozen):
-    """The search over slices of the elastic student."""
+    """The search over slices of the elastic student, or over candidates that are trained."""
 
     sampler: Sampler = Sampler.GP
     trials: int = Field(200, gt=0)  # number of candidates; repeated ones count once
@@ -206,6 +311,11 @@ class SearchConfig(_Frozen):
     promote: float = Field(
         0.25, gt=0, le=1
     )  # share of the candidates that reaches the next rung, by rank
+    training: CandidateTraining | None = None  # of each candidate; default: none, they are slices
+
+    def limited(self, limits: Limits) -> SearchConfig:
+        """Return this search under other limits."""
+        return self.model_copy(update=asdict(limits))
 
     @property
     def limits(self) -> Limits:
@@ -411,6 +521,61 @@ class StudyConfig(_Frozen):
         return self
 
     @model_validator(mode="after")
+    def _teacher_can_be_looked_into(self) -> StudyConfig:
+        if not self.distill.intermediate:
+            return self
+        if self.distill.labels_only:
+            raise ValueError("[[distill.intermediate]] needs a teacher: remove labels_only")
+        if self.maps_answers:
+            raise ValueError(
+                "[[distill.intermediate]] compares layers with those of the largest model, but teacher or"
+                " weights name another model: remove them, and give students a base of their own"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _recipes_have_an_effect(self) -> StudyConfig:
+        if self.search and self.search.training:
+            for name, values in self.search.training.space.items():
+                if said := self._idle(name, values):
+                    raise ValueError(f"[search.training] space: {name} {said}")
+        return self
+
+    def _idle(self, name: str, values: tuple[float, ...]) -> str | None:
+        """Return why a key of a recipe changes nothing in this study, and what to do; None: it does."""
+        how, others = self.distill, self.search and self.search.training
+        shares = (others.space if others else {}).get("label_weight", (how.label_weight,))
+        taught = name in DISTILL_KNOBS and name != "early_weight"
+        if taught and how.labels_only:
+            return "has no effect: with [distill] labels_only there is no teacher; remove one of the two"
+        if name == "temperature" and min(shares) == 1:
+            return (
+                "has no effect where label_weight is 1: give [distill] or the space a smaller one"
+            )
+        if name == "hidden_weight" and max(values) > 0 and self.maps_answers:
+            return (
+                "has no effect: the teacher is not the model that candidates are cut from, so their states"
+                " cannot be compared; remove it, or remove weights and teacher"
+            )
+        if name == "intermediate_weight" and not how.intermediate:
+            return (
+                "has no effect: the study has no [[distill.intermediate]]; write one, or remove it"
+            )
+        if name == "early_weight" and not any(elastic.space.drops for elastic in self.elastic):
+            return "has no effect: no candidate drops tokens; remove it, or give [elastic.space] keep and drop_after"
+        return None
+
+    @property
+    def trains_candidates(self) -> bool:
+        """Whether the search trains each candidate, instead of taking slices."""
+        return self.search is not None and self.search.training is not None
+
+    @property
+    def maps_answers(self) -> bool:
+        """Whether the teacher is another model than the one that students are cut from."""
+        return bool(self.outside_teachers or self.student_weights)
+
+    @model_validator(mode="after")
     def _something_certifies(self) -> StudyConfig:
         if not any(source.certifies for source in self.data):
             raise ValueError(
@@ -427,7 +592,8 @@ def search_folder(elastic: str) -> str:
 def with_changes(search: SearchConfig, given: dict[str, Any]) -> SearchConfig:
     """Return the search with values replaced, checked as in a file. Raises: ConfigError."""
     try:
-        return SearchConfig.model_validate(search.model_dump() | given)
+        whole = search.model_dump(exclude={"training"}) | {"training": search.training}
+        return SearchConfig.model_validate(whole | given)
     except ValidationError as exc:
         raise ConfigError(f"--{_first_error(exc)}") from exc
 

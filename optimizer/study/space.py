@@ -24,10 +24,20 @@ from pydantic import (
 from gateway.catalog.schema import Precision
 
 Choose = Callable[[str, Sequence[Any]], Any]  # a knob's name and its values -> one of them
+Recipe = tuple[tuple[str, float], ...]  # keys of a training, and their values
 
 ANY: Final = "any"  # as the layers of a space: every subset of the teacher's but the smallest ones
 RANK_STEP: Final = 64  # values of a low-bit row that share a scale
 TEACHERS: Final = (0,)  # as the widths of a space: the teacher's alone
+DISTILL_KNOBS: Final = (
+    "temperature",
+    "label_weight",
+    "hidden_weight",
+    "early_weight",
+    "intermediate_weight",
+)
+TRAIN_KNOBS: Final = ("learning_rate", "warmup", "weight_decay")
+RECIPE_KNOBS: Final = (*DISTILL_KNOBS, *TRAIN_KNOBS)  # keys of [distill] and of `train`
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +53,7 @@ class Candidate:
     keep: float = 1.0  # share of the tokens that the layers after the first `drop_after` see
     drop_after: int = 0  # of its own layers; 0: all see all tokens
     hidden: int = 0  # width of the states, the most important columns; 0: the teacher's
+    recipe: Recipe = ()  # of its own training, where it has one; what is not named is the study's
 
     def __post_init__(self) -> None:
         """Equal students are equal candidates: what drops no token says so in one way."""
@@ -62,7 +73,9 @@ class Candidate:
         shape = f"{len(self.layers)} x {self.heads} x {self.ffn}{wide} (layers {layers})"
         rank = f" of rank {self.rank}" if self.rank else ""
         words = f"{self.embedding_bits}-bit words{rank}"
-        return ", ".join([shape, self.precision, words, *([self.tokens] if self.drops else [])])
+        tokens = [self.tokens] if self.drops else []
+        recipe = [f"{name} {value:g}" for name, value in self.recipe]
+        return ", ".join([shape, self.precision, words, *tokens, *recipe])
 
     @property
     def tokens(self) -> str:
@@ -70,7 +83,9 @@ class Candidate:
         return f"{self.keep:.0%} of tokens after {self.drop_after}" if self.drops else "all tokens"
 
 
-KNOBS: Final = tuple(knob.name for knob in fields(Candidate) if knob.name != "layers")
+KNOBS: Final = tuple(
+    knob.name for knob in fields(Candidate) if knob.name not in ("layers", "recipe")
+)
 NUMBERS: Final = tuple(name for name in KNOBS if name != "precision")
 DROPPING: Final = ("keep", "drop_after")
 UNLIMITED: Final = ("rank", "drop_after", "hidden")  # knobs of which 0 stands for no limit
@@ -94,6 +109,19 @@ class Space(BaseModel):
     )
     min_layers: int = Field(1, ge=1)  # of `any`; a candidate with fewer gets the lowest it lacks
     teacher_layers: int | None = Field(None, gt=0)  # for `any`; none: filled in by `within`
+    recipe: dict[str, tuple[float, ...]] = {}  # filled in by `trained_by`
+
+    @model_validator(mode="before")
+    @classmethod
+    def _says_nothing_of_trainings(cls, given: Any) -> Any:
+        """Slices have the weights of one training: there is nothing to choose for each."""
+        named = [name for name in RECIPE_KNOBS if isinstance(given, dict) and name in given]
+        if named:
+            raise ValueError(
+                f"{named[0]}: slices are not trained one by one; a search that trains its candidates has"
+                f" it under [search.training] space, and the elastic student's own is in [distill] or train"
+            )
+        return given
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Space:
@@ -119,11 +147,22 @@ class Space(BaseModel):
         found: dict[str, Any] = whole(self)
         if self.hidden == TEACHERS:
             found.pop("hidden", None)
+        if not self.recipe:
+            found.pop("recipe", None)
         return found
 
     def within(self, teacher_layers: int) -> Space:
         """Return this space for a teacher of so many layers, which `any` refers to."""
         return self.model_copy(update={"teacher_layers": teacher_layers})
+
+    def trained_by(self, recipe: Mapping[str, tuple[float, ...]]) -> Space:
+        """Return this space for candidates that are trained each by a recipe of these values."""
+        return self.model_copy(update={"recipe": dict(recipe)})
+
+    @property
+    def usual_recipe(self) -> Recipe:
+        """Return the recipe of the candidates that are tried first: the first value of each key."""
+        return tuple((name, values[0]) for name, values in self.recipe.items())
 
     @property
     def trained(self) -> Space:
@@ -171,6 +210,7 @@ class Space(BaseModel):
         return Candidate(
             layers=best(self.subsets, key=len),
             precision=precision if precision in self.precision else self.precision[0],
+            recipe=self.usual_recipe,
             **{name: best(getattr(self, name), key=_order(name)) for name in NUMBERS},
         )
 
@@ -183,7 +223,8 @@ class Space(BaseModel):
     def knobs(self) -> dict[str, tuple[Any, ...]]:
         """Return the values of each knob by its name; numbers by what they leave, the least first."""
         names = (name for name in KNOBS if name != "hidden" or self.narrows)
-        return self._layer_knobs | {name: self._values(name) for name in names}
+        recipe = {name: tuple(sorted(set(values))) for name, values in self.recipe.items()}
+        return self._layer_knobs | {name: self._values(name) for name in names} | recipe
 
     def _values(self, name: str) -> tuple[Any, ...]:
         values = dict.fromkeys(getattr(self, name))
@@ -201,7 +242,8 @@ class Space(BaseModel):
     def size(self) -> int:
         """Return the number of different candidates."""
         knobs = self.knobs.items()
-        others = prod(len(vs) for name, vs in knobs if name in KNOBS and name not in DROPPING)
+        counted = {*KNOBS, *self.recipe} - set(DROPPING)
+        others = prod(len(values) for name, values in knobs if name in counted)
         return others * sum(n * self._n_droppings(layers) for layers, n in self._by_depth.items())
 
     @property
@@ -230,7 +272,9 @@ class Space(BaseModel):
         else:
             layers = tuple(int(layer) for layer in chosen["layers"].split(","))
         others = {name: chosen[name] for name in KNOBS if name in chosen}
-        return Candidate(layers, **others | {"precision": Precision(chosen["precision"])})
+        others |= {"precision": Precision(chosen["precision"])}
+        recipe = tuple((name, float(chosen[name])) for name in self.recipe)
+        return Candidate(layers, recipe=recipe, **others)
 
     def completed(self, layers: Iterable[int]) -> tuple[int, ...]:
         """Return these layers, and of those they lack the lowest up to `min_layers`."""

@@ -14,6 +14,7 @@ from optimizer.study.space import RANK_STEP, Candidate
 
 MEGABYTE = 1e6
 MIN_PAIRS = 3  # with fewer, a rank correlation means nothing
+RECIPE_SHARE = 0.1  # by which two recipes without a common value set one shape apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,18 @@ def goes_on(point: Point, others: Sequence[Point], limits: Limits, share: float)
     return bool(pareto.promoted(pareto.ranks(objectives(field_, n)), share)[0])
 
 
+def is_unfinished(
+    point: Point, others: Sequence[Point], limits: Limits, rungs: Sequence[int], share: float
+) -> bool:
+    """Return whether a point would be asked more questions under these limits.
+
+    It was judged under others: what ended it there need not end it here.
+    """
+    if limits.reason(point) or point.questions >= max(rungs):
+        return False
+    return not point.f1 or goes_on(point, others, limits, share)
+
+
 def front_of(points: Sequence[Point], limits: Limits) -> list[Point]:
     """Return the Pareto front of the feasible points, the most accurate first.
 
@@ -147,7 +160,7 @@ def guess_f1(candidate: Candidate, points: Sequence[Point], otherwise: float) ->
 
 
 def unlike(a: Candidate, b: Candidate) -> float:
-    """Return the distance of two shapes; 0: they compute with the same weights."""
+    """Return the distance of two candidates; 0: they compute with the same weights."""
     together = set(a.layers) | set(b.layers)
     apart = len(set(a.layers) ^ set(b.layers)) / len(together)
     widths = abs(log(a.heads / b.heads)) + abs(log(a.ffn / b.ffn))
@@ -155,7 +168,14 @@ def unlike(a: Candidate, b: Candidate) -> float:
     thin = abs(_thinness(a.rank) - _thinness(b.rank)) + abs(
         _thinness(a.hidden) - _thinness(b.hidden)
     )
-    return apart + widths + tokens + thin
+    return apart + widths + tokens + thin + RECIPE_SHARE * _recipes_apart(a, b)
+
+
+def _recipes_apart(a: Candidate, b: Candidate) -> float:
+    """Return the share of the keys of two recipes in which they differ."""
+    names = {*dict(a.recipe), *dict(b.recipe)}
+    differing = sum(dict(a.recipe).get(name) != dict(b.recipe).get(name) for name in names)
+    return differing / len(names) if names else 0.0
 
 
 def _seeing_all(candidate: Candidate) -> float:

@@ -5,7 +5,7 @@ Legend: B rows, S tokens, H hidden width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -19,7 +19,8 @@ from torch.nn.functional import (
 
 from optimizer.models.bert import IGNORE, LayersOutput
 from optimizer.study.config import DistillConfig
-from optimizer.training import processes
+from optimizer.training import intermediate
+from optimizer.training.intermediate import Match, Place, state_loss
 from optimizer.training.loop import Batch
 from optimizer.training.teacher_outputs import TeacherOutputs
 
@@ -35,6 +36,7 @@ class Outputs(NamedTuple):
     early: Spans | None = None  # of an early head, padding IGNORE; none: it has none
     kept: torch.Tensor | None = None  # (B, S) bool, tokens of the last layer; none: all
     columns: torch.Tensor | None = None  # of the teacher's states that `hidden` is; none: all
+    inner: Mapping[Place, torch.Tensor] = {}  # what was watched
 
 
 class Targets(Protocol):
@@ -46,12 +48,14 @@ class Targets(Protocol):
 Ask = Callable[[torch.nn.Module, Batch], Sequence[Outputs]]  # a model, or several of its slices
 
 
-def outputs_of(model: torch.nn.Module, batch: Batch) -> Outputs:
-    """Return what a Hugging Face model says."""
-    out = model(**batch.inputs(), output_hidden_states=True)
+def outputs_of(model: torch.nn.Module, batch: Batch, places: Sequence[Place] = ()) -> Outputs:
+    """Return what a Hugging Face model says, and has at these places."""
+    with intermediate.watched(model, places) as inner:
+        out = model(**batch.inputs(), output_hidden_states=True)
     logits = torch.stack([out.start_logits, out.end_logits], dim=-1)
     early, kept, columns = (getattr(out, x, None) for x in ("early_logits", "kept", "columns"))
-    return as_outputs(LayersOutput(logits, out.hidden_states[-1], early, kept), batch, columns)
+    said = LayersOutput(logits, out.hidden_states[-1], early, kept)
+    return as_outputs(said, batch, columns)._replace(inner=inner)
 
 
 def as_outputs(said: LayersOutput, batch: Batch, columns: torch.Tensor | None = None) -> Outputs:
@@ -119,15 +123,17 @@ def _weighted(
     return loss if out.early is None else loss + how.early_weight * loss_of(out.early)
 
 
-def _ask_whole(model: torch.nn.Module, batch: Batch) -> Sequence[Outputs]:
-    return [outputs_of(model, batch)]
+def _ask_whole(
+    model: torch.nn.Module, batch: Batch, places: Sequence[Place] = ()
+) -> Sequence[Outputs]:
+    return [outputs_of(model, batch, places)]
 
 
 class Imitation:
     """A teacher's outputs and last hidden states, mixed with the gold labels.
 
-    No layer of a student is mapped to one of the teacher's: the last states are the span head's
-    whole input, whatever came before.
+    No other layer of a student is mapped to one of the teacher's, unless it is asked for: the last states
+    are the span head's whole input, whatever came before.
     Source: Hinton et al. 2015, section 2; Jiao et al. 2020 (TinyBERT), equation 8.
     """
 
@@ -135,13 +141,18 @@ class Imitation:
         self,
         teacher: Targets | None,
         how: DistillConfig,
-        ask: Ask = _ask_whole,
+        ask: Ask | None = None,
+        matched: Sequence[Match] = (),
     ) -> None:
-        """`teacher`: None when students learn from labels alone."""
+        """`teacher`: None when students learn from labels alone.
+
+        `ask`: None: the whole model. `matched`: what is compared inside the model and its teacher.
+        """
         assert how.labels_only or teacher is not None, "there is nobody to imitate"
         self._teacher = teacher
         self._how = how
-        self._ask = ask
+        self._matched = tuple(matched)
+        self._ask = ask or partial(_ask_whole, places=tuple(m.student for m in self._matched))
 
     def __call__(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """Return the mean loss of the outputs that `ask` returned."""
@@ -153,6 +164,10 @@ class Imitation:
         if targets is None or self._how.labels_only:
             return _weighted(out, self._how, partial(_hard_loss, batch))
         spans = _weighted(out, self._how, partial(self._mixed_loss, batch, targets))
+        if self._matched:
+            real, share = batch.attention_mask == 1, batch.share
+            inside = intermediate.loss_of(self._matched, out.inner, targets.inner, real, share)
+            spans = spans + self._how.intermediate_weight * inside
         wide = out.columns is not None  # a part of the teacher's width
         if (
             not self._how.hidden_weight
@@ -166,38 +181,14 @@ class Imitation:
         wanted = targets.hidden  # (B, S, H)
         if out.columns is not None:
             wanted = wanted[..., out.columns]
-        return spans + self._how.hidden_weight * _gap(out.hidden.float(), wanted, real, batch.share)
+        return spans + self._how.hidden_weight * state_loss(
+            out.hidden.float(), wanted, real, batch.share
+        )
 
     def _mixed_loss(self, batch: Batch, targets: TeacherOutputs, said: Spans) -> torch.Tensor:
         t, label_weight = self._how.temperature, self._how.label_weight
         soft = (soft_loss(said[0], targets.start, t) + soft_loss(said[1], targets.end, t)) / 2
         return (1 - label_weight) * soft + label_weight * _hard_loss(batch, said)
-
-
-def _gap(
-    found: torch.Tensor,  # (B, S, H)
-    wanted: torch.Tensor,  # (B, S, H)
-    real: torch.Tensor,  # (B, S) bool, tokens that count
-    share: float,
-) -> torch.Tensor:
-    """Return the mean squared difference relative to the variance of what is wanted.
-
-    Both are of the tokens of all processes: of a part, the result times its share of the batch adds up.
-    """
-    others = ~real[..., None]
-    squares = (found - wanted).square().masked_fill(others, 0.0).sum()
-    states = wanted.masked_fill(others, 0.0)
-    exact = torch.float64
-    sums = [real.sum(dtype=exact) * wanted.shape[-1]]
-    sums += [states.sum(dtype=exact), states.square().sum(dtype=exact)]
-    moments = torch.stack(sums) * (share > 0)
-    n, first, second, all_shares = processes.summed(
-        torch.cat([moments, moments.new_tensor([share])])
-    )
-    variance = (second - first * first / n) / (n - 1)
-    weight = all_shares / share if share else 0.0
-    scale: torch.Tensor = weight / (n * variance)
-    return squares * scale.to(squares.dtype)
 
 
 def soft_loss(found: torch.Tensor, wanted: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -8,8 +8,8 @@ Legend: R rows, T tokens of all rows, B rows of a batch, S tokens of its longest
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from optimizer.models.bert import IGNORE, as_student
 from optimizer.models.student import ModelError
 from optimizer.study.progress import Progress
 from optimizer.study.stages import CHECKPOINT, write_json
+from optimizer.training.intermediate import Place, watched
 from optimizer.training.loop import Batch, autocast, batch_of, device
 
 HIDDEN, LOGITS = "hidden.f16", "logits.f16"
@@ -36,6 +37,7 @@ class TeacherOutputs:
     start: torch.Tensor  # (B, S)
     end: torch.Tensor  # (B, S)
     hidden: torch.Tensor | None  # (B, S, H); None: the student does not imitate hidden states
+    inner: Mapping[Place, torch.Tensor] = field(default_factory=dict)  # what was watched
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +45,24 @@ class LiveTeacher:
     """A teacher that is asked for every batch."""
 
     model: torch.nn.Module
+    places: tuple[Place, ...] = ()  # that are watched
 
     @classmethod
-    def of_model(cls, model: PreTrainedModel) -> LiveTeacher:
-        return cls(as_student(model).to(device()).eval())  # type: ignore[arg-type] # stubs of torch
+    def of_model(cls, model: PreTrainedModel, places: Sequence[Place] = ()) -> LiveTeacher:
+        asked = as_student(model).to(device()).eval()  # type: ignore[arg-type] # stubs of torch
+        return cls(asked, tuple(places))
 
     @torch.no_grad()
     def of(self, batch: Batch) -> TeacherOutputs:
         """Return the teacher outputs for the rows of a batch."""
-        with autocast():
+        with autocast(), watched(self.model, self.places) as inner:
             out = self.model(**batch.inputs(), output_hidden_states=True)
         padding = batch.attention_mask == 0
         start, end = (
             logits.float().masked_fill(padding, IGNORE)
             for logits in (out.start_logits, out.end_logits)
         )
-        return TeacherOutputs(start, end, out.hidden_states[-1].float())
+        return TeacherOutputs(start, end, out.hidden_states[-1].float(), inner)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,13 +21,13 @@ from optimizer.benchmarks import reference as compare_reference
 from optimizer.benchmarks.reference import FP32
 from optimizer.benchmarks.results import ComparisonError, Contest, Labels, ReferenceComparison
 from optimizer.benchmarks.searches import ComparisonPlan
-from optimizer.benchmarks.trainings import Trainer, teacher_layers
 from optimizer.cli import main
 from optimizer.publish import publication
 from optimizer.search.costs import CostGate
 from optimizer.search.scoring import SliceScorer
 from optimizer.students.study import Study
-from optimizer.study.config import Sampler, SearchConfig, TrainConfig
+from optimizer.students.trainings import Trainer, outputs_only, teacher_layers
+from optimizer.study.config import RelationLoss, Sampler, SearchConfig, TrainConfig
 from optimizer.study.space import Candidate
 from optimizer.training import loop
 from tests.optimizer.students.test_study import study_of
@@ -244,7 +244,7 @@ def test_a_comparison_that_cannot_be_is_refused(
 
 def test_a_trained_candidate_is_cut_from_the_teacher(study: Study, tmp_path: Path) -> None:
     """With the teacher's outputs and no states in its loss; a second look trains nothing."""
-    trainer = Trainer(study, 2, TrainConfig(epochs=0.2, batch_size=8), 5, tmp_path)
+    trainer = Trainer(outputs_only(study), 2, TrainConfig(epochs=0.2, batch_size=8), 5, tmp_path)
     candidate = Candidate((1,), 1, 32)
     model = trainer.student(candidate)
     assert (model.config.num_hidden_layers, model.config.intermediate_size) == (1, 32)
@@ -256,6 +256,36 @@ def test_a_trained_candidate_is_cut_from_the_teacher(study: Study, tmp_path: Pat
     assert all(torch.equal(weights[name], w) for name, w in again.state_dict().items())
     trainer.forget(candidate)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", 8.0),
+        ("label_weight", 0.9),
+        ("hidden_weight", 0.0),
+        ("early_weight", 3.0),
+        ("intermediate_weight", 0.2),
+        ("learning_rate", 3e-4),
+        ("warmup", 0.9),
+        ("weight_decay", 0.5),
+    ],
+)
+def test_every_key_of_a_recipe_is_used(
+    study: Study, tmp_path: Path, name: str, value: float
+) -> None:
+    """Two trainings that differ in one key end in different weights; nothing else differs."""
+    plain = Candidate((0, 1), 2, 96, keep=0.5, drop_after=1)
+    inside = RelationLoss(loss="relations", heads=2, student_layer=1)
+    distill = study.config.distill.model_copy(update={"intermediate": (inside,)})
+    study = replace(study, config=study.config.model_copy(update={"distill": distill}))
+    trainer = Trainer(study, 2, TrainConfig(epochs=0.1, batch_size=8), 5, tmp_path)
+    usual, again, other = (
+        trainer.student(replace(plain, recipe=recipe)).state_dict()
+        for recipe in ((), (("temperature", 2.0),), ((name, value),))
+    )
+    assert all(torch.equal(weights, again[key]) for key, weights in usual.items())
+    assert not all(torch.equal(weights, other[key]) for key, weights in usual.items())
 
 
 # The fp32 teacher

@@ -19,7 +19,8 @@ from optuna.trial import TrialState, create_trial
 
 from optimizer.search.ask_tell import MAX_TRIES, POPULATION, START_UP, Evaluators, Search
 from optimizer.search.candidates import seeds, suggest
-from optimizer.search.storage import opened
+from optimizer.search.storage import opened, opened_among
+from optimizer.search.subarchitecture import grid_of
 from optimizer.study import trials
 from optimizer.study.config import Sampler, SearchConfig
 from optimizer.study.space import Candidate, Space
@@ -76,6 +77,15 @@ def test_a_model_of_the_space_finds_more_than_chance(tmp_path: Path) -> None:
         return trials.hypervolume([p for p in found if p.f1], REFERENCE)
 
     assert volume(Sampler.TPE) > volume(Sampler.RANDOM)
+
+
+def test_a_grid_that_is_asked_whole_is_followed_by_others(tmp_path: Path) -> None:
+    """More trials than Bort's grid has shapes are not an end: knobs that it leaves alone remain."""
+    space = Space(layers=((0, 1), (1,)), heads=(1, 2), ffn=(32,), embedding_bits=(4, 8))
+    found = search(tmp_path, how(Sampler.BORT, 8), Judge().evaluators, space=space)
+    assert len({p.candidate for p in found}) == space.size == 8
+    first = {p.candidate for p in found[:6]}
+    assert {c for c in first if c.embedding_bits == 8} == set(grid_of(space))
 
 
 def test_known_shapes_are_tried_first(tmp_path: Path) -> None:
@@ -163,6 +173,74 @@ def test_a_finished_search_asks_nothing_again(tmp_path: Path) -> None:
     first, again = Judge(), Judge()
     found = search(tmp_path, how(), first.evaluators)
     assert search(tmp_path, how(), again.evaluators) == found
+    assert again.priced == []
+
+
+def under(folder: Path, limited: SearchConfig, evaluators: Evaluators) -> list[Point]:
+    """Search under limits that were moved since the last time."""
+    name = repr(limited.limits)
+    with opened_among(None, folder, name, "made-up") as (study, relatives):
+        worker = Search(study, SPACE, limited, RUNGS, evaluators, seed=5)
+        worker.adopt(relatives)
+        return worker.run()
+
+
+def test_a_looser_limit_goes_on_where_the_tighter_one_ended(tmp_path: Path) -> None:
+    """What was too large is asked now, and what was measured or asked is not measured or asked again."""
+    first, again = Judge(), Judge()
+    tight, loose = how(n=20, max_size_mb=9), how(n=20, max_size_mb=16)
+    before = under(tmp_path, tight, first.evaluators)
+    found = under(tmp_path, loose, again.evaluators)
+    gated = {p.candidate for p in before if not p.f1}
+    opened_now = {c for c in gated if searching.cost(c).size_bytes <= 16e6}
+    assert opened_now
+    assert again.priced == []
+    assert not set(again.scored) & set(first.scored)
+    assert opened_now <= {p.candidate for p in found if p.f1}
+    assert {p.candidate for p in found} == {p.candidate for p in before}
+    assert len({p.trial for p in found}) == len(found)
+
+
+def test_a_tighter_limit_judges_what_is_finished(tmp_path: Path) -> None:
+    """The front is within it, and so is what the sampler learns; back under the old one nothing is lost."""
+    judge = Judge()
+    loose, tight = how(n=30, promote=1.0), how(n=30, promote=1.0, max_p95_ms=40, min_f1=0.5)
+    before = under(tmp_path, loose, judge.evaluators)
+    asked = len(judge.scored)
+    found = under(tmp_path, tight, judge.evaluators)
+    assert len(judge.scored) == asked
+    assert trials.front_of(found, tight.limits) == [
+        p for p in trials.front_of(found, tight.limits) if p.cost.p95_ms <= 40
+    ]
+    with opened_among(None, tmp_path, repr(tight.limits), "made-up") as (study, _):
+        for trial in study.get_trials(states=(TrialState.COMPLETE,)):
+            assert set(trial.constraints) == {"max_p95_ms", "min_f1"}
+            assert trial.constraints["max_p95_ms"] == pytest.approx(trial.values[1] / 40 - 1)
+    assert under(tmp_path, loose, judge.evaluators) == before
+    assert len(judge.scored) == asked
+
+
+def test_moved_limits_leave_trials_for_new_candidates(tmp_path: Path) -> None:
+    """More trials than were made are new ones, chosen under the limits in force."""
+    judge = Judge()
+    under(tmp_path, how(n=12), judge.evaluators)
+    found = under(tmp_path, how(n=20, max_size_mb=14), judge.evaluators)
+    assert len(found) == len({p.candidate for p in found}) == 20
+    assert Counter(judge.priced).most_common(1)[0][1] == 1
+
+
+def test_a_reopened_candidate_whose_worker_was_stopped_is_not_begun_anew(tmp_path: Path) -> None:
+    """What was known before it is kept, however often it is tried."""
+    first, again = Judge(), Judge()
+    under(tmp_path, how(n=20, max_size_mb=9), first.evaluators)
+
+    def stop(_candidate: Candidate, _n: int) -> float:
+        raise KeyboardInterrupt
+
+    loose = how(n=20, max_size_mb=16)
+    with pytest.raises(KeyboardInterrupt):
+        under(tmp_path, loose, Evaluators(again.cost, stop))
+    under(tmp_path, loose, again.evaluators)
     assert again.priced == []
 
 

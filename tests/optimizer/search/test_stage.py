@@ -20,7 +20,9 @@ from optimizer.report.analysis import Trial
 from optimizer.search import scoring, stage
 from optimizer.search.costs import PATIENCE_S, CostGate, graph_shape, seconds_of
 from optimizer.search.scoring import SliceScorer
+from optimizer.search.watched_limits import WatchedLimits
 from optimizer.students.study import Study
+from optimizer.study import config as configs
 from optimizer.study.config import (
     DataConfig,
     ElasticConfig,
@@ -31,6 +33,7 @@ from optimizer.study.config import (
     TrainConfig,
 )
 from optimizer.study.space import Candidate, Space
+from optimizer.study.trials import Limits
 
 SPACE = Space(
     layers="any",
@@ -132,6 +135,92 @@ def test_limits_that_no_candidate_meets_are_reported(
     found = json.loads(shown.out.splitlines()[-1])
     assert found["front"] == []
     assert "max_size_mb 0.1" in found["nearest"]["reason"]
+
+
+def test_limits_moved_in_the_study_file_keep_what_is_finished(study: Study, tmp_path: Path) -> None:
+    """Nothing is asked again, and the front is the one within the new limits."""
+    text = "[search]\ntokens = 64\nquestions = [6]\nsampler = 'random'\ntrials = 5\n"
+    before = json.loads(search(study, tmp_path, text).stdout.splitlines()[-1])
+    size_mb = max(member["size_bytes"] for member in before["front"]) / 1e6
+    moved = search(study, tmp_path, f"{text}max_size_mb = {size_mb * 0.99}\n")
+    found = json.loads(moved.stdout.splitlines()[-1])
+    assert "5 candidates were judged under other limits" in moved.stderr
+    assert "trial 0:" not in moved.stderr  # as a judged candidate would be reported
+    assert found["candidates"] == 5
+    assert all(member["size_bytes"] < size_mb * 1e6 for member in found["front"])
+    rows = json.loads((study.folder / "search" / "trials.json").read_text())
+    assert any("max_size_mb" in (row["reason"] or "") for row in rows)
+
+
+def test_limits_are_moved_while_a_search_runs(study: Study) -> None:
+    """The candidates judged before the move count, and the search ends under the last limits."""
+    asked: list[int] = []
+
+    def in_force() -> Limits:
+        asked.append(1)
+        return Limits() if len(asked) < 6 else Limits(max_size_mb=50.0)
+
+    found = stage.run(study, None, limits=in_force)
+    assert found.how.limits == Limits(max_size_mb=50.0)
+    assert len(found.points) == 7
+    record = json.loads((study.folder / "search" / "search.json").read_text())
+    assert record["limits"]["max_size_mb"] == 50.0
+
+
+def test_a_search_may_train_its_candidates(study: Study, tmp_path: Path) -> None:
+    """Each by a recipe of its own, without slices; members are finished by the recipe that was found."""
+    text = """
+        [search]
+        tokens = 64
+        questions = [6]
+        sampler = "random"
+        trials = 4
+        [search.training]
+        train = { epochs = 0.1, batch_size = 8 }
+        [search.training.space]
+        temperature = [1, 4]
+        learning_rate = [1e-3, 1e-4]
+        [finish]
+        members = 1
+        train = { epochs = 0.1, batch_size = 8 }
+    """
+    done = search(study, tmp_path, text)
+    rows = json.loads((study.folder / "search" / "trials.json").read_text())
+    recipes = {tuple(map(tuple, row["candidate"]["recipe"])) for row in rows}
+    assert rows[0]["candidate"]["recipe"] == [["temperature", 1.0], ["learning_rate", 1e-3]]
+    assert "learning_rate" in done.stdout
+    assert not list((study.folder / "search" / "trainings").iterdir())
+    config = configs.read(study_file(study, tmp_path, text))
+    trained = Study(config, study.data_dir, study.folder)
+    assert trained.sliced == frozenset()
+    ((name, (member, _)),) = trained.members.items()
+    assert member.start is None
+    assert member.train is not None
+    assert member.distill is not None
+    rate, temperature = member.train.learning_rate, member.distill["temperature"]
+    assert (("temperature", temperature), ("learning_rate", rate)) in recipes
+    assert trained.student_inputs(member)["distill"]["temperature"] == temperature
+    trained.train_student(member)
+    assert trained.model(name).config.num_hidden_layers == len(member.layers)
+
+
+def test_limits_of_a_file_that_is_being_written_stay_in_force(tmp_path: Path) -> None:
+    """A search must not end because somebody saved half a file."""
+    path = tmp_path / "study.toml"
+    head = 'name = "x"\nlargest_name = "t"\n[[data]]\nsource = "a"\ncertifies = true\n'
+    space = "[elastic.space]\nlayers = [[0]]\nheads = [1]\nffn = [8]\n"
+    watched = WatchedLimits(path)
+
+    def save(text: str, at_ns: int) -> Limits:
+        path.write_text(text)
+        os.utime(path, ns=(at_ns, at_ns))
+        return watched()
+
+    assert save(f"{head}{space}[search]\nmin_f1 = 0.5\n", 1) == Limits(min_f1=0.5)
+    assert save(f"{head}{space}[search\n", 2) == Limits(min_f1=0.5)
+    assert save(f"{head}{space}[search]\nmax_p95_ms = 9\n", 3) == Limits(max_p95_ms=9)
+    path.unlink()
+    assert watched() == Limits(max_p95_ms=9)
 
 
 @pytest.mark.parametrize(

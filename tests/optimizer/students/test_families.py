@@ -150,7 +150,7 @@ def test_a_search_takes_what_another_host_measured(
     gate = CostGate(
         elastic.graph_shape, 64, study.search_folder("narrow") / "costs", elsewhere=True
     )
-    wanted = costs.shapes(stage.space_of(elastic))
+    wanted = costs.shapes(stage.space_of(elastic, stage.how_of(study)))
     with pytest.raises(NotMeasured, match="latencies of 0 hosts"):
         gate.cost(wanted[0])
     assert stage.measure_costs(study) == {"wide": 4, "narrow": 3}

@@ -8,6 +8,7 @@ import pytest
 
 from optimizer.study import config
 from optimizer.study.config import ConfigError
+from optimizer.study.space import RECIPE_KNOBS
 
 HEAD = 'name = "x"\nteacher_name = "t"\n'
 CERTIFYING = '[[data]]\nsource = "a"\ncertifies = true\n'
@@ -49,6 +50,106 @@ def test_a_study_that_cannot_work_names_its_fault(tmp_path: Path, text: str, sai
     path = tmp_path / "study.toml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=said):
+        config.read(path)
+
+
+SPACE = "[elastic.space]\nlayers = [[0, 1]]\nheads = [1]\nffn = [8]\n"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "others", "said"),
+    [
+        ("temprature = [1]", "", "temprature: must be one of temperature, label_weight"),
+        ("epochs = [1]", "", "epochs: must be one of"),
+        ("temperature = []", "", "temperature: name at least one value"),
+        ("label_weight = [0.5, 2]", "", "label_weight: .*less than or equal to 1"),
+        ("warmup = [1]", "", "warmup: .*less than 1"),
+        ("early_weight = [1]", "", "early_weight has no effect: no candidate drops tokens"),
+        ("intermediate_weight = [1]", "", "intermediate_weight has no effect: the study has no"),
+        (
+            "temperature = [1, 2]",
+            "[distill]\nlabels_only = true\n",
+            "temperature has no effect: .*labels_only",
+        ),
+        (
+            "temperature = [1, 2]",
+            "[distill]\nlabel_weight = 1\n",
+            "temperature has no effect where label_weight is 1",
+        ),
+        ("temperature = [1]\nlabel_weight = [1]", "", "temperature has no effect where"),
+        (
+            "hidden_weight = [0, 1]",
+            'backbone = "B"\nweights = "W"\n',
+            "hidden_weight has no effect",
+        ),
+    ],
+)
+def test_a_recipe_that_changes_nothing_is_refused(
+    tmp_path: Path, recipe: str, others: str, said: str
+) -> None:
+    """A dimension without an effect costs trials, and its message says what to do."""
+    head, tables = ("", others) if others.startswith("[") else (others, "")
+    path = tmp_path / "study.toml"
+    text = f"{head}{HEAD}{CERTIFYING}{tables}{SPACE}[search.training.space]\n{recipe}\n"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        config.read(path)
+
+
+def test_a_recipe_may_name_every_key_that_has_an_effect(tmp_path: Path) -> None:
+    """Those of [distill] and those of a training, with a training that all have in common."""
+    path = tmp_path / "study.toml"
+    path.write_text(
+        f"{HEAD}{CERTIFYING}{SPACE}keep = [1.0, 0.5]\ndrop_after = [1]\n"
+        '[[distill.intermediate]]\nloss = "relations"\n'
+        "[search.training]\ntrain = { epochs = 0.25 }\n[search.training.space]\n"
+        "temperature = [1, 4]\nlabel_weight = [0.1, 1]\nhidden_weight = [0, 1]\nearly_weight = [0.5]\n"
+        "intermediate_weight = [0, 1]\nlearning_rate = [1e-4]\nwarmup = [0, 0.1]\nweight_decay = [0, 0.01]\n"
+    )
+    training = config.read(path).search.training  # type: ignore[union-attr]
+    assert training is not None
+    assert set(training.space) == set(RECIPE_KNOBS)
+    assert training.train.epochs == 0.25
+
+
+INSIDE = '[[distill.intermediate]]\nloss = "hidden"\nlayers = "uniform"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (HEAD + CERTIFYING + INSIDE.replace("uniform", "first"), "distill.intermediate.0.hidden"),
+        (HEAD + CERTIFYING + INSIDE.replace("hidden", "states"), "'hidden', 'relations'"),
+        (HEAD + CERTIFYING + INSIDE.replace('"uniform"', "[]"), "name at least one pair"),
+        (HEAD + CERTIFYING + "[distill]\nlabels_only = true\n" + INSIDE, "remove labels_only"),
+        (
+            'teacher = "A"\nweights = "W"\n' + HEAD + CERTIFYING + INSIDE,
+            "largest model, but teacher",
+        ),
+    ],
+)
+def test_an_intermediate_loss_that_cannot_be_is_refused(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    """By its key, and with what to change."""
+    path = tmp_path / "study.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        config.read(path)
+
+
+def test_a_study_without_intermediate_losses_says_nothing_of_them() -> None:
+    """What was trained before there were any stays valid."""
+    assert not {"intermediate", "intermediate_weight"} & set(config.DistillConfig().model_dump())
+
+
+def test_a_student_may_learn_in_another_way_than_the_others(tmp_path: Path) -> None:
+    """As a finished member does, whose search chose it."""
+    path = tmp_path / "study.toml"
+    path.write_text(HEAD + CERTIFYING + STUDENT + "distill = { temperature = 4 }\n")
+    assert config.read(path).students[0].distill == {"temperature": 4.0}
+    path.write_text(HEAD + CERTIFYING + STUDENT + "distill = { learning_rate = 4 }\n")
+    with pytest.raises(ConfigError, match="learning_rate: must be one of temperature"):
         config.read(path)
 
 

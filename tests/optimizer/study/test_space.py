@@ -31,7 +31,9 @@ DROPPING: dict[str, Any] = {
 DROPPING_LISTED = Space(layers=((0, 1, 2, 3, 4, 5), (0, 2, 4), (5,)), **DROPPING)
 DROPPING_ANY = Space(layers="any", min_layers=2, **DROPPING).within(6)
 ALWAYS_DROPPING = Space(layers="any", **DROPPING | {"keep": (0.5, 0.3)}).within(3)
+TRAINED = DROPPING_LISTED.trained_by({"temperature": (2.0, 1.0), "learning_rate": (1e-4, 3e-4)})
 SPACES = {
+    "trained": TRAINED,
     "listed": LISTED,
     "any": ANY_LAYERS,
     "dropping": DROPPING_LISTED,
@@ -126,6 +128,17 @@ def test_what_is_only_rounded_is_not_trained_twice() -> None:
     assert trained.layers == "any"
 
 
+def test_a_recipe_is_a_part_of_the_candidate() -> None:
+    """Two trainings of one shape are two candidates; the first value named is tried first."""
+    assert TRAINED.size == 4 * DROPPING_LISTED.size
+    usual = TRAINED.largest
+    assert usual.recipe == (("temperature", 2.0), ("learning_rate", 1e-4))
+    assert usual != replace(usual, recipe=(("temperature", 1.0), ("learning_rate", 1e-4)))
+    assert usual.label.endswith("temperature 2, learning_rate 0.0001")
+    assert replace(usual, recipe=()) == DROPPING_LISTED.largest
+    assert "recipe" not in DROPPING_LISTED.model_dump()
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -143,6 +156,7 @@ def test_what_is_only_rounded_is_not_trained_twice() -> None:
         ({"layers": ((0,),), "min_layers": 2}, "min_layers 2"),
         ({"hidden": (100,)}, "hidden"),
         ({"width": (384,)}, "width"),
+        ({"temperature": (1.0, 2.0)}, r"temperature: slices are not trained .*\[search.training\]"),
     ],
 )
 def test_an_impossible_space_is_refused(wrong: dict[str, Any], said: str) -> None:

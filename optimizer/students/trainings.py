@@ -1,7 +1,7 @@
-"""Candidates with a short training each, from a truncated teacher: how searches were made before.
+"""Candidates with a training each, from weights cut to their shape.
 
-Source: SigOpt's distillation of BERT (Harris 2020): Bayesian optimization in which each trial cuts a
-student from its teacher, trains it on the teacher's outputs and the labels, and scores it.
+Source: SigOpt, "Efficient BERT" (Ravikumar 2020): Bayesian optimization in which each trial cuts a student,
+trains it on its teacher's outputs and the labels by a recipe of its own, and scores it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from optimizer.models import bert, lowrank, student, widths
 from optimizer.students.study import Study
-from optimizer.study import stages
+from optimizer.study import recipes, stages
 from optimizer.study.config import TrainConfig
 from optimizer.study.space import Candidate
 from optimizer.training import loop, losses
@@ -30,29 +30,31 @@ def teacher_layers(layers: tuple[int, ...], of: int, n_teacher: int) -> tuple[in
     return tuple(layer * n_teacher // of for layer in layers)
 
 
+def outputs_only(study: Study) -> Study:
+    """Return the study in which students learn from their teacher's outputs, and not from its states."""
+    outputs = study.config.distill.model_copy(update={"hidden_weight": 0.0})
+    return replace(study, config=study.config.model_copy(update={"distill": outputs}))
+
+
 @dataclass
 class Trainer:
-    """Trains candidates on the teacher's outputs, and remembers the last until it is forgotten."""
+    """Trains candidates by their recipes, and remembers the last until it is forgotten."""
 
     study: Study
     n_layers: int  # that the candidates' layers are counted in
     how: TrainConfig
     seed: int
     folder: Path
+    base: str | None = None  # checkpoint that they are cut from; None: the study's students' start
     _late_s: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Output distillation alone: the teacher's states are no part of the protocol."""
-        outputs = self.study.config.distill.model_copy(update={"hidden_weight": 0.0})
-        config = self.study.config.model_copy(update={"distill": outputs})
-        self.study = replace(self.study, config=config)
-        self._loss: losses.Imitation | None = None
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """Return what decides on a trained candidate, beside its shape."""
+        """Return what decides on a trained candidate, beside its shape and its recipe."""
+        based = {} if self.base is None else {"base": self.base}
         return {
             **self.study.distillation.inputs(),
+            **based,
             "train": self.how.model_dump(),
             "distill": self.study.config.distill.model_dump(),
             "layers": self.n_layers,
@@ -60,15 +62,14 @@ class Trainer:
         }
 
     def student(self, candidate: Candidate) -> PreTrainedModel:
-        """Return a trained candidate; a killed training goes on."""
+        """Return a trained candidate; a killed training goes on. Raises: ModelError."""
         model, folder = self._cut(candidate), self._folder(candidate)
         weights = folder / WEIGHTS
 
         def work() -> dict[str, Any]:
-            if self._loss is None:
-                self._loss = self.study.distillation.imitation(model)
+            loss_of, how = self.training_of(candidate, model)
             rows = self.study.distillation.rows
-            loss = loop.train(model, rows, self._loss, self.how, folder, self.seed)
+            loss = loop.train(model, rows, loss_of, how, folder, self.seed)
             torch.save(model.state_dict(), weights)
             return {"final_loss": loss}
 
@@ -78,6 +79,20 @@ class Trainer:
             self._late_s += float((stages.read_manifest(folder) or {}).get("seconds", 0.0))
         model.load_state_dict(torch.load(weights, weights_only=True))
         return model
+
+    def training_of(
+        self, candidate: Candidate, model: PreTrainedModel
+    ) -> tuple[losses.Imitation, TrainConfig]:
+        """Return the loss and the settings that a candidate's recipe asks for. Raises: ModelError."""
+        distill, how = recipes.applied(candidate.recipe, self.study.config.distill, self.how)
+        batches = self.study.distillation
+        wanted = dict(candidate.recipe).get("hidden_weight")
+        if wanted and not batches.imitates_states(model, distill):
+            raise student.ModelError(
+                f"hidden_weight: the teacher's states are not as wide as those of {self.base}, so they cannot"
+                " be compared; remove it from [search.training] space, or base from [elastic]"
+            )
+        return batches.imitation(model, how=distill), how
 
     def late_s(self) -> float:
         """Return, once, the seconds of trainings that were done before they were asked for."""
@@ -93,7 +108,8 @@ class Trainer:
 
     def _cut(self, candidate: Candidate) -> PreTrainedModel:
         torch.manual_seed(self.seed)
-        teacher = self.study.distillation.start()
+        batches = self.study.distillation
+        teacher = batches.checkpoint(self.base) if self.base else batches.start()
         layers = teacher_layers(candidate.layers, self.n_layers, teacher.config.num_hidden_layers)
         model = student.cut(
             teacher, layers, candidate.ffn, candidate.heads, self.study.distillation.probe
