@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -137,15 +138,25 @@ def test_limits_that_no_candidate_meets_are_reported(
     assert "max_size_mb 0.1" in found["nearest"]["reason"]
 
 
-def test_limits_moved_in_the_study_file_keep_what_is_finished(study: Study, tmp_path: Path) -> None:
+def test_limits_moved_in_the_study_file_keep_what_is_finished(
+    study: Study,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """Nothing is asked again, and the front is the one within the new limits."""
-    text = "[search]\ntokens = 64\nquestions = [6]\nsampler = 'random'\ntrials = 5\n"
-    before = json.loads(search(study, tmp_path, text).stdout.splitlines()[-1])
+    text = (
+        "[search]\ntokens = 64\npatience_s = 0\nquestions = [6]\nsampler = 'random'\ntrials = 5\n"
+    )
+    assert main.main(arguments(study, tmp_path, text)) == 0
+    before = json.loads(capsys.readouterr().out.splitlines()[-1])
     size_mb = max(member["size_bytes"] for member in before["front"]) / 1e6
-    moved = search(study, tmp_path, f"{text}max_size_mb = {size_mb * 0.99}\n")
-    found = json.loads(moved.stdout.splitlines()[-1])
-    assert "5 candidates were judged under other limits" in moved.stderr
-    assert "trial 0:" not in moved.stderr  # as a judged candidate would be reported
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        assert main.main(arguments(study, tmp_path, f"{text}max_size_mb = {size_mb * 0.99}\n")) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert "5 candidates were judged under other limits" in caplog.text
+    assert "trial 0:" not in caplog.text  # as a judged candidate would be reported
     assert found["candidates"] == 5
     assert all(member["size_bytes"] < size_mb * 1e6 for member in found["front"])
     rows = json.loads((study.folder / "search" / "trials.json").read_text())
@@ -160,18 +171,24 @@ def test_limits_are_moved_while_a_search_runs(study: Study) -> None:
         asked.append(1)
         return Limits() if len(asked) < 6 else Limits(max_size_mb=50.0)
 
-    found = stage.run(study, None, limits=in_force)
+    assert study.config.search is not None
+    how = study.config.search.model_copy(update={"questions": (5,)})  # no candidate is judged yet
+    fresh = Study(study.config.model_copy(update={"search": how}), study.data_dir, study.folder)
+    found = stage.run(fresh, None, limits=in_force)
     assert found.how.limits == Limits(max_size_mb=50.0)
     assert len(found.points) == 7
     record = json.loads((study.folder / "search" / "search.json").read_text())
     assert record["limits"]["max_size_mb"] == 50.0
 
 
-def test_a_search_may_train_its_candidates(study: Study, tmp_path: Path) -> None:
+def test_a_search_may_train_its_candidates(
+    study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Each by a recipe of its own, without slices; members are finished by the recipe that was found."""
     text = """
         [search]
         tokens = 64
+        patience_s = 0
         questions = [6]
         sampler = "random"
         trials = 4
@@ -184,11 +201,11 @@ def test_a_search_may_train_its_candidates(study: Study, tmp_path: Path) -> None
         members = 1
         train = { epochs = 0.1, batch_size = 8 }
     """
-    done = search(study, tmp_path, text)
+    assert main.main(arguments(study, tmp_path, text)) == 0
     rows = json.loads((study.folder / "search" / "trials.json").read_text())
     recipes = {tuple(map(tuple, row["candidate"]["recipe"])) for row in rows}
     assert rows[0]["candidate"]["recipe"] == [["temperature", 1.0], ["learning_rate", 1e-3]]
-    assert "learning_rate" in done.stdout
+    assert "learning_rate" in capsys.readouterr().out
     assert not list((study.folder / "search" / "trainings").iterdir())
     config = configs.read(study_file(study, tmp_path, text))
     trained = Study(config, study.data_dir, study.folder)
