@@ -6,7 +6,8 @@ Legend for shapes: W windows of one question, S tokens of a window, L labels of 
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
 
@@ -29,6 +30,15 @@ class Asked(Generic[A]):
     @property
     def task(self) -> str:
         """The name of the task in the catalog; "": the only classification there."""
+        raise NotImplementedError
+
+    @property
+    def texts(self) -> Mapping[str, str]:
+        """The caller's texts, by the names of their fields."""
+        raise NotImplementedError
+
+    def without_texts(self) -> Asked[A]:
+        """Return all that may change the answer, apart from the texts."""
         raise NotImplementedError
 
 
@@ -59,6 +69,13 @@ class Question(Asked["Answer"]):
 
     task: ClassVar[str] = QA
 
+    @property
+    def texts(self) -> Mapping[str, str]:
+        return {"question": self.question, "context": self.context}
+
+    def without_texts(self) -> Question:
+        return replace(self, question="", context="", id="")
+
     def named_passages(self) -> list[tuple[str, Passage]]:
         """Return the texts to read, each with the name of its field."""
         starts = self.passage_starts
@@ -83,6 +100,14 @@ class Texts(Asked["Classification"]):
     text_pair: str | None = None
     id: str = ""
     task: str = ""
+
+    @property
+    def texts(self) -> Mapping[str, str]:
+        pair = {} if self.text_pair is None else {"text_pair": self.text_pair}
+        return {"text": self.text, **pair}
+
+    def without_texts(self) -> Texts:
+        return replace(self, text="", text_pair=None, id="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +171,12 @@ class Inference:
     infer_ms: float
     n_batches: int = 1  # requests to the model server that carried the windows
 
+    @property
+    def spans(self) -> Logits:
+        """The logits of a variant that answers questions."""
+        assert isinstance(self.logits, Logits)
+        return self.logits
+
 
 class Span(
     NamedTuple
@@ -187,6 +218,11 @@ class Classification:
     label: str
     score: float
     scores: tuple[LabelScore, ...]  # of all labels, the best first
+
+    @property
+    def text(self) -> str:
+        """What logs show of every answer: the label."""
+        return self.label
 
 
 class Trust(StrEnum):

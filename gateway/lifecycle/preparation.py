@@ -16,10 +16,16 @@ import numpy as np
 from gateway.backends.pool import Replicas
 from gateway.backends.protocol import Backend, Check, key_of
 from gateway.catalog import host, store
-from gateway.catalog.schema import Host, Variant
+from gateway.catalog.schema import GoldenLabelLogits, GoldenLogits, Host, Variant
 from gateway.catalog.store import Catalog
-from gateway.domain import Question, Trust
-from gateway.errors import BackendError, DeadlineExceeded, RepositoryError, VariantsUnserved
+from gateway.domain import Inference, LabelLogits, Question, Texts, Trust, Windows
+from gateway.errors import (
+    BackendError,
+    DeadlineExceeded,
+    InvalidLogits,
+    RepositoryError,
+    VariantsUnserved,
+)
 from gateway.latency import profile
 from gateway.latency.model import LatencyModel
 from gateway.latency.profile import Measured
@@ -178,8 +184,7 @@ class _Look:
         return on
 
     async def measure(self, variant: Variant) -> Measured:
-        golden = self.catalog.golden_inputs[0]
-        sample = self.encoder.encode(Question(golden.question, golden.context))
+        sample = golden_windows(variant, self.catalog, self.encoder)[0]
         return await profile.profile(variant, sample, self.backend, self.here_is, self._busy)
 
     def _busy(self) -> bool:
@@ -250,14 +255,11 @@ async def _golden(
     variant: Variant, catalog: Catalog, encoder: SpanEncoder, backend: Backend, here: Host
 ) -> Trust:
     """Ask the golden inputs; the same logits as where it was certified: the certificate holds."""
-    worst = 0.0
-    for golden, expected in zip(catalog.golden_inputs, variant.golden, strict=True):
-        windows = encoder.encode(Question(golden.question, golden.context))
+    worst, asked = 0.0, golden_windows(variant, catalog, encoder)
+    for windows, expected in zip(asked, variant.golden, strict=True):
         found = await backend.infer(variant, windows, GOLDEN_BUDGET_MS)
-        n = len(expected.start)
-        for got, want in ((found.logits.start, expected.start), (found.logits.end, expected.end)):
-            gap = np.abs(got[0, :n] - np.asarray(want)).max()
-            worst = float(np.maximum(worst, gap))  # unlike max(), keeps a NaN
+        gap = _largest_gap(variant.name, found, expected)
+        worst = float(np.maximum(worst, gap))  # unlike max(), keeps a NaN
     if not worst <= variant.golden_tolerance:
         log.warning(
             "%s: golden logits differ by %.3f (tolerance %.3f): uncertified on this host",
@@ -268,3 +270,27 @@ async def _golden(
         return Trust.UNCERTIFIED
     certified_on = {p.certificate.host for p in catalog.plans if variant.name in p.variants}
     return Trust.CERTIFIED if here in certified_on else Trust.TRANSFERRED
+
+
+def golden_windows(variant: Variant, catalog: Catalog, encoder: SpanEncoder) -> list[Windows]:
+    """Return the golden inputs of the variant's task, as it reads them."""
+    if not variant.classifies:
+        asked = [Question(g.question, g.context) for g in catalog.golden_inputs]
+        return [encoder.encode(question) for question in asked]
+    task = next(task for task in catalog.tasks if task.name == variant.task)
+    return [encoder.encode_texts(Texts(g.text, g.text_pair)) for g in task.golden_inputs]
+
+
+def _largest_gap(
+    variant: str, found: Inference, expected: GoldenLogits | GoldenLabelLogits
+) -> float:
+    """Return the largest difference to the stored logits of one golden input. Raises: InvalidLogits."""
+    if isinstance(expected, GoldenLogits):
+        n = len(expected.start)
+        both = ((found.spans.start, expected.start), (found.spans.end, expected.end))
+        return float(np.max([np.abs(got[0, :n] - np.asarray(want)) for got, want in both]))
+    assert isinstance(found.logits, LabelLogits)
+    labels = found.logits.labels[0]
+    if len(labels) != len(expected.logits):
+        raise InvalidLogits(variant, f"{len(labels)} for {len(expected.logits)} labels")
+    return float(np.abs(labels - np.asarray(expected.logits)).max())
