@@ -225,6 +225,8 @@ def as_mpnet(bert: BertForQuestionAnswering) -> MPNetForQuestionAnswering:
             max_position_embeddings=config.max_position_embeddings + MPNET_PADDING + 1,
             layer_norm_eps=config.layer_norm_eps,
             relative_attention_num_buckets=BUCKETS,
+            num_labels=config.num_labels,
+            problem_type=config.problem_type,
         )
     )
     state = {name.removeprefix("bert."): weight for name, weight in bert.state_dict().items()}

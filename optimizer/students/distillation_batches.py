@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoConfig, PreTrainedModel
 
-from optimizer.data.question_sets import Feature
+from optimizer.data.items import Feature
 from optimizer.models import lowrank, student, tokenizer
 from optimizer.study import stages
 from optimizer.study.config import StudyConfig
@@ -39,9 +39,11 @@ class DistillationBatches:
     def maps(self) -> bool:
         """Return whether teacher answers are mapped to the students' tokens.
 
-        True when the teacher is not the model that students are cut from. Otherwise the teacher's
-        logits and last hidden states are cached token by token.
+        True when the teacher is not the model that students are cut from. Otherwise, and where labels are
+        learned, the teacher's logits and last hidden states are cached row by row: all read the same tokens.
         """
+        if self.config.task is not None:
+            return False
         return bool(self.config.outside_teachers or self.config.student_weights)
 
     def inputs(self) -> dict[str, Any]:
@@ -69,7 +71,7 @@ class DistillationBatches:
         Raises: ModelError when its vocabulary differs from the largest model's.
         """
         self._check_words(name)
-        return student.load(name)
+        return student.load(name, labels=self.largest.n_labels)
 
     def _check_words(self, weights: str) -> None:
         known = Tokenizer.from_file(str(self.largest.tokenizer)).get_vocab()
@@ -107,14 +109,20 @@ class DistillationBatches:
             return self._answers[0]
         if not self.imitates_states(model):
             self.teach()
-            return TeacherStates.open(self.folder.with_name(LOGITS_FOLDER), self.rows)
+            n_labels = self.largest.n_labels
+            folder = self.folder.with_name(LOGITS_FOLDER)
+            return TeacherStates.open(folder, self.rows, n_labels=n_labels)
         if loop.device().type == "cuda":
             return LiveTeacher.of_model(self.largest.load())
-        return TeacherStates.open(self.folder, self.rows, self.teach(hidden=True)["width"])
+        width = self.teach(hidden=True)["width"]
+        return TeacherStates.open(
+            self.folder, self.rows, width, n_labels=self.largest.n_labels
+        )
 
     def imitates_states(self, model: PreTrainedModel) -> bool:
         """Return whether a student is pulled towards its teacher's hidden states: of one width."""
-        if self.maps or self.config.distill.hidden_weight == 0:
+        others = self.maps or self.config.student_weights is not None
+        if others or self.config.distill.hidden_weight == 0:
             return False
         width = AutoConfig.from_pretrained(self.largest.folder).hidden_size
         return bool(model.config.hidden_size == width)

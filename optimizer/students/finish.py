@@ -13,7 +13,7 @@ import numpy as np
 
 from gateway.catalog.schema import Precision
 from optimizer.data import evaluate
-from optimizer.data.question_sets import Example
+from optimizer.data.items import Item
 from optimizer.evaluation import decoding
 from optimizer.study import pareto, store, trials
 from optimizer.study.config import (
@@ -43,13 +43,15 @@ def members(
     elastics: Sequence[ElasticConfig],
     how: FinishConfig,
     taken: Collection[str] = (),
+    task: str | None = None,
 ) -> dict[str, tuple[StudentConfig, float]]:
     """Return the students to finish, with their F1 as slices: they represent each Pareto front best.
 
-    `taken`: names of the study's other variants, which no member gets. None without a Pareto front. FP32 is not finished: it shows what rounding costs.
+    `taken`: names of the study's other variants, which no member gets. `task`: of a classification, which their names
+    begin with. None without a Pareto front. FP32 is not finished: it shows what rounding costs.
     Raises: ConfigError when not even the smallest fit into `max_total_mb`.
     """
-    found = (_members_of(run_folder, elastic, how, taken) for elastic in elastics)
+    found = (_members_of(run_folder, elastic, how, taken, task) for elastic in elastics)
     return {student.name: (student, f1) for part in found for student, f1 in part}
 
 
@@ -58,7 +60,11 @@ def front_file(run_folder: Path, elastic: ElasticConfig) -> Path:
 
 
 def _members_of(
-    run_folder: Path, elastic: ElasticConfig, how: FinishConfig, taken: Collection[str]
+    run_folder: Path,
+    elastic: ElasticConfig,
+    how: FinishConfig,
+    taken: Collection[str],
+    task: str | None,
 ) -> list[tuple[StudentConfig, float]]:
     front = front_file(run_folder, elastic)
     if run_store := store.of(front):
@@ -76,18 +82,26 @@ def _members_of(
             f"[finish] max_total_mb: {error} MB; fewer members, or more room"
         ) from error
     picked = [rows[i] for i in kept]
-    names = _names([row["candidate"] for row in picked], elastic, taken)
+    family = _family(elastic, task)
+    names = _names([row["candidate"] for row in picked], family, taken)
     return [
         (_student(row["candidate"], name, elastic, how), float(row["f1"]))
         for row, name in zip(picked, names, strict=True)
     ]
 
 
+def _family(elastic: ElasticConfig, task: str | None) -> str:
+    """Return the first words of the members' names: another task's members have others."""
+    alone = elastic.name == ELASTIC
+    if task is None:
+        return "bert" if alone else elastic.name
+    return task if alone else f"{task}-{elastic.name}"
+
+
 def _names(
-    candidates: Sequence[dict[str, Any]], elastic: ElasticConfig, taken: Collection[str]
+    candidates: Sequence[dict[str, Any]], family: str, taken: Collection[str]
 ) -> list[str]:
     """Return short names: family and number of layers; where a name is taken the next get b, c, ..."""
-    family = "bert" if elastic.name == ELASTIC else elastic.name
     found: list[str] = []
     for candidate in candidates:
         suffix = SUFFIX[Precision(candidate["precision"])]
@@ -129,10 +143,10 @@ def check(
         )
 
 
-def f1_of(examples: Sequence[Example], readings: Sequence[Any]) -> float:
-    """Return F1 with the threshold fitted on the same questions, as for slices."""
-    answers = evaluate.answers_of(readings, decoding.fit(examples, readings))
-    return evaluate.score(examples, answers).f1
+def f1_of(examples: Sequence[Item], readings: Sequence[Any]) -> float:
+    """Return F1 or accuracy with the decoding fitted on the same questions or texts, as for slices."""
+    how = decoding.fit(examples, readings)
+    return evaluate.mean_value(examples, evaluate.texts_of(examples, readings, how))
 
 
 def rank_correlation(found: Sequence[Finished]) -> float | None:

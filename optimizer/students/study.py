@@ -74,7 +74,8 @@ class Study:
         if config.finish is None:
             return {}
         taken = (config.largest_name, *(s.name for s in config.students))
-        return finish.members(self.folder, config.elastic, config.finish, taken)
+        task = config.task.name if config.task else None
+        return finish.members(self.folder, config.elastic, config.finish, taken, task)
 
     @property
     def students(self) -> tuple[StudentConfig, ...]:
