@@ -188,7 +188,11 @@ class NoQuestions(UnknownTask):
 class NoClassification(UnknownTask):
     def __init__(self, name: str, served: Sequence[str]) -> None:
         what = f"task: {name[:80]!r} is not served" if name else "no classification is served"
-        known = f"; served: {', '.join(served)}" if served else ": this repository answers questions only"
+        known = (
+            f"; served: {', '.join(served)}"
+            if served
+            else ": this repository answers questions only"
+        )
         super().__init__(
             f"{what}{known}; train and publish a classification with a study file that has a [task]"
         )

@@ -366,9 +366,7 @@ def infer_request(
     return request
 
 
-def read_logits(
-    reply: pb.ModelInferResponse, names: Sequence[str] = SPAN_OUTPUTS
-) -> list[Floats]:
+def read_logits(reply: pb.ModelInferResponse, names: Sequence[str] = SPAN_OUTPUTS) -> list[Floats]:
     """Return the outputs of these names. Raises: InvalidLogits when they are not there."""
     try:
         found = {

@@ -119,7 +119,10 @@ def _comparisons(where: str, plan: Plan, known: Container[str]) -> Iterator[Prob
     if plan.agreement is not None:
         yield from _agreement(f"{where}.agreement", plan.agreement)
         if plan.agreement.reference not in known:
-            yield f"{where}.agreement.reference", "is not a variant of the plan's task in this catalog"
+            yield (
+                f"{where}.agreement.reference",
+                "is not a variant of the plan's task in this catalog",
+            )
 
 
 def _agreement(where: str, agreement: Agreement) -> Iterator[Problem]:

@@ -98,7 +98,9 @@ class Catalog:
     plans: tuple[Plan, ...]
     golden_inputs: tuple[GoldenInput, ...]  # of question answering
     looks: tuple[Look, ...] = ()  # the history of certification; absent from early catalogs
-    tasks: tuple[Task, ...] = ()  # the classifications; absent: questions are answered, nothing else
+    tasks: tuple[
+        Task, ...
+    ] = ()  # the classifications; absent: questions are answered, nothing else
 
     def variant(self, name: str) -> Variant:
         return next(v for v in self.variants if v.name == name)

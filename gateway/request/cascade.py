@@ -79,7 +79,9 @@ class Outcome:
 
     answer: Answer | Classification
     variant: str  # that answered
-    first: Answer | Classification  # of the plan's first variant, the only one that sees every question
+    first: (
+        Answer | Classification
+    )  # of the plan's first variant, the only one that sees every question
     cut: bool  # the answer was below the threshold, but the next variant could not be asked
     partial: bool  # part of the text was not read
     timings: Timings

@@ -240,9 +240,7 @@ class Rollout:
         """Return what is sticky: the caller's key, or else the request; of a batch, each question by itself."""
         key = access.key_name() if self._by_caller else None
         parts = (
-            ("key", key)
-            if key
-            else ("request", logs.request_id.get(), *question.texts.values())
+            ("key", key) if key else ("request", logs.request_id.get(), *question.texts.values())
         )
         return "\0".join(parts).encode("utf-8", "surrogatepass")
 

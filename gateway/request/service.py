@@ -231,9 +231,7 @@ class AnswerService:
                 record.answered = answered = self._answered(job, outcome, option, routed)
                 return answered
 
-    async def admit(
-        self, request: SloRequest, frontend: str, task: str | None = QA
-    ) -> Admission:
+    async def admit(self, request: SloRequest, frontend: str, task: str | None = QA) -> Admission:
         """Admit the request, after a wait where there is no capacity; it counts until `leave`.
 
         `task` None: it stands in the body, which is still unread.

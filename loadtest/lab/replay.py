@@ -28,6 +28,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from gateway.catalog.schema import QA
 from gateway.domain import Size, Slo, SloPolicy
 from gateway.errors import BertierError
 from loadtest.lab.recording import Recording

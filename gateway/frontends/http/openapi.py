@@ -66,8 +66,7 @@ REQUEST_HEADERS: tuple[tuple[str, dict[str, Any], str], ...] = (
     (
         "SLO-Min-F1",
         _DECIMAL | {"minimum": 0, "maximum": 1},
-        "Floor on the expected token F1 of the plan that answers; of a classification, on its accuracy."
-        " Absent: the class's.",
+        "Floor on the expected token F1 of the plan that answers; the accuracy of a classification. Absent: the class's.",
     ),
     (
         "SLO-Max-F1-Loss",
@@ -297,5 +296,7 @@ INFER = operation(
     answer_headers=True,
     statuses=(400, 404, 408, 413, 415, 422, 429, 500, 503, 504),
 )
-OIP_READ = operation("Of the server or its models: `qa`, and each classification", gives=_ANYTHING, statuses=(404,))
+OIP_READ = operation(
+    "Of the server or its models: `qa`, and each classification", gives=_ANYTHING, statuses=(404,)
+)
 METRICS = operation("Prometheus metrics", gives={"text/plain": {"type": "string"}})
