@@ -344,8 +344,8 @@ def _task_problems(catalog: Catalog) -> Iterator[Problem]:
     if catalog.schema_version != version_of(catalog.tasks):
         yield (
             "schema_version",
-            f"{catalog.schema_version} with {len(catalog.tasks)} tasks: it is {WITH_TASKS} with tasks"
-            f" beside question answering, {SCHEMA_VERSION} without",
+            f"{catalog.schema_version} with {len(catalog.tasks)} tasks: it is {WITH_TASKS} with classifications,"
+            + f" {SCHEMA_VERSION} without",
         )
     yield from rules.repeated("tasks", (t.name for t in catalog.tasks))
     published = {v.task for v in catalog.variants}

@@ -463,7 +463,7 @@ class AnswerService:
 
     def _pinnable(self, serving: ServingSet) -> tuple[ServingSet, ...]:
         """Return the sets whose variants a request to this one may pin: questions also the candidate's."""
-        others = self.candidates() if serving.task == QA else ()
+        others = self.candidates() if serving.classification is None else ()
         return (serving, *(other.of(QA) for other in others))
 
     def _task_of(self, variant: str) -> str | None:
