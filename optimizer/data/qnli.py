@@ -10,21 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.qa.boundaries import sentence_around
 from gateway.qa.scoring import normalize
 from optimizer.data.question_sets import DataError, Example, article_of
 
 ENTAILS, NOT = "entailment", "not_entailment"  # GLUE's labels
 COLUMNS = ("index", "question", "sentence", "label", "group")  # GLUE's, and the article
-END = re.compile(r"[.!?][\"'”’)\]]*\s+(?=[\"'“‘(\[]*[A-Z0-9])")
-ABBREVIATED = re.compile(
-    r"(?:^|[\s(\"'])(?:[A-Z]|Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|Gen|Col|Lt|Mt|Inc|Ltd|Co|No|vs|ca|c|approx|[A-Za-z]\.[A-Za-z])\.$"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +80,14 @@ def _pairs_of(example: Example) -> Iterator[Pair]:
 
 
 def sentences_of(text: str) -> Iterator[tuple[int, int]]:
-    """Yield where each sentence begins and ends: at a full stop before a capital letter, or at a line's end."""
-    begin = 0
-    for line in re.finditer(r"[^\n]+", text):
-        begin = line.start()
-        for found in END.finditer(text, line.start(), line.end()):
-            if ABBREVIATED.search(text[begin : found.start() + 1]):
-                continue
-            yield begin, begin + len(text[begin : found.end()].rstrip())
-            begin = found.end()
-        rest = text[begin : line.end()].rstrip()
-        if rest:
-            yield begin, begin + len(rest)
+    """Yield where each sentence of a text begins and ends, without white space around it."""
+    at = 0
+    while at < len(text):
+        if text[at].isspace():
+            at += 1
+            continue
+        begin, at = sentence_around(text, at, at + 1)
+        yield begin, at
 
 
 def _words(text: str) -> set[str]:

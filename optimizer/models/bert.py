@@ -118,7 +118,8 @@ class StudentBert(BertForQuestionAnswering):  # type: ignore[no-untyped-call]
 
 def classifies(model: Any) -> bool:
     """Say whether a model gives labels, not spans."""
-    return bool(getattr(model.config, "problem_type", None) == CLASSIFIES)
+    config = getattr(model, "config", None)
+    return bool(getattr(config, "problem_type", None) == CLASSIFIES)
 
 
 def as_classifier(model: PreTrainedModel, n_labels: int, head: nn.Linear | None) -> StudentBert:

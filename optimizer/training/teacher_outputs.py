@@ -172,9 +172,10 @@ def write(
     plan = [ordered[i : i + size] for i in range(0, len(ordered), size)]
     checkpoint = folder / CHECKPOINT
     done = int(checkpoint.read_text()) if checkpoint.exists() else 0
-    n_labels = teacher.config.num_labels if classifies(teacher) else 0
+    config: Any = getattr(teacher, "config", None)
+    n_labels = config.num_labels if classifies(teacher) else 0
     mode = "r+" if done else "w+"
-    states = TeacherStates.open(folder, features, width, mode, n_labels)  # type: ignore[arg-type] # a BERT has a config
+    states = TeacherStates.open(folder, features, width, mode, n_labels)
     progress = Progress("teacher states", len(plan) - done)
     teacher.to(device()).eval()
     for step in range(done, len(plan)):
