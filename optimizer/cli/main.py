@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     simulate.add(commands)
     rollouts.add(commands)
     _add_report(commands)
-    compare_cli.add(commands, study, stages.study_of)
+    compare_cli.add(commands, study, stages.question_study_of)
     engines_cli.add(commands)
     return parser
 

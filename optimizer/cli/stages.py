@@ -192,6 +192,16 @@ def study_of(args: argparse.Namespace) -> Any:  # a Study
     return Study(config, args.data_dir, folder)
 
 
+def question_study_of(args: argparse.Namespace) -> Any:  # a Study
+    """Return the study for a command that compares answers to questions. Raises: ConfigError."""
+    study = study_of(args)
+    if study.config.task is not None:
+        raise configs.ConfigError(
+            f"{args.study}: classifies ([task] {study.config.task.name}); this command compares answers to questions"
+        )
+    return study
+
+
 def _run(args: argparse.Namespace) -> dict[str, Any]:
     rollouts.terms_of(args)  # a mistake in them should not show after hours
     if not one_call.is_wanted(args):

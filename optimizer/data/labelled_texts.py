@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,8 +35,10 @@ log = logging.getLogger(__name__)
 
 SUFFIXES = (".tsv", ".jsonl", ".ndjson", ".parquet")
 MOST_LABELS = 200  # where the study file names none; more are no labels but texts or numbers
+MOST_CERTIFYING = 10_000  # of a split
 MOST_TEXTS = 50  # of a group, that count in a certificate: one text says less than a context's questions
 BROKEN = 0.01  # share of the rows that may lack something
+DECIMAL = re.compile(r"-?\d+(\.\d+)?")
 LABELLED = "labelled {}"  # a stratum: the rows of one label
 
 Row = Mapping[Any, Any]  # by column: a name, or a number from 0
@@ -122,6 +125,13 @@ def labels_in(
             f"{path}: column {task.label!r} has {len(found)} different values; is it the label's? Where it is,"
             " name all of them as labels in [task]"
         )
+    if all(DECIMAL.fullmatch(label) for label in found) and not all(
+        float(label).is_integer() for label in found
+    ):
+        raise DataError(
+            f"{path}: column {task.label!r} has numbers such as {min(found)}: a regression cannot be trained here; give"
+            " a column of labels"
+        )
     return tuple(sorted(found))
 
 
@@ -201,6 +211,8 @@ def _lacks(task: TaskConfig, row: Row) -> str | None:
     for column in filter(lambda c: c is not None, (task.text, task.text_pair)):
         if not isinstance(row[column], str) or not has_visible(row[column]):
             return f"{column!r} is no text with a visible character"
+        if any("\ud800" <= character <= "\udfff" for character in row[column]):
+            return f"{column!r} has a lone surrogate, which is no character"
     return None
 
 

@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from gateway.catalog.store import sha256_of
-from optimizer.data import augmented, labelled_texts, question_files, question_sets
+from optimizer.data import (
+    augmented,
+    clusters,
+    labelled_texts,
+    question_files,
+    question_sets,
+)
 from optimizer.data.question_sets import DataError, Example, Split
 from optimizer.study import store
 from optimizer.study.config import DataConfig, StudyConfig
@@ -97,9 +103,16 @@ class StudyQuestions:
             )
 
     def certifying(self, split: Split) -> list[Any]:
-        """Return a split of the certifying sources, which thresholds and floors are made from."""
+        """Return a split of the certifying sources, which thresholds and floors are made from.
+
+        Of labelled texts at most MOST_CERTIFYING, by hash: more would take long and say little more.
+        """
         sources = [s.source for s in self.config.data if s.certifies]
-        return [e for source in sources for e in self.by_source[source][split]]
+        found = [e for source in sources for e in self.by_source[source][split]]
+        if self.config.task is None or len(found) <= labelled_texts.MOST_CERTIFYING:
+            return found
+        kept = set(clusters.shuffled(e.context for e in found)[: labelled_texts.MOST_CERTIFYING])
+        return [e for e in found if e.context in kept]
 
     def hashes(self) -> dict[str, str]:
         """Return the sha256 of every question set, by the file's name or its own."""

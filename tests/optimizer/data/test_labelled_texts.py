@@ -75,6 +75,8 @@ def test_columns_without_names_are_counted(tmp_path: Path) -> None:
         ("a.tsv", "sentence\nx\n", r"no column 'label'.*test files have no labels"),
         ("a.tsv", "", "empty; its first line names the columns"),
         ("a.tsv", "sentence\tlabel\n", "holds no row"),
+        ("a.tsv", "sentence\tlabel\nx\t1.5\ny\t2.0\n", "numbers such as 1.5: a regression"),
+        ("a.jsonl", '{"sentence": "\\ud800x", "label": "a"}', "'sentence' has a lone surrogate"),
         ("a.jsonl", "", "holds no row"),
         ("a.jsonl", "{", "line 1: not JSON"),
         ("a.jsonl", '{"sentence": "x", "label": 0.5}', "0.5 is no label; a regression"),
