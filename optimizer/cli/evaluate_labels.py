@@ -33,7 +33,9 @@ def add_options(command: Any) -> None:
 def run(args: argparse.Namespace, ask_gateway: AskGateway) -> dict[str, Any]:
     """Score the labels of a file's texts; the last row is the constant answer. Raises: BertierError."""
     columns = {"text": args.text, "text_pair": args.text_pair, "label": args.label}
-    task = TaskConfig(name=args.task, **{k: _column(v) for k, v in columns.items() if v is not None})
+    task = TaskConfig(
+        name=args.task, **{k: _column(v) for k, v in columns.items() if v is not None}
+    )
     if args.url:
         rows = labelled_texts.load(Path(args.data), task)[: args.limit]
         labels = {args.url: ask_gateway(args, rows)}
@@ -63,12 +65,16 @@ def _ask_variants(
     catalog = tasks.part_of(store.read(repo), args.task)
     (there,) = catalog.tasks
     if there.pair is not (task.text_pair is not None):
-        wanted = "pairs of texts: name the second column with --text-pair" if there.pair else "one text"
+        wanted = (
+            "pairs of texts: name the second column with --text-pair" if there.pair else "one text"
+        )
         raise DataError(f"--task {there.name}: classifies {wanted}")
     chosen = [v for v in catalog.variants if args.variant in (None, v.name)]
     if not chosen:
         known = ", ".join(v.name for v in catalog.variants)
-        raise DataError(f"--variant {args.variant}: not of {there.name} in {repo}; its variants are {known}")
+        raise DataError(
+            f"--variant {args.variant}: not of {there.name} in {repo}; its variants are {known}"
+        )
     rows = labelled_texts.load(Path(args.data), task, there.labels)[: args.limit]
     found = {}
     for variant in chosen:

@@ -20,7 +20,9 @@ def add(commands: Any) -> None:
         " hold the answer?"
     )
     command = commands.add_parser("qnli", help=text, description=text)
-    command.add_argument("--data", required=True, help="question set, or a known name such as squad_v2")
+    command.add_argument(
+        "--data", required=True, help="question set, or a known name such as squad_v2"
+    )
     command.add_argument("--out", required=True, type=Path, help="file to write: .tsv")
     command.set_defaults(run=_make)
 

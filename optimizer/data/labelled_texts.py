@@ -8,7 +8,6 @@ text or a field is left out and reported; more are an error, and an unknown labe
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import random
 import re
@@ -36,7 +35,9 @@ log = logging.getLogger(__name__)
 SUFFIXES = (".tsv", ".jsonl", ".ndjson", ".parquet")
 MOST_LABELS = 200  # where the study file names none; more are no labels but texts or numbers
 MOST_CERTIFYING = 10_000  # of a split
-MOST_TEXTS = 50  # of a group, that count in a certificate: one text says less than a context's questions
+MOST_TEXTS = (
+    50  # of a group, that count in a certificate: one text says less than a context's questions
+)
 BROKEN = 0.01  # share of the rows that may lack something
 DECIMAL = re.compile(r"-?\d+(\.\d+)?")
 LABELLED = "labelled {}"  # a stratum: the rows of one label
@@ -159,12 +160,12 @@ def _labelled(
     return LabelledText(f"{number}-{said[:8]}", text, text_pair, labels.index(label), labels, group)
 
 
-def _label(
-    path: Path, task: TaskConfig, where: str, row: Row, labels: Sequence[str] = ()
-) -> str:
+def _label(path: Path, task: TaskConfig, where: str, row: Row, labels: Sequence[str] = ()) -> str:
     """Return a row's label as text; a number that is none of the labels counts them from 0."""
     value = row[task.label]
-    if isinstance(value, float) and value.is_integer():  # as pandas writes numbers of a column with gaps
+    if (
+        isinstance(value, float) and value.is_integer()
+    ):  # as pandas writes numbers of a column with gaps
         value = int(value)
     if isinstance(value, float):
         raise DataError(
@@ -231,7 +232,9 @@ def _check_columns(path: Path, task: TaskConfig, there: Sequence[Any]) -> None:
 def _tsv(path: Path, task: TaskConfig) -> Iterator[tuple[str, Row]]:
     """Read tab-separated lines as they are: no quotation mark and no backslash means anything."""
     with question_sets.OPENERS.get(path.suffix, open)(path, "rb") as file:
-        lines = file.read().decode("utf-8-sig").split("\n")  # other breaks of lines may stand in a text
+        lines = (
+            file.read().decode("utf-8-sig").split("\n")
+        )  # other breaks of lines may stand in a text
     fields = [line.removesuffix("\r").split("\t") for line in lines]
     numbered = list(enumerate(fields, 1))
     columns: Sequence[Column]

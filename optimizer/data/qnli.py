@@ -68,7 +68,9 @@ def _pairs_of(example: Example) -> Iterator[Pair]:
     holding = [part for part in sentences if part[0] <= begin and end <= part[1]]
     words = _words(example.question)
     named = {normalize(text) for text in example.answers}
-    elsewhere = (example.context[first:last] for first, last in sentences if (first, last) not in holding)
+    elsewhere = (
+        example.context[first:last] for first, last in sentences if (first, last) not in holding
+    )
     others = [text for text in elsewhere if not any(n and n in normalize(text) for n in named)]
     if not holding or not others:
         return

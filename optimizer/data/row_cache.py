@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 NONE = -1
 
+
 def features(
     examples: Sequence[Item], tokenizer: Path, max_tokens: int, seed: int, folder: Path
 ) -> list[Feature]:

@@ -125,9 +125,7 @@ class StudyQuestions:
         task = self.config.task
         grouped = source.by_article or (task is not None and task.group is not None)
         for example in self._load(source.source):
-            split = question_sets.split_of(
-                example, by_article=grouped, certifies=source.certifies
-            )
+            split = question_sets.split_of(example, by_article=grouped, certifies=source.certifies)
             found[split].append(example)
         found[Split.TRAIN] = question_sets.sample_contexts(
             found[Split.TRAIN], source.fraction, self.config.seed

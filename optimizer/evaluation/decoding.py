@@ -32,9 +32,7 @@ def fit(examples: Sequence[Any], readings: Sequence[Any]) -> Decoding:
     return fit_answers(examples, readings)
 
 
-def fit_temperature(
-    examples: Sequence[LabelledText], readings: Sequence[LabelReading]
-) -> Decoding:
+def fit_temperature(examples: Sequence[LabelledText], readings: Sequence[LabelReading]) -> Decoding:
     """Return the temperature under which the labels' probabilities are the likeliest.
 
     Raises: DataError without texts to fit it on. Source: Guo et al. 2017, section 4.2.

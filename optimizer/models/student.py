@@ -28,7 +28,6 @@ from optimizer.models.bert import (
     CLASSIFIES,
     as_classifier,
     as_plain,
-    classifies,
     rank_of,
     width_of,
     with_dropping,

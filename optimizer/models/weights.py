@@ -55,7 +55,9 @@ class GraphShape:
     drop_after: int = 0  # layers that see all tokens; 0: all layers do
     bias_columns: int = 0  # heads that the bias of relative positions knows; 0: there is none
     shared: tuple[int, ...] = ()  # of each layer the first that has its weights; (): each its own
-    labels: int = 0  # of a classifier, read from the first token; 0: start and end of a span, from all
+    labels: int = (
+        0  # of a classifier, read from the first token; 0: start and end of a span, from all
+    )
 
     @property
     def layers(self) -> int:

@@ -30,7 +30,11 @@ def dominated(catalog: Catalog) -> dict[str, str]:
     found = {}
     for i, name in enumerate(names):
         for j, other in enumerate(names):
-            if i != j and task[name] == task[other] and _dominates(costs[other], costs[name], first=j < i):
+            if (
+                i != j
+                and task[name] == task[other]
+                and _dominates(costs[other], costs[name], first=j < i)
+            ):
                 found[name] = other
                 break
     return found

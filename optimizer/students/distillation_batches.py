@@ -115,9 +115,7 @@ class DistillationBatches:
         if loop.device().type == "cuda":
             return LiveTeacher.of_model(self.largest.load())
         width = self.teach(hidden=True)["width"]
-        return TeacherStates.open(
-            self.folder, self.rows, width, n_labels=self.largest.n_labels
-        )
+        return TeacherStates.open(self.folder, self.rows, width, n_labels=self.largest.n_labels)
 
     def imitates_states(self, model: PreTrainedModel) -> bool:
         """Return whether a student is pulled towards its teacher's hidden states: of one width."""

@@ -88,9 +88,7 @@ class Exported:
         """Return the variant's readings of these questions; `part` is the name of the question set."""
         return self.timed_readings(part, examples)[0]
 
-    def timed_readings(
-        self, part: str, examples: Sequence[Item]
-    ) -> tuple[list[Any], list[float]]:
+    def timed_readings(self, part: str, examples: Sequence[Item]) -> tuple[list[Any], list[float]]:
         """Return the readings with the CPU ms of each question; empty if it was not recorded."""
         sha256 = self.export()["sha256"]
         model = cached.Model(self.file, sha256, self.study.tokenizer, self.precision)

@@ -98,9 +98,7 @@ def _family(elastic: ElasticConfig, task: str | None) -> str:
     return task if alone else f"{task}-{elastic.name}"
 
 
-def _names(
-    candidates: Sequence[dict[str, Any]], family: str, taken: Collection[str]
-) -> list[str]:
+def _names(candidates: Sequence[dict[str, Any]], family: str, taken: Collection[str]) -> list[str]:
     """Return short names: family and number of layers; where a name is taken the next get b, c, ..."""
     found: list[str] = []
     for candidate in candidates:

@@ -462,9 +462,7 @@ class StudyConfig(_Frozen):
             if any(values):
                 return f"{name} is of question answering; leave it out (backbone or weights name the encoder)"
         if dropping:
-            return (
-                f"{dropping[0]} drops tokens by what they are worth as an answer's; leave keep and drop_after out"
-            )
+            return f"{dropping[0]} drops tokens by what they are worth as an answer's; leave keep and drop_after out"
         return None
 
     @model_validator(mode="after")

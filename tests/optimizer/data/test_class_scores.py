@@ -11,7 +11,9 @@ GOLD = ("yes", "yes", "yes", "no", "no", "yes", "yes", "no")
 
 
 def rows(labels: tuple[str, ...], gold: tuple[str, ...] = GOLD) -> list[LabelledText]:
-    return [LabelledText(str(i), f"t{i}", None, labels.index(g), labels) for i, g in enumerate(gold)]
+    return [
+        LabelledText(str(i), f"t{i}", None, labels.index(g), labels) for i, g in enumerate(gold)
+    ]
 
 
 def test_scores_of_two_labels() -> None:

@@ -23,7 +23,7 @@ from tests.fakes import TOKENIZER
 
 MOOD = TaskConfig(name="mood", text="sentence")
 PAIRS = TaskConfig(name="nli", text="question", text_pair="sentence", group="title")
-SINGLE = 'sentence\tlabel\nit\'s "fine\t1\nso-so\t0\n'
+SINGLE = "sentence\tlabel\nit's \"fine\t1\nso-so\t0\n"
 
 
 def written(folder: Path, name: str, text: str) -> Path:
@@ -47,7 +47,9 @@ def test_all_kinds_of_files_give_the_same_rows(tmp_path: Path) -> None:
     ]
     labels = ("entailment", "not_entailment")
     task = PAIRS.model_copy(update={"labels": labels})
-    lines = [f"{r['question']}\t{r['sentence']}\t{labels[int(r['label'])]}\t{r['title']}" for r in rows]
+    lines = [
+        f"{r['question']}\t{r['sentence']}\t{labels[int(r['label'])]}\t{r['title']}" for r in rows
+    ]
     text = "question\tsentence\tlabel\ttitle\r\n" + "\r\n".join(lines) + "\r\n"
     tsv = written(tmp_path, "a.tsv", text)
     jsonl = written(tmp_path, "a.jsonl", "\n".join(json.dumps(row) for row in rows))
@@ -80,7 +82,11 @@ def test_columns_without_names_are_counted(tmp_path: Path) -> None:
         ("a.jsonl", "", "holds no row"),
         ("a.jsonl", "{", "line 1: not JSON"),
         ("a.jsonl", '{"sentence": "x", "label": 0.5}', "0.5 is no label; a regression"),
-        ("a.tsv", "sentence\tlabel\nx\t0\n \t1\n", r"1 of 2 rows lack .* line 3: 'sentence' is no text"),
+        (
+            "a.tsv",
+            "sentence\tlabel\nx\t0\n \t1\n",
+            r"1 of 2 rows lack .* line 3: 'sentence' is no text",
+        ),
         ("a.tsv", "sentence\tlabel\nx\n", r"1 of 1 rows lack something; .* no 'label'"),
         ("a.csv", SINGLE, "not a known kind of file; use .tsv, .jsonl"),
     ],

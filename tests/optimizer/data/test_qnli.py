@@ -12,7 +12,9 @@ from optimizer.data import labelled_texts, qnli
 from optimizer.data.question_sets import DataError, Example
 from optimizer.study.config import TaskConfig
 
-CONTEXT = "Ada built the bridge in 1931. It rains.\nThe bridge has\tone arch, said J. Doe. Nobody paid."
+CONTEXT = (
+    "Ada built the bridge in 1931. It rains.\nThe bridge has\tone arch, said J. Doe. Nobody paid."
+)
 
 
 def example(question: str, answer: str, title: str = "Bridges") -> Example:
@@ -46,7 +48,9 @@ def test_the_command_says_labels_and_size(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its file is read as a study reads it, grouped by article."""
-    qas = [{"id": "1", "question": "Who built it?", "answers": [{"text": "Ada", "answer_start": 0}]}]
+    qas = [
+        {"id": "1", "question": "Who built it?", "answers": [{"text": "Ada", "answer_start": 0}]}
+    ]
     article = {"title": "Bridges", "paragraphs": [{"context": CONTEXT, "qas": qas}]}
     source, out = tmp_path / "set.json", tmp_path / "qnli.tsv"
     source.write_text(json.dumps({"data": [article]}))

@@ -112,5 +112,5 @@ def test_a_temperature_makes_probabilities_true() -> None:
 
 def test_nothing_is_calibrated_on_nothing() -> None:
     """A temperature of 1 would look fitted."""
-    with pytest.raises(DataError, match="search split .* is empty"):
+    with pytest.raises(DataError, match=r"search split .* is empty"):
         fit_temperature([], [])

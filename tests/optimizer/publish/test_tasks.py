@@ -10,7 +10,15 @@ from gateway.catalog import store
 from gateway.catalog.schema import QA
 from gateway.errors import RepositoryError
 from optimizer.publish import checks, tasks
-from tests.fakes import TOPIC, make_catalog, make_classifier, small_and_large, with_entails, with_task, with_topic
+from tests.fakes import (
+    TOPIC,
+    make_catalog,
+    make_classifier,
+    small_and_large,
+    with_entails,
+    with_task,
+    with_topic,
+)
 
 EVERYTHING = with_entails(with_topic(small_and_large()))
 

@@ -43,7 +43,10 @@ def test_data_may_lie_beside_the_study_file(tmp_path: Path) -> None:
         (HEAD + '[[data]]\nsource = "a"\n', "certifies"),
         (HEAD + CERTIFYING + STUDENT + 'start = "later"\n', "start later must be"),
         (HEAD + CERTIFYING + STUDENT + "embeding_bits = 4\n", "embeding_bits"),
-        ('teacher = "t"\n' + HEAD + CERTIFYING + TASK, "nli classifies, and teacher, .* leave it out"),
+        (
+            'teacher = "t"\n' + HEAD + CERTIFYING + TASK,
+            "nli classifies, and teacher, .* leave it out",
+        ),
         (HEAD + CERTIFYING + "unanswerable = 0.5\n" + TASK, "unanswerable of .* is of question"),
         (HEAD + CERTIFYING + TASK + 'text_pair = "a"\n', "one is named twice"),
     ],
@@ -61,7 +64,7 @@ def test_dropped_tokens_are_of_questions(tmp_path: Path) -> None:
     path = tmp_path / "study.toml"
     student = '[[students]]\nname = "s"\nlayers = [0, 1]\nffn = 8\nkeep = 0.5\ndrop_after = 1\n'
     path.write_text(HEAD + CERTIFYING + TASK + student)
-    with pytest.raises(ConfigError, match="s drops tokens .* leave keep and drop_after out"):
+    with pytest.raises(ConfigError, match=r"s drops tokens .* leave keep and drop_after out"):
         config.read(path)
 
 
