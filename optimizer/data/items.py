@@ -22,9 +22,8 @@ class Feature:
 
     input_ids: np.ndarray  # (S,) int32
     token_type_ids: np.ndarray  # (S,) int8
-    spans: tuple[
-        tuple[int, int], ...
-    ]  # (first, last) token of each distinct gold answer; (0, 0): none
+    # (first, last) token of each distinct gold answer; (0, 0): the window holds none.
+    spans: tuple[tuple[int, int], ...]
     label: int | None = None  # None: a question's row
 
 

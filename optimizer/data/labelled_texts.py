@@ -163,10 +163,8 @@ def _labelled(
 def _label(path: Path, task: TaskConfig, where: str, row: Row, labels: Sequence[str] = ()) -> str:
     """Return a row's label as text; a number that is none of the labels counts them from 0."""
     value = row[task.label]
-    if (
-        isinstance(value, float) and value.is_integer()
-    ):  # as pandas writes numbers of a column with gaps
-        value = int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # pandas writes the numbers of a column with gaps so
     if isinstance(value, float):
         raise DataError(
             f"{path}: {where}: {task.label}: {value:g} is no label; a regression cannot be trained here"
@@ -180,27 +178,41 @@ def _label(path: Path, task: TaskConfig, where: str, row: Row, labels: Sequence[
 
 def _whole_rows(path: Path, task: TaskConfig) -> list[tuple[str, Row]]:
     """Return the rows that have all that the task needs, with where each stands. Raises: DataError."""
+    whole: list[tuple[str, Row]] = []
+    broken: list[tuple[str, str]] = []
+    for where, row in _read(path, task):
+        why = row if isinstance(row, str) else _lacks(task, row)
+        if why is not None:
+            broken.append((where, why))
+        elif not isinstance(row, str):
+            whole.append((where, row))
+    if not whole and not broken:
+        raise DataError(f"{path}: holds no row; give a file with texts and labels")
+    if broken:
+        _report_broken(path, broken, len(whole) + len(broken))
+    return whole
+
+
+def _read(path: Path, task: TaskConfig) -> list[tuple[str, Row | str]]:
+    """Return all rows of a file. Raises: DataError."""
     kinds = [suffix for suffix in path.suffixes if suffix in SUFFIXES]
     if not path.exists():
         raise DataError(f"{path}: no such file; give a file of {', '.join(SUFFIXES)}")
     if not kinds:
         raise DataError(f"{path}: not a known kind of file; use {', '.join(SUFFIXES)}")
     try:
-        found = list(READERS[kinds[-1]](path, task))
+        return list(READERS[kinds[-1]](path, task))
     except (OSError, EOFError, UnicodeDecodeError) as exc:
         raise DataError(f"{path}: cannot be read: {exc}") from exc
-    if not found:
-        raise DataError(f"{path}: holds no row; give a file with texts and labels")
-    broken = [(where, why) for where, row in found if (why := _lacks(task, row))]
-    if not broken:
-        return found
+
+
+def _report_broken(path: Path, broken: Sequence[tuple[str, str]], n_rows: int) -> None:
+    """Log a few rows that are left out. Raises: DataError for more of them."""
     where, why = broken[0]
-    said = f"{path}: {len(broken)} of {len(found)} rows lack something; the first, {where}: {why}"
-    if len(broken) > BROKEN * len(found):
+    said = f"{path}: {len(broken)} of {n_rows} rows lack something; the first, {where}: {why}"
+    if len(broken) > BROKEN * n_rows:
         raise DataError(f"{said}; mend the file, or name other columns in [task]")
     log.warning("%s; these rows are left out", said)
-    without = {where for where, _ in broken}
-    return [(where, row) for where, row in found if where not in without]
 
 
 def _lacks(task: TaskConfig, row: Row) -> str | None:
@@ -209,7 +221,7 @@ def _lacks(task: TaskConfig, row: Row) -> str | None:
         value = row.get(column)
         if value is None or value == "":
             return f"no {column!r}"
-    for column in filter(lambda c: c is not None, (task.text, task.text_pair)):
+    for column in (task.text, task.text if task.text_pair is None else task.text_pair):
         if not isinstance(row[column], str) or not has_visible(row[column]):
             return f"{column!r} is no text with a visible character"
         if any("\ud800" <= character <= "\udfff" for character in row[column]):
@@ -229,12 +241,13 @@ def _check_columns(path: Path, task: TaskConfig, there: Sequence[Any]) -> None:
     raise DataError(f"{path}: no column {named}; {hint}")
 
 
-def _tsv(path: Path, task: TaskConfig) -> Iterator[tuple[str, Row]]:
-    """Read tab-separated lines as they are: no quotation mark and no backslash means anything."""
+def _tsv(path: Path, task: TaskConfig) -> Iterator[tuple[str, Row | str]]:
+    """Read tab-separated lines as they are: no quotation mark and no backslash means anything.
+
+    Lines end at a line feed alone: other breaks may stand in a text.
+    """
     with question_sets.OPENERS.get(path.suffix, open)(path, "rb") as file:
-        lines = (
-            file.read().decode("utf-8-sig").split("\n")
-        )  # other breaks of lines may stand in a text
+        lines = file.read().decode("utf-8-sig").split("\n")
     fields = [line.removesuffix("\r").split("\t") for line in lines]
     numbered = list(enumerate(fields, 1))
     columns: Sequence[Column]
@@ -247,11 +260,13 @@ def _tsv(path: Path, task: TaskConfig) -> Iterator[tuple[str, Row]]:
         columns = range(len(fields[0]))
     _check_columns(path, task, columns)
     for number, values in numbered:
-        if values != [""]:
-            yield f"line {number}", dict(zip(columns, values, strict=False))
+        if len(values) == len(columns):
+            yield f"line {number}", dict(zip(columns, values, strict=True))
+        elif values != [""]:
+            yield f"line {number}", f"has {len(values)} fields, not {len(columns)}"
 
 
-def _json_lines(path: Path, task: TaskConfig) -> Iterator[tuple[str, Row]]:
+def _json_lines(path: Path, task: TaskConfig) -> Iterator[tuple[str, Row | str]]:
     with question_sets.OPENERS.get(path.suffix, open)(path, "rb") as file:
         lines = [(n, line) for n, line in enumerate(file, 1) if line.strip()]
     for n, line in lines:
@@ -263,7 +278,7 @@ def _json_lines(path: Path, task: TaskConfig) -> Iterator[tuple[str, Row]]:
         yield f"line {n}", row
 
 
-def _parquet(path: Path, task: TaskConfig) -> Iterator[tuple[str, Row]]:
+def _parquet(path: Path, task: TaskConfig) -> Iterator[tuple[str, Row | str]]:
     rows = question_files.parquet_rows(path)
     if rows:
         _check_columns(path, task, list(rows[0]))
@@ -271,7 +286,8 @@ def _parquet(path: Path, task: TaskConfig) -> Iterator[tuple[str, Row]]:
         yield f"row {n}", row
 
 
-READERS: dict[str, Callable[[Path, TaskConfig], Iterator[tuple[str, Row]]]] = {
+# Of each row where it stands, and itself, or what is wrong with it.
+READERS: dict[str, Callable[[Path, TaskConfig], Iterator[tuple[str, Row | str]]]] = {
     ".tsv": _tsv,
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,

@@ -87,7 +87,7 @@ def test_columns_without_names_are_counted(tmp_path: Path) -> None:
             "sentence\tlabel\nx\t0\n \t1\n",
             r"1 of 2 rows lack .* line 3: 'sentence' is no text",
         ),
-        ("a.tsv", "sentence\tlabel\nx\n", r"1 of 1 rows lack something; .* no 'label'"),
+        ("a.tsv", "sentence\tlabel\nx\n", r"1 of 1 rows lack something; .* has 1 fields, not 2"),
         ("a.csv", SINGLE, "not a known kind of file; use .tsv, .jsonl"),
     ],
 )
@@ -130,7 +130,7 @@ def test_a_few_broken_rows_are_left_out_and_said(
     path = written(tmp_path, "a.tsv", f"sentence\tlabel\n{rows}broken\n")
     with caplog.at_level(logging.WARNING):
         assert len(labelled_texts.load(path, MOOD)) == 200
-    assert "1 of 201 rows lack something; the first, line 202: no 'label'" in caplog.text
+    assert "1 of 201 rows lack something; the first, line 202: has 1 fields, not 2" in caplog.text
 
 
 def test_a_row_is_a_window_with_its_label() -> None:
