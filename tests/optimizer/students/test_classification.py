@@ -12,11 +12,14 @@ import pytest
 
 from gateway.backends.embedded import EmbeddedBackend
 from gateway.catalog import store
-from gateway.catalog.schema import QA
+from gateway.catalog.schema import QA, GoldenLogits
 from gateway.catalog.store import Catalog
+from gateway.domain import Question
 from gateway.errors import RepositoryError
 from gateway.lifecycle import preparation
 from gateway.lifecycle.validation import validate
+from gateway.observability.metrics import Metrics
+from gateway.request.service import AnswerService
 from gateway.settings import Settings
 from optimizer.cli import main
 from optimizer.publish import publication, repository, tasks
@@ -24,8 +27,8 @@ from optimizer.publish.repository import Publication
 from optimizer.students.study import Study
 from optimizer.study import config as configs
 from tests import tiny
-from tests.asgi import make_service, post
-from tests.fakes import CONTEXT, QUESTION, TOKENIZER, make_catalog, make_variant
+from tests.asgi import post
+from tests.fakes import CONTEXT, QUESTION, TOKENIZER, encoder, make_catalog, make_variant, patient
 
 GOOD, BAD = ("lovely", "great", "charming"), ("awful", "dull", "boring")
 ANIMALS = ("cat", "dog", "horse", "bird", "fish")
@@ -103,7 +106,11 @@ def publish_questions(folder: Path) -> None:
     """Publish a tiny model that answers questions."""
     model = folder.parent / "made"
     sha256 = tiny.write_model(model, "small")
+    windows = encoder().encode(Question(QUESTION, CONTEXT))
+    logits = tiny.expected_logits(windows.input_ids, windows.attention_mask, windows.token_type_ids)
+    start, end = (tuple(part[0, : windows.n_tokens].tolist()) for part in logits)
     variant = make_variant("small", 5, sha256=sha256)
+    variant = replace(variant, golden=(GoldenLogits(start, end),))
     file = model / "small" / "1" / "model.onnx"
     repository.publish(
         folder, [Publication(variant, file, "A card.")], make_catalog([variant], [0.5]), TOKENIZER
@@ -183,8 +190,7 @@ async def test_the_gateway_classifies_and_answers_from_one_repository(
     """What the optimizer wrote is served, both tasks by the same engine."""
     published = folder / "repository"
     backend = EmbeddedBackend(published)
-    service = make_service(model_repository=published)
-    service.backend = backend
+    service = AnswerService(backend, patient(model_repository=published), Metrics())
     try:
         service.serving = await preparation.prepare(published, catalog, backend)
         headers = {"SLO-Latency-Ms": "60000"}
