@@ -159,6 +159,17 @@ def read(repository: Path) -> Catalog:
     return parse(read_bytes(repository), repository / CATALOG)
 
 
+def read_questions(repository: Path) -> Catalog:
+    """Return the part of a repository that answers questions. Raises: RepositoryError, also where there is none."""
+    catalog = read(repository)
+    if QA not in catalog.task_names:
+        raise RepositoryError(
+            f"{repository / CATALOG}: no variant answers questions, only {', '.join(catalog.task_names)};"
+            " name a repository with a question-answering model"
+        )
+    return catalog.only(QA)
+
+
 def read_bytes(repository: Path) -> bytes:
     path = repository / CATALOG
     try:

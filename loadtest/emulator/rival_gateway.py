@@ -72,7 +72,7 @@ class RivalService(AnswerService):
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until stopped."""
     args = _parser().parse_args(argv)
-    catalog = store.read(args.model_repository)
+    catalog = store.read_questions(args.model_repository)
     recorded = recording.of_catalog(args.model_repository, None, args.questions, args.recorded)
     world = World(catalog, recorded, usable_cores(), Times.RECORDED)
     rival = contenders.make(args.policy, world, {args.policy: json.loads(args.parameters)}, seed=1)

@@ -152,3 +152,12 @@ def test_a_task_without_a_variant_is_refused() -> None:
     catalog = replace(MIXED.only("entails"), tasks=MIXED.tasks)
     with pytest.raises(RepositoryError, match=r"tasks\.0: no variant is of the task 'topic'"):
         store.parse(store.dump(catalog), Path("catalog.json"))
+
+
+def test_the_questions_of_a_repository_are_read_alone(tmp_path: Path) -> None:
+    """A load of questions asks no classifier, and says so where nothing answers."""
+    store.write(tmp_path, MIXED)
+    assert store.read_questions(tmp_path) == MIXED.only(QA)
+    store.write(tmp_path, MIXED.only("topic"))
+    with pytest.raises(RepositoryError, match="no variant answers questions, only topic"):
+        store.read_questions(tmp_path)
