@@ -174,7 +174,7 @@ def inference(
     for other in others:
         if len(other.data) != len(first.data):
             raise InvalidField(
-                f"{other.name}: {len(other.data)} elements for {len(first.data)} of {first.name};"
+                f"{other.name}: {len(other.data)} elements, {first.name} has {len(first.data)};"
                 " send as many"
             )
     wanted = tuple(outputs) or tuple(model.outputs)

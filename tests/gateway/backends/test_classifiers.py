@@ -32,7 +32,7 @@ ANY = SloRequest(latency_ms=60_000)
 
 @pytest.fixture(params=["triton", "embedded"])
 async def backend(
-    request: pytest.FixtureRequest, tmp_path: Path
+    request: pytest.FixtureRequest, tmp_path: Path, triton: RunningTriton
 ) -> AsyncIterator[tuple[Backend, Path, Catalog]]:
     """A model server with the repository; Triton's is that of the session, which gets the models."""
     catalog = mixed.write(tmp_path)
@@ -41,15 +41,14 @@ async def backend(
         yield embedded, tmp_path, catalog
         await embedded.close()
         return
-    running: RunningTriton = request.getfixturevalue("triton")
     for variant in catalog.variants:
-        shutil.copytree(tmp_path / variant.name, running.options.model_repository / variant.name)
-    triton = TritonBackend(running.options.grpc_url)
-    yield triton, tmp_path, catalog
+        shutil.copytree(tmp_path / variant.name, triton.options.model_repository / variant.name)
+    asked = TritonBackend(triton.options.grpc_url)
+    yield asked, tmp_path, catalog
     for variant in catalog.variants:
-        await triton.unload(variant, ())
-        shutil.rmtree(running.options.model_repository / variant.name)
-    await triton.close()
+        await asked.unload(variant, ())
+        shutil.rmtree(triton.options.model_repository / variant.name)
+    await asked.close()
 
 
 async def test_a_mixed_repository_answers_both(backend: tuple[Backend, Path, Catalog]) -> None:

@@ -92,7 +92,10 @@ def test_catalogs_route_alike_whatever_study_they_come_from() -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (put("schema_version", value=1), "schema_version: 1 with 2 tasks: it is 2 with tasks"),
+        (
+            put("schema_version", value=1),
+            "schema_version: 1 with 2 tasks: it is 2 with classifications",
+        ),
         (put("tasks", 0, "name", value="qa"), "tasks.0.name: 'qa' is question answering"),
         (put("tasks", 0, "name", value="a b"), "tasks.0.name: 'a b' is not a name"),
         (put("tasks", 0, "name", value="entails"), "tasks.1.name: 'entails' occurs twice"),
