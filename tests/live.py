@@ -37,7 +37,7 @@ class Running:
 
 
 @asynccontextmanager
-async def gateway(catalog: Catalog | None = None, **settings: Any) -> AsyncIterator[Running]:
+async def gateway(catalog: Catalog | None = None, /, **settings: Any) -> AsyncIterator[Running]:
     """Run a catalog behind both frontends, by default `small` and `large` of tests.fakes."""
     backend = WatchedBackend()
     service = AnswerService(backend, patient(grpc_port=0, **settings), Metrics())

@@ -31,7 +31,8 @@ WORDS = {"tiny-kind": KIND.labels, "tiny-doubt": KIND.labels, "tiny-says": SAYS.
 
 
 def ids_of(words: tuple[str, ...]) -> list[int]:
-    return [encoder().tokenizer.token_to_id(word) for word in words]
+    vocabulary = encoder().tokenizer.get_vocab()
+    return [vocabulary[word] for word in words]
 
 
 def write(folder: Path) -> Catalog:
