@@ -58,7 +58,7 @@ class QuestionSet:
     """Questions that variants are evaluated on; `name` as in the run folder and the catalog."""
 
     name: str
-    examples: Sequence[Item]
+    examples: Sequence[Any]  # Item
     tokens: np.ndarray  # (n,) int, of question and context together
     buckets: np.ndarray  # (n,) int, of a window, padded
     windows: np.ndarray  # (n,) int

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ class Scored:
     """Questions of a data set, or of a part of it, with the F1 of one plan on each."""
 
     name: str
-    examples: Sequence[Item]
+    examples: Sequence[Any]  # Item
     tokens: np.ndarray  # (n,) int, of question and context together
     f1: np.ndarray  # (n,)
 

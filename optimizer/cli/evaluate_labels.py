@@ -32,7 +32,11 @@ def add_options(command: Any) -> None:
 
 def run(args: argparse.Namespace, ask_gateway: AskGateway) -> dict[str, Any]:
     """Score the labels of a file's texts; the last row is the constant answer. Raises: BertierError."""
-    columns = {"text": args.text, "text_pair": args.text_pair, "label": args.label}
+    columns: dict[str, Any] = {
+        "text": args.text,
+        "text_pair": args.text_pair,
+        "label": args.label,
+    }
     task = TaskConfig(
         name=args.task, **{k: _column(v) for k, v in columns.items() if v is not None}
     )

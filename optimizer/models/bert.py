@@ -18,7 +18,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import nn
@@ -30,7 +30,9 @@ from optimizer.models.position_bias import Added
 from optimizer.models.weights import FORCED, n_kept
 
 IGNORE = position_bias.HIDDEN
-CLASSIFIES = "single_label_classification"  # as `config.problem_type`, transformers' own word
+CLASSIFIES: Final = (
+    "single_label_classification"  # as `config.problem_type`, transformers' own word
+)
 
 Head = Callable[[torch.Tensor], torch.Tensor]  # states -> start and end logits
 Layer = Callable[[torch.Tensor, Added], torch.Tensor]  # states, what is added to the scores

@@ -82,10 +82,10 @@ def load(
         config = AutoConfig.from_pretrained(source)
         adapt.check(config)
         config.hidden_dropout_prob, config.attention_probs_dropout_prob = dropout, 0.0
-        same_head = _has_head(config, labels)
-        if labels and answers and not same_head:
-            raise ModelError(f"{name}: not a classifier of {labels} labels that was trained here")
-        config.num_labels = labels if labels and same_head else 2  # else start and end
+        own = _labels_of(config)
+        if answers and own != labels:
+            raise ModelError(f"{name}: not trained here to give one of {labels} labels")
+        config.num_labels = own or 2  # start and end, whatever the checkpoint was made for
         model, found = AutoModelForQuestionAnswering.from_pretrained(
             source,
             config=config,
@@ -94,10 +94,12 @@ def load(
             output_loading_info=True,
         )
         _check_complete(name, found["missing_keys"], answers)
-        if not labels:
-            model.config.problem_type = None
-            return _as_bert(name, model)
-        return _as_classifier(name, model, labels, model.qa_outputs if same_head else None)
+        head: Any = model.qa_outputs
+        if own:
+            _without_labels(model)
+        bert = _as_bert(name, model)
+        bert.config.problem_type = None
+        return as_classifier(bert, labels, head if own == labels else None) if labels else bert
     except (OSError, ValueError) as exc:
         raise ModelError(
             f"{name}: not a Hugging Face checkpoint, and not reachable as one: {exc}"
@@ -126,19 +128,19 @@ def _check_complete(name: str, missing: Iterable[str], answers: bool) -> None:
         )
 
 
-def _has_head(config: Any, labels: int) -> bool:
-    """Say whether a checkpoint was saved here as a classifier of so many labels."""
-    saved = getattr(config, "problem_type", None) == CLASSIFIES
-    return bool(labels and saved and config.num_labels == labels)
+def _labels_of(config: Any) -> int:
+    """Return of how many labels a checkpoint was saved here as a classifier; 0: it was not."""
+    saved_as = getattr(config, "architectures", None) or ()
+    classifies = getattr(config, "problem_type", None) == CLASSIFIES
+    saved_here = any("QuestionAnswering" in name for name in saved_as)
+    return int(config.num_labels) if classifies and saved_here else 0
 
 
-def _as_classifier(
-    name: str, model: PreTrainedModel, labels: int, head: nn.Linear | None
-) -> PreTrainedModel:
-    """Return the model as a BERT that gives labels; it is rewritten with a head for spans, which all families have."""
-    if head is not None:
-        model.qa_outputs = nn.Linear(head.in_features, 2)
-    return as_classifier(_as_bert(name, model), labels, head)
+def _without_labels(model: PreTrainedModel) -> None:
+    """Give a model a head for spans, in place: other families are rewritten and compared with that."""
+    config: Any = model.config
+    model.qa_outputs = nn.Linear(config.hidden_size, 2)
+    config.num_labels = 2
 
 
 def _as_bert(name: str, model: PreTrainedModel) -> PreTrainedModel:

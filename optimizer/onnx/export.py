@@ -141,7 +141,7 @@ def graph_shape_of(model: PreTrainedModel) -> GraphShape:
         drop_after=config.drop_after if drops else 0,
         bias_columns=bias.embedding_dim if bias is not None else 0,
         shared=sharing(list(layers)),
-        labels=config.num_labels if classifies(model) else 0,
+        labels=int(config.num_labels or 0) if classifies(model) else 0,
     )
 
 

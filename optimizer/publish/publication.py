@@ -309,8 +309,9 @@ def golden_logits(
     encoder = SpanEncoder.from_file(study.tokenizer)
     if (task := study.config.task) is not None:
         texts = golden_texts(pair=task.text_pair is not None)
-        windows = [encoder.encode_texts(Texts(t.text, t.text_pair)) for t in texts]
-        asked = [run_labels(session, each) for each in windows]
+        asked = [
+            run_labels(session, encoder.encode_texts(Texts(t.text, t.text_pair))) for t in texts
+        ]
         return tuple(GoldenLabelLogits(_rounded(found.labels[0])) for found in asked)
     found = []
     for golden in GOLDEN_INPUTS:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from gateway.domain import LabelLogits, Logits, Windows
 from gateway.qa.codec import SpanEncoder
 from optimizer.data import evaluate
 from optimizer.data.items import AnyReading, Feature, Item
+from optimizer.data.question_sets import I
 from optimizer.evaluation import decoding
 from optimizer.models.bert import IGNORE
 from optimizer.onnx import export
@@ -35,7 +36,7 @@ BATCH = 64  # windows of a batch on a GPU
 Cut = Callable[[Candidate], PreTrainedModel]
 
 
-def sample(examples: Sequence[Item]) -> list[Item]:
+def sample(examples: Sequence[I]) -> list[I]:
     """Return the questions in a fixed order that does not depend on their articles.
 
     The first n are the questions of a rung, so a higher rung contains the lower ones.
@@ -98,7 +99,7 @@ class NetScorer:
         """Return F1 of the unrounded slice; see `Scorer`."""
         return _fitted_f1(self.questions[:n], self.readings(candidate, n))
 
-    def readings(self, candidate: Candidate, n: int) -> list[AnyReading]:
+    def readings(self, candidate: Candidate, n: int) -> list[Any]:  # AnyReading
         """Return what a slice says to the first `n` questions."""
         windows = self._windows[:n]
         rows = [(i, row) for i, found in enumerate(windows) for row in range(found.n_windows)]

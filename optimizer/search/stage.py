@@ -14,7 +14,8 @@ from typing import Any
 from rich.table import Table
 
 from gateway.catalog.store import sha256_of
-from optimizer.data.question_sets import DataError, Example, Split
+from optimizer.data.items import Item
+from optimizer.data.question_sets import DataError, Split
 from optimizer.onnx import profile
 from optimizer.search import costs, scoring
 from optimizer.search.ask_tell import Evaluators, Search
@@ -94,7 +95,7 @@ def run(
     return found
 
 
-def _scorer(study: Study, elastic: Elastic, questions: Sequence[Example]) -> Scorer:
+def _scorer(study: Study, elastic: Elastic, questions: Sequence[Item]) -> Scorer:
     if loop.device().type == "cuda":
         return NetScorer(elastic.net, study.tokenizer, questions)
     return SliceScorer(elastic.slice, study.tokenizer, questions)
@@ -136,7 +137,7 @@ def seed_of(study: Study) -> int:
 
 
 def inputs_of(
-    elastic: Elastic, how: SearchConfig, space: Space, questions: Sequence[Example]
+    elastic: Elastic, how: SearchConfig, space: Space, questions: Sequence[Item]
 ) -> dict[str, Any]:
     """Return everything that the results of trials depend on; other inputs are another search."""
     asked = hashlib.sha256("\n".join(e.id for e in questions).encode()).hexdigest()

@@ -41,7 +41,7 @@ def test_quotation_marks_are_characters(tmp_path: Path) -> None:
 
 def test_all_kinds_of_files_give_the_same_rows(tmp_path: Path) -> None:
     """A data set is not bound to the program that wrote it; numbers count the labels that are named."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"question": "Who?", "sentence": "Ada.", "label": 0, "title": "a", "idx": 1},
         {"question": "When?", "sentence": "Noon.", "label": 1, "title": "b", "idx": 2},
     ]

@@ -49,7 +49,11 @@ def test_the_command_says_labels_and_size(
 ) -> None:
     """Its file is read as a study reads it, grouped by article."""
     qas = [
-        {"id": "1", "question": "Who built it?", "answers": [{"text": "Ada", "answer_start": 0}]}
+        {
+            "id": "1",
+            "question": "Who built the bridge?",
+            "answers": [{"text": "Ada", "answer_start": 0}],
+        }
     ]
     article = {"title": "Bridges", "paragraphs": [{"context": CONTEXT, "qas": qas}]}
     source, out = tmp_path / "set.json", tmp_path / "qnli.tsv"

@@ -30,7 +30,8 @@ def model(request: pytest.FixtureRequest, tmp_path: Path) -> PreTrainedModel:
     made = {"bert": checkpoints.loud_bert, "mpnet": checkpoints.loud_mpnet}[request.param]
     found = bert.as_classifier(made(tmp_path / "loud"), LABELS, None)
     torch.nn.init.normal_(found.qa_outputs.weight, std=0.15)
-    return found.eval()
+    found.eval()  # type: ignore[no-untyped-call]
+    return found
 
 
 def rows(n: int) -> list[Feature]:
@@ -59,9 +60,11 @@ def test_a_saved_classifier_is_the_same(model: PreTrainedModel, tmp_path: Path) 
 def test_another_head_is_made_anew(model: PreTrainedModel, tmp_path: Path) -> None:
     """The encoder of a classifier is a start for other labels, and for questions."""
     student.save_plain(model, tmp_path / "saved")
-    with pytest.raises(ModelError, match="not a classifier of 5 labels"):
+    with pytest.raises(ModelError, match="not trained here to give one of 5 labels"):
         student.load(str(tmp_path / "saved"), answers=True, labels=5)
     assert student.load(str(tmp_path / "saved"), labels=5).config.num_labels == 5
+    asked = student.load(str(tmp_path / "saved"))
+    assert len(bert.said_by(asked(input_ids=torch.arange(5, 25)[None]))) == 2
 
 
 def test_every_precision_computes_what_pytorch_computes(
@@ -80,9 +83,9 @@ def test_a_wrong_head_does_not_pass_the_gate(model: PreTrainedModel, tmp_path: P
     """A gate that compares nothing would let any file out."""
     path = tmp_path / "fp32.onnx"
     export.to_onnx(model, path)
-    bias = model.qa_outputs.bias
-    assert isinstance(bias, torch.Tensor)
-    bias.data[0] += 1.0
+    head = model.qa_outputs
+    assert isinstance(head, torch.nn.Linear)
+    head.bias.data[0] += 1.0
     with pytest.raises(export.ExportError, match="logits differ"):
         export.check_parity(model, path)
 
