@@ -352,11 +352,11 @@ def _origin_problems(where: str, origin: Origin) -> Iterator[Problem]:
 
 
 def _task_problems(catalog: Catalog) -> Iterator[Problem]:
-    if catalog.schema_version != version_of(catalog.tasks):
+    wanted, n_tasks = version_of(catalog.tasks), len(catalog.tasks)
+    if catalog.schema_version != wanted:
         yield (
             "schema_version",
-            f"{catalog.schema_version} with {len(catalog.tasks)} tasks: it is {WITH_TASKS} with classifications,"
-            + f" {SCHEMA_VERSION} without",
+            f"{catalog.schema_version} with {n_tasks} classifications; it must be {wanted}",
         )
     yield from rules.repeated("tasks", (t.name for t in catalog.tasks))
     published = {v.task for v in catalog.variants}

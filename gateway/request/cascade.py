@@ -77,11 +77,9 @@ class Job:
 class Outcome:
     """The answer of a plan."""
 
-    answer: Answer | Classification
+    answer: Any  # what the task gives: an Answer, or a Classification
     variant: str  # that answered
-    first: (
-        Answer | Classification
-    )  # of the plan's first variant, the only one that sees every question
+    first: Any  # of the plan's first variant, the only one that sees every question
     cut: bool  # the answer was below the threshold, but the next variant could not be asked
     partial: bool  # part of the text was not read
     timings: Timings

@@ -22,7 +22,6 @@ from gateway.catalog.schema import QA, Variant
 from gateway.clock import now_ms
 from gateway.domain import (
     A,
-    Answer,
     Asked,
     Decision,
     Question,
@@ -346,16 +345,15 @@ class Rollout:
         reference = sample.current.catalog.variant(sample.current.largest)
         of = running.beside(sample.current) if name is SetName.CANDIDATE else sample.current
         found: Comparison | None = None
-        question, answer = sample.job.question, outcome.answer
+        question = sample.job.question
         assert isinstance(question, Question)
-        assert isinstance(answer, Answer)
         if not _answers_alike(of.catalog.variant(outcome.variant), reference):
             found = await self._shadow.compared(
                 sample.current,
                 reference,
                 question,
                 sample.job.windows,
-                answer,
+                outcome.answer,
                 until_ms,
             )
         elif await self._shadow.room(sample.current, until_ms):

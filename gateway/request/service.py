@@ -21,7 +21,6 @@ from gateway.catalog.schema import QA
 from gateway.clock import now_ms
 from gateway.domain import (
     A,
-    Answer,
     Asked,
     Candidate,
     Decision,
@@ -347,8 +346,8 @@ class AnswerService:
     def _answered(self, job: Job, outcome: Outcome, option: Option, routed: Routed) -> Served[Any]:
         timings = outcome.timings._replace(total=self._clock() - job.arrived_ms)
         late = timings.total > job.slo.latency_ms
-        question, answer = job.question, outcome.answer
-        if isinstance(question, Question) and isinstance(answer, Answer):
+        answer, question = outcome.answer, job.question
+        if isinstance(question, Question):
             answer = codec.decide_anew(answer, question)
         return Served(
             answer,
@@ -474,12 +473,8 @@ class AnswerService:
     async def _tokenize(self, question: Asked[Any], serving: ServingSet) -> Windows:
         """Return the windows of a question, or of texts to classify. Raises: BadInput."""
         limits = self.settings
-        if isinstance(question, Texts):
-            limit = limits.max_context_chars
-            if max(map(len, question.texts.values())) <= LONG_TEXT_CHARS:
-                return classification.encode(question, serving, limit)
-            return await asyncio.to_thread(classification.encode, question, serving, limit)
-        assert isinstance(question, Question)
+        if not isinstance(question, Question):
+            return await self._tokenize_texts(question, serving)
         if len(question.context) > limits.max_context_chars:
             raise TextTooLong("context", len(question.context), limits.max_context_chars)
         if len(question.question) > limits.max_question_chars:
@@ -487,3 +482,10 @@ class AnswerService:
         if len(question.context) <= LONG_TEXT_CHARS:
             return serving.encoder.encode(question)
         return await asyncio.to_thread(serving.encoder.encode, question)
+
+    async def _tokenize_texts(self, texts: Asked[Any], serving: ServingSet) -> Windows:
+        assert isinstance(texts, Texts)
+        limit = self.settings.max_context_chars
+        if max(map(len, texts.texts.values())) <= LONG_TEXT_CHARS:
+            return classification.encode(texts, serving, limit)
+        return await asyncio.to_thread(classification.encode, texts, serving, limit)

@@ -138,19 +138,16 @@ class Shadow:
         certificate covers them. Skip cascades cut short by the deadline: their answer is not the plan's. Skip
         answers that may not be as long as certified ones: that is their caller's wish, no change of the questions.
         """
-        question, first, answer = job.question, outcome.first, outcome.answer
+        question = job.question
         if not isinstance(question, Question) or job.slo.variant is not None:
             return
         if outcome.partial or is_shortened(question):
             return
-        assert isinstance(first, Answer)
-        assert isinstance(answer, Answer)
-        self.answered(plan.variants[0], first, question, job.windows.n_tokens)
+        self.answered(plan.variants[0], outcome.first, question, job.windows.n_tokens)
         if job.sampled and not outcome.cut:
+            variant, answer = outcome.variant, outcome.answer
             key = access.key_name(), logs.request_id.get(), question.id
-            self.offer(
-                Sample(question, job.windows, job.serving, plan, outcome.variant, answer, key)
-            )
+            self.offer(Sample(question, job.windows, job.serving, plan, variant, answer, key))
 
     def offer(self, sample: Sample) -> None:
         """Queue an answered sample if it can be compared with the plan's expected agreement."""

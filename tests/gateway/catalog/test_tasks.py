@@ -94,7 +94,7 @@ def test_catalogs_route_alike_whatever_study_they_come_from() -> None:
     [
         (
             put("schema_version", value=1),
-            "schema_version: 1 with 2 tasks: it is 2 with classifications",
+            "schema_version: 1 with 2 classifications; it must be 2",
         ),
         (put("tasks", 0, "name", value="qa"), "tasks.0.name: 'qa' is question answering"),
         (put("tasks", 0, "name", value="a b"), "tasks.0.name: 'a b' is not a name"),
