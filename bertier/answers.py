@@ -121,6 +121,33 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelScore:
+    """A label with its calibrated probability."""
+
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """The label of a text, or of a pair of texts. In `slo`, F1 is the accuracy."""
+
+    label: str
+    score: float  # calibrated probability that this is right
+    scores: tuple[LabelScore, ...]  # of all labels, the best first
+    task: str
+    plan: str
+    variant: str
+    slo: SloOutcome
+    id: str | None = None
+    reason: str | None = None  # with explain: why this plan
+    options: tuple[PlanOption, ...] = ()  # with explain: all that were considered
+    cost: Cost | None = None
+    age_ms: float | None = None  # of a cached answer: since it was first given
+    request_id: str = field(default="", compare=False)  # in the gateway's log
+
+
+@dataclass(frozen=True, slots=True)
 class Scored:
     """How an answer scores by what was reported of it."""
 
@@ -196,9 +223,45 @@ def answer_of_message(payload: pb.AnswerResponse) -> Answer:
     )
 
 
+def classification_of_json(payload: dict[str, Any]) -> Classification:
+    explained = payload.get("explain") or {}
+    return Classification(
+        label=payload["label"],
+        score=payload["score"],
+        scores=tuple(LabelScore(s["label"], s["probability"]) for s in payload["scores"]),
+        task=payload["task"],
+        plan=payload["plan"],
+        variant=payload["variant"],
+        slo=_outcome(payload["slo"] | {"slo_class": payload["slo"]["class"]}),
+        id=payload.get("id"),
+        reason=explained.get("reason"),
+        options=tuple(_option(o) for o in explained.get("options", ())),
+        cost=_made(Cost, payload, "cost"),
+        age_ms=payload.get("age_ms"),
+    )
+
+
+def classification_of_message(payload: pb.ClassifyResponse) -> Classification:
+    explained = payload.HasField("explain")
+    return Classification(
+        label=payload.label,
+        score=payload.score,
+        scores=tuple(LabelScore(s.label, s.probability) for s in payload.scores),
+        task=payload.task,
+        plan=payload.plan,
+        variant=payload.variant,
+        slo=_outcome({**_fields(payload.slo), "total_ms": payload.timings.total_ms}),
+        id=payload.id or None,
+        reason=payload.explain.reason if explained else None,
+        options=tuple(_option(_fields(o)) for o in payload.explain.options) if explained else (),
+        cost=_read(Cost, payload, "cost"),
+        age_ms=payload.age_ms if payload.HasField("age_ms") else None,
+    )
+
+
 def with_request_id(found: T, request_id: str | None) -> T:
-    """Return an answer with the id of its request; anything else as it is."""
-    if not isinstance(found, Answer):
+    """Return an answer or a classification with the id of its request; anything else as it is."""
+    if not isinstance(found, Answer | Classification):
         return found
     return replace(found, request_id=request_id or "")
 

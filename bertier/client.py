@@ -14,7 +14,7 @@ from typing import Final, TypeVar, Unpack
 from urllib.parse import urlsplit
 
 from bertier import questions
-from bertier.answers import Answer, PlanReport, Scored
+from bertier.answers import Answer, Classification, PlanReport, Scored
 from bertier.errors import ApiError
 from bertier.over_grpc import AsyncGrpcTransport, GrpcTransport
 from bertier.over_http import AsyncHttpTransport, HttpTransport
@@ -84,16 +84,34 @@ class Client:
         while batch := list(islice(remaining, BATCH)):
             yield from self._transport.many(Batch(batch, context), headers)
 
+    def classify(
+        self,
+        text: str,
+        text_pair: str | None = None,
+        *,
+        task: str | None = None,
+        **slo: Unpack[SloArguments],
+    ) -> Classification:
+        """Return the label of a text, or of a pair of texts.
+
+        `task` None: the only classification that is served. Raises: ApiError.
+        """
+        return self._call(questions.classify(text, text_pair, task), slo)
+
     def plan(
         self,
         question: str | None = None,
         context: str | None = None,
         *,
         n_tokens: int | None = None,
+        task: str | None = None,
         **slo: Unpack[SloArguments],
     ) -> PlanReport:
-        """Return what such a request would get now, without an answer. Raises: ApiError."""
-        return self._call(questions.plan(question, context, n_tokens), slo)
+        """Return what such a request would get now, without an answer.
+
+        `task`: of a classification; None: question answering. Raises: ApiError.
+        """
+        return self._call(questions.plan(question, context, n_tokens, task), slo)
 
     def feedback(
         self,
@@ -190,16 +208,34 @@ class AsyncClient:
             async for found in self._transport.many(Batch(batch, context), headers):
                 yield found
 
+    async def classify(
+        self,
+        text: str,
+        text_pair: str | None = None,
+        *,
+        task: str | None = None,
+        **slo: Unpack[SloArguments],
+    ) -> Classification:
+        """Return the label of a text, or of a pair of texts.
+
+        `task` None: the only classification that is served. Raises: ApiError.
+        """
+        return await self._call(questions.classify(text, text_pair, task), slo)
+
     async def plan(
         self,
         question: str | None = None,
         context: str | None = None,
         *,
         n_tokens: int | None = None,
+        task: str | None = None,
         **slo: Unpack[SloArguments],
     ) -> PlanReport:
-        """Return what such a request would get now, without an answer. Raises: ApiError."""
-        return await self._call(questions.plan(question, context, n_tokens), slo)
+        """Return what such a request would get now, without an answer.
+
+        `task`: of a classification; None: question answering. Raises: ApiError.
+        """
+        return await self._call(questions.plan(question, context, n_tokens, task), slo)
 
     async def feedback(
         self,

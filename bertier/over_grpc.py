@@ -21,6 +21,7 @@ from gateway.proto.bertier.v1 import qa_pb2 as pb
 from gateway.proto.bertier.v1 import qa_pb2_grpc
 
 T = TypeVar("T")
+QA = "QuestionAnswering"
 NOBODY = ("UNAVAILABLE", "CANCELLED")
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
@@ -39,10 +40,10 @@ class GrpcTransport:
             if url.startswith("grpcs:")
             else grpc.insecure_channel(target)
         )
-        self._stub = qa_pb2_grpc.QuestionAnsweringStub(self._channel)  # type: ignore[no-untyped-call]
+        self._stubs = _stubs(self._channel)
 
     def call(self, operation: Operation[T], headers: Mapping[str, str]) -> T:
-        send = getattr(self._stub, operation.rpc)
+        send = getattr(self._stubs[operation.service], operation.rpc)
         with _foreign(self._url):
             reply, call = send.with_call(
                 operation.message, timeout=self._timeout_s, metadata=self._all(headers)
@@ -51,7 +52,7 @@ class GrpcTransport:
 
     def many(self, batch: Batch, headers: Mapping[str, str]) -> Iterator[Answer | ApiError]:
         with _foreign(self._url):
-            call = _stream(self._stub, batch, self._all(headers))
+            call = _stream(self._stubs[QA], batch, self._all(headers))
             for item in call:
                 yield answers.with_request_id(_item(item), _id_of(call.initial_metadata()))
 
@@ -82,10 +83,10 @@ class AsyncGrpcTransport:
             if url.startswith("grpcs:")
             else grpc.aio.insecure_channel(target)
         )
-        self._stub: Any = qa_pb2_grpc.QuestionAnsweringStub(self._channel)  # type: ignore[no-untyped-call]
+        self._stubs = _stubs(self._channel)
 
     async def call(self, operation: Operation[T], headers: Mapping[str, str]) -> T:
-        send = getattr(self._stub, operation.rpc)
+        send = getattr(self._stubs[operation.service], operation.rpc)
         async with _foreign_async(self._url):
             call = send(operation.message, timeout=self._timeout_s, metadata=self._all(headers))
             reply, metadata = await call, await call.initial_metadata()
@@ -95,7 +96,7 @@ class AsyncGrpcTransport:
         self, batch: Batch, headers: Mapping[str, str]
     ) -> AsyncIterator[Answer | ApiError]:
         async with _foreign_async(self._url):
-            call = _stream(self._stub, batch, self._all(headers))
+            call = _stream(self._stubs[QA], batch, self._all(headers))
             async for item in call:
                 request_id = _id_of(await call.initial_metadata())
                 yield answers.with_request_id(_item(item), request_id)
@@ -111,6 +112,15 @@ class AsyncGrpcTransport:
 
     def _all(self, headers: Mapping[str, str]) -> list[tuple[str, str]]:
         return list({**self._own, **headers}.items())
+
+
+def _stubs(channel: grpc.Channel | grpc.aio.Channel) -> dict[str, Any]:
+    """Return what sends the calls, by service."""
+    kinds: dict[str, Any] = {
+        QA: qa_pb2_grpc.QuestionAnsweringStub,
+        "Classification": qa_pb2_grpc.ClassificationStub,
+    }
+    return {name: kind(channel) for name, kind in kinds.items()}
 
 
 def _stream(stub: Any, batch: Batch, metadata: list[tuple[str, str]]) -> Any:

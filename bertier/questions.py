@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypedDict, TypeVar
 
 from bertier import answers
-from bertier.answers import Answer, PlanReport, Scored
+from bertier.answers import Answer, Classification, PlanReport, Scored
 from bertier.slo import SloArguments, json_of
 from gateway.proto.bertier.v1 import qa_pb2 as pb
 
@@ -46,7 +46,7 @@ class Ask:
     """One question of many, with its own SLO if it has one; `context`: a text, or passages."""
 
     question: str
-    context: Texts | None = None  # None: that of all, in `right_onesabout`
+    context: Texts | None = None  # None: that of all, in `answers_about`
     id: str | None = None
     top_k: int = 1
     slo: SloArguments = field(default_factory=SloArguments)
@@ -131,7 +131,7 @@ def checked(asks: Iterable[Ask]) -> Iterator[Ask]:
                 f"answers() takes bertier.Ask(question, context) items; item {n} is a {type(each).__name__}"
             )
         if each.context is None:
-            raise TypeError(f"item {n} has no context; give it one, or use right_onesabout()")
+            raise TypeError(f"item {n} has no context; give it one, or use answers_about()")
         yield each
 
 
@@ -141,7 +141,7 @@ def about(asks: Iterable[str | Ask]) -> Iterator[Ask]:
         ask = Ask(each) if isinstance(each, str) else each
         if getattr(ask, "context", "") is not None:
             raise TypeError(
-                f"right_onesabout() takes texts and bertier.Ask(question) without a context; item {n} is neither"
+                f"answers_about() takes texts and bertier.Ask(question) without a context; item {n} is neither"
             )
         yield ask
 
@@ -156,6 +156,7 @@ class Operation(Generic[T]):
     message: Any
     of_json: Callable[[Any], T]
     of_message: Callable[[Any], T]
+    service: str = "QuestionAnswering"  # that has the rpc
 
 
 def answer(ask: Ask) -> Operation[Answer]:
@@ -170,9 +171,25 @@ def answer(ask: Ask) -> Operation[Answer]:
     )
 
 
-def plan(question: str | None, context: str | None, n_tokens: int | None) -> Operation[PlanReport]:
-    """Return the call that says what such a request would get now."""
-    body = _present(question=question, context=context, n_tokens=n_tokens)
+def classify(text: str, text_pair: str | None, task: str | None) -> Operation[Classification]:
+    """Return the call that classifies a text, or a pair of texts."""
+    body = _present(text=text, text_pair=text_pair, task=task)
+    return Operation(
+        "/v1/classify",
+        "Classify",
+        body,
+        pb.ClassifyRequest(**body),
+        answers.classification_of_json,
+        answers.classification_of_message,
+        "Classification",
+    )
+
+
+def plan(
+    question: str | None, context: str | None, n_tokens: int | None, task: str | None = None
+) -> Operation[PlanReport]:
+    """Return the call that says what such a request would get now; `task`: of a classification."""
+    body = _present(question=question, context=context, n_tokens=n_tokens, task=task)
     return Operation(
         "/v1/plan",
         "Plan",

@@ -30,6 +30,7 @@ from gateway.backends.pool import Replicas
 from gateway.backends.protocol import Backend
 from gateway.backends.triton import TritonBackend
 from gateway.catalog import host, store
+from gateway.catalog.schema import QA
 from gateway.catalog.store import Catalog
 from gateway.errors import BertierError, RepositoryError
 from gateway.frontends import sockets, welcome
@@ -340,6 +341,8 @@ def print_ready(
     settings: Settings, service: AnswerService, port: int, grpc_port: int | None
 ) -> None:
     """Print where the gateway answers, and an example."""
+    serving = service.serving
+    answers = serving is None or QA in serving.catalog.task_names
     text = welcome.ready_text(
         settings.host,
         port,
@@ -347,7 +350,8 @@ def print_ready(
         keys=settings.api_keys_file is not None or bool(settings.api_keys),
         apart=settings.metrics_port is not None,
         playground=settings.playground,
-        best_floor=service.serving.catalog.best_floor if service.serving else 0.0,
+        best_floor=serving.of(QA).best_floor if serving is not None and answers else 0.0,
+        classification=None if serving is None or answers else serving.catalog.tasks[0],
         grpc_port=grpc_port,
         uds=settings.uds,
     )

@@ -1,23 +1,45 @@
 """The values of a request on its way through the gateway. Frozen; no I/O and no protocol.
 
-Legend for shapes: W windows of one question, S tokens of a window.
+Legend for shapes: W windows of one question, S tokens of a window, L labels of a classification.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import NamedTuple
+from typing import ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from gateway.catalog.schema import ANSWERABLE, Plan
+from gateway.catalog.schema import ANSWERABLE, QA, Plan
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
+A = TypeVar("A")  # what a task gives: an Answer, or a Classification
+
+
+class Asked(Generic[A]):
+    """What is asked of a task that gives an `A`: a Question, or Texts to classify."""
+
+    __slots__ = ()
+
+    @property
+    def task(self) -> str:
+        """The name of the task in the catalog; "": the only classification there."""
+        raise NotImplementedError
+
+    @property
+    def texts(self) -> Mapping[str, str]:
+        """The caller's texts, by the names of their fields."""
+        raise NotImplementedError
+
+    def without_texts(self) -> Asked[A]:
+        """Return all that may change the answer, apart from the texts."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +54,7 @@ PASSAGE_BREAK = "\n"  # between the passages of a joined text; no answer holds i
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class Question(Asked["Answer"]):
     """One question about one context, or about passages joined to one; as the caller wrote them."""
 
     question: str
@@ -44,6 +66,15 @@ class Question:
     # The caller's own threshold; None: the variant's, which its certificate is about.
     min_score: float | None = None
     max_no_answer_probability: float | None = None
+
+    task: ClassVar[str] = QA
+
+    @property
+    def texts(self) -> Mapping[str, str]:
+        return {"question": self.question, "context": self.context}
+
+    def without_texts(self) -> Question:
+        return replace(self, question="", context="", id="")
 
     def named_passages(self) -> list[tuple[str, Passage]]:
         """Return the texts to read, each with the name of its field."""
@@ -62,8 +93,29 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
+class Texts(Asked["Classification"]):
+    """A text, or a pair of texts, to classify; as the caller wrote them."""
+
+    text: str
+    text_pair: str | None = None
+    id: str = ""
+    task: str = ""
+
+    @property
+    def texts(self) -> Mapping[str, str]:
+        pair = {} if self.text_pair is None else {"text_pair": self.text_pair}
+        return {"text": self.text, **pair}
+
+    def without_texts(self) -> Texts:
+        return replace(self, text="", text_pair=None, id="")
+
+
+@dataclass(frozen=True, slots=True)
 class Windows:
-    """A tokenized question: overlapping windows over its context, padded to one length bucket."""
+    """A tokenized question: overlapping windows over its context, padded to one length bucket.
+
+    Texts to classify are one window; their `offsets` and `is_context` say nothing.
+    """
 
     input_ids: Ints  # (W, S)
     attention_mask: Ints  # (W, S)
@@ -71,6 +123,7 @@ class Windows:
     offsets: Ints  # (W, S, 2), code points of the context
     is_context: Bools  # (W, S)
     n_tokens: int  # tokens of the longest window, without padding
+    is_cut: bool = False  # texts to classify were longer than the window
 
     @property
     def n_windows(self) -> int:
@@ -103,13 +156,26 @@ class Logits:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelLogits:
+    """What a classification model returns for each window."""
+
+    labels: Floats  # (W, L)
+
+
+@dataclass(frozen=True, slots=True)
 class Inference:
     """What a backend returns for one question, and how long it took."""
 
-    logits: Logits
+    logits: Logits | LabelLogits  # by the task of the variant
     queue_ms: float  # wait in this process before the request was sent to the model server
     infer_ms: float
     n_batches: int = 1  # requests to the model server that carried the windows
+
+    @property
+    def spans(self) -> Logits:
+        """The logits of a variant that answers questions."""
+        assert isinstance(self.logits, Logits)
+        return self.logits
 
 
 class Span(
@@ -136,6 +202,27 @@ class Answer:
     alternatives: tuple[Span, ...] = field(default=())
     best: Span | None = None  # the best span, whatever the threshold says; None: there is none
     other_score: float = 0.0  # the score if the threshold had decided the other way
+
+
+class LabelScore(NamedTuple):
+    """A label with its calibrated probability."""
+
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """The label of texts; `score`: calibrated probability that it is right."""
+
+    label: str
+    score: float
+    scores: tuple[LabelScore, ...]  # of all labels, the best first
+
+    @property
+    def text(self) -> str:
+        """What logs show of every answer: the label."""
+        return self.label
 
 
 class Trust(StrEnum):
@@ -194,6 +281,7 @@ class Slo:
     explain: bool = False
     max_f1_loss: float | None = None  # loss to the largest variant; None: no limit
     min_answerable_f1: float | None = None  # floor on questions that have an answer; None: no floor
+    task: str = QA  # whose certificates the floors are about; "": not known yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,10 +439,10 @@ class SetName(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class Served(Generic[A]):
     """An answer with its SLO, the decision behind it, and what it violates."""
 
-    answer: Answer
+    answer: A
     slo: Slo
     decision: Decision
     option: Option
@@ -370,3 +458,7 @@ class Answered:
     def met(self) -> str:
         """The value of `SLO-Met`."""
         return ",".join(self.violations) or "true"
+
+
+Answered: TypeAlias = Served[Answer]
+Classified: TypeAlias = Served[Classification]

@@ -15,6 +15,7 @@
     │   │   └── EmptyText
     │   ├── UnknownClass     no such class in the settings
     │   ├── UnknownVariant   no such variant in the catalog
+    │   ├── UnknownTask      no variant of this task in the catalog
     │   ├── UnknownRequest   feedback on an answer that is not remembered
     │   └── FeedbackConflict feedback that contradicts an earlier one
     ├── Unauthenticated      no key, or an unknown one
@@ -165,8 +166,36 @@ class UnknownClass(BadInput):
 class UnknownVariant(BadInput):
     kind = "unknown-variant"
 
-    def __init__(self, name: str, known: Sequence[str]) -> None:
-        super().__init__(f"SLO-Variant: {name[:80]!r} is not served; served: {', '.join(known)}")
+    def __init__(self, name: str, known: Sequence[str], task: str | None = None) -> None:
+        """`task`: the variant is of this one, and another was asked."""
+        what = "not served" if task is None else f"of the task {task!r}, which is not asked here"
+        super().__init__(f"SLO-Variant: {name[:80]!r} is {what}; served: {', '.join(known)}")
+
+
+class UnknownTask(BadInput):
+    kind = "unknown-task"
+
+
+class NoQuestions(UnknownTask):
+    def __init__(self, served: Sequence[str]) -> None:
+        super().__init__(
+            "questions are not answered here: this repository has no question-answering model, only"
+            f" classifications ({', '.join(served)}, at /v1/classify); publish one with 'bertier-optimize"
+            " publish'"
+        )
+
+
+class NoClassification(UnknownTask):
+    def __init__(self, name: str, served: Sequence[str]) -> None:
+        what = f"task: {name[:80]!r} is not served" if name else "no classification is served"
+        known = (
+            f"; served: {', '.join(served)}"
+            if served
+            else ": this repository answers questions only"
+        )
+        super().__init__(
+            f"{what}{known}; train and publish a classification with a study file that has a [task]"
+        )
 
 
 class UnknownRequest(BadInput):

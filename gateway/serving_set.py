@@ -11,9 +11,10 @@ from math import nan
 from typing import NamedTuple
 
 from gateway.backends.breaker import Breakers
-from gateway.catalog.schema import Plan, Profile, Variant
-from gateway.catalog.store import Catalog
+from gateway.catalog.schema import QA, Plan, Profile, Variant
+from gateway.catalog.store import Catalog, Task
 from gateway.domain import BY_TRUST, Cost, Option, Size, Trust
+from gateway.errors import InvalidField, NoClassification, NoQuestions
 from gateway.latency.model import LatencyModel
 from gateway.monitoring.sequential_tests import SequentialTests
 from gateway.qa.codec import SpanEncoder
@@ -39,7 +40,11 @@ class _Unpredicted(NamedTuple):
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class ServingSet:
-    """A checked catalog with all that is needed to answer from it."""
+    """A checked catalog with all that is needed to answer from it.
+
+    Of several tasks each has a part, a ServingSet of its own (`of`): requests are answered from it, and plans of
+    one task are compared with each other only. What is learned of latency and failures is shared.
+    """
 
     catalog: Catalog
     encoder: SpanEncoder
@@ -57,9 +62,11 @@ class ServingSet:
     # What is the same for all requests, so that none of them searches the catalog.
     served: tuple[ServedPlan, ...] = field(init=False)
     variants: Mapping[str, Variant] = field(init=False)  # all of the catalog
-    best_floor: float = field(init=False)  # the largest certified floor of the catalog
+    task: str | None = field(init=False)  # the only one of the catalog; None: there are several
+    best_floor: float = field(init=False)  # the largest certified floor; of several tasks: 0
     largest: str = field(init=False)  # the largest variant with a profile; "": there is none
     _plans: tuple[Plan, ...] = field(init=False)
+    parts: Mapping[str, ServingSet] = field(init=False)  # by task; {}: there is one
     _p50_ms: dict[tuple[str, int], float] = field(init=False, default_factory=dict)
     _unpredicted: dict[Size, _Unpredicted] = field(init=False, default_factory=dict)
 
@@ -69,12 +76,51 @@ class ServingSet:
         object.__setattr__(self, "served", served)
         object.__setattr__(self, "_plans", tuple(plans))
         object.__setattr__(self, "variants", {v.name: v for v in self.catalog.variants})
-        object.__setattr__(
-            self, "best_floor", self.catalog.best_floor if self.catalog.plans else 0.0
-        )
+        tasks = self.catalog.task_names
+        object.__setattr__(self, "task", None if len(tasks) > 1 else "".join(tasks) or QA)
+        comparable = self.task is not None and self.catalog.plans
+        object.__setattr__(self, "best_floor", self.catalog.best_floor if comparable else 0.0)
         known = [v for v in self.catalog.variants if v.name in self.profiles]
         largest = max(known, key=lambda v: (v.parameters, v.size_bytes), default=None)
         object.__setattr__(self, "largest", "" if largest is None else largest.name)
+        # They hold nothing of the whole: a set lives as long as a request uses it (retirement.py).
+        parts = {} if self.task is not None else {name: self._part(name) for name in tasks}
+        object.__setattr__(self, "parts", parts)
+
+    def _part(self, task: str) -> ServingSet:
+        catalog = self.catalog.only(task)
+        trust = {v.name: self.trust[v.name] for v in catalog.variants if v.name in self.trust}
+        return replace(self, catalog=catalog, trust=trust)
+
+    def of(self, task: str) -> ServingSet:
+        """Return the part that serves a task; "": the only classification.
+
+        Raises: UnknownTask; InvalidField where there are several classifications.
+        """
+        if task == self.task:
+            return self
+        name = task or self._only_classification()
+        if name == self.task:
+            return self
+        if (part := self.parts.get(name)) is not None:
+            return part
+        served = [each.name for each in self.catalog.tasks]
+        raise NoQuestions(served) if name == QA else NoClassification(name, served)
+
+    def _only_classification(self) -> str:
+        names = [task.name for task in self.catalog.tasks]
+        if len(names) > 1:
+            raise InvalidField(
+                f"task: missing, and several classifications are served; send one of {', '.join(names)}"
+            )
+        if not names:
+            raise NoClassification("", ())
+        return names[0]
+
+    @property
+    def classification(self) -> Task | None:
+        """The task of a set that classifies; None: it answers questions, or has several tasks."""
+        return None if self.task is None or self.task == QA else self.catalog.tasks[0]
 
     def without(self, problems: Mapping[str, str]) -> ServingSet:
         """Return the set that no longer routes to the variants with a problem."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
+from gateway.catalog.schema import QA
 from gateway.domain import Slo, SloPolicy, SloRequest
 from gateway.errors import Forbidden, InvalidHeader, UnknownClass
 
@@ -134,13 +135,24 @@ def longest_timeout_ms(classes: Mapping[str, SloClass]) -> float:
 
 
 def resolve(
-    request: SloRequest, classes: Mapping[str, SloClass], default_class: str, best_floor: float
+    request: SloRequest,
+    classes: Mapping[str, SloClass],
+    default_class: str,
+    best_floor: float,
+    task: str = QA,
 ) -> Slo:
-    """Return the request's SLO with its class's defaults filled in. Raises: UnknownClass, Forbidden."""
+    """Return the request's SLO with its class's defaults filled in.
+
+    `best_floor`: the largest certified floor of the task. `task` "": not known yet.
+    Raises: UnknownClass, Forbidden, InvalidHeader.
+    """
     name = default_class if request.slo_class is None else request.slo_class
     if name not in classes:
         raise UnknownClass(name, sorted(classes))
     defaults = classes[name]
+    if request.min_answerable_f1 is not None and task not in (QA, ""):
+        value = f"{request.min_answerable_f1:g}"
+        raise InvalidHeader("SLO-Min-Answerable-F1", value, "none with a classification")
     latency_ms = request.latency_ms or defaults.latency_ms
     _check_tightest(latency_ms, request.tightest_class, classes)
     policy = request.policy or defaults.policy
@@ -160,6 +172,7 @@ def resolve(
         explain=request.explain,
         max_f1_loss=loss,
         min_answerable_f1=request.min_answerable_f1,
+        task=task,
     )
 
 

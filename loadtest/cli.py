@@ -168,7 +168,7 @@ def _show_overhead(found: Overhead) -> Result:
 
 
 def _slo_table(args: argparse.Namespace) -> tuple[bool, Result]:
-    catalog = store.read(args.model_repository)
+    catalog = store.read_questions(args.model_repository)
     with fresh_stack(args.model_repository) as stack:
         rows = [slo_table.ask(stack, slo) for slo in slo_table.slos(catalog)]
     table = Table("SLO", "status", "plan", "variant", "F1 >=", "predicted ms", "SLO-Met", "answer")

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from gateway.backends.protocol import Check, logits_of
+from gateway.backends.protocol import Check, checked_logits, logits_of
 from gateway.catalog import store
 from gateway.catalog.schema import (
     Cell,
     Certificate,
     Decoding,
+    GoldenLabelLogits,
     GoldenLogits,
     Host,
     Paired,
@@ -28,7 +29,7 @@ from gateway.catalog.schema import (
     Stratum,
     Variant,
 )
-from gateway.catalog.store import Catalog, GoldenInput, Origin
+from gateway.catalog.store import Catalog, GoldenInput, GoldenTexts, Origin, Task
 from gateway.domain import Inference, Trust, Windows
 from gateway.errors import BackendUnavailable
 from gateway.latency.model import LatencyModel
@@ -121,6 +122,54 @@ def make_catalog(variants: Sequence[Variant], floors: Sequence[float]) -> Catalo
     )
 
 
+def make_task(name: str, labels: Sequence[str], *, pair: bool = False) -> Task:
+    golden = GoldenTexts("A text.", "Another." if pair else None)
+    origin = Origin("test", "0000000", "2026-01-01T00:00:00Z", 1, {})
+    return Task(name, tuple(labels), pair, (golden,), origin)
+
+
+def make_classifier(
+    name: str, ms: float, task: Task, *, sha256: str = SHA256, batch_invariant: bool = False
+) -> Variant:
+    """Return a variant of a classification that takes `ms` at every length."""
+    variant = make_variant(name, ms, sha256=sha256, batch_invariant=batch_invariant)
+    return replace(
+        variant,
+        task=task.name,
+        decoding=Decoding(temperature=2.0),
+        golden=(GoldenLabelLogits((6.0, *[0.0] * (len(task.labels) - 1))),),  # FakeBackend's
+    )
+
+
+def with_task(
+    catalog: Catalog, task: Task, variants: Sequence[Variant], floors: Sequence[float]
+) -> Catalog:
+    """Return the catalog with one more task, its variants and their direct plans."""
+    plans = tuple(make_plan(v, f) for v, f in zip(variants, floors, strict=True))
+    return replace(
+        catalog,
+        schema_version=store.WITH_TASKS,
+        tasks=(*catalog.tasks, task),
+        variants=(*catalog.variants, *variants),
+        plans=(*catalog.plans, *plans),
+    )
+
+
+TOPIC = make_task("topic", ("sport", "city", "river"))
+ENTAILS = make_task("entails", ("entailment", "not_entailment"), pair=True)
+
+
+def with_topic(catalog: Catalog) -> Catalog:
+    """Return the catalog with TOPIC: `topic-small`, 3 ms at 0.8, and `topic-large`, 12 ms at 0.9."""
+    pair = [make_classifier("topic-small", 3, TOPIC), make_classifier("topic-large", 12, TOPIC)]
+    return with_task(catalog, TOPIC, pair, [0.8, 0.9])
+
+
+def with_entails(catalog: Catalog) -> Catalog:
+    """Return the catalog with ENTAILS: `entails-small`, 4 ms at 0.7."""
+    return with_task(catalog, ENTAILS, [make_classifier("entails-small", 4, ENTAILS)], [0.7])
+
+
 def small_and_large() -> Catalog:
     """Return two variants: `small`, 5 ms at F1 0.5, and `large`, 20 ms at F1 0.7."""
     return make_catalog([make_variant("small", 5), make_variant("large", 20)], [0.5, 0.7])
@@ -152,7 +201,7 @@ def serving_set(catalog: Catalog, trust: Trust = Trust.CERTIFIED) -> ServingSet:
 
 
 class FakeBackend:
-    """A model server that answers with the context's first token, or fails as configured.
+    """A model server that answers with the context's first token, or the first label, or fails as configured.
 
     `gate`, when given, holds every inference until it is set; `gates` and `errors` are of single variants.
     """
@@ -162,7 +211,7 @@ class FakeBackend:
 
     def __init__(self, gate: asyncio.Event | None = None) -> None:
         self.gate = gate
-        self.logits: dict[str, float] = {}  # of that token, by variant; else 6
+        self.logits: dict[str, float] = {}  # of that token, or the first label, by variant; else 6
         self.error: Exception | None = None
         self.errors: dict[str, Exception] = {}
         self.gates: dict[str, asyncio.Event] = {}
@@ -184,6 +233,12 @@ class FakeBackend:
             except asyncio.CancelledError:
                 self.cancelled += 1
                 raise
+        if variant.classifies:
+            golden = variant.golden[0]
+            assert isinstance(golden, GoldenLabelLogits)
+            given = np.zeros((1, len(golden.logits)), np.float32)
+            given[0, 0] = self.logits.get(variant.name, 6.0)
+            return Inference(checked_logits(variant, windows, [given]), 0.0, 1.0)
         logits = np.zeros(windows.input_ids.shape, np.float32)
         at = int(np.flatnonzero(windows.is_context[0])[0])
         logits[0, at] = self.logits.get(variant.name, 6.0)

@@ -37,11 +37,11 @@ class Running:
 
 
 @asynccontextmanager
-async def gateway(**settings: Any) -> AsyncIterator[Running]:
-    """Run `small` and `large` of tests.fakes behind both frontends."""
+async def gateway(catalog: Catalog | None = None, /, **settings: Any) -> AsyncIterator[Running]:
+    """Run a catalog behind both frontends, by default `small` and `large` of tests.fakes."""
     backend = WatchedBackend()
     service = AnswerService(backend, patient(grpc_port=0, **settings), Metrics())
-    service.serving = serving_set(small_and_large())
+    service.serving = serving_set(catalog or small_and_large())
     async with _frontends(service, backend) as running:
         yield running
 

@@ -1,12 +1,13 @@
-"""A tiny question-answering model that is real: ONNX, three inputs, two outputs, a Triton folder.
+"""Tiny models that are real: ONNX, three inputs, a Triton folder; one answers questions, one classifies.
 
-Its logits are a known function of ids and mask, so a test can say what must come back; it never
-mixes rows, so it is batch-invariant.
+Their logits are a known function of ids and mask, so a test can say what must come back; they never
+mix rows, so they are batch-invariant.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +29,7 @@ input [
   {{ name: "token_type_ids" data_type: TYPE_INT64 dims: [ -1 ] }}
 ]
 output [
-  {{ name: "start_logits" data_type: TYPE_FP32 dims: [ -1 ] }},
-  {{ name: "end_logits" data_type: TYPE_FP32 dims: [ -1 ] }}
+  {outputs}
 ]
 instance_group [ {{ count: {instances} kind: KIND_CPU }} ]
 parameters {{ key: "intra_op_thread_count" value: {{ string_value: "1" }} }}
@@ -37,6 +37,9 @@ parameters {{ key: "sha256.{version}" value: {{ string_value: "{sha256}" }} }}
 version_policy: {{ specific: {{ versions: [ {version} ] }} }}
 dynamic_batching {{ }}
 """
+SPANS = """{ name: "start_logits" data_type: TYPE_FP32 dims: [ -1 ] },
+  { name: "end_logits" data_type: TYPE_FP32 dims: [ -1 ] }"""
+LABELS = '{{ name: "logits" data_type: TYPE_FP32 dims: [ {n} ] }}'
 
 
 def expected_logits(
@@ -145,6 +148,81 @@ def write_model(
     `sha256`: what config.pbtxt claims instead of the truth.
     """
     content = model_bytes(slow_rounds, penalty)
+    return _write(
+        repository,
+        name,
+        version,
+        content,
+        SPANS,
+        max_batch_size=max_batch_size,
+        instances=instances,
+        sha256=sha256,
+    )
+
+
+def expected_label_logits(
+    input_ids: npt.NDArray[np.int64],  # (W, S)
+    tokens: Sequence[int],
+    weight: float,
+) -> npt.NDArray[np.float32]:  # (W, L)
+    """Return the logits that a classifier of these tokens gives: the weight where a token is in the text."""
+    found = (input_ids[:, :, None] == np.asarray(tokens)).any(axis=1)
+    return np.where(found, np.float32(weight), np.float32(0))
+
+
+def classifier_bytes(tokens: Sequence[int], weight: float) -> bytes:
+    """Return the ONNX file of a classifier: each label has a token that speaks for it."""
+    n = len(tokens)
+    nodes = [
+        helper.make_node("Unsqueeze", ["input_ids", "last"], ["ids"]),
+        helper.make_node("Equal", ["ids", "tokens"], ["same"]),
+        helper.make_node("Cast", ["same"], ["found"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["attention_mask", "last"], ["mask_ids"]),
+        helper.make_node("Cast", ["mask_ids"], ["mask"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["found", "mask"], ["seen"]),
+        helper.make_node("ReduceMax", ["seen"], ["held"], axes=[1], keepdims=0),
+        helper.make_node("Mul", ["held", "weight"], ["logits"]),
+    ]
+    shape = ["batch", "tokens"]
+    graph = helper.make_graph(
+        nodes,
+        "tiny-classifier",
+        [
+            helper.make_tensor_value_info(name, TensorProto.INT64, shape)
+            for name in ("input_ids", "attention_mask", "token_type_ids")
+        ],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", n])],
+        [
+            helper.make_tensor("last", TensorProto.INT64, [1], [-1]),
+            helper.make_tensor("tokens", TensorProto.INT64, [n], list(tokens)),
+            helper.make_tensor("weight", TensorProto.FLOAT, [], [weight]),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 10
+    onnx.checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString())
+
+
+def write_classifier(
+    repository: Path, name: str, tokens: Sequence[int], *, weight: float = 4.0
+) -> str:
+    """Write the folder of a classifier as `write_model` does; return the file's sha256."""
+    content = classifier_bytes(tokens, weight)
+    return _write(repository, name, 1, content, LABELS.format(n=len(tokens)))
+
+
+def _write(
+    repository: Path,
+    name: str,
+    version: int,
+    content: bytes,
+    outputs: str,
+    *,
+    max_batch_size: int = 8,
+    instances: int = 1,
+    sha256: str | None = None,
+) -> str:
     truth = hashlib.sha256(content).hexdigest()
     folder = repository / name / str(version)
     folder.mkdir(parents=True)
@@ -156,6 +234,7 @@ def write_model(
             max_batch_size=max_batch_size,
             sha256=sha256 or truth,
             instances=instances,
+            outputs=outputs,
         )
     )
     return truth

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from optimizer.cli import command
-from optimizer.data.question_sets import Feature
+from optimizer.data.items import Feature
 from optimizer.models import student
 from optimizer.models.lowrank import ThinWords, factors
 from optimizer.students import supernet

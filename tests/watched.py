@@ -25,7 +25,7 @@ class WatchedBackend(FakeBackend):
         finally:
             self._ended.set()
         if not self.answerable:
-            for logits in (inference.logits.start, inference.logits.end):
+            for logits in (inference.spans.start, inference.spans.end):
                 logits[:, 0] = 20.0
         return inference
 

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import onnxruntime as ort
 
-from gateway.backends.protocol import Check, key_of, logits_of
+from gateway.backends.protocol import (
+    LABEL_OUTPUTS,
+    SPAN_OUTPUTS,
+    Check,
+    checked_logits,
+    joined,
+    key_of,
+    label_logits_of,
+    logits_of,
+    outputs_of,
+)
 from gateway.catalog import store
 from gateway.catalog.host import usable_cores, usable_cpu
 from gateway.catalog.schema import Precision, Variant
-from gateway.domain import Floats, Inference, Logits, Trust, Windows
+from gateway.domain import Floats, Inference, LabelLogits, Logits, Trust, Windows
 from gateway.errors import BackendError, BackendUnavailable, DeadlineExceeded
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-OUTPUTS = ("start_logits", "end_logits")
 GPU, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
 
@@ -50,18 +58,31 @@ def run(session: ort.InferenceSession, windows: Windows) -> Logits:
 
     Raises: InvalidLogits.
     """
+    return logits_of("the model", windows, *_run_rows(session, windows, SPAN_OUTPUTS))
+
+
+def run_labels(session: ort.InferenceSession, windows: Windows) -> LabelLogits:
+    """Return the same of a model that classifies. Raises: InvalidLogits."""
+    return label_logits_of("the model", windows, *_run_rows(session, windows, LABEL_OUTPUTS))
+
+
+def _run_rows(
+    session: ort.InferenceSession, windows: Windows, outputs: Sequence[str]
+) -> list[Floats]:
     names = [i.name for i in session.get_inputs()]
-    rows = [_run_row(session, names, windows, row) for row in range(windows.n_windows)]
-    start, end = (np.concatenate(part) for part in zip(*rows, strict=True))
-    return logits_of("the model", windows, start, end)
+    return joined([_run_row(session, names, windows, r, outputs) for r in range(windows.n_windows)])
 
 
 def _run_row(
-    session: ort.InferenceSession, names: list[str], windows: Windows, row: int
-) -> tuple[Floats, Floats]:
+    session: ort.InferenceSession,
+    names: list[str],
+    windows: Windows,
+    row: int,
+    outputs: Sequence[str],
+) -> list[Floats]:
     feed = {name: getattr(windows, name)[row : row + 1] for name in names}
-    start, end = session.run(OUTPUTS, feed)
-    return start, end
+    found: list[Floats] = session.run(outputs, feed)
+    return found
 
 
 class EmbeddedBackend:
@@ -84,21 +105,21 @@ class EmbeddedBackend:
         session = self._sessions.get(key_of(variant))
         if session is None:
             raise BackendUnavailable(f"{variant.name}: version {variant.version} is not loaded")
-        names = [i.name for i in session.get_inputs()]
+        names, outputs = [i.name for i in session.get_inputs()], outputs_of(variant)
         loop, places = asyncio.get_running_loop(), asyncio.Semaphore(self._cores)
         called = time.perf_counter()
         begins: list[float] = []
 
-        def work(row: int) -> tuple[Floats, Floats]:
+        def work(row: int) -> list[Floats]:
             begins.append(time.perf_counter())
             if (begins[-1] - called) * 1e3 > budget_ms:
                 raise DeadlineExceeded(f"{variant.name}: the time was up before a core was free")
             try:
-                return _run_row(session, names, windows, row)
+                return _run_row(session, names, windows, row, outputs)
             except Exception as exc:  # onnxruntime's own kinds share no base
                 raise BackendError(f"{variant.name}: inference failed") from exc
 
-        async def in_turn(row: int) -> tuple[Floats, Floats]:
+        async def in_turn(row: int) -> list[Floats]:
             async with places:  # a long context shares the cores with other requests
                 return await loop.run_in_executor(self._workers, work, row)
 
@@ -109,8 +130,7 @@ class EmbeddedBackend:
             for task in tasks:  # after a failure, or when the caller left
                 task.cancel()
         done, began = time.perf_counter(), min(begins)
-        start, end = (np.concatenate(part) for part in zip(*rows, strict=True))
-        logits = logits_of(variant.name, windows, start, end)
+        logits = checked_logits(variant, windows, joined(rows))
         return Inference(logits, (began - called) * 1e3, (done - began) * 1e3, len(tasks))
 
     async def hashes(self) -> Mapping[str, str]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from gateway.catalog.schema import Variant
-from gateway.domain import Floats, Inference, Logits, Trust, Windows
+from gateway.domain import Floats, Inference, LabelLogits, Logits, Trust, Windows
 from gateway.errors import InvalidLogits
 
 LARGEST_LOGIT = 1e6  # far beyond any model's, far below what decoding takes for "not here"
+SPAN_OUTPUTS = ("start_logits", "end_logits")
+LABEL_OUTPUTS = ("logits",)
 
 # Looks at one variant on one server. Raises: BackendError, DeadlineExceeded: it cannot be served there.
 Check = Callable[["Backend"], Awaitable[Trust]]
@@ -80,6 +82,34 @@ class Backend(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+def outputs_of(variant: Variant) -> tuple[str, ...]:
+    """Return the names of the outputs of its model, in the order that `checked_logits` takes them."""
+    return LABEL_OUTPUTS if variant.classifies else SPAN_OUTPUTS
+
+
+def joined(parts: Sequence[Sequence[Floats]]) -> list[Floats]:
+    """Return each output of several batches as one array."""
+    return [np.concatenate(part) for part in zip(*parts, strict=True)]
+
+
+def checked_logits(
+    variant: Variant, windows: Windows, outputs: Sequence[Floats]
+) -> Logits | LabelLogits:
+    """Return the outputs that a model server sent for these windows. Raises: InvalidLogits."""
+    if variant.classifies:
+        return label_logits_of(variant.name, windows, outputs[0])
+    return logits_of(variant.name, windows, *outputs)
+
+
+def label_logits_of(model: str, windows: Windows, sent: Floats) -> LabelLogits:  # (W, L)
+    """Return the logits of labels that a model server sent. Raises: InvalidLogits."""
+    if sent.ndim != 2 or len(sent) != windows.n_windows:
+        raise InvalidLogits(model, f"of shape {sent.shape} for {windows.n_windows} texts")
+    if not (np.abs(sent) < LARGEST_LOGIT).all():
+        raise InvalidLogits(model, "not finite")
+    return LabelLogits(sent)
 
 
 def logits_of(model: str, windows: Windows, start: Floats, end: Floats) -> Logits:  # (W, S) each

@@ -24,7 +24,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from gateway.backends.external_load import Counted, IdleTimer
-from gateway.backends.protocol import Check, logits_of
+from gateway.backends.protocol import SPAN_OUTPUTS, Check, checked_logits, joined, outputs_of
 from gateway.backends.silent_calls import Inquiry, SilentCalls
 from gateway.backends.triton_config import with_instances
 from gateway.backends.triton_errors import (
@@ -49,7 +49,6 @@ from gateway.observability import tracing
 log = logging.getLogger(__name__)
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-OUTPUTS = ("start_logits", "end_logits")
 MAX_CONCURRENT = 8  # requests of one long context under way at once
 CONTROL_TIMEOUT_MS = 5_000.0  # calls that answer at once: ready, index, config
 LOAD_TIMEOUT_MS = 120_000.0
@@ -130,8 +129,7 @@ class TritonBackend:
         ]
         sent = time.perf_counter()
         parts = await self._infer_all(variant, requests, budget_ms - (sent - began) * 1e3)
-        start, end = (np.concatenate(part) for part in zip(*parts, strict=True))
-        logits = logits_of(variant.name, windows, start, end)
+        logits = checked_logits(variant, windows, joined(parts))
         done = time.perf_counter()
         return Inference(logits, (sent - began) * 1e3, (done - sent) * 1e3, len(requests))
 
@@ -264,13 +262,13 @@ class TritonBackend:
 
     async def _infer_all(
         self, variant: Variant, requests: Sequence[pb.ModelInferRequest], budget_ms: float
-    ) -> list[tuple[Floats, Floats]]:
+    ) -> list[list[Floats]]:
         if len(requests) == 1:
             return [await self._infer_one(variant, requests[0], budget_ms)]
         deadline = time.perf_counter() + budget_ms / 1e3
         places = asyncio.Semaphore(MAX_CONCURRENT)
 
-        async def in_turn(request: pb.ModelInferRequest) -> tuple[Floats, Floats]:
+        async def in_turn(request: pb.ModelInferRequest) -> list[Floats]:
             async with places:
                 left_ms = (deadline - time.perf_counter()) * 1e3
                 return await self._infer_one(variant, request, left_ms)
@@ -284,7 +282,7 @@ class TritonBackend:
 
     async def _infer_one(
         self, variant: Variant, request: pb.ModelInferRequest, budget_ms: float
-    ) -> tuple[Floats, Floats]:
+    ) -> list[Floats]:
         def send(left_ms: float) -> Any:
             return next(self._stubs).ModelInfer(
                 request, timeout=max(left_ms, 0.0) / 1e3, metadata=tracing.outgoing()
@@ -298,7 +296,7 @@ class TritonBackend:
             )
         except grpc.aio.AioRpcError as exc:
             raise inference_error(exc, request.model_name) from exc
-        return read_logits(reply)
+        return read_logits(reply, outputs_of(variant))
 
     async def _idle_ms(self, model: str) -> float:
         """Return how long the model has been idle; inf where it is not loaded."""
@@ -368,14 +366,13 @@ def infer_request(
     return request
 
 
-def read_logits(reply: pb.ModelInferResponse) -> tuple[Floats, Floats]:
-    """Return start and end logits, (B, S) each. Raises: InvalidLogits when they are not there."""
+def read_logits(reply: pb.ModelInferResponse, names: Sequence[str] = SPAN_OUTPUTS) -> list[Floats]:
+    """Return the outputs of these names. Raises: InvalidLogits when they are not there."""
     try:
         found = {
             output.name: np.frombuffer(raw, np.float32).reshape(tuple(output.shape))
             for output, raw in zip(reply.outputs, reply.raw_output_contents, strict=True)
         }
-        start, end = (found[name] for name in OUTPUTS)
+        return [found[name] for name in names]
     except (KeyError, ValueError) as exc:
-        raise InvalidLogits(reply.model_name, f"not two outputs of FP32 ({exc})") from exc
-    return start, end
+        raise InvalidLogits(reply.model_name, f"not {' and '.join(names)} in FP32 ({exc})") from exc

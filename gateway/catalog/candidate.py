@@ -116,7 +116,9 @@ def check_terms(terms: Terms, path: Path) -> None:
 
 def same_models(one: Catalog, other: Catalog) -> bool:
     """Return whether two catalogs route alike: where they come from does not matter."""
-    return replace(one, origin=other.origin, looks=other.looks) == other
+    origins = {task.name: task.origin for task in other.tasks}
+    tasks = tuple(replace(t, origin=origins.get(t.name, t.origin)) for t in one.tasks)
+    return replace(one, origin=other.origin, looks=other.looks, tasks=tasks) == other
 
 
 def write(repository: Path, catalog: Catalog, terms: Terms) -> None:

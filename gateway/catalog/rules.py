@@ -9,11 +9,13 @@ import re
 from collections.abc import Container, Iterable, Iterator, Sequence
 
 from gateway.catalog.schema import (
+    QA,
     Agreement,
     Cell,
     Certificate,
     Check,
     Confidence,
+    GoldenLabelLogits,
     GoldenLogits,
     Paired,
     Plan,
@@ -32,8 +34,23 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 Problem = tuple[str, str]  # path of the value, and what is wrong with it
 
 
-def variant_problems(where: str, variant: Variant, n_golden: int) -> Iterator[Problem]:
-    """Yield what is wrong with a variant of a catalog with `n_golden` golden inputs."""
+def task_problems(where: str, name: str, labels: Sequence[str]) -> Iterator[Problem]:
+    """Yield what is wrong with the name or the labels of a classification."""
+    yield from _name(f"{where}.name", name)
+    if name == QA:
+        yield f"{where}.name", f"{QA!r} is question answering; give the classification another name"
+    if len(labels) < 2:
+        yield f"{where}.labels", f"{len(labels)}; a classification has at least two"
+    if len(set(labels)) < len(labels):
+        yield f"{where}.labels", "a label occurs twice"
+    if not all(label.strip() for label in labels):
+        yield f"{where}.labels", "a label without a visible character"
+
+
+def variant_problems(
+    where: str, variant: Variant, n_golden: int, n_labels: int = 0
+) -> Iterator[Problem]:
+    """Yield what is wrong with a variant of a task with so many golden inputs and labels."""
     yield from _name(f"{where}.name", variant.name)
     yield from _sha256(f"{where}.sha256", variant.sha256)
     for name in ("version", "size_bytes", "parameters", "instances"):
@@ -45,7 +62,8 @@ def variant_problems(where: str, variant: Variant, n_golden: int) -> Iterator[Pr
     if len(variant.golden) != n_golden:
         yield f"{where}.golden", f"{len(variant.golden)} for {n_golden} golden inputs"
     for i, logits in enumerate(variant.golden):
-        yield from _golden(f"{where}.golden.{i}", logits)
+        yield from _golden(f"{where}.golden.{i}", logits, n_labels)
+    yield from _temperature(f"{where}.decoding", variant)
     if not variant.golden_tolerance > 0:
         yield f"{where}.golden_tolerance", f"{variant.golden_tolerance:g} is not more than 0"
     if variant.confidence is not None:
@@ -60,6 +78,9 @@ def plan_problems(where: str, plan: Plan, variants: Sequence[Variant]) -> Iterat
     if unknown or not plan.variants:
         yield f"{where}.variants", f"names unknown variants {unknown}"
         return
+    tasks = dict.fromkeys(by_name[name].task for name in plan.variants)
+    if len(tasks) > 1:
+        yield f"{where}.variants", f"of several tasks: {', '.join(tasks)}; a plan has one"
     if len(set(plan.variants)) < len(plan.variants):
         yield f"{where}.variants", "a variant occurs twice; it would give the same answer again"
     if len(plan.thresholds) != len(plan.variants) - 1:
@@ -68,7 +89,8 @@ def plan_problems(where: str, plan: Plan, variants: Sequence[Variant]) -> Iterat
         yield from _share(f"{where}.thresholds.{i}", threshold)
     yield from _reach(f"{where}.reach", plan)
     yield from _certificate(f"{where}.certificate", plan.certificate)
-    yield from _comparisons(where, plan, by_name)
+    of_task = {name for name, variant in by_name.items() if variant.task in tasks}
+    yield from _comparisons(where, plan, of_task)
     hashes = tuple(by_name[name].sha256 for name in plan.variants)
     if plan.certificate.model_sha256 != hashes:
         yield f"{where}.certificate.model_sha256", "is not of the plan's variants; certify them"
@@ -90,11 +112,17 @@ def _comparisons(where: str, plan: Plan, known: Container[str]) -> Iterator[Prob
     """Check the comparison of the plan with the largest variant."""
     paired = plan.certificate.paired
     if paired is not None and paired.to not in known:
-        yield f"{where}.certificate.paired.to", f"names an unknown variant {paired.to!r}"
+        yield (
+            f"{where}.certificate.paired.to",
+            f"names an unknown variant {paired.to!r} (of the plan's task)",
+        )
     if plan.agreement is not None:
         yield from _agreement(f"{where}.agreement", plan.agreement)
         if plan.agreement.reference not in known:
-            yield f"{where}.agreement.reference", "is not a variant of this catalog"
+            yield (
+                f"{where}.agreement.reference",
+                "is not a variant of the plan's task in this catalog",
+            )
 
 
 def _agreement(where: str, agreement: Agreement) -> Iterator[Problem]:
@@ -200,6 +228,9 @@ def _quality(where: str, quality: Quality) -> Iterator[Problem]:
         yield from _share(f"{where}.{name}", getattr(quality, name))
     if quality.f1_low > quality.f1_high:
         yield f"{where}.f1_low", f"{quality.f1_low:g} is more than f1_high {quality.f1_high:g}"
+    for i, metric in enumerate(quality.metrics):
+        if not -1 <= metric.value <= 1:
+            yield f"{where}.metrics.{i}.value", f"{metric.value:g} is not from -1 to 1"
 
 
 def _profile(where: str, profile: Profile) -> Iterator[Problem]:
@@ -226,9 +257,29 @@ def _cell(where: str, cell: Cell) -> Iterator[Problem]:
         yield f"{where}.p99_ms", f"{cell.p99_ms:g} is less than p95_ms {cell.p95_ms:g}"
 
 
-def _golden(where: str, logits: GoldenLogits) -> Iterator[Problem]:
-    if not logits.start or len(logits.start) != len(logits.end):
+def _golden(
+    where: str, logits: GoldenLogits | GoldenLabelLogits, n_labels: int
+) -> Iterator[Problem]:
+    """Check the logits of one golden input; `n_labels` 0: of question answering."""
+    if isinstance(logits, GoldenLabelLogits):
+        if len(logits.logits) != n_labels:
+            yield where, f"{len(logits.logits)} logits for {n_labels} labels"
+    elif n_labels:
+        yield where, f"start and end logits; a classification has `logits`, {n_labels} of them"
+    elif not logits.start or len(logits.start) != len(logits.end):
         yield where, f"{len(logits.start)} start and {len(logits.end)} end logits"
+
+
+def _temperature(where: str, variant: Variant) -> Iterator[Problem]:
+    """A classification has a temperature and nothing else; question answering has none."""
+    temperature = variant.decoding.temperature
+    if not variant.classifies:
+        if temperature is not None:
+            yield f"{where}.temperature", "is of a classification; this variant answers questions"
+    elif temperature is None:
+        yield where, "no temperature; a classification is decoded by one"
+    elif not temperature > 0:
+        yield f"{where}.temperature", f"{temperature:g} is not more than 0"
 
 
 def _certificate(where: str, certificate: Certificate) -> Iterator[Problem]:

@@ -11,6 +11,7 @@ ANSWERABLE, UNANSWERABLE = (
     "unanswerable",
 )  # kinds of questions: strata of a certificate
 MAX_BATCH = 8  # windows in one request; max_batch_size of every batch-invariant variant
+QA = "qa"  # the task of extractive question answering; every other task is a classification
 
 
 class Precision(StrEnum):
@@ -53,6 +54,8 @@ class Decoding:
     `null_scale`, `null_bias`: logistic curve from that difference to P(unanswerable).
     `score_weights`: logistic weights (bias, |difference - threshold|, log share of the best span
     among the spans) to P(the returned answer is right), one row for spans and one for empty answers.
+    `temperature`: of a classification, which has nothing else: softmax(logits / temperature) are the labels'
+    probabilities.
     """
 
     null_threshold: float = 0.0
@@ -62,11 +65,23 @@ class Decoding:
         (0.0, 0.0, 1.0),
         (0.0, 1.0, 0.0),
     )
+    temperature: float | None = None  # None: it answers questions
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """Another score of a classification, such as Matthews' correlation."""
+
+    name: str
+    value: float  # -1..1
 
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """What a variant scored as served on named data, by the official SQuAD 2.0 rule, 0..1."""
+    """What a variant scored as served on named data, by the official SQuAD 2.0 rule, 0..1.
+
+    Of a classification `exact` and `f1` are both the accuracy: the micro F1 of one label a text is the accuracy.
+    """
 
     data: str
     sha256: str
@@ -78,6 +93,7 @@ class Quality:
     has_answer_f1: float | None  # None, here and below: the data has no such questions
     no_answer_f1: float | None
     forced_f1: float | None  # answerable questions only, an answer forced
+    metrics: tuple[Metric, ...] = ()  # of a classification: more scores of the same rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +138,13 @@ class GoldenLogits:
 
     start: tuple[float, ...]
     end: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenLabelLogits:
+    """The same of a classification: a logit a label."""
+
+    logits: tuple[float, ...]  # (L,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,14 +195,20 @@ class Variant:
     decoding: Decoding
     quality: tuple[Quality, ...]
     profile: Profile
-    golden: tuple[GoldenLogits, ...]
+    golden: tuple[GoldenLogits | GoldenLabelLogits, ...]
     golden_tolerance: float
     confidence: Confidence | None = None  # None: published before it was measured
+    task: str = QA  # or the name of a classification of the catalog
 
     @property
     def max_batch(self) -> int:
         """The largest batch of windows: 1 where an answer depends on the rest of its batch."""
         return MAX_BATCH if self.batch_invariant else 1
+
+    @property
+    def classifies(self) -> bool:
+        """Whether it returns a logit a label, not two a token."""
+        return self.task != QA
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,10 +304,10 @@ class Paired:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """Mean F1 of the plan >= `floor`, jointly with all plans of the catalog, at 1 - delta.
+    """Mean F1 of the plan >= `floor`, jointly with all plans of its task, at 1 - delta.
 
     One value is a cluster's: of an article where its title is known, of a context elsewhere. `floor` is the
-    lowest of the scopes'.
+    lowest of the scopes'. Of a classification F1 is the accuracy, and a cluster is a row or a group of rows.
     """
 
     floor: float
@@ -332,7 +361,10 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One variant, or a cascade of variants with escalation thresholds; a plan answers a request."""
+    """One variant, or a cascade of variants with escalation thresholds; a plan answers a request.
+
+    All its variants are of one task.
+    """
 
     name: str
     variants: tuple[str, ...]

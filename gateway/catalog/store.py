@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import to_json
 
 from gateway.catalog import rules
 from gateway.catalog.rules import Problem
-from gateway.catalog.schema import Plan, Variant
+from gateway.catalog.schema import QA, Plan, Variant
 from gateway.errors import RepositoryError
 
+# Version 2 has tasks beside question answering; what has none stays version 1, which older gateways read.
+SchemaVersion = Literal[1, 2]
 SCHEMA_VERSION: Literal[1] = 1
+WITH_TASKS: Literal[2] = 2
 CATALOG = "catalog.json"
 PREVIOUS = "catalog.previous.json"
 TOKENIZER = "tokenizer.json"
@@ -49,6 +53,25 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
+class GoldenTexts:
+    """The same for a classification."""
+
+    text: str
+    text_pair: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A classification: of a text, or of a pair of texts."""
+
+    name: str
+    labels: tuple[str, ...]  # in the order of the logits
+    pair: bool
+    golden_inputs: tuple[GoldenTexts, ...]
+    origin: Origin  # of its variants and plans
+
+
+@dataclass(frozen=True, slots=True)
 class Look:
     """A use of a data set to make floors: it spends a part of delta, whatever its result."""
 
@@ -68,13 +91,16 @@ class Catalog:
     # It holds for everything inside, too.
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    schema_version: Literal[1]
-    origin: Origin
+    schema_version: SchemaVersion
+    origin: Origin  # of question answering; without it, of the first task
     tokenizer_sha256: str
     variants: tuple[Variant, ...]
     plans: tuple[Plan, ...]
-    golden_inputs: tuple[GoldenInput, ...]
+    golden_inputs: tuple[GoldenInput, ...]  # of question answering
     looks: tuple[Look, ...] = ()  # the history of certification; absent from early catalogs
+    tasks: tuple[
+        Task, ...
+    ] = ()  # the classifications; absent: questions are answered, nothing else
 
     def variant(self, name: str) -> Variant:
         return next(v for v in self.variants if v.name == name)
@@ -83,13 +109,45 @@ class Catalog:
         """The plan of a variant alone; every variant has one."""
         return next(p for p in self.plans if p.variants == (variant,))
 
+    def task_of(self, plan: Plan) -> str:
+        """The task of a plan: that of its variants."""
+        return self.variant(plan.variants[0]).task
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """The tasks that have variants, question answering first."""
+        qa = (QA,) if any(not v.classifies for v in self.variants) else ()
+        return (*qa, *(task.name for task in self.tasks))
+
+    def only(self, task: str) -> Catalog:
+        """Return the part of one task, a catalog of its own; of the only task, the catalog itself."""
+        if self.task_names == (task,):
+            return self
+        variants = tuple(v for v in self.variants if v.task == task)
+        names = {v.name for v in variants}
+        tasks = tuple(t for t in self.tasks if t.name == task)
+        return replace(
+            self,
+            schema_version=version_of(tasks),
+            origin=tasks[0].origin if tasks else self.origin,
+            variants=variants,
+            plans=tuple(p for p in self.plans if names.issuperset(p.variants)),
+            golden_inputs=self.golden_inputs if task == QA else (),
+            tasks=tasks,
+        )
+
     @property
     def best_floor(self) -> float:
-        """The largest certified floor of any plan."""
+        """The largest certified floor of any plan; compare the plans of one task only (`only`)."""
         return max(plan.certified_f1 for plan in self.plans)
 
 
 _ADAPTER = TypeAdapter(Catalog)
+
+
+def version_of(tasks: tuple[Task, ...]) -> SchemaVersion:
+    """Return the version that a catalog with these classifications has."""
+    return WITH_TASKS if tasks else SCHEMA_VERSION
 
 
 def model_path(repository: Path, variant: Variant) -> Path:
@@ -99,6 +157,17 @@ def model_path(repository: Path, variant: Variant) -> Path:
 def read(repository: Path) -> Catalog:
     """Return the catalog of a repository. Raises: RepositoryError."""
     return parse(read_bytes(repository), repository / CATALOG)
+
+
+def read_questions(repository: Path) -> Catalog:
+    """Return the part of a repository that answers questions. Raises: RepositoryError, also where there is none."""
+    catalog = read(repository)
+    if QA not in catalog.task_names:
+        raise RepositoryError(
+            f"{repository / CATALOG}: no variant answers questions, only {', '.join(catalog.task_names)};"
+            " name a repository with a question-answering model"
+        )
+    return catalog.only(QA)
 
 
 def read_bytes(repository: Path) -> bytes:
@@ -131,7 +200,29 @@ def parse(raw: bytes, path: Path) -> Catalog:
 
 def dump(catalog: Catalog) -> bytes:
     """Return the text of a catalog."""
-    return _ADAPTER.dump_json(catalog, indent=1) + b"\n"
+    document = _ADAPTER.dump_python(catalog, mode="json")
+    return to_json(_without_absent(document), indent=1) + b"\n"
+
+
+def _without_absent(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a catalog's JSON without the fields of classifications where there are none.
+
+    An older gateway reads a catalog of questions alone, and refuses every key that it does not know.
+    """
+    if not document["tasks"]:
+        del document["tasks"]
+    for variant in document["variants"]:
+        decoding = variant["decoding"]
+        if decoding["temperature"] is None:
+            del decoding["temperature"]
+        else:
+            variant["decoding"] = {"temperature": decoding["temperature"]}
+        if variant["task"] == QA:
+            del variant["task"]
+        for quality in variant["quality"]:
+            if not quality["metrics"]:
+                del quality["metrics"]
+    return document
 
 
 def write(repository: Path, catalog: Catalog) -> None:
@@ -216,13 +307,14 @@ def _check_hash(path: Path, sha256: str) -> str | None:
 
 def _check_schema(document: Any, path: Path) -> None:
     version = document.get("schema_version") if isinstance(document, dict) else None
-    if version == SCHEMA_VERSION:
+    if version in (SCHEMA_VERSION, WITH_TASKS):
         return
     hint = "is newer than this gateway; upgrade bertier"
     if not isinstance(version, int) or version < SCHEMA_VERSION:
         hint = "is not a catalog of this project"
     raise RepositoryError(
-        f"{path}: schema_version {version!r} {hint} (it reads version {SCHEMA_VERSION})"
+        f"{path}: schema_version {version!r} {hint}"
+        f" (it reads versions {SCHEMA_VERSION} and {WITH_TASKS})"
     )
 
 
@@ -238,25 +330,64 @@ def _check_values(catalog: Catalog, path: Path) -> None:
 
 def _problems(catalog: Catalog) -> Iterator[Problem]:
     yield from rules.sha256_problems("tokenizer_sha256", catalog.tokenizer_sha256)
-    for name, sha256 in catalog.origin.data_sha256.items():
-        yield from rules.sha256_problems(f"origin.data_sha256.{name}", sha256)
-    for place in ("variants", "plans", "golden_inputs"):
+    yield from _origin_problems("origin", catalog.origin)
+    for place in ("variants", "plans"):
         if not getattr(catalog, place):
             yield place, "empty: publish at least one variant"
+    if not catalog.golden_inputs and (QA in catalog.task_names or not catalog.variants):
+        yield "golden_inputs", "empty: publish at least one variant"
     for i, golden in enumerate(catalog.golden_inputs):
         if not golden.question.strip() or not golden.context.strip():
             yield f"golden_inputs.{i}", "a text without a visible character"
     for i, look in enumerate(catalog.looks):
         yield from rules.look_problems(f"looks.{i}", look.delta, look.spent)
+    yield from _task_problems(catalog)
     yield from _variant_problems(catalog)
     yield from _plan_problems(catalog)
 
 
+def _origin_problems(where: str, origin: Origin) -> Iterator[Problem]:
+    for name, sha256 in origin.data_sha256.items():
+        yield from rules.sha256_problems(f"{where}.data_sha256.{name}", sha256)
+
+
+def _task_problems(catalog: Catalog) -> Iterator[Problem]:
+    wanted, n_tasks = version_of(catalog.tasks), len(catalog.tasks)
+    if catalog.schema_version != wanted:
+        yield (
+            "schema_version",
+            f"{catalog.schema_version} with {n_tasks} classifications; it must be {wanted}",
+        )
+    yield from rules.repeated("tasks", (t.name for t in catalog.tasks))
+    published = {v.task for v in catalog.variants}
+    for i, task in enumerate(catalog.tasks):
+        where = f"tasks.{i}"
+        yield from rules.task_problems(where, task.name, task.labels)
+        yield from _origin_problems(f"{where}.origin", task.origin)
+        if task.name not in published:
+            yield where, f"no variant is of the task {task.name!r}; remove it, or publish one"
+        if not task.golden_inputs:
+            yield f"{where}.golden_inputs", "empty: publish at least one variant"
+        for j, golden in enumerate(task.golden_inputs):
+            texts = [golden.text] if golden.text_pair is None else [golden.text, golden.text_pair]
+            if not all(text.strip() for text in texts):
+                yield f"{where}.golden_inputs.{j}", "a text without a visible character"
+            if (golden.text_pair is not None) is not task.pair:
+                yield f"{where}.golden_inputs.{j}", f"does not fit pair: {str(task.pair).lower()}"
+
+
 def _variant_problems(catalog: Catalog) -> Iterator[Problem]:
     yield from rules.repeated("variants", (v.name for v in catalog.variants))
-    n_golden = len(catalog.golden_inputs)
+    n_golden = {QA: len(catalog.golden_inputs)}
+    n_golden |= {task.name: len(task.golden_inputs) for task in catalog.tasks}
+    n_labels = {task.name: len(task.labels) for task in catalog.tasks}
     for i, variant in enumerate(catalog.variants):
-        yield from rules.variant_problems(f"variants.{i}", variant, n_golden)
+        if variant.task not in n_golden:
+            yield f"variants.{i}.task", f"{variant.task!r} is not among the tasks of this catalog"
+            continue
+        yield from rules.variant_problems(
+            f"variants.{i}", variant, n_golden[variant.task], n_labels.get(variant.task, 0)
+        )
 
 
 def _plan_problems(catalog: Catalog) -> Iterator[Problem]:

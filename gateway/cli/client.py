@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from gateway import slo
 from gateway.catalog import store
+from gateway.catalog.schema import QA
 from gateway.clock import now_ms
 from gateway.domain import SloRequest
 from gateway.errors import BackendError, BackendUnavailable, InvalidField
@@ -52,6 +53,9 @@ class HttpGateway:
 
     def answer(self, body: Json, headers: Mapping[str, str]) -> Json:
         return self._fetch("POST", "/v1/answer", body, headers)
+
+    def classify(self, body: Json, headers: Mapping[str, str]) -> Json:
+        return self._fetch("POST", "/v1/classify", body, headers)
 
     def plan(self, body: Json, headers: Mapping[str, str]) -> Json:
         return self._fetch("POST", "/v1/plan", body, headers)
@@ -116,11 +120,22 @@ class EmbeddedGateway:
 
         return asyncio.run(self._with_service(work))
 
+    def classify(self, body: Json, headers: Mapping[str, str]) -> Json:
+        texts = schemas.check(schemas.TextsBody, body).to_texts()
+
+        async def work(service: AnswerService) -> Json:
+            classified = await service.answer(texts, _slo(headers), now_ms())
+            return _parsed(replies.classification_body(classified, texts.id))
+
+        return asyncio.run(self._with_service(work))
+
     def plan(self, body: Json, headers: Mapping[str, str]) -> Json:
         sent = schemas.check(schemas.PlanRequestBody, body)
 
         async def work(service: AnswerService) -> Json:
-            report = await service.plan(_slo(headers), sent.to_question(), sent.n_tokens)
+            report = await service.plan(
+                _slo(headers), sent.to_asked(), sent.n_tokens, sent.task or QA
+            )
             return _parsed(replies.plan_body(report))
 
         return asyncio.run(self._with_service(work))

@@ -1,4 +1,4 @@
-"""`bertier`: serve, triton, ask, plan, variants, state, validate, keys. Parses flags and prints; decides nothing.
+"""`bertier`: serve, triton, ask, classify, plan, variants, state, validate, keys. Parses flags and prints; decides nothing.
 
 Exit code 0: success; 1: failure, with one line on stderr; 2: wrong usage.
 """
@@ -96,8 +96,21 @@ def ask(flags: argparse.Namespace) -> int:
     return 0
 
 
+def classify(flags: argparse.Namespace) -> int:
+    given = {"text": flags.text, "text_pair": flags.text_pair, "task": flags.task}
+    body = {name: value for name, value in given.items() if value is not None}
+    explain = "1" if flags.explain or not flags.json else None
+    reply = _gateway(flags).classify(body, _slo_headers(flags, explain))
+    if flags.json:
+        print(json.dumps(reply, ensure_ascii=False))
+    else:
+        tables.show_classification(reply)
+    return 0
+
+
 def plan(flags: argparse.Namespace) -> int:
-    body = {} if flags.tokens is None else {"n_tokens": flags.tokens}
+    given = {"n_tokens": flags.tokens, "task": flags.task}
+    body = {name: value for name, value in given.items() if value is not None}
     reply = _gateway(flags).plan(body, _slo_headers(flags, None))
     if flags.json:
         print(json.dumps(reply, ensure_ascii=False))
@@ -165,6 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     _add_serve(commands)
     _add_ask(commands)
+    _add_classify(commands)
     _add_plan(commands)
     command = _add(commands, "variants", variants, "show the models that are served")
     _add_source(command)
@@ -238,9 +252,24 @@ def _add_ask(commands: Any) -> None:
     command.add_argument("--embedded", action="store_true", help="answer in this process")
 
 
+def _add_classify(commands: Any) -> None:
+    command = _add(commands, "classify", classify, "classify a text, or a pair of texts")
+    command.add_argument("text")
+    command.add_argument("text_pair", nargs="?", help="of a task that has pairs")
+    command.add_argument("--task", help="a classification (default: the only one)")
+    command.add_argument("--variant", help="pin one variant")
+    command.add_argument(
+        "--explain", action="store_true", help="include the whole decision in the JSON"
+    )
+    _add_slo(command)
+    _add_source(command)
+    command.add_argument("--embedded", action="store_true", help="classify in this process")
+
+
 def _add_plan(commands: Any) -> None:
     command = _add(commands, "plan", plan, "show what an SLO would get now")
     command.add_argument("--tokens", type=int, help="length of question and context")
+    command.add_argument("--task", help="a classification (default: question answering)")
     command.add_argument("--variant", help="pin one variant")
     _add_slo(command)
     _add_source(command)

@@ -1,4 +1,4 @@
-"""The tables that `bertier` prints: an answer and its decision, a plan, the variants."""
+"""The tables that `bertier` prints: an answer or a label and its decision, a plan, the variants."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from gateway.catalog.schema import ANSWERABLE, UNANSWERABLE
+from gateway.catalog.schema import ANSWERABLE, QA, UNANSWERABLE
 from gateway.cli.client import Json
 
 PIPED_WIDTH = 160  # characters, where no terminal says how many there are
@@ -18,9 +18,21 @@ TYPICAL_BUCKETS = (128, 384)  # the lengths whose latency is shown
 
 def show_answer(reply: Json) -> None:
     answer = reply["answer"] or "(no answer in this context)"
-    slo, explain = reply["slo"], reply["explain"]
     where = "" if reply["start"] is None else f", characters {reply['start']} to {reply['end']}"
     score = f"score {reply['score']:.2f}, unanswerable {reply['no_answer_probability']:.2f}{where}"
+    others = [(other["probability"], other["answer"]) for other in reply["alternatives"]]
+    _show_served(reply, answer, score, others)
+
+
+def show_classification(reply: Json) -> None:
+    score = f"score {reply['score']:.2f}, task {reply['task']}"
+    others = [(each["probability"], each["label"]) for each in reply["scores"]]
+    _show_served(reply, reply["label"], score, others)
+
+
+def _show_served(reply: Json, answer: str, score: str, others: Sequence[tuple[float, str]]) -> None:
+    """Print an answer, its score, the others by probability, and the decision."""
+    slo, explain = reply["slo"], reply["explain"]
     by = f"by {reply['variant']} ({explain['reason']}): F1 >= {slo['certified_f1']:.3f}"
     lines = (
         score,
@@ -29,8 +41,8 @@ def show_answer(reply: Json) -> None:
     )
     console = _console()
     console.print(Text(answer, style="bold"), *(Text(line) for line in lines), sep="\n")
-    for other in reply["alternatives"]:
-        console.print(Text(f"  {other['probability']:.2f}  {other['answer']}"))
+    for probability, text in others:
+        console.print(Text(f"  {probability:.2f}  {text}"))
     console.print(_options_table(explain["options"]))
 
 
@@ -82,12 +94,16 @@ def _describe_slo(slo: Json) -> str:
 
 def show_variants(reply: Json, source: str) -> None:
     kinds = ("F1 >=", "answerable F1 >=", "unanswerable F1 >=")
-    table = _table("variant", "F1 (n)", *kinds, "p95 ms 128/384", "MB", "precision", "trust")
+    tasks = {v.get("task", QA) for v in reply["variants"]} - {QA}
+    task_column = ("task",) * bool(tasks)
+    columns = ("F1 (n)", *kinds, "p95 ms 128/384", "MB", "precision", "trust")
+    table = _table("variant", *task_column, *columns)
     floors = {p["variants"][0]: p for p in reply["plans"] if len(p["variants"]) == 1}
     for variant in reply["variants"]:
         plan_ = floors.get(variant["name"])
         table.add_row(
             variant["name"],
+            *(variant.get("task", QA),) * bool(tasks),
             _quality(variant, plan_),
             *_floors(plan_),
             " / ".join(_p95(variant, bucket) for bucket in TYPICAL_BUCKETS),
@@ -100,7 +116,8 @@ def show_variants(reply: Json, source: str) -> None:
     cascades = [p for p in reply["plans"] if len(p["variants"]) > 1]
     if cascades:
         console.print(_cascades_table(cascades))
-    console.print(Text(f"from {source}"))
+    accuracy = "; F1 of a classification is its accuracy" if tasks else ""
+    console.print(Text(f"from {source}{accuracy}"))
 
 
 def _cascades_table(plans: Sequence[Json]) -> Table:

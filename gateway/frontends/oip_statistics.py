@@ -1,11 +1,13 @@
-"""What Triton calls a model's configuration and statistics, of the model `qa`: read off the metrics, never kept apart."""
+"""What Triton calls a model's configuration and statistics: read off the metrics, never kept apart."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from gateway.frontends import oip
+from gateway.frontends.oip import Model
 from gateway.observability.metrics import Metrics
 
 DATA_TYPES = {"BYTES": "TYPE_STRING", "FP32": "TYPE_FP32", "INT32": "TYPE_INT32"}
@@ -18,23 +20,30 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def model_config() -> dict[str, Any]:
-    """Return the model's configuration in Triton's words: no batch dimension, any number of items."""
-    outputs = [(name, datatype) for name, (datatype, _) in oip.OUTPUTS.items()]
+def model_config(model: Model) -> dict[str, Any]:
+    """Return the model's configuration in Triton's words: no batch dimension, any number of items.
+
+    The parameter `labels` has a classification's, as JSON, in the order of `probabilities`.
+    """
+    labels = {"labels": {"string_value": json.dumps(model.labels)}}
     return {
-        "name": oip.MODEL,
+        "name": model.name,
         "platform": oip.PLATFORM,
         "backend": oip.PLATFORM,
         "max_batch_size": 0,
-        "input": [_tensor(name, "BYTES") for name in oip.INPUTS],
-        "output": [_tensor(name, datatype) for name, datatype in outputs],
+        "input": [_tensor(name, "BYTES", [-1]) for name in model.inputs],
+        "output": [
+            _tensor(name, output.datatype, oip.shape_of(output))
+            for name, output in model.outputs.items()
+        ],
+        **({"parameters": labels} if model.labels else {}),
     }
 
 
-def model_statistics(metrics: Metrics) -> dict[str, Any]:
-    """Return what was asked since the start, over every protocol; times in ns.
+def model_statistics(name: str, metrics: Metrics) -> dict[str, Any]:
+    """Return what was asked since the start, over every protocol and of every model; times in ns.
 
-    Each question counts for itself. `fail` has no time: failures are not timed apart.
+    The metrics do not tell the tasks apart. Each question counts for itself. `fail` has no time: failures are not timed apart.
     """
     answered, failed = _outcomes(metrics)
     stages = _stages_ns(metrics)
@@ -42,7 +51,7 @@ def model_statistics(metrics: Metrics) -> dict[str, Any]:
     success = {"count": answered, "ns": sum(parts.values())}
     shown = {part: {"count": answered, "ns": ns} for part, ns in parts.items()}
     return {
-        "name": oip.MODEL,
+        "name": name,
         "version": oip.MODEL_VERSION,
         "inference_count": answered,
         "execution_count": answered,
@@ -50,8 +59,8 @@ def model_statistics(metrics: Metrics) -> dict[str, Any]:
     }
 
 
-def _tensor(name: str, datatype: str) -> dict[str, Any]:
-    return {"name": name, "data_type": DATA_TYPES[datatype], "dims": [-1]}
+def _tensor(name: str, datatype: str, dims: list[int]) -> dict[str, Any]:
+    return {"name": name, "data_type": DATA_TYPES[datatype], "dims": dims}
 
 
 def _outcomes(metrics: Metrics) -> tuple[int, int]:

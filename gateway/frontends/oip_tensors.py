@@ -16,15 +16,17 @@ LENGTH = struct.Struct("<I")
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A one-dimensional tensor of the protocol; text is held as str."""
+    """A tensor of the protocol, one value or one row an item; text is held as str."""
 
     name: str
     datatype: str  # BYTES, FP32 or INT32
-    data: tuple[str, ...] | tuple[float, ...] | tuple[int, ...]
+    data: tuple[str, ...] | tuple[float, ...] | tuple[int, ...]  # row by row
+    width: int | None = None  # of a row; None: one value an item
 
     @property
-    def shape(self) -> tuple[int]:
-        return (len(self.data),)
+    def shape(self) -> tuple[int, ...]:
+        n = len(self.data)
+        return (n,) if self.width is None else (n // self.width, self.width)
 
 
 def texts(name: str, datatype: str, shape: Sequence[int], data: Sequence[object]) -> Tensor:

@@ -41,6 +41,7 @@ from gateway.errors import (
     Unauthenticated,
     UnknownClass,
     UnknownRequest,
+    UnknownTask,
     UnknownVariant,
     UnsupportedEncoding,
 )
@@ -74,6 +75,7 @@ STATUS: Mapping[type[BertierError], tuple[int, str]] = {
     EmptyText: (422, "A text is empty"),
     UnknownClass: (400, "The SLO class is not known"),
     UnknownVariant: (400, "The variant is not served"),
+    UnknownTask: (404, "The task is not served"),
     UnknownRequest: (404, "No such answer is remembered"),
     FeedbackConflict: (409, "Other feedback was given before"),
     Unauthenticated: (401, "A valid key is needed"),

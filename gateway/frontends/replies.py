@@ -7,15 +7,17 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from gateway.domain import Answered, Candidate, Cost, Option, Slo, Span
+from gateway.domain import Answered, Candidate, Classified, Cost, Option, Served, Slo, Span
 from gateway.frontends import parsed_question, slo_headers
 from gateway.frontends.parsed_question import ParsedQuestion, Place
 from gateway.frontends.schemas import (
     AlternativeBody,
     AnswerBody,
+    ClassificationBody,
     CostBody,
     ExplainBody,
     ExplainedOptionBody,
+    LabelScoreBody,
     OptionBody,
     PassageRefBody,
     PlanBody,
@@ -48,6 +50,27 @@ def answer_body(answered: Answered, parsed: ParsedQuestion) -> bytes:
         variant=answered.variant,
         slo=_outcome(answered),
         cost=_cost(answered.cost),
+        **optional,
+    )
+    return body.__pydantic_serializer__.to_json(body, exclude_unset=True, by_alias=True)
+
+
+def classification_body(classified: Classified, own_id: str) -> bytes:
+    """Return a classification as JSON; `own_id`: of the request, "" where it had none."""
+    found, optional = classified.answer, dict[str, Any]({"id": own_id} if own_id else {})
+    if classified.age_ms is not None:
+        optional["age_ms"] = round(classified.age_ms, 3)
+    if classified.slo.explain:
+        optional["explain"] = _explain(classified)
+    body = ClassificationBody(
+        task=classified.slo.task,
+        label=found.label,
+        score=found.score,
+        scores=[LabelScoreBody(label=s.label, probability=s.probability) for s in found.scores],
+        plan=classified.option.plan.name,
+        variant=classified.variant,
+        slo=_outcome(classified),
+        cost=_cost(classified.cost),
         **optional,
     )
     return body.__pydantic_serializer__.to_json(body, exclude_unset=True, by_alias=True)
@@ -110,7 +133,7 @@ def plan_body(report: PlanReport) -> bytes:
     return body.model_dump_json(by_alias=True).encode()
 
 
-def explanations(answers: Sequence[Answered]) -> dict[str, str]:
+def explanations(answers: Sequence[Served[Any]]) -> dict[str, str]:
     """Return the decisions of all items as JSON, for a parameter of an Open Inference response."""
     explained = [
         _explain(answered).model_dump(exclude_unset=True)
@@ -120,7 +143,7 @@ def explanations(answers: Sequence[Answered]) -> dict[str, str]:
     return {"slo_explanation": to_json(explained).decode()} if explained else {}
 
 
-def _outcome(answered: Answered) -> SloOutcomeBody:
+def _outcome(answered: Served[Any]) -> SloOutcomeBody:
     option = answered.option
     loss = option.certified_loss
     certified: dict[str, Any] = {} if loss is None else {"certified_f1_loss": loss}
@@ -148,7 +171,7 @@ def _slo_fields(slo: Slo) -> dict[str, Any]:
     }
 
 
-def _explain(answered: Answered) -> ExplainBody:
+def _explain(answered: Served[Any]) -> ExplainBody:
     served_by = answered.served_by
     tried: dict[str, Any] = {} if served_by is None else {"catalog": served_by.value}
     return ExplainBody(

@@ -18,7 +18,7 @@ from pydantic import (
 )
 from pydantic_core import from_json
 
-from gateway.domain import Question, SloPolicy, SloRequest
+from gateway.domain import Asked, Question, SloPolicy, SloRequest, Texts
 from gateway.errors import BadInput, InvalidField, Malformed
 from gateway.frontends import parsed_question
 from gateway.frontends.parsed_question import OffsetUnit, ParsedQuestion, PassageText
@@ -204,14 +204,36 @@ def _check_questions(questions: object) -> None:
         raise InvalidField(f"questions.{wrong}: neither a text nor an object")
 
 
+class TextsBody(Sent):
+    """A text, or a pair of texts, to classify."""
+
+    text: str = Field(description="At least one visible character.")
+    text_pair: str | None = Field(None, description="The second text, of a task that has pairs.")
+    task: str | None = Field(
+        None, description="The classification. Absent: the only one that is served."
+    )
+    id: str | None = Field(None, max_length=MAX_ID_CHARS, description="Sent back as it came.")
+
+    def to_texts(self) -> Texts:
+        return Texts(self.text, self.text_pair, self.id or "", self.task or "")
+
+
 class PlanRequestBody(Sent):
-    """What to plan for: a question with its context, or a number of tokens, or a typical request."""
+    """What to plan for: a question with its context, or texts to classify, or a number of tokens, or a typical request."""
 
     question: str | None = None
     context: str | None = None
+    text: str | None = None
+    text_pair: str | None = None
+    task: str | None = Field(None, description="Of a classification. Absent: question answering.")
     n_tokens: int | None = Field(None, ge=1, le=MAX_PLAN_TOKENS)
 
-    def to_question(self) -> Question | None:
+    def to_asked(self) -> Asked[Any] | None:
+        """Return what is asked; None: only its length matters. Raises: InvalidField."""
+        if self.text is not None:
+            if self.question is not None or self.context is not None:
+                raise InvalidField("text: sent with a question; send one of the two")
+            return Texts(self.text, self.text_pair, task=self.task or "")
         if self.question is None and self.context is None:
             return None
         if self.question is None or self.context is None:
@@ -371,6 +393,31 @@ class AnswerBody(ReplyBody):
     plan: str
     variant: str
     slo: SloOutcomeBody
+    cost: CostBody
+    age_ms: float | None = Field(
+        None, description="Of a cached answer: since it was first given. Absent: it is new."
+    )
+    explain: ExplainBody | None = Field(None, description="There with `SLO-Explain: 1`.")
+
+
+class LabelScoreBody(ReplyBody):
+    """A label with its calibrated probability."""
+
+    label: str
+    probability: float
+
+
+class ClassificationBody(ReplyBody):
+    """The most probable label, and all of them."""
+
+    id: str | None = Field(None, description="There when the request had one.")
+    task: str
+    label: str
+    score: float = Field(description="Calibrated probability that the label is right.")
+    scores: list[LabelScoreBody] = Field(description="Of all labels, the most probable first.")
+    plan: str
+    variant: str
+    slo: SloOutcomeBody = Field(description="F1 is the accuracy here.")
     cost: CostBody
     age_ms: float | None = Field(
         None, description="Of a cached answer: since it was first given. Absent: it is new."

@@ -11,11 +11,11 @@ import secrets
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gateway import slo
 from gateway.auth import access
-from gateway.domain import Answered, SloRequest, Timings
+from gateway.domain import Served, SloRequest, Timings
 from gateway.errors import InvalidHeader
 from gateway.observability.observer import Observer, RequestRecord
 from gateway.request.service import AnswerService
@@ -47,7 +47,7 @@ def request_id(given: str | None) -> str:
     return given if given and REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
 
 
-def slo_headers(answered: Answered) -> dict[str, str]:
+def slo_headers(answered: Served[Any]) -> dict[str, str]:
     """Return the SLO headers of an answer, by lower-case name."""
     loss = answered.option.certified_loss
     return {

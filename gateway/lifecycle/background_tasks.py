@@ -12,10 +12,9 @@ from contextlib import suppress
 
 from gateway.backends.pool import Replicas
 from gateway.clock import now_ms
-from gateway.domain import Question
 from gateway.errors import BertierError
 from gateway.lifecycle.followers import NOBODY, Followers
-from gateway.lifecycle.preparation import capacity, readmit
+from gateway.lifecycle.preparation import capacity, golden_windows, readmit
 from gateway.request.service import AnswerService
 
 log = logging.getLogger(__name__)
@@ -75,12 +74,12 @@ class BackgroundTasks:
         serving, backend = self._service.serving, self._service.backend
         if serving is None:
             return
-        golden = serving.catalog.golden_inputs[0]
-        windows = serving.encoder.encode(Question(golden.question, golden.context))
         for each in (serving, *self._service.candidates()):
             for name in each.trust:
+                variant = each.catalog.variant(name)
+                windows = golden_windows(variant, each.catalog, serving.encoder)[0]
                 with suppress(BertierError):  # the watcher handles it
-                    await backend.infer(each.catalog.variant(name), windows, KEEP_LOADED_BUDGET_MS)
+                    await backend.infer(variant, windows, KEEP_LOADED_BUDGET_MS)
 
 
 async def _for_ever(do: Callable[[], Awaitable[None]], every_ms: float) -> None:

@@ -21,7 +21,7 @@ from gateway.catalog import candidate as disk
 from gateway.catalog import candidate_classes as disk_of_classes
 from gateway.catalog import memory
 from gateway.catalog.candidate import Candidate, Terms
-from gateway.catalog.schema import Variant
+from gateway.catalog.schema import QA, Variant
 from gateway.catalog.store import Catalog
 from gateway.domain import SetName
 from gateway.errors import (
@@ -206,6 +206,7 @@ class Candidates:
                 "the candidate names the same variants and plans as the current catalog: it was promoted already,"
                 " or there is nothing to try; 'bertier-optimize withdraw' removes it"
             )
+        _check_tasks(found.catalog, current.catalog)
 
     async def _prepared(self, catalog: Catalog, current: ServingSet) -> ServingSet:
         """Return the candidate's set, all of it checked. Raises: BertierError."""
@@ -326,3 +327,21 @@ class Candidates:
         self._may_pass = isinstance(error, MAY_PASS)
         if self._may_pass:
             self._retry.failed()
+
+
+def _check_tasks(found: Catalog, current: Catalog) -> None:
+    """Refuse a candidate that changes more than how questions are answered: only they are compared.
+
+    Raises: RepositoryError.
+    """
+    if QA not in found.task_names or QA not in current.task_names:
+        raise RepositoryError(
+            "a candidate is tried on questions, and one of the two catalogs has no question-answering model;"
+            " publish it without a trial"
+        )
+    for task in sorted({*found.task_names, *current.task_names} - {QA}):
+        if not disk.same_models(found.only(task), current.only(task)):
+            raise RepositoryError(
+                f"the candidate changes the classification {task}, and only answers to questions are compared;"
+                " publish the classification without a trial, then the candidate"
+            )

@@ -16,10 +16,16 @@ import numpy as np
 from gateway.backends.pool import Replicas
 from gateway.backends.protocol import Backend, Check, key_of
 from gateway.catalog import host, store
-from gateway.catalog.schema import Host, Profile, Variant
+from gateway.catalog.schema import GoldenLabelLogits, GoldenLogits, Host, Profile, Variant
 from gateway.catalog.store import Catalog
-from gateway.domain import Question, Trust
-from gateway.errors import BackendError, DeadlineExceeded, RepositoryError, VariantsUnserved
+from gateway.domain import Inference, LabelLogits, Question, Texts, Trust, Windows
+from gateway.errors import (
+    BackendError,
+    DeadlineExceeded,
+    InvalidLogits,
+    RepositoryError,
+    VariantsUnserved,
+)
 from gateway.latency import profile
 from gateway.latency.kept_profiles import NONE_KEPT, KeptProfiles
 from gateway.latency.model import LatencyModel
@@ -83,9 +89,9 @@ async def recheck(
     look = await _Look.here(serving.catalog, serving.encoder, backend, serving, kept)
     missing = [v for v in serving.catalog.variants if v.name not in serving.trust]
     found, problems = await look.at(missing)
-    kept = {name: _Found(t, _measured_in(serving, name)) for name, t in serving.trust.items()}
-    checked_again = _build(serving.catalog, serving.encoder, kept | found, problems, look)
-    return replace(checked_again, breakers=serving.breakers.keeping(kept.keys()))
+    served = {name: _Found(t, _measured_in(serving, name)) for name, t in serving.trust.items()}
+    checked_again = _build(serving.catalog, serving.encoder, served | found, problems, look)
+    return replace(checked_again, breakers=serving.breakers.keeping(served.keys()))
 
 
 async def measure_again(
@@ -197,8 +203,7 @@ class _Look:
         return on
 
     async def measure(self, variant: Variant) -> Measured:
-        golden = self.catalog.golden_inputs[0]
-        sample = self.encoder.encode(Question(golden.question, golden.context))
+        sample = golden_windows(variant, self.catalog, self.encoder)[0]
         known = self.kept.of_model(variant, self.here_is) or variant.profile
         return await profile.profile(
             replace(variant, profile=known), sample, self.backend, self.here_is, self._busy
@@ -279,14 +284,11 @@ async def _golden(
     variant: Variant, catalog: Catalog, encoder: SpanEncoder, backend: Backend, here: Host
 ) -> Trust:
     """Ask the golden inputs; the same logits as where it was certified: the certificate holds."""
-    worst = 0.0
-    for golden, expected in zip(catalog.golden_inputs, variant.golden, strict=True):
-        windows = encoder.encode(Question(golden.question, golden.context))
+    worst, asked = 0.0, golden_windows(variant, catalog, encoder)
+    for windows, expected in zip(asked, variant.golden, strict=True):
         found = await backend.infer(variant, windows, GOLDEN_BUDGET_MS)
-        n = len(expected.start)
-        for got, want in ((found.logits.start, expected.start), (found.logits.end, expected.end)):
-            gap = np.abs(got[0, :n] - np.asarray(want)).max()
-            worst = float(np.maximum(worst, gap))  # unlike max(), keeps a NaN
+        gap = _largest_gap(variant.name, found, expected)
+        worst = float(np.maximum(worst, gap))  # unlike max(), keeps a NaN
     if not worst <= variant.golden_tolerance:
         log.warning(
             "%s: golden logits differ by %.3f (tolerance %.3f): uncertified on this host",
@@ -297,3 +299,27 @@ async def _golden(
         return Trust.UNCERTIFIED
     certified_on = {p.certificate.host for p in catalog.plans if variant.name in p.variants}
     return Trust.CERTIFIED if here in certified_on else Trust.TRANSFERRED
+
+
+def golden_windows(variant: Variant, catalog: Catalog, encoder: SpanEncoder) -> list[Windows]:
+    """Return the golden inputs of the variant's task, as it reads them."""
+    if not variant.classifies:
+        asked = [Question(g.question, g.context) for g in catalog.golden_inputs]
+        return [encoder.encode(question) for question in asked]
+    task = next(task for task in catalog.tasks if task.name == variant.task)
+    return [encoder.encode_texts(Texts(g.text, g.text_pair)) for g in task.golden_inputs]
+
+
+def _largest_gap(
+    variant: str, found: Inference, expected: GoldenLogits | GoldenLabelLogits
+) -> float:
+    """Return the largest difference to the stored logits of one golden input. Raises: InvalidLogits."""
+    if isinstance(expected, GoldenLogits):
+        n = len(expected.start)
+        both = ((found.spans.start, expected.start), (found.spans.end, expected.end))
+        return float(np.max([np.abs(got[0, :n] - np.asarray(want)) for got, want in both]))
+    assert isinstance(found.logits, LabelLogits)
+    labels = found.logits.labels[0]
+    if len(labels) != len(expected.logits):
+        raise InvalidLogits(variant, f"{len(labels)} for {len(expected.logits)} labels")
+    return float(np.abs(labels - np.asarray(expected.logits)).max())

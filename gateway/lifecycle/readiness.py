@@ -10,6 +10,7 @@ from typing import Any
 
 from gateway.backends.replica import ReplicaState
 from gateway.catalog.schema import FloorScope, Plan, Variant
+from gateway.catalog.store import Task
 from gateway.domain import SetName, Trust
 from gateway.monitoring.rollout_tests import Rate, Seen
 from gateway.monitoring.sequential_tests import AgreementTest, Comparison
@@ -165,11 +166,18 @@ def catalog_report(
     return {
         "origin": asdict(serving.catalog.origin),
         "tokenizer_sha256": serving.catalog.tokenizer_sha256,
+        "tasks": [_task_report(task) for task in serving.catalog.tasks],
         "variants": [_variant_report(v, serving) for v in serving.catalog.variants],
         "plans": [
             _plan_report(p, serving) | {"live": live.get(p.name)} for p in serving.catalog.plans
         ],
     }
+
+
+def _task_report(task: Task) -> dict[str, Any]:
+    report = asdict(task)
+    del report["golden_inputs"]
+    return report
 
 
 def _variant_report(variant: Variant, serving: ServingSet) -> dict[str, Any]:

@@ -33,7 +33,9 @@ class Retirement:
 
     def replace(self, serving: ServingSet) -> None:
         """Remember a set that no new request gets."""
-        self._past.append((weakref.ref(serving), self._clock()))
+        now = self._clock()
+        # A request holds the part of its task alone.
+        self._past += [(weakref.ref(each), now) for each in (serving, *serving.parts.values())]
 
     def unused(self, routed: Collection[Variant]) -> list[Variant]:
         """Return what was loaded, is not `routed` to, and is in no set of a request in flight."""

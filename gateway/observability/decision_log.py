@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.catalog.schema import QA
 from gateway.domain import Reason, Size, Slo
 from gateway.observability.line_file import LineFile
 
@@ -64,6 +65,7 @@ class Entry:
             "outcome": self.outcome,
             "gone": self.gone,
             "candidate": self.instead_of and self.instead_of.decided(),
+            **({} if slo.task == QA else {"task": slo.task}),
         }
         return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
 

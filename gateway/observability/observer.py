@@ -18,11 +18,11 @@ from typing import Any
 
 from gateway.domain import (
     STAGES,
-    Answered,
+    Asked,
     Decision,
     Inference,
-    Question,
     Seen,
+    Served,
     Size,
     Slo,
     SloViolation,
@@ -62,15 +62,15 @@ class RequestRecord:
 
 @dataclass(slots=True)
 class QuestionRecord:
-    """What is known about one question; the service fills it."""
+    """What is known about one question, or texts to classify; the service fills it."""
 
-    question: Question
+    question: Asked[Any]
     slo: Slo
     arrived_ms: float
     whole: Size | None = None  # the size of its whole context
     size: Size | None = None  # of the part that is asked
     decisions: list[Decision] = field(default_factory=list)  # two when another plan is asked
-    answered: Answered | None = None
+    answered: Served[Any] | None = None
     # Of the decision log: two where the candidate catalog failed first.
     entries: list[Entry] = field(default_factory=list)
 
@@ -149,7 +149,7 @@ class Observer:
 
     @contextmanager
     def question(
-        self, question: Question, slo: Slo, arrived_ms: float, entries: list[Entry]
+        self, question: Asked[Any], slo: Slo, arrived_ms: float, entries: list[Entry]
     ) -> Iterator[QuestionRecord]:
         """Record how the question answered in the block ends; `entries`: for `decided`."""
         record = QuestionRecord(question, slo, arrived_ms, entries=entries)
@@ -169,7 +169,7 @@ class Observer:
         """Record what followed when a plan's first variant failed."""
         self._metrics.retries.labels(outcome).inc()
 
-    def answered_from_cache(self, question: Question, answered: Answered) -> None:
+    def answered_from_cache(self, question: Asked[Any], answered: Served[Any]) -> None:
         """Record an answer that was kept: no stage of it took place, and nothing was decided."""
         slo_class = answered.slo.slo_class
         self._metrics.cache_requests.labels("hit").inc()
@@ -224,7 +224,7 @@ class Observer:
         if self._decisions.on and not isinstance(error, BadInput):  # else nothing was decided
             record.entries.append(self._entry(record, error))
 
-    def _count_escalations(self, answered: Answered) -> None:
+    def _count_escalations(self, answered: Served[Any]) -> None:
         """Count what a cascade did after each variant but its last one: it escalated, or it stopped."""
         plan = answered.option.plan
         n_escalated = plan.variants.index(answered.variant)
@@ -247,7 +247,7 @@ class Observer:
         entry.gone = isinstance(error, asyncio.CancelledError)
         return entry
 
-    def _log_answer(self, question: Question, answered: Answered) -> None:
+    def _log_answer(self, question: Asked[Any], answered: Served[Any]) -> None:
         """Add an answer to the access log's lines of the current request."""
         request = _request.get()
         if request is None or request.logged is None:
@@ -260,8 +260,7 @@ class Observer:
             **{f"{s}_ms": round(getattr(answered.timings, s), 3) for s in (*STAGES, "total")},
         }
         if self._log_texts:
-            texts = {"question": question.question, "context": question.context}
-            fields |= texts | {"answer": answered.answer.text}
+            fields |= {**question.texts, "answer": answered.answer.text}
         request.logged.append(fields)
 
 

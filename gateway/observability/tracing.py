@@ -12,9 +12,9 @@ import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from gateway.domain import Answered, Decision, Size, Slo
+from gateway.domain import Decision, Served, Size, Slo
 
 if TYPE_CHECKING:
     from gateway.observability.otel import RequestSpan, Tracing
@@ -115,7 +115,7 @@ def decided(slo: Slo, decision: Decision, size: Size) -> None:
         )
 
 
-def answered(what: Answered) -> None:
+def answered(what: Served[Any]) -> None:
     """Add the answering variant and the SLO outcome to the request's span."""
     if _active is not None:
         _active.annotate(

@@ -1,5 +1,6 @@
 """Text to windows, logits to an answer: the same code for serving, training and evaluation.
 
+Texts to classify become a window here, too; labels.py makes a label of their logits.
 Never talks to a model and never reads a clock.
 Legend: W windows of one question, S tokens of a window, K candidate spans.
 """
@@ -16,7 +17,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from gateway.catalog.schema import Decoding
-from gateway.domain import Answer, Bools, Floats, Ints, Logits, Question, Span, Windows
+from gateway.domain import Answer, Bools, Floats, Ints, Logits, Question, Span, Texts, Windows
 from gateway.errors import EmptyText, MalformedText, RepositoryError, TextTooLong
 from gateway.qa.boundaries import has_visible, long_clusters
 from gateway.qa.token_cache import ContextCache, ContextTokens, Tokens, WordMemory
@@ -45,6 +46,7 @@ class SpanEncoder:
         # looks at old objects, and always where they were frozen.
         self._contexts = ContextCache(partial(_tokenize_context, self._words))
         self._frame = _Frame.of(tokenizer)
+        self._single = _SingleFrame.of(tokenizer)
         self._max_tokens = max_tokens
         self._overlap = min(overlap, max_tokens // 3)
         # A window holds more of the context than the overlap; else the windows would not advance.
@@ -96,6 +98,29 @@ class SpanEncoder:
         ]
         return _to_windows(self._frame, question_tokens, contexts, room, room - self._overlap)
 
+    def encode_texts(self, texts: Texts) -> Windows:
+        """Return texts to classify as one window, padded to its bucket.
+
+        The longer text is cut, at its end, where both do not fit; `is_cut` says so.
+        Raises: EmptyText (nothing to read), MalformedText (lone surrogates).
+        """
+        ids = [self._text_ids("text", texts.text)]
+        if texts.text_pair is not None:
+            ids.append(self._text_ids("text_pair", texts.text_pair))
+        frame: _Frame | _SingleFrame = self._frame if len(ids) == 2 else self._single
+        n_all = [len(part) for part in ids]
+        n_kept = _longest_first(n_all, self._max_tokens - frame.n_tokens)
+        kept = [part[:n] for part, n in zip(ids, n_kept, strict=True)]
+        return replace(_to_window(*frame.around(*kept)), is_cut=n_kept != n_all)
+
+    def _text_ids(self, name: str, text: str) -> list[int]:
+        """Return the tokens of a text to classify. Raises: EmptyText, MalformedText."""
+        _check_text(name, text)
+        tokens = self._words.tokens_of(text)
+        if tokens.begins == tokens.ends:
+            raise EmptyText(name)
+        return tokens.ids
+
     def _context_tokens(self, name: str, text: str) -> ContextTokens:
         """Return the tokens of a context. Raises: EmptyText, MalformedText."""
         _check_text(name, text)
@@ -145,6 +170,50 @@ class _Frame:
         first = len(self.before)
         counts[first], counts[first + 1 + len(self.between)] = n_question_tokens, n_context
         return self.types.repeat(counts)
+
+    def around(self, text: list[int], text_pair: list[int]) -> tuple[list[int], Ints]:  # (S,), (S,)
+        """Return the ids and types of a pair of texts."""
+        ids = [*self.before, *text, *self.between, *text_pair, *self.after]
+        return ids, self.types_around(len(text), len(text_pair))
+
+
+@dataclass(frozen=True, slots=True)
+class _SingleFrame:
+    """The special tokens around one text, and the type of every part."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    types: Ints  # of a text of one token
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> _SingleFrame:
+        single = tokenizer.encode("a")  # some tokenizers make two tokens of it
+        first = single.sequence_ids.index(0)
+        specials = [i for i, part in enumerate(single.sequence_ids) if part is None]
+        before = tuple(single.ids[i] for i in specials if i < first)
+        after = tuple(single.ids[i] for i in specials if first < i)
+        places = sorted([*specials, first])
+        return cls(before, after, np.array([single.type_ids[i] for i in places]))
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.before) + len(self.after)
+
+    def around(self, text: list[int]) -> tuple[list[int], Ints]:  # (S,), (S,)
+        """Return the ids and types of one text."""
+        counts = [1] * len(self.types)
+        counts[len(self.before)] = len(text)
+        return [*self.before, *text, *self.after], self.types.repeat(counts)
+
+
+def _longest_first(lengths: Sequence[int], room: int) -> list[int]:
+    """Return how many tokens of one text, or of two, fit: the longer is cut to the other's length at most."""
+    if sum(lengths) <= room:
+        return list(lengths)
+    if len(lengths) == 1:
+        return [room]
+    second = min(lengths[1], max(room // 2, room - lengths[0]))
+    return [room - second, second]
 
 
 def _check_text(name: str, text: str) -> None:
@@ -216,6 +285,16 @@ def _to_windows(
         np.add(ends, start, out=offsets[row, first:last, 1])
         np.less(begins, ends, out=is_context[row, first:last])
     return Windows(ids, mask, types, offsets, is_context, n_tokens)
+
+
+def _to_window(own_ids: list[int], own_types: Ints) -> Windows:  # (S,), (S,)
+    """Return one window of these tokens."""
+    n_tokens = len(own_ids)
+    shape = (1, bucket_of(n_tokens))
+    ids, mask, types = (np.zeros(shape, np.int64) for _ in range(3))
+    ids[0, :n_tokens], mask[0, :n_tokens], types[0, :n_tokens] = own_ids, 1, own_types
+    nowhere = np.zeros((*shape, 2), np.int64)
+    return Windows(ids, mask, types, nowhere, np.zeros(shape, np.bool_), n_tokens)
 
 
 def bucket_of(n_tokens: int) -> int:

@@ -9,13 +9,17 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from gateway.backends.protocol import Backend
 from gateway.domain import (
     Answer,
+    Asked,
+    Classification,
     Decision,
     Inference,
     Ints,
+    LabelLogits,
     Option,
     Question,
     Size,
@@ -28,7 +32,7 @@ from gateway.domain import (
 from gateway.errors import BackendError, DeadlineExceeded
 from gateway.observability.observer import Observer
 from gateway.qa import codec
-from gateway.request import long_context
+from gateway.request import classification, long_context
 from gateway.routing import policy
 from gateway.serving_set import ServingSet
 
@@ -44,9 +48,9 @@ RESERVE = (
 class Job:
     """One encoded request: the input of every attempt to answer it."""
 
-    question: Question
+    question: Asked[Any]
     slo: Slo
-    serving: ServingSet
+    serving: ServingSet  # of its task alone
     windows: Windows
     arrived_ms: float
     began_ms: float
@@ -73,11 +77,11 @@ class Job:
 class Outcome:
     """The answer of a plan."""
 
-    answer: Answer
+    answer: Any  # what the task gives: an Answer, or a Classification
     variant: str  # that answered
-    first: Answer  # of the plan's first variant, the only one that sees every question
+    first: Any  # of the plan's first variant, the only one that sees every question
     cut: bool  # the answer was below the threshold, but the next variant could not be asked
-    partial: bool  # part of the context was not read
+    partial: bool  # part of the text was not read
     timings: Timings
 
 
@@ -97,7 +101,7 @@ class _Stage:
     """The answer of one variant and its times, ms."""
 
     variant: str
-    answer: Answer
+    answer: Answer | Classification
     asked_ms: float
     queue_ms: float
     inferred_ms: float
@@ -183,7 +187,7 @@ class Cascade:
         self._observer.predicted(
             latency.finish(work, done) if whole else latency.give_up(work, done)
         )
-        left_out = windows.n_windows < job.windows.n_windows
+        left_out = windows.is_cut or windows.n_windows < job.windows.n_windows
         return _Stage(variant, answer, asked_ms, inference.queue_ms, inferred, done, left_out)
 
     async def _infer(self, job: Job, variant: str, *, partial: bool) -> tuple[Windows, Inference]:
@@ -201,9 +205,12 @@ class Cascade:
 
     async def _decode(
         self, job: Job, windows: Windows, inference: Inference, variant: str
-    ) -> Answer:
-        how = job.serving.variants[variant].decoding
-        logits, question = inference.logits, job.question
+    ) -> Answer | Classification:
+        known, logits, question = job.serving.variants[variant], inference.logits, job.question
+        if isinstance(logits, LabelLogits):
+            return classification.decode(logits, job.serving, known)
+        assert isinstance(question, Question)
+        how = known.decoding
         if len(question.context) <= LONG_TEXT_CHARS:
             return codec.decode(windows, logits, question, how)
         return await asyncio.to_thread(codec.decode, windows, logits, question, how)

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from gateway.auth import access
 from gateway.catalog.schema import Plan
-from gateway.domain import Answered, Question, SetName
+from gateway.domain import Asked, Question, Served, SetName
 from gateway.errors import FeedbackConflict, InvalidField, UnknownRequest
 from gateway.monitoring.prediction_powered import Outcomes
 from gateway.monitoring.sequential_tests import Comparison
@@ -151,9 +151,9 @@ class Feedback:
         """Return how many answers are remembered."""
         return len(self._kept)
 
-    def remember(self, question: Question, answered: Answered, serving: ServingSet) -> None:
-        """Remember an answer to the current request, if feedback is on; forget the oldest."""
-        if not self._size:
+    def remember(self, question: Asked[Any], answered: Served[Any], serving: ServingSet) -> None:
+        """Remember an answer to a question of the current request, if feedback is on; forget the oldest."""
+        if not self._size or not isinstance(question, Question):
             return
         plan, text = answered.option.plan, answered.answer.text
         given = Given(

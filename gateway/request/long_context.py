@@ -116,8 +116,8 @@ def _joined(
 ) -> tuple[Windows, Inference]:
     rows = np.concatenate([rows for rows, _ in done])
     back = np.argsort(rows)
-    start = np.concatenate([found.logits.start for _, found in done])[back]
-    end = np.concatenate([found.logits.end for _, found in done])[back]
+    start = np.concatenate([found.spans.start for _, found in done])[back]
+    end = np.concatenate([found.spans.end for _, found in done])[back]
     queue_ms = min(found.queue_ms for _, found in done)
     n_batches = sum(found.n_batches for _, found in done)
     inference = Inference(Logits(start, end), queue_ms, took_ms - queue_ms, n_batches)

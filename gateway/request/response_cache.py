@@ -10,12 +10,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from typing import Any
 
 from cachetools import TTLCache
 
 from gateway.auth import access
 from gateway.catalog.store import Catalog
-from gateway.domain import Answered, Question, Slo, SloViolation, Timings
+from gateway.domain import A, Asked, Classification, Served, Slo, SloViolation, Timings
 from gateway.observability.observer import Observer
 from gateway.serving_set import ServingSet
 from gateway.settings import Settings
@@ -68,7 +69,7 @@ def _whole_ms(seconds: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    answered: Answered
+    answered: Served[Any]
     since_ms: float
 
 
@@ -86,12 +87,12 @@ class ResponseCache:
 
     async def answer(
         self,
-        question: Question,
+        question: Asked[A],
         slo: Slo,
         serving: ServingSet,
         arrived_ms: float,
-        ask: Callable[[], Awaitable[Answered]],
-    ) -> Answered:
+        ask: Callable[[], Awaitable[Served[A]]],
+    ) -> Served[A]:
         """Return the cached answer to such a request, else that of `ask`, which is stored."""
         if self._kept is None:
             return await ask()
@@ -129,7 +130,7 @@ class ResponseCache:
         served = next((p for p in serving.served if p.plan.name == option.plan.name), None)
         return kept if served and serving.trust_of(served.plan) is option.trust else None
 
-    def _again(self, kept: _Kept, slo: Slo, arrived_ms: float) -> Answered:
+    def _again(self, kept: _Kept, slo: Slo, arrived_ms: float) -> Served[Any]:
         """Return the answer with its age, and the time and cost of this request."""
         now, answered = self._clock(), kept.answered
         total_ms = now - arrived_ms
@@ -144,17 +145,17 @@ class ResponseCache:
             age_ms=now - kept.since_ms,
         )
 
-    def _keep(self, key: bytes, answered: Answered) -> None:
+    def _keep(self, key: bytes, answered: Served[Any]) -> None:
         assert self._kept is not None
         kept = _Kept(answered, self._clock())
         if _size_bytes(kept) <= self._kept.maxsize:
             self._kept[key] = kept
         self._observer.cache_holds(len(self._kept), self._kept.currsize)
 
-    def _key(self, question: Question, slo: Slo, serving: ServingSet) -> bytes:
-        other = replace(question, question="", context="", id="")
+    def _key(self, question: Asked[Any], slo: Slo, serving: ServingSet) -> bytes:
+        other = question.without_texts()
         same = replace(slo, timeout_ms=0.0, priority=0)  # neither changes an answer
-        parts = (question.question, question.context, repr((other, same, access.key_name())))
+        parts = (*question.texts.values(), repr((other, same, access.key_name())))
         key = hashlib.blake2b(self._hash_of(serving.catalog), digest_size=32)
         for part in parts:
             raw = part.encode("utf-8", "surrogatepass")
@@ -172,6 +173,9 @@ class ResponseCache:
 
 def _size_bytes(kept: _Kept) -> int:
     answer = kept.answered.answer
+    if isinstance(answer, Classification):
+        n_chars = sum(len(score.label) for score in answer.scores)
+        return ENTRY_BYTES + SPAN_BYTES * len(answer.scores) + CHARACTER_BYTES * n_chars
     spans = [*answer.alternatives, *([answer.best] if answer.best else [])]
     n_chars = len(answer.text) + sum(len(span.text) for span in spans)
     return ENTRY_BYTES + SPAN_BYTES * len(spans) + CHARACTER_BYTES * n_chars

@@ -15,12 +15,21 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import Context
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from gateway.auth import access
-from gateway.catalog.schema import Variant
+from gateway.catalog.schema import QA, Variant
 from gateway.clock import now_ms
-from gateway.domain import Answered, Decision, Question, SetName, Slo, SloViolation
+from gateway.domain import (
+    A,
+    Asked,
+    Decision,
+    Question,
+    Served,
+    SetName,
+    Slo,
+    SloViolation,
+)
 from gateway.errors import (
     BackendError,
     BackendUnavailable,
@@ -68,15 +77,15 @@ class Running:
         return int.from_bytes(key) / 2**64
 
     def beside(self, current: ServingSet) -> ServingSet:
-        """Return the set that answers in place of the current one."""
-        return current if self.serving is None else self.serving
+        """Return the set that answers questions in place of the current one."""
+        return current if self.serving is None else self.serving.of(QA)
 
     @property
     def worse(self) -> bool:
         return self.tests.verdict is Verdict.WORSE
 
 
-Ask = Callable[[Running | None], Awaitable[Answered]]  # None: the current set
+Ask = Callable[[Running | None], Awaitable[Served[A]]]  # None: the current set
 Again = Callable[[Job, Running], Awaitable[tuple[Decision, Outcome]]]
 
 
@@ -129,9 +138,9 @@ class Rollout:
         self._worker: asyncio.Task[None] | None = None
 
     async def answer(
-        self, question: Question, slo: Slo, current: ServingSet, arrived_ms: float, ask: Ask
-    ) -> Answered:
-        """Return the answer of the set that the request falls to.
+        self, question: Asked[A], slo: Slo, current: ServingSet, arrived_ms: float, ask: Ask[A]
+    ) -> Served[A]:
+        """Return the answer of the set that the request falls to; of a classification the current set's.
 
         Where the candidate fails or refuses, the current set answers. Raises: what `ask` does.
         """
@@ -176,6 +185,7 @@ class Rollout:
             return
         if (
             outcome.partial
+            or not isinstance(job.question, Question)
             or is_shortened(job.question)
             or random.random() >= self._chance(running, name)
         ):
@@ -206,13 +216,16 @@ class Rollout:
         await self.idle()
 
     def _of(self, slo: Slo) -> Running | None:
-        """Return the candidate that concerns a request: classes concern those of requests alone."""
-        running = self.running
+        """Return the candidate that concerns a request: classes concern those of requests alone.
+
+        None concerns a classification.
+        """
+        running = self.running if slo.task == QA else None
         other = running is not None and running.classes and slo.slo_class not in running.classes
         return None if other else running
 
     def _set_for(
-        self, running: Running, question: Question, slo: Slo, current: ServingSet
+        self, running: Running, question: Asked[Any], slo: Slo, current: ServingSet
     ) -> SetName:
         """Return the set that answers; one that a pin names, if it has the variant alone."""
         if slo.variant is not None:
@@ -222,17 +235,15 @@ class Rollout:
         mine = running.place(self._unit(question)) < running.share
         return SetName.CANDIDATE if mine else SetName.CURRENT
 
-    def _unit(self, question: Question) -> bytes:
+    def _unit(self, question: Asked[Any]) -> bytes:
         """Return what is sticky: the caller's key, or else the request; of a batch, each question by itself."""
         key = access.key_name() if self._by_caller else None
         parts = (
-            ("key", key)
-            if key
-            else ("request", logs.request_id.get(), question.question, question.context)
+            ("key", key) if key else ("request", logs.request_id.get(), *question.texts.values())
         )
         return "\0".join(parts).encode("utf-8", "surrogatepass")
 
-    def _note_answer(self, running: Running, name: SetName, answered: Answered) -> None:
+    def _note_answer(self, running: Running, name: SetName, answered: Served[Any]) -> None:
         violated, took_ms = bool(answered.violations), answered.timings.total
         self._metrics.note_rollout(name, "violated" if violated else "met", took_ms / 1e3)
         self._add(running, Seen(Rate.ERRORS, name, bad=False))
@@ -334,11 +345,13 @@ class Rollout:
         reference = sample.current.catalog.variant(sample.current.largest)
         of = running.beside(sample.current) if name is SetName.CANDIDATE else sample.current
         found: Comparison | None = None
+        question = sample.job.question
+        assert isinstance(question, Question)
         if not _answers_alike(of.catalog.variant(outcome.variant), reference):
             found = await self._shadow.compared(
                 sample.current,
                 reference,
-                sample.job.question,
+                question,
                 sample.job.windows,
                 outcome.answer,
                 until_ms,

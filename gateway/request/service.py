@@ -17,18 +17,22 @@ from typing import Any, NamedTuple
 from gateway.auth import access
 from gateway.backends.breaker import RETRY_BURST, RetryBudget
 from gateway.backends.protocol import Backend
+from gateway.catalog.schema import QA
 from gateway.clock import now_ms
 from gateway.domain import (
-    Answered,
+    A,
+    Asked,
     Candidate,
     Decision,
     Option,
     Question,
+    Served,
     SetName,
     Size,
     Slo,
     SloRequest,
     SloViolation,
+    Texts,
     Windows,
 )
 from gateway.errors import (
@@ -44,7 +48,7 @@ from gateway.observability.decision_log import DecisionLog, Entry
 from gateway.observability.metrics import Metrics
 from gateway.observability.observer import Observer, QuestionRecord
 from gateway.qa import codec
-from gateway.request import long_context
+from gateway.request import classification, long_context
 from gateway.request.cascade import LONG_TEXT_CHARS, Cascade, Job, Outcome, final_violations
 from gateway.request.feedback import Feedback
 from gateway.request.response_cache import ResponseCache
@@ -117,7 +121,7 @@ class PlanReport:
 
 
 class AnswerService:
-    """Answers questions from the current ServingSet, which may be swapped at any time.
+    """Answers questions, and classifies texts, from the current ServingSet, which may be swapped at any time.
 
     `backend`: runs the models. `settings`: limits, SLO classes, response cache. `metrics`: counts every request.
     `clock`: returns ms. `draw`: returns a uniform number in [0, 1), to decide which requests are sampled.
@@ -155,31 +159,31 @@ class AnswerService:
 
     async def answer(
         self,
-        question: Question,
+        question: Asked[A],
         request: SloRequest,
         arrived_ms: float,
         *,
         admission: Admission | None = None,
         frontend: str = "http",
-    ) -> Answered:
-        """Answer one question with the smallest model that meets its SLO.
+    ) -> Served[A]:
+        """Answer one question, or classify texts, with the smallest model that meets the SLO.
 
         `admission`: where the caller has admitted the request; None: admit it here.
         Raises: BadInput, Infeasible, Overloaded, DeadlineExceeded, BackendError.
         """
         if admission is None:
-            admission = await self.admit(request, frontend)
+            admission = await self.admit(request, frontend, question.task)
             try:
                 return await self.answer(question, request, arrived_ms, admission=admission)
             finally:
                 self.leave(admission)
-        slo, current = self._current(request, admission)
+        slo, current = self._current(request, admission, question.task)
         entries: list[Entry] = []
 
-        async def ask(tried: Running | None) -> Answered:
+        async def ask(tried: Running | None) -> Served[A]:
             side = self._side(request, slo, current, tried)
 
-            async def anew() -> Answered:
+            async def anew() -> Served[A]:
                 again = partial(self._again, request)
                 return await self._ask(question, side, arrived_ms, current, entries, again)
 
@@ -197,13 +201,13 @@ class AnswerService:
 
     async def _ask(
         self,
-        question: Question,
+        question: Asked[A],
         side: _Side,
         arrived_ms: float,
         current: ServingSet,
         entries: list[Entry],
         again: Again,
-    ) -> Answered:
+    ) -> Served[A]:
         """Answer from one side: the current set, or the candidate that is tried beside it."""
         slo, serving, name = side
         with self.observer.question(question, slo, arrived_ms, entries) as record:
@@ -226,12 +230,13 @@ class AnswerService:
                 record.answered = answered = self._answered(job, outcome, option, routed)
                 return answered
 
-    async def admit(self, request: SloRequest, frontend: str) -> Admission:
+    async def admit(self, request: SloRequest, frontend: str, task: str | None = QA) -> Admission:
         """Admit the request, after a wait where there is no capacity; it counts until `leave`.
 
+        `task` None: it stands in the body, which is still unread.
         Raises: BadInput, Overloaded, BackendUnavailable.
         """
-        serving, caller = self._serving(), access.caller()
+        serving, caller = self._serving(task), access.caller()
         slo = self._resolve(request, serving)
         try:
             waited_ms = await self.admission.admit(slo, serving, caller)
@@ -244,9 +249,14 @@ class AnswerService:
         """Count an admitted request no longer: it is answered, or failed."""
         self.admission.leave(admission.caller)
 
-    def _current(self, request: SloRequest, admission: Admission) -> tuple[Slo, ServingSet]:
-        """Return the SLO and the serving set; the catalog may have been switched since the admission."""
-        serving = self._serving()
+    def _current(
+        self, request: SloRequest, admission: Admission, task: str
+    ) -> tuple[Slo, ServingSet]:
+        """Return the SLO and the task's serving set.
+
+        Since the admission the catalog may have been switched, or the task may have become known.
+        """
+        serving = self._serving(task)
         if serving is admission.serving:
             return admission.slo, serving
         return self._resolve(request, serving), serving
@@ -262,7 +272,7 @@ class AnswerService:
         return _Side(slo, tried.beside(current), SetName.CANDIDATE)
 
     async def _encode(
-        self, question: Question, slo: Slo, serving: ServingSet, arrived_ms: float
+        self, question: Asked[Any], slo: Slo, serving: ServingSet, arrived_ms: float
     ) -> Job:
         began_ms, sampled = self._clock(), self.shadow.drawn()
         with self.observer.stage("tokenize"):
@@ -333,11 +343,14 @@ class AnswerService:
         async with Deadline(job.slo, 0.0):
             return routed.decision, await self._cascade.answer(job, routed.decision.option)
 
-    def _answered(self, job: Job, outcome: Outcome, option: Option, routed: Routed) -> Answered:
+    def _answered(self, job: Job, outcome: Outcome, option: Option, routed: Routed) -> Served[Any]:
         timings = outcome.timings._replace(total=self._clock() - job.arrived_ms)
         late = timings.total > job.slo.latency_ms
-        return Answered(
-            codec.decide_anew(outcome.answer, job.question),
+        answer, question = outcome.answer, job.question
+        if isinstance(question, Question):
+            answer = codec.decide_anew(answer, question)
+        return Served(
+            answer,
             job.slo,
             routed.decision,
             option,
@@ -383,17 +396,21 @@ class AnswerService:
             raise refused.error from None
 
     async def plan(
-        self, request: SloRequest, question: Question | None = None, n_tokens: int | None = None
+        self,
+        request: SloRequest,
+        question: Asked[Any] | None = None,
+        n_tokens: int | None = None,
+        task: str = QA,
     ) -> PlanReport:
         """Return what would happen to such a request now, without answering it.
 
-        The size comes from `question`, else `n_tokens`, else a typical request.
+        The size comes from `question`, else `n_tokens` of the `task`, else a typical request.
         Raises: BadInput, BackendUnavailable.
         """
-        serving = self._serving()
+        serving = self._serving(task if question is None else question.task)
         slo = self._resolve(request, serving)
         if slo.variant is not None and slo.variant not in serving.trust:
-            serving = next(s for s in self.candidates() if slo.variant in s.trust)
+            serving = next(s for s in self._pinnable(serving) if slo.variant in s.trust)
         whole = await self._size(serving, question, n_tokens)
         waits_ms = self.admission.expected_wait_ms(slo, self._clock())
         size, options, decision, candidates = self._router.fit(
@@ -404,20 +421,25 @@ class AnswerService:
         return PlanReport(slo, size, decision, candidates, policy.nearest_feasible(slo, options))
 
     async def _size(
-        self, serving: ServingSet, question: Question | None, n_tokens: int | None
+        self, serving: ServingSet, question: Asked[Any] | None, n_tokens: int | None
     ) -> Size:
         if question is not None:
             windows = await self._tokenize(question, serving)
             return Size(windows.input_ids.shape[1], windows.n_windows)
         tokens = n_tokens or codec.TYPICAL_TOKENS
+        if serving.classification is not None:  # longer texts are cut
+            tokens = min(tokens, codec.MAX_TOKENS)
         if tokens <= codec.MAX_TOKENS:
             return Size(codec.bucket_of(tokens), 1)
         return Size(codec.MAX_TOKENS, -(-tokens // (codec.MAX_TOKENS - codec.OVERLAP_TOKENS)))
 
-    def _serving(self) -> ServingSet:
-        if self.serving is None or not self.serving.plans():
+    def _serving(self, task: str | None = QA) -> ServingSet:
+        """Return what serves a task; None: all of them. Raises: BackendUnavailable, UnknownTask."""
+        whole = self.serving
+        serving = whole if whole is None or task is None else whole.of(task)
+        if serving is None or not serving.plans():
             raise BackendUnavailable("no model is ready yet; see /readyz")
-        return self.serving
+        return serving
 
     def _resolve(
         self,
@@ -429,17 +451,30 @@ class AnswerService:
         classes = {**self.classes, **tried} if tried else self.classes
         variant = request.variant
         if variant is not None:
-            sets = (serving, *self.candidates())
+            sets = self._pinnable(serving)
             if not any(variant in each.variants for each in sets):
                 known = dict.fromkeys(name for each in sets for name in each.variants)
-                raise UnknownVariant(variant, list(known))
+                raise UnknownVariant(variant, list(known), self._task_of(variant))
             if not any(variant in each.trust for each in sets):
                 raise BackendUnavailable(f"{variant}: not served at present; see /readyz")
-        return resolve(request, classes, self.settings.default_class, serving.best_floor)
+        default, task = self.settings.default_class, serving.task or ""
+        return resolve(request, classes, default, serving.best_floor, task)
 
-    async def _tokenize(self, question: Question, serving: ServingSet) -> Windows:
-        """Return the windows of a question. Raises: TextTooLong, EmptyText."""
+    def _pinnable(self, serving: ServingSet) -> tuple[ServingSet, ...]:
+        """Return the sets whose variants a request to this one may pin: questions also the candidate's."""
+        others = self.candidates() if serving.classification is None else ()
+        return (serving, *(other.of(QA) for other in others))
+
+    def _task_of(self, variant: str) -> str | None:
+        """Return the task of a variant that is served; None: it is not."""
+        found = None if self.serving is None else self.serving.variants.get(variant)
+        return None if found is None else found.task
+
+    async def _tokenize(self, question: Asked[Any], serving: ServingSet) -> Windows:
+        """Return the windows of a question, or of texts to classify. Raises: BadInput."""
         limits = self.settings
+        if not isinstance(question, Question):
+            return await self._tokenize_texts(question, serving)
         if len(question.context) > limits.max_context_chars:
             raise TextTooLong("context", len(question.context), limits.max_context_chars)
         if len(question.question) > limits.max_question_chars:
@@ -447,3 +482,10 @@ class AnswerService:
         if len(question.context) <= LONG_TEXT_CHARS:
             return serving.encoder.encode(question)
         return await asyncio.to_thread(serving.encoder.encode, question)
+
+    async def _tokenize_texts(self, texts: Asked[Any], serving: ServingSet) -> Windows:
+        assert isinstance(texts, Texts)
+        limit = self.settings.max_context_chars
+        if max(map(len, texts.texts.values())) <= LONG_TEXT_CHARS:
+            return classification.encode(texts, serving, limit)
+        return await asyncio.to_thread(classification.encode, texts, serving, limit)

@@ -116,11 +116,14 @@ class Shadow:
 
     def follow(self, serving: ServingSet) -> ServingSet:
         """Continue with a set that is about to be served; return it with the tests of its certificates."""
-        catalog, before = serving.catalog, self.certificate_tests.broken
-        self.certificate_tests.follow(catalog.plans, catalog.variants)
+        before = self.certificate_tests.broken
+        variants = [v for v in serving.catalog.variants if not v.classifies]
+        names = {variant.name for variant in variants}
+        plans = [p for p in serving.catalog.plans if names.issuperset(p.variants)]
+        self.certificate_tests.follow(plans, variants)
         for name in before - self.certificate_tests.broken:
             log.info("%s: certified again, and trusted again", name)
-        self._say_what_is_not_known(catalog.plans)
+        self._say_what_is_not_known(plans)
         self._metrics.clear_certificate_tests()
         for name in self.certificate_tests.agreement:
             self._tell_plan(name)
@@ -131,18 +134,20 @@ class Shadow:
     def watch(self, job: Job, outcome: Outcome, plan: Plan) -> None:
         """Pass an answer to the tests of the certificates.
 
-        Skip pinned variants: evaluations pin them, on questions of any kind. Skip partial answers: no
+        Skip classifications: no test of theirs is here. Skip pinned variants: evaluations pin them, on questions of any kind. Skip partial answers: no
         certificate covers them. Skip cascades cut short by the deadline: their answer is not the plan's. Skip
         answers that may not be as long as certified ones: that is their caller's wish, no change of the questions.
         """
-        if job.slo.variant is not None or outcome.partial or is_shortened(job.question):
+        question = job.question
+        if not isinstance(question, Question) or job.slo.variant is not None:
             return
-        n_tokens = job.windows.n_tokens
-        self.answered(plan.variants[0], outcome.first, job.question, n_tokens)
+        if outcome.partial or is_shortened(question):
+            return
+        self.answered(plan.variants[0], outcome.first, question, job.windows.n_tokens)
         if job.sampled and not outcome.cut:
             variant, answer = outcome.variant, outcome.answer
-            key = access.key_name(), logs.request_id.get(), job.question.id
-            self.offer(Sample(job.question, job.windows, job.serving, plan, variant, answer, key))
+            key = access.key_name(), logs.request_id.get(), question.id
+            self.offer(Sample(question, job.windows, job.serving, plan, variant, answer, key))
 
     def offer(self, sample: Sample) -> None:
         """Queue an answered sample if it can be compared with the plan's expected agreement."""
@@ -270,7 +275,7 @@ class Shadow:
             found = await self._backend.infer(variant, window, until_ms - self._clock())
         finally:
             latency.leave(work, self._clock())
-        return found.logits.start, found.logits.end
+        return found.spans.start, found.spans.end
 
     def _learn(self, sample: Sample, outcome: Comparison) -> None:
         self._count(sample, LABELS[outcome])

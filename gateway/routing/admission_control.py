@@ -260,7 +260,8 @@ class AdmissionControl:
         late_ms = LOOP_PASSES * self.lag.late_ms
 
         def options(slo: Slo) -> Sequence[Option]:
-            return serving.options(SMALLEST, policy.quantile_for(slo.policy), now_ms)
+            part = serving.parts.get(slo.task, serving)
+            return part.options(SMALLEST, policy.quantile_for(slo.policy), now_ms)
 
         soonest = Soonest(options, late_ms)
         for waiting in self._queue.take_hopeless(now_ms, soonest):

@@ -85,7 +85,7 @@ class Soonest:
 
     def __call__(self, slo: Slo) -> float:
         strict = slo.policy is SloPolicy.STRICT
-        key = (slo.variant, (slo.min_f1, slo.max_f1_loss) if strict else None)
+        key = (slo.task, slo.variant, (slo.min_f1, slo.max_f1_loss) if strict else None)
         found = self._found.get(key)
         if found is None:
             found = self._found[key] = self._late_ms + soonest_ms(slo, self._options(slo))

@@ -157,7 +157,7 @@ def register(commands: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> tuple[bool, dict[str, Any]]:
-    catalog = store.read(args.model_repository)
+    catalog = store.read_questions(args.model_repository)
     smallest = min(catalog.variants, key=lambda v: v.profile.cell(128).p50_ms).name
     key = api_keys.new_key()
     with tempfile.TemporaryDirectory(prefix="bertier-") as folder:

@@ -65,7 +65,7 @@ def _cost(name: str, taken_us: Sequence[float]) -> Cost:
 
 def _twenty_plans(repository: Path) -> ServingSet:
     """Return the repository's plans, repeated under other names until there are twenty."""
-    catalog = store.read(repository)
+    catalog = store.read_questions(repository)
     direct = [p for p in catalog.plans if len(p.variants) == 1]
     variants, plans = [], []
     for i in range(PLANS):

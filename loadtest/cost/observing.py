@@ -189,7 +189,7 @@ def register(commands: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> tuple[bool, dict[str, Any]]:
-    catalog = store.read(args.model_repository)
+    catalog = store.read_questions(args.model_repository)
     found = costs(catalog)
     table = Table("CPU us of one request", "best round", "median round")
     for cost in found:

@@ -59,7 +59,7 @@ async def measure(
     stack: Stack, repository: Path, examples: Sequence[Example], rate: float, seconds: float
 ) -> Overhead:
     """Ask the smallest variant `rate` times a second, direct and over both protocols, alternating."""
-    catalog = store.read(repository)
+    catalog = store.read_questions(repository)
     variant = min(catalog.variants, key=lambda v: v.profile.cell(128).p50_ms)
     encoder = SpanEncoder.from_file(repository / store.TOKENIZER)
     tensors = [encoder.encode(e.as_question()) for e in examples]

@@ -116,7 +116,7 @@ def _drive(args: argparse.Namespace) -> tuple[bool, Result]:
 
 
 def _schedule(args: argparse.Namespace, examples: Sequence[Example]) -> Schedule:
-    catalog = store.read(args.model_repository)
+    catalog = store.read_questions(args.model_repository)
     if not examples:
         raise NothingToDrive("--questions: no question is left; ask at least one")
     if args.trace is not None:

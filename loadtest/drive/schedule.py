@@ -87,7 +87,7 @@ def capacity_per_s(repository: Path, examples: Sequence[Example]) -> float:
 
     By the catalog's profile, as the lab reckons it: loads are shares of the same number.
     """
-    catalog = store.read(repository)
+    catalog = store.read_questions(repository)
     encoder = SpanEncoder.from_file(repository / store.TOKENIZER)
     profile = mixes.dearest(catalog).profile
     work_ms = 0.0

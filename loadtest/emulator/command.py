@@ -54,7 +54,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def _emulator(args: argparse.Namespace) -> tuple[bool, Result]:
     examples = questions(None, args.questions)
-    catalog = store.read(args.model_repository)
+    catalog = store.read_questions(args.model_repository)
     recorded = recording.of_catalog(
         args.model_repository, None, args.questions, args.folder / "recorded"
     )

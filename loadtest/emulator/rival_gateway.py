@@ -18,6 +18,7 @@ from gateway import settings as gateway_settings
 from gateway.backends.protocol import Backend
 from gateway.catalog import store
 from gateway.catalog.host import usable_cores
+from gateway.catalog.schema import QA
 from gateway.domain import Decision, Option, Reason, Slo, SloPolicy, SloRequest
 from gateway.observability.metrics import Metrics
 from gateway.request.service import Admission, AnswerService
@@ -60,8 +61,8 @@ class Rival:
 class RivalService(AnswerService):
     """Reads everything that comes."""
 
-    async def admit(self, request: SloRequest, frontend: str) -> Admission:
-        serving = self._serving()
+    async def admit(self, request: SloRequest, frontend: str, task: str | None = QA) -> Admission:
+        serving = self._serving(task)
         return Admission(self._resolve(request, serving), serving, None, 0.0)
 
     def leave(self, admission: Admission) -> None:
@@ -71,7 +72,7 @@ class RivalService(AnswerService):
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until stopped."""
     args = _parser().parse_args(argv)
-    catalog = store.read(args.model_repository)
+    catalog = store.read_questions(args.model_repository)
     recorded = recording.of_catalog(args.model_repository, None, args.questions, args.recorded)
     world = World(catalog, recorded, usable_cores(), Times.RECORDED)
     rival = contenders.make(args.policy, world, {args.policy: json.loads(args.parameters)}, seed=1)

@@ -108,14 +108,14 @@ class Fleet:
 
 def smallest(source: Path, count: int) -> Catalog:
     """Return a repository's catalog with its smallest variants alone."""
-    by_size = sorted(store.read(source).variants, key=lambda variant: variant.size_bytes)
+    by_size = sorted(store.read_questions(source).variants, key=lambda variant: variant.size_bytes)
     kept = only(source, {variant.name for variant in by_size[:count]})
     return replace(kept, plans=tuple(_alone(plan) for plan in kept.plans))
 
 
 def only(source: Path, names: Collection[str]) -> Catalog:
     """Return a repository's catalog with these variants alone, and the plans that need no others."""
-    shipped = store.read(source)
+    shipped = store.read_questions(source)
     variants = tuple(variant for variant in shipped.variants if variant.name in names)
     plans = tuple(plan for plan in shipped.plans if set(plan.variants) <= set(names))
     return replace(shipped, variants=variants, plans=plans)

@@ -103,7 +103,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def _run(args: argparse.Namespace) -> tuple[bool, Result]:
     examples = questions(args.data)
-    mix = schedule.mix_of(store.read(args.model_repository), args.mix)
+    mix = schedule.mix_of(store.read_questions(args.model_repository), args.mix)
     guess = args.capacity or schedule.capacity_per_s(args.model_repository, examples)
 
     def plan(rate: float, seconds: float) -> list[Request]:

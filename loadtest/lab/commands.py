@@ -109,7 +109,7 @@ def _world(args: argparse.Namespace) -> World:
         args.model_repository, args.data, args.questions, args.folder / "recorded"
     )
     return World(
-        store.read(args.model_repository),
+        store.read_questions(args.model_repository),
         recorded,
         args.cores,
         args.times,

@@ -77,7 +77,7 @@ def of_catalog(
     Each variant is a file of its own, written when it is whole: a killed run goes on from there.
     Raises: RepositoryError, RecordingError, DataError.
     """
-    catalog = store.read(repository)
+    catalog = store.read_questions(repository)
     examples = questions(data, limit)
     if not examples:
         raise RecordingError(f"{data}: no questions; name a SQuAD-format file that has some")

@@ -28,6 +28,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from gateway.catalog.schema import QA
 from gateway.domain import Size, Slo, SloPolicy
 from gateway.errors import BertierError
 from loadtest.lab.recording import Recording
@@ -59,6 +60,7 @@ class Decided(BaseModel):
     predicted_ms: float | None
     took_ms: float = Field(ge=0)
     outcome: Literal["answered", "refused", "expired", "failed"]
+    task: str = QA  # absent: question answering
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ class Happened:
 
 
 def read(path: Path) -> list[Decided]:
-    """Return the decisions of a record by their arrival. Raises: RecordError."""
+    """Return the decisions about questions by their arrival; classifications are left out. Raises: RecordError."""
     found = []
     try:
         with path.open() as file:
@@ -84,8 +86,11 @@ def read(path: Path) -> list[Decided]:
                     found.append(_line(line, f"{path}:{number}"))
     except (OSError, UnicodeDecodeError) as exc:
         raise RecordError(f"{path}: cannot be read: {exc}") from exc
+    found = [d for d in found if d.task == QA]
     if not found:
-        raise RecordError(f"{path}: no decision in it; one JSON object a line is expected")
+        raise RecordError(
+            f"{path}: no decision about a question in it; one JSON object a line is expected"
+        )
     return sorted(found, key=lambda d: d.arrival_ms)
 
 

@@ -140,7 +140,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _closed(args: argparse.Namespace) -> tuple[bool, Result]:
-    catalog = store.read(args.model_repository)
+    catalog = store.read_questions(args.model_repository)
     examples = questions(args.data, args.questions)
     _check(args, bool(examples))
     pinned = among("--variants", args.variants, [v.name for v in catalog.variants])

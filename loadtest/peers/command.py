@@ -60,7 +60,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _peers(args: argparse.Namespace) -> tuple[bool, Result]:
-    catalog, examples = store.read(args.model_repository), questions(None, args.questions)
+    catalog, examples = store.read_questions(args.model_repository), questions(None, args.questions)
     names = _among(args.variants, [v.name for v in catalog.variants])
     dearest = mixes.dearest(catalog).name
     chosen = _among(args.peers, [p.name for p in PEERS])

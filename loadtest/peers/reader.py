@@ -22,7 +22,7 @@ class Reader:
     """One model on one thread; a process asks it one question at a time."""
 
     def __init__(self, repository: Path, name: str, engine: str) -> None:
-        variant = store.read(repository).variant(name)
+        variant = store.read_questions(repository).variant(name)
         self._decoding = variant.decoding
         self._encoder = SpanEncoder.from_file(repository / store.TOKENIZER)
         self._infer = (_torch if engine == "torch" else _onnx)(repository, variant)

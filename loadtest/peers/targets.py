@@ -113,7 +113,7 @@ class TritonClient:
             return Reply(Outcome.EXPIRED, str(exc))
         except BertierError as exc:
             return Reply(Outcome.LOST, str(exc))
-        answer = codec.decode(windows, found.logits, question, self._variant.decoding)
+        answer = codec.decode(windows, found.spans, question, self._variant.decoding)
         return Reply(Outcome.ANSWERED, answer=answer.text, variant=self._variant.name)
 
     async def probe(self) -> None:

@@ -86,7 +86,7 @@ def _through(client: AnswerClient, concurrency: int) -> Way:
 async def _compare(
     repository: Path, examples: list[Example], ways: dict[str, Way]
 ) -> list[Comparison]:
-    catalog = store.read(repository)
+    catalog = store.read_questions(repository)
     found = []
     for variant in catalog.variants:
         wanted = offline(repository, catalog, variant.name, examples)

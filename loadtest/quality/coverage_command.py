@@ -62,7 +62,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _run(args: argparse.Namespace) -> tuple[bool, Result]:
-    catalog = store.read(args.model_repository)
+    catalog = store.read_questions(args.model_repository)
     rows = []
     for row in _served(catalog, args) if args.served else _virtual(catalog, args):
         rows.append(row)

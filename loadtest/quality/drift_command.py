@@ -65,7 +65,7 @@ def _drift(args: argparse.Namespace) -> tuple[bool, dict[str, Any]]:
 
         logging.getLogger("optimizer").setLevel(logging.INFO)  # tells how far the asking is
         record(args.model_repository, Sources(*args.record), args.run_dir, args.recording)
-    catalog = store.read(args.model_repository)
+    catalog = store.read_questions(args.model_repository)
     if args.statistics:
         rows = statistics(catalog, args.recording, args.statistics, args.streams, args.seed)
         _show_statistics(rows)

@@ -35,7 +35,7 @@ def record(repository: Path, sources: Sources, folder: Path, path: Path) -> None
 
     `folder`: of a study; answers are kept there as `bertier-optimize expect` keeps them. Raises: DataError.
     """
-    catalog = store.read(repository)
+    catalog = store.read_questions(repository)
     encoder = SpanEncoder.from_file(repository / store.TOKENIZER)
     sets: dict[str, AnsweredSet] = {}
     for part, names, examples in _parts(sources):

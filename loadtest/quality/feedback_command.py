@@ -44,7 +44,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _feedback(args: argparse.Namespace) -> tuple[bool, dict[str, Any]]:
-    catalog = store.read(args.model_repository)
+    catalog = store.read_questions(args.model_repository)
     reference = args.reference or max(catalog.variants, key=lambda v: v.size_bytes).name
     names = args.variants or [v.name for v in catalog.variants]
     asked = {*names, reference}

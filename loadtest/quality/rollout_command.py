@@ -123,7 +123,7 @@ def _in_words(quantiles: tuple[int, int] | None) -> str:
 def _served(source: Path, backend: str) -> tuple[bool, dict[str, Any]]:
     """Try an equal candidate, then one that claims a floor it does not keep, in a real gateway."""
     examples = questions(None, 200)
-    catalog = store.read(source)
+    catalog = store.read_questions(source)
     with tempfile.TemporaryDirectory(prefix="bertier-rollout-") as name:
         folder = Path(name)
         with rollout_served.gateway_on(

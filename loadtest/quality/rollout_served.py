@@ -68,7 +68,7 @@ def gateway_on(
     source: Path, folder: Path, *flags: str, variables: Mapping[str, str]
 ) -> Iterator[Stack]:
     """Serve some of the models of `source` from a repository in `folder` that may be written."""
-    catalog = only(store.read(source), SERVED)
+    catalog = only(store.read_questions(source), SERVED)
     shutil.copy(source / store.TOKENIZER, folder)
     for variant in catalog.variants:
         shutil.copytree(source / variant.name, folder / variant.name)

@@ -19,7 +19,8 @@ from optimizer.budget import schedule, study_file
 from optimizer.budget.schedule import Network, Role, Seconds
 from optimizer.budget.study_file import Start
 from optimizer.data import evaluate, question_sets
-from optimizer.data.question_sets import Example, Feature
+from optimizer.data.items import Feature
+from optimizer.data.question_sets import Example
 from optimizer.models import adapt, heads, student, tokenizer
 from optimizer.onnx import export, profile
 from optimizer.search import costs

@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from gateway.catalog.schema import (
+    ANSWERABLE,
+    UNANSWERABLE,
     Bound,
     Certificate,
     LossCheck,
@@ -21,11 +24,12 @@ from gateway.catalog.schema import (
     Variant,
 )
 from gateway.catalog.store import sha256_of
-from gateway.qa.codec import Reading, SpanEncoder
+from gateway.qa.codec import SpanEncoder
 from optimizer.certify import bounds, strata
 from optimizer.certify.strata import ALL, Scored
 from optimizer.data import clusters, evaluate, lineage
 from optimizer.data import question_sets as data
+from optimizer.data.items import Item
 from optimizer.data.question_sets import DataError, Example, Split
 from optimizer.data.splits import StudyQuestions
 from optimizer.onnx import profile
@@ -37,7 +41,7 @@ from optimizer.study.config import CertifyConfig, StudyConfig
 SEARCH, CALIBRATE = "search", "calibrate"
 VERSION = 2  # of what makes floors: the bounds, the shares of delta, the clusters held out
 METHOD = (
-    "{} over clusters: an article where its title is known ({} contexts of it at most), a context elsewhere. What"
+    "{} over clusters: {article} where its {named} is known ({most} {text}s of it at most), a {text} elsewhere. What"
     " this look at the data spends of delta is split over all plans looked at: a quarter for the largest variant's"
     " floor, a quarter for those of the other variants, a quarter for those of cascades and the losses, a quarter"
     " for those of the parts; each over its scopes, inversely to their numbers of clusters"
@@ -54,7 +58,7 @@ class QuestionSet:
     """Questions that variants are evaluated on; `name` as in the run folder and the catalog."""
 
     name: str
-    examples: Sequence[Example]
+    examples: Sequence[Any]  # Item
     tokens: np.ndarray  # (n,) int, of question and context together
     buckets: np.ndarray  # (n,) int, of a window, padded
     windows: np.ndarray  # (n,) int
@@ -62,7 +66,7 @@ class QuestionSet:
 
 
 # (variant, questions) -> its readings, decoded as served, and the CPU ms of each (empty: unknown).
-Ask = Callable[[str, QuestionSet], tuple[list[Reading], list[float]]]
+Ask = Callable[[str, QuestionSet], tuple[list[Any], list[float]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +95,7 @@ def evidence_of(study: Study) -> Evidence:
     """Return the evidence of a study's own variants. Raises: DataError."""
     lineage.check_study(study.config)
 
-    def ask(name: str, questions: QuestionSet) -> tuple[list[Reading], list[float]]:
+    def ask(name: str, questions: QuestionSet) -> tuple[list[Any], list[float]]:
         return Exported(study, name).timed_readings(questions.name, questions.examples)
 
     return gather(study.config, study.questions, study.tokenizer, ask)
@@ -110,15 +114,15 @@ def gather(config: StudyConfig, questions: StudyQuestions, tokenizer: Path, ask:
     ]
     if not certifying or strata.held_out(certifying).all():
         raise DataError(
-            "the calibrate split of the certifying sources has no article or context to make floors"
-            " from; let a larger [[data]] certify"
+            "the calibrate split of the certifying sources has no article or context (of labelled texts: no"
+            " group or text) to make floors from; let a larger [[data]] certify"
         )
     names = [Path(d.source).name for d in config.data if d.certifies]
     hashes = questions.hashes()
     return Evidence(
         search=questions_of(encoder, SEARCH, questions.certifying(Split.SEARCH)),
         calibrate=questions_of(encoder, CALIBRATE, certifying),
-        reports=tuple(_report(encoder, questions.path(source)) for source in config.report),
+        reports=tuple(_report(encoder, questions, source) for source in config.report),
         ask=ask,
         how=config.certify,
         data=", ".join(f"{name} (calibrate split)" for name in names),
@@ -126,16 +130,18 @@ def gather(config: StudyConfig, questions: StudyQuestions, tokenizer: Path, ask:
     )
 
 
-def _report(encoder: SpanEncoder, where: str) -> QuestionSet:
+def _report(encoder: SpanEncoder, questions: StudyQuestions, source: str) -> QuestionSet:
+    where = questions.path(source)
     path = data.path_of(where)
     sha256 = sha256_of(path) if path.exists() else ""
-    return questions_of(encoder, Path(where).name.split(".")[0], data.load(where), sha256)
+    name = Path(where).name.split(".")[0]
+    return questions_of(encoder, name, questions.report(source), sha256)
 
 
 def questions_of(
-    encoder: SpanEncoder, name: str, examples: Sequence[Example], sha256: str = ""
+    encoder: SpanEncoder, name: str, examples: Sequence[Item], sha256: str = ""
 ) -> QuestionSet:
-    encoded = [encoder.encode(e.as_question()) for e in examples]
+    encoded = [e.windows(encoder) for e in examples]
     return QuestionSet(
         name,
         examples,
@@ -220,7 +226,7 @@ def certificate_of(
     return Certificate(
         floor=floors[ALL],
         delta=how.delta,
-        method=METHOD.format(method_of(how), clusters.MOST_CONTEXTS),
+        method=_described(how, certified.examples[0]),
         n_contexts=whole.n_contexts,
         n_questions=whole.n_questions,
         f1=whole.f1,
@@ -244,11 +250,21 @@ def certificate_of(
     )
 
 
-def constant_f1(scored: Scored) -> float:
-    """Return the F1 of always answering that there is no answer, over clusters."""
-    return float(
-        np.mean(clusters.means(scored.examples, [not e.answerable for e in scored.examples]))
+def _described(how: CertifyConfig, item: Item) -> str:
+    """Return in words how floors on such items are made."""
+    of_questions = item.units == Example.units
+    article, named = ("an article", "title") if of_questions else ("a group", "name")
+    text = item.units[1]
+    return METHOD.format(
+        method_of(how), article=article, named=named, most=item.most_contexts, text=text
     )
+
+
+def constant_f1(scored: Scored) -> float:
+    """Return the F1 of always answering that there is no answer, over clusters; of labels, of the best constant one."""
+    kinds = scored.kinds
+    constants = set(kinds.tolist()) - {ANSWERABLE, UNANSWERABLE} or {UNANSWERABLE}
+    return max(float(np.mean(clusters.means(scored.examples, kinds == c))) for c in constants)
 
 
 def paired_of(

@@ -21,7 +21,7 @@ from optimizer.certify.bounds import betting_floor, ratio_floor
 from optimizer.certify.cascades import last_stages
 from optimizer.certify.strata import LENGTH_EDGES, rounded_down
 from optimizer.data import clusters
-from optimizer.data.question_sets import Example
+from optimizer.data.items import Item
 
 DECILES = np.linspace(0.1, 0.9, 9)
 DECIMALS = 4
@@ -40,7 +40,7 @@ AnswersByVariant = Mapping[str, Sequence[Answer]]  # by variant, (n,)
 class FloorQuestions:
     """The questions that floors are made from."""
 
-    examples: Sequence[Example]  # (n,)
+    examples: Sequence[Item]  # (n,)
     tokens: np.ndarray  # (n,) int, of question and context together
 
 
@@ -81,7 +81,7 @@ def largest(variants: Sequence[Variant]) -> Variant:
 
 def agreement(
     plan: Plan,
-    examples: Sequence[Example],  # (n,)
+    examples: Sequence[Item],  # (n,)
     answers: AnswersByVariant,
     reference: str,
     host: Host,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from gateway.catalog.store import Catalog
-from gateway.qa import codec
 from optimizer.certify import expected_agreement, strata
 from optimizer.certify.certification import Evidence
 from optimizer.certify.expected_agreement import FloorQuestions
@@ -22,8 +21,8 @@ def expected(catalog: Catalog, evidence: Evidence, n_looked_at: int | None = Non
     answers = {}
     for variant in catalog.variants:
         readings, _ = evidence.ask(variant.name, questions)
-        kept = (r for r, keep in zip(readings, made, strict=True) if keep)
-        answers[variant.name] = [codec.answer_of(reading, variant.decoding) for reading in kept]
+        asked = zip(questions.examples, readings, made, strict=True)
+        answers[variant.name] = [e.answer_of(r, variant.decoding) for e, r, keep in asked if keep]
     rows = np.flatnonzero(made)
     examples = [questions.examples[i] for i in rows.tolist()]
     return expected_agreement.with_expectations(

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from gateway.catalog import store
-from gateway.catalog.schema import Decoding, Quality, Variant
+from gateway.catalog.schema import QA, Decoding, Quality, Variant
 from gateway.catalog.store import Catalog
 from gateway.domain import Answer
 from gateway.errors import RepositoryError
@@ -121,6 +121,7 @@ def certified(
     catalog = store.read(published)
     if problems := store.check_files(published, catalog):
         raise RepositoryError("not certified: " + "; ".join(problems))
+    catalog = catalog.only(QA)
     questions = _questions(own, published / store.TOKENIZER)
     readings = {v.name: _ask(published, v, questions, own, folder) for v in catalog.variants}
     refitted = tuple(fitted(v, own.examples, readings[v.name]) for v in catalog.variants)

@@ -13,14 +13,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gateway.catalog.schema import Certificate, Paired, Plan, Variant
+from gateway.catalog.schema import QA, Certificate, Paired, Plan, Variant
 from gateway.domain import Answer
-from gateway.qa import codec
 from optimizer.certify import cascades, certification, expected_agreement, strata
 from optimizer.certify.cascades import Chain, VariantAnswers
 from optimizer.certify.certification import Evidence, PlanScores, QuestionSet, Shares
 from optimizer.certify.strata import Scored
-from optimizer.data import clusters, evaluate
+from optimizer.data import clusters
 
 MOST_CANDIDATES = 12  # cascades that version 1 of the method looked at
 MAX_PLANS = 20  # with more, choosing a plan would take too much of a request's time
@@ -69,7 +68,8 @@ def plans_of(variants: Sequence[Variant], evidence: Evidence) -> PlanSelection:
     found = []
     for chain, outcome in zip(chains, outcomes, strict=True):
         certificate = _certificate(chain, outcome, best, largest, variants, evidence, each)
-        found.append(_rated(chain, certificate, search, reports, largest))
+        task = variants[0].task
+        found.append(_rated(chain, certificate, search, reports, largest, task))
     return PlanSelection(sorted(unbeaten(found), key=lambda rated: rated.cost), len(found))
 
 
@@ -164,7 +164,8 @@ def _ask(variants: Sequence[Variant], questions: QuestionSet, evidence: Evidence
     answers, cpu = [], {}
     for variant in variants:
         readings, cpu_ms = evidence.ask(variant.name, questions)
-        said = [codec.answer_of(reading, variant.decoding) for reading in readings]
+        asked = zip(questions.examples, readings, strict=True)
+        said = [item.answer_of(reading, variant.decoding) for item, reading in asked]
         answers.append(_answers(variant, said, questions))
         if cpu_ms:
             cpu[variant.name] = np.array(cpu_ms)
@@ -172,8 +173,7 @@ def _ask(variants: Sequence[Variant], questions: QuestionSet, evidence: Evidence
 
 
 def _answers(variant: Variant, said: Sequence[Answer], questions: QuestionSet) -> VariantAnswers:
-    golds = [example.answers for example in questions.examples]
-    f1 = [evaluate.f1(a.text, gold) for a, gold in zip(said, golds, strict=True)]
+    f1 = [item.value_of(a.text) for item, a in zip(questions.examples, said, strict=True)]
     score = np.array([answer.score for answer in said])
     return VariantAnswers(variant.name, np.array(f1), score, _cost_ms(variant, questions))
 
@@ -211,10 +211,12 @@ def _rated(
     search: _Answered,
     reports: Sequence[_Answered],
     largest: str,
+    task: str,
 ) -> RatedPlan:
     played = cascades.play(chain, search.answers)
     reach = tuple(round(share, 4) for share in played.reach) if chain.thresholds else ()
-    plan = Plan(_name(chain, search), chain.variants, chain.thresholds, certificate, reach)
+    name = _name(chain, search, task)
+    plan = Plan(name, chain.variants, chain.thresholds, certificate, reach)
     whole_ms = float(cascades.play(Chain((largest,), ()), search.answers).cost_ms.mean())
     cpu = {
         answered.questions.name: _cpu_ms(chain, answered) / _cpu_ms(Chain((largest,), ()), answered)
@@ -232,13 +234,17 @@ def _cpu_ms(chain: Chain, answered: _Answered) -> float:
     return float(cascades.play(chain, measured).cost_ms.mean())
 
 
-def _name(chain: Chain, search: _Answered) -> str:
-    """Return the variant's name, or a cascade name of the stages' ranks by cost and the thresholds."""
+def _name(chain: Chain, search: _Answered, task: str) -> str:
+    """Return the variant's name, or a cascade name of the stages' ranks by cost and the thresholds.
+
+    Names of plans are unique in a repository: that of a classification's cascade begins with its task.
+    """
     if not chain.thresholds:
         return chain.variants[0]
     by_cost = sorted(search.answers, key=lambda a: float(a.cost_ms.mean()))
     places = [str(1 + [a.name for a in by_cost].index(name)) for name in chain.variants]
-    return "-".join(("cascade", *places, *(f"t{threshold:.4f}" for threshold in chain.thresholds)))
+    kind = ("cascade",) if task == QA else (task, "cascade")
+    return "-".join((*kind, *places, *(f"t{threshold:.4f}" for threshold in chain.thresholds)))
 
 
 def _named(variants: Sequence[Variant], name: str) -> Variant:

@@ -13,7 +13,7 @@ import numpy as np
 from gateway.catalog.schema import Agreement, Host
 from gateway.monitoring.sequential_tests import AgreementTest, BettingTest, Comparison
 from optimizer.certify.bounds import FloorBound, betting_floor
-from optimizer.data.clusters import MOST_CONTEXTS
+from optimizer.data.question_sets import MOST_CONTEXTS
 
 ICC = 0.10  # measured on SQuAD, of models of several sizes
 MEAN_F1 = 0.65

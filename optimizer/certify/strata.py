@@ -1,4 +1,4 @@
-"""Strata of a plan's scores (answerable or not, by length), and how two data sets differ. Pure.
+"""Strata of a plan's scores (answerable or not, or by label; by length), and how two data sets differ. Pure.
 
 Legend: n questions. The certified value is a mean over clusters (see `clusters`).
 """
@@ -8,16 +8,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from gateway.catalog.schema import ANSWERABLE, UNANSWERABLE, Check, Stratum
+from gateway.catalog.schema import Check, Stratum
 from optimizer.certify.bounds import FloorBound, ceiling
 from optimizer.data import clusters
-from optimizer.data.question_sets import Example
+from optimizer.data.items import Item
 
 ALL = "all"
-KINDS = (ANSWERABLE, UNANSWERABLE)
+MOST_KINDS = 12  # labels; floors of more would have a share of delta too small to say anything
 LENGTHS = ("to 128 tokens", "129 to 256 tokens", "over 256 tokens")
 LENGTH_EDGES = (128, 256)
 EVERY, TITLED = "all clusters", "unseen titled articles"  # scopes of a certificate
@@ -25,8 +26,7 @@ HELD_OUT = 5  # one cluster in this many is held out to check the floors
 HELD_OUT_FROM = (
     100  # clusters; a check on a fifth of fewer could hardly fail, and costs the floors more
 )
-ARTICLES_HELD_OUT, CONTEXTS_HELD_OUT = "held-out articles", "held-out contexts"
-HELD_OUT_NAMES = (ARTICLES_HELD_OUT, CONTEXTS_HELD_OUT)
+HELD_OUT_NAMES = tuple(f"held-out {unit}s" for unit in ("article", "context", "group", "text"))
 WORTH_NAMING = 0.25  # a cause is named from this share of the whole difference on
 
 
@@ -35,7 +35,7 @@ class Scored:
     """Questions of a data set, or of a part of it, with the F1 of one plan on each."""
 
     name: str
-    examples: Sequence[Example]
+    examples: Sequence[Any]  # Item
     tokens: np.ndarray  # (n,) int, of question and context together
     f1: np.ndarray  # (n,)
 
@@ -62,7 +62,7 @@ class Scored:
 
     @property
     def kinds(self) -> np.ndarray:  # (n,) names
-        return np.array([KINDS[not e.answerable] for e in self.examples])
+        return np.array([e.kind for e in self.examples])
 
     @property
     def lengths(self) -> np.ndarray:  # (n,) names
@@ -71,12 +71,14 @@ class Scored:
     @property
     def strata(self) -> dict[str, Scored]:
         """Return the parts that have questions."""
-        masks = {name: self.kinds == name for name in KINDS}
+        kinds = self.kinds
+        names = sorted(set(kinds.tolist()))
+        masks = {name: kinds == name for name in names if len(names) <= MOST_KINDS}
         masks |= {name: self.lengths == name for name in LENGTHS}
         return {name: self.part(mask) for name, mask in masks.items() if mask.any()}
 
 
-def held_out(examples: Sequence[Example]) -> np.ndarray:  # (n,) bool
+def held_out(examples: Sequence[Item]) -> np.ndarray:  # (n,) bool
     """Return which questions only check floors: a fifth of the articles, or else of the contexts.
 
     Of fewer than HELD_OUT_FROM none is held out. If any article is known, contexts of unknown articles are never held out: other contexts of the same
@@ -95,7 +97,7 @@ def _is_held_out(key: str) -> bool:
     return int(hashlib.sha256(f"held out {key}".encode()).hexdigest(), 16) % HELD_OUT == 0
 
 
-def makes_floors(examples: Sequence[Example], *, hold_out: bool = True) -> np.ndarray:  # (n,) bool
+def makes_floors(examples: Sequence[Item], *, hold_out: bool = True) -> np.ndarray:  # (n,) bool
     """Return which questions make floors: those that count and are not held out."""
     counts = clusters.counted(examples)
     return counts & ~held_out(examples) if hold_out else counts
@@ -104,14 +106,18 @@ def makes_floors(examples: Sequence[Example], *, hold_out: bool = True) -> np.nd
 def split(scored: Scored, *, hold_out: bool = True) -> tuple[Scored, Scored]:
     """Return the questions that make floors, and the held-out ones that check them."""
     made = makes_floors(scored.examples, hold_out=hold_out)
-    titled = bool(clusters.is_titled(scored.examples).any())
-    name = ARTICLES_HELD_OUT if titled else CONTEXTS_HELD_OUT
     held = clusters.counted(scored.examples) & ~made
-    return scored.part(made), scored.part(held, name)
+    return scored.part(made), scored.part(held, _held_out_name(scored.examples))
+
+
+def _held_out_name(examples: Sequence[Item]) -> str:
+    titled = bool(clusters.is_titled(examples).any())
+    unit = examples[0].units[not titled] if examples else "context"
+    return f"held-out {unit}s"
 
 
 def capped(scored: Scored) -> Scored:
-    """Return the questions that count: those on the first MOST_CONTEXTS contexts of each article."""
+    """Return the questions that count: those on the first few contexts of each article."""
     return scored.part(clusters.counted(scored.examples))
 
 
@@ -165,7 +171,7 @@ def strata_of(certified: Scored, bound: FloorBound, share: float) -> tuple[Strat
             name,
             part,
             floor_of(part, bound, share)
-            if name in KINDS
+            if name not in LENGTHS
             else rounded_down(bound(part.means, share)),
         )
         for name, part in certified.strata.items()
@@ -229,7 +235,7 @@ def shift(here: Scored, there: Scored, stratum: str) -> str:
 
 def _parts(scored: Scored, stratum: str) -> dict[str, _Part]:
     """Return the parts of a stratum: a kind is divided by length, everything else by kind."""
-    labels = scored.lengths if stratum in KINDS else scored.kinds
+    labels = scored.kinds if stratum in (ALL, *LENGTHS) else scored.lengths
     weight = clusters.weights(scored.examples)
     found = {}
     for name in dict.fromkeys(labels.tolist()):

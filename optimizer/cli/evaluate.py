@@ -1,4 +1,4 @@
-"""`bertier-optimize evaluate`: EM and F1 of published variants or of a running gateway."""
+"""`bertier-optimize evaluate`: EM and F1, or the scores of labels, of published variants or of a running gateway."""
 
 from __future__ import annotations
 
@@ -13,18 +13,27 @@ from rich.console import Console
 from rich.table import Table
 
 from gateway.catalog import store
+from gateway.catalog.schema import QA
+from optimizer.cli import evaluate_labels
 from optimizer.data import evaluate, question_sets
 from optimizer.evaluation import remote
+from optimizer.publish import tasks
 from optimizer.study import config as configs
 
 
 def add(commands: Any) -> None:
     """Add the command."""
-    text = "score a repository's variants or a running gateway: EM and F1 by the SQuAD 2.0 rules"
+    text = (
+        "score a repository's variants or a running gateway: EM and F1 by the SQuAD 2.0 rules, or with --task the"
+        " scores of GLUE"
+    )
     command = commands.add_parser("evaluate", help=text, description=text)
     command.add_argument(
-        "--data", required=True, help="SQuAD-format file, or a known name such as squad_v2_dev"
+        "--data",
+        required=True,
+        help="SQuAD-format file, or a known name such as squad_v2_dev; with --task: .tsv, .jsonl or .parquet",
     )
+    evaluate_labels.add_options(command)
     command.add_argument(
         "--variant", help="score only this variant; with --url: sent as SLO-Variant"
     )
@@ -42,6 +51,8 @@ def add(commands: Any) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
+    if args.task:
+        return evaluate_labels.run(args, _ask_gateway)
     examples = question_sets.load(args.data)[: args.limit]
     if not examples:
         raise question_sets.DataError(f"{args.data}: contains no questions")
@@ -60,7 +71,7 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     return {name: evaluate.as_dict(s, forced.get(name)) for name, s in scores.items()}
 
 
-def _ask_gateway(args: argparse.Namespace, examples: Sequence[question_sets.Example]) -> list[str]:
+def _ask_gateway(args: argparse.Namespace, examples: Sequence[remote.Asked]) -> list[str]:
     headers = {"SLO-Latency-Ms": "60000"}
     if args.variant:
         headers["SLO-Variant"] = args.variant
@@ -68,7 +79,8 @@ def _ask_gateway(args: argparse.Namespace, examples: Sequence[question_sets.Exam
         headers = headers | {"SLO-Class": args.slo_class}
         headers.pop("SLO-Latency-Ms")
     try:
-        return asyncio.run(remote.ask_all(args.url, examples, headers, args.concurrency))
+        asked = remote.ask_all(args.url, examples, headers, args.concurrency, args.task)
+        return asyncio.run(asked)
     except ExceptionGroup as group:  # not except*: before Python 3.11.4 it wraps what is raised
         raise next(_leaves(group)) from group
 
@@ -83,7 +95,7 @@ def _ask_variants(
 ) -> tuple[dict[str, list[str]], dict[str, evaluate.Scores]]:
     """Return each variant's answers, and its scores on answerable questions when it must answer."""
     repo: Path = args.model_repository
-    catalog = store.read(repo)
+    catalog = tasks.part_of(store.read(repo), QA)
     chosen = [v for v in catalog.variants if args.variant in (None, v.name)]
     if not chosen:
         known = ", ".join(v.name for v in catalog.variants)

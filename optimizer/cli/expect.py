@@ -28,15 +28,15 @@ def add(commands: Any, study: argparse.ArgumentParser) -> None:
 
 def _expect(args: argparse.Namespace) -> dict[str, Any]:
     from optimizer.certify import measured_agreement
-    from optimizer.publish import recertify
+    from optimizer.publish import recertify, tasks
 
     config = configs.read(args.study)
     published = args.model_repository or config.publish.repository
-    catalog = store.read(published)
+    catalog = tasks.part_of(store.read(published), tasks.name_of(config))
     folder = args.run_dir or Path("runs") / config.name
     evidence = recertify.evidence_of(published, catalog, config, args.data_dir, folder)
     found = measured_agreement.expected(catalog, evidence)
-    store.write(published, found)
+    store.write(published, tasks.beside(found, store.read(published)))
     return show(found)
 
 

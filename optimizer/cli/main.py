@@ -13,7 +13,7 @@ from rich.console import Console
 from gateway.catalog import store
 from optimizer.benchmarks import commands as compare_cli
 from optimizer.benchmarks.engines import commands as engines_cli
-from optimizer.cli import command, evaluate, expect, rollouts, simulate, stages, tables
+from optimizer.cli import command, evaluate, expect, qnli, rollouts, simulate, stages, tables
 from optimizer.report import inputs as report
 from optimizer.study import config as configs
 
@@ -31,10 +31,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_profile(commands)
     expect.add(commands, study)
     evaluate.add(commands)
+    qnli.add(commands)
     simulate.add(commands)
     rollouts.add(commands)
     _add_report(commands)
-    compare_cli.add(commands, study, stages.study_of)
+    compare_cli.add(commands, study, stages.question_study_of)
     engines_cli.add(commands)
     return parser
 

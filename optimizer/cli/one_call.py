@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gateway.catalog import store
+from gateway.catalog.schema import QA
 from optimizer.budget import questions, record, schedule, study_file
 from optimizer.budget.record import Given, Record
 from optimizer.budget.schedule import BudgetError, Schedule, Stage
@@ -234,7 +235,7 @@ def finished(call: ChosenStudy) -> dict[str, Any]:
     """Show what each stage took and how to serve the result; return the stages as plain data."""
     console, found = Console(width=WIDTH), call.record
     console.print(table_of(found))
-    catalog = store.read(call.published)
+    catalog = store.read(call.published).only(QA)
     unseen = call.questions.certifying(Split.SEARCH)
     request = own.curl(catalog, OwnQuestions(call.questions.config.name, "", unseen))
     console.print(

@@ -13,11 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from gateway.catalog import store
+from gateway.catalog.schema import QA
 from gateway.catalog.store import Catalog
 from optimizer.certify import own_questions
 from optimizer.certify.own_questions import FloorEstimate, OwnQuestions
 from optimizer.cli import tables
-from optimizer.publish import recertify
+from optimizer.publish import recertify, tasks
 from optimizer.study import config as configs
 
 DELTA = 0.1
@@ -30,7 +31,7 @@ def certify(args: argparse.Namespace) -> dict[str, Any]:
     delta = DELTA if args.delta is None else args.delta
     if not 0 < delta < 1:
         raise configs.ConfigError(f"--delta {delta:g}: must be between 0 and 1")
-    catalog, console = store.read(published), Console()
+    catalog, console = tasks.part_of(store.read(published), QA), Console()
     own = own_questions.read(args.data, catalog)
     _say_before(console, own, own_questions.outlook(own.n_clusters, len(catalog.variants), delta))
     folder = args.run_dir or RUN_FOLDER

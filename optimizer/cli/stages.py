@@ -18,7 +18,7 @@ from gateway.catalog.store import Catalog
 from optimizer.cli import one_call, rollouts, tables
 from optimizer.publish import checks
 from optimizer.study import config as configs
-from optimizer.study import store, workers
+from optimizer.study import same_task, store, workers
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +187,19 @@ def study_of(args: argparse.Namespace) -> Any:  # a Study
     if config.ignored:
         log.warning("%s", config.ignored)
     log.info("%s", config.roles)
-    return Study(config, args.data_dir, args.run_dir or Path("runs") / config.name)
+    folder = args.run_dir or Path("runs") / config.name
+    same_task.check(folder, config.task)
+    return Study(config, args.data_dir, folder)
+
+
+def question_study_of(args: argparse.Namespace) -> Any:  # a Study
+    """Return the study for a command that compares answers to questions. Raises: ConfigError."""
+    study = study_of(args)
+    if study.config.task is not None:
+        raise configs.ConfigError(
+            f"{args.study}: classifies ([task] {study.config.task.name}); this command compares answers to questions"
+        )
+    return study
 
 
 def _run(args: argparse.Namespace) -> dict[str, Any]:
@@ -223,6 +235,7 @@ def _run_stages(
 def _teacher(args: argparse.Namespace) -> dict[str, Any]:
     study = study_of(args)
     _check_elastic(study)
+    _check_target(study)
     with workers.working():
         found = study.largest.train()
     return _show_training({study.config.largest_name: found})
@@ -257,6 +270,13 @@ def _check_elastic(study: Any) -> None:
     """Raises: ModelError for a fault that would otherwise show only after the teacher is trained."""
     for elastic in study.elastics.values():
         elastic.check()
+
+
+def _check_target(study: Any) -> None:
+    """Raises: RepositoryError for what publishing would refuse after hours of training."""
+    from optimizer.publish import publication
+
+    publication.check_target(study, study.config.publish.repository)
 
 
 def _costs(args: argparse.Namespace) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Scores a variant as it is served: one question at a time, in its length bucket, by the gateway's code.
+"""Scores a variant as it is served: one question or text at a time, in its length bucket, by the gateway's code.
 
-Scores follow the official SQuAD 2.0 rule. Source: Rajpurkar et al. 2018 and its evaluation script.
+Scores of answers follow the official SQuAD 2.0 rule. Source: Rajpurkar et al. 2018 and its evaluation script.
 """
 
 from __future__ import annotations
@@ -11,20 +11,24 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
-from gateway.backends.embedded import open_session, run
-from gateway.catalog.schema import Decoding, Precision, Quality
+from gateway.backends.embedded import open_session
+from gateway.catalog.schema import Decoding, Metric, Precision, Quality
 from gateway.qa import codec
 from gateway.qa.codec import Reading, SpanEncoder
-from gateway.qa.scoring import normalize, token_f1, tokens_of
-from optimizer.data import clusters
-from optimizer.data.question_sets import Example
+from gateway.qa.scoring import normalize
+from optimizer.data import class_scores, clusters, question_sets
+from optimizer.data.items import AnyReading, Item
+from optimizer.data.labelled_texts import LabelledText
+from optimizer.data.question_sets import Example, scored_golds
 from optimizer.study.progress import Progress
 
 WORKERS = 2
+f1 = question_sets.f1  # of one answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +56,7 @@ def _known(value: float) -> float | None:
 
 
 def exact(found: str, golds: Sequence[str]) -> float:
-    return max(float(normalize(found) == normalize(gold)) for gold in _golds(golds))
-
-
-def f1(found: str, golds: Sequence[str]) -> float:
-    """Return the best token F1 against any gold answer; no golds: unanswerable."""
-    return max(token_f1(tokens_of(found), tokens_of(gold)) for gold in _golds(golds))
-
-
-def _golds(golds: Sequence[str]) -> Sequence[str]:
-    """Return the gold answers that are not empty after normalization; the official rule drops others."""
-    return [gold for gold in golds if normalize(gold)] or [""]
+    return max(float(normalize(found) == normalize(gold)) for gold in scored_golds(golds))
 
 
 def score(examples: Sequence[Example], answers: Sequence[str]) -> Scores:
@@ -89,20 +83,20 @@ def _mean(values: np.ndarray) -> float:
 def read_all(
     model: Path,
     tokenizer: Path,
-    examples: Sequence[Example],
+    examples: Sequence[Item],
     precision: Precision,
-) -> list[Reading]:
-    """Return the model's reading of every question, each run alone."""
+) -> list[Any]:
+    """Return the model's reading of every item, each run alone: `Reading`, of labelled texts `LabelReading`."""
     return read_timed(model, tokenizer, examples, precision)[0]
 
 
 def read_timed(
     model: Path,
     tokenizer: Path,
-    examples: Sequence[Example],
+    examples: Sequence[Item],
     precision: Precision,
-) -> tuple[list[Reading], list[float]]:
-    """Return the readings, and the CPU time of each question's inference, all windows, ms.
+) -> tuple[list[Any], list[float]]:
+    """Return the readings, and the CPU time of each item's inference, all windows, ms.
 
     CPU time, because a busy host stretches only the wall's.
     """
@@ -110,7 +104,7 @@ def read_timed(
     progress = Progress(f"evaluate {model.parent.parent.name}", len(examples))
     sessions = [open_session(model, precision=precision) for _ in range(WORKERS)]
 
-    def work(session: ort.InferenceSession, part: Sequence[Example]) -> list[tuple[Reading, float]]:
+    def work(session: ort.InferenceSession, part: Sequence[Item]) -> list[tuple[AnyReading, float]]:
         found = []
         for example in part:
             found.append(_read(session, encoder, example))
@@ -125,18 +119,27 @@ def read_timed(
 
 
 def _read(
-    session: ort.InferenceSession, encoder: SpanEncoder, example: Example
-) -> tuple[Reading, float]:
-    question = example.as_question()
-    windows = encoder.encode(question)
+    session: ort.InferenceSession, encoder: SpanEncoder, example: Item
+) -> tuple[AnyReading, float]:
+    windows = example.windows(encoder)
     began = time.thread_time()
-    logits = run(session, windows)
+    logits = example.ask(session, windows)
     cpu_ms = (time.thread_time() - began) * 1e3
-    return codec.read(windows, logits, question), round(cpu_ms, 3)
+    return example.read(windows, logits), round(cpu_ms, 3)
 
 
 def answers_of(readings: Iterable[Reading], how: Decoding) -> list[str]:
     return [codec.answer_of(reading, how).text for reading in readings]
+
+
+def texts_of(examples: Sequence[Item], readings: Iterable[Any], how: Decoding) -> list[str]:
+    """Return the answer, or the label, to each item."""
+    return [e.answer_of(r, how).text for e, r in zip(examples, readings, strict=True)]
+
+
+def mean_value(examples: Sequence[Item], texts: Sequence[str]) -> float:
+    """Return the mean F1 of answers, or the accuracy of labels."""
+    return _mean(np.array([e.value_of(t) for e, t in zip(examples, texts, strict=True)]))
 
 
 def forced_answers(readings: Iterable[Reading]) -> list[str]:
@@ -145,10 +148,33 @@ def forced_answers(readings: Iterable[Reading]) -> list[str]:
 
 
 def quality(
-    name: str, sha256: str, examples: Sequence[Example], readings: Sequence[Reading], how: Decoding
+    name: str, sha256: str, examples: Sequence[Any], readings: Sequence[Any], how: Decoding
 ) -> Quality:
     """Return a variant's catalog entry for this data, with a confidence interval over clusters."""
-    return quality_of(name, sha256, examples, answers_of(readings, how), readings)
+    texts = texts_of(examples, readings, how)
+    if how.temperature is not None:
+        return _labelled_quality(name, sha256, examples, texts)
+    return quality_of(name, sha256, examples, texts, readings)
+
+
+def _labelled_quality(
+    name: str, sha256: str, examples: Sequence[LabelledText], texts: Sequence[str]
+) -> Quality:
+    found = class_scores.scores(examples, texts)
+    low, high = bootstrap_interval(examples, texts)
+    return Quality(
+        data=name,
+        sha256=sha256,
+        n=found.n,
+        exact=found.accuracy,
+        f1=found.accuracy,
+        f1_low=low,
+        f1_high=high,
+        has_answer_f1=None,
+        no_answer_f1=None,
+        forced_f1=None,
+        metrics=tuple(Metric(name, value) for name, value in found.others.items()),
+    )
 
 
 def quality_of(
@@ -179,12 +205,12 @@ def quality_of(
 
 
 def bootstrap_interval(
-    examples: Sequence[Example], answers: Sequence[str], resamples: int = 1000, seed: int = 0
+    examples: Sequence[Item], answers: Sequence[str], resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """Return the 95 % interval of the mean F1, resampling clusters (articles, or contexts)."""
+    """Return the 95 % interval of the mean F1 or accuracy, resampling clusters (articles, or contexts)."""
     sums: dict[str, list[float]] = defaultdict(list)
     for example, answer in zip(examples, answers, strict=True):
-        sums[clusters.cluster_of(example)].append(f1(answer, example.answers))
+        sums[clusters.cluster_of(example)].append(example.value_of(answer))
     totals = np.array([sum(v) for v in sums.values()])
     counts = np.array([len(v) for v in sums.values()])
     return resampled_interval(totals, counts, resamples, seed)

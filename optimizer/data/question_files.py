@@ -124,10 +124,11 @@ def _list_of(path: Path, where: str, owner: Any, name: str) -> list[Any]:
 def _json_lines(path: Path) -> Iterator[Example]:
     with question_sets.OPENERS.get(path.suffix, open)(path, "rb") as file:
         lines = [(n, line) for n, line in enumerate(file, 1) if line.strip()]
-    yield from _rows(path, ((f"line {n}", _parsed(path, n, line)) for n, line in lines))
+    yield from _rows(path, ((f"line {n}", parsed(path, n, line)) for n, line in lines))
 
 
-def _parsed(path: Path, number: int, line: bytes) -> Any:
+def parsed(path: Path, number: int, line: bytes) -> Any:
+    """Return a line of a JSON Lines file. Raises: DataError."""
     try:
         return json.loads(line)
     except json.JSONDecodeError as exc:
@@ -152,16 +153,21 @@ def _csv(path: Path) -> Iterator[Example]:
 
 
 def _parquet(path: Path) -> Iterator[Example]:
+    yield from _rows(path, ((f"row {i}", row) for i, row in enumerate(parquet_rows(path), 1)))
+
+
+def parquet_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a Parquet file. Raises: DataError."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as exc:
         raise DataError(f"{path}: {NEEDS_PARQUET}") from exc
     try:
-        rows = pq.read_table(path).to_pylist()
+        found: list[dict[str, Any]] = pq.read_table(path).to_pylist()
     except pa.ArrowInvalid as exc:
         raise DataError(f"{path}: not a Parquet file: {exc}") from exc
-    yield from _rows(path, ((f"row {i}", row) for i, row in enumerate(rows, 1)))
+    return found
 
 
 READERS: dict[str, Callable[[Path], Iterator[Example]]] = {

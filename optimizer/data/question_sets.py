@@ -19,15 +19,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, ClassVar, TypeVar, cast
 
 import numpy as np
 
-from gateway.domain import Question, Windows
+from gateway.backends.embedded import run
+from gateway.catalog.schema import ANSWERABLE, UNANSWERABLE, Decoding
+from gateway.domain import Answer, LabelLogits, Logits, Question, Windows
 from gateway.errors import BertierError
-from gateway.qa.codec import SpanEncoder
+from gateway.qa import codec
+from gateway.qa.codec import Reading, SpanEncoder
+from gateway.qa.scoring import normalize, token_f1, tokens_of
+from optimizer.data.items import Feature, Item
 
 log = logging.getLogger(__name__)
+
+I = TypeVar("I", bound=Item)  # noqa: E741 - an item's own kind
 
 OFFICIAL = "https://rajpurkar.github.io/SQuAD-explorer/dataset/"
 SQUAD_SHA256 = {
@@ -59,6 +66,7 @@ SPLIT_VERSION = 2
 BUCKETS = 20
 SEARCH_END, CONTEXTS_END, ARTICLES_END = 2, 5, 10  # first bucket after search, and after calibrate
 DOWNLOADS = Path("runs/downloads")
+MOST_CONTEXTS = 5  # of an article, that count in a certificate
 MISPLACED = 0.01  # share of the answers that may not stand where they are said to
 OPENERS: dict[str, Any] = {".json": open, ".gz": gzip.open, ".xz": lzma.open}
 
@@ -81,6 +89,9 @@ class Split(StrEnum):
 class Example:
     """One question with its gold answers; no answers: unanswerable."""
 
+    most_contexts: ClassVar[int] = MOST_CONTEXTS
+    units: ClassVar[tuple[str, str]] = ("article", "context")
+
     id: str
     question: str
     context: str
@@ -92,17 +103,45 @@ class Example:
     def answerable(self) -> bool:
         return bool(self.answers)
 
+    @property
+    def kind(self) -> str:
+        return ANSWERABLE if self.answerable else UNANSWERABLE
+
     def as_question(self) -> Question:
         return Question(self.question, self.context, self.id)
 
+    def row_key(self) -> list[Any]:
+        return [self.question, self.context, self.answers, self.starts]
 
-@dataclass(frozen=True, slots=True)
-class Feature:
-    """One window with its gold spans in tokens; (0, 0) where the window holds no answer."""
+    def windows(self, encoder: SpanEncoder) -> Windows:
+        return encoder.encode(self.as_question())
 
-    input_ids: np.ndarray  # (S,) int32
-    token_type_ids: np.ndarray  # (S,) int8
-    spans: tuple[tuple[int, int], ...]  # (first, last) token of each distinct gold answer
+    def feature(self, encoder: SpanEncoder, rng: random.Random) -> Feature:
+        """Return one training window: one that holds the answer, if there is one."""
+        return _feature(self, self.windows(encoder), rng)
+
+    def ask(self, session: Any, windows: Windows) -> Logits:
+        return run(session, windows)
+
+    def read(self, windows: Windows, logits: Logits | LabelLogits) -> Reading:
+        assert isinstance(logits, Logits), "the model answers questions"
+        return codec.read(windows, logits, self.as_question())
+
+    def answer_of(self, reading: Reading, how: Decoding) -> Answer:
+        return codec.answer_of(reading, how)
+
+    def value_of(self, text: str) -> float:
+        return f1(text, self.answers)
+
+
+def f1(found: str, golds: Sequence[str]) -> float:
+    """Return the best token F1 against any gold answer; no golds: unanswerable."""
+    return max(token_f1(tokens_of(found), tokens_of(gold)) for gold in scored_golds(golds))
+
+
+def scored_golds(golds: Sequence[str]) -> Sequence[str]:
+    """Return the gold answers that are not empty after normalization; the official rule drops others."""
+    return [gold for gold in golds if normalize(gold)] or [""]
 
 
 def load(source: str, cache: Path = DOWNLOADS) -> list[Example]:
@@ -217,7 +256,7 @@ def _misplaced(example: Example) -> tuple[str, int] | None:
     return None
 
 
-def split_of(example: Example, *, by_article: bool, certifies: bool) -> Split:
+def split_of(example: Item, *, by_article: bool, certifies: bool) -> Split:
     """Return the split an example belongs to, whatever else is in the file; see SPLIT_VERSION."""
     article = article_of(example) if by_article else None
     key = example.context if article is None else article
@@ -228,12 +267,12 @@ def split_of(example: Example, *, by_article: bool, certifies: bool) -> Split:
     return Split.CALIBRATE if certifies and bucket < end else Split.TRAIN
 
 
-def article_of(example: Example) -> str | None:
+def article_of(example: Item) -> str | None:
     """Return the title of its article; None where it is not known."""
     return None if example.title in ("", MIXED_ARTICLES) else example.title
 
 
-def sample_contexts(examples: Sequence[Example], fraction: float, seed: int) -> list[Example]:
+def sample_contexts(examples: Sequence[I], fraction: float, seed: int) -> list[I]:
     """Keep a fixed `fraction` of the contexts, each with all its questions."""
     contexts = sorted({e.context for e in examples})
     random.Random(seed).shuffle(contexts)
@@ -241,10 +280,10 @@ def sample_contexts(examples: Sequence[Example], fraction: float, seed: int) -> 
     return [e for e in examples if e.context in kept]
 
 
-def features(examples: Iterable[Example], encoder: SpanEncoder, seed: int) -> list[Feature]:
-    """Return one training window an example: one that holds the answer, if there is one."""
+def features(examples: Iterable[Item], encoder: SpanEncoder, seed: int) -> list[Feature]:
+    """Return one training row an example."""
     rng = random.Random(seed)
-    return [_feature(e, encoder.encode(e.as_question()), rng) for e in examples]
+    return [e.feature(encoder, rng) for e in examples]
 
 
 def _feature(example: Example, windows: Windows, rng: random.Random) -> Feature:

@@ -1,6 +1,6 @@
 """Training rows kept on disk: every stage and every process trains on the same, tokenized once.
 
-Legend: R rows, T tokens of all rows, G gold spans of all rows.
+Legend: R rows, T tokens of all rows, G gold spans of all rows. The label of a question's row is NONE.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ import numpy as np
 
 from gateway.qa.codec import SpanEncoder
 from optimizer.data import question_sets
-from optimizer.data.question_sets import Example, Feature
+from optimizer.data.items import Feature, Item
 
 log = logging.getLogger(__name__)
 
+NONE = -1
+
 
 def features(
-    examples: Sequence[Example], tokenizer: Path, max_tokens: int, seed: int, folder: Path
+    examples: Sequence[Item], tokenizer: Path, max_tokens: int, seed: int, folder: Path
 ) -> list[Feature]:
     """Return one training window an example, from the folder if it was made before.
 
@@ -43,11 +45,11 @@ def features(
     return found
 
 
-def _key(examples: Sequence[Example], tokenizer: Path, max_tokens: int, seed: int) -> str:
+def _key(examples: Sequence[Item], tokenizer: Path, max_tokens: int, seed: int) -> str:
     digest = hashlib.sha256(json.dumps([max_tokens, seed]).encode())
     digest.update(tokenizer.read_bytes())
     for e in examples:
-        digest.update(json.dumps([e.question, e.context, e.answers, e.starts]).encode())
+        digest.update(json.dumps(e.row_key()).encode())
     return digest.hexdigest()[:16]
 
 
@@ -62,6 +64,7 @@ def _write(path: Path, rows: Sequence[Feature]) -> None:
             token_type_ids=np.concatenate([f.token_type_ids for f in rows]),  # (T,)
             n_spans=np.array([len(f.spans) for f in rows], np.int32),  # (R,)
             spans=np.array([span for f in rows for span in f.spans], np.int32),  # (G, 2)
+            labels=np.array([NONE if f.label is None else f.label for f in rows], np.int32),  # (R,)
         )
     os.replace(part, path)
 
@@ -69,10 +72,12 @@ def _write(path: Path, rows: Sequence[Feature]) -> None:
 def _read(path: Path) -> list[Feature]:
     with path.open("rb") as file, np.load(file) as stored:  # numpy leaves a damaged file open
         ids, types, spans = stored["input_ids"], stored["token_type_ids"], stored["spans"].tolist()
-        stops, span_stops = stored["lengths"].cumsum(), stored["n_spans"].cumsum()
+        stops, span_stops = stored["lengths"].cumsum().tolist(), stored["n_spans"].cumsum().tolist()
+        labels = stored["labels"].tolist()
     found, first, first_span = [], 0, 0
-    for stop, span_stop in zip(stops.tolist(), span_stops.tolist(), strict=True):
+    for stop, span_stop, label in zip(stops, span_stops, labels, strict=True):
         gold = tuple((a, b) for a, b in spans[first_span:span_stop])
-        found.append(Feature(ids[first:stop], types[first:stop], gold))
+        row = ids[first:stop], types[first:stop], gold
+        found.append(Feature(*row, label=None if label == NONE else label))
         first, first_span = stop, span_stop
     return found

@@ -1,4 +1,4 @@
-"""Cached evaluations: the readings of a model file on a set of questions, run once as it is served.
+"""Cached evaluations: the readings of a model file on questions or texts, run once as it is served.
 
 Legend: n questions.
 """
@@ -15,12 +15,14 @@ from pydantic import ConfigDict, TypeAdapter
 from gateway.catalog.schema import Precision
 from gateway.qa.codec import Reading
 from optimizer.data import evaluate
-from optimizer.data.question_sets import Example
+from optimizer.data.items import Item, LabelReading
 from optimizer.onnx import profile
 from optimizer.study import stages
 
 # A reading without any span has an infinite difference.
-_READINGS = TypeAdapter(list[Reading], config=ConfigDict(ser_json_inf_nan="constants"))
+_READINGS: TypeAdapter[list[Any]] = TypeAdapter(
+    list[Reading] | list[LabelReading], config=ConfigDict(ser_json_inf_nan="constants")
+)
 _TIMES = TypeAdapter(list[float])
 
 
@@ -35,9 +37,9 @@ class Model:
 
 
 def readings(
-    model: Model, folder: Path, part: str, examples: Sequence[Example]
-) -> tuple[list[Reading], list[float]]:
-    """Return what the logits say to these questions, and the CPU time of each, ms; kept in `folder`.
+    model: Model, folder: Path, part: str, examples: Sequence[Item]
+) -> tuple[list[Any], list[float]]:
+    """Return what the logits say to these questions or texts, and the CPU time of each, ms; kept in `folder`.
 
     `part` names the questions. No times are known of readings that an earlier version kept.
     """

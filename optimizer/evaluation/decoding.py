@@ -1,4 +1,4 @@
-"""Fits how a variant's logits become answers: the no-answer threshold and calibrated probabilities.
+"""Fits how a variant's logits become answers or labels: the no-answer threshold and calibrated probabilities.
 
 Reads the search split only. Pure, but for the solver.
 """
@@ -6,19 +6,53 @@ Reads the search split only. Pure, but for the solver.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
 
 from gateway.catalog.schema import Decoding
 from gateway.qa.codec import Reading, score_features
 from optimizer.data.evaluate import f1, forced_answers
-from optimizer.data.question_sets import Example
+from optimizer.data.items import LabelReading
+from optimizer.data.labelled_texts import LabelledText
+from optimizer.data.question_sets import DataError, Example
 
+TEMPERATURES = (0.05, 20.0)  # between which one is looked for
 RIGHT_F1 = 0.5  # an answer counts as right from this F1 on
 MIN_OF_A_KIND = 20  # fewer rights or wrongs than this do not carry a curve
 
 
-def fit(examples: Sequence[Example], readings: Sequence[Reading]) -> Decoding:
+def fit(examples: Sequence[Any], readings: Sequence[Any]) -> Decoding:
+    """Return the decoding fitted on questions, or on labelled texts."""
+    if any(isinstance(reading, LabelReading) for reading in readings):
+        return fit_temperature(examples, readings)
+    return fit_answers(examples, readings)
+
+
+def fit_temperature(examples: Sequence[LabelledText], readings: Sequence[LabelReading]) -> Decoding:
+    """Return the temperature under which the labels' probabilities are the likeliest.
+
+    Raises: DataError without texts to fit it on. Source: Guo et al. 2017, section 4.2.
+    """
+    if not examples:
+        raise DataError(
+            "the search split of the certifying sources is empty, so nothing can be calibrated; let a larger"
+            " [[data]] certify"
+        )
+    logits = np.array([r.logits for r in readings])  # (n, L)
+    gold = np.array([e.label for e in examples])[:, None]
+
+    def loss(log_temperature: float) -> float:
+        shares = log_softmax(logits / np.exp(log_temperature), axis=1)
+        return -float(np.take_along_axis(shares, gold, axis=1).mean())
+
+    found = minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded")
+    return Decoding(temperature=round(float(np.exp(found.x)), 4))
+
+
+def fit_answers(examples: Sequence[Example], readings: Sequence[Reading]) -> Decoding:
     """Return the decoding under which neither answerable nor unanswerable questions are given up."""
     difference = np.array([min(r.difference, 1e3) for r in readings])
     has = np.array([e.answerable for e in examples])

@@ -1,4 +1,4 @@
-"""Answers of a running gateway to a question set, over HTTP."""
+"""Answers of a running gateway to a question set, or labels of texts, over HTTP."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence
 import httpx2
 
 from gateway.errors import BertierError
+from optimizer.data.labelled_texts import LabelledText
 from optimizer.data.question_sets import Example
 from optimizer.study.progress import Progress
 
 TIMEOUT_S = 60.0
+
+Asked = Example | LabelledText
 
 
 class GatewayError(BertierError):
@@ -19,17 +22,21 @@ class GatewayError(BertierError):
 
 
 async def ask_all(
-    url: str, examples: Sequence[Example], headers: Mapping[str, str], concurrency: int
+    url: str,
+    examples: Sequence[Asked],
+    headers: Mapping[str, str],
+    concurrency: int,
+    task: str | None = None,
 ) -> list[str]:
-    """Return the gateway's answer to every question, in order. Raises: GatewayError."""
+    """Return the gateway's answer to every question, or its label of every text, in order. Raises: GatewayError."""
     progress = Progress(f"evaluate {url}", len(examples))
     gate = asyncio.Semaphore(concurrency)
     limits = httpx2.Limits(max_connections=concurrency)
     async with httpx2.AsyncClient(base_url=url, timeout=TIMEOUT_S, limits=limits) as client:
 
-        async def ask(example: Example) -> str:
+        async def ask(example: Asked) -> str:
             async with gate:
-                answer = await _ask(client, example, headers)
+                answer = await _ask(client, example, headers, task)
             progress.step()
             return answer
 
@@ -38,10 +45,18 @@ async def ask_all(
     return [task.result() for task in tasks]
 
 
-async def _ask(client: httpx2.AsyncClient, example: Example, headers: Mapping[str, str]) -> str:
-    body = {"question": example.question, "context": example.context, "id": example.id}
+async def _ask(
+    client: httpx2.AsyncClient, example: Asked, headers: Mapping[str, str], task: str | None
+) -> str:
+    if isinstance(example, Example):
+        body = {"question": example.question, "context": example.context, "id": example.id}
+        path, field = "/v1/answer", "answer"
+    else:
+        texts = {"text": example.text, "text_pair": example.text_pair, "task": task}
+        body = {k: v for k, v in (texts | {"id": example.id}).items() if v is not None}
+        path, field = "/v1/classify", "label"
     try:
-        response = await client.post("/v1/answer", json=body, headers=dict(headers))
+        response = await client.post(path, json=body, headers=dict(headers))
     except httpx2.HTTPError as exc:
         raise GatewayError(
             f"{client.base_url}: {type(exc).__name__}: is a gateway running there? ('make run')"
@@ -51,4 +66,4 @@ async def _ask(client: httpx2.AsyncClient, example: Example, headers: Mapping[st
             f"{client.base_url}: status {response.status_code} to question {example.id}:"
             f" {response.text[:300]}"
         )
-    return str(response.json()["answer"])
+    return str(response.json()[field])

@@ -212,6 +212,7 @@ def as_mpnet(bert: BertForQuestionAnswering) -> MPNetForQuestionAnswering:
     Its words are a plain table. What the first token type adds goes into the positions.
     """
     config = bert.config
+    head: dict[str, Any] = {"num_labels": config.num_labels, "problem_type": config.problem_type}
     made = MPNetForQuestionAnswering(
         MPNetConfig(
             vocab_size=config.vocab_size,
@@ -225,6 +226,7 @@ def as_mpnet(bert: BertForQuestionAnswering) -> MPNetForQuestionAnswering:
             max_position_embeddings=config.max_position_embeddings + MPNET_PADDING + 1,
             layer_norm_eps=config.layer_norm_eps,
             relative_attention_num_buckets=BUCKETS,
+            **head,
         )
     )
     state = {name.removeprefix("bert."): weight for name, weight in bert.state_dict().items()}

@@ -1,4 +1,7 @@
-"""A BERT that answers questions with words of low rank, and without the tokens that matter least.
+"""A BERT that answers questions, or classifies, with words of low rank, and without the tokens that matter least.
+
+A classifier is the same model: its head, named `qa_outputs` too, has an output for each label and is read at the
+first token.
 
 After some layers an early span head says what each token is worth; the rest of the layers sees the
 best alone, and the others keep what the early head said of them. The choice itself has no gradient:
@@ -15,7 +18,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import nn
@@ -27,6 +30,9 @@ from optimizer.models.position_bias import Added
 from optimizer.models.weights import FORCED, n_kept
 
 IGNORE = position_bias.HIDDEN
+CLASSIFIES: Final = (
+    "single_label_classification"  # as `config.problem_type`, transformers' own word
+)
 
 Head = Callable[[torch.Tensor], torch.Tensor]  # states -> start and end logits
 Layer = Callable[[torch.Tensor, Added], torch.Tensor]  # states, what is added to the scores
@@ -44,7 +50,7 @@ class Dropping:
 class LayersOutput(NamedTuple):
     """What a run through the layers gave; of dropped tokens their last word."""
 
-    logits: torch.Tensor  # (B, S, 2) start and end
+    logits: torch.Tensor  # (B, S, 2) start and end; of a classifier (B, S, L)
     hidden: torch.Tensor  # (B, S, H)
     early: torch.Tensor | None = None  # (B, S, 2) logits of the early head; none: nothing dropped
     kept: torch.Tensor | None = None  # (B, S) bool
@@ -57,6 +63,7 @@ class StudentOutput(QuestionAnsweringModelOutput):
     early_logits: torch.Tensor | None = None  # (B, S, 2)
     kept: torch.Tensor | None = None  # (B, S) bool
     columns: torch.Tensor | None = None  # of the teacher's states that its own are; none: all
+    class_logits: torch.Tensor | None = None  # (B, L) of a classifier, which has no start and end
 
 
 class StudentBert(BertForQuestionAnswering):  # type: ignore[no-untyped-call]
@@ -98,15 +105,44 @@ class StudentBert(BertForQuestionAnswering):  # type: ignore[no-untyped-call]
         layers = [partial(_layer, layer) for layer in encoder.layer]
         bias = position_bias.bias_of(encoder)
         said = run(x, layers, self.qa_outputs, mask, types, self.dropping, bias)
-        start, end = said.logits.unbind(-1)
+        classifier = classifies(self)
+        start, end = (None, None) if classifier else said.logits.unbind(-1)
         return StudentOutput(
             start_logits=start,
             end_logits=end,
+            class_logits=said.logits[:, 0] if classifier else None,
             hidden_states=(said.hidden,),
             early_logits=said.early,
             kept=said.kept,
             columns=self.columns,
         )
+
+
+def classifies(model: Any) -> bool:
+    """Say whether a model gives labels, not spans."""
+    config = getattr(model, "config", None)
+    return bool(getattr(config, "problem_type", None) == CLASSIFIES)
+
+
+def as_classifier(model: PreTrainedModel, n_labels: int, head: nn.Linear | None) -> StudentBert:
+    """Return a model, which it shares all other weights with, that gives labels.
+
+    `head`: (H to L) that reads the first token; None: a new one, drawn at random.
+    """
+    made = as_student(model)
+    if head is None:
+        head = nn.Linear(width_of(model), n_labels)
+        head.weight.data.normal_(std=made.config.initializer_range)
+        head.bias.data.zero_()
+    made.qa_outputs = head
+    made.config.num_labels, made.config.problem_type = n_labels, CLASSIFIES
+    return made
+
+
+def said_by(out: Any) -> tuple[torch.Tensor, ...]:
+    """Return a model's distributions: over labels (B, L), or over start and end, (B, S) each."""
+    classes = getattr(out, "class_logits", None)
+    return (out.start_logits, out.end_logits) if classes is None else (classes,)
 
 
 def _layer(layer: Any, x: torch.Tensor, added: Added) -> torch.Tensor:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from optimizer.models import position_bias
+from optimizer.models import bert, position_bias
 
 PROBE = (4, 128)  # (B, S)
 SEED = 17
@@ -76,14 +76,14 @@ def _silenced(x: torch.Tensor, mean: torch.Tensor, columns: slice) -> torch.Tens
     return x
 
 
-def _logits(model: PreTrainedModel) -> torch.Tensor:  # (2, B, S)
+def _logits(model: PreTrainedModel) -> torch.Tensor:  # (2, B, S), of a classifier (1, B, L)
     where = next(model.parameters()).device
     ids, types = (x.to(where) for x in random_tokens(model.config.vocab_size))
     was_training = model.training
     model.eval()  # type: ignore[no-untyped-call]
     out = model(input_ids=ids, attention_mask=torch.ones_like(ids), token_type_ids=types)
     model.train(was_training)
-    return torch.stack([out.start_logits, out.end_logits])
+    return torch.stack(bert.said_by(out))
 
 
 def random_tokens(vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:  # (B, S) ids and types

@@ -49,6 +49,8 @@ def load(path: Path) -> BertForQuestionAnswering:
     for part, why in ((f"{PROJECTION}.weight", "words of low rank"), (f"{EARLY}.weight", "drops")):
         if part in constants:
             raise NotReadable(f"{path}: {why}; give a variant with neither, such as the teacher")
+    if [output.name for output in model.graph.output] == ["logits"]:
+        raise NotReadable(f"{path}: gives labels, not spans; give a variant that answers questions")
     if f"{layer_name(0)}.intermediate.dense.codes" not in constants:
         raise NotReadable(f"{path}: not one of this project's INT8 models")
     stored = sum(name.endswith(".output.LayerNorm.weight") for name in constants)

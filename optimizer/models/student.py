@@ -1,4 +1,4 @@
-"""BERT question-answering models: loaded, cut down to a student, with low-bit embeddings.
+"""BERT models that answer questions or classify: loaded, cut down to a student, with low-bit embeddings.
 
 Legend: V vocabulary, H hidden width, F feed-forward width, G groups of a row.
 """
@@ -24,7 +24,15 @@ from gateway.catalog.schema import Shape
 from gateway.errors import BertierError
 from optimizer.backbones import names
 from optimizer.models import adapt, neurons, position_bias, readback
-from optimizer.models.bert import as_plain, rank_of, width_of, with_dropping, words_of
+from optimizer.models.bert import (
+    CLASSIFIES,
+    as_classifier,
+    as_plain,
+    rank_of,
+    width_of,
+    with_dropping,
+    words_of,
+)
 from optimizer.models.heads import behead, measure
 from optimizer.models.neurons import Inputs
 from optimizer.models.weights import sharing
@@ -56,21 +64,28 @@ def resolve(name: str) -> str:
     return str(Path(spec.submodule_search_locations[0]) / "model")
 
 
-def load(name: str, *, dropout: float = 0.0, answers: bool = False) -> PreTrainedModel:
-    """Return a QA model from a folder, a hub id or `package:NAME`, as a BERT. Raises: ModelError.
+def load(
+    name: str, *, dropout: float = 0.0, answers: bool = False, labels: int = 0
+) -> PreTrainedModel:
+    """Return a model from a folder, a hub id or `package:NAME`, as a BERT. Raises: ModelError.
 
     A folder may also be a variant's in a model repository: its weights as they are served.
 
-    `answers`: it must have a span head; else a missing one is made, untrained.
+    `labels`: of a classifier; 0: it answers questions. `answers`: it must have such a head; else a missing
+    one is made, untrained.
     """
     source = resolve(name)
     if published := readback.model_of(source):
-        return _read_back(published)
+        found = _read_back(published)
+        return as_classifier(found, labels, None) if labels else found
     try:
         config = AutoConfig.from_pretrained(source)
         adapt.check(config)
         config.hidden_dropout_prob, config.attention_probs_dropout_prob = dropout, 0.0
-        config.num_labels = 2  # start and end, whatever the checkpoint was made for
+        own = _labels_of(config)
+        if answers and own != labels:
+            raise ModelError(f"{name}: not trained here to give one of {labels} labels")
+        config.num_labels = own or 2  # start and end, whatever the checkpoint was made for
         model, found = AutoModelForQuestionAnswering.from_pretrained(
             source,
             config=config,
@@ -79,7 +94,12 @@ def load(name: str, *, dropout: float = 0.0, answers: bool = False) -> PreTraine
             output_loading_info=True,
         )
         _check_complete(name, found["missing_keys"], answers)
-        return _as_bert(name, model)
+        head: Any = model.qa_outputs
+        if own:
+            _without_labels(model)
+        bert = _as_bert(name, model)
+        bert.config.problem_type = None
+        return as_classifier(bert, labels, head if own == labels else None) if labels else bert
     except (OSError, ValueError) as exc:
         raise ModelError(
             f"{name}: not a Hugging Face checkpoint, and not reachable as one: {exc}"
@@ -106,6 +126,21 @@ def _check_complete(name: str, missing: Iterable[str], answers: bool) -> None:
             f"{name}: not fine-tuned to answer questions, it has no {min(head)}; as --backbone it"
             " is fine-tuned first"
         )
+
+
+def _labels_of(config: Any) -> int:
+    """Return of how many labels a checkpoint was saved here as a classifier; 0: it was not."""
+    saved_as = getattr(config, "architectures", None) or ()
+    classifies = getattr(config, "problem_type", None) == CLASSIFIES
+    saved_here = any("QuestionAnswering" in name for name in saved_as)
+    return int(config.num_labels) if classifies and saved_here else 0
+
+
+def _without_labels(model: PreTrainedModel) -> None:
+    """Give a model a head for spans, in place: other families are rewritten and compared with that."""
+    config: Any = model.config
+    model.qa_outputs = nn.Linear(config.hidden_size, 2)
+    config.num_labels = 2
 
 
 def _as_bert(name: str, model: PreTrainedModel) -> PreTrainedModel:

@@ -1,4 +1,4 @@
-"""The weights of a BERT question-answering model: their names, their sizes, random ones.
+"""The weights of a BERT that answers questions or classifies: their names, their sizes, random ones.
 
 Names and orientation are those of transformers' `state_dict`; nothing here needs PyTorch.
 """
@@ -55,6 +55,9 @@ class GraphShape:
     drop_after: int = 0  # layers that see all tokens; 0: all layers do
     bias_columns: int = 0  # heads that the bias of relative positions knows; 0: there is none
     shared: tuple[int, ...] = ()  # of each layer the first that has its weights; (): each its own
+    labels: int = (
+        0  # of a classifier, read from the first token; 0: start and end of a span, from all
+    )
 
     @property
     def layers(self) -> int:
@@ -89,7 +92,7 @@ def weight_shapes(shape: GraphShape) -> dict[str, tuple[int, ...]]:
         "bert.embeddings.position_embeddings.weight": (shape.positions, h),
         "bert.embeddings.token_type_embeddings.weight": (shape.types, h),
         **_norm_shapes("bert.embeddings.LayerNorm", h),
-        **_linear_shapes("qa_outputs", h, 2),
+        **_linear_shapes("qa_outputs", h, shape.labels or 2),
     }
     if shape.rank:
         found[f"{PROJECTION}.weight"] = (h, shape.rank)

@@ -1,6 +1,8 @@
 """PyTorch to ONNX, in fp32, fp16 and INT8; with gates that fail loudly.
 
 The graph is written by `optimizer.onnx.graph`; here its weights are found and its results are checked.
+
+Legend: B windows, K distributions and their M places: start and end over the S tokens, or one over the L labels.
 """
 
 from __future__ import annotations
@@ -18,12 +20,12 @@ import onnxruntime as ort
 import torch
 from transformers import PreTrainedModel
 
-from gateway.backends.embedded import INPUTS, OUTPUTS, open_session, run
+from gateway.backends.embedded import INPUTS, open_session
 from gateway.catalog.schema import Precision
-from gateway.domain import Floats, Windows
-from gateway.errors import BertierError, InvalidLogits
+from gateway.domain import Bools, Floats, Windows
+from gateway.errors import BertierError
 from optimizer.models import position_bias, ranges
-from optimizer.models.bert import width_of
+from optimizer.models.bert import classifies, said_by, width_of
 from optimizer.models.neurons import Inputs
 from optimizer.models.student import GROUP, LowBitEmbedding, bert_of, heads_of
 from optimizer.models.weights import ACTIVATIONS, HALVES, Array, GraphShape, n_kept, sharing
@@ -139,6 +141,7 @@ def graph_shape_of(model: PreTrainedModel) -> GraphShape:
         drop_after=config.drop_after if drops else 0,
         bias_columns=bias.embedding_dim if bias is not None else 0,
         shared=sharing(list(layers)),
+        labels=int(config.num_labels or 0) if classifies(model) else 0,
     )
 
 
@@ -164,7 +167,7 @@ def check_products(path: Path, shape: GraphShape, *, smoothed: bool = False) -> 
         "DynamicQuantizeMatMul": 3 * layers,  # out of attention, in and out of the feed-forward
         "MatMulIntegerToFloat": 3 * layers,  # query, key, value
         "FusedMatMul": 2 * layers,  # fp32: scores, and values by scores
-        # fp32: span heads, words of low rank, neurons
+        # fp32: heads, words of low rank, neurons
         "MatMul": 1 + bool(shape.rank) + shape.drops + 2 * layers * smoothed,
         "LayerNormalization": 2 * layers + 1,
         "TopK": int(shape.drops),
@@ -189,8 +192,8 @@ def check_parity(
         windows = random_windows(*shape, model.config.vocab_size)
         wanted = _ask(model, windows)
         sure = wanted.from_cut.min(1) > PARITY_TOLERANCE  # (B,)
-        found = np.stack(session.run(list(OUTPUTS), _feed(windows)))
-        gaps = np.abs(found - wanted.logits)[:, sure[:, None] & (windows.attention_mask == 1)]
+        found = np.stack(session.run(None, _feed(windows)))
+        gaps = np.abs(found - wanted.logits)[:, sure[:, None] & wanted.real]
         compared += sure.sum()
         if not (gap := float(gaps.max(initial=0))) <= PARITY_TOLERANCE:
             raise ExportError(f"{path}: at {shape} logits differ from PyTorch's by {gap:.4f}")
@@ -222,17 +225,16 @@ def rounding(
     windows = _read_by(probe) if probe else random_windows(4, 128, model.config.vocab_size)
     session = open_session(path, precision=precision)
     wanted = _ask(model, windows)
-    try:
-        alone = run(session, windows)
-    except InvalidLogits as exc:
-        raise ExportError(f"{path}: {precision} logits are not finite") from exc
-    real = windows.attention_mask == 1
-    spread, tolerance = float(np.std(wanted.logits[:, real])), ROUNDING_TOLERANCE[precision]
+    alone = np.concatenate([np.stack(session.run(None, feed)) for feed in feeds(windows)], axis=1)
+    if not np.isfinite(alone).all():
+        raise ExportError(f"{path}: {precision} logits are not finite")
+    real, tolerance = wanted.real, ROUNDING_TOLERANCE[precision]
+    spread = float(np.std(wanted.logits[:, real]))
     sure = (wanted.from_cut > tolerance * wanted.early_spread) & real
     judged = np.isfinite(wanted.from_cut)
     if judged.any() and not (judged & sure).any():
         raise ExportError(f"{path}: not compared: all tokens are kept or dropped by a hair")
-    gaps = (np.stack([alone.start, alone.end]) - wanted.logits)[:, sure]
+    gaps = (alone - wanted.logits)[:, sure]
     return float(np.sqrt(np.mean(gaps**2))) / spread
 
 
@@ -248,22 +250,30 @@ def _read_by(probe: Probe) -> Windows:
 class _Wanted:
     """What PyTorch says."""
 
-    logits: Floats  # (2, B, S)
-    from_cut: Floats  # (B, S) of a token's importance; infinite where it is certainly kept, or not
+    logits: Floats  # (K, B, M)
+    real: Bools  # (B, M), no padding
+    from_cut: Floats  # (B, M) of a token's importance; infinite where it is certainly kept, or not
     early_spread: float  # standard deviation of the early logits
 
 
 def _ask(model: PreTrainedModel, windows: Windows) -> _Wanted:
     with torch.no_grad():
         out = model(**{name: torch.from_numpy(ids) for name, ids in _feed(windows).items()})
-    logits = np.stack([out.start_logits.numpy(), out.end_logits.numpy()])
+    logits = np.stack([said.numpy() for said in said_by(out)])
     shape = graph_shape_of(model)
+    real = _real(logits, windows.attention_mask)
     if not shape.drops:
-        return _Wanted(logits, np.full(logits.shape[1:], np.inf, np.float32), 0.0)
+        return _Wanted(logits, real, np.full(logits.shape[1:], np.inf, np.float32), 0.0)
     early = out.early_logits.numpy().transpose(2, 0, 1)  # (2, B, S)
     importance = token_dropping.importance_of(early, windows.attention_mask, windows.token_type_ids)
     kept = n_kept(shape.keep, windows.input_ids.shape[1])
-    return _Wanted(logits, token_dropping.from_cut(importance, kept), float(np.std(early)))
+    return _Wanted(logits, real, token_dropping.from_cut(importance, kept), float(np.std(early)))
+
+
+def _real(logits: Floats, attention_mask: Array) -> Bools:  # (K, B, M), (B, S) -> (B, M)
+    """Return which logits count: those of no padding, and all of labels."""
+    of_tokens = len(logits) == 2  # start and end
+    return attention_mask == 1 if of_tokens else np.ones(logits.shape[1:], np.bool_)
 
 
 def _feed(windows: Windows) -> dict[str, Array]:
@@ -273,12 +283,12 @@ def _feed(windows: Windows) -> dict[str, Array]:
 def batch_variance(ask: Callable[[dict[str, Array]], Sequence[Array]], vocabulary: int) -> float:
     """Return the largest change of a window's logits when it is batched with others.
 
-    `ask` returns start and end logits, (B, S) each.
+    `ask` returns start and end logits, (B, S) each, or those of labels, (B, L).
     """
     windows = random_windows(4, 96, vocabulary)
     together = np.stack(ask(_feed(windows)))
     alone = np.concatenate([np.stack(ask(feed)) for feed in feeds(windows)], axis=1)
-    return float(np.abs(together - alone)[:, windows.attention_mask == 1].max())
+    return float(np.abs(together - alone)[:, _real(together, windows.attention_mask)].max())
 
 
 def feeds(windows: Windows) -> list[dict[str, Array]]:

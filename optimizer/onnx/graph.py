@@ -1,4 +1,4 @@
-"""The ONNX graph of a BERT question-answering model, written node by node from its weights.
+"""The ONNX graph of a BERT that answers questions or classifies, written node by node from its weights.
 
 No tracing and no pattern matching: each node is the fastest form measured on the CPU provider
 (docs/experiments), in operators that ONNX Runtime 1.19 knows. It reads no file and knows no PyTorch.
@@ -16,7 +16,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from gateway.backends.embedded import INPUTS, OUTPUTS
+from gateway.backends.embedded import INPUTS
+from gateway.backends.protocol import LABEL_OUTPUTS, SPAN_OUTPUTS
 from gateway.catalog.schema import Precision
 from gateway.domain import Bools
 from optimizer.models import outliers
@@ -73,11 +74,14 @@ class _Bert:
         if not shape.drops:
             bias = self._bias.of_all("n_tokens") if self._bias else None
             x = self._layers(range(shape.layers), x, padding, bias)
+            if shape.labels:
+                self._classes(x)
+                return nodes.model(INPUTS, LABEL_OUTPUTS, "labels")
             logits = self._span_head(x, "qa_outputs")
         else:
             logits = self._with_dropping(x, padding, places)
         self._output(logits)
-        return nodes.model(INPUTS, OUTPUTS)
+        return nodes.model(INPUTS, SPAN_OUTPUTS)
 
     def _with_dropping(self, x: str, padding: str, places: str) -> str:  # -> (S, B, 2)
         nodes, shape = self._nodes, self._shape
@@ -281,12 +285,20 @@ class _Bert:
     def _span_head(self, x: str, name: str) -> str:  # (S, B, H) -> (S, B, 2)
         return self._nodes.float_product(self._nodes.to_float(x), self._linear(name))
 
+    def _classes(self, x: str) -> None:  # (S, B, H) -> (B, L)
+        """Write the logits of the labels, read at the first token."""
+        nodes = self._nodes
+        zero = nodes.ints("zero", 0)
+        first = nodes.add("Gather", [x, zero], "first_token", axis=0)  # (1, B, H)
+        logits = self._span_head(first, "qa_outputs")
+        nodes.add("Squeeze", [logits, zero], LABEL_OUTPUTS[0])
+
     def _output(self, logits: str) -> None:  # (S, B, 2)
         nodes = self._nodes
         logits = nodes.add("Transpose", [logits], "logits", perm=[2, 1, 0])
-        rows = [f"{name}/row" for name in OUTPUTS]
+        rows = [f"{name}/row" for name in SPAN_OUTPUTS]
         nodes.add_many("Split", [logits, nodes.ints("halves", 1, 1)], rows, axis=0)
-        for row, output in zip(rows, OUTPUTS, strict=True):
+        for row, output in zip(rows, SPAN_OUTPUTS, strict=True):
             nodes.add("Squeeze", [row, nodes.ints("zero", 0)], output)
 
     def _raw(self, name: str) -> str:

@@ -81,13 +81,15 @@ class Nodes:
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
 
-    def model(self, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.ModelProto:
-        """Return the model; inputs are integers, outputs float32, all (batch, tokens)."""
+    def model(
+        self, inputs: Sequence[str], outputs: Sequence[str], columns: str = "tokens"
+    ) -> onnx.ModelProto:
+        """Return the model; inputs are integers (batch, tokens), outputs float32 (batch, `columns`)."""
         graph = helper.make_graph(
             self._nodes,
             "bert",
             [_value(name, TensorProto.INT64) for name in inputs],
-            [_value(name, TensorProto.FLOAT) for name in outputs],
+            [_value(name, TensorProto.FLOAT, columns) for name in outputs],
             list(self._constants.values()),
         )
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
@@ -203,5 +205,5 @@ def _rounded(name: str, values: Array, dtype: type[np.floating[Any]]) -> Array:
     return values.astype(dtype)
 
 
-def _value(name: str, kind: int) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind, ["batch", "tokens"])
+def _value(name: str, kind: int, columns: str = "tokens") -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, ["batch", columns])

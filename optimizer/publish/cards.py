@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gateway.catalog.schema import Certificate, Check, Plan, Quality, Shape, Variant
-from gateway.catalog.store import Origin
+from gateway.catalog.store import Origin, Task
+from optimizer.data.class_scores import F1, MACRO_F1, MATTHEWS
 from optimizer.models.weights import MIN_KEPT
 
 CARD = """\
@@ -35,6 +36,37 @@ arithmetic, or knowledge that the context does not hold. The null threshold give
 neither answerable nor unanswerable questions: where nearly every question has an answer, ask for
 `top_k` alternatives and read `no_answer_probability`. The certificate speaks of questions like the
 calibration data's, not of yours: evaluate on your own with `bertier-optimize evaluate --data FILE`.
+"""
+
+CLASS_CARD = """\
+# {name}
+
+Text classification (English), task `{task}`: {what} gets one of the labels {labels}. {layers} layers, hidden width
+{hidden}, feed-forward width {ffn}, {parameters:.1f} M parameters, {precision}, {words}, {size:.1f} MB. {recipe}
+
+| data | texts | accuracy (95 %) | F1 | macro F1 | Matthews |
+|---|---|---|---|---|---|
+{quality}
+
+Certified: accuracy >= {floor:.3f} on texts like those of `{data}`, with {confidence:.0%} confidence
+jointly for all plans of this task ({n_clusters} groups or texts, {n_questions} texts). Always answering the most
+frequent label scores {constant:.3f} there.{bounds}
+{strata}
+{served}
+
+**Trained on** {sources}.
+
+**Limits**: English only, lower-cased. Of texts longer than 384 tokens the longer one is cut at its end. The
+certificate speaks of texts like the calibration data's, not of yours: evaluate on your own with
+`bertier-optimize evaluate --task {task} --data FILE`.
+"""
+CLASS_ROW = "| {q.data} | {q.n} | {q.f1:.3f} ({q.f1_low:.3f} to {q.f1_high:.3f}) | {others} |"
+CLASS_STRATA = """
+| texts | n | accuracy | certified accuracy >= |{heads}
+|---|---|---|---|{rules}
+{rows}
+
+The floors of the parts hold jointly with the whole's.{others}{shifts}
 """
 
 ALONE = """\
@@ -72,9 +104,11 @@ the floor, whether that is `within noise` (too few to tell) or the floor `fails`
 ROW = "| {q.data} | {q.n} | {q.exact:.3f} | {q.f1:.3f} ({q.f1_low:.3f} to {q.f1_high:.3f}) | {parts} |"
 
 
-def card(variant: Variant, plan: Plan, origin: Origin) -> str:
-    """Return the model card of a variant in Markdown."""
+def card(variant: Variant, plan: Plan, origin: Origin, task: Task | None = None) -> str:
+    """Return the model card of a variant in Markdown; `task`: of a classifier."""
     certificate = plan.certificate
+    if task is not None:
+        return _class_card(variant, certificate, origin, task)
     return CARD.format(
         name=variant.name,
         layers=variant.shape.layers,
@@ -100,6 +134,41 @@ def card(variant: Variant, plan: Plan, origin: Origin) -> str:
         strata=_strata(certificate),
         sources=", ".join(f"`{source}`" for source in _trained_on(variant, origin)),
     )
+
+
+def _class_card(variant: Variant, certificate: Certificate, origin: Origin, task: Task) -> str:
+    return CLASS_CARD.format(
+        name=variant.name,
+        task=task.name,
+        what="a pair of texts" if task.pair else "a text",
+        labels=", ".join(f"`{label}`" for label in task.labels),
+        layers=variant.shape.layers,
+        hidden=variant.shape.hidden,
+        ffn=variant.shape.ffn,
+        parameters=variant.parameters / 1e6,
+        precision=variant.precision,
+        words=_words(variant.shape),
+        served=BATCHED if variant.batch_invariant else ALONE,
+        size=variant.size_bytes / 1e6,
+        recipe=variant.recipe,
+        quality="\n".join(CLASS_ROW.format(q=q, others=_others(q)) for q in variant.quality),
+        floor=certificate.floor,
+        data=certificate.data,
+        confidence=1 - certificate.delta,
+        n_clusters=certificate.n_clusters,
+        n_questions=certificate.n_questions,
+        constant=certificate.constant_f1 or 0.0,
+        bounds=_bounds(certificate),
+        strata=_strata(certificate, CLASS_STRATA),
+        sources=", ".join(f"`{source}`" for source in _trained_on(variant, origin)),
+    )
+
+
+def _others(quality: Quality) -> str:
+    """Return F1, macro F1 and Matthews' correlation as cells; F1 is known where there are two labels."""
+    values = {metric.name: metric.value for metric in quality.metrics}
+    cells = (values.get(name) for name in (F1, MACRO_F1, MATTHEWS))
+    return " | ".join("-" if value is None else f"{value:.3f}" for value in cells)
 
 
 def _trained_on(variant: Variant, origin: Origin) -> Sequence[str]:
@@ -153,10 +222,11 @@ def _bounds(certificate: Certificate) -> str:
     return f" The bound is {named}; the study chose the method."
 
 
-def _strata(certificate: Certificate) -> str:
+def _strata(certificate: Certificate, template: str = STRATA) -> str:
     """Return the certificate part by part, beside what other data showed."""
     if not certificate.strata:
         return ""
+    what = "questions" if template is STRATA else "texts"
     found = {(check.data, check.stratum): check for check in certificate.checks}
     others = list(dict.fromkeys(check.data for check in certificate.checks))
     rows = [("all", certificate.n_contexts, certificate.f1, certificate.floor)]
@@ -166,13 +236,13 @@ def _strata(certificate: Certificate) -> str:
         + "".join(f" {_check(found.get((data, name)))} |" for data in others)
         for name, n, f1, floor in rows
     ]
-    return STRATA.format(
+    return template.format(
         heads="".join(f" {data} |" for data in others),
         rules="---|" * len(others),
         rows="\n".join(lines),
         others=OTHERS if others else "",
         shifts="".join(
-            f"\n\nThe floor of {check.stratum} questions fails on {check.data}: {check.shift}."
+            f"\n\nThe floor of {check.stratum} {what} fails on {check.data}: {check.shift}."
             for check in certificate.checks
             if check.shift
         ),

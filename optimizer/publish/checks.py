@@ -22,15 +22,19 @@ def _has_cell(variant: Variant, bucket: int) -> bool:
 def dominated(catalog: Catalog) -> dict[str, str]:
     """Return dominated variant -> the first one that dominates it.
 
-    A variant dominates another one that is no faster at p95, no smaller and has no higher floor. Of two
+    A variant dominates another one of its task that is no faster at p95, no smaller and has no higher floor. Of two
     equal variants the first dominates. Raises: ValueError for an unprofiled variant.
     """
     costs = {v.name: _costs(v, catalog.direct(v.name)) for v in catalog.variants}
-    names = list(costs)
+    names, task = list(costs), {v.name: v.task for v in catalog.variants}
     found = {}
     for i, name in enumerate(names):
         for j, other in enumerate(names):
-            if i != j and _dominates(costs[other], costs[name], first=j < i):
+            if (
+                i != j
+                and task[name] == task[other]
+                and _dominates(costs[other], costs[name], first=j < i)
+            ):
                 found[name] = other
                 break
     return found
@@ -47,7 +51,7 @@ def _dominates(a: tuple[float, ...], b: tuple[float, ...], *, first: bool) -> bo
 
 
 def no_better_than_silence(catalog: Catalog) -> dict[str, Certificate]:
-    """Return the variants that score no more than always answering "no answer", on the certifying split."""
+    """Return the variants that score no more than a constant answer ("no answer", one label), on the certifying split."""
     found = {v.name: catalog.direct(v.name).certificate for v in catalog.variants}
     return {
         name: certificate
@@ -62,9 +66,11 @@ def unmet(catalog: Catalog, min_floor: float | None) -> str | None:
         return None
     nearest = max(catalog.plans, key=lambda plan: plan.certified_f1)
     certificate = nearest.certificate
+    score = "accuracy" if catalog.tasks else "F1"
+    units = f"{certificate.n_clusters} groups or texts" if catalog.tasks else _units(certificate)
     return (
-        f"no variant is certified at F1 {min_floor:g}: the nearest is {nearest.name} at"
-        f" {certificate.floor:.4f} (mean F1 {certificate.f1:.4f} over {_units(certificate)});"
+        f"no variant is certified at {score} {min_floor:g}: the nearest is {nearest.name} at"
+        f" {certificate.floor:.4f} (mean {score} {certificate.f1:.4f} over {units});"
         f" the binding constraint is {_binding(certificate, min_floor)}"
     )
 

@@ -9,12 +9,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from gateway.backends.embedded import open_session, run
+from gateway.backends.embedded import open_session, run, run_labels
 from gateway.catalog import store
 from gateway.catalog.candidate import Terms
-from gateway.catalog.schema import Decoding, GoldenLogits, Plan, Precision, Variant
-from gateway.catalog.store import Catalog, GoldenInput, Origin
-from gateway.domain import Question
+from gateway.catalog.schema import (
+    Decoding,
+    GoldenLabelLogits,
+    GoldenLogits,
+    Plan,
+    Precision,
+    Variant,
+)
+from gateway.catalog.store import Catalog, GoldenInput, GoldenTexts, Origin, Task
+from gateway.domain import Question, Texts
 from gateway.errors import BertierError
 from gateway.qa.codec import SpanEncoder
 from optimizer.certify import certification, looking
@@ -26,7 +33,7 @@ from optimizer.data.question_sets import Split
 from optimizer.evaluation import decoding
 from optimizer.models import student
 from optimizer.onnx import profile
-from optimizer.publish import cards, checks, repository
+from optimizer.publish import cards, checks, repository, tasks
 from optimizer.students.exported import Exported
 from optimizer.students.study import Study
 from optimizer.study import provenance
@@ -63,7 +70,8 @@ class NothingToPublish(BertierError):
 
 
 def catalog_of(study: Study, target: Path) -> Catalog:
-    """Return the catalog that publishing this study into `target` would write."""
+    """Return the part of the catalog, of the study's task, that publishing this study into `target` would write."""
+    check_target(study, target)
     evidence = certification.evidence_of(study)
     variants = [variant_of(study, name, target, evidence) for name in study.variant_names]
     if not variants:
@@ -81,16 +89,45 @@ def catalog_of(study: Study, target: Path) -> Catalog:
         split_version=question_sets.SPLIT_VERSION,
         trained_on=tuple(Path(d.source).name for d in study.config.data),
     )
+    classes = tasks_of(study, origin)
     catalog = Catalog(
-        schema_version=store.SCHEMA_VERSION,
+        schema_version=store.version_of(classes),
         origin=origin,
         tokenizer_sha256=store.sha256_of(study.tokenizer),
         variants=tuple(variants),
         plans=tuple(rated.plan for rated in looked.kept),
-        golden_inputs=GOLDEN_INPUTS,
+        golden_inputs=() if classes else GOLDEN_INPUTS,
         looks=looks,
+        tasks=classes,
     )
     return expected(catalog, evidence, looked.n_looked_at)
+
+
+def tasks_of(study: Study, origin: Origin) -> tuple[Task, ...]:
+    """Return the study's classification as the catalog has it; none: it answers questions."""
+    task = study.config.task
+    if task is None:
+        return ()
+    pair = task.text_pair is not None
+    return (Task(task.name, study.questions.labels, pair, golden_texts(pair=pair), origin),)
+
+
+def golden_texts(*, pair: bool) -> tuple[GoldenTexts, ...]:
+    """Return the golden inputs of a classification: the texts of those of question answering."""
+    return tuple(
+        GoldenTexts(g.question, g.context) if pair else GoldenTexts(g.context)
+        for g in GOLDEN_INPUTS
+    )
+
+
+def check_target(study: Study, target: Path) -> None:
+    """Fail before hours of training. Raises: RepositoryError for names or labels that the repository has otherwise."""
+    present = store.read(target) if (target / store.CATALOG).exists() else None
+    task = study.config.task
+    tasks.check_name(present, tasks.name_of(study.config), study.variant_names)
+    if task is not None and tasks.task_in(present, task.name):
+        pair = task.text_pair is not None
+        tasks.check_labels(present, task.name, study.questions.labels, pair=pair)
 
 
 def publish(
@@ -103,7 +140,8 @@ def publish(
 ) -> Catalog:
     """Publish the study's variants to a model repository, but for members of the Pareto front that turn out dominated.
 
-    `terms`: of a candidate, which is tried beside the current catalog. Raises: NothingToPublish when a gate is closed.
+    `terms`: of a candidate, which is tried beside the current catalog. Returns the part of the study's task; what the
+    repository has for other tasks stays. Raises: NothingToPublish when a gate is closed.
     """
     catalog = catalog_of(study, target)
     if study.config.publish.leave_out_weak:
@@ -117,23 +155,33 @@ def publish(
         repository.Publication(
             variant,
             Exported(study, variant.name).file,
-            cards.card(variant, catalog.direct(variant.name), catalog.origin),
+            cards.card(
+                variant,
+                catalog.direct(variant.name),
+                catalog.origin,
+                tasks.task_in(catalog, variant.task),
+            ),
         )
         for variant in catalog.variants
     ]
-    repository.publish(target, publications, catalog, study.tokenizer, terms)
+    present = store.read(target) if (target / store.CATALOG).exists() else None
+    whole = tasks.beside(catalog, present)
+    repository.publish(target, publications, whole, study.tokenizer, terms)
     return catalog
 
 
 def check_constant(catalog: Catalog) -> None:
-    """Raises: NothingToPublish for a variant that is no better than always answering "no answer"."""
+    """Raises: NothingToPublish for a variant that is no better than always answering "no answer", or one label."""
+    score, constant = "F1", "'no answer'"
+    if catalog.tasks:
+        score, constant = "accuracy", "the most frequent label"
     if found := checks.no_better_than_silence(catalog):
         named = "; ".join(
-            f"{name}: F1 {certificate.f1:.4f}, always 'no answer' {certificate.constant_f1:.4f}"
+            f"{name}: {score} {certificate.f1:.4f}, always {constant} {certificate.constant_f1:.4f}"
             for name, certificate in found.items()
         )
         raise NothingToPublish(
-            f"not published: no better than always answering 'no answer' on the certifying split:"
+            f"not published: no better than always answering {constant} on the certifying split:"
             f" {named}. Train them longer or remove them from the study file. To try the pipeline, add"
             " --allow-constant"
         )
@@ -165,7 +213,7 @@ def without_weak(catalog: Catalog, *, allow_constant: bool) -> Catalog:
         return catalog
     for name, certificate in silent.items():
         log.warning(
-            "%s is not published: F1 %.3f is no better than always answering 'no answer'",
+            "%s is not published: %.3f is no better than the constant answer",
             *(name, certificate.f1),
         )
     catalog = _without(catalog, silent)
@@ -233,6 +281,7 @@ def variant_of(study: Study, name: str, target: Path, evidence: Evidence) -> Var
         profile=Exported(study, name).profile(),
         golden=golden_logits(study, name),
         golden_tolerance=study.config.certify.golden_tolerance,
+        task=tasks.name_of(study.config),
     )
     quality = certification.qualities_of(variant, evidence)
     return replace(variant, quality=quality)
@@ -246,13 +295,24 @@ def is_batch_invariant(precision: Precision, gap: float) -> bool:
 def decoding_of(study: Study, name: str) -> Decoding:
     """Return the variant's decoding, fitted on the search split."""
     examples = study.questions.certifying(Split.SEARCH)
-    return decoding.fit(examples, Exported(study, name).readings("search", examples))
+    readings = Exported(study, name).readings("search", examples)
+    if study.config.task is not None:
+        return decoding.fit_temperature(examples, readings)
+    return decoding.fit_answers(examples, readings)
 
 
-def golden_logits(study: Study, name: str) -> tuple[GoldenLogits, ...]:
+def golden_logits(
+    study: Study, name: str
+) -> tuple[GoldenLogits, ...] | tuple[GoldenLabelLogits, ...]:
     """Return the logits of the model for the golden inputs on this host, without padding."""
     session = open_session(Exported(study, name).file, precision=study.precision(name))
     encoder = SpanEncoder.from_file(study.tokenizer)
+    if (task := study.config.task) is not None:
+        texts = golden_texts(pair=task.text_pair is not None)
+        asked = [
+            run_labels(session, encoder.encode_texts(Texts(t.text, t.text_pair))) for t in texts
+        ]
+        return tuple(GoldenLabelLogits(_rounded(found.labels[0])) for found in asked)
     found = []
     for golden in GOLDEN_INPUTS:
         windows = encoder.encode(Question(golden.question, golden.context))

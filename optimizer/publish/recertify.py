@@ -8,14 +8,13 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from gateway.catalog import store
 from gateway.catalog.schema import Plan, Variant
 from gateway.catalog.store import Catalog
 from gateway.domain import Answer
 from gateway.errors import RepositoryError
-from gateway.qa import codec
-from gateway.qa.codec import Reading
 from optimizer.certify import certification, looking, plans, strata
 from optimizer.certify.certification import Evidence, QuestionSet
 from optimizer.certify.measured_agreement import expected
@@ -23,7 +22,7 @@ from optimizer.certify.plans import RatedPlan
 from optimizer.data import lineage
 from optimizer.data.splits import StudyQuestions
 from optimizer.evaluation import cached
-from optimizer.publish import cards, repository
+from optimizer.publish import cards, repository, tasks
 from optimizer.study.config import StudyConfig
 
 
@@ -34,7 +33,7 @@ def certify(
 
     `folder` caches answers by model and host, so a killed run resumes. Raises: RepositoryError, DataError.
     """
-    catalog = _sound(published)
+    catalog = _sound(published, config)
     evidence = evidence_of(published, catalog, config, data_dir, folder)
     date = datetime.now(UTC).isoformat(timespec="seconds")
     evidence, looks = looking.spend(evidence, catalog.variants, config.name, date, catalog.looks)
@@ -51,7 +50,7 @@ def certify_as_they_are(
     Asks only the questions that floors are made from. What was measured on test data stays, beside the new
     floors. Raises: RepositoryError, DataError.
     """
-    catalog = _sound(published)
+    catalog = _sound(published, config)
     evidence = replace(evidence_of(published, catalog, config, data_dir, folder), reports=())
     date = datetime.now(UTC).isoformat(timespec="seconds")
     evidence, looks = looking.spend(evidence, catalog.variants, config.name, date, catalog.looks)
@@ -67,16 +66,18 @@ def certify_as_they_are(
     return expected(again, evidence, n_looked_at)
 
 
-def _sound(published: Path) -> Catalog:
+def _sound(published: Path, config: StudyConfig) -> Catalog:
+    """Return the part of the study's task. Raises: RepositoryError."""
     catalog = store.read(published)
     if problems := store.check_files(published, catalog):
         raise RepositoryError("not certified: " + "; ".join(problems))
-    return catalog
+    return tasks.part_of(catalog, tasks.name_of(config))
 
 
 def _answers(variant: Variant, evidence: Evidence) -> list[Answer]:
     readings, _ = evidence.ask(variant.name, evidence.calibrate)
-    return [codec.answer_of(reading, variant.decoding) for reading in readings]
+    asked = zip(evidence.calibrate.examples, readings, strict=True)
+    return [item.answer_of(reading, variant.decoding) for item, reading in asked]
 
 
 def _with_quality(variant: Variant, evidence: Evidence) -> Variant:
@@ -114,7 +115,7 @@ def evidence_of(
     lineage.check_catalog(catalog.origin, {s: hashes[s] for s in sources if s in hashes})
     tokenizer = published / store.TOKENIZER
 
-    def ask(name: str, questions: QuestionSet) -> tuple[list[Reading], list[float]]:
+    def ask(name: str, questions: QuestionSet) -> tuple[list[Any], list[float]]:
         variant = catalog.variant(name)
         file = store.model_path(published, variant)
         model = cached.Model(file, variant.sha256, tokenizer, variant.precision)
@@ -126,8 +127,11 @@ def evidence_of(
 
 
 def write(published: Path, catalog: Catalog) -> None:
-    """Write the catalog, and model cards with its floors."""
+    """Write the catalog, of one task, beside what the repository has for others, and model cards with its floors."""
     texts = {
-        v.name: cards.card(v, catalog.direct(v.name), catalog.origin) for v in catalog.variants
+        v.name: cards.card(
+            v, catalog.direct(v.name), catalog.origin, tasks.task_in(catalog, v.task)
+        )
+        for v in catalog.variants
     }
-    repository.recertify(published, catalog, texts)
+    repository.recertify(published, tasks.beside(catalog, store.read(published)), texts)

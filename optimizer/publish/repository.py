@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gateway.catalog import candidate, store
 from gateway.catalog.candidate import CANDIDATE_CARD, CARD, PREVIOUS_CARD, Terms
-from gateway.catalog.schema import Precision, Variant
+from gateway.catalog.schema import GoldenLabelLogits, Precision, Variant
 from gateway.catalog.store import Catalog
 from gateway.errors import RepositoryError
 from optimizer.certify.ledger import merged
@@ -29,8 +29,7 @@ input [
   {{ name: "token_type_ids" data_type: TYPE_INT64 dims: [ -1 ] }}
 ]
 output [
-  {{ name: "start_logits" data_type: TYPE_FP32 dims: [ -1 ] }},
-  {{ name: "end_logits" data_type: TYPE_FP32 dims: [ -1 ] }}
+{outputs}
 ]
 instance_group [ {{ count: {instances} kind: {kind} }} ]
 version_policy: {{ specific: {{ versions: [ {versions} ] }} }}
@@ -38,6 +37,10 @@ dynamic_batching {{ }}
 parameters {{ key: "intra_op_thread_count" value: {{ string_value: "1" }} }}
 {hashes}"""
 
+SPAN_CONFIG = """\
+  {{ name: "start_logits" data_type: TYPE_FP32 dims: [ -1 ] }},
+  {{ name: "end_logits" data_type: TYPE_FP32 dims: [ -1 ] }}"""
+LABEL_CONFIG = '  {{ name: "logits" data_type: TYPE_FP32 dims: [ {n_labels} ] }}'
 HASH = 'parameters {{ key: "sha256.{version}" value: {{ string_value: "{sha256}" }} }}\n'
 INSTANCES = 2
 
@@ -75,7 +78,13 @@ def config_pbtxt(variant: Variant, hashes: dict[int, str]) -> str:
         kind="KIND_AUTO" if variant.precision is Precision.FP16 else "KIND_CPU",
         versions=", ".join(str(v) for v in sorted(hashes)),
         hashes="".join(HASH.format(version=v, sha256=hashes[v]) for v in sorted(hashes)),
+        outputs=_outputs(variant),
     )
+
+
+def _outputs(variant: Variant) -> str:
+    of_labels = [len(g.logits) for g in variant.golden if isinstance(g, GoldenLabelLogits)]
+    return LABEL_CONFIG.format(n_labels=of_labels[0]) if of_labels else SPAN_CONFIG.format()
 
 
 def publish(

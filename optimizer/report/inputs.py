@@ -15,6 +15,7 @@ from gateway.catalog.store import Catalog
 from gateway.errors import BertierError
 from optimizer.benchmarks import results
 from optimizer.benchmarks.results import Contest, Labels
+from optimizer.publish import tasks
 from optimizer.report import analysis
 from optimizer.report.analysis import ReferenceCorner, Trial
 from optimizer.study.config import ELASTIC, StudentConfig, StudyConfig, search_folder
@@ -83,7 +84,7 @@ def read(
         config=config,
         run_dir=run_dir,
         repository=repository,
-        catalog=store.read(repository) if published else None,
+        catalog=_published(repository, config) if published else None,
         students=(*config.students, *_members(config, run_dir)),
         trials=trials,
         front=_front(search / FRONT),
@@ -98,6 +99,12 @@ def read(
         fp32=results.read(results.ReferenceComparison, run_dir / results.REFERENCE),
         before=_before(baseline) if baseline else None,
     )
+
+
+def _published(repository: Path, config: StudyConfig) -> Catalog | None:
+    """Return the part of the catalog that is of the study's task; None: there is none."""
+    catalog, task = store.read(repository), tasks.name_of(config)
+    return catalog.only(task) if task in catalog.task_names else None
 
 
 def search_of(config: StudyConfig, run_dir: Path) -> Path:

@@ -133,6 +133,8 @@ class CostGate:
         known = asdict(shape)
         if not shape.shared:  # what was measured before layers could be shared stays valid
             del known["shared"]
+        if not shape.labels:  # likewise, before there were classifiers
+            del known["labels"]
         same = [known, precision, self.tokens, self.host]
         return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
 

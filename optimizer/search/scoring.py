@@ -1,6 +1,7 @@
-"""F1 of slices of an elastic student: as they would be served, or on a GPU by the student itself.
+"""F1 (or accuracy) of slices of an elastic student: as they would be served, or on a GPU by the student itself.
 
-Legend: B windows of a batch, S tokens of its longest.
+Legend: B windows of a batch, S tokens of its longest, W windows of a question, L labels; K distributions of M places:
+start and end over the tokens, or one over the labels.
 """
 
 from __future__ import annotations
@@ -11,17 +12,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from gateway.domain import Logits, Windows
-from gateway.qa import codec
-from gateway.qa.codec import Reading, SpanEncoder
+from gateway.domain import LabelLogits, Logits, Windows
+from gateway.qa.codec import SpanEncoder
 from optimizer.data import evaluate
-from optimizer.data.question_sets import Example, Feature
+from optimizer.data.items import AnyReading, Feature, Item
+from optimizer.data.question_sets import I
 from optimizer.evaluation import decoding
 from optimizer.models.bert import IGNORE
 from optimizer.onnx import export
@@ -35,7 +36,7 @@ BATCH = 64  # windows of a batch on a GPU
 Cut = Callable[[Candidate], PreTrainedModel]
 
 
-def sample(examples: Sequence[Example]) -> list[Example]:
+def sample(examples: Sequence[I]) -> list[I]:
     """Return the questions in a fixed order that does not depend on their articles.
 
     The first n are the questions of a rung, so a higher rung contains the lower ones.
@@ -61,11 +62,11 @@ class SliceScorer:
         self,
         cut: Cut,
         tokenizer: Path,
-        questions: Sequence[Example],
+        questions: Sequence[Item],
         lock: Path = workers.HOST_LOCK,
     ) -> None:
         self._cut, self._tokenizer, self._questions, self._lock = cut, tokenizer, questions, lock
-        self._last: tuple[Candidate | None, list[Reading]] = (None, [])
+        self._last: tuple[Candidate | None, list[AnyReading]] = (None, [])
 
     def f1(self, candidate: Candidate, n: int) -> float:
         """Return F1 as the file is served; see `Scorer`."""
@@ -75,7 +76,7 @@ class SliceScorer:
             self._last = (candidate, [*before, *more])
         return _fitted_f1(self._questions[:n], self._last[1][:n])
 
-    def _ask(self, candidate: Candidate, questions: Sequence[Example]) -> list[Reading]:
+    def _ask(self, candidate: Candidate, questions: Sequence[Item]) -> list[AnyReading]:
         with tempfile.TemporaryDirectory() as folder, workers.working(self._lock):
             path = Path(folder) / "slice" / "export" / "model.onnx"
             path.parent.mkdir(parents=True)
@@ -92,36 +93,47 @@ class NetScorer:
 
     net: Supernet
     tokenizer: Path
-    questions: Sequence[Example]
+    questions: Sequence[Item]
 
     def f1(self, candidate: Candidate, n: int) -> float:
         """Return F1 of the unrounded slice; see `Scorer`."""
         return _fitted_f1(self.questions[:n], self.readings(candidate, n))
 
-    def readings(self, candidate: Candidate, n: int) -> list[Reading]:
+    def readings(self, candidate: Candidate, n: int) -> list[Any]:  # AnyReading
         """Return what a slice says to the first `n` questions."""
         windows = self._windows[:n]
         rows = [(i, row) for i, found in enumerate(windows) for row in range(found.n_windows)]
         features = [_feature(windows[i], row) for i, row in rows]
-        logits = [np.full((2, *w.input_ids.shape), IGNORE, np.float32) for w in windows]
+        said: dict[tuple[int, int], np.ndarray] = {}  # (question, window) -> (K, M)
         order = sorted(range(len(rows)), key=lambda k: len(features[k].input_ids))
         self.net.to(loop.device()).eval()
         for at in range(0, len(order), BATCH):
             part = order[at : at + BATCH]
             with torch.no_grad(), loop.autocast():
-                said = self.net(loop.batch_of(features, part), candidate)
-            both = torch.stack([said.start, said.end]).float().cpu().numpy()  # (2, B, S)
-            for b, k in enumerate(part):
-                i, row = rows[k]
-                length = len(features[k].input_ids)
-                logits[i][:, row, :length] = both[:, b, :length]
-        asked = zip(windows, logits, self.questions[:n], strict=True)
-        return [codec.read(w, Logits(*both), e.as_question()) for w, both, e in asked]
+                found = self.net(loop.batch_of(features, part), candidate).logits
+            each = torch.stack(found).float().cpu().numpy()  # (K, B, M)
+            said |= {rows[k]: each[:, b] for b, k in enumerate(part)}
+        asked = enumerate(zip(windows, self.questions[:n], strict=True))
+        return [
+            e.read(w, _logits_of(w, [said[i, row] for row in range(w.n_windows)]))
+            for i, (w, e) in asked
+        ]
 
     @cached_property
     def _windows(self) -> list[Windows]:
         encoder = SpanEncoder.from_file(self.tokenizer)
-        return [encoder.encode(e.as_question()) for e in self.questions]
+        return [e.windows(encoder) for e in self.questions]
+
+
+def _logits_of(windows: Windows, said: Sequence[np.ndarray]) -> Logits | LabelLogits:  # W of (K, M)
+    """Return the logits as a backend does: those of padding, and beyond, are IGNORE."""
+    if len(said[0]) == 1:
+        return LabelLogits(np.concatenate(said))
+    logits = np.full((2, *windows.input_ids.shape), IGNORE, np.float32)
+    for row, both in enumerate(said):
+        n = int(windows.attention_mask[row].sum())
+        logits[:, row, :n] = both[:, :n]
+    return Logits(*logits)
 
 
 def _feature(windows: Windows, row: int) -> Feature:
@@ -133,6 +145,6 @@ def _feature(windows: Windows, row: int) -> Feature:
     )
 
 
-def _fitted_f1(examples: Sequence[Example], readings: Sequence[Reading]) -> float:
-    answers = evaluate.answers_of(readings, decoding.fit(examples, readings))
-    return evaluate.score(examples, answers).f1
+def _fitted_f1(examples: Sequence[Item], readings: Sequence[AnyReading]) -> float:
+    how = decoding.fit(examples, readings)
+    return evaluate.mean_value(examples, evaluate.texts_of(examples, readings, how))

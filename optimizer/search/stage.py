@@ -14,7 +14,8 @@ from typing import Any
 from rich.table import Table
 
 from gateway.catalog.store import sha256_of
-from optimizer.data.question_sets import DataError, Example, Split
+from optimizer.data.items import Item
+from optimizer.data.question_sets import DataError, Split
 from optimizer.onnx import profile
 from optimizer.search import costs, scoring
 from optimizer.search.ask_tell import Evaluators, Search
@@ -133,7 +134,7 @@ def _run_under(
 
 
 def _scorer(
-    study: Study, elastic: Elastic, questions: Sequence[Example], trainer: Trainer | None
+    study: Study, elastic: Elastic, questions: Sequence[Item], trainer: Trainer | None
 ) -> Scorer:
     if trainer is not None:
         return SliceScorer(trainer.student, study.tokenizer, questions)
@@ -210,7 +211,7 @@ def inputs_of(
     elastic: Elastic,
     how: SearchConfig,
     space: Space,
-    questions: Sequence[Example],
+    questions: Sequence[Item],
     trainer: Trainer | None = None,
 ) -> dict[str, Any]:
     """Return everything that the results of trials depend on; other inputs are another search.

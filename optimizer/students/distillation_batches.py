@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoConfig, PreTrainedModel
 
-from optimizer.data.question_sets import Feature
+from optimizer.data.items import Feature
 from optimizer.models import lowrank, student, tokenizer
 from optimizer.study import stages
 from optimizer.study.config import DistillConfig, StudyConfig
@@ -41,10 +41,10 @@ class DistillationBatches:
     def maps(self) -> bool:
         """Return whether teacher answers are mapped to the students' tokens.
 
-        True when the teacher is not the model that students are cut from. Otherwise the teacher's
-        logits and last hidden states are cached token by token.
+        True when the teacher is not the model that students are cut from. Otherwise, and where labels are
+        learned, the teacher's logits and last hidden states are cached row by row: all read the same tokens.
         """
-        return self.config.maps_answers
+        return self.config.task is None and self.config.maps_answers
 
     def inputs(self) -> dict[str, Any]:
         """Return everything that the teacher outputs and the initial weights depend on."""
@@ -71,7 +71,7 @@ class DistillationBatches:
         Raises: ModelError when its vocabulary differs from the largest model's.
         """
         self._check_words(name)
-        return student.load(name)
+        return student.load(name, labels=self.largest.n_labels)
 
     def _check_words(self, weights: str) -> None:
         known = Tokenizer.from_file(str(self.largest.tokenizer)).get_vocab()
@@ -135,14 +135,18 @@ class DistillationBatches:
             return self._answers[0]
         if not self.imitates_states(model, how):
             self.teach()
-            return TeacherStates.open(self.folder.with_name(LOGITS_FOLDER), self.rows)
+            n_labels = self.largest.n_labels
+            folder = self.folder.with_name(LOGITS_FOLDER)
+            return TeacherStates.open(folder, self.rows, n_labels=n_labels)
         if loop.device().type == "cuda":
             return LiveTeacher.of_model(self._teacher)
-        return TeacherStates.open(self.folder, self.rows, self.teach(hidden=True)["width"])
+        width = self.teach(hidden=True)["width"]
+        return TeacherStates.open(self.folder, self.rows, width, n_labels=self.largest.n_labels)
 
     def imitates_states(self, model: PreTrainedModel, how: DistillConfig) -> bool:
         """Return whether a student is pulled towards its teacher's hidden states: of one width."""
-        if self.maps or how.hidden_weight == 0:
+        others = self.maps or self.config.student_weights is not None
+        if others or how.hidden_weight == 0:
             return False
         width = AutoConfig.from_pretrained(self.largest.folder).hidden_size
         return bool(model.config.hidden_size == width)

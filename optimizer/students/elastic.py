@@ -50,14 +50,15 @@ class Elastic:
     def check(self) -> None:
         """Fail before hours of training. Raises: ModelError when its base cannot be loaded."""
         if self.config.base is not None:
-            student.load(self.config.base)
+            student.load(self.config.base, labels=self.distillation.largest.n_labels)
 
     @cached_property
     def graph_shape(self) -> GraphShape:
         """Its shape as a graph, known before it or its teacher is trained."""
         study = self.distillation.config
         start = study.student_weights or study.finished or study.encoder
-        return export.graph_shape_of(student.load(self.config.base or start))
+        n_labels = self.distillation.largest.n_labels
+        return export.graph_shape_of(student.load(self.config.base or start, labels=n_labels))
 
     def train(self) -> dict[str, Any]:
         """Train every candidate of its space at once."""

@@ -11,11 +11,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from gateway.backends.embedded import OUTPUTS, open_session
+from gateway.backends.embedded import open_session
 from gateway.catalog.schema import Precision, Profile
 from gateway.catalog.store import sha256_of
-from gateway.qa.codec import Reading
-from optimizer.data.question_sets import Example
+from optimizer.data.items import Item
 from optimizer.evaluation import cached
 from optimizer.models import readback, student
 from optimizer.onnx import export
@@ -79,19 +78,17 @@ class Exported:
             "size_bytes": self.file.stat().st_size,
             "parameters": student.parameters_of(model),
             "batch_variance": export.batch_variance(
-                partial(open_session(self.file, precision=self.precision).run, OUTPUTS),
+                partial(open_session(self.file, precision=self.precision).run, None),
                 model.config.vocab_size,
             ),
             "operators": dict(export.operators_run(self.file)),
         }
 
-    def readings(self, part: str, examples: Sequence[Example]) -> list[Reading]:
+    def readings(self, part: str, examples: Sequence[Item]) -> list[Any]:
         """Return the variant's readings of these questions; `part` is the name of the question set."""
         return self.timed_readings(part, examples)[0]
 
-    def timed_readings(
-        self, part: str, examples: Sequence[Example]
-    ) -> tuple[list[Reading], list[float]]:
+    def timed_readings(self, part: str, examples: Sequence[Item]) -> tuple[list[Any], list[float]]:
         """Return the readings with the CPU ms of each question; empty if it was not recorded."""
         sha256 = self.export()["sha256"]
         model = cached.Model(self.file, sha256, self.study.tokenizer, self.precision)

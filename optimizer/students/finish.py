@@ -13,7 +13,7 @@ import numpy as np
 
 from gateway.catalog.schema import Precision
 from optimizer.data import evaluate
-from optimizer.data.question_sets import Example
+from optimizer.data.items import Item
 from optimizer.evaluation import decoding
 from optimizer.study import pareto, recipes, store, trials
 from optimizer.study.config import (
@@ -46,14 +46,19 @@ def members(
     taken: Collection[str] = (),
     *,
     trained: bool = False,
+    task: str | None = None,
 ) -> dict[str, tuple[StudentConfig, float]]:
     """Return the students to finish, with their F1 in the search: they represent each Pareto front best.
 
     `taken`: names of the study's other variants, which no member gets. None without a Pareto front. FP32 is not finished: it shows what rounding costs.
     `trained`: the search trained its candidates; a member is cut as they were, and has its recipe.
+    `task`: of a classification, which the members' names begin with.
     Raises: ConfigError when not even the smallest fit into `max_total_mb`.
     """
-    found = (_members_of(run_folder, elastic, how, taken, trained=trained) for elastic in elastics)
+    found = (
+        _members_of(run_folder, elastic, how, taken, trained=trained, task=task)
+        for elastic in elastics
+    )
     return {student.name: (student, f1) for part in found for student, f1 in part}
 
 
@@ -68,6 +73,7 @@ def _members_of(
     taken: Collection[str],
     *,
     trained: bool,
+    task: str | None,
 ) -> list[tuple[StudentConfig, float]]:
     front = front_file(run_folder, elastic)
     if run_store := store.of(front):
@@ -85,7 +91,7 @@ def _members_of(
             f"[finish] max_total_mb: {error} MB; fewer members, or more room"
         ) from error
     picked = [rows[i] for i in kept]
-    names = _names([row["candidate"] for row in picked], elastic, taken)
+    names = _names([row["candidate"] for row in picked], _family(elastic, task), taken)
     made = _trained_student if trained else _student
     return [
         (made(row["candidate"], name, elastic, how), float(row["f1"]))
@@ -93,11 +99,16 @@ def _members_of(
     ]
 
 
-def _names(
-    candidates: Sequence[dict[str, Any]], elastic: ElasticConfig, taken: Collection[str]
-) -> list[str]:
+def _family(elastic: ElasticConfig, task: str | None) -> str:
+    """Return the first words of the members' names: another task's members have others."""
+    alone = elastic.name == ELASTIC
+    if task is None:
+        return "bert" if alone else elastic.name
+    return task if alone else f"{task}-{elastic.name}"
+
+
+def _names(candidates: Sequence[dict[str, Any]], family: str, taken: Collection[str]) -> list[str]:
     """Return short names: family and number of layers; where a name is taken the next get b, c, ..."""
-    family = "bert" if elastic.name == ELASTIC else elastic.name
     found: list[str] = []
     for candidate in candidates:
         suffix = SUFFIX[Precision(candidate["precision"])]
@@ -155,10 +166,10 @@ def check(
         )
 
 
-def f1_of(examples: Sequence[Example], readings: Sequence[Any]) -> float:
-    """Return F1 with the threshold fitted on the same questions, as for slices."""
-    answers = evaluate.answers_of(readings, decoding.fit(examples, readings))
-    return evaluate.score(examples, answers).f1
+def f1_of(examples: Sequence[Item], readings: Sequence[Any]) -> float:
+    """Return F1 or accuracy with the decoding fitted on the same questions or texts, as for slices."""
+    how = decoding.fit(examples, readings)
+    return evaluate.mean_value(examples, evaluate.texts_of(examples, readings, how))
 
 
 def rank_correlation(found: Sequence[Finished]) -> float | None:

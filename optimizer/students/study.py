@@ -88,7 +88,12 @@ class Study:
             return {}
         taken = (config.largest_name, *(s.name for s in config.students))
         return finish.members(
-            self.folder, config.elastic, config.finish, taken, trained=config.trains_candidates
+            self.folder,
+            config.elastic,
+            config.finish,
+            taken,
+            trained=config.trains_candidates,
+            task=config.task.name if config.task else None,
         )
 
     @property

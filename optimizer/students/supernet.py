@@ -32,7 +32,7 @@ from optimizer.models.student import ModelError, bert_of, keep_layers
 from optimizer.models.widths import Means, Width
 from optimizer.study.space import Candidate, Space
 from optimizer.training.loop import Batch, device
-from optimizer.training.losses import Outputs, as_outputs
+from optimizer.training.losses import Outputs, as_classes, as_outputs
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -110,7 +110,10 @@ class Supernet(nn.Module):
             self._dropping(candidate, width),
             position_bias.bias_of(bert_of(self.model).encoder),
         )
-        return as_outputs(said, batch, None if width is None else width.kept)
+        columns = None if width is None else width.kept
+        if bert.classifies(self.model):
+            return as_classes(said, columns)
+        return as_outputs(said, batch, columns)
 
     def _width(self, candidate: Candidate) -> Width | None:
         return widths.first(self.get_buffer("columns"), candidate.hidden) if self.narrow else None

@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from gateway.catalog.schema import Precision
+from gateway.catalog.schema import QA, Precision
 from gateway.errors import BertierError
 from gateway.qa.codec import LENGTH_BUCKETS
 from optimizer.study.space import (
@@ -72,6 +72,47 @@ class AugmentConfig(_Frozen):
     @property
     def judge_folder(self) -> Path | None:
         return None if self.judge is None else Path(self.judge)
+
+
+Column = str | int  # the name of a column, or its number from 0 in a file without names
+
+
+class TaskConfig(_Frozen):
+    """What a study classifies, and the columns of its data; without it a study answers questions."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")  # in the catalog and for callers
+    text: Column  # columns of the data
+    text_pair: Column | None = None  # none: one text is classified, not a pair
+    label: Column = "label"
+    group: Column | None = (
+        None  # of texts that are alike, such as an article: never split, one cluster of a certificate
+    )
+    labels: tuple[str, ...] = ()  # in the order of the logits; none: those of the data, sorted
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns that every row must have."""
+        given = (self.text, self.text_pair, self.label, self.group)
+        return tuple(column for column in given if column is not None)
+
+    @property
+    def has_header(self) -> bool:
+        """Whether the first line of a tab-separated file names its columns."""
+        return not all(isinstance(column, int) for column in self.columns)
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> TaskConfig:
+        if self.name == QA:
+            raise ValueError(f"name {QA!r} is question answering, which needs no [task]")
+        if len(self.labels) == 1 or len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"labels {list(self.labels)}: name at least two, each once, or none")
+        if not all(label.strip() for label in self.labels):
+            raise ValueError(f"labels {list(self.labels)}: one has no visible character")
+        if len({type(column) for column in self.columns}) > 1:
+            raise ValueError("columns: all by name, or all by number")
+        if len(set(self.columns)) < len(self.columns):
+            raise ValueError(f"columns {list(self.columns)}: one is named twice")
+        return self
 
 
 class TrainConfig(_Frozen):
@@ -399,6 +440,7 @@ class StudyConfig(_Frozen):
     distill: DistillConfig = DistillConfig()
     certify: CertifyConfig = CertifyConfig()
     publish: PublishConfig = PublishConfig()
+    task: TaskConfig | None = None  # none: questions are answered
     data: tuple[DataConfig, ...] = Field(min_length=1)
     augment: AugmentConfig = AugmentConfig()
     elastic: tuple[ElasticConfig, ...] = ()
@@ -511,6 +553,28 @@ class StudyConfig(_Frozen):
                 )
             known.add(student.name)
         return self
+
+    @model_validator(mode="after")
+    def _fits_its_task(self) -> StudyConfig:
+        if self.task is not None and (found := self._of_questions_alone()):
+            raise ValueError(f"[task] {self.task.name} classifies, and {found}")
+        return self
+
+    def _of_questions_alone(self) -> str | None:
+        """Return what a classification cannot have and what to do; None: all is well."""
+        students = [s.name for s in self.students if s.candidate(1).drops]
+        dropping = students or [e.name for e in self.elastic if e.space.drops]
+        given = {
+            "teacher, teacher_tokens or largest": (self.teacher, self.teacher_tokens, self.largest),
+            "unanswerable of [[data]]": tuple(d.unanswerable for d in self.data),
+            "answerability_weight of [train]": tuple(t.answerability_weight for t in self.train),
+        }
+        for name, values in given.items():
+            if any(values):
+                return f"{name} is of question answering; leave it out (backbone or weights name the encoder)"
+        if dropping:
+            return f"{dropping[0]} drops tokens by what they are worth as an answer's; leave keep and drop_after out"
+        return None
 
     @model_validator(mode="after")
     def _something_to_search(self) -> StudyConfig:

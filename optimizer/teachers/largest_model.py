@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from gateway.qa.codec import SpanEncoder
 from optimizer.data import question_sets, row_cache
-from optimizer.data.question_sets import Feature
+from optimizer.data.items import Feature
 from optimizer.data.splits import StudyQuestions
 from optimizer.models import adapt, student, tokenizer
 from optimizer.study import stages
@@ -39,6 +39,11 @@ class LargestModel:
         return self.questions.config
 
     @property
+    def n_labels(self) -> int:
+        """The number of labels of the study's task; 0: it answers questions. Raises: DataError."""
+        return len(self.questions.labels)
+
+    @property
     def tokenizer(self) -> Path:
         return stages.fetch(self.folder, self.inputs) / "tokenizer.json"
 
@@ -57,6 +62,9 @@ class LargestModel:
         }
         if config.largest_bits != 8:
             found["largest_bits"] = config.largest_bits
+        if config.task is not None:
+            named = config.task.model_dump(exclude={"name"})  # which trains nothing anew
+            found["task"] = named | {"labels": self.questions.labels}
         if config.finished or not config.outside_teachers:
             return found
         return found | {"taught": self.outside.inputs(), "distill": config.distill.model_dump()}
@@ -70,7 +78,7 @@ class LargestModel:
 
     def load(self) -> PreTrainedModel:
         """Return the trained model."""
-        return student.load(str(stages.fetch(self.folder, self.inputs)))
+        return student.load(str(stages.fetch(self.folder, self.inputs)), labels=self.n_labels)
 
     def features(self, fraction: float = 1.0, only: Collection[str] = ()) -> list[Feature]:
         """Return the training windows of this share of the contexts; `only`: sources, none: all."""
@@ -105,7 +113,8 @@ class LargestModel:
         tokenizer.save(start, folder)
         phases = [] if config.finished else [self._train_phase(i) for i in range(len(config.train))]
         if phases:
-            model = student.load(str(self._phase_folder(len(phases))), answers=True)
+            folder_of_last = str(self._phase_folder(len(phases)))
+            model = student.load(folder_of_last, answers=True, labels=self.n_labels)
         student.save_plain(model, folder)
         loss = phases[-1]["final_loss"] if phases else None
         return {"final_loss": loss, "parameters": model.num_parameters()}
@@ -113,7 +122,7 @@ class LargestModel:
     def _loaded(self, start: str) -> PreTrainedModel:
         finished = self.config.finished
         try:
-            return student.load(start, answers=finished is not None)
+            return student.load(start, answers=finished is not None, labels=self.n_labels)
         except student.ModelError as exc:
             only_teaches = isinstance(exc.__cause__, adapt.NotBert)
             if not only_teaches or finished is None or self.config.largest:
@@ -135,13 +144,14 @@ class LargestModel:
             seed = self.config.seed if how.seed is None else how.seed
             torch.manual_seed(seed)
             kept = how.keep_start > 0  # and a random head is not worth keeping
-            model = student.load(start, dropout=how.dropout, answers=kept)
+            n_labels = self.n_labels
+            model = student.load(start, dropout=how.dropout, answers=kept, labels=n_labels)
             if i == len(self.config.train) - 1 and self.config.largest_bits < 8:
                 model = student.with_low_bit_embeddings(model, self.config.largest_bits)
             rows, loss_of = self._seeded(seed).training_rows(how)
             loss = loop.train(model, rows, loss_of, how, folder, seed)
             if how.keep_start:
-                student.average(model, student.load(start), how.keep_start)
+                student.average(model, student.load(start, labels=n_labels), how.keep_start)
             student.save_plain(model, folder)
             return {"final_loss": loss}
 

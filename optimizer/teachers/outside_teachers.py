@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from gateway.qa.codec import SpanEncoder
-from optimizer.data.question_sets import Example, Feature
+from optimizer.data.items import Feature
+from optimizer.data.question_sets import Example
 from optimizer.teachers import checkpoint, rows
 from optimizer.teachers.errors import TeacherError
 from optimizer.teachers.inference import ask

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from gateway.qa.codec import SpanEncoder
-from optimizer.data.question_sets import Example, Feature
+from optimizer.data.items import Feature
+from optimizer.data.question_sets import Example
 from optimizer.models.bert import IGNORE
 from optimizer.teachers.mapping import (
     CLS,
@@ -84,7 +85,7 @@ class MappedAnswers:
         logits = np.full(chances.shape, IGNORE, np.float32)
         np.log(chances, out=logits, where=chances > 0)
         start, end = torch.from_numpy(logits).to(batch.input_ids.device)
-        return TeacherOutputs(start, end, None)
+        return TeacherOutputs((start, end), None)
 
     def chances(self, rows: Sequence[int], n_tokens: int) -> np.ndarray:  # (2, B, S) float32
         """Return the teachers' mean distributions over the tokens of some rows."""

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from optimizer.data.question_sets import Feature
+from optimizer.data.items import Feature
 from optimizer.models.bert import as_student
 from optimizer.models.student import ModelError
 from optimizer.study import workers
@@ -54,6 +54,7 @@ class Batch:
     rows: tuple[int, ...]  # indices in the features
     share: float = 1.0  # of the batch's rows; 0: the rows are counted elsewhere
     seed: int = 0  # of what is drawn at random for a batch, the same in all its parts
+    labels: torch.Tensor | None = None  # (B,) int64 of a classifier, whose rows have no spans
 
     def inputs(self) -> dict[str, torch.Tensor]:
         return {
@@ -96,6 +97,7 @@ def _part_of(
     def on_device(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(device(), non_blocking=True)
 
+    labels = np.array([-1 if f.label is None else f.label for f in picked], np.int64)
     return Batch(
         input_ids=on_device(ids),
         attention_mask=on_device(mask),
@@ -105,6 +107,7 @@ def _part_of(
         rows=tuple(part),
         share=share,
         seed=seed,
+        labels=on_device(labels) if labels.min() >= 0 else None,
     )
 
 

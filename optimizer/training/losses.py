@@ -1,6 +1,9 @@
-"""Losses: gold spans, and a student's outputs and states pulled towards its teacher's.
+"""Losses: gold spans or labels, and a student's outputs and states pulled towards its teacher's.
 
-Legend: B rows, S tokens, H hidden width.
+A model says one distribution or two: over the labels, or over the tokens for start and end. Each is held against
+gold and teacher alike, and a loss is their mean.
+
+Legend: B rows, S tokens, H hidden width, L labels.
 """
 
 from __future__ import annotations
@@ -14,29 +17,37 @@ from torch.nn.functional import (
     binary_cross_entropy_with_logits,
     kl_div,
     log_softmax,
+    one_hot,
     softmax,
 )
 
-from optimizer.models.bert import IGNORE, LayersOutput
+from optimizer.models.bert import IGNORE, LayersOutput, said_by
 from optimizer.study.config import DistillConfig
 from optimizer.training import intermediate
 from optimizer.training.intermediate import Match, Place, state_loss
 from optimizer.training.loop import Batch
 from optimizer.training.teacher_outputs import TeacherOutputs
 
-Spans = tuple[torch.Tensor, torch.Tensor]  # start and end logits, (B, S) each
+Said = tuple[torch.Tensor, ...]  # start and end logits, (B, S) each, or those of labels, (B, L)
 
 
 class Outputs(NamedTuple):
     """What a model says to a batch."""
 
-    start: torch.Tensor  # (B, S), padding IGNORE
-    end: torch.Tensor  # (B, S)
+    logits: Said  # padding IGNORE
     hidden: torch.Tensor  # (B, S, H) of the last layer
-    early: Spans | None = None  # of an early head, padding IGNORE; none: it has none
+    early: Said | None = None  # of an early head, padding IGNORE; none: it has none
     kept: torch.Tensor | None = None  # (B, S) bool, tokens of the last layer; none: all
     columns: torch.Tensor | None = None  # of the teacher's states that `hidden` is; none: all
     inner: Mapping[Place, torch.Tensor] = {}  # what was watched
+
+    @property
+    def start(self) -> torch.Tensor:  # (B, S)
+        return self.logits[0]
+
+    @property
+    def end(self) -> torch.Tensor:  # (B, S)
+        return self.logits[1]
 
 
 class Targets(Protocol):
@@ -52,33 +63,39 @@ def outputs_of(model: torch.nn.Module, batch: Batch, places: Sequence[Place] = (
     """Return what a Hugging Face model says, and has at these places."""
     with intermediate.watched(model, places) as inner:
         out = model(**batch.inputs(), output_hidden_states=True)
-    logits = torch.stack([out.start_logits, out.end_logits], dim=-1)
+    said, hidden = said_by(out), out.hidden_states[-1]
     early, kept, columns = (getattr(out, x, None) for x in ("early_logits", "kept", "columns"))
-    said = LayersOutput(logits, out.hidden_states[-1], early, kept)
-    return as_outputs(said, batch, columns)._replace(inner=inner)
+    if len(said) == 1:
+        return Outputs((said[0].float(),), hidden, columns=columns, inner=inner)
+    layers = LayersOutput(torch.stack(said, dim=-1), hidden, early, kept)
+    return as_outputs(layers, batch, columns)._replace(inner=inner)
 
 
 def as_outputs(said: LayersOutput, batch: Batch, columns: torch.Tensor | None = None) -> Outputs:
     """Return the outputs with padding set to IGNORE; `columns`: of the teacher's states, none: all."""
     padding = batch.attention_mask == 0
 
-    def spans(logits: torch.Tensor) -> Spans:  # (B, S, 2)
-        start, end = logits.float().masked_fill(padding[..., None], IGNORE).unbind(-1)
-        return start, end
+    def spans(logits: torch.Tensor) -> Said:  # (B, S, 2)
+        return logits.float().masked_fill(padding[..., None], IGNORE).unbind(-1)
 
     early = None if said.early is None else spans(said.early)
-    return Outputs(*spans(said.logits), said.hidden, early, said.kept, columns)
+    return Outputs(spans(said.logits), said.hidden, early, said.kept, columns)
+
+
+def as_classes(said: LayersOutput, columns: torch.Tensor | None = None) -> Outputs:
+    """Return the outputs of a classifier, read at the first token; `columns` as in `as_outputs`."""
+    return Outputs((said.logits[:, 0].float(),), said.hidden, columns=columns)
 
 
 def label_loss(
     model: torch.nn.Module, batch: Batch, *, answerability_weight: float = 0.0
 ) -> torch.Tensor:
-    """Return the loss of the gold answers, and as said of whether there is one.
+    """Return the loss of the gold answers or labels, and as said of whether there is an answer.
 
     An early head learns the same, by the default weight.
     """
 
-    def loss_of(said: Spans) -> torch.Tensor:
+    def loss_of(said: Said) -> torch.Tensor:
         loss = _hard_loss(batch, said)
         if answerability_weight:
             loss = loss + answerability_weight * answerability_loss(batch, said)
@@ -87,12 +104,19 @@ def label_loss(
     return _weighted(outputs_of(model, batch), DistillConfig(), loss_of)
 
 
-def _hard_loss(batch: Batch, said: Spans) -> torch.Tensor:
-    start, end = said
-    return (any_of(start, batch.starts) + any_of(end, batch.ends)) / 2
+def _hard_loss(batch: Batch, said: Said) -> torch.Tensor:
+    pairs = zip(said, _golds(batch, said), strict=True)
+    return torch.stack([any_of(logits, gold) for logits, gold in pairs]).mean()
 
 
-def any_of(logits: torch.Tensor, gold: torch.Tensor) -> torch.Tensor:  # (B, S), (B, S) bool
+def _golds(batch: Batch, said: Said) -> Said:
+    """Return where each distribution should lie, as booleans of its shape."""
+    if batch.labels is None:
+        return batch.starts, batch.ends
+    return (one_hot(batch.labels, said[0].shape[-1]).bool(),)
+
+
+def any_of(logits: torch.Tensor, gold: torch.Tensor) -> torch.Tensor:  # (B, S or L), the same, bool
     """Return the mean of -log of the probability that all gold positions have together.
 
     Source: Clark & Gardner 2018, section 2.2 (summed objective); with one gold, cross-entropy.
@@ -101,7 +125,7 @@ def any_of(logits: torch.Tensor, gold: torch.Tensor) -> torch.Tensor:  # (B, S),
     return (logits.logsumexp(-1) - found).mean()
 
 
-def answerability_loss(batch: Batch, said: Spans) -> torch.Tensor:
+def answerability_loss(batch: Batch, said: Said) -> torch.Tensor:
     """Return the cross-entropy of the decision to abstain, by the difference that decoding uses.
 
     The no-answer score at position 0 against all that the context offers: a verifier without
@@ -116,10 +140,10 @@ def answerability_loss(batch: Batch, said: Spans) -> torch.Tensor:
 
 
 def _weighted(
-    out: Outputs, how: DistillConfig, loss_of: Callable[[Spans], torch.Tensor]
+    out: Outputs, how: DistillConfig, loss_of: Callable[[Said], torch.Tensor]
 ) -> torch.Tensor:
-    """Return the loss of the last word on spans, and of an early one."""
-    loss = loss_of((out.start, out.end))
+    """Return the loss of the last word, and of an early one on spans."""
+    loss = loss_of(out.logits)
     return loss if out.early is None else loss + how.early_weight * loss_of(out.early)
 
 
@@ -133,7 +157,7 @@ class Imitation:
     """A teacher's outputs and last hidden states, mixed with the gold labels.
 
     No other layer of a student is mapped to one of the teacher's, unless it is asked for: the last states
-    are the span head's whole input, whatever came before.
+    are the head's whole input, whatever came before.
     Source: Hinton et al. 2015, section 2; Jiao et al. 2020 (TinyBERT), equation 8.
     """
 
@@ -163,36 +187,37 @@ class Imitation:
     def _loss(self, out: Outputs, targets: TeacherOutputs | None, batch: Batch) -> torch.Tensor:
         if targets is None or self._how.labels_only:
             return _weighted(out, self._how, partial(_hard_loss, batch))
-        spans = _weighted(out, self._how, partial(self._mixed_loss, batch, targets))
+        said = _weighted(out, self._how, partial(self._mixed_loss, batch, targets))
         if self._matched:
             real, share = batch.attention_mask == 1, batch.share
             inside = intermediate.loss_of(self._matched, out.inner, targets.inner, real, share)
-            spans = spans + self._how.intermediate_weight * inside
+            said = said + self._how.intermediate_weight * inside
         wide = out.columns is not None  # a part of the teacher's width
         if (
             not self._how.hidden_weight
             or targets.hidden is None
             or (not wide and out.hidden.shape[-1] != targets.hidden.shape[-1])
         ):
-            return spans
+            return said
         real = batch.attention_mask == 1
         if out.kept is not None:
             real &= out.kept
         wanted = targets.hidden  # (B, S, H)
         if out.columns is not None:
             wanted = wanted[..., out.columns]
-        return spans + self._how.hidden_weight * state_loss(
+        return said + self._how.hidden_weight * state_loss(
             out.hidden.float(), wanted, real, batch.share
         )
 
-    def _mixed_loss(self, batch: Batch, targets: TeacherOutputs, said: Spans) -> torch.Tensor:
+    def _mixed_loss(self, batch: Batch, targets: TeacherOutputs, said: Said) -> torch.Tensor:
         t, label_weight = self._how.temperature, self._how.label_weight
-        soft = (soft_loss(said[0], targets.start, t) + soft_loss(said[1], targets.end, t)) / 2
+        pairs = zip(said, targets.logits, strict=True)
+        soft = torch.stack([soft_loss(ours, theirs, t) for ours, theirs in pairs]).mean()
         return (1 - label_weight) * soft + label_weight * _hard_loss(batch, said)
 
 
 def soft_loss(found: torch.Tensor, wanted: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Return the divergence from the wanted distribution, both (B, S) logits, softened alike."""
+    """Return the divergence from the wanted distribution, both (B, S) or (B, L) logits, softened alike."""
     t = temperature
     wanted_p = softmax(wanted / t, dim=-1)
     return kl_div(log_softmax(found / t, dim=-1), wanted_p, reduction="batchmean") * t * t

@@ -45,7 +45,7 @@ async def _answers(folder: Path, variants: list[Variant]) -> list[Logits]:
     await supervisor.start(local_triton.START_TIMEOUT_MS)
     backend = TritonBackend(options.grpc_url)
     try:
-        return [(await backend.infer(v, WINDOWS, AMPLE_MS)).logits for v in variants]
+        return [(await backend.infer(v, WINDOWS, AMPLE_MS)).spans for v in variants]
     finally:
         await backend.close()
         await supervisor.stop()

@@ -41,6 +41,7 @@ from gateway.errors import (
     RepositoryError,
     Unauthenticated,
     UnknownRequest,
+    UnknownTask,
     kind_of,
 )
 from gateway.frontends import slo_headers
@@ -60,6 +61,7 @@ Metadata = tuple[tuple[str, str], ...]
 
 STATUS: Mapping[type[BertierError], grpc.StatusCode] = {
     BadInput: grpc.StatusCode.INVALID_ARGUMENT,
+    UnknownTask: grpc.StatusCode.NOT_FOUND,
     UnknownRequest: grpc.StatusCode.NOT_FOUND,
     FeedbackConflict: grpc.StatusCode.ALREADY_EXISTS,
     UnknownModel: grpc.StatusCode.NOT_FOUND,  # as Triton says it

@@ -1,4 +1,4 @@
-"""Open Inference Protocol v2 over gRPC: `inference.GRPCInferenceService`, for the model `qa`.
+"""Open Inference Protocol v2 over gRPC: `inference.GRPCInferenceService`.
 
 The messages are tritonclient's, which defines Triton's whole service; a part of its calls is served here.
 """
@@ -13,7 +13,7 @@ from typing import Any
 from google.protobuf.message import Message
 from tritonclient.grpc import service_pb2 as pb
 
-from gateway.domain import Answered
+from gateway.domain import Served
 from gateway.errors import InvalidField, Malformed
 from gateway.frontends import oip, oip_statistics, oip_tensors, replies, slo_headers
 from gateway.frontends.grpc.call import (
@@ -25,7 +25,7 @@ from gateway.frontends.grpc.call import (
     log_failure,
     readable,
 )
-from gateway.frontends.oip import InferRequest
+from gateway.frontends.oip import InferRequest, Model
 from gateway.frontends.oip_tensors import Tensor
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
@@ -55,12 +55,12 @@ class GrpcInferenceService:
     async def ModelMetadata(
         self, request: pb.ModelMetadataRequest | Malformed, context: Context
     ) -> pb.ModelMetadataResponse:
-        return await self._calls.run(context, request, {}, _metadata, answers=False)
+        return await self._calls.run(context, request, {}, self._metadata, answers=False)
 
     async def ModelConfig(
         self, request: pb.ModelConfigRequest | Malformed, context: Context
     ) -> pb.ModelConfigResponse:
-        return await self._calls.run(context, request, {}, _config, answers=False)
+        return await self._calls.run(context, request, {}, self._config, answers=False)
 
     async def ModelStatistics(
         self, request: pb.ModelStatisticsRequest | Malformed, context: Context
@@ -95,40 +95,40 @@ class GrpcInferenceService:
     async def _ready(
         self, request: pb.ModelReadyRequest, call: Call
     ) -> tuple[pb.ModelReadyResponse, Mapping[str, str]]:
-        oip.check_model(request.name, request.version)
+        oip.find_model(self._service, request.name, request.version)
         return pb.ModelReadyResponse(ready=await slo_headers.is_ready(self._service)), {}
 
     async def _statistics(
         self, request: pb.ModelStatisticsRequest, _: Call
     ) -> tuple[pb.ModelStatisticsResponse, Mapping[str, str]]:
-        oip.check_model(request.name or oip.MODEL, request.version)
-        found = oip_statistics.model_statistics(self._service.metrics)
-        return pb.ModelStatisticsResponse(model_stats=[found]), {}
+        names = [request.name] if request.name else [*oip.models_of(self._service.serving)]
+        for name in names:
+            oip.find_model(self._service, name, request.version)
+        found = [oip_statistics.model_statistics(name, self._service.metrics) for name in names]
+        return pb.ModelStatisticsResponse(model_stats=found), {}
+
+    async def _metadata(
+        self, request: pb.ModelMetadataRequest, _: Call
+    ) -> tuple[pb.ModelMetadataResponse, Mapping[str, str]]:
+        model = oip.find_model(self._service, request.name, request.version)
+        return pb.ModelMetadataResponse(**oip.model_metadata(model)), {}
+
+    async def _config(
+        self, request: pb.ModelConfigRequest, _: Call
+    ) -> tuple[pb.ModelConfigResponse, Mapping[str, str]]:
+        model = oip.find_model(self._service, request.name, request.version)
+        return pb.ModelConfigResponse(config=oip_statistics.model_config(model)), {}
 
     async def _infer(
         self, request: pb.ModelInferRequest, call: Call
     ) -> tuple[pb.ModelInferResponse, Mapping[str, str]]:
-        oip.check_model(request.model_name, request.model_version)
-        infer_request = _parse(request)
+        model = oip.find_model(self._service, request.model_name, request.model_version)
+        infer_request = _parse(model, request)
         slo = call.slo_request(infer_request.slo_fields, infer_request.timeout_ms)
         answers = await oip.answer(
             self._service, infer_request, slo, call.arrived_ms, frontend="grpc"
         )
         return _response(request.id, infer_request, answers), oip.slo_metadata(answers)
-
-
-async def _metadata(
-    request: pb.ModelMetadataRequest, _: Call
-) -> tuple[pb.ModelMetadataResponse, Mapping[str, str]]:
-    oip.check_model(request.name, request.version)
-    return pb.ModelMetadataResponse(**oip.model_metadata()), {}
-
-
-async def _config(
-    request: pb.ModelConfigRequest, _: Call
-) -> tuple[pb.ModelConfigResponse, Mapping[str, str]]:
-    oip.check_model(request.name, request.version)
-    return pb.ModelConfigResponse(config=oip_statistics.model_config()), {}
 
 
 def _slo_fields(request: pb.ModelInferRequest | Malformed) -> dict[str, object]:
@@ -144,13 +144,13 @@ def _value(parameter: pb.InferParameter) -> Any:
     return "" if which is None else getattr(parameter, which)
 
 
-def _parse(request: pb.ModelInferRequest) -> InferRequest:
+def _parse(model: Model, request: pb.ModelInferRequest) -> InferRequest:
     """Return what the message asks. Raises: Malformed, InvalidField."""
     raw = list(request.raw_input_contents)
     if raw and len(raw) != len(request.inputs):
         raise Malformed(f"raw_input_contents: {len(raw)} for {len(request.inputs)} inputs")
     inputs = [_input(tensor, raw[i] if raw else None) for i, tensor in enumerate(request.inputs)]
-    return oip.inference(inputs, [o.name for o in request.outputs], _parameters(request))
+    return oip.inference(model, inputs, [o.name for o in request.outputs], _parameters(request))
 
 
 def _input(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | None) -> Tensor:
@@ -164,11 +164,11 @@ def _input(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | None) -> 
 
 
 def _response(
-    request_id: str, infer_request: InferRequest, answers: list[Answered]
+    request_id: str, infer_request: InferRequest, answers: list[Served[Any]]
 ) -> pb.ModelInferResponse:
     outputs = oip.output_tensors(infer_request, answers)
     response = pb.ModelInferResponse(
-        model_name=oip.MODEL, model_version=oip.MODEL_VERSION, id=request_id
+        model_name=infer_request.model.name, model_version=oip.MODEL_VERSION, id=request_id
     )
     for tensor in outputs:
         response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)

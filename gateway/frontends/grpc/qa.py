@@ -6,12 +6,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 from dataclasses import asdict
-from typing import TypeVar
-
-from google.protobuf.message import Message
+from typing import Any, TypeVar
 
 from gateway.auth import access
-from gateway.domain import Answered, Question
+from gateway.catalog.schema import QA
+from gateway.domain import Answered, Asked, Question, Texts
 from gateway.errors import BadInput, InvalidField, Malformed, Overloaded, kind_of
 from gateway.frontends import slo_headers
 from gateway.frontends.grpc.call import (
@@ -25,7 +24,13 @@ from gateway.frontends.grpc.call import (
     readable,
     status_of,
 )
-from gateway.frontends.grpc.questions import options, to_parsed, to_response, with_shared_texts
+from gateway.frontends.grpc.questions import (
+    options,
+    slo_fields,
+    to_parsed,
+    to_response,
+    with_shared_texts,
+)
 from gateway.frontends.parsed_question import ParsedQuestion
 from gateway.frontends.slo_headers import MAX_ID_CHARS, MAX_PLAN_TOKENS
 from gateway.proto.bertier.v1 import qa_pb2 as pb
@@ -98,7 +103,8 @@ class QuestionAnswering:
     ) -> tuple[pb.PlanResponse, Mapping[str, str]]:
         access.take(1)
         slo = call.slo_request(slo_fields(request), None)
-        report = await self._service.plan(slo, *_plan_size(request))
+        asked, n_tokens = _plan_size(request)
+        report = await self._service.plan(slo, asked, n_tokens, request.task or QA)
         return to_plan(report), {}
 
     async def _feedback(
@@ -140,15 +146,6 @@ async def _each(items: Iterable[T]) -> AsyncIterator[T]:
         yield item
 
 
-def slo_fields(request: Message | Malformed) -> dict[str, object]:
-    """Return the SLO that the message itself carries, by the headers' names in snake case."""
-    if not isinstance(request, pb.AnswerRequest | pb.PlanRequest):
-        return {}
-    said = {field.name: value for field, value in request.slo.ListFields()}
-    bare = ("priority", "slo_class")
-    return {name if name in bare else f"slo_{name}": value for name, value in said.items()}
-
-
 def to_failure(error: Exception, request_id: str) -> pb.Failure:
     """Return an error as an item of a stream."""
     return pb.Failure(
@@ -188,11 +185,16 @@ def to_truth(request: pb.FeedbackRequest) -> Truth:
     return Truth(answers, request.right if kind == "right" else None)
 
 
-def _plan_size(request: pb.PlanRequest) -> tuple[Question | None, int | None]:
-    """Return what to plan for: a question, or a number of tokens, or neither."""
+def _plan_size(request: pb.PlanRequest) -> tuple[Asked[Any] | None, int | None]:
+    """Return what to plan for: a question, or texts, or a number of tokens, or neither."""
     n_tokens = request.n_tokens if request.HasField("n_tokens") else None
     if n_tokens is not None and not 1 <= n_tokens <= MAX_PLAN_TOKENS:
         raise InvalidField(f"n_tokens: {n_tokens} is not allowed; allowed: 1 to {MAX_PLAN_TOKENS}")
+    if request.text:
+        if request.question or request.context:
+            raise InvalidField("text: sent with a question; send one of the two")
+        pair = request.text_pair if request.HasField("text_pair") else None
+        return Texts(request.text, pair, task=request.task), n_tokens
     if not request.question and not request.context:
         return None, n_tokens
     return Question(request.question, request.context), n_tokens

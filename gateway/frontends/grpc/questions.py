@@ -1,11 +1,31 @@
-"""Questions and answers of `bertier.v1` as our values and back. Knows no call."""
+"""Questions, texts and answers of `bertier.v1` as our values and back. Knows no call."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
-from gateway.domain import Answered, Candidate, Cost, Option, Question, Span
-from gateway.errors import BadInput, EmptyText, InvalidField, TextTooLong, TooManyItems
+from google.protobuf.message import Message
+
+from gateway.domain import (
+    Answered,
+    Candidate,
+    Classified,
+    Cost,
+    Option,
+    Question,
+    Served,
+    Span,
+    Texts,
+)
+from gateway.errors import (
+    BadInput,
+    EmptyText,
+    InvalidField,
+    Malformed,
+    TextTooLong,
+    TooManyItems,
+)
 from gateway.frontends import parsed_question, slo_headers
 from gateway.frontends.parsed_question import OffsetUnit, ParsedQuestion, PassageText, Place
 from gateway.frontends.slo_headers import MAX_ID_CHARS
@@ -17,10 +37,7 @@ from gateway.settings import Settings
 
 def to_parsed(request: pb.AnswerRequest, settings: Settings) -> ParsedQuestion:
     """Return the question of a message. Raises: TextTooLong, TooManyItems, InvalidField."""
-    if request.ByteSize() > settings.max_body_bytes:
-        raise TextTooLong("message", request.ByteSize(), settings.max_body_bytes, "bytes")
-    if len(request.id) > MAX_ID_CHARS:
-        raise TextTooLong("id", len(request.id), MAX_ID_CHARS)
+    _check_size(request, settings)
     given = {field.name: value for field, value in request.ListFields()}
     question = Question(
         request.question,
@@ -37,6 +54,29 @@ def to_parsed(request: pb.AnswerRequest, settings: Settings) -> ParsedQuestion:
     if "offset_unit" in given:
         unit = parsed_question.offset_unit(request.offset_unit)
     return ParsedQuestion(question, passages, unit, request.sentence)
+
+
+def to_texts(request: pb.ClassifyRequest, settings: Settings) -> Texts:
+    """Return the texts of a message. Raises: TextTooLong."""
+    _check_size(request, settings)
+    pair = request.text_pair if request.HasField("text_pair") else None
+    return Texts(request.text, pair, request.id, request.task)
+
+
+def _check_size(request: pb.AnswerRequest | pb.ClassifyRequest, settings: Settings) -> None:
+    if request.ByteSize() > settings.max_body_bytes:
+        raise TextTooLong("message", request.ByteSize(), settings.max_body_bytes, "bytes")
+    if len(request.id) > MAX_ID_CHARS:
+        raise TextTooLong("id", len(request.id), MAX_ID_CHARS)
+
+
+def slo_fields(request: Message | Malformed) -> dict[str, object]:
+    """Return the SLO that the message itself carries, by the headers' names in snake case."""
+    if not isinstance(request, pb.AnswerRequest | pb.ClassifyRequest | pb.PlanRequest):
+        return {}
+    said = {field.name: value for field, value in request.slo.ListFields()}
+    bare = ("priority", "slo_class")
+    return {name if name in bare else f"slo_{name}": value for name, value in said.items()}
 
 
 def with_shared_texts(
@@ -111,6 +151,27 @@ def to_response(parsed: ParsedQuestion, answered: Answered) -> pb.AnswerResponse
     return response
 
 
+def to_classify_response(classified: Classified, own_id: str) -> pb.ClassifyResponse:
+    """Return a classification as its message; `own_id`: of the request."""
+    found = classified.answer
+    response = pb.ClassifyResponse(
+        id=own_id,
+        task=classified.slo.task,
+        label=found.label,
+        score=found.score,
+        scores=[pb.LabelScore(label=s.label, probability=s.probability) for s in found.scores],
+        plan=classified.option.plan.name,
+        variant=classified.variant,
+        slo=_slo_result(classified),
+        timings=_timings(classified),
+        cost=_cost(classified.cost),
+        age_ms=classified.age_ms,
+    )
+    if classified.slo.explain:
+        response.explain.CopyFrom(_explanation(classified))
+    return response
+
+
 def _alternative(parsed: ParsedQuestion, span: Span) -> pb.Alternative:
     place = parsed_question.place_of_span(parsed, span)
     return pb.Alternative(
@@ -137,7 +198,7 @@ def _cost(cost: Cost) -> pb.Cost:
     )
 
 
-def _slo_result(answered: Answered) -> pb.SloResult:
+def _slo_result(answered: Served[Any]) -> pb.SloResult:
     slo = answered.slo
     return pb.SloResult(
         latency_ms=slo.latency_ms,
@@ -155,7 +216,7 @@ def _slo_result(answered: Answered) -> pb.SloResult:
     )
 
 
-def _timings(answered: Answered) -> pb.Timings:
+def _timings(answered: Served[Any]) -> pb.Timings:
     t = answered.timings
     return pb.Timings(
         tokenize_ms=t.tokenize,
@@ -167,7 +228,7 @@ def _timings(answered: Answered) -> pb.Timings:
     )
 
 
-def _explanation(answered: Answered) -> pb.Explanation:
+def _explanation(answered: Served[Any]) -> pb.Explanation:
     return pb.Explanation(
         reason=answered.decision.reason,
         quantile=quantile_for(answered.slo.policy),

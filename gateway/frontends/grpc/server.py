@@ -1,4 +1,4 @@
-"""The gRPC frontend: one server with QuestionAnswering, Open Inference Protocol v2, health, reflection.
+"""The gRPC frontend: one server with QuestionAnswering, Classification, Open Inference Protocol v2, health, reflection.
 
 Built like the HTTP frontend; `grpc.call` has the table of errors and statuses.
 """
@@ -25,7 +25,7 @@ from gateway.auth.access import Access
 from gateway.auth.tls import Certificates
 from gateway.clock import now_ms
 from gateway.frontends import slo_headers, sockets
-from gateway.frontends.grpc import auth, oip, qa
+from gateway.frontends.grpc import auth, classification, oip, qa
 from gateway.frontends.grpc.auth import AuthInterceptor
 from gateway.frontends.grpc.call import Calls, Context, handlers
 from gateway.proto.bertier.v1 import qa_pb2
@@ -42,6 +42,7 @@ HANDSHAKES = ("grpc.server_handshake_timeout_ms", "grpc.http2.settings_timeout")
 PING_INTERVAL_MS = 5_000  # a caller that pings more often is sent away
 METADATA_SIZES = ("grpc.max_metadata_size", "grpc.absolute_max_metadata_size")
 Status = health_pb2.HealthCheckResponse
+OURS = (qa.SERVICE, classification.SERVICE, oip.SERVICE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class Health:
         yield Status(status=await self._status(request.service))
 
     async def _status(self, name: str) -> int:
-        if name not in ("", qa.SERVICE.full_name, oip.SERVICE.full_name):
+        if name not in ("", *(service.full_name for service in OURS)):
             return Status.SERVICE_UNKNOWN
         ready = not self._stopping.is_set() and await slo_headers.is_ready(self._service)
         return Status.SERVING if ready else Status.NOT_SERVING
@@ -133,6 +134,7 @@ async def start(
     server.add_generic_rpc_handlers(
         (
             handlers(qa.SERVICE, qa.QuestionAnswering(calls)),
+            handlers(classification.SERVICE, classification.Classification(calls)),
             handlers(oip.SERVICE, oip.GrpcInferenceService(calls)),
             handlers(HEALTH, health),
         )
@@ -187,7 +189,7 @@ def _enable_reflection(server: grpc.aio.Server) -> None:
         pool.AddSerializedFile(file.serialized_pb)
     for file in (*oip.SERVICE.file.dependencies, oip.SERVICE.file):
         pool.Add(_served_part(file))
-    services = (qa.SERVICE, oip.SERVICE, HEALTH, REFLECTION)
+    services = (*OURS, HEALTH, REFLECTION)
     reflection.enable_server_reflection([each.full_name for each in services], server, pool)
 
 

@@ -24,7 +24,7 @@ from gateway.frontends.http.streaming import (
     to_length,
     while_connected,
 )
-from gateway.frontends.oip import InferRequest
+from gateway.frontends.oip import InferRequest, Model
 from gateway.frontends.oip_bodies import InferBody
 from gateway.frontends.oip_tensors import Tensor
 from gateway.request.service import AnswerService
@@ -34,7 +34,7 @@ BINARY_SIZE = "binary_data_size"
 
 
 def router(service: AnswerService) -> APIRouter:
-    """Return the routes of the protocol, for the model `qa`."""
+    """Return the routes of the protocol."""
     routes = APIRouter(tags=["Open Inference Protocol v2"])
 
     @routes.get("/v2", **http_docs.OIP_READ)
@@ -52,7 +52,7 @@ def router(service: AnswerService) -> APIRouter:
 
     @routes.get("/v2/models/stats", **http_docs.OIP_READ)
     async def statistics() -> JSONResponse:
-        return _statistics(service)
+        return _statistics(service, *oip.models_of(service.serving))
 
     for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
         _add_model_routes(routes, path, service)
@@ -62,38 +62,36 @@ def router(service: AnswerService) -> APIRouter:
 def _add_model_routes(routes: APIRouter, path: str, service: AnswerService) -> None:
     @routes.get(path, **http_docs.OIP_READ)
     async def model_metadata(model: str, version: str = "") -> JSONResponse:
-        _check_model(model, version)
-        return JSONResponse(oip.model_metadata())
+        return JSONResponse(oip.model_metadata(_find_model(service, model, version)))
 
     @routes.get(f"{path}/config", **http_docs.OIP_READ)
     async def model_config(model: str, version: str = "") -> JSONResponse:
-        _check_model(model, version)
-        return JSONResponse(oip_statistics.model_config())
+        return JSONResponse(oip_statistics.model_config(_find_model(service, model, version)))
 
     @routes.get(f"{path}/stats", **http_docs.OIP_READ)
     async def model_statistics(model: str, version: str = "") -> JSONResponse:
-        _check_model(model, version)
-        return _statistics(service)
+        return _statistics(service, _find_model(service, model, version).name)
 
     @routes.get(f"{path}/ready", **http_docs.OIP_READ)
     async def model_ready(model: str, version: str = "") -> Response:
-        _check_model(model, version)
+        _find_model(service, model, version)
         ready = await slo_headers.is_ready(service)
         body = {"name": model, "ready": ready}
         return JSONResponse(body, status_code=200 if ready else 503)
 
     @routes.post(f"{path}/infer", response_class=Response, **http_docs.INFER)
     async def infer(request: Request, model: str, version: str = "") -> Response:
-        _check_model(model, version)
+        found = _find_model(service, model, version)
         _raise_if_full(request, service)
         label = _class_label(request, None, service)
         with slo_headers.refused_whole(service.observer, "http", label):
             raw = await bodies_of(request).read(request, service.settings.max_batch_bytes)
-        return await _infer(request, raw, service, arrived_ms=now_ms())
+        return await _infer(request, found, raw, service, arrived_ms=now_ms())
 
 
-def _statistics(service: AnswerService) -> JSONResponse:
-    return JSONResponse({"model_stats": [oip_statistics.model_statistics(service.metrics)]})
+def _statistics(service: AnswerService, *names: str) -> JSONResponse:
+    found = [oip_statistics.model_statistics(name, service.metrics) for name in names]
+    return JSONResponse({"model_stats": found})
 
 
 def _raise_if_full(request: Request, service: AnswerService) -> None:
@@ -107,12 +105,12 @@ def _raise_if_full(request: Request, service: AnswerService) -> None:
 
 
 async def _infer(
-    request: Request, raw: bytes, service: AnswerService, *, arrived_ms: float
+    request: Request, model: Model, raw: bytes, service: AnswerService, *, arrived_ms: float
 ) -> Response:
     """Answer a request whose body was read."""
-    read = _try_read(raw, request.headers.get(HEADER_LENGTH))
+    read = _try_read(model, raw, request.headers.get(HEADER_LENGTH))
     label = _class_label(request, read, service)
-    n_asked = 1 if isinstance(read, BadInput) else len(read[1].questions)
+    n_asked = 1 if isinstance(read, BadInput) else len(read[1].asked)
     with slo_headers.observed(service.observer, "http", label, n_asked):
         if isinstance(read, BadInput):
             raise read
@@ -123,12 +121,12 @@ async def _infer(
             answers = await oip.answer(service, infer_request, slo, arrived_ms)
     explained = replies.explanations(answers)
     outputs = oip.output_tensors(infer_request, answers)
-    return _response(body, outputs, oip.slo_metadata(answers), explained)
+    return _response(model, body, outputs, oip.slo_metadata(answers), explained)
 
 
-def _check_model(model: str, version: str) -> None:
+def _find_model(service: AnswerService, model: str, version: str) -> Model:
     try:
-        oip.check_model(model, version)
+        return oip.find_model(service, model, version)
     except oip.UnknownModel as exc:
         raise HTTPException(404, str(exc)) from exc
 
@@ -143,19 +141,23 @@ def _class_label(
     return slo_headers.class_label(name, service.settings)
 
 
-def _try_read(raw: bytes, header_length: str | None) -> tuple[InferBody, InferRequest] | BadInput:
+def _try_read(
+    model: Model, raw: bytes, header_length: str | None
+) -> tuple[InferBody, InferRequest] | BadInput:
     """Return what was sent, or what is wrong with it: a bad request is counted, too."""
     try:
-        return _read(raw, header_length)
+        return _read(model, raw, header_length)
     except BadInput as exc:
         return exc
 
 
-def _read(raw: bytes, header_length: str | None) -> tuple[InferBody, InferRequest]:
+def _read(model: Model, raw: bytes, header_length: str | None) -> tuple[InferBody, InferRequest]:
     """Return a request's JSON part and what it asks. Raises: Malformed, InvalidField."""
     size = _json_size(raw, header_length)
     body = schemas.check(InferBody, schemas.read_json(raw[:size]))
-    oip.check_model(body.model_name or oip.MODEL, body.model_version or "")
+    own_name, own_version = body.model_name or model.name, body.model_version or ""
+    if own_name != model.name or own_version not in ("", oip.MODEL_VERSION):
+        raise oip.UnknownModel(own_name, own_version, [model.name])
     inputs, at = [], size
     for tensor in body.inputs:
         binary = tensor.parameters.get(BINARY_SIZE)
@@ -168,7 +170,7 @@ def _read(raw: bytes, header_length: str | None) -> tuple[InferBody, InferReques
     if at != len(raw):
         raise Malformed(f"body: {len(raw) - at} bytes belong to no tensor")
     wanted = [output.name for output in body.outputs]
-    return body, oip.inference(inputs, wanted, body.parameters)
+    return body, oip.inference(model, inputs, wanted, body.parameters)
 
 
 def _json_size(raw: bytes, header_length: str | None) -> int:
@@ -189,6 +191,7 @@ def _slice(raw: bytes, at: int, size: object, name: str) -> bytes:
 
 
 def _response(
+    model: Model,
     body: InferBody,
     outputs: list[Tensor],
     headers: Mapping[str, str],
@@ -196,7 +199,7 @@ def _response(
 ) -> Response:
     binary = {t.name: oip_tensors.pack(t) for t in outputs if body.wants_binary(t.name)}
     reply: dict[str, Any] = {
-        "model_name": oip.MODEL,
+        "model_name": model.name,
         "model_version": oip.MODEL_VERSION,
         "outputs": [_output(t, binary.get(t.name)) for t in outputs],
     }

@@ -19,6 +19,7 @@ from gateway.frontends.oip_bodies import InferBody, InferReplyBody
 from gateway.frontends.problems import KINDS, MEDIA_TYPE
 from gateway.frontends.schemas import (
     AnswerBody,
+    ClassificationBody,
     FeedbackBody,
     ItemBody,
     PlanBody,
@@ -28,6 +29,7 @@ from gateway.frontends.schemas import (
     ReadyBody,
     ScoredBody,
     SharedQuestionsBody,
+    TextsBody,
 )
 
 MODELS: tuple[type[BaseModel], ...] = (
@@ -36,6 +38,8 @@ MODELS: tuple[type[BaseModel], ...] = (
         ItemBody,
         SharedQuestionsBody,
         AnswerBody,
+        TextsBody,
+        ClassificationBody,
         PlanRequestBody,
         PlanBody,
         ProblemBody,
@@ -62,7 +66,7 @@ REQUEST_HEADERS: tuple[tuple[str, dict[str, Any], str], ...] = (
     (
         "SLO-Min-F1",
         _DECIMAL | {"minimum": 0, "maximum": 1},
-        "Floor on the expected token F1 of the plan that answers. Absent: the class's.",
+        "Floor on the expected token F1 of the plan that answers; the accuracy of a classification. Absent: the class's.",
     ),
     (
         "SLO-Max-F1-Loss",
@@ -232,7 +236,15 @@ ANSWER = operation(
     {JSON: ref(AnswerBody)},
     slo=True,
     answer_headers=True,
-    statuses=(400, 408, 413, 415, 422, 429, 500, 503, 504),
+    statuses=(400, 404, 408, 413, 415, 422, 429, 500, 503, 504),
+)
+CLASSIFY = operation(
+    "Classify a text, or a pair of texts",
+    {JSON: ref(TextsBody)},
+    {JSON: ref(ClassificationBody)},
+    slo=True,
+    answer_headers=True,
+    statuses=(400, 404, 408, 413, 415, 422, 429, 500, 503, 504),
 )
 HUGGINGFACE = operation(
     "Answer one question, as Hugging Face's inference clients ask it",
@@ -247,7 +259,7 @@ HUGGINGFACE = operation(
     },
     slo=True,
     answer_headers=True,
-    statuses=(400, 408, 413, 415, 422, 429, 500, 503, 504),
+    statuses=(400, 404, 408, 413, 415, 422, 429, 500, 503, 504),
 )
 ANSWERS = operation(
     "Answer many, one line each, in order",
@@ -262,7 +274,7 @@ PLAN = operation(
     {JSON: ref(PlanBody)},
     slo=True,
     optional=True,
-    statuses=(400, 408, 413, 415, 422, 429, 503),
+    statuses=(400, 404, 408, 413, 415, 422, 429, 503),
 )
 FEEDBACK = operation(
     "Whether an answer was right",
@@ -284,5 +296,7 @@ INFER = operation(
     answer_headers=True,
     statuses=(400, 404, 408, 413, 415, 422, 429, 500, 503, 504),
 )
-OIP_READ = operation("Of the server or its model `qa`", gives=_ANYTHING, statuses=(404,))
+OIP_READ = operation(
+    "Of the server or its models: `qa`, and each classification", gives=_ANYTHING, statuses=(404,)
+)
 METRICS = operation("Prometheus metrics", gives={"text/plain": {"type": "string"}})

@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 from pydantic import BaseModel, ConfigDict, create_model
 
 from gateway.catalog.schema import Plan, Variant
-from gateway.catalog.store import Origin
+from gateway.catalog.store import Origin, Task
 from gateway.lifecycle.readiness import Readiness, VariantState
 
 SHAPE = ConfigDict(extra="forbid", frozen=True)
@@ -39,11 +39,13 @@ PlanReport = _of(
     evidence=dict[str, Any] | None,
     live=dict[str, Any] | None,
 )
+TaskReport = _of("TaskReport", Task, without=("golden_inputs",))
 CatalogReport: type[BaseModel] = create_model(
     "CatalogReport",
     __config__=SHAPE,
     origin=(Origin, ...),
     tokenizer_sha256=(str, ...),
+    tasks=(list[TaskReport], ...),  # type: ignore[valid-type]  # made above
     variants=(list[VariantReport], ...),  # type: ignore[valid-type]  # made above
     plans=(list[PlanReport], ...),  # type: ignore[valid-type]
 )

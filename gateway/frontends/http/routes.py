@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from functools import lru_cache, partial
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import Any, TypeAlias
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -21,8 +21,9 @@ from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 from gateway.auth import access
 from gateway.auth.access import Access
+from gateway.catalog.schema import QA
 from gateway.clock import now_ms
-from gateway.domain import Answered, SloRequest
+from gateway.domain import A, Answer, Asked, Classification, Served, SloRequest
 from gateway.errors import BackendUnavailable, BertierError, InvalidField
 from gateway.frontends import replies, slo_headers, sockets
 from gateway.frontends import schemas as models
@@ -50,7 +51,6 @@ from gateway.frontends.http.streaming import (
     read_body,
     while_connected,
 )
-from gateway.frontends.parsed_question import ParsedQuestion
 from gateway.lifecycle.inner_state import inner_state
 from gateway.lifecycle.readiness import Readiness, catalog_report
 from gateway.request.service import AnswerService
@@ -58,11 +58,14 @@ from gateway.settings import Settings
 from gateway.slo import parse
 
 ANSWER = "/v1/answer"
-Body = TypeVar("Body", models.QuestionBody, HuggingFaceBody)
 VERSION = version("bertier")
 NOTHING_ASKED = SloRequest()
 SLO_HEADERS = {given.encode() for given in slo_headers.SLO_HEADERS}
 SLO_PREFIXES = tuple(prefix.encode() for prefix in slo_headers.SLO_PREFIXES)  # misspelt ones, too
+
+
+# What a body asks, and what writes the body of the reply.
+_Read: TypeAlias = tuple[Asked[A], Callable[[Served[A]], bytes]]
 
 
 class DirectRoute(APIRoute):
@@ -92,46 +95,55 @@ class HttpApi:
         return self._settings.metrics_port is not None
 
     async def answer(self, request: Request) -> Response:
-        def reply(answered: Answered, _: models.QuestionBody, parsed: ParsedQuestion) -> bytes:
-            return replies.answer_body(answered, parsed)
+        def read(raw: bytes) -> _Read[Answer]:
+            parsed = models.read(models.QuestionBody, raw).to_parsed(self._settings)
+            return parsed.question, partial(replies.answer_body, parsed=parsed)
 
-        return await self._answer(request, models.QuestionBody, reply)
+        return await self._answer(request, read)
 
     async def huggingface(self, request: Request) -> Response:
         """Answer in the words of Hugging Face's inference clients."""
 
-        def reply(answered: Answered, body: HuggingFaceBody, _: ParsedQuestion) -> bytes:
-            return huggingface.answer_body(answered, body)
+        def read(raw: bytes) -> _Read[Answer]:
+            body = models.read(HuggingFaceBody, raw)
+            question = body.to_parsed(self._settings).question
+            return question, partial(huggingface.answer_body, body=body)
 
-        return await self._answer(request, HuggingFaceBody, reply)
+        return await self._answer(request, read)
+
+    async def classify(self, request: Request) -> Response:
+        def read(raw: bytes) -> _Read[Classification]:
+            texts = models.read(models.TextsBody, raw).to_texts()
+            return texts, partial(replies.classification_body, own_id=texts.id)
+
+        return await self._answer(request, read, task=None)
 
     async def _answer(
-        self,
-        request: Request,
-        model: type[Body],
-        reply: Callable[[Answered, Body, ParsedQuestion], bytes],
+        self, request: Request, read: Callable[[bytes], _Read[A]], task: str | None = QA
     ) -> Response:
-        """Answer one question under the SLO of the headers; `reply` writes the answer's body."""
+        """Answer one question, or classify texts, under the SLO of the headers.
+
+        `read` returns what a body asks. `task` None: the body says it.
+        """
         label = self._class_label(request)
         with self._service.observer.request("http", label, unread=True) as record:
             access.take(1)
             slo = read_slo(request.headers.raw)
-            admission = await self._service.admit(slo, "http")
+            admission = await self._service.admit(slo, "http", task)
             try:
                 limits = self._settings
                 raw = await read_body(request, limits.max_body_bytes, limits.body_timeout_ms)
                 record.read()
                 arrived_ms = now_ms() - admission.waited_ms  # the wait counts; reading does not
-                body = models.read(model, raw)
-                parsed = body.to_parsed(self._settings)
+                question, reply = read(raw)
                 async with while_connected(partial(disconnected, request.receive), WATCH_AFTER_MS):
                     answered = await self._service.answer(
-                        parsed.question, slo, arrived_ms, admission=admission
+                        question, slo, arrived_ms, admission=admission
                     )
             finally:
                 self._service.leave(admission)
             return Response(
-                reply(answered, body, parsed),
+                reply(answered),
                 headers=slo_headers.slo_headers(answered),
                 media_type=JSON,
             )
@@ -148,8 +160,7 @@ class HttpApi:
         slo = read_slo(request.headers.raw)
         raw = await self._body(request)
         body = models.read(models.PlanRequestBody, raw or b"{}")
-        question = body.to_question()
-        report = await self._service.plan(slo, question, body.n_tokens)
+        report = await self._service.plan(slo, body.to_asked(), body.n_tokens, body.task or QA)
         return Response(replies.plan_body(report), media_type=JSON)
 
     async def variants(self, _: Request) -> Response:
@@ -271,6 +282,7 @@ def _add_routes(app: FastAPI, api: HttpApi, *, guarded: bool) -> None:
         return JSONResponse(http_docs.openapi(app, guarded=guarded))
 
     add("POST", ANSWER, api.answer, **http_docs.ANSWER)
+    add("POST", "/v1/classify", api.classify, **http_docs.CLASSIFY)
     for path in huggingface.PATHS:
         add("POST", path, api.huggingface, **http_docs.HUGGINGFACE)
     add("POST", "/v1/answers", api.answers, **http_docs.ANSWERS)

@@ -18,7 +18,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from gateway.backends.embedded import INPUTS, OUTPUTS, open_session
+from gateway.backends.embedded import INPUTS, open_session
+from gateway.backends.protocol import SPAN_OUTPUTS
 from gateway.catalog.schema import Precision
 from gateway.domain import Floats
 from gateway.errors import BertierError
@@ -89,7 +90,7 @@ def _static_onnxruntime(job: EngineInput) -> Opened:
 
 def _session(path: Path) -> Opened:
     session = open_session(path)
-    return Opened(lambda feed: session.run(OUTPUTS, dict(feed)), path.stat().st_size)
+    return Opened(lambda feed: session.run(SPAN_OUTPUTS, dict(feed)), path.stat().st_size)
 
 
 def _openvino(precision: str, *, fixed: bool = True) -> Callable[[EngineInput], Opened]:

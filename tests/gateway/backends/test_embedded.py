@@ -45,8 +45,8 @@ async def test_the_logits_come_back_in_window_order(
     start, end = tiny.expected_logits(
         windows.input_ids, windows.attention_mask, windows.token_type_ids
     )
-    assert np.array_equal(found.logits.start, start)
-    assert np.array_equal(found.logits.end, end)
+    assert np.array_equal(found.spans.start, start)
+    assert np.array_equal(found.spans.end, end)
     assert found.infer_ms > 0
     assert found.queue_ms >= 0
 

@@ -62,8 +62,8 @@ def assert_right(windows: Windows, found: Inference) -> None:
     start, end = tiny.expected_logits(
         windows.input_ids, windows.attention_mask, windows.token_type_ids
     )
-    np.testing.assert_array_equal(found.logits.start, start)
-    np.testing.assert_array_equal(found.logits.end, end)
+    np.testing.assert_array_equal(found.spans.start, start)
+    np.testing.assert_array_equal(found.spans.end, end)
 
 
 @pytest.mark.parametrize("variant", [FAST_VARIANT, SINGLE_VARIANT], ids=lambda v: v.name)

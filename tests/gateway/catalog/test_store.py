@@ -71,7 +71,7 @@ def test_the_catalog_before_is_kept(tmp_path: Path) -> None:
 
 def test_a_newer_schema_asks_for_an_upgrade(repository: Path) -> None:
     """What this gateway cannot understand it must not half understand."""
-    change(repository, lambda document: document.update(schema_version=2))
+    change(repository, lambda document: document.update(schema_version=3))
     assert "newer than this gateway; upgrade" in refusal(repository)
 
 

@@ -15,7 +15,7 @@ from gateway.catalog.schema import GoldenLogits
 from gateway.cli import main
 from gateway.domain import Question
 from gateway.qa import codec
-from tests import live, tiny
+from tests import live, mixed, tiny
 from tests.fakes import (
     CONTEXT,
     QUESTION,
@@ -23,7 +23,9 @@ from tests.fakes import (
     make_cascade,
     make_catalog,
     make_variant,
+    small_and_large,
     with_loss,
+    with_topic,
 )
 from tests.live import Running
 
@@ -33,6 +35,12 @@ Capture = pytest.CaptureFixture[str]
 @pytest.fixture
 async def gateway() -> AsyncIterator[Running]:
     async with live.gateway() as running:
+        yield running
+
+
+@pytest.fixture
+async def mixed_gateway() -> AsyncIterator[Running]:
+    async with live.gateway(with_topic(small_and_large())) as running:
         yield running
 
 
@@ -310,3 +318,34 @@ async def test_state_says_where_it_is(capsys: Capture) -> None:
     async with live.gateway(metrics_port=9999) as running:
         assert await run("state", "--url", f"http://{running.http_url}") == 1
     assert "metrics_port" in error_line(capsys)
+
+
+async def test_classify_prints_the_label_and_why(
+    tmp_path: Path, capsys: Capture, mixed_gateway: Running
+) -> None:
+    """Of a gateway and of a repository alike: every label, the plan, and why it was chosen."""
+    mixed.write(tmp_path)
+    url = f"http://{mixed_gateway.http_url}"
+    assert await run("classify", "The boat left.", "--min-f1", "0.8", "--url", url) == 0
+    label, *why = capsys.readouterr().out.splitlines()
+    assert (label, why[0]) == ("sport", "score 0.91, task topic")
+    assert any(line.startswith("by topic-small (meets_slo)") for line in why)
+    asked = ("classify", "is it", "i say no", "--task", "tiny-says", "--json")
+    assert await run(*asked, "--embedded", "--model-repository", str(tmp_path)) == 0
+    assert json.loads(capsys.readouterr().out)["label"] == "no"
+
+
+async def test_several_tasks_are_told_apart(tmp_path: Path, capsys: Capture) -> None:
+    """In the table of variants, in a plan, and by the check of a repository."""
+    mixed.write(tmp_path)
+    assert await run("variants", "--model-repository", str(tmp_path)) == 0
+    table = capsys.readouterr().out
+    assert "F1 of a classification is its accuracy" in table
+    assert [line.split()[1] for line in table.splitlines()[1:5]] == [
+        *("qa", "tiny-kind", "tiny-kind", "tiny-says"),
+    ]
+    assert await run("validate", str(tmp_path)) == 0
+    assert "tiny-says" in capsys.readouterr().out
+    where = ("--embedded", "--model-repository", str(tmp_path))
+    await run("plan", "--task", "tiny-says", "--latency-ms", "60000", *where)
+    assert "tiny-says meets it" in capsys.readouterr().out

@@ -275,7 +275,7 @@ async def test_parameters_win_over_headers(
         ({"priority": 9}, "u=0 to u=7", "INVALID_ARGUMENT 400"),
         ({"model": "bert"}, "'qa'", "NOT_FOUND 404"),
         ({"model_version": "2"}, "'1'", "NOT_FOUND 404"),
-        ({"questions": ["a", "b"]}, "1 elements for 2 questions", "INVALID_ARGUMENT 422"),
+        ({"questions": ["a", "b"]}, "1 elements, question has 2", "INVALID_ARGUMENT 422"),
         (
             {"questions": ["a"] * 1025, "contexts": ["a"] * 1025},
             "1025 items, the limit is 1024",

@@ -13,7 +13,7 @@ from gateway.catalog import candidate as disk
 from gateway.catalog import store
 from gateway.catalog.candidate import CANDIDATE, Terms
 from gateway.catalog.store import Catalog
-from gateway.domain import Question, SetName, SloRequest
+from gateway.domain import Question, SetName, SloRequest, Texts
 from gateway.errors import BackendError, RepositoryError
 from gateway.lifecycle.candidates import LONGEST_RETRY_MS, Candidates
 from gateway.lifecycle.readiness import CandidateState
@@ -24,7 +24,16 @@ from gateway.observability import logs
 from gateway.observability.metrics import Metrics
 from gateway.request.service import AnswerService
 from gateway.settings import Settings
-from tests.fakes import CONTEXT, QUESTION, FakeBackend, make_catalog, make_variant, small_and_large
+from tests.fakes import (
+    CONTEXT,
+    QUESTION,
+    FakeBackend,
+    make_catalog,
+    make_variant,
+    small_and_large,
+    with_entails,
+    with_topic,
+)
 from tests.gateway.lifecycle.test_watcher import House
 
 
@@ -93,7 +102,7 @@ async def test_a_catalog_copied_by_hand_gets_the_share_of_the_settings(house: Ho
     ("raw", "why"),
     [
         ("{", "not JSON"),
-        ('{"schema_version": 2}', "schema"),
+        ('{"schema_version": 3}', "schema"),
         ("[]", "must be an object"),
         ({"share": 0.0}, "rollout.share: 0 is not above 0"),
         ({"share": 1.5}, "rollout.share: 1.5 is not above 0"),
@@ -132,6 +141,35 @@ async def test_a_candidate_like_the_current_catalog_is_refused(house: House) -> 
     other = replace(catalog, origin=replace(catalog.origin, date="2026-02-02T00:00:00Z"))
     await look(house, Terms(share=0.5), other)
     assert "same variants and plans" in str((await state(house)).refused)
+
+
+async def test_a_candidate_beside_classifications_is_tried_on_questions(house: House) -> None:
+    """They stay as they are: nothing compares their answers."""
+    house.publish(with_topic(small_and_large()))
+    await house.watcher.check()
+    await look(house, Terms(share=0.5), with_topic(new()))
+    assert (await state(house)).tried
+    assert set(await ask(house, 30)) == {SetName.CURRENT, SetName.CANDIDATE}
+    classified = await house.service.answer(Texts("a"), SloRequest(), house.service._clock())
+    assert (classified.variant, classified.served_by) == ("topic-large", None)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "why"),
+    [
+        (new(), "the candidate changes the classification topic"),
+        (with_entails(with_topic(new())), "the candidate changes the classification entails"),
+        (with_topic(new()).only("topic"), "one of the two catalogs has no question-answering"),
+    ],
+)
+async def test_a_candidate_that_changes_a_classification_is_refused(
+    house: House, candidate: Catalog, why: str
+) -> None:
+    """It would be promoted for how it answers questions."""
+    house.publish(with_topic(small_and_large()))
+    await house.watcher.check()
+    await look(house, Terms(share=0.5), candidate)
+    assert why in str((await state(house)).refused)
 
 
 async def test_a_candidate_of_which_a_part_fails_is_not_tried_until_it_is_whole(

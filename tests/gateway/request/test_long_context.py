@@ -75,7 +75,7 @@ async def test_all_windows_come_back_in_the_order_of_the_text(batch_invariant: b
     class Telling(FakeBackend):
         async def infer(self, variant: Variant, windows: Windows, budget_ms: float) -> Inference:
             found = await super().infer(variant, windows, budget_ms)
-            found.logits.start[:] = windows.input_ids
+            found.spans.start[:] = windows.input_ids
             return found
 
     variant, order = (
@@ -86,7 +86,7 @@ async def test_all_windows_come_back_in_the_order_of_the_text(batch_invariant: b
         Telling(), variant, WINDOWS, order, AMPLE_MS, partial=True
     )
     np.testing.assert_array_equal(windows.input_ids, WINDOWS.input_ids)
-    np.testing.assert_array_equal(found.logits.start, WINDOWS.input_ids.astype(np.float32))
+    np.testing.assert_array_equal(found.spans.start, WINDOWS.input_ids.astype(np.float32))
     assert found.n_batches == -(-WINDOWS.n_windows // variant.max_batch)
 
 

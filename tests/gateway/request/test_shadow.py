@@ -63,8 +63,8 @@ class OtherLarge(FakeBackend):
         found = await super().infer(variant, windows, budget_ms)
         if variant.name == "large" and not self.agrees:
             at = int(np.flatnonzero(windows.is_context[0])[-1])
-            found.logits.start[:] = found.logits.end[:] = 0
-            found.logits.start[0, at] = found.logits.end[0, at] = 6.0
+            found.spans.start[:] = found.spans.end[:] = 0
+            found.spans.start[0, at] = found.spans.end[0, at] = 6.0
         return found
 
 

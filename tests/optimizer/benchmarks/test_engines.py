@@ -11,7 +11,8 @@ import onnx
 import pytest
 from transformers import PreTrainedModel
 
-from gateway.backends.embedded import OUTPUTS, open_session
+from gateway.backends.embedded import open_session
+from gateway.backends.protocol import SPAN_OUTPUTS
 from gateway.catalog.schema import Precision
 from optimizer.benchmarks.engines import contest, openers, static_int8
 from optimizer.benchmarks.engines.openers import (
@@ -90,7 +91,7 @@ def test_one_loud_channel_does_not_drown_the_others(
         path = job.folder / "static.onnx"
         onnx.save(static_int8.build(plain, job.calibration, alpha), path)
         feed = dict(export.feeds(windows)[0])
-        found = [open_session(p).run(OUTPUTS, feed) for p in (path, job.folder / "plain.onnx")]
+        found = [open_session(p).run(SPAN_OUTPUTS, feed) for p in (path, job.folder / "plain.onnx")]
         return distance(np.array(found[0]), np.array(found[1]))
 
     assert gap(0.5) < 0.5 * gap(None)

@@ -9,6 +9,7 @@ import pytest
 from transformers import AutoModel
 
 from gateway.catalog import store
+from gateway.catalog.schema import GoldenLogits
 from gateway.domain import Question
 from gateway.qa.codec import SpanEncoder
 from loadtest.faults import fleet
@@ -113,6 +114,7 @@ def test_a_teacher_of_another_family_becomes_a_repository(tmp_path: Path, tiny_d
     encoder = SpanEncoder.from_file(repository / store.TOKENIZER)
     for golden, said in zip(catalog.golden_inputs, catalog.variants[0].golden, strict=True):
         windows = encoder.encode(Question(golden.question, golden.context))
+        assert isinstance(said, GoldenLogits)
         assert len(said.start) == windows.n_tokens
     data = ["--data", str(tiny_data / "test.json"), "--limit", "3"]
     assert main.main(["evaluate", "--model-repository", str(repository), *data]) == 0

@@ -9,7 +9,8 @@ import numpy as np
 
 from gateway.qa.codec import SpanEncoder
 from optimizer.data import question_sets, row_cache
-from optimizer.data.question_sets import Example, Feature
+from optimizer.data.items import Feature
+from optimizer.data.question_sets import Example
 from tests.fakes import TOKENIZER
 
 EXAMPLES = [

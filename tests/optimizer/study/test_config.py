@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from optimizer.study import config
-from optimizer.study.config import ConfigError
+from optimizer.study import config, same_task
+from optimizer.study.config import ConfigError, TaskConfig
 from optimizer.study.space import RECIPE_KNOBS
 
 HEAD = 'name = "x"\nteacher_name = "t"\n'
 CERTIFYING = '[[data]]\nsource = "a"\ncertifies = true\n'
+TASK = '[task]\nname = "nli"\ntext = "a"\n'
 STUDENT = '[[students]]\nname = "s"\nlayers = [0]\nffn = 8\n'
 
 
@@ -43,6 +44,12 @@ def test_data_may_lie_beside_the_study_file(tmp_path: Path) -> None:
         (HEAD + '[[data]]\nsource = "a"\n', "certifies"),
         (HEAD + CERTIFYING + STUDENT + 'start = "later"\n', "start later must be"),
         (HEAD + CERTIFYING + STUDENT + "embeding_bits = 4\n", "embeding_bits"),
+        (
+            'teacher = "t"\n' + HEAD + CERTIFYING + TASK,
+            "nli classifies, and teacher, .* leave it out",
+        ),
+        (HEAD + CERTIFYING + "unanswerable = 0.5\n" + TASK, "unanswerable of .* is of question"),
+        (HEAD + CERTIFYING + TASK + 'text_pair = "a"\n', "one is named twice"),
     ],
 )
 def test_a_study_that_cannot_work_names_its_fault(tmp_path: Path, text: str, said: str) -> None:
@@ -151,6 +158,30 @@ def test_a_student_may_learn_in_another_way_than_the_others(tmp_path: Path) -> N
     path.write_text(HEAD + CERTIFYING + STUDENT + "distill = { learning_rate = 4 }\n")
     with pytest.raises(ConfigError, match="learning_rate: must be one of temperature"):
         config.read(path)
+
+
+def test_dropped_tokens_are_of_questions(tmp_path: Path) -> None:
+    """They are chosen by what they are worth as an answer's, which a text to classify has not."""
+    path = tmp_path / "study.toml"
+    student = '[[students]]\nname = "s"\nlayers = [0, 1]\nffn = 8\nkeep = 0.5\ndrop_after = 1\n'
+    path.write_text(HEAD + CERTIFYING + TASK + student)
+    with pytest.raises(ConfigError, match=r"s drops tokens .* leave keep and drop_after out"):
+        config.read(path)
+
+
+def test_a_run_folder_keeps_its_task(tmp_path: Path) -> None:
+    """Another task's first stage would replace what the folder holds; another name is no other task."""
+    nli = TaskConfig(name="nli", text="a", text_pair="b")
+    same_task.check(tmp_path / "run", nli)
+    same_task.check(tmp_path / "run", nli.model_copy(update={"name": "other"}))
+    with pytest.raises(ConfigError, match="holds a study of label of a and b, not of question ans"):
+        same_task.check(tmp_path / "run", None)
+    old = tmp_path / "old" / "teacher"
+    old.mkdir(parents=True)
+    (old / "manifest.json").write_text("{}")
+    same_task.check(tmp_path / "old", None)
+    with pytest.raises(ConfigError, match="holds a study of question answering, not of label of a"):
+        same_task.check(tmp_path / "old", nli)
 
 
 def roles(tmp_path: Path, text: str) -> config.StudyConfig:

@@ -16,7 +16,8 @@ from gateway.qa import codec
 from gateway.qa.codec import SpanEncoder
 from gateway.qa.scoring import normalize
 from optimizer.data import question_sets
-from optimizer.data.question_sets import Example, Feature
+from optimizer.data.items import Feature
+from optimizer.data.question_sets import Example
 from optimizer.models import student
 from optimizer.models.bert import IGNORE
 from optimizer.study.config import DistillConfig
@@ -178,7 +179,7 @@ def test_a_student_that_says_the_same_has_no_loss(encoder: SpanEncoder) -> None:
     how = DistillConfig(label_weight=0.0, temperature=2.0)
 
     def loss(start: torch.Tensor) -> float:
-        said = Outputs(start, target.end, torch.zeros(1, 1, 1))
+        said = Outputs((start, target.end), torch.zeros(1, 1, 1))
         ask = Imitation(mapped, how, lambda _model, _batch: [said])
         return float(ask(torch.nn.Identity(), batch))
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from optimizer.data.question_sets import Feature
+from optimizer.data.items import Feature
 from optimizer.models import student
 from optimizer.study.config import TrainConfig
 from optimizer.training import loop

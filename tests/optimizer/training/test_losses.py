@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from optimizer.data.question_sets import Feature
+from optimizer.data.items import Feature
 from optimizer.models import bert, student
 from optimizer.models.bert import Dropping
 from optimizer.study.config import DistillConfig

@@ -6,6 +6,56 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class ClassifyRequest(_message.Message):
+    __slots__ = ("text", "text_pair", "task", "id", "slo")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    TEXT_PAIR_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    SLO_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    text_pair: str
+    task: str
+    id: str
+    slo: SloRequest
+    def __init__(self, text: _Optional[str] = ..., text_pair: _Optional[str] = ..., task: _Optional[str] = ..., id: _Optional[str] = ..., slo: _Optional[_Union[SloRequest, _Mapping]] = ...) -> None: ...
+
+class ClassifyResponse(_message.Message):
+    __slots__ = ("id", "task", "label", "score", "scores", "plan", "variant", "slo", "timings", "explain", "cost", "age_ms")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    VARIANT_FIELD_NUMBER: _ClassVar[int]
+    SLO_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    EXPLAIN_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    AGE_MS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    task: str
+    label: str
+    score: float
+    scores: _containers.RepeatedCompositeFieldContainer[LabelScore]
+    plan: str
+    variant: str
+    slo: SloResult
+    timings: Timings
+    explain: Explanation
+    cost: Cost
+    age_ms: float
+    def __init__(self, id: _Optional[str] = ..., task: _Optional[str] = ..., label: _Optional[str] = ..., score: _Optional[float] = ..., scores: _Optional[_Iterable[_Union[LabelScore, _Mapping]]] = ..., plan: _Optional[str] = ..., variant: _Optional[str] = ..., slo: _Optional[_Union[SloResult, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., explain: _Optional[_Union[Explanation, _Mapping]] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ..., age_ms: _Optional[float] = ...) -> None: ...
+
+class LabelScore(_message.Message):
+    __slots__ = ("label", "probability")
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    label: str
+    probability: float
+    def __init__(self, label: _Optional[str] = ..., probability: _Optional[float] = ...) -> None: ...
+
 class FeedbackRequest(_message.Message):
     __slots__ = ("request_id", "id", "answers", "right")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -295,16 +345,22 @@ class Failure(_message.Message):
     def __init__(self, type: _Optional[str] = ..., code: _Optional[str] = ..., detail: _Optional[str] = ..., retry_after_ms: _Optional[float] = ...) -> None: ...
 
 class PlanRequest(_message.Message):
-    __slots__ = ("question", "context", "n_tokens", "slo")
+    __slots__ = ("question", "context", "n_tokens", "slo", "text", "text_pair", "task")
     QUESTION_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     N_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SLO_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    TEXT_PAIR_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
     question: str
     context: str
     n_tokens: int
     slo: SloRequest
-    def __init__(self, question: _Optional[str] = ..., context: _Optional[str] = ..., n_tokens: _Optional[int] = ..., slo: _Optional[_Union[SloRequest, _Mapping]] = ...) -> None: ...
+    text: str
+    text_pair: str
+    task: str
+    def __init__(self, question: _Optional[str] = ..., context: _Optional[str] = ..., n_tokens: _Optional[int] = ..., slo: _Optional[_Union[SloRequest, _Mapping]] = ..., text: _Optional[str] = ..., text_pair: _Optional[str] = ..., task: _Optional[str] = ...) -> None: ...
 
 class PlanResponse(_message.Message):
     __slots__ = ("feasible", "plan", "reason", "violations", "n_tokens", "n_windows", "options", "nearest", "latency_ms", "min_f1", "slo_class", "policy", "timeout_ms", "max_f1_loss", "min_answerable_f1")

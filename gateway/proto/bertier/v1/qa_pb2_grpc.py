@@ -272,3 +272,78 @@ class QuestionAnswering:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class ClassificationStub:
+    """Classifies texts, where the catalog has a classification.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Classify = channel.unary_unary(
+                '/bertier.v1.Classification/Classify',
+                request_serializer=gateway_dot_proto_dot_bertier_dot_v1_dot_qa__pb2.ClassifyRequest.SerializeToString,
+                response_deserializer=gateway_dot_proto_dot_bertier_dot_v1_dot_qa__pb2.ClassifyResponse.FromString,
+                _registered_method=True)
+
+
+class ClassificationServicer:
+    """Classifies texts, where the catalog has a classification.
+    """
+
+    def Classify(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_ClassificationServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Classify': grpc.unary_unary_rpc_method_handler(
+                    servicer.Classify,
+                    request_deserializer=gateway_dot_proto_dot_bertier_dot_v1_dot_qa__pb2.ClassifyRequest.FromString,
+                    response_serializer=gateway_dot_proto_dot_bertier_dot_v1_dot_qa__pb2.ClassifyResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'bertier.v1.Classification', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('bertier.v1.Classification', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Classification:
+    """Classifies texts, where the catalog has a classification.
+    """
+
+    @staticmethod
+    def Classify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bertier.v1.Classification/Classify',
+            gateway_dot_proto_dot_bertier_dot_v1_dot_qa__pb2.ClassifyRequest.SerializeToString,
+            gateway_dot_proto_dot_bertier_dot_v1_dot_qa__pb2.ClassifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
