@@ -59,6 +59,6 @@ def test_of_a_remote_triton_nothing_is_kept(tmp_path: Path) -> None:
     here = Settings(profiles_folder=str(tmp_path))
     KeptProfiles.of(here).keep(VARIANT, PROFILE)
     assert KeptProfiles.of(here).of_model(VARIANT, HOST) == PROFILE
-    for elsewhere in ({"triton_url": "triton:8001"}, {"profiles_folder": ""}):
-        settings = Settings(**({"profiles_folder": str(tmp_path)} | elsewhere))
+    remote = Settings(profiles_folder=str(tmp_path), triton_url=("triton:8001",))
+    for settings in (remote, Settings(profiles_folder="")):
         assert KeptProfiles.of(settings).of_model(VARIANT, HOST) is None
