@@ -83,9 +83,9 @@ async def recheck(
     look = await _Look.here(serving.catalog, serving.encoder, backend, serving, kept)
     missing = [v for v in serving.catalog.variants if v.name not in serving.trust]
     found, problems = await look.at(missing)
-    kept = {name: _Found(t, _measured_in(serving, name)) for name, t in serving.trust.items()}
-    checked_again = _build(serving.catalog, serving.encoder, kept | found, problems, look)
-    return replace(checked_again, breakers=serving.breakers.keeping(kept.keys()))
+    served = {name: _Found(t, _measured_in(serving, name)) for name, t in serving.trust.items()}
+    checked_again = _build(serving.catalog, serving.encoder, served | found, problems, look)
+    return replace(checked_again, breakers=serving.breakers.keeping(served.keys()))
 
 
 async def measure_again(
