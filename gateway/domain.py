@@ -460,5 +460,6 @@ class Served(Generic[A]):
         return ",".join(self.violations) or "true"
 
 
+# For annotations; a value is made as `Served(...)`.
 Answered: TypeAlias = Served[Answer]
 Classified: TypeAlias = Served[Classification]

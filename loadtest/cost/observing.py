@@ -23,7 +23,6 @@ from gateway.catalog.store import Catalog
 from gateway.clock import now_ms
 from gateway.domain import (
     Answer,
-    Answered,
     Decision,
     Inference,
     Logits,
@@ -31,6 +30,7 @@ from gateway.domain import (
     Question,
     Reason,
     Seen,
+    Served,
     Size,
     Slo,
     SloPolicy,
@@ -86,7 +86,7 @@ class Recording:
         self._decision = Decision(option, Reason.MEETS_SLO)
         answer = Answer("us", 0, 2, 0.9, 0.1)
         cost = AnswerCost(6.0, self._variant, 6.0)
-        self._answered = Answered(
+        self._answered = Served(
             answer, slo, self._decision, option, self._variant, (), TIMINGS, (), cost
         )
         tokens = np.zeros((1, 192), np.int64)

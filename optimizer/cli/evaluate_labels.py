@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
@@ -17,7 +18,7 @@ from optimizer.data.class_scores import ClassScores
 from optimizer.data.labelled_texts import LabelledText
 from optimizer.data.question_sets import DataError
 from optimizer.publish import tasks
-from optimizer.study.config import TaskConfig
+from optimizer.study.config import ConfigError, TaskConfig
 
 AskGateway = Callable[[argparse.Namespace, Sequence[LabelledText]], list[str]]
 
@@ -37,16 +38,20 @@ def run(args: argparse.Namespace, ask_gateway: AskGateway) -> dict[str, Any]:
         "text_pair": args.text_pair,
         "label": args.label,
     }
-    task = TaskConfig(
-        name=args.task, **{k: _column(v) for k, v in columns.items() if v is not None}
-    )
+    given = {key: _column(value) for key, value in columns.items() if value is not None}
+    try:
+        task = TaskConfig.model_validate({"name": args.task, **given})
+    except ValidationError as exc:
+        raise ConfigError(f"--task {args.task}: {exc.errors()[0]['msg']}") from exc
     if args.url:
         rows = labelled_texts.load(Path(args.data), task)[: args.limit]
         labels = {args.url: ask_gateway(args, rows)}
-        known = tuple(sorted({*rows[0].labels, *labels[args.url]}))
+        known = tuple(sorted({*labels[args.url], *(label for r in rows[:1] for label in r.labels)}))
         rows = labelled_texts.load(Path(args.data), task, known)[: args.limit]
     else:
         rows, labels = _ask_variants(args, task)
+    if not rows:
+        raise DataError(f"{args.data}: no row to score; give a larger --limit")
     if args.predictions:
         written = {n: dict(zip((r.id for r in rows), a, strict=True)) for n, a in labels.items()}
         args.predictions.write_text(json.dumps(written, ensure_ascii=False, indent=1))
