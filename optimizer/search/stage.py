@@ -24,7 +24,7 @@ from optimizer.search.storage import is_of_host, opened_among, same_host
 from optimizer.students.elastic import Elastic
 from optimizer.students.study import Study
 from optimizer.students.trainings import Trainer
-from optimizer.study import pareto, provenance, stages, store, trials
+from optimizer.study import pareto, provenance, stages, store, trials, workers
 from optimizer.study.config import ConfigError, SearchConfig
 from optimizer.study.progress import Progress
 from optimizer.study.space import Candidate, Space
@@ -68,6 +68,7 @@ def run(
     *,
     elsewhere: bool = False,
     limits: Callable[[], Limits] | None = None,
+    lock: Path = workers.HOST_LOCK,
 ) -> SearchResult:
     """Start, resume, or join the search at `url`; write the Pareto front. Raises: BertierError.
 
@@ -79,7 +80,7 @@ def run(
     in_force = limits or (lambda: how.limits)
     while True:
         now = how.limited(in_force())
-        found = _run_under(study, url, elastic, now, in_force, elsewhere=elsewhere)
+        found = _run_under(study, url, elastic, now, in_force, lock, elsewhere=elsewhere)
         if in_force() == now.limits:
             return found
 
@@ -90,6 +91,7 @@ def _run_under(
     elastic: Elastic,
     how: SearchConfig,
     in_force: Callable[[], Limits],
+    lock: Path,
     *,
     elsewhere: bool,
 ) -> SearchResult:
@@ -99,7 +101,7 @@ def _run_under(
     if not questions:
         raise DataError("the search split of the certifying sources is empty: add [[data]]")
     rungs = tuple(sorted({min(n, len(questions)) for n in how.questions}))
-    gate = CostGate(elastic.graph_shape, how.tokens, folder / "costs", elsewhere=elsewhere)
+    gate = CostGate(elastic.graph_shape, how.tokens, folder / "costs", lock, elsewhere)
     trainer = trainer_of(study, elastic, how, folder)
     inputs = inputs_of(elastic, how, space, questions[: rungs[-1]], trainer)
     progress_log = ProgressLog(how, lambda: gate.cost(space.largest))
@@ -112,6 +114,7 @@ def _run_under(
     def moved() -> str | None:
         return None if in_force() == how.limits else "other limits are in force"
 
+    scorer = _scorer(study, elastic, questions, trainer, lock)
     name = name_of(study, inputs | {"limits": asdict(how.limits)})
     with opened_among(url, folder, name, name_of(study, inputs)) as (shared, relatives):
         same_host(shared, gate.host)
@@ -120,7 +123,7 @@ def _run_under(
             space,
             how,
             rungs,
-            Evaluators(gate.cost, _scorer(study, elastic, questions, trainer).f1),
+            Evaluators(gate.cost, scorer.f1),
             seed=seed_of(study),
             shared=url is not None,
             watch_progress=judged,
@@ -133,13 +136,17 @@ def _run_under(
 
 
 def _scorer(
-    study: Study, elastic: Elastic, questions: Sequence[Example], trainer: Trainer | None
+    study: Study,
+    elastic: Elastic,
+    questions: Sequence[Example],
+    trainer: Trainer | None,
+    lock: Path,
 ) -> Scorer:
     if trainer is not None:
-        return SliceScorer(trainer.student, study.tokenizer, questions)
+        return SliceScorer(trainer.student, study.tokenizer, questions, lock)
     if loop.device().type == "cuda":
         return NetScorer(elastic.net, study.tokenizer, questions)
-    return SliceScorer(elastic.slice, study.tokenizer, questions)
+    return SliceScorer(elastic.slice, study.tokenizer, questions, lock)
 
 
 def trainer_of(study: Study, elastic: Elastic, how: SearchConfig, folder: Path) -> Trainer | None:
