@@ -28,7 +28,7 @@ from optimizer.search.scoring import SliceScorer
 from optimizer.students.study import Study
 from optimizer.students.trainings import Trainer, outputs_only, teacher_layers
 from optimizer.study.config import RelationLoss, Sampler, SearchConfig, TrainConfig
-from optimizer.study.space import Candidate
+from optimizer.study.space import RECIPE_KNOBS, Candidate
 from optimizer.training import loop
 from tests.optimizer.students.test_study import study_of
 
@@ -258,34 +258,37 @@ def test_a_trained_candidate_is_cut_from_the_teacher(study: Study, tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("temperature", 8.0),
-        ("label_weight", 0.9),
-        ("hidden_weight", 0.0),
-        ("early_weight", 3.0),
-        ("intermediate_weight", 0.2),
-        ("learning_rate", 3e-4),
-        ("warmup", 0.9),
-        ("weight_decay", 0.5),
-    ],
-)
-def test_every_key_of_a_recipe_is_used(
-    study: Study, tmp_path: Path, name: str, value: float
-) -> None:
-    """Two trainings that differ in one key end in different weights; nothing else differs."""
-    plain = Candidate((0, 1), 2, 96, keep=0.5, drop_after=1)
+def test_every_key_of_a_recipe_is_used(study: Study, tmp_path: Path) -> None:
+    """Two trainings that differ in one key end in different weights; without a difference, in the same."""
     inside = RelationLoss(loss="relations", heads=2, student_layer=1)
     distill = study.config.distill.model_copy(update={"intermediate": (inside,)})
     study = replace(study, config=study.config.model_copy(update={"distill": distill}))
     trainer = Trainer(study, 2, TrainConfig(epochs=0.1, batch_size=8), 5, tmp_path)
-    usual, again, other = (
-        trainer.student(replace(plain, recipe=recipe)).state_dict()
-        for recipe in ((), (("temperature", 2.0),), ((name, value),))
-    )
-    assert all(torch.equal(weights, again[key]) for key, weights in usual.items())
-    assert not all(torch.equal(weights, other[key]) for key, weights in usual.items())
+
+    def weights(*recipe: tuple[str, float]) -> dict[str, torch.Tensor]:
+        candidate = Candidate((0, 1), 2, 96, keep=0.5, drop_after=1, recipe=recipe)
+        found: dict[str, torch.Tensor] = trainer.student(candidate).state_dict()
+        return found
+
+    other = {
+        "temperature": 8.0,
+        "label_weight": 0.9,
+        "hidden_weight": 0.0,
+        "early_weight": 3.0,
+        "intermediate_weight": 0.2,
+        "learning_rate": 3e-4,
+        "warmup": 0.9,
+        "weight_decay": 0.5,
+    }
+    usual = weights()
+
+    def differs(*recipe: tuple[str, float]) -> bool:
+        found = weights(*recipe)
+        return not all(torch.equal(w, found[key]) for key, w in usual.items())
+
+    assert set(other) == set(RECIPE_KNOBS)
+    assert not differs(("temperature", distill.temperature))
+    assert [name for name, value in other.items() if not differs((name, value))] == []
 
 
 # The fp32 teacher

@@ -23,10 +23,10 @@ from optimizer.search.costs import PATIENCE_S, CostGate, graph_shape, seconds_of
 from optimizer.search.scoring import SliceScorer
 from optimizer.search.watched_limits import WatchedLimits
 from optimizer.students.study import Study
-from optimizer.study import config as configs
 from optimizer.study.config import (
     DataConfig,
     ElasticConfig,
+    FinishConfig,
     PhaseConfig,
     Sampler,
     SearchConfig,
@@ -138,45 +138,42 @@ def test_limits_that_no_candidate_meets_are_reported(
     assert "max_size_mb 0.1" in found["nearest"]["reason"]
 
 
-def test_limits_moved_in_the_study_file_keep_what_is_finished(
-    study: Study,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """Nothing is asked again, and the front is the one within the new limits."""
-    text = (
-        "[search]\ntokens = 64\npatience_s = 0\nquestions = [6]\nsampler = 'random'\ntrials = 5\n"
+def few_shapes(study: Study, **search: Any) -> Study:
+    """Return the study with a search among candidates of two shapes, quickly measured and asked."""
+    space = Space(layers=((0, 1), (0,), (1,)), heads=(2,), ffn=(96,))
+    how = SearchConfig.model_validate(
+        {"sampler": "random", "trials": 3, "tokens": 64, "patience_s": 0, "questions": (6,)}
+        | search
     )
-    assert main.main(arguments(study, tmp_path, text)) == 0
-    before = json.loads(capsys.readouterr().out.splitlines()[-1])
-    size_mb = max(member["size_bytes"] for member in before["front"]) / 1e6
-    caplog.clear()
-    with caplog.at_level("INFO"):
-        assert main.main(arguments(study, tmp_path, f"{text}max_size_mb = {size_mb * 0.99}\n")) == 0
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert "5 candidates were judged under other limits" in caplog.text
-    assert "trial 0:" not in caplog.text  # as a judged candidate would be reported
-    assert found["candidates"] == 5
-    assert all(member["size_bytes"] < size_mb * 1e6 for member in found["front"])
+    changed = {"elastic": (ElasticConfig(space=space, train=TRAIN),), "search": how}
+    return replace(study, config=study.config.model_copy(update=changed))
+
+
+def test_moved_limits_keep_what_is_finished(study: Study, tmp_path: Path) -> None:
+    """Between two commands: nothing is asked again, and the front is the one within the new limits."""
+    before = stage.run(few_shapes(study), None)
+    size_mb = max(p.cost.size_bytes for p in before.points) / 1e6 * 0.999
+    moved = stage.run(few_shapes(study, max_size_mb=size_mb), None)
+    asked = {p.candidate: (p.f1, p.seconds) for p in before.points}
+    assert {p.candidate: (p.f1, p.seconds) for p in moved.points} == asked
+    assert len(moved.points) == 3
+    assert {len(p.candidate.layers) for p in moved.front} == {1}
     rows = json.loads((study.folder / "search" / "trials.json").read_text())
-    assert any("max_size_mb" in (row["reason"] or "") for row in rows)
+    assert ["max_size_mb" in (row["reason"] or "") for row in rows].count(True) == 1
 
 
-def test_limits_are_moved_while_a_search_runs(study: Study) -> None:
-    """The candidates judged before the move count, and the search ends under the last limits."""
-    asked: list[int] = []
+def test_limits_are_moved_while_a_search_runs(study: Study, tmp_path: Path) -> None:
+    """The candidate judged before the move counts, and the search ends under the last limits."""
+    later, asked = Limits(max_size_mb=50.0), [0]
 
     def in_force() -> Limits:
-        asked.append(1)
-        return Limits() if len(asked) < 6 else Limits(max_size_mb=50.0)
+        asked[0] += 1
+        return Limits() if asked[0] < 4 else later
 
-    assert study.config.search is not None
-    how = study.config.search.model_copy(update={"questions": (5,)})  # no candidate is judged yet
-    fresh = Study(study.config.model_copy(update={"search": how}), study.data_dir, study.folder)
-    found = stage.run(fresh, None, limits=in_force)
-    assert found.how.limits == Limits(max_size_mb=50.0)
-    assert len(found.points) == 7
+    few = few_shapes(study, questions=(7,))
+    found = stage.run(few, None, limits=in_force)
+    assert found.how.limits == later
+    assert len(found.points) == 3
     record = json.loads((study.folder / "search" / "search.json").read_text())
     assert record["limits"]["max_size_mb"] == 50.0
 
@@ -185,38 +182,25 @@ def test_a_search_may_train_its_candidates(
     study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each by a recipe of its own, without slices; members are finished by the recipe that was found."""
-    text = """
-        [search]
-        tokens = 64
-        patience_s = 0
-        questions = [6]
-        sampler = "random"
-        trials = 4
-        [search.training]
-        train = { epochs = 0.1, batch_size = 8 }
-        [search.training.space]
-        temperature = [1, 4]
-        learning_rate = [1e-3, 1e-4]
-        [finish]
-        members = 1
-        train = { epochs = 0.1, batch_size = 8 }
-    """
-    assert main.main(arguments(study, tmp_path, text)) == 0
-    rows = json.loads((study.folder / "search" / "trials.json").read_text())
-    recipes = {tuple(map(tuple, row["candidate"]["recipe"])) for row in rows}
-    assert rows[0]["candidate"]["recipe"] == [["temperature", 1.0], ["learning_rate", 1e-3]]
-    assert "learning_rate" in capsys.readouterr().out
+    brief = {"epochs": 0.1, "batch_size": 8}
+    recipes = {"temperature": (1.0, 4.0), "learning_rate": (1e-3, 1e-4)}
+    few = few_shapes(study, training={"train": brief, "space": recipes})
+    finish = FinishConfig(members=1, train=TrainConfig.model_validate(brief))
+    trained = replace(few, config=few.config.model_copy(update={"finish": finish}))
+    found = stage.run(trained, None)
+    usual = (("temperature", 1.0), ("learning_rate", 1e-3))
+    assert found.points[0].candidate.recipe == usual
+    assert all(p.f1 and set(dict(p.candidate.recipe)) == set(recipes) for p in found.points)
     assert not list((study.folder / "search" / "trainings").iterdir())
-    config = configs.read(study_file(study, tmp_path, text))
-    trained = Study(config, study.data_dir, study.folder)
+    assert "learning_rate" in [column.header for column in stage.table_of(found).columns]
     assert trained.sliced == frozenset()
     ((name, (member, _)),) = trained.members.items()
     assert member.start is None
     assert member.train is not None
     assert member.distill is not None
-    rate, temperature = member.train.learning_rate, member.distill["temperature"]
-    assert (("temperature", temperature), ("learning_rate", rate)) in recipes
-    assert trained.student_inputs(member)["distill"]["temperature"] == temperature
+    recipe = (*member.distill.items(), ("learning_rate", member.train.learning_rate))
+    assert recipe in [p.candidate.recipe for p in found.front]
+    assert trained.student_inputs(member)["distill"]["temperature"] == recipe[0][1]
     trained.train_student(member)
     assert trained.model(name).config.num_hidden_layers == len(member.layers)
 
