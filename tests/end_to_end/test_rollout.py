@@ -16,14 +16,15 @@ from gateway.catalog import candidate, store
 from gateway.catalog.candidate import CANDIDATE, Terms
 from gateway.catalog.candidate_classes import CANDIDATE as CANDIDATE_CLASSES
 from gateway.catalog.candidate_classes import CLASSES
-from gateway.catalog.schema import Decoding, Variant
+from gateway.catalog.schema import Decoding, GoldenLogits, Variant
+from gateway.domain import Question
 from loadtest.quality import rollout_command, rollout_served
 from loadtest.quality.rollout_served import Trial
 from loadtest.stack import Stack, fresh_stack
 from optimizer.data.question_sets import Example
 from tests import tiny
 from tests.end_to_end.conftest import REPOSITORY
-from tests.fakes import TOKENIZER, make_catalog, make_variant
+from tests.fakes import CONTEXT, QUESTION, TOKENIZER, encoder, make_catalog, make_variant
 
 pytestmark = pytest.mark.end_to_end
 BATCH = {"SLO-Class": "batch"}
@@ -63,9 +64,14 @@ def before_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]
 
 
 def in_triton(repository: Path, name: str, ms: float) -> Variant:
-    """Write a tiny model of one instance; all of them answer alike."""
+    """Write a tiny model of one instance; all of them answer alike, as their certificates say."""
     sha256 = tiny.write_model(repository, name, max_batch_size=1, instances=1)
-    return replace(make_variant(name, ms, sha256=sha256), instances=1)
+    windows = encoder().encode(Question(QUESTION, CONTEXT))
+    start, end = tiny.expected_logits(
+        windows.input_ids, windows.attention_mask, windows.token_type_ids
+    )
+    golden = GoldenLogits(tuple(start[0].tolist()), tuple(end[0].tolist()))
+    return replace(make_variant(name, ms, sha256=sha256), instances=1, golden=(golden,))
 
 
 @pytest.mark.parametrize("embedded", ["2"], indirect=True)
