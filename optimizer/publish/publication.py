@@ -172,9 +172,7 @@ def publish(
 
 def check_constant(catalog: Catalog) -> None:
     """Raises: NothingToPublish for a variant that is no better than always answering "no answer", or one label."""
-    score, constant = "F1", "'no answer'"
-    if catalog.tasks:
-        score, constant = "accuracy", "the most frequent label"
+    score, constant = _words_of(catalog)
     if found := checks.no_better_than_silence(catalog):
         named = "; ".join(
             f"{name}: {score} {certificate.f1:.4f}, always {constant} {certificate.constant_f1:.4f}"
@@ -185,6 +183,11 @@ def check_constant(catalog: Catalog) -> None:
             f" {named}. Train them longer or remove them from the study file. To try the pipeline, add"
             " --allow-constant"
         )
+
+
+def _words_of(catalog: Catalog) -> tuple[str, str]:
+    """Return what the score of one task's variants and its constant answer are called."""
+    return ("accuracy", "the most frequent label") if catalog.tasks else ("F1", "'no answer'")
 
 
 def without_dominated(catalog: Catalog, members: Collection[str]) -> Catalog:
@@ -211,10 +214,11 @@ def without_weak(catalog: Catalog, *, allow_constant: bool) -> Catalog:
     silent = {} if allow_constant else checks.no_better_than_silence(catalog)
     if len(silent) == len(catalog.variants):
         return catalog
+    score, constant = _words_of(catalog)
     for name, certificate in silent.items():
         log.warning(
-            "%s is not published: %.3f is no better than the constant answer",
-            *(name, certificate.f1),
+            "%s is not published: %s %.3f is no better than always answering %s",
+            *(name, score, certificate.f1, constant),
         )
     catalog = _without(catalog, silent)
     return without_dominated(catalog, [v.name for v in catalog.variants])
