@@ -11,9 +11,8 @@ cd "$(dirname "$0")/../.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# The pip of PYTHON installs the one that is fixed in constraints.txt.
-"$python" -m venv --without-pip "$work/build"
-"$python" -m pip --python "$work/build/bin/python" install --quiet --no-compile --constraint constraints.txt pip hatchling
+"$python" -m venv "$work/build"
+"$work/build/bin/python" -m pip install --quiet --constraint constraints.txt pip hatchling
 "$work/build/bin/python" -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir "$work" .
 
 "$python" -m venv --without-pip "$target"

@@ -106,6 +106,7 @@ def test_it_ends_in_a_repository_that_a_gateway_can_read(folder: Path) -> None:
     assert all(plan.certificate.n_contexts > 0 for plan in catalog.plans)
 
 
+@pytest.mark.filterwarnings("default")  # no errors, as in the program
 def test_a_second_run_does_nothing_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every stage finds its manifest; the catalog comes out the same."""
     stages = {path: path.stat().st_mtime_ns for path in (folder / "run").rglob(MANIFEST)}
@@ -114,6 +115,7 @@ def test_a_second_run_does_nothing_again(folder: Path, capsys: pytest.CaptureFix
     assert {path: path.stat().st_mtime_ns for path in (folder / "run").rglob(MANIFEST)} == stages
 
 
+@pytest.mark.filterwarnings("default")
 def test_the_report_shows_the_study(folder: Path) -> None:
     """One file, from the search's trials to the certificates."""
     page = folder / "report.html"

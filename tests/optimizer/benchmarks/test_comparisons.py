@@ -33,7 +33,7 @@ from optimizer.training import loop
 from tests.optimizer.students.test_study import study_of
 
 SEARCH = SearchConfig(sampler=Sampler.RANDOM, trials=4, tokens=64, questions=(6, 12))
-ELASTIC_MINUTES = 0.05  # trainings have as much time beside that of the first method
+ELASTIC_MINUTES = 0.1  # trainings have as much time beside that of the first method
 PLAN = ComparisonPlan(
     ("tpe", "random", "trainings"), 2, 4, None, 0.2, elastic_minutes=ELASTIC_MINUTES
 )
