@@ -45,7 +45,7 @@ INSTALL := $(PIP) install --quiet --no-compile --no-warn-conflicts --constraint 
 .DELETE_ON_ERROR:
 .PHONY: help setup setup-all system-packages run test check format proto up down audit scan kubernetes-rules settings constraints clean docs docs-serve docs-metrics docs-layers docs-pareto dashboards \
 	prove prove-overhead prove-observing prove-agreement prove-invariance prove-slo-table prove-evaluate \
-	prove-coverage prove-lab prove-emulator prove-served prove-rivals prove-scale-out prove-peers prove-clients prove-caching prove-soak prove-mutants prove-survivors loadtest
+	prove-coverage prove-lab prove-emulator prove-served prove-rivals prove-fleet prove-scale-out prove-peers prove-clients prove-caching prove-soak prove-mutants prove-survivors loadtest
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -117,7 +117,7 @@ docs-serve: $(SITE) ## Serve the documentation on http://127.0.0.1:8000 and foll
 dashboards: $(EVERYTHING) ## Write deploy/grafana/dashboards anew from deploy/observability
 	$(BIN)/python -m deploy.observability.generate
 
-prove: prove-evaluate prove-agreement prove-invariance prove-overhead prove-observing prove-slo-table prove-coverage prove-peers prove-lab prove-served prove-emulator prove-rivals prove-scale-out ## Measure the serving numbers of the documentation (long)
+prove: prove-evaluate prove-agreement prove-invariance prove-overhead prove-observing prove-slo-table prove-coverage prove-peers prove-lab prove-served prove-emulator prove-rivals prove-fleet prove-scale-out ## Measure the serving numbers of the documentation (long)
 
 prove-evaluate: $(EVERYTHING) ## EM and F1 of every variant, by the official SQuAD 2.0 rule
 	$(BIN)/bertier-optimize evaluate --data $(DATA)
@@ -151,6 +151,10 @@ prove-served: $(EVERYTHING) ## SLOs met by a real gateway with Triton, open loop
 
 prove-rivals: $(EVERYTHING) ## Other policies in a real gateway with Triton, the same traces in turns (half an hour)
 	$(BIN)/bertier-loadtest rivals
+
+prove-fleet: $(EVERYTHING) system-packages ## Fleets of 1 to 1,000 hosts on a virtual clock, then two gateways and two Tritons here beside their simulation
+	$(BIN)/bertier-loadtest fleet
+	$(BIN)/bertier-loadtest fleet --served
 
 prove-scale-out: $(EVERYTHING) system-packages ## What callers notice when a gateway or a Triton dies, models change, gateways restart
 	$(BIN)/bertier-loadtest scale-out

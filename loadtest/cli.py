@@ -24,6 +24,7 @@ from loadtest.emulator import command as emulator_command
 from loadtest.emulator import rivals_command
 from loadtest.faults import command as scale_out
 from loadtest.faults import overload, soak_command
+from loadtest.fleet import command as fleet_command
 from loadtest.lab import commands as lab
 from loadtest.locust import command as locust_command
 from loadtest.peers import closed_command
@@ -105,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     soak_command.register(commands)
     auth.register(commands)
     scale_out.register(commands)
+    fleet_command.register(commands)
     return parser
 
 

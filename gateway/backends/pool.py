@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from gateway.backends.breaker import RETRY_BURST, GuardedCall, RetryBudget
+from gateway.backends.choosing import least_busy
 from gateway.backends.protocol import Backend, Check, key_of
 from gateway.backends.replica import Replica, ReplicaState
 from gateway.catalog.schema import Variant
@@ -180,9 +181,7 @@ class Replicas:
         able = self._able(variant, tried)
         if not able:
             raise BackendUnavailable(f"{variant.name}: no replica answers for it now; see /readyz")
-        turn = next(self._turn)
-        able = able[turn % len(able) :] + able[: turn % len(able)]
-        return min(able, key=lambda r: r.work_ms)
+        return least_busy(able, next(self._turn))
 
     async def _ask(
         self, replica: Replica, variant: Variant, windows: Windows, left_ms: float

@@ -140,9 +140,9 @@ def publish(source: Path, repository: Path, catalog: Catalog) -> None:
 
 
 @contextmanager
-def running(folder: Path, source: Path, variants: int = 2) -> Iterator[Fleet]:
+def running(folder: Path, source: Path, variants: int = 2, workers: int = 1) -> Iterator[Fleet]:
     """Start two of each on the smallest variants, and stop everything at the end. Raises: StackError."""
-    fleet, programs = _laid_out(folder, source)
+    fleet, programs = _laid_out(folder, source, workers)
     fleet.publish(smallest(source, variants))
     with ExitStack() as stack:
         for program in programs:
@@ -154,7 +154,7 @@ def running(folder: Path, source: Path, variants: int = 2) -> Iterator[Fleet]:
         yield fleet
 
 
-def _laid_out(folder: Path, source: Path) -> tuple[Fleet, Sequence[Program]]:
+def _laid_out(folder: Path, source: Path, workers: int) -> tuple[Fleet, Sequence[Program]]:
     """Return a fleet, and its processes in the order of their start."""
     ports, repository = iter(free_ports(11)), folder / "model_repository"
     triton_ports = [[next(ports) for _ in range(2)] for _ in (0, 1)]
@@ -164,7 +164,7 @@ def _laid_out(folder: Path, source: Path) -> tuple[Fleet, Sequence[Program]]:
     urls = ",".join(f"127.0.0.1:{grpc}" for grpc, _ in triton_ports)
     places = [Ports(next(ports), next(ports)) for _ in (0, 1)]
     gateways = [
-        Gateway(_gateway(repository, urls, p, folder / f"gateway-{n}.log"), _http(p))
+        Gateway(_gateway(repository, urls, p, workers, folder / f"gateway-{n}.log"), _http(p))
         for n, p in enumerate(places)
     ]
     front = Ports(next(ports), next(ports))
@@ -201,9 +201,10 @@ def _triton(repository: Path, ports: Sequence[int], log: Path) -> Program:
     return Program(command, log)
 
 
-def _gateway(repository: Path, urls: str, ports: Ports, log: Path) -> Program:
+def _gateway(repository: Path, urls: str, ports: Ports, workers: int, log: Path) -> Program:
     command = [
         *(sys.executable, "-m", "gateway.cli.main", "serve", "--model-repository", str(repository)),
         *("--http-port", str(ports.http), "--grpc-port", str(ports.grpc), "--triton-url", urls),
+        *("--workers", str(workers)),
     ]
     return Program(command, log, SETTINGS)

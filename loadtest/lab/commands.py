@@ -42,7 +42,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     """Add the lab's commands to `bertier-loadtest`."""
     default = Grid()
     text = "compare the gateway's policy with every rival, on a virtual clock"
-    lab = _command(commands, "lab", text, _lab)
+    lab = add_command(commands, "lab", text, _lab)
     lab.add_argument("--arrivals", nargs="+", choices=PROCESSES, default=default.arrivals)
     lab.add_argument("--loads", nargs="+", type=float, default=default.loads)
     lab.add_argument("--mixes", nargs="+", choices=MIXES, default=default.mixes)
@@ -60,11 +60,11 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--traces", type=Path, help="write the grid's traces to this folder as CSV and stop"
     )
     text = "replay a gateway's recorded decisions with another catalog or policy"
-    again = _command(commands, "replay", text, _replay)
+    again = add_command(commands, "replay", text, _replay)
     again.add_argument("record", type=Path, help="JSON lines; see loadtest/lab/replay.py")
     again.add_argument("--policy", default=contenders.OURS)
     text = "find the variants and the number of replicas that meet an SLO on a trace"
-    plan = _command(commands, "plan", text, _plan)
+    plan = add_command(commands, "plan", text, _plan)
     plan.add_argument("--trace", type=Path, required=True, help="CSV; see loadtest/lab/traces.py")
     plan.add_argument(
         "--target",
@@ -74,9 +74,10 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
 
 
-def _command(
+def add_command(
     commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str, run: Any
 ) -> argparse.ArgumentParser:
+    """Add a command with the flags that `world_of` needs."""
     parser = commands.add_parser(name, help=text, description=text)
     parser.add_argument("--data", help="SQuAD-format file; default: the shipped sample")
     parser.add_argument("--questions", type=int, help="how many of them; default: all")
@@ -104,7 +105,8 @@ def _command(
     return parser
 
 
-def _world(args: argparse.Namespace) -> World:
+def world_of(args: argparse.Namespace) -> World:
+    """Return the emulated host; models are asked for what is not recorded yet."""
     recorded = recording.of_catalog(
         args.model_repository, args.data, args.questions, args.folder / "recorded"
     )
@@ -125,7 +127,7 @@ def _say(line: str) -> None:
 
 
 def _lab(args: argparse.Namespace) -> tuple[bool, Result]:
-    world = _world(args)
+    world = world_of(args)
     if args.record:
         return True, {"questions": len(world.recording), "variants": sorted(world.recording.said)}
     chosen_grid = Grid(
@@ -214,7 +216,7 @@ def _show(
 
 
 def _replay(args: argparse.Namespace) -> tuple[bool, Result]:
-    world = _world(args)
+    world = world_of(args)
     decisions = replay.read(args.record)
     trace = replay.trace_of(decisions, world.recording, world.catalog.best_floor)
     before = asdict(replay.happened(decisions, world))
@@ -233,7 +235,7 @@ def _replay(args: argparse.Namespace) -> tuple[bool, Result]:
 
 
 def _plan(args: argparse.Namespace) -> tuple[bool, Result]:
-    world = _world(args)
+    world = world_of(args)
     trace = traces.read(args.trace, world.recording, world.catalog.best_floor)
     found = capacity.plan(world, trace, args.target, _say)
     table = Table("target", "replicas", "attained", "core ms an answer", "variants")

@@ -5,7 +5,7 @@ Knows no rule of choosing and draws no random number.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from heapq import heappop, heappush
@@ -13,13 +13,13 @@ from itertools import compress
 from math import inf
 from typing import Protocol
 
-from gateway.domain import Option, Slo, SloPolicy
+from gateway.domain import Option, Size, Slo, SloPolicy
 from gateway.request.cascade import RESERVE
 from gateway.routing import admission_queue
 from gateway.routing.admission_queue import AdmissionQueue, Waiting
 from gateway.routing.policy import escalation_left_ms
 from loadtest.lab.host import EmulatedHost, HostJob
-from loadtest.lab.prediction import Ticket
+from loadtest.lab.prediction import Prediction, Ticket
 from loadtest.lab.traces import Trace, TraceRequest
 from loadtest.lab.world import World
 
@@ -39,6 +39,15 @@ class Policy(Protocol):
 
     def quantile(self, slo: Slo) -> float:
         """Return which quantile of the latency it wants predicted."""
+
+    def decide_early(
+        self,
+        request: TraceRequest,
+        cheapest_first: Iterable[Option],
+        predict: Callable[[Option], Option],
+        spent_ms: float,
+    ) -> Option | None:
+        """Return what `decide` would, from fewer predictions; None: it needs all of them."""
 
     def decide(
         self, request: TraceRequest, options: Sequence[Option], spent_ms: float, now_ms: float
@@ -108,91 +117,61 @@ def simulate_closed(
     return run.play_closed()
 
 
-class _Run:
+class Place(Protocol):
+    """Where work is done: a host, or what passes it on to one of several."""
+
+    def submit(self, job: HostJob, now_ms: float) -> None:
+        """Begin the job, or let it wait for its turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """The requests of a run, which all its gateways see: what they cost and what becomes of them."""
+
+    trace: Trace
+    fates: list[Fate]
+    sizes: Sequence[Size]
+    window_ms: Mapping[str, Sequence[float]]  # by variant and request
+    timers: list[tuple[float, int]] = field(default_factory=list)  # heap of deadlines
+
+    @classmethod
+    def of(cls, world: World, trace: Trace, seed: int) -> Requests:
+        fates = [Fate() for _ in trace]
+        return cls(trace, fates, world.sizes_of(trace), world.window_ms(trace, seed))
+
+
+def _nothing(_: int, __: float) -> None:
+    return
+
+
+class Gateway:
+    """One gateway: the life of its requests, from the headers to the answer.
+
+    `place` does its work and the models'; `ended` is called with a request that is over, and the time.
+    """
+
     def __init__(
         self,
         world: World,
-        trace: Trace,
+        requests: Requests,
         policy: Policy,
-        seed: int,
-        callers: Callers | None = None,
+        prediction: Prediction,
+        place: Place,
+        ended: Callable[[int, float], None] = _nothing,
     ) -> None:
-        self._callers = callers
-        self._due: list[tuple[float, int]] = []  # heap of when a caller sends again, and which
-        self._n_sent = 0
-        self._world, self._trace, self._policy = world, trace, policy
-        self._prediction = world.prediction()
-        self._window_ms = world.window_ms(trace, seed)
-        self._sizes = world.sizes_of(trace)
-        self._fates = [Fate() for _ in trace]
-        self._timers: list[tuple[float, int]] = []  # heap of deadlines
+        self._world, self._policy, self._prediction = world, policy, prediction
+        self._trace, self._fates, self._sizes = requests.trace, requests.fates, requests.sizes
+        self._window_ms, self._timers = requests.window_ms, requests.timers
+        self._host, self._on_end = place, ended
         self._admission = policy.admission
         self._index: dict[int, int] = {}  # requests, by the identity of what waits for them
         self._look_ms = 0.0  # then it is looked for who waits in vain
         self._reading: set[int] = set()  # let in, and not read to their end
         self._direct = [len(p.variants) == 1 for p in world.catalog.plans]
         self._all = policy.cascades or all(self._direct)
-        self._host = EmulatedHost(
-            world.all_cores,
-            {**world.instances, GATEWAY: world.replicas, CLIENT: 1},
-            contention=world.contention,
-            weights={GATEWAY: world.gateway_weight},
-            dead=lambda job: self._fates[job.request].over,
-            batch=policy.batch,
-        )
 
-    def play(self) -> list[Fate]:
-        times = [a.arrival_ms for a in self._trace]
-        n, i = len(times), 0
-        host, timers = self._host, self._timers
-        while True:
-            arrives = times[i] if i < n else inf
-            due = host.next_ms()
-            ends = timers[0][0] if timers else inf
-            if due <= ends and due <= arrives:
-                if due == inf:
-                    return self._fates
-                self._finished(host.finish(due), due)
-            elif ends <= arrives:
-                self._expire(heappop(timers)[1], ends)
-            else:
-                self._arrived(i, arrives)
-                i += 1
-
-    def play_closed(self) -> tuple[Trace, list[Fate]]:
-        assert self._callers is not None
-        host, timers, due = self._host, self._timers, self._due
-        self._due.extend((0.0, caller) for caller in range(self._callers.n))
-        while True:
-            sends = due[0][0] if due else inf
-            works, ends = host.next_ms(), timers[0][0] if timers else inf
-            if min(sends, works, ends) == inf:
-                return self._trace[: self._n_sent], self._fates[: self._n_sent]
-            if works <= ends and works <= sends:
-                self._finished(host.finish(works), works)
-            elif ends <= sends:
-                self._expire(heappop(timers)[1], ends)
-            else:
-                now_ms, caller = heappop(due)
-                self._send_next(caller, now_ms)
-
-    def _send_next(self, caller: int, now_ms: float) -> None:
-        assert self._callers is not None
-        i = self._n_sent
-        if now_ms >= self._callers.seconds * 1e3 or i >= len(self._trace):
-            return
-        self._n_sent += 1
-        self._trace[i] = replace(self._trace[i], arrival_ms=now_ms, caller=caller)
-        self._arrived(i, now_ms)
-
-    def _arrived(self, i: int, now_ms: float) -> None:
-        heappush(self._timers, (now_ms + self._trace[i].slo.timeout_ms, i))
-        if self._world.client_cpu_ms:
-            self._host.submit(HostJob(i, CLIENT, self._world.client_cpu_ms), now_ms)
-        else:
-            self._sent(i, now_ms)
-
-    def _sent(self, i: int, now_ms: float) -> None:
+    def arrived(self, i: int, now_ms: float) -> None:
+        """Read the headers of a request."""
         world, request = self._world, self._trace[i]
         if self._admission is None or request.slo.variant is not None:
             self._read(i, world.gateway_cpu_ms, now_ms)
@@ -235,10 +214,7 @@ class _Run:
         self._reading.discard(i)
         if self._admission is not None and not self._fates[i].unread:
             self._admission.leave(self._caller_of(i))
-        if self._callers is not None:
-            refused = self._fates[i].end is End.REFUSED and self._callers.honour
-            pause_ms = RETRY_AFTER_MS if refused else 0.0
-            heappush(self._due, (now_ms + pause_ms, self._trace[i].caller))
+        self._on_end(i, now_ms)
 
     def _caller_of(self, i: int) -> int:
         caller = self._trace[i].caller
@@ -251,7 +227,12 @@ class _Run:
             slo, self._prediction.options(admission_queue.SMALLEST, quantile, now_ms)
         )
 
-    def _pump(self, now_ms: float) -> None:
+    @property
+    def waits(self) -> bool:
+        """Whether a request waits for admission."""
+        return bool(self._admission)
+
+    def pump(self, now_ms: float) -> None:
         """Let in who waits, as far as there is room, and refuse who waits in vain."""
         queue = self._admission
         if not queue:
@@ -272,12 +253,10 @@ class _Run:
                 return
             self._let_in(self._index.pop(id(found)), now_ms)
 
-    def _finished(self, job: HostJob, now_ms: float) -> None:
-        if job.place == CLIENT:
-            self._sent(job.request, now_ms)
-            return
+    def finished(self, job: HostJob, now_ms: float) -> None:
+        """Go on with the requests of a job that is done."""
         self._finished_work(job, now_ms)
-        self._pump(now_ms)
+        self.pump(now_ms)
 
     def _finished_work(self, job: HostJob, now_ms: float) -> None:
         if job.place == GATEWAY and not self._fates[job.request].unread:
@@ -302,18 +281,29 @@ class _Run:
     def _choose(self, i: int, now_ms: float) -> None:
         request, fate = self._trace[i], self._fates[i]
         spent_ms = now_ms - request.arrival_ms
-        quantile = self._policy.quantile(request.slo)
-        n_behind = 0 if self._admission is None else self._admission.n_behind
-        options = self._prediction.options(self._sizes[i], quantile, now_ms, n_behind)
-        if not self._all:
-            options = list(compress(options, self._direct))
-        option = self._policy.decide(request, options, spent_ms, now_ms)
+        option = self._decide(request, self._sizes[i], spent_ms, now_ms)
         if option is None:
             self._refuse(i, now_ms)
             return
         fate.option, fate.plan = option, option.plan.name
         fate.predicted_ms = spent_ms + option.predicted_ms
         self._infer(i, now_ms)
+
+    def _decide(
+        self, request: TraceRequest, size: Size, spent_ms: float, now_ms: float
+    ) -> Option | None:
+        """Return the option to answer with, from as few predictions as the policy needs."""
+        quantile = self._policy.quantile(request.slo)
+        n_behind = 0 if self._admission is None else self._admission.n_behind
+        predictor = self._prediction.predictor(size, quantile, now_ms, n_behind)
+        cheapest_first = self._prediction.cheapest_first(size)
+        early = self._policy.decide_early(request, cheapest_first, predictor, spent_ms)
+        if early is not None:
+            return early
+        options = [predictor(known) for known in self._prediction.plans(size)]
+        if not self._all:
+            options = list(compress(options, self._direct))
+        return self._policy.decide(request, options, spent_ms, now_ms)
 
     def _infer(self, i: int, now_ms: float) -> None:
         fate, size = self._fates[i], self._sizes[i]
@@ -361,7 +351,7 @@ class _Run:
         self._policy.finished(request, fate.option, fate.latency_ms, now_ms)
         self._ended(i, now_ms)
 
-    def _expire(self, i: int, now_ms: float) -> None:
+    def expire(self, i: int, now_ms: float) -> None:
         """End a request at its deadline: what waits is dropped, what runs runs on for nobody.
 
         An escalation ends a little earlier, with the answer at hand.
@@ -384,3 +374,97 @@ class _Run:
         if fate.option is not None:
             self._policy.finished(self._trace[i], fate.option, inf, now_ms)
         self._ended(i, now_ms)
+
+
+class _Run:
+    """One gateway on one host."""
+
+    def __init__(
+        self,
+        world: World,
+        trace: Trace,
+        policy: Policy,
+        seed: int,
+        callers: Callers | None = None,
+    ) -> None:
+        self._callers = callers
+        self._due: list[tuple[float, int]] = []  # heap of when a caller sends again, and which
+        self._n_sent = 0
+        self._world, self._trace = world, trace
+        requests = Requests.of(world, trace, seed)
+        self._fates, self._timers = requests.fates, requests.timers
+        self._host = EmulatedHost(
+            world.all_cores,
+            {**world.instances, GATEWAY: world.replicas, CLIENT: 1},
+            contention=world.contention,
+            weights={GATEWAY: world.gateway_weight},
+            dead=lambda job: self._fates[job.request].over,
+            batch=policy.batch,
+        )
+        self._gateway = Gateway(
+            world, requests, policy, world.prediction(), self._host, self._ended
+        )
+
+    def play(self) -> list[Fate]:
+        times = [a.arrival_ms for a in self._trace]
+        n, i = len(times), 0
+        host, timers = self._host, self._timers
+        while True:
+            arrives = times[i] if i < n else inf
+            due = host.next_ms()
+            ends = timers[0][0] if timers else inf
+            if due <= ends and due <= arrives:
+                if due == inf:
+                    return self._fates
+                self._finished(host.finish(due), due)
+            elif ends <= arrives:
+                self._gateway.expire(heappop(timers)[1], ends)
+            else:
+                self._arrived(i, arrives)
+                i += 1
+
+    def play_closed(self) -> tuple[Trace, list[Fate]]:
+        assert self._callers is not None
+        host, timers, due = self._host, self._timers, self._due
+        self._due.extend((0.0, caller) for caller in range(self._callers.n))
+        while True:
+            sends = due[0][0] if due else inf
+            works, ends = host.next_ms(), timers[0][0] if timers else inf
+            if min(sends, works, ends) == inf:
+                return self._trace[: self._n_sent], self._fates[: self._n_sent]
+            if works <= ends and works <= sends:
+                self._finished(host.finish(works), works)
+            elif ends <= sends:
+                self._gateway.expire(heappop(timers)[1], ends)
+            else:
+                now_ms, caller = heappop(due)
+                self._send_next(caller, now_ms)
+
+    def _send_next(self, caller: int, now_ms: float) -> None:
+        assert self._callers is not None
+        i = self._n_sent
+        if now_ms >= self._callers.seconds * 1e3 or i >= len(self._trace):
+            return
+        self._n_sent += 1
+        self._trace[i] = replace(self._trace[i], arrival_ms=now_ms, caller=caller)
+        self._arrived(i, now_ms)
+
+    def _arrived(self, i: int, now_ms: float) -> None:
+        heappush(self._timers, (now_ms + self._trace[i].slo.timeout_ms, i))
+        if self._world.client_cpu_ms:
+            self._host.submit(HostJob(i, CLIENT, self._world.client_cpu_ms), now_ms)
+        else:
+            self._gateway.arrived(i, now_ms)
+
+    def _finished(self, job: HostJob, now_ms: float) -> None:
+        if job.place == CLIENT:
+            self._gateway.arrived(job.request, now_ms)
+        else:
+            self._gateway.finished(job, now_ms)
+
+    def _ended(self, i: int, now_ms: float) -> None:
+        """Let the caller of a request that is over send its next one."""
+        if self._callers is not None:
+            refused = self._fates[i].end is End.REFUSED and self._callers.honour
+            pause_ms = RETRY_AFTER_MS if refused else 0.0
+            heappush(self._due, (now_ms + pause_ms, self._trace[i].caller))

@@ -95,7 +95,12 @@ class EmulatedHost:
 
     def next_ms(self) -> float:
         """Return when the next job ends if nothing else happens."""
-        return self._at_ms + min(crowd.next_in_ms() for crowd in self._crowds)
+        soonest_ms = inf
+        for crowd in self._crowds:
+            if crowd.running:
+                in_ms = (crowd.running[0][0] - crowd.done_ms) / crowd.rate
+                soonest_ms = min(soonest_ms, in_ms)
+        return self._at_ms + max(0.0, soonest_ms)
 
     def finish(self, now_ms: float) -> HostJob:
         """End the job that is due, let the next of its queue begin, and return it."""
@@ -141,8 +146,10 @@ class EmulatedHost:
 
     def _reckon(self) -> None:
         """Give each job its share; what one cannot use, a core being the most, is the others'."""
-        left, weights = float(self._cores), sum(c.weight * len(c.running) for c in self._crowds)
-        running = sum(len(c.running) for c in self._crowds)
+        left, weights, running = float(self._cores), 0.0, 0
+        for crowd in self._crowds:
+            weights += crowd.weight * len(crowd.running)
+            running += len(crowd.running)
         for crowd in self._crowds:  # the heaviest first: who is capped frees the most
             n = len(crowd.running)
             if not n:

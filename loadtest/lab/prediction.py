@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from math import nan
 
 from gateway.catalog.store import Catalog
 from gateway.domain import Option, Size, Trust
@@ -22,27 +24,45 @@ class Prediction:
         self._plans = catalog.plans
         size_bytes = {v.name: v.size_bytes for v in catalog.variants}
         self._size_bytes = [sum(size_bytes[v] for v in p.variants) for p in catalog.plans]
+        self._unpredicted: dict[Size, tuple[Sequence[Option], Sequence[Option]]] = {}
+
+    def plans(self, size: Size) -> Sequence[Option]:
+        """Return every plan for a request of this size, its latency not predicted yet."""
+        return self._known(size)[0]
+
+    def cheapest_first(self, size: Size) -> Sequence[Option]:
+        """Return the same by price."""
+        return self._known(size)[1]
+
+    def predictor(
+        self, size: Size, quantile: float, now_ms: float, n_behind: int = 0
+    ) -> Callable[[Option], Option]:
+        """Return what predicts this quantile of one plan's latency for a request that is routed now.
+
+        `n_behind`: requests that wait unread.
+        """
+        predict, latency = self._latency.predictor(size, quantile, now_ms), self._latency
+
+        def predicted(known: Option) -> Option:
+            p = predict(known.plan)
+            return Option(
+                known.plan,
+                known.trust,
+                known.size_bytes,
+                p.cost_ms,
+                p.idle_ms,
+                p.predicted_ms,
+                latency.behind_ms(n_behind, p.cost_ms),
+            )
+
+        return predicted
 
     def options(
         self, size: Size, quantile: float, now_ms: float, n_behind: int = 0
     ) -> list[Option]:
-        """Return every plan with this quantile of its latency for a request that is routed now.
-
-        `n_behind`: requests that wait unread.
-        """
-        found = self._latency.predict(self._plans, size, quantile, now_ms)
-        return [
-            Option(
-                plan,
-                Trust.CERTIFIED,
-                size_bytes,
-                p.cost_ms,
-                p.idle_ms,
-                p.predicted_ms,
-                self._latency.behind_ms(n_behind, p.cost_ms),
-            )
-            for plan, size_bytes, p in zip(self._plans, self._size_bytes, found, strict=True)
-        ]
+        """Return every plan with this quantile of its latency."""
+        predicted = self.predictor(size, quantile, now_ms, n_behind)
+        return [predicted(known) for known in self.plans(size)]
 
     def wait_ms(self, now_ms: float) -> float:
         """Return how long the smallest request would wait for the models, as expected."""
@@ -62,3 +82,32 @@ class Prediction:
     def cancelled(self, ticket: Ticket, now_ms: float) -> None:
         """Tell that nobody waits for this work any more; how long it would take stays unknown."""
         self._latency.give_up(ticket, now_ms)
+
+    def resize(self, cores: float, instances: Mapping[str, int]) -> None:
+        """Tell how many cores and instances there are now."""
+        self._latency.resize(cores, instances)
+
+    def set_external(self, windows: Mapping[str, int], now_ms: float) -> None:
+        """Tell how many windows of other gateways each variant has."""
+        self._latency.set_external(windows, now_ms)
+
+    def learn_from(self, other: Prediction) -> None:
+        """Begin with a copy of what another gateway has learned of hosts like these."""
+        self._latency.correction = deepcopy(other._latency.correction)
+
+    def _known(self, size: Size) -> tuple[Sequence[Option], Sequence[Option]]:
+        known = self._unpredicted.get(size)
+        if known is None:
+            plans = [
+                Option(
+                    plan,
+                    Trust.CERTIFIED,
+                    size_bytes,
+                    self._latency.cost_ms(plan, size),
+                    nan,
+                    nan,
+                )
+                for plan, size_bytes in zip(self._plans, self._size_bytes, strict=True)
+            ]
+            known = self._unpredicted[size] = plans, sorted(plans, key=lambda o: o.price)
+        return known

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import floor
 
 import numpy as np
@@ -30,6 +30,15 @@ class Plain(ABC):
 
     def quantile(self, slo: Slo) -> float:
         return RIVALS_QUANTILE
+
+    def decide_early(
+        self,
+        request: TraceRequest,
+        cheapest_first: Iterable[Option],
+        predict: Callable[[Option], Option],
+        spent_ms: float,
+    ) -> Option | None:
+        return None
 
     @abstractmethod
     def decide(
@@ -57,6 +66,16 @@ class Bertier(Plain):
 
     def quantile(self, slo: Slo) -> float:
         return policy.quantile_for(slo.policy)
+
+    def decide_early(
+        self,
+        request: TraceRequest,
+        cheapest_first: Iterable[Option],
+        predict: Callable[[Option], Option],
+        spent_ms: float,
+    ) -> Option | None:
+        early = policy.choose_early(request.slo, cheapest_first, predict, spent_ms)
+        return None if early is None else early.option
 
     def decide(
         self, request: TraceRequest, options: Options, spent_ms: float, now_ms: float

@@ -20,7 +20,7 @@ from gateway import slo
 from gateway.domain import Slo, SloPolicy
 from gateway.errors import BertierError, InvalidHeader, UnknownClass
 from gateway.slo import DEADLINE_FACTOR, STANDARD_CLASSES
-from loadtest.lab.arrivals import PROCESSES
+from loadtest.lab.arrivals import PROCESSES, Times
 from loadtest.lab.mixes import Mix
 from loadtest.lab.recording import Recording
 
@@ -64,6 +64,11 @@ def make(
     Questions go round in shuffled order, so that every run has the recording's mean.
     """
     times = PROCESSES[process](rate, seconds, np.random.default_rng([seed, 1]))
+    return at_times(times, mix, recording, seed)
+
+
+def at_times(times: Times, mix: Mix, recording: Recording, seed: int) -> Trace:
+    """Return requests at these times, ms, with contents as `make` draws them."""
     rng = np.random.default_rng([seed, 2])
     kinds = rng.choice(len(mix), len(times), p=[m.share for m in mix])
     rounds = math.ceil(len(times) / len(recording)) if len(times) else 0

@@ -1,0 +1,1 @@
+"""Many hosts in virtual time: gateways that share nothing choose among many Tritons."""
