@@ -341,9 +341,10 @@ class Option(
 
     @property
     def reach_ms(self) -> float:
-        """The latency by which the deadline refuses: on a free core, where nothing is ahead, an idle system's.
+        """The latency compared with the deadline: the idle one while a core is free, else the predicted one.
 
-        What was learned under load, refusals that nobody answers would keep for true.
+        Latencies learned under load are corrected by answers only. Refusing by them on a free core would leave
+        no answers to correct them.
         """
         return self.predicted_ms if self.wait_ms else self.idle_ms
 

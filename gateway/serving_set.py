@@ -42,8 +42,8 @@ class _Unpredicted(NamedTuple):
 class ServingSet:
     """A checked catalog with all that is needed to answer from it.
 
-    Of several tasks each has a part, a ServingSet of its own (`of`): requests are answered from it, and plans of
-    one task are compared with each other only. What is learned of latency and failures is shared.
+    With several tasks, each task has a part, which is a ServingSet (`of`). A request is answered from the part of
+    its task, so only plans of one task are compared. Learned latencies and failures are shared by all parts.
     """
 
     catalog: Catalog

@@ -23,7 +23,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 def model_config(model: Model) -> dict[str, Any]:
     """Return the model's configuration in Triton's words: no batch dimension, any number of items.
 
-    The parameter `labels` has a classification's, as JSON, in the order of `probabilities`.
+    A classification has the parameter `labels`: its labels as JSON, in the order of `probabilities`.
     """
     labels = {"labels": {"string_value": json.dumps(model.labels)}}
     return {
@@ -41,9 +41,10 @@ def model_config(model: Model) -> dict[str, Any]:
 
 
 def model_statistics(name: str, metrics: Metrics) -> dict[str, Any]:
-    """Return what was asked since the start, over every protocol and of every model; times in ns.
+    """Return the counts and times (ns) since the start, over all protocols and models.
 
-    The metrics do not tell the tasks apart. Each question counts for itself. `fail` has no time: failures are not timed apart.
+    The metrics do not tell the tasks apart. Each question of a batch counts on its own. `fail` has no time:
+    failures are not timed separately.
     """
     answered, failed = _outcomes(metrics)
     stages = _stages_ns(metrics)

@@ -1,7 +1,7 @@
 """Keeps the latency profiles measured on this host between starts, one small file for each model and host.
 
-What is lost there is measured again. A kept profile is believed like the catalog's of
-this host, after a probe. Never raises for a file: what cannot be read or written counts as not kept.
+A missing profile is measured again. A kept profile is used after a probe, like one of the catalog that was
+measured on this host. Never raises for a file: one that cannot be read or written counts as missing.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class KeptProfiles:
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """Return those of the models that run on this host; of a remote Triton's host none are kept."""
+        """Return the kept profiles of this host; with a remote Triton, nothing is kept."""
         folder = settings.profiles_folder
         if settings.triton_url or not folder:
             return cls()

@@ -93,7 +93,7 @@ async def _measure(
         p50, undisturbed_here = await _typical_ms(variant, sample, bucket, backend, RUNS, busy)
         found.append(p50)
         undisturbed = undisturbed and undisturbed_here
-    # What a longer text takes is enough for a shorter one.
+    # A shorter text never takes longer than a longer one.
     lowest = list(accumulate(reversed(found), min))[::-1]
     cells = [
         _with_tails(bucket, p50, variant.profile.cell(bucket))
@@ -109,7 +109,7 @@ async def _measure(
 
 
 def _with_tails(bucket: int, p50_ms: float, known: Cell) -> Cell:
-    """Return a cell whose tails are to its median as those of the catalog's."""
+    """Return a cell with the catalog's ratios of p95 and p99 to the median."""
     tails = (p50_ms * known.p95_ms / known.p50_ms, p50_ms * known.p99_ms / known.p50_ms)
     return Cell(bucket, 1, p50_ms, *tails)
 
@@ -137,7 +137,7 @@ def doubtful(variants: Sequence[Variant], found: Mapping[str, Profile]) -> froze
 
 
 def _slower(known: Profile, found: Profile) -> list[float]:
-    """Return, by length, the time found over the one known; the way to a model server is not counted."""
+    """Return, by length, the ratio of measured to catalog time; the way to a model server is left out."""
     if found is known:
         return [1.0]
     return [
@@ -168,7 +168,7 @@ async def _typical_ms(
 
 
 def _steady(times_ms: Sequence[float], cores: float) -> bool:
-    """Say whether the runs took alike; under a quota below one core they never do."""
+    """Say whether the runs took similar times; with a quota below one core that is not required."""
     low, high = np.quantile(times_ms, (0.25, 0.75))
     return cores < 1 or bool(high <= MOST_SCATTER * low + GATEWAY_MS)
 

@@ -34,7 +34,7 @@ class Retirement:
     def replace(self, serving: ServingSet) -> None:
         """Remember a set that no new request gets."""
         now = self._clock()
-        # A request holds the part of its task alone.
+        # A request holds only the part of its task, so each part is watched, too.
         self._past += [(weakref.ref(each), now) for each in (serving, *serving.parts.values())]
 
     def unused(self, routed: Collection[Variant]) -> list[Variant]:

@@ -1,6 +1,6 @@
-"""What a classification does in its own way: how its texts are encoded, and a label made of its logits.
+"""Encodes the texts of a classification, and decodes its logits into a label.
 
-The rest of its life is that of any request (service.py, cascade.py).
+Everything else is shared with questions (service.py, cascade.py).
 """
 
 from __future__ import annotations

@@ -216,9 +216,9 @@ class Rollout:
         await self.idle()
 
     def _of(self, slo: Slo) -> Running | None:
-        """Return the candidate that concerns a request: classes concern those of requests alone.
+        """Return the candidate that applies to a request; it may be limited to some SLO classes.
 
-        None concerns a classification.
+        No candidate applies to a classification.
         """
         running = self.running if slo.task == QA else None
         other = running is not None and running.classes and slo.slo_class not in running.classes

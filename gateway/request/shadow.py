@@ -134,9 +134,10 @@ class Shadow:
     def watch(self, job: Job, outcome: Outcome, plan: Plan) -> None:
         """Pass an answer to the tests of the certificates.
 
-        Skip classifications: no test of theirs is here. Skip pinned variants: evaluations pin them, on questions of any kind. Skip partial answers: no
-        certificate covers them. Skip cascades cut short by the deadline: their answer is not the plan's. Skip
-        answers that may not be as long as certified ones: that is their caller's wish, no change of the questions.
+        Skip classifications: they have no sequential test. Skip pinned variants: evaluations pin them, on questions
+        of any kind. Skip partial answers: no certificate covers them. Skip cascades cut short by the deadline: their
+        answer is not the plan's. Skip answers that the caller limits to fewer tokens than certified ones: they differ
+        by the caller's choice, not because the questions changed.
         """
         question = job.question
         if not isinstance(question, Question) or job.slo.variant is not None:

@@ -64,7 +64,8 @@ class Waiting:
 def soonest_ms(slo: Slo, options: Sequence[Option]) -> float:
     """Return the lowest predicted latency of a plan that may answer this request; inf: there is none.
 
-    Where a core is free it is that of an idle system: see `Option.reach_ms`. Under `strict` only plans that meet the floors count; a pinned variant is the only one that counts.
+    While a core is free it is that of an idle system: see `Option.reach_ms`. Under `strict` only plans that meet
+    the floors count; if a variant is pinned, only that one counts.
     """
     able = options
     if slo.variant is not None:

@@ -121,7 +121,7 @@ def _choose(slo: Slo, options: Sequence[Option], spent_ms: float) -> Decision:
 
 
 def _choose_pinned(option: Option, slo: Slo, spent_ms: float) -> Decision:
-    """Refuse what would wait for others past the deadline; who has the host to himself may try."""
+    """Refuse a request that would wait for others past the deadline; one that need not wait may try."""
     if option.wait_ms > 0 and option.predicted_ms > slo.timeout_ms - spent_ms:
         return Decision(None, Reason.SHED, retry_after_ms=_drain_ms([option]))
     return _decide(option, Reason.PINNED, slo, spent_ms)

@@ -1,7 +1,7 @@
 """How a gateway chooses one of its Tritons: by turns, by least work, or by the less busy of two.
 
-Work is what the gateway itself has in flight there, that and what it saw of others' at its last poll, or, as a
-bound that no gateway can reach, all that is there. Least work is chosen by the gateway's own code.
+Work is one of three views: the gateway's own work in flight; that and the others' work at the last poll; or all
+work, an upper bound that no gateway knows. The gateway's own code chooses by least work.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Plays a trace through a fleet on a virtual clock: gateways choose among Tritons, zones fail, catalogs roll.
 
-The life of a request is the lab's, and so is each host; policy, prediction, choice of a Triton, what is seen of
-others' load, breakers and the budget of retries are the gateway's own code. A request goes to any gateway that the
-balancer knows to be up. The network takes no time, and polls no work.
+Requests and hosts are simulated as in the lab. Policy, prediction, choice of a Triton, the estimate of others'
+load, breakers and the budget of retries are the gateway's own code. A balancer sends each request to a gateway that
+it believes to be up. The network takes no time, and polls cost no work.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Setup:
 
 @dataclass(slots=True)
 class _Machine:
-    """A host's cores; `stamp` tells the time that is due from those that were."""
+    """A host's cores; an entry of the heap of job ends with an older `stamp` is out of date."""
 
     number: int
     zone: int
@@ -151,7 +151,7 @@ class Simulation:
         self._due: list[tuple[float, int, int]] = []  # heap of when a machine's next job ends
         self._acts: list[tuple[float, int, Callable[[float], None]]] = []  # heap
         self._serial = 0
-        self.silent = False  # what is lost does not refuse
+        self.silent = False  # lost hosts do not refuse connections: calls hang
         self.profiled = {
             v.name: {
                 size.bucket: v.profile.cell(size.bucket).p50_ms
@@ -542,7 +542,7 @@ class _Worker:
             del self.by_triton[seat.triton.number]
 
     def readmit(self, tritons: Sequence[_Triton]) -> None:
-        """Ask all of them that are up; those that were away anew."""
+        """Ask all Tritons that are up; one that was away or had failures starts without history."""
         known = {n: s for n, s in self.by_triton.items() if s.breaker is None}
         self.seats = [known.get(t.number) or _Seat(t) for t in tritons if t.up]
         self.by_triton = {seat.triton.number: seat for seat in self.seats}
@@ -612,7 +612,7 @@ class _Worker:
             self.expire(call.request, now_ms)
 
     def _settle(self, call: _Call) -> bool:
-        """Count a call as open no longer; False: it is not, already."""
+        """Remove a call from the open ones; False: it was not open."""
         calls = self._open.get(call.request, [])
         if not any(c is call for c in calls):
             return False

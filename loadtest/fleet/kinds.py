@@ -1,7 +1,7 @@
 """Kinds of hosts: the one that the catalog was profiled on, and one with a GPU whose profile is assumed.
 
-The GPU's times are no measurement. A window takes LAUNCH_MS a layer and its arithmetic at GPU_FLOPS; accuracy
-and certificates are taken to be those of the INT8 variants; windows are not batched, which a GPU gains from.
+The GPU's times are not measured. A window takes LAUNCH_MS a layer plus its arithmetic at GPU_FLOPS. Accuracy and
+certificates are assumed to be those of the INT8 variants. Windows are not batched, though a GPU would gain from it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What a fleet attained, and what it cost. Pure: fates in, numbers out.
 
-A request is attained if it is answered in time by a plan that certifies the floor it asked for, its escalation not
-cut. Shares are of the requests that some plan could meet on an idle host; what no plan can meet is asked on purpose.
+A request is attained if it is answered in time by a plan that certifies the floor it asked for, and its escalation
+was not cut. Shares are of the requests that some plan could meet on an idle host; the traffic also has requests that
+no plan can meet.
 """
 
 from __future__ import annotations

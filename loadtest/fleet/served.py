@@ -1,8 +1,8 @@
 """The simulation beside the real thing: two gateways of two workers and two Tritons, all on this machine.
 
-What the simulation knows of this machine is measured: the CPU time of every recorded question on every variant,
-and what gateways, client and Tritons take for a request beside the models, on traces of their own. It is given
-nothing of the runs that it is compared with.
+The simulation's inputs are measured on this machine: the CPU time of every recorded question on every variant,
+and the CPU time of gateways, client and Tritons for a request beside the models. They are measured on separate
+traces, not on the runs that the simulation is compared with.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What is simulated: a day, every way to choose, views of every age, a lost zone, a rollout, for fleets of any size.
 
 Runs are listed before the first begins, so that progress is known. Fleets of more than LEARNING_HOSTS begin with
-what the gateways of a smaller one have learned under the same load; where more than EVENT_HOSTS would be simulated
-through an event of many seconds, EVENT_HOSTS are.
+what the gateways of a smaller fleet have learned under the same load. Events of many seconds are simulated with at
+most EVENT_HOSTS.
 """
 
 from __future__ import annotations
@@ -197,9 +197,9 @@ class Study:
         return Played(found, points, len(trace) + n_learned)
 
     def _learn(self, run: Run) -> tuple[Prediction, int]:
-        """Return what a gateway of a small fleet learns under the load with which the run begins.
+        """Return what a gateway of a small fleet learns under the run's first load, and the requests simulated.
 
-        And how many requests were simulated for it: none, where it is known.
+        No request is simulated if the result is already known.
         """
         hosts = min(run.hosts, LEARNING_HOSTS)
         rate = run.piece.segments[0].rate / run.hosts

@@ -1,7 +1,7 @@
 """A set of question and sentence pairs in the form of GLUE's QNLI, made from questions with answers in contexts.
 
-Of each question that has an answer: the sentence that holds it, and of the other sentences of its context the one
-that shares the most words with the question. As many rows have the one label as the other.
+A question with an answer gives two rows: one with the sentence that holds the answer, and one with the other
+sentence of its context that shares the most words with the question. Both labels have equally many rows.
 Source: Wang et al. 2019 (GLUE), section 3.3, which pairs a question with every sentence of its context and drops
 pairs of few shared words.
 """

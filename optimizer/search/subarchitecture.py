@@ -1,18 +1,18 @@
 """Bort's search: which shape of a grid has the largest W-coefficient. Pure.
 
-Of the sources: a shape is its number of layers, its heads, its hidden and its feed-forward width; its number of
-parameters p, inference time i and error e become one number, W, relative to the maximum point T of the grid; p
-and i are known of every shape before one is trained, and of every s shapes one is trained (that is the
-|Xi| + |Xi| / s in the running time); under assumptions on the error the result is within (1 - epsilon) of the best.
+From the sources: a shape is a number of layers, of heads, a hidden and a feed-forward width. Its number of
+parameters p, inference time i and error e become one number, W, relative to the maximum point T of the grid. p and i
+are known for all shapes before any is trained; then one of every s shapes is trained (hence |Xi| + |Xi| / s in the
+running time). Under assumptions on the error the result is within (1 - epsilon) of the best.
 Sources: de Wynter 2020, "An Approximation Algorithm for Optimal Subarchitecture Extraction" (arXiv 2010.08512),
 definition 8 and algorithm 1; de Wynter & Perry 2020 (Bort, arXiv 2010.10499), section 3. The formula of W is taken
 from QOSE, a program that implements that algorithm (github.com/kmz4/QHACK2021, train_utils.py).
 
 Ours: p is the size of the file and i its measured p95 latency; the error is 1 - F1 of a slice, so nothing is
-trained, and the authors' schedule of training steps (their epsilon) has no part in it. After the first pass the
-shape with the largest upper bound of W comes next. The bound takes it that a shape which saves more errs no less
-than its neighbour that saves less; the authors assume a property of the loss instead. `shortfall` says how far the
-best can be from the grid's best if that holds.
+trained, and the authors' schedule of training steps (their epsilon) is not used. After the first pass the shape
+with the largest upper bound of W comes next. The bound assumes that a shape which saves more has no smaller error
+than its neighbour that saves less; the authors assume a property of the loss instead. Under that assumption
+`shortfall` says how far the best found can be from the grid's best.
 """
 
 from __future__ import annotations

@@ -140,7 +140,7 @@ def _student(
 def _trained_student(
     candidate: dict[str, Any], name: str, elastic: ElasticConfig, how: FinishConfig
 ) -> StudentConfig:
-    """Return the student of a candidate that had a training: it has its recipe, in a longer one."""
+    """Return the student of a trained candidate: the same recipe, trained for longer."""
     recipe = tuple((key, value) for key, value in candidate["recipe"])
     plain = _student(candidate, name, elastic, how)
     assert plain.train is not None, "members are trained"

@@ -198,7 +198,7 @@ class DistillConfig(_Frozen):
 
     @model_serializer(mode="wrap")
     def _without_idle_losses(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Say nothing of losses that nobody asked for: what was trained before them stays valid."""
+        """Leave out these losses if there are none, so that models trained by earlier versions stay valid."""
         found: dict[str, Any] = whole(self)
         if not self.intermediate:
             found.pop("intermediate", None)

@@ -1,4 +1,4 @@
-"""A run folder is of one task: another one's study would train over what it holds."""
+"""Binds a run folder to one task, so that a study of another task does not overwrite its work."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def check(folder: Path, task: TaskConfig | None) -> None:
 
 
 def _described(task: TaskConfig | None) -> str:
-    """Return what is told from what; a task's own name changes nothing that was trained."""
+    """Return the columns and labels in words; the task's name does not matter for what was trained."""
     if task is None:
         return "question answering"
     texts = f"{task.text}" if task.text_pair is None else f"{task.text} and {task.text_pair}"
