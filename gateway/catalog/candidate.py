@@ -20,8 +20,8 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from gateway.catalog import store
-from gateway.catalog.schema import Variant
-from gateway.catalog.store import Catalog
+from gateway.catalog.schema import QA, Variant
+from gateway.catalog.store import Catalog, Look
 from gateway.errors import RepositoryError
 
 CANDIDATE = "catalog.candidate.json"
@@ -121,6 +121,19 @@ def same_models(one: Catalog, other: Catalog) -> bool:
     return replace(one, origin=other.origin, looks=other.looks, tasks=tasks) == other
 
 
+def check_classifications(found: Catalog, current: Catalog) -> None:
+    """Refuse a candidate that would change a classification: only answers to questions are compared.
+
+    Raises: RepositoryError.
+    """
+    for task in sorted({*found.task_names, *current.task_names} - {QA}):
+        if not same_models(found.only(task), current.only(task)):
+            raise RepositoryError(
+                f"the candidate changes the classification {task}, and only answers to questions are compared;"
+                " publish the classification without a trial, then the candidate again"
+            )
+
+
 def write(repository: Path, catalog: Catalog, terms: Terms) -> None:
     """Make a catalog the candidate by one rename; one that is there is replaced.
 
@@ -137,8 +150,13 @@ def promote(repository: Path, sha256: str | None = None) -> Catalog:
     `sha256`: only this candidate. Raises: RepositoryError.
     """
     with _held(repository, sha256) as candidate:
-        if _current(repository) != candidate.catalog:  # else an earlier call was ended half-way
+        current = _current(repository)
+        if current is None:
             store.write(repository, candidate.catalog)
+        elif not same_models(candidate.catalog, current):  # else an earlier call was ended half-way
+            check_classifications(candidate.catalog, current)
+            looks = _all_looks(candidate.catalog, current)
+            store.write(repository, replace(candidate.catalog, looks=looks))
         for variant in candidate.catalog.variants:
             _show_card(repository / variant.name)
         (repository / CANDIDATE).unlink(missing_ok=True)
@@ -179,6 +197,13 @@ def variants_of(repository: Path) -> tuple[Variant, ...]:
         return read(repository).catalog.variants
     except RepositoryError:
         return ()
+
+
+def _all_looks(found: Catalog, current: Catalog) -> tuple[Look, ...]:
+    """Return the looks at the data of both catalogs: what was spent since the candidate was made counts."""
+    known = {(look.data, look.claims) for look in found.looks}
+    since = (look for look in current.looks if (look.data, look.claims) not in known)
+    return (*found.looks, *since)
 
 
 def _document(raw: bytes, path: Path) -> dict[str, Any]:

@@ -234,6 +234,10 @@ class PlanRequestBody(Sent):
             if self.question is not None or self.context is not None:
                 raise InvalidField("text: sent with a question; send one of the two")
             return Texts(self.text, self.text_pair, task=self.task or "")
+        if self.text_pair is not None:
+            raise InvalidField("text: missing; text_pair is the second of two texts to classify")
+        if self.task is not None and (self.question is not None or self.context is not None):
+            raise InvalidField("task: sent with a question; it names a classification")
         if self.question is None and self.context is None:
             return None
         if self.question is None or self.context is None:

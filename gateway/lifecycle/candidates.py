@@ -339,9 +339,4 @@ def _check_tasks(found: Catalog, current: Catalog) -> None:
             "a candidate is tried on questions, and one of the two catalogs has no question-answering model;"
             " publish it without a trial"
         )
-    for task in sorted({*found.task_names, *current.task_names} - {QA}):
-        if not disk.same_models(found.only(task), current.only(task)):
-            raise RepositoryError(
-                f"the candidate changes the classification {task}, and only answers to questions are compared;"
-                " publish the classification without a trial, then the candidate"
-            )
+    disk.check_classifications(found, current)

@@ -104,9 +104,8 @@ async def measure_again(
     look = await _Look.here(serving.catalog, serving.encoder, backend, serving, kept)
     found = {name: _Found(t, _measured_in(serving, name)) for name, t in serving.trust.items()}
     for name in serving.under_load & found.keys():
-        measured = await look.measure(serving.catalog.variant(name))
-        fastest = profile.fastest_of(found[name].measured.profile, measured.profile)
-        found[name] = replace(found[name], measured=replace(measured, profile=fastest))
+        again = await look.measure_again(name, found[name].measured)
+        found[name] = replace(found[name], measured=again)
     measured_anew = _build(serving.catalog, serving.encoder, found, serving.problems, look)
     return replace(measured_anew, breakers=serving.breakers)
 
@@ -141,8 +140,7 @@ def _build(
     disturbed = {name for name, each in found.items() if not each.measured.undisturbed}
     cores, instances = capacity(catalog, look.backend)
     before = look.previous.latency if look.previous is not None else None
-    under_load = profile.doubtful(catalog.variants, profiles) | disturbed
-    look.keep(profiles.keys() - under_load, profiles)
+    look.keep(profiles.keys() - disturbed, profiles)
     return ServingSet(
         catalog=catalog,
         encoder=encoder,
@@ -150,7 +148,7 @@ def _build(
         profiles=profiles,
         latency=LatencyModel(profiles, cores, instances, before),
         problems=problems,
-        under_load=under_load,
+        under_load=frozenset(disturbed),
     )
 
 
@@ -187,6 +185,10 @@ class _Look:
             except (BackendError, DeadlineExceeded) as exc:
                 log.error("%s: not served: %s", variant.name, exc)
                 problems[variant.name] = str(exc)
+        profiles = {name: each.measured.profile for name, each in found.items()}
+        for name in profile.doubtful(self.catalog.variants, profiles):
+            doubted = replace(found[name].measured, undisturbed=False)
+            found[name] = replace(found[name], measured=doubted)
         return found, problems
 
     async def _at_one(self, variant: Variant) -> _Found:
@@ -204,10 +206,25 @@ class _Look:
 
     async def measure(self, variant: Variant) -> Measured:
         sample = golden_windows(variant, self.catalog, self.encoder)[0]
-        known = self.kept.of_model(variant, self.here_is) or variant.profile
-        return await profile.profile(
-            replace(variant, profile=known), sample, self.backend, self.here_is, self._busy
-        )
+        known = replace(variant, profile=self._known(variant))
+        return await profile.profile(known, sample, self.backend, self.here_is, self._busy)
+
+    async def measure_again(self, name: str, before: Measured) -> Measured:
+        """Return what counts of a disturbed profile and another look at the variant.
+
+        An undisturbed look counts alone, however slow the variant is; of two disturbed ones the faster cells do.
+        """
+        variant = self.catalog.variant(name)
+        again = await self.measure(variant)
+        if again.undisturbed:
+            return again
+        if again.profile == self._known(variant):  # believed, because it could not be measured
+            return before
+        return replace(again, profile=profile.fastest_of(before.profile, again.profile))
+
+    def _known(self, variant: Variant) -> Profile:
+        """Return the profile of this host from an earlier start, else the catalog's."""
+        return self.kept.of_model(variant, self.here_is) or variant.profile
 
     def keep(self, names: Iterable[str], profiles: Mapping[str, Profile]) -> None:
         """Keep what was measured here for the next start; the catalog has the rest."""

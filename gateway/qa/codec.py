@@ -8,6 +8,7 @@ Legend: W windows of one question, S tokens of a window, K candidate spans.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,6 +33,8 @@ N_BEST = 20
 MOST_LOOKED_AT = 64 * N_BEST  # pairs of tokens, in the search for so many distinct places
 NOWHERE = np.float32(-1e9)
 SCORE_CLIP = 20.0
+PREFIX_CHARS = 8  # of a text to classify, tokenized first for each token of a window
+WHITE_SPACE = re.compile(r"\s")
 
 
 class SpanEncoder:
@@ -116,7 +119,13 @@ class SpanEncoder:
     def _text_ids(self, name: str, text: str) -> list[int]:
         """Return the tokens of a text to classify. Raises: EmptyText, MalformedText."""
         _check_text(name, text)
-        tokens = self._words.tokens_of(text)
+        n_chars = PREFIX_CHARS * self._max_tokens
+        while True:
+            prefix = _whole_words(text, n_chars)
+            tokens = self._words.tokens_of(prefix)
+            if len(prefix) == len(text) or len(tokens.ids) > self._max_tokens:
+                break  # more tokens than a window has: the rest is cut, whatever it is
+            n_chars *= 2
         if tokens.begins == tokens.ends:
             raise EmptyText(name)
         return tokens.ids
@@ -128,6 +137,12 @@ class SpanEncoder:
         if (tokens.begins == tokens.ends).all():
             raise EmptyText(name)
         return tokens
+
+
+def _whole_words(text: str, n_chars: int) -> str:
+    """Return the text up to the first white space from `n_chars` on."""
+    space = WHITE_SPACE.search(text, n_chars)
+    return text if space is None else text[: space.start()]
 
 
 def _tokenize_context(words: WordMemory, text: str) -> ContextTokens:

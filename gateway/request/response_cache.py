@@ -82,8 +82,8 @@ class ResponseCache:
         self._kept: TTLCache[bytes, _Kept] | None = None
         if settings.cache_bytes:
             self._kept = TTLCache(settings.cache_bytes, settings.cache_ttl_ms, clock, _size_bytes)
-        # Hashes of catalogs: of the current one and, while one is tried, of a candidate.
-        self._hashes: deque[tuple[Catalog, bytes]] = deque(maxlen=2)
+        # Hashes of catalogs: of the part of each task and, while one is tried, of a candidate.
+        self._hashes: deque[tuple[Catalog, bytes]] = deque(maxlen=16)
 
     async def answer(
         self,

@@ -285,14 +285,15 @@ class AdmissionControl:
         The delay ends when a retry makes sense and REFUSAL_GAP_MS after the refusal before, at the latest shortly
         before the deadline. `strict` requests and refusals above MAX_HELD are not delayed.
         """
+        if slo.policy is SloPolicy.STRICT or self._n_held >= MAX_HELD:
+            return
         now_ms = self._clock()
         paced_ms = max(error.retry_after_ms, self._next_refusal_ms - now_ms)
         held_ms = min(paced_ms, HELD * (slo.timeout_ms - spent_ms))
-        self._next_refusal_ms = (
-            max(now_ms, min(self._next_refusal_ms, now_ms + held_ms)) + REFUSAL_GAP_MS
-        )
-        if slo.policy is SloPolicy.STRICT or self._n_held >= MAX_HELD or held_ms <= 0:
+        if held_ms <= 0:
             return
+        turn_ms = max(now_ms, min(self._next_refusal_ms, now_ms + held_ms))
+        self._next_refusal_ms = turn_ms + REFUSAL_GAP_MS
         self._n_held += 1
         try:
             await asyncio.sleep(held_ms / 1e3)

@@ -17,6 +17,7 @@ from optimizer.data import class_scores, evaluate, labelled_texts
 from optimizer.data.class_scores import ClassScores
 from optimizer.data.labelled_texts import LabelledText
 from optimizer.data.question_sets import DataError
+from optimizer.evaluation import remote
 from optimizer.publish import tasks
 from optimizer.study.config import ConfigError, TaskConfig
 
@@ -44,10 +45,9 @@ def run(args: argparse.Namespace, ask_gateway: AskGateway) -> dict[str, Any]:
     except ValidationError as exc:
         raise ConfigError(f"--task {args.task}: {exc.errors()[0]['msg']}") from exc
     if args.url:
-        rows = labelled_texts.load(Path(args.data), task)[: args.limit]
-        labels = {args.url: ask_gateway(args, rows)}
-        known = tuple(sorted({*labels[args.url], *(label for r in rows[:1] for label in r.labels)}))
+        known = remote.labels_of(args.url, args.task, {})
         rows = labelled_texts.load(Path(args.data), task, known)[: args.limit]
+        labels = {args.url: ask_gateway(args, rows)}
     else:
         rows, labels = _ask_variants(args, task)
     if not rows:

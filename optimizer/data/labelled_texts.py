@@ -19,7 +19,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gateway.backends.embedded import run_labels
 from gateway.catalog.schema import Decoding
 from gateway.domain import Answer, LabelLogits, Logits, Texts, Windows
 from gateway.qa import labels as codec
@@ -80,6 +79,8 @@ class LabelledText:
         return Feature(ids.astype(np.int32), types.astype(np.int8), (), self.label)
 
     def ask(self, session: Any, windows: Windows) -> LabelLogits:
+        from gateway.backends.embedded import run_labels  # going back needs no engine
+
         return run_labels(session, windows)
 
     def read(self, windows: Windows, logits: Logits | LabelLogits) -> LabelReading:
@@ -171,7 +172,8 @@ def _label(path: Path, task: TaskConfig, where: str, row: Row, labels: Sequence[
         )
     text = str(value)
     is_number = isinstance(value, int) and not isinstance(value, bool)
-    if is_number and text not in labels and 0 <= value < len(labels):
+    counts = is_number and not any(map(str.isdecimal, labels))  # else numbers are the labels
+    if counts and 0 <= value < len(labels):
         return labels[value]
     return text
 
@@ -230,7 +232,12 @@ def _lacks(task: TaskConfig, row: Row) -> str | None:
 
 
 def _check_columns(path: Path, task: TaskConfig, there: Sequence[Any]) -> None:
-    """Raises: DataError that names the columns that a file lacks, and those it has."""
+    """Raises: DataError that names the columns that a file lacks, and those it has; or one that it has twice."""
+    for column in task.columns:
+        if list(there).count(column) > 1:
+            raise DataError(
+                f"{path}: more than one column {column!r}: which one is meant? Rename the others"
+            )
     missing = [column for column in task.columns if column not in there]
     if not missing:
         return

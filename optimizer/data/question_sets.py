@@ -23,7 +23,6 @@ from typing import Any, BinaryIO, ClassVar, TypeVar, cast
 
 import numpy as np
 
-from gateway.backends.embedded import run
 from gateway.catalog.schema import ANSWERABLE, UNANSWERABLE, Decoding
 from gateway.domain import Answer, LabelLogits, Logits, Question, Windows
 from gateway.errors import BertierError
@@ -121,6 +120,8 @@ class Example:
         return _feature(self, self.windows(encoder), rng)
 
     def ask(self, session: Any, windows: Windows) -> Logits:
+        from gateway.backends.embedded import run  # going back needs no engine
+
         return run(session, windows)
 
     def read(self, windows: Windows, logits: Logits | LabelLogits) -> Reading:

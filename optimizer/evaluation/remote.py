@@ -21,6 +21,23 @@ class GatewayError(BertierError):
     """The gateway gave no answer; the message says what it said instead."""
 
 
+def labels_of(url: str, task: str, headers: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the labels of a task in the order of its models' outputs. Raises: GatewayError."""
+    try:
+        response = httpx2.get(
+            f"{url.rstrip('/')}/v1/variants", headers=dict(headers), timeout=TIMEOUT_S
+        )
+        there = {t["name"]: tuple(t["labels"]) for t in response.json().get("tasks", ())}
+    except (httpx2.HTTPError, ValueError) as exc:
+        raise GatewayError(
+            f"{url}: {type(exc).__name__}: is a gateway running there? ('make run')"
+        ) from exc
+    if task not in there:
+        served = ", ".join(there) or "no classification"
+        raise GatewayError(f"{url}: does not serve {task}, but {served}; name another --task")
+    return there[task]
+
+
 async def ask_all(
     url: str,
     examples: Sequence[Asked],

@@ -107,6 +107,11 @@ def _point_of(trial: FrozenTrial) -> Point:
     return _POINT.validate_python(trial.user_attrs[POINT])
 
 
+def _is_given_up(trial: FrozenTrial) -> bool:
+    """Return whether as many workers died of a failed trial as may."""
+    return bool(trial.user_attrs.get("tries", 0) >= MAX_TRIES - 1)
+
+
 def _begun(trial: Trial | FrozenTrial) -> Point | None:
     """Return what was known of a trial's candidate before it; None: nothing."""
     seen = trial.user_attrs.get(BEGUN)
@@ -160,8 +165,9 @@ class Search:
         grid = self._grid
         errors = {p.candidate: 1 - p.best_f1 for p in self.points() if p.best_f1 is not None}
         asked = {p.candidate for p in self.points()}
-        running = self._trials(TrialState.RUNNING, TrialState.WAITING)
-        found = grid.following(errors, asked | {c for t in running if (c := self._of(t))})
+        others = self._trials(TrialState.RUNNING, TrialState.WAITING)
+        others += [t for t in self._trials(TrialState.FAIL) if _is_given_up(t)]
+        found = grid.following(errors, asked | {c for t in others if (c := self._of(t))})
         if found is not None and errors:
             short = 100 * grid.shortfall(errors)
             log.info(

@@ -269,6 +269,15 @@ async def test_promotion_by_hand_is_followed(house: House) -> None:
     assert not (await state(house)).tried
 
 
+async def test_a_promotion_does_not_undo_a_classification(house: House) -> None:
+    """A candidate has the whole catalog of when it was made; what was published since would be gone."""
+    await look(house, Terms(share=0.5))
+    store.write(house.repository, with_topic(small_and_large()))
+    with pytest.raises(RepositoryError, match="changes the classification topic"):
+        disk.promote(house.repository)
+    assert store.read(house.repository).task_names == ("qa", "topic")
+
+
 async def test_a_promotion_that_was_ended_half_way_goes_on(house: House) -> None:
     """Killed after the switch: the previous catalog is still the one before, not the new one."""
     await look(house, Terms(share=0.5))

@@ -519,6 +519,26 @@ async def test_the_next_start_only_probes_what_was_measured_here(tmp_path: Path)
     assert p50_ms == [40.0, 40.0, 90.0, 90.0]
 
 
+async def test_a_variant_that_is_slow_here_is_believed_the_second_time(tmp_path: Path) -> None:
+    """One that the others do not explain is measured once more; then it counts, however slow it is."""
+
+    class Slow(FakeBackend):
+        async def infer(self, variant: Variant, windows: Windows, budget_ms: float) -> Inference:
+            ms = 400.0 if variant.name == "slow" else variant.profile.cells[0].p50_ms
+            return replace(await super().infer(variant, windows, budget_ms), infer_ms=ms)
+
+    house = House(tmp_path, Slow())
+    names = ("a", "b", "slow")
+    house.publish(make_catalog([make_variant(name, 10) for name in names], [0.5, 0.6, 0.7]))
+    await house.watcher.check()
+    assert house.service.serving is not None
+    assert house.service.serving.under_load == {"slow"}
+    house.now_ms += 60_000
+    await house.watcher.check()
+    assert not house.service.serving.under_load
+    assert house.service.serving.profiles["slow"].cell(64).p50_ms == 400.0
+
+
 async def test_latency_measured_beside_requests_is_marked_and_measured_again(house: House) -> None:
     """A queue that is measured for a model would move traffic away from it for ever."""
     house.publish(make_catalog([make_variant("small", 5)], [0.5]))

@@ -64,6 +64,17 @@ def test_a_window_is_never_longer_than_it_may_be(first: int, second: int, longes
     assert window.input_ids[0, window.n_tokens - 1] == SEP
 
 
+def test_of_a_long_text_only_a_prefix_is_tokenized() -> None:
+    """The rest is cut, and would hold up the event loop for a third of a second."""
+    long = " ".join(f"river{n}" for n in range(20_000))
+    short = " ".join(f"river{n}" for n in range(MAX_TOKENS))
+    known = encoder()
+    whole, cut = known.encode_texts(Texts(short)), known.encode_texts(Texts(long))
+    assert np.array_equal(whole.input_ids, cut.input_ids)
+    words_seen, _ = known.cached_chars
+    assert words_seen < 10 * MAX_TOKENS * 8
+
+
 RESIZED: dict[int, SpanEncoder] = {n: encoder().resized(n) for n in (32, 96, MAX_TOKENS)}
 
 

@@ -74,6 +74,7 @@ def test_columns_without_names_are_counted(tmp_path: Path) -> None:
     ("name", "text", "said"),
     [
         ("a.tsv", "text\tlabel\nx\t0\n", "no column 'sentence'; it has text, label"),
+        ("a.tsv", "sentence\tlabel\tsentence\nx\t0\ty\n", "more than one column 'sentence'"),
         ("a.tsv", "sentence\nx\n", r"no column 'label'.*test files have no labels"),
         ("a.tsv", "", "empty; its first line names the columns"),
         ("a.tsv", "sentence\tlabel\n", "holds no row"),
@@ -103,6 +104,14 @@ def test_an_unknown_label_is_an_error(tmp_path: Path) -> None:
     path = written(tmp_path, "a.tsv", SINGLE)
     with pytest.raises(DataError, match=r"line 2: unknown label '1'; the task mood has 0, 2"):
         labelled_texts.load(path, MOOD, ("0", "2"))
+
+
+def test_numbers_are_no_positions_where_labels_are_numbers(tmp_path: Path) -> None:
+    """A star too few would be trained as one star."""
+    path = written(tmp_path, "a.jsonl", '{"sentence": "x", "label": 0}\n')
+    with pytest.raises(DataError, match="unknown label '0'"):
+        labelled_texts.load(path, MOOD, ("1", "2"))
+    assert labelled_texts.load(path, MOOD, ("bad", "good"))[0].label == 0
 
 
 def test_one_label_is_nothing_to_tell_apart(tmp_path: Path) -> None:
