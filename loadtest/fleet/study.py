@@ -160,7 +160,7 @@ class Study:
         return [*self._days(), *self._choices(), *self._ages(), *self._zones(), *self._rollouts()]
 
     def play(self, say: Callable[[str], None], workers: int = 1) -> None:
-        """Simulate everything in `workers` processes; `say` is told of the progress."""
+        """Simulate everything in `workers` processes; `say` reports the progress."""
         runs = self.runs()
         total, done = sum(r.n_expected for r in runs), 0.0
         say(f"{len(runs)} runs of {total:,.0f} requests in all")

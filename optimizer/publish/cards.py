@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from gateway.catalog.schema import Certificate, Check, Plan, Quality, Shape, Variant
 from gateway.catalog.store import Origin, Task
@@ -110,58 +111,51 @@ def card(variant: Variant, plan: Plan, origin: Origin, task: Task | None = None)
     if task is not None:
         return _class_card(variant, certificate, origin, task)
     return CARD.format(
-        name=variant.name,
-        layers=variant.shape.layers,
-        hidden=variant.shape.hidden,
-        ffn=variant.shape.ffn,
-        parameters=variant.parameters / 1e6,
-        precision=variant.precision,
-        words=_words(variant.shape),
+        **_shared(variant, certificate, origin),
         tokens=_tokens(variant.shape),
-        served=BATCHED if variant.batch_invariant else ALONE,
-        size=variant.size_bytes / 1e6,
-        recipe=variant.recipe,
         quality="\n".join(ROW.format(q=q, parts=_parts(q)) for q in variant.quality),
-        floor=certificate.floor,
-        data=certificate.data,
-        confidence=1 - certificate.delta,
         n_contexts=certificate.n_contexts,
-        n_questions=certificate.n_questions,
         unit=UNIT.format(n_clusters=certificate.n_clusters) if certificate.n_clusters else OLD_UNIT,
         constant=_constant(certificate),
-        bounds=_bounds(certificate),
         scopes=_scopes(certificate),
         strata=_strata(certificate),
-        sources=", ".join(f"`{source}`" for source in _trained_on(variant, origin)),
     )
 
 
 def _class_card(variant: Variant, certificate: Certificate, origin: Origin, task: Task) -> str:
     return CLASS_CARD.format(
-        name=variant.name,
+        **_shared(variant, certificate, origin),
         task=task.name,
         what="a pair of texts" if task.pair else "a text",
         labels=", ".join(f"`{label}`" for label in task.labels),
-        layers=variant.shape.layers,
-        hidden=variant.shape.hidden,
-        ffn=variant.shape.ffn,
-        parameters=variant.parameters / 1e6,
-        precision=variant.precision,
-        words=_words(variant.shape),
-        served=BATCHED if variant.batch_invariant else ALONE,
-        size=variant.size_bytes / 1e6,
-        recipe=variant.recipe,
         quality="\n".join(CLASS_ROW.format(q=q, others=_others(q)) for q in variant.quality),
-        floor=certificate.floor,
-        data=certificate.data,
-        confidence=1 - certificate.delta,
         n_clusters=certificate.n_clusters,
-        n_questions=certificate.n_questions,
         constant=certificate.constant_f1 or 0.0,
-        bounds=_bounds(certificate),
         strata=_strata(certificate, CLASS_STRATA),
-        sources=", ".join(f"`{source}`" for source in _trained_on(variant, origin)),
     )
+
+
+def _shared(variant: Variant, certificate: Certificate, origin: Origin) -> dict[str, Any]:
+    """Return what the cards of both kinds of model say."""
+    shape = variant.shape
+    return {
+        "name": variant.name,
+        "layers": shape.layers,
+        "hidden": shape.hidden,
+        "ffn": shape.ffn,
+        "parameters": variant.parameters / 1e6,
+        "precision": variant.precision,
+        "words": _words(shape),
+        "served": BATCHED if variant.batch_invariant else ALONE,
+        "size": variant.size_bytes / 1e6,
+        "recipe": variant.recipe,
+        "floor": certificate.floor,
+        "data": certificate.data,
+        "confidence": 1 - certificate.delta,
+        "n_questions": certificate.n_questions,
+        "bounds": _bounds(certificate),
+        "sources": ", ".join(f"`{source}`" for source in _trained_on(variant, origin)),
+    }
 
 
 def _others(quality: Quality) -> str:

@@ -79,7 +79,7 @@ RESIZED: dict[int, SpanEncoder] = {n: encoder().resized(n) for n in (32, 96, MAX
 
 
 def test_a_text_that_cannot_be_read_is_named() -> None:
-    """The caller is told which of the two texts to change."""
+    """The error names the text to change."""
     with pytest.raises(EmptyText, match="text_pair"):
         encoder().encode_texts(Texts("a", " \u200b"))
     with pytest.raises(MalformedText, match="text: not valid Unicode"):

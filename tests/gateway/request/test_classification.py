@@ -191,7 +191,7 @@ async def test_what_cannot_be_classified_is_refused(
     error: type[BertierError],
     message: str,
 ) -> None:
-    """The caller is told what to change, before any model is asked."""
+    """The error says what to change, before any model is asked."""
     service = make_service(backend := FakeBackend(), catalog)
     with pytest.raises(error) as refused:
         await service.answer(texts, request_, 0.0)

@@ -24,7 +24,7 @@ def example(question: str, answer: str, title: str = "Bridges") -> Example:
 
 
 def test_a_question_gives_its_sentence_and_the_likest_other() -> None:
-    """A sentence that shares no word would be told apart without reading."""
+    """A sentence that shares no word could be classified without reading it."""
     made = qnli.made_of([example("Who built the bridge?", "Ada"), example("Who left?", "")])
     (holding, other) = made.pairs
     assert (holding.sentence, holding.label) == ("Ada built the bridge in 1931.", "entailment")

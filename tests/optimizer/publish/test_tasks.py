@@ -24,7 +24,7 @@ EVERYTHING = with_entails(with_topic(small_and_large()))
 
 
 def test_a_task_is_replaced_beside_the_others() -> None:
-    """Its former variants go; whoever asks questions or for other labels notices nothing."""
+    """Its former variants are removed; other tasks stay as they were."""
     alone = replace(small_and_large(), variants=(), plans=(), golden_inputs=())
     part = with_task(alone, TOPIC, [make_classifier("topic-tiny", 1, TOPIC)], [0.7])
     found = tasks.beside(part, EVERYTHING)
