@@ -35,6 +35,8 @@ def save(name: str, folder: Path) -> None:
 def fast(name: str) -> Tokenizer:
     """Return the fast tokenizer of a checkpoint. Raises: ModelError."""
     source = resolve(name)
+    if readback.model_of(source):
+        return Tokenizer.from_file(str(readback.tokenizer_of(source)))
     return _read(source) or _make(name, source)
 
 

@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
 from gateway.qa.codec import SpanEncoder
@@ -51,6 +52,13 @@ def rewrite(path: Path, change: Callable[[dict[str, Array]], Mapping[str, Array]
     del file.graph.initializer[:]
     file.graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in found.items())
     onnx.save(file, path)
+
+
+def test_students_can_be_cut_from_it(tiny: PreTrainedModel, variant: Path) -> None:
+    """As `base` or `weights` its vocabulary is compared: its tokenizer lies in the repository."""
+    publish(tiny, variant, bits=8)
+    known = Tokenizer.from_file(str(TOKENIZER)).get_vocab()
+    assert tokenizer.fast(str(variant)).get_vocab() == known
 
 
 @pytest.mark.parametrize("bits", [4, 8])
