@@ -34,6 +34,7 @@ from optimizer.training.processes import ProcessLost
 
 log = logging.getLogger(__name__)
 
+FLOAT32 = "BERTIER_FLOAT32"  # environment variable: no bfloat16, whatever the chip has
 CHECKPOINT_EVERY_S = 240.0
 LOG_EVERY_S = 20.0
 CURVE_POINTS = 200  # of losses.json
@@ -295,6 +296,8 @@ def autocast() -> torch.autocast:
 
 def _has_bf16() -> bool:
     """Emulated bfloat16 is three times slower than float32: use it only where the chip has it."""
+    if os.environ.get(FLOAT32):
+        return False
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported())
     return _cpu_flag("avx512_bf16")

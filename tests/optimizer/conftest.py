@@ -11,10 +11,17 @@ import torch
 from tokenizers import Tokenizer
 from transformers import BertConfig, BertForQuestionAnswering, PreTrainedTokenizerFast
 
+from optimizer.training.loop import FLOAT32
 from tests.fakes import TOKENIZER
 
 COLOURS = ("red", "green", "blue", "black", "white", "yellow", "grey", "brown")
 ANIMALS = ("cat", "dog", "horse", "bird", "fish", "mouse")
+
+
+@pytest.fixture
+def float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have models run in float32, in the processes that the test starts, too: bfloat16 has three digits."""
+    monkeypatch.setenv(FLOAT32, "1")
 
 
 @pytest.fixture(scope="session")

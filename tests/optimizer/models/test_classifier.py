@@ -101,6 +101,7 @@ def test_a_slice_says_the_same_alone(model: PreTrainedModel) -> None:
     assert torch.allclose(inside, alone, atol=1e-4)
 
 
+@pytest.mark.usefixtures("float32")
 @torch.no_grad()
 def test_a_teacher_s_logits_are_imitated(model: PreTrainedModel, tmp_path: Path) -> None:
     """Whoever says the same has no loss but that of the labels."""

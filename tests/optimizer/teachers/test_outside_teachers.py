@@ -78,6 +78,7 @@ def answer(reading: codec.Reading) -> str:
     return "" if not reading.spans or reading.difference > 0 else reading.spans[0].text
 
 
+@pytest.mark.usefixtures("float32")
 @pytest.mark.timeout(900)  # a minute where nothing else runs
 def test_mapped_answers_are_the_teachers_own(tmp_path: Path) -> None:
     """At least 99 of 100, for a trained teacher and a student that tokenizes otherwise.

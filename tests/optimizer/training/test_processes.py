@@ -42,6 +42,7 @@ def assert_learned_the_same(one: Path, other: Path) -> None:
             assert torch.allclose(weight.float(), second[name].float(), atol=1e-4), name
 
 
+@pytest.mark.usefixtures("float32")
 def test_parts_of_a_batch_teach_what_the_batch_does(tiny_backbone: Path, tmp_path: Path) -> None:
     """Fewer rows in memory at once change nothing but the time."""
     whole = train("teacher", str(tiny_backbone), tmp_path / "whole")
@@ -59,6 +60,7 @@ def test_every_row_of_a_batch_is_in_one_part(n_rows: int, size: int, at_once: in
     assert all(len(part) <= (at_once or n_rows) for p in parts for part in p)
 
 
+@pytest.mark.usefixtures("float32")
 @pytest.mark.timeout(900)  # s: six processes that import PyTorch
 def test_two_processes_learn_what_one_does(tiny_backbone: Path, tmp_path: Path) -> None:
     """With dropped tokens, hidden states, sampled shapes, and one row for two; also after a kill."""
