@@ -209,7 +209,8 @@ def question_study_of(args: argparse.Namespace) -> Any:  # a Study
 
 
 def _run(args: argparse.Namespace) -> dict[str, Any]:
-    rollouts.terms_of(args)  # a mistake in them should not show after hours
+    terms = rollouts.terms_of(args)  # a mistake in them should not show after hours
+    rollouts.check_task(terms, configs.read(args.study))
     if not one_call.is_wanted(args):
         return _run_stages(args, lambda _: nullcontext())
     call = one_call.prepared(args)
@@ -435,6 +436,7 @@ def _publish(args: argparse.Namespace) -> dict[str, Any]:
 
     terms = rollouts.terms_of(args)
     study = study_of(args)
+    rollouts.check_task(terms, study.config)
     how = study.config.publish
     catalog = publication.publish(
         study,

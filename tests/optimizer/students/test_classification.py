@@ -284,6 +284,17 @@ def test_own_texts_of_another_task_are_refused(
     assert said in " ".join(capsys.readouterr().err.split())
 
 
+def test_a_candidate_of_a_classification_is_refused_before_training(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Gateways compare answers to questions; hours later the message would come too late."""
+    for command in ("run", "publish"):
+        assert main.main([command, *arguments(folder), "--candidate", "0.1"]) == 1
+        said = " ".join(capsys.readouterr().err.split())
+        assert "the study classifies ([task] mood)" in said
+        assert "publish it without --candidate" in said
+
+
 def test_questions_are_not_trained_over_a_classification(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
