@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,12 +36,12 @@ TEXTS = (
     ("The single arch of the bridge", "142 metres"),
 )
 BF16 = 0.05  # where the chip computes in bfloat16
-FEATURES_OF = question_sets.features
 
 
 def labelled(n: int = 3, labels: tuple[str, ...] = LABELS) -> list[LabelledText]:
     return [
-        LabelledText(str(i), *TEXTS[i % 3], label=i % len(labels), labels=labels) for i in range(n)
+        LabelledText(str(i), text, pair, i % len(labels), labels)
+        for i, (text, pair) in zip(range(n), cycle(TEXTS), strict=False)
     ]
 
 
@@ -49,7 +50,7 @@ def asked(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Return the targets of the texts' rows, (R, L), and what was found of each teacher."""
     encoder = SpanEncoder.from_file(TOKENIZER)
-    rows = FEATURES_OF(examples, encoder, seed=1)
+    rows = question_sets.features(examples, encoder, seed=1)
     teachers = ClassifierTeachers(names, None, folder, examples[0].labels)
     targets, found = teachers.answers(examples, rows, encoder)
     batch = loop.batch_of(rows, range(len(rows)))
