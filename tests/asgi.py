@@ -43,7 +43,7 @@ async def post(service: AnswerService, path: str = "/v1/answer", **request: Any)
 
 def outcome(service: AnswerService, slo_class: str, name: str) -> float:
     """Return how many requests were counted with this outcome."""
-    labels = {"frontend": "http", "slo_class": slo_class, "outcome": name}
+    labels = {"frontend": "http", "slo_class": slo_class, "task": "qa", "outcome": name}
     return service.metrics.registry.get_sample_value("bertier_requests_total", labels) or 0.0
 
 

@@ -207,6 +207,24 @@ def _traffic() -> Parts:
             span=12,
             runbook=LATENCY,
         ),
+        stacked(
+            "Traffic by task",
+            "Requests per second by task: qa, or a classification; unknown: failed before it was known.",
+            "reqps",
+            Query(f"sum by (task) (rate({REQUESTS}[$__rate_interval]))", "{{task}}"),
+            span=12,
+        ),
+        lines(
+            "P95 latency by task",
+            "95 % of the requests of the task took less, failures included.",
+            "s",
+            Query(
+                f"histogram_quantile(0.95, sum by (task, le) (rate({DURATION}[$__rate_interval])))",
+                "{{task}}",
+            ),
+            span=12,
+            runbook=LATENCY,
+        ),
     )
 
 

@@ -40,6 +40,7 @@ VALUES = {
     "slo_class": "",
     "stage": _words(*STAGES),
     "state": _words("open", "closed"),
+    "task": "`qa`, the name of a classification, or `unknown` (failed before it was known)",
     "trust": _words(*(each for each in Trust if each is not Trust.BROKEN))
     + ", `none` (not served)",
     "variant": "",

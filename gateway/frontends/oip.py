@@ -16,7 +16,13 @@ from gateway import slo
 from gateway.catalog.schema import QA
 from gateway.catalog.store import Task
 from gateway.domain import Asked, Classified, Question, Served, SloRequest, Texts
-from gateway.errors import BertierError, InvalidField, InvalidHeader, TooManyItems
+from gateway.errors import (
+    BackendUnavailable,
+    BertierError,
+    InvalidField,
+    InvalidHeader,
+    TooManyItems,
+)
 from gateway.frontends import slo_headers
 from gateway.frontends.oip_tensors import Tensor
 from gateway.request.service import AnswerService
@@ -153,8 +159,10 @@ def shape_of(output: Output) -> list[int]:
 
 
 def find_model(service: AnswerService, name: str, model_version: str = "") -> Model:
-    """Return a model that is served. Raises: UnknownModel."""
+    """Return a model that is served. Raises: UnknownModel; BackendUnavailable, while nothing is loaded."""
     models = models_of(service.serving)
+    if service.serving is None and name not in models:
+        raise BackendUnavailable("no catalog is loaded yet; see /readyz")
     if name not in models or model_version not in ("", MODEL_VERSION):
         raise UnknownModel(name, model_version, models)
     return models[name]

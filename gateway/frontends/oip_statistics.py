@@ -43,7 +43,7 @@ def model_config(model: Model) -> dict[str, Any]:
 def model_statistics(name: str, metrics: Metrics) -> dict[str, Any]:
     """Return the counts and times (ns) since the start, over all protocols and models.
 
-    The metrics do not tell the tasks apart. Each question of a batch counts on its own. `fail` has no time:
+    The times of stages do not tell the tasks apart. Each question of a batch counts on its own. `fail` has no time:
     failures are not timed separately.
     """
     answered, failed = _outcomes(metrics)

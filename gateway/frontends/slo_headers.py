@@ -138,19 +138,19 @@ def class_label(name: str | None, settings: Settings) -> str:
 
 @contextmanager
 def observed(
-    observer: Observer, frontend: str, slo_class: str, n: int = 1
+    observer: Observer, frontend: str, slo_class: str, task: str | None, n: int = 1
 ) -> Iterator[RequestRecord]:
     """Record the request of the block, and take its n questions off the caller's quota.
 
-    Raises: QuotaExceeded.
+    `task` None: the service notes it. Raises: QuotaExceeded.
     """
-    with observer.request(frontend, slo_class) as record:
+    with observer.request(frontend, slo_class, task) as record:
         access.take(n)
         yield record
 
 
 @contextmanager
-def refused_whole(observer: Observer, frontend: str, slo_class: str) -> Iterator[None]:
+def refused_whole(observer: Observer, frontend: str, slo_class: str, task: str) -> Iterator[None]:
     """Record a request of many questions that is refused as a whole.
 
     If it is not refused, each question is recorded on its own.
@@ -158,7 +158,7 @@ def refused_whole(observer: Observer, frontend: str, slo_class: str) -> Iterator
     try:
         yield
     except Exception as exc:
-        with observer.request(frontend, slo_class, unread=True):
+        with observer.request(frontend, slo_class, task, unread=True):
             raise exc  # noqa: TRY201 (to be seen by the block around it)
 
 

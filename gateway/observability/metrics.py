@@ -257,12 +257,18 @@ class Metrics:
             counter.inc()
 
     def note_request(
-        self, frontend: str, slo_class: str, outcome: str, took_s: float, trace_id: str = ""
+        self,
+        frontend: str,
+        slo_class: str,
+        task: str,
+        outcome: str,
+        took_s: float,
+        trace_id: str = "",
     ) -> None:
         """Count how a request ended; its trace becomes an exemplar of the duration."""
-        self._ended(frontend, slo_class, outcome).inc()
+        self._ended(frontend, slo_class, task, outcome).inc()
         exemplar = {"trace_id": trace_id} if trace_id else None
-        self._lasted(frontend, slo_class).observe(took_s, exemplar)
+        self._lasted(frontend, slo_class, task).observe(took_s, exemplar)
 
     def note_breaker(self, variant: str, state: str) -> None:
         """Count that a variant's breaker came to another state: `open` or `closed`."""

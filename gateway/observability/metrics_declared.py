@@ -46,12 +46,12 @@ _info = _gauge  # a gauge of value 1; the labels hold the information
 REQUESTS = _counter(
     "bertier_requests_total",
     "Requests that have ended.",
-    *("frontend", "slo_class", "outcome"),
+    *("frontend", "slo_class", "task", "outcome"),
 )
 DURATION = _histogram(
     "bertier_request_duration_seconds",
     "Time from the request read to the answer ready, failures included.",
-    *("frontend", "slo_class"),
+    *("frontend", "slo_class", "task"),
 )
 STAGE = _histogram(
     "bertier_stage_duration_seconds",

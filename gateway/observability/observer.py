@@ -40,6 +40,8 @@ from gateway.observability import logs, tracing
 from gateway.observability.decision_log import DecisionLog, Entry
 from gateway.observability.metrics import Metrics
 
+UNKNOWN_TASK = "unknown"  # metric label of a request that failed before its task was known
+
 access_log = logging.getLogger("gateway.request_log")  # documented: operators filter by it
 
 
@@ -51,6 +53,7 @@ class RequestRecord:
         float | None
     )  # when it was read: its duration counts from then; None: it is not read yet
     logged: list[dict[str, Any]] | None  # a line of the access log per answer; None: not sampled
+    task: str | None  # None: not known yet
 
     def read(self) -> None:
         """Note that the whole request was read."""
@@ -103,12 +106,15 @@ class Observer:
 
     @contextmanager
     def request(
-        self, frontend: str, slo_class: str, *, unread: bool = False
+        self, frontend: str, slo_class: str, task: str | None, *, unread: bool = False
     ) -> Iterator[RequestRecord]:
-        """Record how the request of the block ends; `unread`: the block reports when its body is read."""
+        """Record how the request of the block ends; `unread`: the block reports when its body is read.
+
+        `task`: one that is served, or `qa`; None: `of_task` says it, once it is known.
+        """
         began_s = time.perf_counter()
         sampled = self._logged_share > 0 and random.random() < self._logged_share
-        record = RequestRecord(None if unread else began_s, [] if sampled else None)
+        record = RequestRecord(None if unread else began_s, [] if sampled else None, task)
         _request.set(record)
         outcome, failed = "ok", False
         with tracing.request(frontend, logs.request_id.get()) as span:
@@ -124,7 +130,10 @@ class Observer:
                 raise
             finally:
                 trace_id = logs.trace_id.get()
-                self._metrics.note_request(frontend, slo_class, outcome, record.took_s(), trace_id)
+                self._metrics.note_request(
+                    *(frontend, slo_class, record.task or UNKNOWN_TASK, outcome),
+                    *(record.took_s(), trace_id),
+                )
                 if failed:
                     self._metrics.note_violated(slo_class)
                 if span is not None:
@@ -133,6 +142,12 @@ class Observer:
                     said = {"frontend": frontend, "class": slo_class, "outcome": outcome}
                     unanswered = {"total_ms": round((time.perf_counter() - began_s) * 1e3, 3)}
                     _log_access(said, record.logged or [unanswered])
+
+    def of_task(self, task: str | None) -> None:
+        """Note the task of the current request; None: it is still unknown."""
+        request = _request.get()
+        if request is not None and task is not None:
+            request.task = task
 
     def refused(self, slo: Slo, frontend: str, rule: str) -> None:
         """Record that admission control refused a request by this rule."""

@@ -178,6 +178,7 @@ class AnswerService:
             finally:
                 self.leave(admission)
         slo, current = self._current(request, admission, question.task)
+        self.observer.of_task(current.task)
         entries: list[Entry] = []
 
         async def ask(tried: Running | None) -> Served[A]:
@@ -233,10 +234,11 @@ class AnswerService:
     async def admit(self, request: SloRequest, frontend: str, task: str | None = QA) -> Admission:
         """Admit the request, after a wait where there is no capacity; it counts until `leave`.
 
-        `task` None: it stands in the body, which is still unread.
+        `task` None: it stands in the body, which is still unread, and is a classification.
         Raises: BadInput, Overloaded, BackendUnavailable.
         """
         serving, caller = self._serving(task), access.caller()
+        self.observer.of_task(serving.task)
         slo = self._resolve(request, serving)
         try:
             waited_ms = await self.admission.admit(slo, serving, caller)
@@ -434,8 +436,13 @@ class AnswerService:
         return Size(codec.MAX_TOKENS, -(-tokens // (codec.MAX_TOKENS - codec.OVERLAP_TOKENS)))
 
     def _serving(self, task: str | None = QA) -> ServingSet:
-        """Return what serves a task; None: all of them. Raises: BackendUnavailable, UnknownTask."""
+        """Return what serves a task; None: an unknown classification, which with several is all of them.
+
+        Raises: BackendUnavailable, UnknownTask.
+        """
         whole = self.serving
+        if task is None and whole is not None:
+            task = "" if len(whole.catalog.tasks) == 1 else None
         serving = whole if whole is None or task is None else whole.of(task)
         if serving is None or not serving.plans():
             raise BackendUnavailable("no model is ready yet; see /readyz")

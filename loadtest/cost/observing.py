@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gateway.catalog import store
-from gateway.catalog.schema import Variant
+from gateway.catalog.schema import QA, Variant
 from gateway.catalog.store import Catalog
 from gateway.clock import now_ms
 from gateway.domain import (
@@ -100,7 +100,7 @@ class Recording:
         observer, variant = self._observer, self._variant
         receive("r-1", self._traceparent, None)
         with (
-            observer.request("http", "standard"),
+            observer.request("http", "standard", QA),
             observer.question(QUESTION.question, QUESTION.slo, 0.0, []) as question,
         ):
             with observer.stage("tokenize"):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
 
-from optimizer.budget.schedule import Counts
-from optimizer.data import clusters, question_files
+from optimizer.budget.schedule import BudgetError, Counts
+from optimizer.data import clusters, question_files, question_sets
 from optimizer.data.question_sets import DataError, Example, Split
 from optimizer.data.splits import StudyQuestions
 from optimizer.study.config import DataConfig
@@ -26,6 +27,35 @@ def sources_of(path: Path) -> tuple[DataConfig, ...]:
     """
     files = [file.resolve() for file in question_files.files_of(path)]
     return tuple(DataConfig(source=str(f), by_article=True, certifies=True) for f in files)
+
+
+def refuse_labelled(path: Path, teacher: str) -> None:
+    """Raises: BudgetError for a file of labelled texts: studies of questions alone are chosen."""
+    if not path.is_file() or not _is_labelled(path):
+        return
+    raise BudgetError(
+        f"--data {path}: holds labelled texts, and --budget chooses studies of questions alone. Write a study file with"
+        f' [task] and [[data]] source = "{path.name}", as docs/how-to/classify.md has it whole, and run it:'
+        f" bertier-optimize run --study mine.toml --data-dir {path.parent} --teacher {teacher} (a finished classifier;"
+        " an encoder: --backbone)"
+    )
+
+
+def _is_labelled(path: Path) -> bool:
+    """Return whether a file is tab-separated, or its first row has a label and no context."""
+    if ".tsv" in path.suffixes:
+        return True
+    try:
+        if ".parquet" in path.suffixes:
+            first = next(iter(question_files.parquet_rows(path)), None)
+        elif set(path.suffixes) & {".jsonl", ".ndjson"}:
+            with question_sets.OPENERS.get(path.suffix, open)(path, "rb") as file:
+                first = json.loads(file.readline())
+        else:
+            return False
+    except (OSError, EOFError, ValueError, DataError):
+        return False  # who reads its questions says what is wrong with it
+    return isinstance(first, dict) and "label" in first and "context" not in first
 
 
 def splits_of(questions: StudyQuestions) -> dict[Split, list[Example]]:

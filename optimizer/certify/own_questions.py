@@ -1,8 +1,9 @@
-"""Certifies published variants on a user's own questions: one file, no study, no training.
+"""Certifies published variants on a user's own questions, or labelled texts: one file, no study, no training.
 
 The no-answer threshold of each variant is fitted to the questions as well. It is cross-fitted: each question
 is answered under a threshold that was fitted without it, so all questions can make floors. The gateway
-serves the threshold that was fitted on all of them. The plans of the catalog do not change otherwise.
+serves the threshold that was fitted on all of them. The plans of the catalog do not change otherwise; a
+classification has no such threshold, so nothing is fitted.
 
 Legend: n questions, k clusters.
 """
@@ -13,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,12 +28,12 @@ from gateway.qa.codec import Reading, SpanEncoder
 from optimizer.certify import bounds, certification, expected_agreement, looking, plans, strata
 from optimizer.certify.certification import Evidence, QuestionSet
 from optimizer.certify.expected_agreement import FloorQuestions
-from optimizer.data import clusters, evaluate, lineage, question_files
+from optimizer.data import clusters, evaluate, labelled_texts, lineage, question_files
 from optimizer.data.lineage import TrainedOnIt
 from optimizer.data.question_sets import DataError, Example, sha256_of
 from optimizer.evaluation import cached, decoding
 from optimizer.onnx import profile
-from optimizer.study.config import CertifyConfig
+from optimizer.study.config import CertifyConfig, TaskConfig
 
 FOLDS = 10
 MIN_CLUSTERS = 10  # with fewer, floors are too low to be useful
@@ -41,11 +43,18 @@ STUDY = "your questions"
 
 @dataclass(frozen=True, slots=True)
 class OwnQuestions:
-    """The questions of a file, with its name and hash."""
+    """The questions of a file, or its labelled texts, with its name and hash."""
 
     name: str
     sha256: str
-    examples: Sequence[Example]  # (n,)
+    examples: Sequence[Any]  # (n,) of Item
+    task: str = QA
+
+    @property
+    def units(self) -> str:
+        """What a cluster is, in words."""
+        group, context = self.examples[0].units
+        return f"{group}s or {context}s"
 
     @property
     def n_clusters(self) -> int:
@@ -60,12 +69,14 @@ class FloorEstimate:
     floor: float
 
 
-def read(path: Path, catalog: Catalog) -> OwnQuestions:
-    """Return the questions of a file that count for floors.
+def read(path: Path, catalog: Catalog, columns: TaskConfig | None = None) -> OwnQuestions:
+    """Return the questions of a file that count for floors, or its texts: of the catalog's only task.
 
+    `columns`: of a file of labelled texts; None: it has questions.
     Raises: DataError when there are too few; TrainedOnIt when the models were trained on the file.
     """
-    own = OwnQuestions(path.name, "", question_files.load(path))
+    (task,) = catalog.task_names
+    own = OwnQuestions(path.name, "", _examples(path, catalog, columns), task)
     sha256 = sha256_of(path)
     if named := [n for n in lineage.trained_on(catalog.origin, [sha256]) if _trained(catalog, n)]:
         raise TrainedOnIt(
@@ -74,13 +85,22 @@ def read(path: Path, catalog: Catalog) -> OwnQuestions:
         )
     counted = clusters.counted(own.examples)
     kept = [e for e, counts in zip(own.examples, counted, strict=True) if counts]
-    found = OwnQuestions(path.name, sha256, kept)
+    found = replace(own, sha256=sha256, examples=kept)
     if found.n_clusters < MIN_CLUSTERS:
         raise DataError(
-            f"{path}: has questions on {found.n_clusters} articles or contexts; a floor needs at least"
-            f" {MIN_CLUSTERS}: add questions on other texts"
+            f"{path}: is of {found.n_clusters} {found.units}; a floor needs at least {MIN_CLUSTERS}: add rows of"
+            " other texts"
         )
     return found
+
+
+def _examples(path: Path, catalog: Catalog, columns: TaskConfig | None) -> Sequence[Any]:
+    """Return the rows of a file; of labelled texts at most MOST_CERTIFYING, as a study takes. Raises: DataError."""
+    if columns is None:
+        return question_files.load(path)
+    rows = labelled_texts.load(path, columns, catalog.tasks[0].labels)
+    kept = set(clusters.shuffled({r.context for r in rows})[: labelled_texts.MOST_CERTIFYING])
+    return [row for row in rows if row.context in kept]
 
 
 def _trained(catalog: Catalog, name: str) -> bool:
@@ -121,11 +141,13 @@ def certified(
     catalog = store.read(published)
     if problems := store.check_files(published, catalog):
         raise RepositoryError("not certified: " + "; ".join(problems))
-    catalog = catalog.only(QA)
+    catalog = catalog.only(own.task)
     questions = _questions(own, published / store.TOKENIZER)
     readings = {v.name: _ask(published, v, questions, own, folder) for v in catalog.variants}
-    refitted = tuple(fitted(v, own.examples, readings[v.name]) for v in catalog.variants)
-    answers = {v.name: cross_fitted(v, own.examples, readings[v.name]) for v in catalog.variants}
+    refitted = catalog.variants
+    if own.task == QA:
+        refitted = tuple(fitted(v, own.examples, readings[v.name]) for v in refitted)
+    answers = {v.name: _answers(own, v, readings[v.name]) for v in catalog.variants}
     evidence = Evidence(
         search=questions,
         calibrate=questions,
@@ -140,7 +162,7 @@ def certified(
     evidence, looks = looking.spend(evidence, refitted, STUDY, date, catalog.looks)
     found = plans.certified_as_they_are(catalog.plans, refitted, answers, evidence)
     variants = tuple(
-        replace(v, quality=(_quality(own, readings[v.name], answers[v.name]), *_others(v, own)))
+        replace(v, quality=(_quality(own, v, readings[v.name], answers[v.name]), *_others(v, own)))
         for v in refitted
     )
     catalog = replace(catalog, variants=variants, plans=tuple(found), looks=looks)
@@ -153,8 +175,15 @@ def certified(
         len(found),
     )
     best = max(refitted, key=lambda v: expected.direct(v.name).certified_f1).name
-    f1 = [evaluate.f1(a.text, e.answers) for a, e in zip(answers[best], own.examples, strict=True)]
+    f1 = [e.value_of(a.text) for a, e in zip(answers[best], own.examples, strict=True)]
     return expected, clusters.means(own.examples, f1)
+
+
+def _answers(own: OwnQuestions, variant: Variant, readings: Sequence[Any]) -> list[Answer]:
+    if own.task == QA:
+        return cross_fitted(variant, own.examples, readings)
+    asked = zip(own.examples, readings, strict=True)
+    return [example.answer_of(reading, variant.decoding) for example, reading in asked]
 
 
 def cross_fitted(
@@ -202,14 +231,18 @@ def _questions(own: OwnQuestions, tokenizer: Path) -> QuestionSet:
 
 def _ask(
     published: Path, variant: Variant, questions: QuestionSet, own: OwnQuestions, folder: Path
-) -> list[Reading]:
+) -> list[Any]:  # readings
     file = store.model_path(published, variant)
     model = cached.Model(file, variant.sha256, published / store.TOKENIZER, variant.precision)
     part = f"own-{own.sha256[:12]}"
     return cached.readings(model, folder / variant.name, part, questions.examples)[0]
 
 
-def _quality(own: OwnQuestions, readings: Sequence[Reading], answers: Sequence[Answer]) -> Quality:
+def _quality(
+    own: OwnQuestions, variant: Variant, readings: Sequence[Any], answers: Sequence[Answer]
+) -> Quality:
+    if own.task != QA:
+        return evaluate.quality(own.name, own.sha256, own.examples, readings, variant.decoding)
     texts = [answer.text for answer in answers]
     return evaluate.quality_of(own.name, own.sha256, own.examples, texts, readings)
 
@@ -218,7 +251,7 @@ def _others(variant: Variant, own: OwnQuestions) -> tuple[Quality, ...]:
     return tuple(q for q in variant.quality if q.sha256 != own.sha256)
 
 
-def worse_than_silence(catalog: Catalog) -> Mapping[str, float]:
-    """Return the variants no better than always answering "no answer", with the F1 of that."""
+def worse_than_constant(catalog: Catalog) -> Mapping[str, float]:
+    """Return the variants no better than always giving "no answer", or the most frequent label, with the F1 of that."""
     found = {v.name: catalog.direct(v.name).certificate for v in catalog.variants}
     return {n: c.constant_f1 for n, c in found.items() if c.constant_f1 and c.f1 <= c.constant_f1}

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gateway.catalog import store
+from gateway.catalog.store import Task
 from optimizer.data import class_scores, evaluate, labelled_texts
 from optimizer.data.class_scores import ClassScores
 from optimizer.data.labelled_texts import LabelledText
@@ -26,7 +27,7 @@ AskGateway = Callable[[argparse.Namespace, Sequence[LabelledText]], list[str]]
 
 def add_options(command: Any) -> None:
     """Add the options of a classification to the command."""
-    command.add_argument("--task", help="score a classification: its name in the catalog")
+    command.add_argument("--task", help="of a classification: its name in the catalog")
     command.add_argument("--text", default="text", help="with --task: column of the text")
     command.add_argument("--text-pair", help="with --task: column of the second text of a pair")
     command.add_argument("--label", default="label", help="with --task: column of the label")
@@ -34,16 +35,7 @@ def add_options(command: Any) -> None:
 
 def run(args: argparse.Namespace, ask_gateway: AskGateway) -> dict[str, Any]:
     """Score the labels of a file's texts; the last row is the constant answer. Raises: BertierError."""
-    columns: dict[str, Any] = {
-        "text": args.text,
-        "text_pair": args.text_pair,
-        "label": args.label,
-    }
-    given = {key: _column(value) for key, value in columns.items() if value is not None}
-    try:
-        task = TaskConfig.model_validate({"name": args.task, **given})
-    except ValidationError as exc:
-        raise ConfigError(f"--task {args.task}: {exc.errors()[0]['msg']}") from exc
+    task = task_of(args)
     if args.url:
         known = remote.labels_of(args.url, args.task, {})
         rows = labelled_texts.load(Path(args.data), task, known)[: args.limit]
@@ -62,6 +54,25 @@ def run(args: argparse.Namespace, ask_gateway: AskGateway) -> dict[str, Any]:
     return {name: {"n": s.n, "accuracy": s.accuracy, **s.others} for name, s in found.items()}
 
 
+def task_of(args: argparse.Namespace) -> TaskConfig:
+    """Return the task and the columns that the options name. Raises: ConfigError."""
+    columns = {name: getattr(args, name, None) for name in ("text", "text_pair", "label", "group")}
+    given = {key: _column(value) for key, value in columns.items() if value is not None}
+    try:
+        return TaskConfig.model_validate({"name": args.task, **given})
+    except ValidationError as exc:
+        raise ConfigError(f"--task {args.task}: {exc.errors()[0]['msg']}") from exc
+
+
+def check_texts(there: Task, task: TaskConfig) -> None:
+    """Raises: DataError where one names a text and the other a pair."""
+    if there.pair is not (task.text_pair is not None):
+        wanted = (
+            "pairs of texts: name the second column with --text-pair" if there.pair else "one text"
+        )
+        raise DataError(f"--task {there.name}: classifies {wanted}")
+
+
 def _column(given: str) -> str | int:
     """Return a column's name, or its number in a file whose first line names none."""
     return int(given) if given.isdecimal() else given
@@ -73,11 +84,7 @@ def _ask_variants(
     repo: Path = args.model_repository
     catalog = tasks.part_of(store.read(repo), args.task)
     (there,) = catalog.tasks
-    if there.pair is not (task.text_pair is not None):
-        wanted = (
-            "pairs of texts: name the second column with --text-pair" if there.pair else "one text"
-        )
-        raise DataError(f"--task {there.name}: classifies {wanted}")
+    check_texts(there, task)
     chosen = [v for v in catalog.variants if args.variant in (None, v.name)]
     if not chosen:
         known = ", ".join(v.name for v in catalog.variants)

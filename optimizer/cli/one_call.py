@@ -101,6 +101,7 @@ def prepared(args: argparse.Namespace) -> ChosenStudy:
     Raises: BertierError.
     """
     budget_min = schedule.minutes_of(args.budget)
+    questions.refuse_labelled(args.data, args.teacher[0])
     name = name_of(args.data)
     folder = args.run_dir or Path("runs") / name
     before = record.read(folder)

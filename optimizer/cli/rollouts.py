@@ -17,6 +17,7 @@ from optimizer.cli import command as commands_of
 from optimizer.cli import tables
 from optimizer.publish import repository
 from optimizer.study import config as configs
+from optimizer.study.config import StudyConfig
 
 SHADOW = "shadow"
 CANDIDATE = (
@@ -69,6 +70,16 @@ def terms_of(args: argparse.Namespace) -> Terms | None:
     if args.candidate == SHADOW:
         return Terms(shadow=True, promote_after=args.promote_after)
     return Terms(share=_share(args.candidate), promote_after=args.promote_after)
+
+
+def check_task(terms: Terms | None, config: StudyConfig) -> None:
+    """Raises: ConfigError for a candidate of a classification: no gateway would try it."""
+    if terms is not None and config.task is not None:
+        raise configs.ConfigError(
+            f"--candidate: the study classifies ([task] {config.task.name}), and candidates are compared by their"
+            " answers to questions alone; publish it without --candidate ('bertier-optimize rollback' undoes it), or"
+            " to a --model-repository of its own, whose gateway gets a share of the requests from your load balancer"
+        )
 
 
 def _share(given: str) -> float:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from gateway.catalog import store as catalogs
 from gateway.catalog.store import Catalog
-from optimizer.cli import one_call, rollouts, tables
+from optimizer.cli import evaluate_labels, one_call, rollouts, tables
 from optimizer.publish import checks
 from optimizer.study import config as configs
 from optimizer.study import same_task, store, workers
@@ -41,7 +41,11 @@ KEEP_PLANS = (
     "with --model-repository: certify the plans that are there, choose none anew; asks only the questions that make"
     " floors, and keeps what was measured on test data"
 )
-OWN = "file with your own questions: certify the published variants on them, without a study"
+OWN = (
+    "file with your own questions, or with --task labelled texts: certify the published variants on them, without a"
+    " study"
+)
+GROUP = "with --task: column of what texts have in common, such as an article"
 ALLOW_CONSTANT = "also publish variants that are no better than always answering 'no answer', to try the pipeline"
 
 
@@ -148,6 +152,8 @@ def add(commands: Any, study: argparse.ArgumentParser) -> None:
                 action="store_true",
                 help="with --data: show the floors, do not write them",
             )
+            evaluate_labels.add_options(command)
+            command.add_argument("--group", help=GROUP)
     _add_search(commands, study)
 
 
@@ -203,7 +209,8 @@ def question_study_of(args: argparse.Namespace) -> Any:  # a Study
 
 
 def _run(args: argparse.Namespace) -> dict[str, Any]:
-    rollouts.terms_of(args)  # a mistake in them should not show after hours
+    terms = rollouts.terms_of(args)  # a mistake in them should not show after hours
+    rollouts.check_task(terms, configs.read(args.study))
     if not one_call.is_wanted(args):
         return _run_stages(args, lambda _: nullcontext())
     call = one_call.prepared(args)
@@ -375,6 +382,8 @@ def _certify(args: argparse.Namespace) -> dict[str, Any]:
         from optimizer.cli import own
 
         return own.certify(args)
+    if args.task:
+        raise configs.ConfigError("--task needs --data; a study file names its own task")
     if args.model_repository is not None:
         return _certify_published(args)
     if args.write or args.keep_plans:
@@ -427,6 +436,7 @@ def _publish(args: argparse.Namespace) -> dict[str, Any]:
 
     terms = rollouts.terms_of(args)
     study = study_of(args)
+    rollouts.check_task(terms, study.config)
     how = study.config.publish
     catalog = publication.publish(
         study,

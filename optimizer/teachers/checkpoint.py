@@ -18,7 +18,8 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoConfig, AutoModelForQuestionAnswering, PreTrainedModel
 
-from optimizer.models import readback, student, tokenizer
+from optimizer.models import readback, student
+from optimizer.models import tokenizer as tokenizers_of
 from optimizer.models.student import ModelError
 from optimizer.teachers.errors import TeacherError
 from optimizer.teachers.windows import SHORTEST, TeacherWindow, WindowEncoder
@@ -55,19 +56,16 @@ def load(name: str, window: int | None = None) -> QaCheckpoint:
     `window`: tokens of its windows; None: as many as it takes, at most LONGEST.
     Raises: TeacherError, BackboneError.
     """
-    source = student.resolve(name)
-    model = _model(name, source)
-    fast = _tokenizer(name, source)
-    limit = longest_window(model)
+    model, fast = _question_answering(name), tokenizer_of(name)
     found = QaCheckpoint(
         name,
         model,
         fast,
-        _window(name, window, limit),
+        window_of(name, window, model),
         pad_id=getattr(model.config, "pad_token_id", None) or 0,
-        takes_types=_takes_types(model),
+        takes_types=takes_types(model),
     )
-    _check_vocabulary(found)
+    check_vocabulary(name, fast, model)
     _check_says_spans(found)
     return found
 
@@ -113,52 +111,71 @@ def padded(
     return found | {"token_type_ids": types} if takes_types else found
 
 
-def _model(name: str, source: str) -> PreTrainedModel:
+def _question_answering(name: str) -> PreTrainedModel:
     try:
-        if published := readback.model_of(source):
+        if published := readback.model_of(student.resolve(name)):
             return readback.load(published).eval()  # type: ignore[no-any-return, no-untyped-call]
-        config = AutoConfig.from_pretrained(source)
-        config.num_labels = 2  # start and end, whatever the checkpoint was made for
-        model, found = AutoModelForQuestionAnswering.from_pretrained(
-            source, config=config, dtype=torch.float32, output_loading_info=True
-        )
     except readback.NotReadable as exc:
         raise TeacherError(str(exc)) from exc
+    kind, skill = AutoModelForQuestionAnswering, "answer questions"
+    return model_of(name, kind, "question-answering", skill, n_labels=2)  # start and end
+
+
+def model_of(
+    name: str, kind: Any, head: str, skill: str, n_labels: int | None = None
+) -> PreTrainedModel:
+    """Return a finished checkpoint with a head of this kind; `n_labels`: whatever it was made for.
+
+    Raises: TeacherError, BackboneError.
+    """
+    source = student.resolve(name)
+    try:
+        config = AutoConfig.from_pretrained(source)
+        if n_labels is not None:
+            config.num_labels = n_labels
+        model, found = kind.from_pretrained(
+            source, config=config, dtype=torch.float32, output_loading_info=True
+        )
     except ImportError as exc:
         raise TeacherError(f"{name}: its family needs a package that is not here: {exc}") from exc
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as exc:
-        raise TeacherError(f"{name}: {_why_unreadable(source, exc)}") from exc
-    _check_complete(name, model, sorted(found["missing_keys"]))
+        raise TeacherError(f"{name}: {_why_unreadable(source, exc, head)}") from exc
+    _check_complete(name, model, sorted(found["missing_keys"]), head, skill)
     return model.eval()  # type: ignore[no-any-return]
 
 
-def _why_unreadable(source: str, exc: Exception) -> str:
+def _why_unreadable(source: str, exc: Exception, head: str) -> str:
     said = " ".join(str(exc).split())
     if "Unrecognized configuration class" in said:
-        return "transformers has no question-answering model of its family; give a checkpoint of another"
+        return f"transformers has no {head} model of its family; give a checkpoint of another"
     if Path(source).is_dir():
         return f"cannot be read as a Hugging Face checkpoint: {said}"
     return f"no such folder here, and not reachable as a Hugging Face id: {said}"
 
 
-def _check_complete(name: str, model: PreTrainedModel, missing: list[str]) -> None:
+def _check_complete(
+    name: str, model: PreTrainedModel, missing: list[str], head: str, skill: str
+) -> None:
     """Raises: TeacherError where transformers only warns that it drew weights at random."""
     if not missing:
         return
-    inside = [weight for weight in missing if weight.startswith(f"{model.base_model_prefix}.")]
+    prefix = f"{model.base_model_prefix}."  # a pooler is a part of the encoder, but a head's
+    inside = [w for w in missing if w.startswith(prefix) and ".pooler." not in w]
     if inside:
         raise TeacherError(f"{name}: incomplete: {inside[0]} is missing, of {len(missing)} weights")
     raise TeacherError(
-        f"{name}: not fine-tuned to answer questions, it has no {missing[0]}; give a checkpoint with"
-        " a question-answering head, or fine-tune this one: --backbone"
+        f"{name}: not fine-tuned to {skill}, it has no {missing[0]}; give a checkpoint with"
+        f" a {head} head, or fine-tune this one: --backbone"
     )
 
 
-def _tokenizer(name: str, source: str) -> Tokenizer:
+def tokenizer_of(name: str) -> Tokenizer:
+    """Return a checkpoint's fast tokenizer, which neither pads nor cuts. Raises: TeacherError, BackboneError."""
+    source = student.resolve(name)
     try:
         if readback.model_of(source):
             return Tokenizer.from_file(str(readback.tokenizer_of(source)))
-        found = tokenizer.fast(name)
+        found = tokenizers_of.fast(name)
     except (ModelError, OSError) as exc:
         raise TeacherError(
             f"{exc}; a teacher needs a fast tokenizer, which knows where in the text a token is:"
@@ -169,7 +186,9 @@ def _tokenizer(name: str, source: str) -> Tokenizer:
     return found
 
 
-def _window(name: str, wanted: int | None, limit: int | None) -> int:
+def window_of(name: str, wanted: int | None, model: PreTrainedModel) -> int:
+    """Return the length of a teacher's windows, tokens; `wanted` None: the longest. Raises: TeacherError."""
+    limit = longest_window(model)
     longest = LONGEST if limit is None else min(limit, LONGEST)
     if wanted is not None and limit is not None and wanted > limit:
         raise TeacherError(
@@ -182,18 +201,19 @@ def _window(name: str, wanted: int | None, limit: int | None) -> int:
     return wanted or longest
 
 
-def _takes_types(model: PreTrainedModel) -> bool:
+def takes_types(model: PreTrainedModel) -> bool:
     """Return whether a model marks questions and contexts by token types."""
     known = inspect.signature(model.forward).parameters
     return "token_type_ids" in known and getattr(model.config, "type_vocab_size", 2) != 1
 
 
-def _check_vocabulary(found: QaCheckpoint) -> None:
-    largest = max(found.tokenizer.get_vocab().values())
-    rows = getattr(found.model.get_input_embeddings(), "num_embeddings", largest + 1)
+def check_vocabulary(name: str, tokenizer: Tokenizer, model: PreTrainedModel) -> None:
+    """Raises: TeacherError where the tokenizer has ids that the model lacks."""
+    largest = max(tokenizer.get_vocab().values())
+    rows = getattr(model.get_input_embeddings(), "num_embeddings", largest + 1)
     if largest >= rows:
         raise TeacherError(
-            f"{found.name}: its tokenizer has ids up to {largest}, the model only {rows} rows; give"
+            f"{name}: its tokenizer has ids up to {largest}, the model only {rows} rows; give"
             " the tokenizer that it was trained with"
         )
 

@@ -21,6 +21,7 @@ from optimizer.data.splits import StudyQuestions
 from optimizer.models import adapt, student, tokenizer
 from optimizer.study import stages
 from optimizer.study.config import PhaseConfig, StudyConfig
+from optimizer.teachers.classifiers import ClassifierTeachers
 from optimizer.teachers.outside_teachers import OutsideTeachers
 from optimizer.training import loop, losses
 
@@ -70,10 +71,13 @@ class LargestModel:
         return found | {"taught": self.outside.inputs(), "distill": config.distill.model_dump()}
 
     @property
-    def outside(self) -> OutsideTeachers:
+    def outside(self) -> OutsideTeachers | ClassifierTeachers:
         """The study's teachers that are not published themselves."""
         config = self.config
         folder = self.folder.parent / ANSWERS
+        if config.task is not None:
+            named, labels = config.outside_teachers, self.questions.labels
+            return ClassifierTeachers(named, config.teacher_tokens, folder, labels)
         return OutsideTeachers(config.outside_teachers, config.teacher_tokens, folder)
 
     def load(self) -> PreTrainedModel:

@@ -190,24 +190,27 @@ class Calls:
         fields: Mapping[str, object],
         body: Callable[[M, Call], Awaitable[tuple[T, Mapping[str, str]]]],
         *,
+        task: str | None = None,
         answers: bool = True,
     ) -> T:
         """Return the body's reply, after sending its metadata; abort the call on an error.
 
-        Only what `answers` a question is counted, as in the HTTP frontend.
+        Only what `answers` a question is counted, as in the HTTP frontend; `task` None: the service notes it.
         """
         call = self.begin(context)
         try:
-            with self.observed(call, fields) if answers else nullcontext():
+            with self.observed(call, fields, task) if answers else nullcontext():
                 reply, metadata = await body(readable(request), call)
         except Exception as exc:  # noqa: BLE001  # one table maps every error
             await abort(context, call, exc)
         await context.send_initial_metadata((*metadata.items(), *common_metadata(call)))
         return reply
 
-    def observed(self, call: Call, fields: Mapping[str, object]) -> AbstractContextManager[object]:
+    def observed(
+        self, call: Call, fields: Mapping[str, object], task: str | None = None
+    ) -> AbstractContextManager[object]:
         label = slo_headers.class_label(call.slo_class(fields), self.service.settings)
-        return slo_headers.observed(self.service.observer, "grpc", label)
+        return slo_headers.observed(self.service.observer, "grpc", label, task)
 
 
 def _first(metadata: Metadata, wanted: str) -> str | None:

@@ -95,7 +95,8 @@ class GrpcInferenceService:
     async def _ready(
         self, request: pb.ModelReadyRequest, call: Call
     ) -> tuple[pb.ModelReadyResponse, Mapping[str, str]]:
-        oip.find_model(self._service, request.name, request.version)
+        if self._service.serving is not None:
+            oip.find_model(self._service, request.name, request.version)
         return pb.ModelReadyResponse(ready=await slo_headers.is_ready(self._service)), {}
 
     async def _statistics(

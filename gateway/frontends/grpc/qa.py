@@ -52,7 +52,7 @@ class QuestionAnswering:
     async def Answer(
         self, request: pb.AnswerRequest | Malformed, context: Context
     ) -> pb.AnswerResponse:
-        return await self._calls.run(context, request, slo_fields(request), self._one)
+        return await self._calls.run(context, request, slo_fields(request), self._one, task=QA)
 
     async def AnswerStream(
         self, requests: AsyncIterable[pb.AnswerRequest | Malformed], context: Context
@@ -131,7 +131,7 @@ class QuestionAnswering:
         """Answer one of many; `wrong`: why it cannot be answered."""
         own_id = "" if isinstance(request, Malformed) else request.id[:MAX_ID_CHARS]
         try:
-            with self._calls.observed(call, slo_fields(request)):
+            with self._calls.observed(call, slo_fields(request), QA):
                 if wrong is not None:
                     raise wrong
                 parsed, answered = await self._answer(readable(request), call)

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from gateway.catalog.schema import QA
 from gateway.clock import now_ms
 from gateway.domain import SloRequest
 from gateway.errors import BadInput, ClientGone, InvalidField
@@ -115,7 +116,7 @@ class Batch:
         arrived_ms = now_ms()
         own = _string(value.get("slo"), "class") if isinstance(value, dict) else None
         label = slo_headers.class_label(own or self._slo.slo_class, self._settings)
-        with slo_headers.observed(self._service.observer, "http", label):
+        with slo_headers.observed(self._service.observer, "http", label, QA):
             if wrong is not None:
                 raise wrong
             item = models.check(models.ItemBody, value)

@@ -74,7 +74,8 @@ def _add_model_routes(routes: APIRouter, path: str, service: AnswerService) -> N
 
     @routes.get(f"{path}/ready", **http_docs.OIP_READ)
     async def model_ready(model: str, version: str = "") -> Response:
-        _find_model(service, model, version)
+        if service.serving is not None:
+            _find_model(service, model, version)
         ready = await slo_headers.is_ready(service)
         body = {"name": model, "ready": ready}
         return JSONResponse(body, status_code=200 if ready else 503)
@@ -82,9 +83,9 @@ def _add_model_routes(routes: APIRouter, path: str, service: AnswerService) -> N
     @routes.post(f"{path}/infer", response_class=Response, **http_docs.INFER)
     async def infer(request: Request, model: str, version: str = "") -> Response:
         found = _find_model(service, model, version)
-        _raise_if_full(request, service)
+        _raise_if_full(request, service, found.name)
         label = _class_label(request, None, service)
-        with slo_headers.refused_whole(service.observer, "http", label):
+        with slo_headers.refused_whole(service.observer, "http", label, found.name):
             raw = await bodies_of(request).read(request, service.settings.max_batch_bytes)
         return await _infer(request, found, raw, service, arrived_ms=now_ms())
 
@@ -94,13 +95,13 @@ def _statistics(service: AnswerService, *names: str) -> JSONResponse:
     return JSONResponse({"model_stats": found})
 
 
-def _raise_if_full(request: Request, service: AnswerService) -> None:
-    """Raise Overloaded before the body is read, counted as a request of its class."""
+def _raise_if_full(request: Request, service: AnswerService, task: str) -> None:
+    """Raise Overloaded before the body is read, counted as a request of its class and task."""
     try:
         slo_headers.raise_if_full(service, "http", request.headers.items())
     except BertierError:
         label = slo_headers.class_label(request.headers.get("slo-class"), service.settings)
-        with slo_headers.observed(service.observer, "http", label):
+        with slo_headers.observed(service.observer, "http", label, task):
             raise
 
 
@@ -111,7 +112,7 @@ async def _infer(
     read = _try_read(model, raw, request.headers.get(HEADER_LENGTH))
     label = _class_label(request, read, service)
     n_asked = 1 if isinstance(read, BadInput) else len(read[1].asked)
-    with slo_headers.observed(service.observer, "http", label, n_asked):
+    with slo_headers.observed(service.observer, "http", label, model.name, n_asked):
         if isinstance(read, BadInput):
             raise read
         body, infer_request = read

@@ -126,7 +126,7 @@ class HttpApi:
         `read` returns what a body asks. `task` None: the body says it.
         """
         label = self._class_label(request)
-        with self._service.observer.request("http", label, unread=True) as record:
+        with self._service.observer.request("http", label, task, unread=True) as record:
             access.take(1)
             slo = read_slo(request.headers.raw)
             admission = await self._service.admit(slo, "http", task)
@@ -150,7 +150,8 @@ class HttpApi:
 
     async def answers(self, request: Request) -> Response:
         """Answer a list or lines; the latency of an item counts from when it is begun."""
-        with slo_headers.refused_whole(self._service.observer, "http", self._class_label(request)):
+        label = self._class_label(request)
+        with slo_headers.refused_whole(self._service.observer, "http", label, QA):
             slo = read_slo(request.headers.raw)
             self._service.raise_if_full(slo, "http")
             return await Batch(self._service, slo).answer(request)

@@ -178,6 +178,68 @@ stock = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "task", "outcome"),
+    [
+        ("/v1/classify", {"text": "a", "task": "topic"}, "topic", "ok"),
+        ("/v1/classify", {"text": "a", "task": "mood"}, "unknown", "unknown-task"),
+        ("/v1/classify", {"text": 1}, "unknown", "invalid-field"),
+        ("/v1/answer", {"question": "Who?"}, "qa", "invalid-field"),
+        ("/v2/models/topic/infer", {}, "topic", "invalid-field"),
+    ],
+)
+async def test_requests_are_counted_and_timed_by_task(
+    gateway: Running, path: str, body: object, task: str, outcome: str
+) -> None:
+    """The latency of questions would hide that of a classification; a caller makes no label."""
+    async with httpx2.AsyncClient(base_url=f"http://{gateway.http_url}") as http:
+        await http.post(path, json=body)
+    labels = {"frontend": "http", "slo_class": "standard", "task": task}
+    sample = gateway.service.metrics.registry.get_sample_value
+    assert sample("bertier_requests_total", {**labels, "outcome": outcome}) == 1
+    assert sample("bertier_request_duration_seconds_count", labels) == 1
+
+
+async def test_requests_over_grpc_are_counted_by_task(gateway: Running) -> None:
+    """The task is known once the service has found it."""
+
+    def work() -> None:
+        client = triton_grpc.InferenceServerClient(gateway.grpc_url)
+        client.infer("topic", [tensor(triton_grpc, "text", ["a"])])
+        with Client(f"grpc://{gateway.grpc_url}", retries=ONCE) as own:
+            own.classify(*PAIR.values(), task="entails")
+            with pytest.raises(bertier.InvalidRequest):
+                own.classify("a", task="mood")
+
+    await asyncio.to_thread(work)
+    requests = gateway.service.metrics.requests.collect()
+    assert {
+        (s.labels["task"], s.labels["outcome"])
+        for metric in requests
+        for s in metric.samples
+        if s.value
+    } == {("topic", "ok"), ("entails", "ok"), ("unknown", "unknown-task")}
+
+
+@stock
+async def test_a_model_may_come_with_the_first_catalog(
+    gateway: Running, module: Any, url_of: Callable[[Running], str]
+) -> None:
+    """Until then nobody knows which classifications are served, so none is unknown: come again."""
+    gateway.service.serving = None
+
+    def work() -> tuple[bool, str]:
+        client = module.InferenceServerClient(url_of(gateway))
+        with pytest.raises(InferenceServerException) as refused:
+            client.infer("topic", [tensor(module, "text", ["a"])])
+        return client.is_model_ready("topic"), str(refused.value)
+
+    ready, refused = await asyncio.to_thread(work)
+    assert not ready
+    assert "no catalog is loaded yet" in refused
+    assert "503" in refused or "UNAVAILABLE" in refused
+
+
 @stock
 async def test_a_stock_client_classifies(
     gateway: Running, module: Any, url_of: Callable[[Running], str]

@@ -439,7 +439,7 @@ async def test_every_way_in_counts_its_requests(gateway: Running) -> None:
             kind, gateway, lambda own: own.client.infer("qa", own.inputs([QUESTION], [CONTEXT]))
         )
     for frontend in ("grpc", "http"):
-        labels = {"frontend": frontend, "slo_class": "standard", "outcome": "ok"}
+        labels = {"frontend": frontend, "slo_class": "standard", "task": "qa", "outcome": "ok"}
         registry = gateway.service.metrics.registry
         assert registry.get_sample_value("bertier_requests_total", labels) == 1
 

@@ -190,7 +190,7 @@ def test_the_share_of_requests_is_what_was_asked_for(capsys: pytest.CaptureFixtu
     def logged(share: float, n: int) -> int:
         observer.log_access(share, texts=False)
         for _ in range(n):
-            with observer.request("http", "standard"):
+            with observer.request("http", "standard", "qa"):
                 pass
         return len(lines(capsys))
 

@@ -21,18 +21,18 @@ def rendered(*processes: Metrics, gone: Metrics | None = None) -> list[str]:
 def asked(n: int, trace_id: str = "") -> Metrics:
     metrics = Metrics()
     for _ in range(n):
-        metrics.note_request("http", "standard", "ok", 0.004, trace_id)
+        metrics.note_request("http", "standard", "qa", "ok", 0.004, trace_id)
     return metrics
 
 
 def test_counters_and_histograms_are_summed_with_their_labels() -> None:
     """A rate of the whole is what dashboards and alerts are made for."""
     lines = rendered(asked(3), asked(4), Metrics())
-    labels = 'frontend="http",outcome="ok",slo_class="standard"'
+    labels = 'frontend="http",outcome="ok",slo_class="standard",task="qa"'
     assert f"bertier_requests_total{{{labels}}} 7.0" in lines
-    of = 'frontend="http",slo_class="standard"'
+    of = 'frontend="http",slo_class="standard",task="qa"'
     assert (
-        'bertier_request_duration_seconds_bucket{frontend="http",le="0.005",slo_class="standard"} 7.0'
+        'bertier_request_duration_seconds_bucket{frontend="http",le="0.005",slo_class="standard",task="qa"} 7.0'
         in lines
     )
     assert f"bertier_request_duration_seconds_count{{{of}}} 7.0" in lines

@@ -186,6 +186,7 @@ KINDS = {kind.name for kind in (*problems.KINDS.values(), problems.INTERNAL)}
 BOUNDED: Mapping[str, frozenset[str]] = {
     "frontend": frozenset(FRONTENDS),
     "slo_class": frozenset({*STANDARD_CLASSES, "voice", "unknown"}),
+    "task": frozenset({"qa", "unknown"}),
     "plan": frozenset({"small", "large", "none"}),
     "variant": frozenset({"small", "large"}),
     "outcome": frozenset({*KINDS, *SloViolation, "ok", *OUTCOMES, "within", "beyond", *CACHED}),

@@ -217,13 +217,23 @@ async def test_a_task_whose_models_all_fail_is_not_ready_alone() -> None:
     assert (await service.answer(ASKED, ANY, 0.0)).variant == "large"
 
 
-async def test_a_request_is_admitted_before_its_task_is_known() -> None:
-    """The task stands in the body; until it is read no floor may refuse the request."""
+async def test_the_only_classification_is_admitted_with_its_floor() -> None:
+    """What no plan can meet now is refused before its body is read, as a question is."""
     service = make_service()
+    admission = await service.admit(ANY, "http", None)
+    service.leave(admission)
+    assert admission.slo.min_f1 == pytest.approx(0.88)
+    assert admission.slo.task == "topic"
+
+
+async def test_of_several_classifications_one_is_admitted_before_it_is_known() -> None:
+    """The task stands in the body; until it is read no floor may refuse the request."""
+    service = make_service(catalog=with_entails(MIXED))
     strict = SloRequest(latency_ms=60_000, policy=SloPolicy.STRICT)
     admission = await service.admit(strict, "http", None)
     assert (admission.slo.min_f1, admission.slo.task) == (0.0, "")
-    classified = await service.answer(TEXT, strict, 0.0, admission=admission)
+    named = replace(TEXT, task="topic")
+    classified = await service.answer(named, strict, 0.0, admission=admission)
     service.leave(admission)
     assert classified.slo.min_f1 == pytest.approx(0.88)
     assert classified.slo.task == "topic"

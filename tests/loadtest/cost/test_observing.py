@@ -32,7 +32,7 @@ async def test_the_cost_counts_all_that_an_answered_request_counts() -> None:
     observing.Recording(measured, CATALOG, "").record()
     service = AnswerService(FakeBackend(), Settings(shadow_share=0), Metrics())
     service.serving = serving_set(small_and_large())
-    with slo_headers.observed(service.observer, "http", "standard"):
+    with slo_headers.observed(service.observer, "http", "standard", "qa"):
         await service.answer(Question(QUESTION, CONTEXT), SloRequest(), now_ms())
     assert set(counted(measured)) == set(counted(service.metrics))
 

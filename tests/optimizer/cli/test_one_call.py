@@ -46,6 +46,24 @@ def error_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().err.strip().splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("mine.tsv", "text\tlabel\n"),
+        ("mine.jsonl", '{"question": "Who?", "sentence": "Ada.", "label": 0}\n'),
+    ],
+)
+def test_labelled_texts_are_sent_to_a_study_file(
+    name: str, row: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The message has the command that takes them."""
+    (tmp_path / name).write_text(row)
+    words = ["run", "--teacher", "minilm", "--budget", "1h", "--data", str(tmp_path / name)]
+    said = error_of(words, capsys)
+    assert "holds labelled texts, and --budget chooses studies of questions alone" in said
+    assert f"run --study mine.toml --data-dir {tmp_path} --teacher minilm" in said
+
+
 def test_the_study_file_is_one_that_run_takes(chosen: Path, questions: Path) -> None:
     """Its data is the user's file, its repository is in the run folder, its teacher the folder named."""
     study = configs.read(chosen / record.STUDY)

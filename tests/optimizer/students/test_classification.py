@@ -236,6 +236,65 @@ def test_a_published_task_is_certified_again_without_the_others(
     }
 
 
+def test_own_texts_make_floors_of_their_task(
+    folder: Path, catalog: Catalog, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One command without a study; no other task and no model changes, and the request it shows names the task."""
+    copied, mine = tmp_path / "repository", tmp_path / "mine.tsv"
+    shutil.copytree(folder / "repository", copied)
+    write_rows(mine, 160)
+    mine.write_text(mine.read_text().replace("of story", "of tale"))
+    command = ["certify", "--data", str(mine), "--model-repository", str(copied)]
+    command += ["--run-dir", str(tmp_path / "run"), "--text", "sentence", "--group", "story"]
+    assert main.main([*command, "--task", "mood"]) == 0
+    said = capsys.readouterr().out
+    assert "mine.tsv: 160 texts count, from 40 groups (or texts," in said
+    assert "curl -i http://127.0.0.1:8080/v1/classify" in said
+    assert '"task": "mood"' in said
+    after = store.read(copied)
+    assert after.only(QA).plans == catalog.only(QA).plans
+    for plan in after.only("mood").plans:
+        certificate = plan.certificate
+        assert (certificate.data, certificate.n_clusters) == ("mine.tsv", 40)
+        assert certificate.floor <= certificate.f1
+        assert {s.name for s in certificate.strata} >= {"labelled good", "labelled bad"}
+    before = {v.name: (v.sha256, v.decoding) for v in catalog.variants}
+    assert {v.name: (v.sha256, v.decoding) for v in after.variants} == before
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            ["--task", "mood", "--text", "sentence"],
+            "unknown label 'fine'; the task mood has bad, good",
+        ),
+        (["--task", "mood", "--text", "sentence", "--text-pair", "story"], "classifies one text"),
+        (["--task", "taste", "--text", "sentence"], "no variant of the task taste"),
+    ],
+)
+def test_own_texts_of_another_task_are_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], given: list[str], said: str
+) -> None:
+    """Before any model is asked."""
+    mine = tmp_path / "mine.tsv"
+    mine.write_text("sentence\tlabel\tstory\nThe cat was fine\tfine\t1\n")
+    command = ["certify", "--data", str(mine), "--model-repository", str(folder / "repository")]
+    assert main.main([*command, *given]) == 1
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_candidate_of_a_classification_is_refused_before_training(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Gateways compare answers to questions; hours later the message would come too late."""
+    for command in ("run", "publish"):
+        assert main.main([command, *arguments(folder), "--candidate", "0.1"]) == 1
+        said = " ".join(capsys.readouterr().err.split())
+        assert "the study classifies ([task] mood)" in said
+        assert "publish it without --candidate" in said
+
+
 def test_questions_are_not_trained_over_a_classification(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

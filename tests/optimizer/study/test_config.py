@@ -45,8 +45,8 @@ def test_data_may_lie_beside_the_study_file(tmp_path: Path) -> None:
         (HEAD + CERTIFYING + STUDENT + 'start = "later"\n', "start later must be"),
         (HEAD + CERTIFYING + STUDENT + "embeding_bits = 4\n", "embeding_bits"),
         (
-            'teacher = "t"\n' + HEAD + CERTIFYING + TASK,
-            "nli classifies, and teacher, .* leave it out",
+            'largest = "t"\n' + HEAD + CERTIFYING + TASK,
+            "nli classifies, and largest is published unchanged, .* name it as teacher",
         ),
         (HEAD + CERTIFYING + "unanswerable = 0.5\n" + TASK, "unanswerable of .* is of question"),
         (HEAD + CERTIFYING + TASK + 'text_pair = "a"\n', "one is named twice"),

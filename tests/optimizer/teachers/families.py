@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +118,13 @@ FAMILIES: dict[str, Make] = {
 }
 
 
-def save(family: str, folder: Path) -> Path:
-    """Write a checkpoint of a family; return its folder."""
+def save(
+    family: str, folder: Path, model: Any = None, labels: Mapping[int, str] | None = None
+) -> Path:
+    """Write a checkpoint of a family; return its folder. `model`: the class, None: it answers questions."""
     config_of, tokenizer_of = FAMILIES[family]
     tokenizer = tokenizer_of()
-    return checkpoints.save(config_of(tokenizer.get_vocab_size()), folder, tokenizer)
+    config: Any = config_of(tokenizer.get_vocab_size())
+    if labels is not None:
+        config.id2label = dict(labels)
+    return checkpoints.save(config, folder, tokenizer, model)

@@ -43,7 +43,7 @@ class Running:
         return qa_pb2_grpc.QuestionAnsweringStub(self.channel)  # type: ignore[no-untyped-call]
 
     def counted(self, outcome: str, slo_class: str = "standard") -> float | None:
-        labels = {"frontend": "grpc", "slo_class": slo_class, "outcome": outcome}
+        labels = {"frontend": "grpc", "slo_class": slo_class, "task": "qa", "outcome": outcome}
         registry = self.service.metrics.registry
         return registry.get_sample_value("bertier_requests_total", labels)
 

@@ -279,8 +279,14 @@ async def test_metrics_count_requests_by_class_and_outcome() -> None:
     await post(service, json=QUESTION_BODY, headers={"SLO-Class": "batch"})
     async with client(service) as http:
         text = (await http.get("/metrics")).text
-    assert 'bertier_requests_total{frontend="http",outcome="ok",slo_class="batch"} 1.0' in text
-    assert 'bertier_request_duration_seconds_count{frontend="http",slo_class="batch"} 1.0' in text
+    assert (
+        'bertier_requests_total{frontend="http",outcome="ok",slo_class="batch",task="qa"} 1.0'
+        in text
+    )
+    assert (
+        'bertier_request_duration_seconds_count{frontend="http",slo_class="batch",task="qa"} 1.0'
+        in text
+    )
 
 
 async def test_openapi_tells_bodies_headers_and_problems() -> None:
