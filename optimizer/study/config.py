@@ -217,6 +217,9 @@ def check_knob(name: str, value: float, known: tuple[str, ...] = RECIPE_KNOBS) -
         raise ValueError(_first_error(exc)) from exc
 
 
+Widths = int | tuple[int, ...]  # of every layer, or one for each
+
+
 class StudentConfig(_Frozen):
     """One student: which layers it keeps, and how wide they are."""
 
@@ -230,8 +233,8 @@ class StudentConfig(_Frozen):
     layers: tuple[int, ...] = Field(
         min_length=1
     )  # kept layers of the model it is cut from, counted from 0
-    ffn: int = Field(gt=0)  # feed-forward width
-    heads: int | None = Field(None, gt=0)  # attention heads of each layer; default: all
+    ffn: Widths  # feed-forward width
+    heads: Widths | None = None  # attention heads; default: all
     embedding_bits: int = 8  # 4 or 8
     rank: int = Field(
         0, ge=0, multiple_of=RANK_STEP
@@ -253,16 +256,34 @@ class StudentConfig(_Frozen):
         return given
 
     @model_validator(mode="after")
+    def _widths_fit_its_layers(self) -> StudentConfig:
+        for name, given in (("ffn", self.ffn), ("heads", self.heads)):
+            if said := _misfit(given, self.layers):
+                raise ValueError(f"{self.name}: {name} {said}")
+        return self
+
+    @model_validator(mode="after")
     def _has_one_start(self) -> StudentConfig:
         if self.start is not None and self.base is not None:
             raise ValueError(f"{self.name}: start and base both say what it is cut from; give one")
         return self
 
+    @property
+    def even(self) -> bool:
+        """Whether all of its layers have one width, as slices of an elastic student do."""
+        return isinstance(self.ffn, int) and isinstance(self.heads, int | None)
+
+    @property
+    def dropping(self) -> Candidate:
+        """Its shape as far as dropped tokens go."""
+        return Candidate(self.layers, 1, 1, keep=self.keep, drop_after=self.drop_after)
+
     def candidate(self, heads: int) -> Candidate:
-        """Return its shape with this number of heads; of its training it says nothing."""
+        """Return its shape, with as many heads if it names none; of its training it says nothing."""
+        assert isinstance(self.ffn, int), "candidates have one width"
         return Candidate(
             self.layers,
-            heads,
+            self.heads if isinstance(self.heads, int) else heads,
             self.ffn,
             self.embedding_bits,
             self.precision,
@@ -271,6 +292,25 @@ class StudentConfig(_Frozen):
             drop_after=self.drop_after,
             hidden=self.hidden or 0,
         )
+
+
+def _misfit(given: Widths | None, layers: tuple[int, ...]) -> str | None:
+    """Return why these widths cannot be those of the layers, and what to do; None: they can."""
+    each = (given,) if isinstance(given, int) else given
+    if each is None:
+        return None
+    if not isinstance(given, int) and len(each) != len(layers):
+        return f"{list(each)}: {len(each)} widths for {len(layers)} layers; give one for each"
+    if min(each) < 1:
+        return (
+            f"{min(each)}: a layer keeps at least 1, because INT8 has no products of width 0; name fewer"
+            " layers to do without one"
+        )
+    twice = dict(zip(layers, each, strict=False))
+    for layer, width in zip(layers, each, strict=False):
+        if width != twice[layer]:
+            return f"{list(each)}: layer {layer} runs twice with the same weights; give both runs one width"
+    return None
 
 
 class ElasticConfig(_Frozen):
@@ -545,13 +585,19 @@ class StudyConfig(_Frozen):
 
     @model_validator(mode="after")
     def _starts_come_first(self) -> StudyConfig:
-        known = {elastic.name for elastic in self.elastic}
+        elastics = {elastic.name for elastic in self.elastic}
+        known = set(elastics)
         for student in self.students:
             if student.start is not None and student.start not in known:
                 raise ValueError(
                     f"{student.name}: start {student.start} must be a student listed before it"
                 )
             known.add(student.name)
+            if not student.even and student.start in elastics:
+                raise ValueError(
+                    f"{student.name}: start {student.start} is an elastic student, whose slices have one width;"
+                    " give ffn and heads one number for all layers"
+                )
         return self
 
     @model_validator(mode="after")
@@ -562,7 +608,7 @@ class StudyConfig(_Frozen):
 
     def _of_questions_alone(self) -> str | None:
         """Return what a classification cannot have and what to do; None: all is well."""
-        students = [s.name for s in self.students if s.candidate(1).drops]
+        students = [s.name for s in self.students if s.dropping.drops]
         dropping = students or [e.name for e in self.elastic if e.space.drops]
         given = {
             "teacher, teacher_tokens or largest": (self.teacher, self.teacher_tokens, self.largest),

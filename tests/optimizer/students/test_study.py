@@ -128,6 +128,32 @@ def test_a_student_is_published_in_its_own_precision(study: Study, tmp_path: Pat
     assert validate(tmp_path / "repo", Settings()).problems == ()
 
 
+def test_a_student_whose_layers_differ_is_trained_and_published(
+    study: Study, tmp_path: Path
+) -> None:
+    """What was cut is trained, loaded with its widths again, served and described."""
+    uneven = StudentConfig(
+        name="tiny-uneven",
+        layers=(0, 1),
+        ffn=(96, 32),
+        heads=(1, 2),
+        embedding_bits=4,
+        train=TrainConfig(epochs=0.2, batch_size=8),
+    )
+    asked = replace(study, config=study.config.model_copy(update={"students": (uneven,)}))
+    asked.train_student(uneven)
+    catalog = publication.publish(
+        asked, tmp_path / "repo", allow_dominated=True, allow_constant=True
+    )
+    variant = catalog.variant("tiny-uneven")
+    assert (variant.shape.layer_ffn, variant.shape.layer_heads) == ((96, 32), (1, 2))
+    even = student.cut(asked.largest.load(), (0, 1), 96, 2)
+    gone = 64 * (64 * 2 + 1) + 32 * (4 * 64 + 3)  # neurons of a layer, a head of the other
+    assert variant.parameters == student.parameters_of(even) - gone
+    assert not (asked.folder / "students" / "tiny-uneven" / "checkpoint").exists()
+    assert validate(tmp_path / "repo", Settings()).problems == ()
+
+
 def test_another_precision_trains_nothing_anew(study: Study) -> None:
     """It is how trained weights are written; only the export depends on it."""
     small = study.config.students[0]

@@ -160,6 +160,42 @@ def test_a_student_may_learn_in_another_way_than_the_others(tmp_path: Path) -> N
         config.read(path)
 
 
+WIDTHS = '[[students]]\nname = "s"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("layers = [0, 1]\nffn = [8]\n", r"s: ffn \[8\]: 1 widths for 2 layers"),
+        ("layers = [0]\nffn = 8\nheads = [1, 2]\n", r"s: heads \[1, 2\]: 2 widths for 1 layers"),
+        ("layers = [0, 1]\nffn = [8, 0]\n", "s: ffn 0: a layer keeps at least 1, because INT8"),
+        ("layers = [0]\nffn = 8\nheads = 0\n", "s: heads 0: a layer keeps at least 1"),
+        ("layers = [0, 1, 1]\nffn = [8, 8, 4]\n", "layer 1 runs twice .* give both runs one width"),
+        (
+            'layers = [0, 1]\nstart = "elastic"\nffn = [8, 4]\n',
+            "start elastic is an elastic student, whose slices have one width",
+        ),
+    ],
+)
+def test_widths_that_cannot_be_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    """By the student's name and the key, with what to do."""
+    path = tmp_path / "study.toml"
+    path.write_text(HEAD + CERTIFYING + SPACE + WIDTHS + text)
+    with pytest.raises(ConfigError, match=said):
+        config.read(path)
+
+
+def test_a_width_of_all_layers_is_trained_as_before(tmp_path: Path) -> None:
+    """What decides on a training reads the same, so nothing is trained anew."""
+    path = tmp_path / "study.toml"
+    path.write_text(HEAD + CERTIFYING + STUDENT)
+    found = config.read(path).students[0].model_dump(exclude_none=True)
+    assert found["ffn"] == 8
+    assert set(found) == {
+        *("name", "layers", "ffn", "embedding_bits", "rank", "keep", "drop_after", "precision"),
+    }
+
+
 def test_dropped_tokens_are_of_questions(tmp_path: Path) -> None:
     """They are chosen by what they are worth as an answer's, which a text to classify has not."""
     path = tmp_path / "study.toml"
