@@ -13,16 +13,18 @@ from transformers import PreTrainedModel
 
 from gateway.catalog.schema import Precision
 from optimizer.data.splits import StudyQuestions
-from optimizer.models import bert, layer_widths, lowrank, student, widths
+from optimizer.models import allocation, bert, layer_widths, lowrank, student, widths
 from optimizer.students import finish
 from optimizer.students.distillation_batches import DistillationBatches
 from optimizer.students.elastic import Elastic
 from optimizer.study import stages
 from optimizer.study.config import (
     DistillConfig,
+    MeanWidth,
     StudentConfig,
     StudyConfig,
     TrainConfig,
+    Widths,
     search_folder,
 )
 from optimizer.teachers.largest_model import LargestModel
@@ -159,7 +161,7 @@ class Study:
             net = elastic.net if measured else elastic.blank
             heads = net.model.config.num_attention_heads
             return elastic.slice(config.candidate(heads), blank=not measured)
-        ffn, heads = (config.ffn, config.heads) if measured else (None, None)
+        ffn, heads = (_widths(w) if measured else None for w in (config.ffn, config.heads))
         probe = self.distillation.probe if measured else None
         model = student.cut(self._base_of(config), config.layers, ffn, heads, probe)
         model = widths.narrowed(model, config.hidden, probe)
@@ -196,3 +198,7 @@ class Study:
             return self._new_student(config)
         folder = stages.fetch(self.folder / "students" / name, partial(self.student_inputs, config))
         return self._new_student(config, loop.weights(folder / "student.pt"))
+
+
+def _widths(given: Widths | None) -> allocation.Widths | None:
+    return allocation.Mean(given.mean) if isinstance(given, MeanWidth) else given

@@ -29,6 +29,7 @@ from gateway.errors import BertierError
 from gateway.qa.codec import LENGTH_BUCKETS
 from optimizer.study.space import (
     DISTILL_KNOBS,
+    NEURON_STEP,
     RANK_STEP,
     RECIPE_KNOBS,
     Candidate,
@@ -217,7 +218,13 @@ def check_knob(name: str, value: float, known: tuple[str, ...] = RECIPE_KNOBS) -
         raise ValueError(_first_error(exc)) from exc
 
 
-Widths = int | tuple[int, ...]  # of every layer, or one for each
+class MeanWidth(_Frozen):
+    """A width that a student's layers have on average; those that matter more are wider."""
+
+    mean: int = Field(gt=0)
+
+
+Widths = int | tuple[int, ...] | MeanWidth  # of every layer, one for each, or on average
 
 
 class StudentConfig(_Frozen):
@@ -255,10 +262,21 @@ class StudentConfig(_Frozen):
             check_knob(name, value, DISTILL_KNOBS)
         return given
 
+    @field_validator("ffn", "heads", mode="before")
+    @classmethod
+    def _has_one_key(cls, given: Any) -> Any:
+        if isinstance(given, dict) and set(given) != {"mean"}:
+            raise ValueError(f"{given}: a table has one key, as in {{ mean = 768 }}")
+        return given
+
     @model_validator(mode="after")
     def _widths_fit_its_layers(self) -> StudentConfig:
-        for name, given in (("ffn", self.ffn), ("heads", self.heads)):
-            if said := _misfit(given, self.layers):
+        for name, given, step in (("ffn", self.ffn, NEURON_STEP), ("heads", self.heads, 1)):
+            if isinstance(given, MeanWidth):
+                said = _mean_misfit(given.mean, self.layers, step)
+            else:
+                said = _misfit(given, self.layers)
+            if said:
                 raise ValueError(f"{self.name}: {name} {said}")
         return self
 
@@ -294,7 +312,16 @@ class StudentConfig(_Frozen):
         )
 
 
-def _misfit(given: Widths | None, layers: tuple[int, ...]) -> str | None:
+def _mean_misfit(mean: int, layers: tuple[int, ...], step: int) -> str | None:
+    """Return why a mean cannot be spread over the layers, and what to do; None: it can."""
+    if mean % step:
+        return f"mean {mean}: layers get multiples of {step}; give one"
+    if twice := [layer for layer in layers if layers.count(layer) > 1]:
+        return f"mean {mean}: layer {twice[0]} runs twice with one width; give a number, or a list"
+    return None
+
+
+def _misfit(given: int | tuple[int, ...] | None, layers: tuple[int, ...]) -> str | None:
     """Return why these widths cannot be those of the layers, and what to do; None: they can."""
     each = (given,) if isinstance(given, int) else given
     if each is None:

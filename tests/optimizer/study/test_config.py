@@ -170,6 +170,9 @@ WIDTHS = '[[students]]\nname = "s"\n'
         ("layers = [0]\nffn = 8\nheads = [1, 2]\n", r"s: heads \[1, 2\]: 2 widths for 1 layers"),
         ("layers = [0, 1]\nffn = [8, 0]\n", "s: ffn 0: a layer keeps at least 1, because INT8"),
         ("layers = [0]\nffn = 8\nheads = 0\n", "s: heads 0: a layer keeps at least 1"),
+        ("layers = [0, 1]\nffn = { mean = 100 }\n", "ffn mean 100: .* multiples of 64; give one"),
+        ("layers = [0, 1]\nffn = { mena = 64 }\n", "one key, as in { mean = 768 }"),
+        ("layers = [0, 0]\nffn = { mean = 64 }\n", "ffn mean 64: layer 0 runs twice with one width"),
         ("layers = [0, 1, 1]\nffn = [8, 8, 4]\n", "layer 1 runs twice .* give both runs one width"),
         (
             'layers = [0, 1]\nstart = "elastic"\nffn = [8, 4]\n',
