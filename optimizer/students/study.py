@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 
 from gateway.catalog.schema import Precision
 from optimizer.data.splits import StudyQuestions
-from optimizer.models import allocation, bert, layer_widths, lowrank, student, widths
+from optimizer.models import allocation, bert, layer_widths, lowrank, movement, student, widths
+from optimizer.models.movement import Pruning
 from optimizer.students import finish
 from optimizer.students.distillation_batches import DistillationBatches
 from optimizer.students.elastic import Elastic
@@ -138,8 +139,13 @@ class Study:
         self, config: StudentConfig, how: TrainConfig, folder: Path
     ) -> dict[str, Any]:
         model, rows = self._new_student(config), self.distillation.rows
+        pruning = Pruning(**config.prune.model_dump()) if config.prune else None
+        if pruning:
+            movement.attach(model, pruning)
         loss = self.distillation.imitation(model, how=self._distill_of(config))
-        final = loop.train(model, rows, loss, how, folder, self.config.seed)
+        final = loop.train(model, rows, loss, how, folder, self.config.seed, pruning=pruning)
+        if pruning:
+            movement.cut(model, pruning)
         torch.save(model.state_dict(), folder / "student.pt")
         if student.has_plain_form(model):
             student.save_plain(model, folder / "checkpoint")

@@ -227,6 +227,26 @@ class MeanWidth(_Frozen):
 Widths = int | tuple[int, ...] | MeanWidth  # of every layer, one for each, or on average
 
 
+class PruneConfig(_Frozen):
+    """What a student loses while it learns, by masks that are learned with it."""
+
+    method: Literal["movement", "taylor"] = "movement"
+    ffn: int | None = Field(
+        None, gt=0, multiple_of=NEURON_STEP
+    )  # mean width of its layers in the end; none: no neurons go
+    heads: int | None = Field(None, gt=0)  # likewise of heads
+    start: float = Field(0.1, ge=0, lt=1)  # share of the steps before anything goes
+    end: float = Field(0.6, gt=0, le=1)  # share of the steps after which what is left stays
+
+    @model_validator(mode="after")
+    def _prunes_something(self) -> PruneConfig:
+        if self.ffn is None and self.heads is None:
+            raise ValueError("give ffn, heads or both: the mean width that is left of its layers")
+        if self.start >= self.end:
+            raise ValueError(f"start {self.start:g} must be before end {self.end:g}")
+        return self
+
+
 class StudentConfig(_Frozen):
     """One student: which layers it keeps, and how wide they are."""
 
@@ -254,6 +274,7 @@ class StudentConfig(_Frozen):
     precision: Precision = Precision.INT8_DYNAMIC  # of the published model
     train: TrainConfig | None = None  # default: not trained, published as cut
     distill: dict[str, float] | None = None  # keys of [distill] in which it differs
+    prune: PruneConfig | None = None  # default: it keeps the widths that it is cut to
 
     @field_validator("distill")
     @classmethod
@@ -279,6 +300,26 @@ class StudentConfig(_Frozen):
             if said:
                 raise ValueError(f"{self.name}: {name} {said}")
         return self
+
+    @model_validator(mode="after")
+    def _can_be_pruned(self) -> StudentConfig:
+        if self.prune is not None and (said := self._unprunable(self.prune)):
+            raise ValueError(f"{self.name}: prune {said}")
+        return self
+
+    def _unprunable(self, how: PruneConfig) -> str | None:
+        """Return why nothing can be pruned in its training, and what to do; None: it can."""
+        if self.train is None:
+            return "learns its masks in a training; give train, or ffn and heads alone, which cut without one"
+        if twice := [layer for layer in self.layers if self.layers.count(layer) > 1]:
+            return (
+                f"learns a mask for each layer, and layer {twice[0]} runs twice with the same weights; name it"
+                " once, or leave prune out: ffn and heads cut shared layers alike"
+            )
+        for name, given, final in (("ffn", self.ffn, how.ffn), ("heads", self.heads, how.heads)):
+            if final is not None and given is not None and final >= (mean := _mean_of(given)):
+                return f"{name} {final}: its layers have {mean:g} before training; give less, or leave it out"
+        return None
 
     @model_validator(mode="after")
     def _has_one_start(self) -> StudentConfig:
@@ -310,6 +351,12 @@ class StudentConfig(_Frozen):
             drop_after=self.drop_after,
             hidden=self.hidden or 0,
         )
+
+
+def _mean_of(given: Widths) -> float:
+    if isinstance(given, MeanWidth):
+        return given.mean
+    return given if isinstance(given, int) else sum(given) / len(given)
 
 
 def _mean_misfit(mean: int, layers: tuple[int, ...], step: int) -> str | None:
@@ -668,6 +715,20 @@ class StudyConfig(_Frozen):
                 "[[distill.intermediate]] compares layers with those of the largest model, but teacher or"
                 " weights name another model: remove them, and give students a base of their own"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _compares_heads_that_stay(self) -> StudyConfig:
+        relations = any(loss.loss == "relations" for loss in self.distill.intermediate)
+        for student in self.students if relations else ():
+            own = student.distill or {}
+            weight = own.get("intermediate_weight", self.distill.intermediate_weight)
+            if student.prune is not None and student.prune.heads is not None and weight:
+                raise ValueError(
+                    f'{student.name}: loss = "relations" compares the attention of all heads, also of those'
+                    " that prune takes away; leave heads of prune out, or give the student"
+                    " distill = { intermediate_weight = 0 }"
+                )
         return self
 
     @model_validator(mode="after")
