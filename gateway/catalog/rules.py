@@ -218,6 +218,19 @@ def _shape(where: str, shape: Shape) -> Iterator[Problem]:
         yield f"{where}.rank", f"{shape.rank} is not from 0 to hidden, {shape.hidden}"
     if not 0 <= shape.drop_after < max(1, shape.layers):
         yield f"{where}.drop_after", f"{shape.drop_after} of {shape.layers} layers leaves none"
+    yield from _layer_widths(f"{where}.layer_heads", shape.layer_heads, shape.layers, shape.heads)
+    yield from _layer_widths(f"{where}.layer_ffn", shape.layer_ffn, shape.layers, shape.ffn)
+
+
+def _layer_widths(
+    where: str, widths: tuple[int, ...], n_layers: int, largest: int
+) -> Iterator[Problem]:
+    if not widths:
+        return
+    if len(widths) != n_layers:
+        yield where, f"{len(widths)} widths of {n_layers} layers"
+    if min(widths) < 1 or max(widths) != largest:
+        yield where, f"from {min(widths)} to {max(widths)}, not from at least 1 to {largest}"
 
 
 def _quality(where: str, quality: Quality) -> Iterator[Problem]:

@@ -35,8 +35,8 @@ class Shape:
 
     layers: int
     hidden: int
-    heads: int
-    ffn: int
+    heads: int  # of the layer with the most
+    ffn: int  # of the widest layer
     vocabulary: int
     embedding_bits: int
     # Absent from the catalogs of early studies.
@@ -44,6 +44,13 @@ class Shape:
     keep: float = 1.0  # share of the tokens that the layers after `drop_after` see
     drop_after: int = 0  # layers that see all tokens; 0: all layers do
     relative_positions: bool = False  # attention scores have a bias by distance, as in MPNet
+    layer_heads: tuple[int, ...] = ()  # of each layer, where they differ; empty: all have `heads`
+    layer_ffn: tuple[int, ...] = ()  # likewise; empty: all have `ffn`
+
+    @property
+    def all_ffn(self) -> tuple[int, ...]:
+        """The feed-forward width of each layer."""
+        return self.layer_ffn or (self.ffn,) * self.layers
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ WITH_TASKS: Literal[2] = 2
 CATALOG = "catalog.json"
 PREVIOUS = "catalog.previous.json"
 TOKENIZER = "tokenizer.json"
+LAYER_WIDTHS = ("layer_heads", "layer_ffn")  # of a shape whose layers differ
 PART, KEEP = ".part", ".keep"  # of a catalog that is being written, and of the one before
 
 
@@ -205,9 +206,9 @@ def dump(catalog: Catalog) -> bytes:
 
 
 def _without_absent(document: dict[str, Any]) -> dict[str, Any]:
-    """Return a catalog's JSON without the fields of classifications where there are none.
+    """Return a catalog's JSON without the fields of what it does not have: classifications, uneven layers.
 
-    An older gateway reads a catalog of questions alone, and refuses every key that it does not know.
+    An older gateway reads a catalog without them, and refuses every key that it does not know.
     """
     if not document["tasks"]:
         del document["tasks"]
@@ -219,6 +220,8 @@ def _without_absent(document: dict[str, Any]) -> dict[str, Any]:
             variant["decoding"] = {"temperature": decoding["temperature"]}
         if variant["task"] == QA:
             del variant["task"]
+        even = [name for name in LAYER_WIDTHS if not variant["shape"][name]]
+        variant["shape"] = {k: v for k, v in variant["shape"].items() if k not in even}
         for quality in variant["quality"]:
             if not quality["metrics"]:
                 del quality["metrics"]

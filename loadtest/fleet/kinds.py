@@ -92,6 +92,6 @@ def gpu_ms(shape: Shape, tokens: int) -> float:
 
     A layer multiplies each token by 4 h^2 + 2 h f weights, and with every other token twice (attention).
     """
-    h, f = shape.hidden, shape.ffn
+    h, f = shape.hidden, sum(shape.all_ffn) / shape.layers
     flops = 2 * tokens * (4 * h * h + 2 * h * f) + 4 * tokens * tokens * h
     return shape.layers * (LAUNCH_MS + 1e3 * flops / GPU_FLOPS)

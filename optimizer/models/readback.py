@@ -14,9 +14,18 @@ import torch
 from onnx import numpy_helper
 from transformers import BertConfig, BertForQuestionAnswering
 
-from optimizer.models import position_bias
+from optimizer.models import layer_widths, position_bias
 from optimizer.models.bert import as_student
-from optimizer.models.weights import ACTIVATIONS, BIAS, EARLY, PROJECTION, TABLE, Array, layer_name
+from optimizer.models.weights import (
+    ACTIVATIONS,
+    BIAS,
+    BIAS_HEADS,
+    EARLY,
+    PROJECTION,
+    TABLE,
+    Array,
+    layer_name,
+)
 
 MODEL = "model.onnx"
 EMBEDDINGS = "bert.embeddings"
@@ -63,6 +72,7 @@ def load(path: Path) -> BertForQuestionAnswering:
         bert = as_student(bert)
         position_bias.attach(bert.bert.encoder, weights[BIAS])
         bert.bert.embeddings.token_type_embeddings.weight.requires_grad = False
+    layer_widths.fit(bert, weights)
     bert.load_state_dict(weights)
     return bert
 
@@ -70,10 +80,10 @@ def load(path: Path) -> BertForQuestionAnswering:
 def _config(path: Path, model: onnx.ModelProto, constants: Mapping[str, Array]) -> BertConfig:
     layers = sum(name.endswith(".intermediate.dense.codes") for name in constants)
     positions, hidden = constants[f"{EMBEDDINGS}.position_embeddings.weight"].shape
-    heads = {_heads(constants, i) for i in range(layers)}
-    widths = {_neurons(constants, i) for i in range(layers)}
-    if len(heads) > 1 or len(widths) > 1 or hidden != constants[_value(0)].shape[1]:
-        raise NotReadable(f"{path}: lacks heads or differs between layers; give a whole variant")
+    size = constants[_value(0)].shape[1] // _heads(constants, 0)
+    most = max(constants[_value(i)].shape[1] for i in range(layers))
+    if hidden % size or most > hidden:
+        raise NotReadable(f"{path}: its states are narrower than its heads; give a wider variant")
     activations = {node.op_type for node in model.graph.node} & set(ACTIVATIONS.values())
     norm = next(node for node in model.graph.node if node.op_type == "LayerNormalization")
     epsilon = next(a.f for a in norm.attribute if a.name == "epsilon")
@@ -81,8 +91,8 @@ def _config(path: Path, model: onnx.ModelProto, constants: Mapping[str, Array]) 
         vocab_size=len(constants[f"{TABLE}.codes"]),
         hidden_size=hidden,
         num_hidden_layers=layers,
-        num_attention_heads=heads.pop(),
-        intermediate_size=widths.pop(),
+        num_attention_heads=hidden // size,
+        intermediate_size=max(_neurons(constants, i) for i in range(layers)),
         hidden_act=next(k for k, v in ACTIVATIONS.items() if v in activations),
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
@@ -114,6 +124,8 @@ def _weights(constants: Mapping[str, Array]) -> dict[str, Array]:  # named as in
             found |= _linear(constants, name.removesuffix(".codes"))
         elif ".LayerNorm." in name or name in PLACES or name == BIAS:
             found[name] = values.astype(np.float32)
+        elif name.endswith(BIAS_HEADS):
+            found[name] = values
     found[f"{HEAD}.weight"] = constants[f"{HEAD}.weight"].T
     found[f"{HEAD}.bias"] = constants[f"{HEAD}.bias"]
     return found

@@ -23,7 +23,8 @@ from transformers import (
 from gateway.catalog.schema import Shape
 from gateway.errors import BertierError
 from optimizer.backbones import names
-from optimizer.models import adapt, neurons, position_bias, readback
+from optimizer.models import adapt, allocation, neurons, position_bias, readback
+from optimizer.models.allocation import Mean, Widths
 from optimizer.models.bert import (
     CLASSIFIES,
     as_classifier,
@@ -34,6 +35,7 @@ from optimizer.models.bert import (
     words_of,
 )
 from optimizer.models.heads import behead, measure
+from optimizer.models.layer_widths import ffn_of, owners
 from optimizer.models.neurons import Inputs
 from optimizer.models.weights import sharing
 
@@ -156,42 +158,127 @@ def _as_bert(name: str, model: PreTrainedModel) -> PreTrainedModel:
 def cut(
     teacher: PreTrainedModel,
     layers: Sequence[int],
-    ffn: int,
-    heads: int | None = None,
+    ffn: Widths | None,
+    heads: Widths | None = None,
     probe: Sequence[Inputs] | None = None,
 ) -> PreTrainedModel:
     """Return a copy of the teacher with these layers only, each with its best neurons and heads.
 
     A layer that is named twice is one layer that runs twice.
 
-    `heads`: kept in each layer; None: all. `config.num_attention_heads` keeps the teacher's number,
-    from which transformers takes a head's size. `probe`: what its neurons are watched on; None:
-    random tokens. Raises: ModelError for what the teacher has not.
+    `ffn`, `heads`: kept in each layer, or on average; None: all. `config.num_attention_heads` keeps the
+    teacher's number, from which transformers takes a head's size. `probe`: what its neurons are watched
+    on; None: random tokens. Raises: ModelError for what the teacher has not.
     """
-    config = teacher.config
-    had = heads_of(teacher)
-    heads = min(had) if heads is None else heads
-    if max(layers) >= len(had) or ffn > config.intermediate_size or not 0 < heads <= min(had):
-        raise ModelError(
-            f"layers {list(layers)}, ffn {ffn}, heads {heads}: the teacher has {len(had)} layers"
-            f" of width {config.intermediate_size} with {min(had)} heads"
-        )
+    n_layers = teacher.config.num_hidden_layers
+    if max(layers) >= n_layers:
+        raise ModelError(f"layers {list(layers)}: the teacher has {n_layers} layers")
     student: PreTrainedModel = copy.deepcopy(teacher)
-    kept = keep_layers(student, layers)
-    narrower = ffn < config.intermediate_size
-    watched = []
-    if narrower:
-        seeing_all = with_dropping(copy.deepcopy(teacher), None)
-        watched = neurons.measure(seeing_all, probe or neurons.random_probe(teacher))
-    for i, layer in kept.items():
-        if narrower:
-            up, down = layer.intermediate.dense, layer.output.dense
-            neurons.keep(up, down, watched[i].order[:ffn].sort().values, watched[i].mean)
-        if heads < had[i]:
-            whole = bert_of(teacher).encoder.layer[i].attention
-            behead(layer.attention, measure(teacher, whole), heads)
-    student.config.intermediate_size = ffn
+    keep_layers(student, layers)
+    _keep_neurons(student, teacher, layers, ffn, probe)
+    _keep_heads(student, teacher, layers, heads)
+    student.config.intermediate_size = max(ffn_of(student))
     return student
+
+
+def _keep_neurons(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    layers: Sequence[int],
+    ffn: Widths | None,
+    probe: Sequence[Inputs] | None,
+) -> None:
+    had = ffn_of(student)
+    if ffn is None or (widths := _each("ffn", student, ffn, had)) == had:
+        return
+    seeing_all = with_dropping(copy.deepcopy(teacher), None)
+    watched = neurons.measure(seeing_all, probe or neurons.random_probe(teacher))
+    if isinstance(ffn, Mean):
+        widths = _spread(
+            "neurons", [watched[i].importance for i in layers], ffn, allocation.NEURONS
+        )
+    for k in owners(student):
+        layer, found = bert_of(student).encoder.layer[k], watched[layers[k]]
+        if widths[k] < had[k]:
+            kept = found.order[: widths[k]].sort().values
+            neurons.keep(layer.intermediate.dense, layer.output.dense, kept, found.mean)
+
+
+def _keep_heads(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    layers: Sequence[int],
+    heads: Widths | None,
+) -> None:
+    had = heads_of(student)
+    if heads is None or (widths := _each("heads", student, heads, had)) == had:
+        return
+    whole = [bert_of(teacher).encoder.layer[i].attention for i in layers]
+    spreads = isinstance(heads, Mean)
+    cut_ones = [k for k in owners(student) if spreads or widths[k] < had[k]]
+    found = {k: measure(teacher, whole[k]) for k in cut_ones}
+    if isinstance(heads, Mean):
+        widths = _spread("heads", [found[k].importance for k in cut_ones], heads, allocation.HEADS)
+    for k in cut_ones:
+        if widths[k] < had[k]:
+            behead(bert_of(student).encoder.layer[k].attention, found[k], widths[k])
+
+
+def _spread(
+    name: str, importance: Sequence[torch.Tensor], mean: Mean, block: int
+) -> tuple[int, ...]:
+    widths = allocation.spread(importance, mean.width, block)
+    log.info("%s of each layer, by importance: %s", name, list(widths))
+    report_clamped(name, allocation.clamped(importance, mean.width, block))
+    return widths
+
+
+def report_clamped(name: str, layers: Sequence[int]) -> None:
+    """Log the layers that keep some of their units although others matter more."""
+    for k in layers:
+        log.warning(
+            "layer %d: all of its %s matter less than those that stay elsewhere; it keeps the fewest that a"
+            " layer may have. Leave it out of layers to do without it",
+            *(k, name),
+        )
+
+
+def _each(
+    name: str, student: PreTrainedModel, asked: Widths, had: tuple[int, ...]
+) -> tuple[int, ...]:
+    """Return the width asked of each layer; of a mean, which is spread later, none. Raises: ModelError."""
+    first = sharing(list(bert_of(student).encoder.layer)) or tuple(range(len(had)))
+    if isinstance(asked, Mean):
+        return _check_mean(name, asked, had, shared=len(set(first)) < len(first))
+    widths = (asked,) * len(had) if isinstance(asked, int) else tuple(asked)
+    if len(widths) != len(had):
+        raise ModelError(f"{name} {list(widths)}: {len(widths)} widths for {len(had)} layers")
+    for k, (width, most) in enumerate(zip(widths, had, strict=True)):
+        if not 0 < width <= most:
+            raise ModelError(
+                f"{name} {width}: layer {k} of the student is cut from one with {most} of them, and keeps"
+                " at least 1"
+            )
+        if width != widths[first[k]]:
+            raise ModelError(
+                f"{name} {list(widths)}: layers {first[k]} and {k} of the student share their weights; give"
+                " both one width"
+            )
+    return widths
+
+
+def _check_mean(name: str, asked: Mean, had: tuple[int, ...], *, shared: bool) -> tuple[int, ...]:
+    if shared:
+        raise ModelError(
+            f"{name} on average {asked.width:g}: layers that share weights have one width; give a number,"
+            " or a list"
+        )
+    if asked.width > sum(had) / len(had):
+        raise ModelError(
+            f"{name} on average {asked.width:g}: the layers it is cut from have"
+            f" {sum(had) / len(had):g} on average; give at most that"
+        )
+    return had if asked.width == sum(had) / len(had) else ()
 
 
 def keep_layers(model: PreTrainedModel, layers: Sequence[int]) -> dict[int, Any]:
@@ -299,14 +386,28 @@ def average(model: PreTrainedModel, start: PreTrainedModel, share: float) -> Non
 
 
 def has_plain_form(model: PreTrainedModel) -> bool:
-    """Say whether any program can load the model: nothing but layers and neurons was cut."""
+    """Say whether any program can load the model: nothing but layers and neurons was cut, alike."""
     whole = set(heads_of(model)) == {model.config.num_attention_heads}
+    whole &= set(ffn_of(model)) == {model.config.intermediate_size}
     whole &= width_of(model) == model.config.hidden_size
     whole &= not sharing(list(bert_of(model).encoder.layer))
     if position_bias.bias_of(bert_of(model).encoder) is not None:
         types = bert_of(model).embeddings.token_type_embeddings.weight
         whole &= bool((types == types[0]).all())  # an MPNet has none
     return whole and getattr(model, "early_outputs", None) is None
+
+
+def check_whole(name: str, model: PreTrainedModel) -> None:
+    """Raises: ModelError for a model without some of its heads, or whose layers differ in width.
+
+    Only a published variant that was read back can be one.
+    """
+    whole = set(heads_of(model)) == {model.config.num_attention_heads}
+    if not whole or len(set(ffn_of(model))) > 1:
+        raise ModelError(
+            f"{name}: lacks heads or differs between layers, which only a student's start or a teacher beside"
+            " weights may; give a whole variant"
+        )
 
 
 @torch.no_grad()
@@ -329,17 +430,20 @@ def save_plain(model: PreTrainedModel, folder: Path) -> None:
 def shape_of(model: PreTrainedModel, embedding_bits: int) -> Shape:
     config = model.config
     drops = getattr(model, "early_outputs", None) is not None
+    heads, ffn = heads_of(model), ffn_of(model)
     return Shape(
         layers=config.num_hidden_layers,
         hidden=width_of(model),
-        heads=max(heads_of(model)),
-        ffn=config.intermediate_size,
+        heads=max(heads),
+        ffn=max(ffn),
         vocabulary=config.vocab_size,
         embedding_bits=embedding_bits,
         rank=rank_of(model),
         keep=config.keep if drops else 1.0,
         drop_after=config.drop_after if drops else 0,
         relative_positions=position_bias.bias_of(bert_of(model).encoder) is not None,
+        layer_heads=heads if len(set(heads)) > 1 else (),
+        layer_ffn=ffn if len(set(ffn)) > 1 else (),
     )
 
 

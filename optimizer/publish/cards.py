@@ -142,7 +142,7 @@ def _shared(variant: Variant, certificate: Certificate, origin: Origin) -> dict[
         "name": variant.name,
         "layers": shape.layers,
         "hidden": shape.hidden,
-        "ffn": shape.ffn,
+        "ffn": _ffn(shape),
         "parameters": variant.parameters / 1e6,
         "precision": variant.precision,
         "words": _words(shape),
@@ -192,6 +192,13 @@ def _words(shape: Shape) -> str:
     rank = f" of rank {shape.rank}" if shape.rank else ""
     relative = ", relative positions" if shape.relative_positions else ""
     return f"{shape.embedding_bits}-bit embeddings{rank}{relative}"
+
+
+def _ffn(shape: Shape) -> str:
+    """Return the widest layer's width, and where layers differ what each of them has."""
+    parts = {"widths": shape.layer_ffn, "heads": shape.layer_heads}
+    each = [f"{name} {', '.join(map(str, of))}" for name, of in parts.items() if of]
+    return f"{shape.ffn} (by layer: {'; '.join(each)})" if each else str(shape.ffn)
 
 
 def _tokens(shape: Shape) -> str:

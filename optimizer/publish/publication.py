@@ -340,7 +340,10 @@ def _recipe(study: Study, name: str) -> str:
     layers = ", ".join(str(layer) for layer in config.layers)
     base = config.base or config.start or study.config.student_weights or study.config.largest_name
     teachers = ", ".join(study.config.outside_teachers) or study.config.largest_name
-    return f"Distilled from {teachers}; cut from {base}: its layers {layers}; then {written}."
+    pruned = f", pruned by {config.prune.method} while it learned" if config.prune else ""
+    return (
+        f"Distilled from {teachers}; cut from {base}: its layers {layers}{pruned}; then {written}."
+    )
 
 
 def reprofiled(published: Path) -> Catalog:

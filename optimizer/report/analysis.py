@@ -101,7 +101,7 @@ def finished(
 
 
 def _is_slice(student: StudentConfig, candidate: Candidate) -> bool:
-    shape = student.candidate(student.heads or candidate.heads)
+    shape = student.candidate(candidate.heads)
     return replace(shape, precision=candidate.precision) == candidate
 
 

@@ -159,6 +159,11 @@ def legend(marks: Sequence[Mark | Thread]) -> str:
     return f'<ul class="legend">{"".join(buttons)}</ul>'
 
 
+def _of_layers(widths: Sequence[int], largest: int) -> str:
+    """Return one width, or that of each layer where they differ."""
+    return ", ".join(map(str, widths or (largest,)))
+
+
 def _variants(variants: Sequence[Variant], tokens: int) -> str:
     if not variants:
         return ""
@@ -168,7 +173,8 @@ def _variants(variants: Sequence[Variant], tokens: int) -> str:
     )
     rows = [
         [
-            *(v.name, v.shape.layers, v.shape.heads, v.shape.ffn, v.shape.embedding_bits),
+            *(v.name, v.shape.layers, _of_layers(v.shape.layer_heads, v.shape.heads)),
+            *(_of_layers(v.shape.layer_ffn, v.shape.ffn), v.shape.embedding_bits),
             *(v.precision.value, f"{v.size_bytes / 1e6:.2f}", v.profile.cell(128).p50_ms),
             *(v.profile.cell(tokens).p95_ms, v.profile.cell(384).p95_ms),
         ]

@@ -49,8 +49,10 @@ class Elastic:
 
     def check(self) -> None:
         """Fail before hours of training. Raises: ModelError when its base cannot be loaded."""
-        if self.config.base is not None:
-            student.load(self.config.base, labels=self.distillation.largest.n_labels)
+        base = self.config.base
+        if base is not None:
+            labels = self.distillation.largest.n_labels
+            student.check_whole(base, student.load(base, labels=labels))
 
     @cached_property
     def graph_shape(self) -> GraphShape:
@@ -106,7 +108,9 @@ class Elastic:
 
     def _base(self) -> PreTrainedModel:
         base = self.config.base
-        return self.distillation.checkpoint(base) if base else self.distillation.start()
+        model = self.distillation.checkpoint(base) if base else self.distillation.start()
+        student.check_whole(base or "weights", model)
+        return model
 
     @cached_property
     def net(self) -> Supernet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,16 +13,19 @@ from transformers import PreTrainedModel
 
 from gateway.catalog.schema import Precision
 from optimizer.data.splits import StudyQuestions
-from optimizer.models import bert, lowrank, student, widths
+from optimizer.models import allocation, bert, layer_widths, lowrank, movement, student, widths
+from optimizer.models.movement import Pruning
 from optimizer.students import finish
 from optimizer.students.distillation_batches import DistillationBatches
 from optimizer.students.elastic import Elastic
 from optimizer.study import stages
 from optimizer.study.config import (
     DistillConfig,
+    MeanWidth,
     StudentConfig,
     StudyConfig,
     TrainConfig,
+    Widths,
     search_folder,
 )
 from optimizer.teachers.largest_model import LargestModel
@@ -134,27 +138,42 @@ class Study:
     def _train_student(
         self, config: StudentConfig, how: TrainConfig, folder: Path
     ) -> dict[str, Any]:
-        model, rows = self._new_student(config, trained=False), self.distillation.rows
+        model, rows = self._new_student(config), self.distillation.rows
+        pruning = Pruning(**config.prune.model_dump()) if config.prune else None
+        if pruning:
+            movement.attach(model, pruning)
         loss = self.distillation.imitation(model, how=self._distill_of(config))
-        final = loop.train(model, rows, loss, how, folder, self.config.seed)
+        final = loop.train(model, rows, loss, how, folder, self.config.seed, pruning=pruning)
+        if pruning:
+            movement.cut(model, pruning)
         torch.save(model.state_dict(), folder / "student.pt")
         if student.has_plain_form(model):
             student.save_plain(model, folder / "checkpoint")
         return {"final_loss": final, "parameters": student.parameters_of(model)}
 
-    def _new_student(self, config: StudentConfig, *, trained: bool) -> PreTrainedModel:
-        """Return a student as it is cut; `trained`: its own weights are loaded next, so any will do."""
+    def _new_student(
+        self, config: StudentConfig, trained: Mapping[str, torch.Tensor] | None = None
+    ) -> PreTrainedModel:
+        """Return a student as it is cut, or with the weights that it was trained to."""
+        model = self._cut(config, measured=trained is None)
+        if trained is not None:
+            layer_widths.fit(model, trained)
+            model.load_state_dict(trained)
+        return model
+
+    def _cut(self, config: StudentConfig, *, measured: bool) -> PreTrainedModel:
+        """Return a student of its shape; not `measured`: layers are whole, and what stays is arbitrary."""
         if elastic := self.elastics.get(config.start or ""):
-            net = elastic.blank if trained else elastic.net
-            heads = config.heads or net.model.config.num_attention_heads
-            return elastic.slice(config.candidate(heads), blank=trained)
-        base = self._base_of(config)
-        probe = None if trained else self.distillation.probe
-        model = student.cut(base, config.layers, config.ffn, config.heads, probe)
+            net = elastic.net if measured else elastic.blank
+            heads = net.model.config.num_attention_heads
+            return elastic.slice(config.candidate(heads), blank=not measured)
+        ffn, heads = (_widths(w) if measured else None for w in (config.ffn, config.heads))
+        probe = self.distillation.probe if measured else None
+        model = student.cut(self._base_of(config), config.layers, ffn, heads, probe)
         model = widths.narrowed(model, config.hidden, probe)
-        found = self.distillation.word_counts if config.rank and not trained else None
+        found = self.distillation.word_counts if config.rank and measured else None
         model = lowrank.with_rank(model, config.rank, config.embedding_bits, found)
-        shape = config.candidate(min(student.heads_of(model)))
+        shape = config.dropping
         return bert.with_dropping(model, bert.dropping_of(model, shape.keep, shape.drop_after))
 
     def _base_of(self, config: StudentConfig) -> PreTrainedModel:
@@ -181,10 +200,11 @@ class Study:
         config = self.student(name)
         if config is None:
             return student.with_low_bit_embeddings(self.largest.load(), self.config.largest_bits)
-        model = self._new_student(config, trained=config.train is not None)
-        if config.train is not None:
-            folder = stages.fetch(
-                self.folder / "students" / name, partial(self.student_inputs, config)
-            )
-            model.load_state_dict(loop.weights(folder / "student.pt"))
-        return model
+        if config.train is None:
+            return self._new_student(config)
+        folder = stages.fetch(self.folder / "students" / name, partial(self.student_inputs, config))
+        return self._new_student(config, loop.weights(folder / "student.pt"))
+
+
+def _widths(given: Widths | None) -> allocation.Widths | None:
+    return allocation.Mean(given.mean) if isinstance(given, MeanWidth) else given

@@ -29,6 +29,7 @@ from gateway.errors import BertierError
 from gateway.qa.codec import LENGTH_BUCKETS
 from optimizer.study.space import (
     DISTILL_KNOBS,
+    NEURON_STEP,
     RANK_STEP,
     RECIPE_KNOBS,
     Candidate,
@@ -217,6 +218,35 @@ def check_knob(name: str, value: float, known: tuple[str, ...] = RECIPE_KNOBS) -
         raise ValueError(_first_error(exc)) from exc
 
 
+class MeanWidth(_Frozen):
+    """A width that a student's layers have on average; those that matter more are wider."""
+
+    mean: int = Field(gt=0)
+
+
+Widths = int | tuple[int, ...] | MeanWidth  # of every layer, one for each, or on average
+
+
+class PruneConfig(_Frozen):
+    """What a student loses while it learns, by masks that are learned with it."""
+
+    method: Literal["movement", "taylor"] = "movement"
+    ffn: int | None = Field(
+        None, gt=0, multiple_of=NEURON_STEP
+    )  # mean width of its layers in the end; none: no neurons go
+    heads: int | None = Field(None, gt=0)  # likewise of heads
+    start: float = Field(0.1, ge=0, lt=1)  # share of the steps before anything goes
+    end: float = Field(0.6, gt=0, le=1)  # share of the steps after which what is left stays
+
+    @model_validator(mode="after")
+    def _prunes_something(self) -> PruneConfig:
+        if self.ffn is None and self.heads is None:
+            raise ValueError("give ffn, heads or both: the mean width that is left of its layers")
+        if self.start >= self.end:
+            raise ValueError(f"start {self.start:g} must be before end {self.end:g}")
+        return self
+
+
 class StudentConfig(_Frozen):
     """One student: which layers it keeps, and how wide they are."""
 
@@ -230,8 +260,8 @@ class StudentConfig(_Frozen):
     layers: tuple[int, ...] = Field(
         min_length=1
     )  # kept layers of the model it is cut from, counted from 0
-    ffn: int = Field(gt=0)  # feed-forward width
-    heads: int | None = Field(None, gt=0)  # attention heads of each layer; default: all
+    ffn: Widths  # feed-forward width
+    heads: Widths | None = None  # attention heads; default: all
     embedding_bits: int = 8  # 4 or 8
     rank: int = Field(
         0, ge=0, multiple_of=RANK_STEP
@@ -244,6 +274,7 @@ class StudentConfig(_Frozen):
     precision: Precision = Precision.INT8_DYNAMIC  # of the published model
     train: TrainConfig | None = None  # default: not trained, published as cut
     distill: dict[str, float] | None = None  # keys of [distill] in which it differs
+    prune: PruneConfig | None = None  # default: it keeps the widths that it is cut to
 
     @field_validator("distill")
     @classmethod
@@ -252,17 +283,66 @@ class StudentConfig(_Frozen):
             check_knob(name, value, DISTILL_KNOBS)
         return given
 
+    @field_validator("ffn", "heads", mode="before")
+    @classmethod
+    def _has_one_key(cls, given: Any) -> Any:
+        if isinstance(given, dict) and set(given) != {"mean"}:
+            raise ValueError(f"{given}: a table has one key, as in {{ mean = 768 }}")
+        return given
+
+    @model_validator(mode="after")
+    def _widths_fit_its_layers(self) -> StudentConfig:
+        for name, given, step in (("ffn", self.ffn, NEURON_STEP), ("heads", self.heads, 1)):
+            if isinstance(given, MeanWidth):
+                said = _mean_misfit(given.mean, self.layers, step)
+            else:
+                said = _misfit(given, self.layers)
+            if said:
+                raise ValueError(f"{self.name}: {name} {said}")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_pruned(self) -> StudentConfig:
+        if self.prune is not None and (said := self._unprunable(self.prune)):
+            raise ValueError(f"{self.name}: prune {said}")
+        return self
+
+    def _unprunable(self, how: PruneConfig) -> str | None:
+        """Return why nothing can be pruned in its training, and what to do; None: it can."""
+        if self.train is None:
+            return "learns its masks in a training; give train, or ffn and heads alone, which cut without one"
+        if twice := [layer for layer in self.layers if self.layers.count(layer) > 1]:
+            return (
+                f"learns a mask for each layer, and layer {twice[0]} runs twice with the same weights; name it"
+                " once, or leave prune out: ffn and heads cut shared layers alike"
+            )
+        for name, given, final in (("ffn", self.ffn, how.ffn), ("heads", self.heads, how.heads)):
+            if final is not None and given is not None and final >= (mean := _mean_of(given)):
+                return f"{name} {final}: its layers have {mean:g} before training; give less, or leave it out"
+        return None
+
     @model_validator(mode="after")
     def _has_one_start(self) -> StudentConfig:
         if self.start is not None and self.base is not None:
             raise ValueError(f"{self.name}: start and base both say what it is cut from; give one")
         return self
 
+    @property
+    def even(self) -> bool:
+        """Whether all of its layers have one width, as slices of an elastic student do."""
+        return isinstance(self.ffn, int) and isinstance(self.heads, int | None)
+
+    @property
+    def dropping(self) -> Candidate:
+        """Its shape as far as dropped tokens go."""
+        return Candidate(self.layers, 1, 1, keep=self.keep, drop_after=self.drop_after)
+
     def candidate(self, heads: int) -> Candidate:
-        """Return its shape with this number of heads; of its training it says nothing."""
+        """Return its shape, with as many heads if it names none; of its training it says nothing."""
+        assert isinstance(self.ffn, int), "candidates have one width"
         return Candidate(
             self.layers,
-            heads,
+            self.heads if isinstance(self.heads, int) else heads,
             self.ffn,
             self.embedding_bits,
             self.precision,
@@ -271,6 +351,40 @@ class StudentConfig(_Frozen):
             drop_after=self.drop_after,
             hidden=self.hidden or 0,
         )
+
+
+def _mean_of(given: Widths) -> float:
+    if isinstance(given, MeanWidth):
+        return given.mean
+    return given if isinstance(given, int) else sum(given) / len(given)
+
+
+def _mean_misfit(mean: int, layers: tuple[int, ...], step: int) -> str | None:
+    """Return why a mean cannot be spread over the layers, and what to do; None: it can."""
+    if mean % step:
+        return f"mean {mean}: layers get multiples of {step}; give one"
+    if twice := [layer for layer in layers if layers.count(layer) > 1]:
+        return f"mean {mean}: layer {twice[0]} runs twice with one width; give a number, or a list"
+    return None
+
+
+def _misfit(given: int | tuple[int, ...] | None, layers: tuple[int, ...]) -> str | None:
+    """Return why these widths cannot be those of the layers, and what to do; None: they can."""
+    each = (given,) if isinstance(given, int) else given
+    if each is None:
+        return None
+    if not isinstance(given, int) and len(each) != len(layers):
+        return f"{list(each)}: {len(each)} widths for {len(layers)} layers; give one for each"
+    if min(each) < 1:
+        return (
+            f"{min(each)}: a layer keeps at least 1, because INT8 has no products of width 0; name fewer"
+            " layers to do without one"
+        )
+    twice = dict(zip(layers, each, strict=False))
+    for layer, width in zip(layers, each, strict=False):
+        if width != twice[layer]:
+            return f"{list(each)}: layer {layer} runs twice with the same weights; give both runs one width"
+    return None
 
 
 class ElasticConfig(_Frozen):
@@ -549,13 +663,19 @@ class StudyConfig(_Frozen):
 
     @model_validator(mode="after")
     def _starts_come_first(self) -> StudyConfig:
-        known = {elastic.name for elastic in self.elastic}
+        elastics = {elastic.name for elastic in self.elastic}
+        known = set(elastics)
         for student in self.students:
             if student.start is not None and student.start not in known:
                 raise ValueError(
                     f"{student.name}: start {student.start} must be a student listed before it"
                 )
             known.add(student.name)
+            if not student.even and student.start in elastics:
+                raise ValueError(
+                    f"{student.name}: start {student.start} is an elastic student, whose slices have one width;"
+                    " give ffn and heads one number for all layers"
+                )
         return self
 
     @model_validator(mode="after")
@@ -566,7 +686,7 @@ class StudyConfig(_Frozen):
 
     def _of_questions_alone(self) -> str | None:
         """Return what a classification cannot have and what to do; None: all is well."""
-        students = [s.name for s in self.students if s.candidate(1).drops]
+        students = [s.name for s in self.students if s.dropping.drops]
         dropping = students or [e.name for e in self.elastic if e.space.drops]
         if self.largest:
             return (
@@ -603,6 +723,20 @@ class StudyConfig(_Frozen):
                 "[[distill.intermediate]] compares layers with those of the largest model, but teacher or"
                 " weights name another model: remove them, and give students a base of their own"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _compares_heads_that_stay(self) -> StudyConfig:
+        relations = any(loss.loss == "relations" for loss in self.distill.intermediate)
+        for student in self.students if relations else ():
+            own = student.distill or {}
+            weight = own.get("intermediate_weight", self.distill.intermediate_weight)
+            if student.prune is not None and student.prune.heads is not None and weight:
+                raise ValueError(
+                    f'{student.name}: loss = "relations" compares the attention of all heads, also of those'
+                    " that prune takes away; leave heads of prune out, or give the student"
+                    " distill = { intermediate_weight = 0 }"
+                )
         return self
 
     @model_validator(mode="after")

@@ -28,6 +28,7 @@ Recipe = tuple[tuple[str, float], ...]  # keys of a training, and their values
 
 ANY: Final = "any"  # as the layers of a space: every subset of the teacher's but the smallest ones
 RANK_STEP: Final = 64  # values of a low-bit row that share a scale
+NEURON_STEP: Final = 64  # neurons of a layer that stay or go together, where layers differ
 TEACHERS: Final = (0,)  # as the widths of a space: the teacher's alone
 DISTILL_KNOBS: Final = (
     "temperature",

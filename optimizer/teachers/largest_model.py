@@ -126,7 +126,7 @@ class LargestModel:
     def _loaded(self, start: str) -> PreTrainedModel:
         finished = self.config.finished
         try:
-            return student.load(start, answers=finished is not None, labels=self.n_labels)
+            model = student.load(start, answers=finished is not None, labels=self.n_labels)
         except student.ModelError as exc:
             only_teaches = isinstance(exc.__cause__, adapt.NotBert)
             if not only_teaches or finished is None or self.config.largest:
@@ -135,6 +135,8 @@ class LargestModel:
                 f"{exc}; it can still be a teacher: name the weights that the study's models start from"
                 " with --weights, such as minilm"
             ) from exc
+        student.check_whole(start, model)
+        return model
 
     def _train_phase(self, i: int) -> dict[str, Any]:
         """Train one phase, starting from the weights of the previous one."""

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ import torch
 from transformers import PreTrainedModel
 
 from optimizer.data.items import Feature
+from optimizer.models import movement
 from optimizer.models.bert import as_student
+from optimizer.models.movement import Pruning
 from optimizer.models.student import ModelError
 from optimizer.study import workers
 from optimizer.study.config import TrainConfig
@@ -146,14 +149,15 @@ def train(
     folder: Path,
     seed: int,
     checkpoint_every_s: float = CHECKPOINT_EVERY_S,
+    pruning: Pruning | None = None,
 ) -> float:
     """Train `model` in place and return the mean loss of the last tenth of the steps.
 
-    Goes on from the checkpoint in `folder` when there is one.
+    Goes on from the checkpoint in `folder` when there is one. `pruning`: of the masks that the model has.
     """
     checkpoint = folder / CHECKPOINT
     state = torch.load(checkpoint, device(), weights_only=True) if checkpoint.exists() else None
-    job = _Job(model, features, loss_of, config, seed, state)
+    job = _Job(model, features, loss_of, config, seed, state, pruning)
     if processes.size() > 1:
         processes.send(replace(job, model=_portable(model)))
     run = _Run.of(job)
@@ -273,6 +277,7 @@ def _step(
     loss_of: Loss,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
+    prune: Callable[[], None] | None = None,
 ) -> torch.Tensor:
     """Make one step from the parts of a batch; return the loss of the whole batch."""
     found = []
@@ -282,6 +287,8 @@ def _step(
         loss.backward()  # type: ignore[no-untyped-call]
         found.append(loss.detach())
     whole = processes.sum_gradients(model, torch.stack(found).sum())
+    if prune is not None:
+        prune()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     schedule.step()
@@ -394,6 +401,7 @@ class _Job:
     config: TrainConfig
     seed: int
     state: dict[str, Any] | None  # a checkpoint; None: from the start
+    pruning: Pruning | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -426,8 +434,12 @@ class _Run:
     def steps(self) -> Iterator[torch.Tensor]:
         """Make the steps that are left, and yield the loss of each."""
         job = self.job
-        for parts in self._prefetched(0 if job.state is None else len(job.state["losses"])):
-            yield _step(job.model, parts, job.loss_of, self.optimizer, self.schedule)
+        first = 0 if job.state is None else len(job.state["losses"])
+        for step, parts in enumerate(self._prefetched(first), first + 1):
+            prune = None
+            if job.pruning is not None:
+                prune = partial(movement.step, job.model, job.pruning, step / self.n_steps)
+            yield _step(job.model, parts, job.loss_of, self.optimizer, self.schedule, prune)
 
     def _prefetched(self, first: int) -> Iterator[list[Batch]]:
         """Yield this process's parts of each batch, made while the ones before are trained on."""

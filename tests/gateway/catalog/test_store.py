@@ -55,6 +55,19 @@ def test_a_catalog_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert store.read(tmp_path) == catalog
 
 
+def test_layers_that_differ_are_in_the_catalog_where_they_do(tmp_path: Path) -> None:
+    """An older gateway reads a catalog without the fields, and refuses one with them."""
+    variant = make_variant("uneven", 5)
+    shape = replace(variant.shape, layer_ffn=(8, variant.shape.ffn))
+    catalog = make_catalog([replace(variant, shape=shape)], [0.5])
+    store.write(tmp_path, catalog)
+    assert store.read(tmp_path) == catalog
+    assert shape.all_ffn == (8, variant.shape.ffn)
+    (found,) = json.loads((tmp_path / "catalog.json").read_bytes())["variants"]
+    assert found["shape"]["layer_ffn"] == [8, variant.shape.ffn]
+    assert "layer_heads" not in found["shape"]
+
+
 def test_a_whole_repository_has_no_problem(repository: Path) -> None:
     """Nothing is reported that is not wrong."""
     assert store.check_files(repository, store.read(repository)) == []
@@ -152,6 +165,9 @@ VALUES: list[tuple[Callable[[Any], Any], str]] = [
     (variant(golden_tolerance=0.0), "variants.0.golden_tolerance: 0"),
     (variant(golden_tolerance=float("nan")), "golden_tolerance: "),
     (inside("variants", 0, "shape", heads=0), "variants.0.shape.heads: 0"),
+    (inside("variants", 0, "shape", layer_ffn=[8]), "shape.layer_ffn: 1 widths of 2 layers"),
+    (inside("variants", 0, "shape", layer_heads=[1, 0]), "shape.layer_heads: from 0 to 1, not"),
+    (inside("variants", 0, "shape", layer_heads=[1, 99]), "shape.layer_heads: from 1 to 99, not"),
     (inside("variants", 0, "shape", rank=9), "variants.0.shape.rank: 9 is not from 0 to hidden"),
     (inside("variants", 0, "shape", rank=-64), "variants.0.shape.rank: -64"),
     (inside("variants", 0, "shape", keep=1.5), "variants.0.shape.keep: 1.5"),

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from gateway.qa.codec import SpanEncoder
 from optimizer.models import bert, lowrank, neurons, readback, student, tokenizer
+from optimizer.models.allocation import Widths
 from optimizer.models.student import ModelError
 from optimizer.models.weights import BIAS, TABLE, Array
 from optimizer.onnx import export
@@ -158,14 +159,54 @@ def dropping(model: PreTrainedModel) -> PreTrainedModel:
     return bert.with_dropping(model, bert.dropping_of(model, 0.5, 1))
 
 
-def uneven(model: PreTrainedModel) -> PreTrainedModel:
-    cut = student.cut(model, (0, 1), 96, 1)
-    return student.with_low_bit_embeddings(cut, 4)
+@pytest.mark.parametrize(
+    ("ffn", "heads"), [((96, 40), (1, 2)), ((96, 40), 2), (96, (2, 1)), (40, 1)]
+)
+def test_layers_that_differ_come_back(
+    tiny: PreTrainedModel,
+    variant: Path,
+    tmp_path: Path,
+    ffn: int | tuple[int, ...],
+    heads: int | tuple[int, ...],
+) -> None:
+    """A student may start from them, with the widths and heads that they have."""
+    published = publish(student.cut(tiny, (0, 1), ffn, heads), variant, 4)
+    found, again = student.load(str(variant)), tmp_path / "again.onnx"
+    even = isinstance(heads, int)
+    assert student.heads_of(found) == ((heads,) * 2 if even else heads)
+    assert found.config.intermediate_size == (ffn if isinstance(ffn, int) else max(ffn))
+    export.to_int8(student.with_low_bit_embeddings(found, 4), again)
+    first, second = constants(published), constants(again)
+    assert {n: v.shape for n, v in first.items()} == {n: v.shape for n, v in second.items()}
+    name = "bert.encoder.layer.1.attention.self.value.codes"
+    np.testing.assert_array_equal(first[name], second[name])
+
+
+def test_heads_of_relative_positions_come_back(variant: Path, tmp_path: Path) -> None:
+    """With the columns of the table that are theirs."""
+    loud = checkpoints.loud_mpnet(tmp_path / "mpnet")
+    model = student.with_low_bit_embeddings(student.cut(loud, (0, 1), 96, (1, 2)), 8)
+    export.to_int8(model, variant / "1" / "model.onnx")
+    found = student.load(str(variant)).state_dict()
+    name = "bert.encoder.layer.0.attention.self.bias_heads"
+    assert torch.equal(found[name], model.state_dict()[name])
+    assert "bert.encoder.layer.1.attention.self.bias_heads" not in found
+
+
+@pytest.mark.parametrize(("ffn", "heads"), [((96, 40), 2), (96, (2, 1)), (96, 1)])
+def test_a_largest_model_is_whole(
+    tiny: PreTrainedModel, variant: Path, ffn: Widths, heads: Widths
+) -> None:
+    """It is kept as a checkpoint that any program loads, and elastic students are cut from it."""
+    publish(student.cut(tiny, (0, 1), ffn, heads), variant, 4)
+    with pytest.raises(ModelError, match="small: lacks heads or differs between layers"):
+        student.check_whole("small", student.load(str(variant)))
+    student.check_whole("whole", tiny)
 
 
 @pytest.mark.parametrize(
     ("smaller", "why"),
-    [(low_rank, "low rank"), (dropping, "drops"), (uneven, "lacks heads")],
+    [(low_rank, "low rank"), (dropping, "drops")],
 )
 def test_what_is_no_plain_bert_is_refused(
     tiny: PreTrainedModel,

@@ -56,8 +56,52 @@ def test_a_student_of_fewer_heads_says_so(tiny_backbone: Path) -> None:
     twice = student.cut(once, (1,), 32)
     assert student.heads_of(once) == (1, 1)
     assert student.shape_of(twice, 32).heads == 1
-    with pytest.raises(ModelError, match="with 1 heads"):
+    with pytest.raises(ModelError, match=r"heads 2: layer 0 of .* with 1 of them"):
         student.cut(once, (0,), 96, heads=2)
+
+
+def test_each_layer_may_have_a_width_of_its_own(tiny_backbone: Path) -> None:
+    """A layer that matters less costs less; the catalog says what each one has."""
+    teacher = student.load(str(tiny_backbone))
+    uneven = student.cut(teacher, (0, 1), (96, 32), (1, 2))
+    shape = student.shape_of(uneven, 32)
+    assert (shape.layer_ffn, shape.layer_heads) == ((96, 32), (1, 2))
+    assert (shape.ffn, shape.heads) == (96, 2)
+    even = student.shape_of(student.cut(teacher, (0, 1), (32, 32), (1, 1)), 32)
+    assert (even.layer_ffn, even.layer_heads, even.ffn, even.heads) == ((), (), 32, 1)
+    assert not student.has_plain_form(student.cut(teacher, (0, 1), (96, 32)))
+
+
+def test_a_width_of_its_own_is_that_of_the_best_neurons(tiny_backbone: Path) -> None:
+    """A list of equal widths is one width; and no layer gets another's."""
+    teacher = student.load(str(tiny_backbone))
+    even, listed = student.cut(teacher, (1, 0), 32, 1), student.cut(teacher, (1, 0), (32, 48), 1)
+    weights, others = even.state_dict(), listed.state_dict()
+    for name in weights:
+        if ".layer.0." in name:
+            assert torch.equal(weights[name], others[name]), name
+    assert others["bert.encoder.layer.1.output.dense.weight"].shape == (64, 48)
+
+
+def test_an_uneven_student_may_be_a_start(tiny_backbone: Path) -> None:
+    """It is cut by what its own layers have, and what is not named stays."""
+    uneven = student.cut(student.load(str(tiny_backbone)), (0, 1), (96, 32), (1, 2))
+    again = student.cut(uneven, (1, 0), None)
+    assert student.shape_of(again, 32).layer_ffn == (32, 96)
+    assert student.heads_of(again) == (2, 1)
+    with pytest.raises(ModelError, match="ffn 48: layer 1 of the student is cut from one with 32"):
+        student.cut(uneven, (0, 1), 48)
+
+
+def test_widths_of_layers_that_share_their_weights_are_equal(tiny_backbone: Path) -> None:
+    """One product has one width, also where a student's start shares and the student does not say so."""
+    teacher = student.load(str(tiny_backbone))
+    shared = student.cut(teacher, (0, 1, 1), (96, 32, 32))
+    assert student.bert_of(shared).encoder.layer[2].output.dense.in_features == 32
+    with pytest.raises(ModelError, match="layers 1 and 2 of the student share their weights"):
+        student.cut(shared, (0, 1, 2), (96, 32, 16))
+    with pytest.raises(ModelError, match="2 widths for 3 layers"):
+        student.cut(teacher, (0, 1, 1), (96, 32))
 
 
 def test_a_student_of_fewer_heads_learns(tiny_backbone: Path) -> None:

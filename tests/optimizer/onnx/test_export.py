@@ -16,6 +16,7 @@ from gateway.backends.embedded import open_session, run
 from gateway.backends.protocol import SPAN_OUTPUTS
 from gateway.catalog.schema import Precision
 from optimizer.models import bert, lowrank, student
+from optimizer.models.allocation import Widths
 from optimizer.models.weights import ACTIVATIONS, FORCED, TABLE
 from optimizer.onnx import export
 from optimizer.onnx.export import ExportError
@@ -38,11 +39,23 @@ def louder(model: PreTrainedModel) -> PreTrainedModel:
 
 @pytest.mark.parametrize(
     ("layers", "ffn", "heads"),
-    [((0, 1), 96, 2), ((0, 1), 40, 1), ((1,), 96, 2), ((0, 1, 1), 40, 1)],
+    [
+        ((0, 1), 96, 2),
+        ((0, 1), 40, 1),
+        ((1,), 96, 2),
+        ((0, 1, 1), 40, 1),
+        ((0, 1), (64, 16), (1, 2)),
+        ((0, 1, 1), (96, 24, 24), (2, 1, 1)),
+    ],
 )
 @pytest.mark.parametrize("bits", [4, 8, 32])
 def test_every_shape_computes_what_pytorch_computes(
-    model: PreTrainedModel, tmp_path: Path, layers: tuple[int, ...], ffn: int, heads: int, bits: int
+    model: PreTrainedModel,
+    tmp_path: Path,
+    layers: tuple[int, ...],
+    ffn: Widths,
+    heads: Widths,
+    bits: int,
 ) -> None:
     """The gates compare logits, padding included; they raise when they differ."""
     cut = student.cut(model, layers, ffn, heads)

@@ -59,6 +59,18 @@ def test_the_card_states_rank_and_dropped_tokens() -> None:
     assert "After 1 of its layers only 30% of the tokens go on" in found
 
 
+def test_the_card_states_the_widths_of_layers_that_differ() -> None:
+    """One number would be that of the widest, and of its others nobody would know."""
+    plain = make_variant("small", 5)
+    shape = replace(plain.shape, layer_ffn=(plain.shape.ffn, 64), layer_heads=(1, 2))
+    found = card_of(replace(plain, shape=shape))
+    widths = (
+        f"feed-forward width {plain.shape.ffn} (by layer: widths {plain.shape.ffn}, 64; heads 1, 2)"
+    )
+    assert widths in found
+    assert "by layer" not in card_of(plain)
+
+
 @pytest.mark.parametrize(
     ("batched", "said"), [(False, "Served one request at a time"), (True, "Served in batches")]
 )

@@ -20,6 +20,7 @@ from gateway.settings import Settings
 from optimizer.certify import certification, plans
 from optimizer.data.question_sets import DataError
 from optimizer.models import student
+from optimizer.models.layer_widths import ffn_of
 from optimizer.publish import publication, recertify
 from optimizer.students.exported import Exported
 from optimizer.students.study import Study
@@ -28,6 +29,7 @@ from optimizer.study.config import (
     DataConfig,
     ElasticConfig,
     PhaseConfig,
+    PruneConfig,
     StudentConfig,
     StudyConfig,
     TrainConfig,
@@ -126,6 +128,50 @@ def test_a_student_is_published_in_its_own_precision(study: Study, tmp_path: Pat
     assert f"max_batch_size: {published.MAX_BATCH}\n" in config
     assert "then FP16, for a GPU." in variant.recipe
     assert validate(tmp_path / "repo", Settings()).problems == ()
+
+
+def test_a_student_whose_layers_differ_is_trained_and_published(
+    study: Study, tmp_path: Path
+) -> None:
+    """What was cut is trained, loaded with its widths again, served and described."""
+    uneven = StudentConfig(
+        name="tiny-uneven",
+        layers=(0, 1),
+        ffn=(96, 32),
+        heads=(1, 2),
+        embedding_bits=4,
+        train=TrainConfig(epochs=0.2, batch_size=8),
+    )
+    asked = replace(study, config=study.config.model_copy(update={"students": (uneven,)}))
+    asked.train_student(uneven)
+    catalog = publication.publish(
+        asked, tmp_path / "repo", allow_dominated=True, allow_constant=True
+    )
+    variant = catalog.variant("tiny-uneven")
+    assert (variant.shape.layer_ffn, variant.shape.layer_heads) == ((96, 32), (1, 2))
+    even = student.cut(asked.largest.load(), (0, 1), 96, 2)
+    gone = 64 * (64 * 2 + 1) + 32 * (4 * 64 + 3)  # neurons of a layer, a head of the other
+    assert variant.parameters == student.parameters_of(even) - gone
+    assert not (asked.folder / "students" / "tiny-uneven" / "checkpoint").exists()
+    assert validate(tmp_path / "repo", Settings()).problems == ()
+
+
+def test_a_pruned_student_has_the_widths_that_are_left(study: Study) -> None:
+    """Which those are, its weights say: it is loaded without being measured again."""
+    pruned = StudentConfig(
+        name="tiny-pruned",
+        layers=(0, 1),
+        ffn=96,
+        embedding_bits=4,
+        train=TrainConfig(epochs=0.3, batch_size=8),
+        prune=PruneConfig(ffn=64, heads=1),
+    )
+    asked = replace(study, config=study.config.model_copy(update={"students": (pruned,)}))
+    found = asked.train_student(pruned)
+    model = asked.model("tiny-pruned")
+    assert (ffn_of(model), student.heads_of(model)) == ((64, 64), (1, 1))
+    assert found["parameters"] == student.parameters_of(model)
+    assert "its layers 0, 1, pruned by movement while" in publication._recipe(asked, "tiny-pruned")
 
 
 def test_another_precision_trains_nothing_anew(study: Study) -> None:

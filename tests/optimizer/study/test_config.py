@@ -160,6 +160,94 @@ def test_a_student_may_learn_in_another_way_than_the_others(tmp_path: Path) -> N
         config.read(path)
 
 
+WIDTHS = '[[students]]\nname = "s"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("layers = [0, 1]\nffn = [8]\n", r"s: ffn \[8\]: 1 widths for 2 layers"),
+        ("layers = [0]\nffn = 8\nheads = [1, 2]\n", r"s: heads \[1, 2\]: 2 widths for 1 layers"),
+        ("layers = [0, 1]\nffn = [8, 0]\n", "s: ffn 0: a layer keeps at least 1, because INT8"),
+        ("layers = [0]\nffn = 8\nheads = 0\n", "s: heads 0: a layer keeps at least 1"),
+        ("layers = [0, 1]\nffn = { mean = 100 }\n", "ffn mean 100: .* multiples of 64; give one"),
+        ("layers = [0, 1]\nffn = { mena = 64 }\n", "one key, as in { mean = 768 }"),
+        (
+            "layers = [0, 0]\nffn = { mean = 64 }\n",
+            "ffn mean 64: layer 0 runs twice with one width",
+        ),
+        ("layers = [0, 1, 1]\nffn = [8, 8, 4]\n", "layer 1 runs twice .* give both runs one width"),
+        (
+            'layers = [0, 1]\nstart = "elastic"\nffn = [8, 4]\n',
+            "start elastic is an elastic student, whose slices have one width",
+        ),
+    ],
+)
+def test_widths_that_cannot_be_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    """By the student's name and the key, with what to do."""
+    path = tmp_path / "study.toml"
+    path.write_text(HEAD + CERTIFYING + SPACE + WIDTHS + text)
+    with pytest.raises(ConfigError, match=said):
+        config.read(path)
+
+
+PRUNED = WIDTHS + "layers = [0, 1]\nffn = 512\nheads = 12\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (PRUNED + "prune = { ffn = 128 }\n", "s: prune learns its masks in a training; give train"),
+        (PRUNED + "train = {}\nprune = {}\n", "give ffn, heads or both"),
+        (PRUNED + "train = {}\nprune = { ffn = 100 }\n", "prune.ffn: .* multiple of 64"),
+        (PRUNED + "train = {}\nprune = { ffn = 512 }\n", "ffn 512: its layers have 512 before"),
+        (PRUNED + "train = {}\nprune = { heads = 13 }\n", "heads 13: its layers have 12 before"),
+        (
+            PRUNED + "train = {}\nprune = { heads = 6, start = 0.6 }\n",
+            "start 0.6 must be before end 0.6",
+        ),
+        (
+            PRUNED.replace("[0, 1]", "[0, 0]") + "train = {}\nprune = { heads = 6 }\n",
+            "layer 0 runs twice with the same weights; name it once",
+        ),
+        (
+            '[[distill.intermediate]]\nloss = "relations"\n'
+            + PRUNED
+            + "train = {}\nprune = { heads = 6 }\n",
+            'loss = "relations" compares the attention of all heads',
+        ),
+    ],
+)
+def test_what_cannot_be_pruned_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    """Before anything is trained, with what to do."""
+    path = tmp_path / "study.toml"
+    path.write_text(HEAD + CERTIFYING + text)
+    with pytest.raises(ConfigError, match=said):
+        config.read(path)
+
+
+def test_a_student_may_be_pruned_beside_losses_that_know_of_no_heads(tmp_path: Path) -> None:
+    """Its neurons, or its heads where the relations do not count."""
+    path = tmp_path / "study.toml"
+    text = HEAD + CERTIFYING + '[[distill.intermediate]]\nloss = "relations"\n' + PRUNED
+    path.write_text(text + "train = {}\nprune = { ffn = 128 }\n")
+    assert config.read(path).students[0].prune == config.PruneConfig(ffn=128)
+    idle = "distill = { intermediate_weight = 0 }\n"
+    path.write_text(text + "train = {}\nprune = { heads = 6 }\n" + idle)
+    assert config.read(path).students[0].prune == config.PruneConfig(heads=6)
+
+
+def test_a_width_of_all_layers_is_trained_as_before(tmp_path: Path) -> None:
+    """What decides on a training reads the same, so nothing is trained anew."""
+    path = tmp_path / "study.toml"
+    path.write_text(HEAD + CERTIFYING + STUDENT)
+    found = config.read(path).students[0].model_dump(exclude_none=True)
+    assert found["ffn"] == 8
+    assert set(found) == {
+        *("name", "layers", "ffn", "embedding_bits", "rank", "keep", "drop_after", "precision"),
+    }
+
+
 def test_dropped_tokens_are_of_questions(tmp_path: Path) -> None:
     """They are chosen by what they are worth as an answer's, which a text to classify has not."""
     path = tmp_path / "study.toml"
