@@ -210,8 +210,8 @@ def question_study_of(args: argparse.Namespace) -> Any:  # a Study
 
 def _run(args: argparse.Namespace) -> dict[str, Any]:
     terms = rollouts.terms_of(args)  # a mistake in them should not show after hours
-    rollouts.check_task(terms, configs.read(args.study))
     if not one_call.is_wanted(args):
+        rollouts.check_task(terms, configs.read(args.study))
         return _run_stages(args, lambda _: nullcontext())
     call = one_call.prepared(args)
     if args.dry_run:
