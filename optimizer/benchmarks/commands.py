@@ -11,7 +11,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from optimizer.benchmarks.results import QUIET, Contest, Interval, Labels, Pair, ReferenceComparison
+from optimizer.benchmarks.results import (
+    QUIET,
+    Contest,
+    Interval,
+    Labels,
+    Pair,
+    ReferenceComparison,
+    StudentComparison,
+    StudentResult,
+)
 
 METHODS = "gp,random,tpe,nsga2,trainings"
 EPOCHS = 0.1
@@ -26,6 +35,7 @@ def add(
     compare = commands.add_parser("compare", help=text, description=text)
     kinds = compare.add_subparsers(required=True, metavar="WHAT")
     _add_labels(kinds, options, study_of)
+    _add_students(kinds, options, study_of)
     _add_searches(kinds, options, study_of)
     text = "compare all published variants with the fp32 teacher: how much faster, how much smaller"
     reference = commands.add_parser("reference", parents=[options], help=text, description=text)
@@ -47,6 +57,18 @@ def _add_labels(kinds: Any, options: argparse.ArgumentParser, study_of: Any) -> 
         help="start each twin from the teacher cut to its shape instead of from the student's slice",
     )
     command.set_defaults(run=lambda args: _labels(args, study_of(args)))
+
+
+def _add_students(kinds: Any, options: argparse.ArgumentParser, study_of: Any) -> None:
+    text = (
+        "compare all variants of a distilled study with one of its students: size, latency, F1, cost of"
+        " training, and a verdict; prints Markdown"
+    )
+    command = kinds.add_parser("students", parents=[options], help=text, description=text)
+    command.add_argument(
+        "--against", metavar="NAME", help="student to compare with; default: the study's first"
+    )
+    command.set_defaults(run=lambda args: _students(args, study_of(args)))
 
 
 def _add_searches(kinds: Any, options: argparse.ArgumentParser, study_of: Any) -> None:
@@ -84,6 +106,15 @@ def _labels(args: argparse.Namespace, study: Any) -> dict[str, Any]:
 
     found = labels.run(study, from_teacher=args.from_teacher)
     Console().print(labels_table(found))
+    return asdict(found)
+
+
+def _students(args: argparse.Namespace, study: Any) -> dict[str, Any]:
+    from optimizer.benchmarks import students
+
+    found = students.run(study, args.against)
+    table = students_table(found)
+    Console().print(table, markup=False, highlight=False, soft_wrap=True)
     return asdict(found)
 
 
@@ -146,6 +177,38 @@ def labels_table(found: Labels) -> Table:
 def _row(pair: Pair) -> Sequence[str]:
     scores = (f"{pair.f1[0]:.4f}", f"{pair.f1[1]:.4f}", interval(pair.f1_difference))
     return pair.first, pair.data, str(pair.n), *scores, interval(pair.forced_difference)
+
+
+def students_table(found: StudentComparison) -> str:
+    """Return a table in Markdown; F1 in percent, differences in points."""
+    heads = ("student", "MB", "p50 ms", "p95 ms", "F1 forced", "F1", f"F1 less `{found.against}`")
+    rows = [_student_row(student) for student in found.students]
+    lines = [(*heads, "steps", "training s", "verdict"), ("---",) * (len(heads) + 3), *rows]
+    teacher = (
+        "" if found.teacher_s is None else f"; the teacher's answers, once: {found.teacher_s:.0f} s"
+    )
+    scale = (
+        f"{found.data}: {found.n} questions on {found.n_contexts} contexts, which give the 95 % intervals;"
+        f" latency of {found.tokens} tokens on one core{teacher}."
+    )
+    return "\n".join([*("| " + " | ".join(cells) + " |" for cells in lines), "", scale])
+
+
+def _student_row(student: StudentResult) -> tuple[str, ...]:
+    less = student.f1_difference
+    points = [] if less is None else [100 * value for value in (less.mean, less.low, less.high)]
+    return (
+        f"`{student.name}`",
+        f"{student.size_bytes / 1e6:.2f}",
+        f"{student.p50_ms:.2f}",
+        f"{student.p95_ms:.2f}",
+        "-" if student.forced_f1 is None else f"{100 * student.forced_f1:.1f}",
+        f"{100 * student.f1:.1f}",
+        "{:+.1f} ({:+.1f} to {:+.1f})".format(*points) if points else "-",
+        str(student.steps) if student.steps else "-",
+        "-" if student.train_s is None else f"{student.train_s:.0f}",
+        student.verdict,
+    )
 
 
 def runs_table(found: Contest) -> Table:
