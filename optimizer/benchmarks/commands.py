@@ -22,7 +22,7 @@ from optimizer.benchmarks.results import (
     StudentResult,
 )
 
-METHODS = "gp,random,tpe,nsga2,trainings"
+METHODS = "gp,random,tpe,nsga2,bort,trainings"
 EPOCHS = 0.1
 ROUNDS = 60
 
@@ -213,7 +213,7 @@ def _student_row(student: StudentResult) -> tuple[str, ...]:
 
 def runs_table(found: Contest) -> Table:
     title = f"hypervolume over {len({run.seed for run in found.runs})} seeds"
-    columns = ("method", "runs", "candidates", "with F1", "minutes", "median", "from", "to")
+    columns = ("method", "runs", "candidates", "with F1", "minutes", "median", "from", "to", "best W")
     table = Table(*columns, title=title)
     for method in found.methods:
         runs = found.of(method)
@@ -225,6 +225,7 @@ def runs_table(found: Contest) -> Table:
             f"{median(run.scored for run in runs):g}",
             f"{median(run.minutes for run in runs):.1f}",
             *(f"{value:.4f}" for value in (median(volumes), min(volumes), max(volumes))),
+            f"{median(run.best_w for run in runs):.3f}",
         )
     return table
 

@@ -83,6 +83,7 @@ class Run:
     minutes: float  # charged, the elastic student's training included where it was used
     budget_minutes: float | None  # None: as many minutes as its candidates take
     curve: tuple[Step, ...]  # where it grows
+    best_w: float = 0.0  # largest W-coefficient of a candidate, which `bort` looks for
 
     @property
     def hypervolume(self) -> float:
