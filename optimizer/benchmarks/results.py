@@ -210,6 +210,39 @@ class StudentComparison:
     ran_on: dict[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Deferral:
+    """A plan that defers so many of the questions to the largest variant; costs relative to that one's."""
+
+    share: float
+    f1: float
+    loss: Interval  # of F1, to the largest
+    cascade: float  # CPU time, where the largest starts anew
+    exit: float | None  # the same where it goes on from the smaller one's states; None: it cannot
+
+
+@dataclass(frozen=True, slots=True)
+class Deferring:
+    """Deferring from one variant to the largest, for rising shares of the questions."""
+
+    variant: str
+    prefix: float | None  # share of the largest's layers that it stands for; None: it is no prefix
+    points: tuple[Deferral, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExitComparison:
+    """Early exit, at its best, beside cascades."""
+
+    data: str
+    n: int
+    n_contexts: int
+    largest: str
+    f1: float
+    plans: tuple[Deferring, ...]
+    ran_on: dict[str, str]
+
+
 def write(found: Any, path: Path) -> None:
     """Write a result by one rename."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -44,8 +44,6 @@ TECHNIQUES: Mapping[str, str] = {
     "nothing": "",
     "labels": "distill = { label_weight = 1.0 }",
     "relations": "distill = { intermediate_weight = 1.0 }",
-    "shared": "layers = [0, 0]",
-    "tokens": "keep = 0.5\ndrop_after = 1",
     "words": "embedding_bits = 4",
     "fp32": 'start = "nothing"\nprecision = "fp32"',
     "fp16": 'start = "nothing"\nprecision = "fp16"',
@@ -92,8 +90,7 @@ def test_a_study_ends_in_one_table(options: list[str], capsys: pytest.CaptureFix
     assert by_name["whole"].train_s is None
     assert by_name["fp32"].train_s == by_name["nothing"].train_s
     assert all(s.train_s for s in found.students if s.name != "whole")
-    for smaller in ("shared", "words"):
-        assert by_name[smaller].size_bytes < by_name["nothing"].size_bytes
+    assert by_name["words"].size_bytes < by_name["nothing"].size_bytes
     assert by_name["fp32"].size_bytes > by_name["fp16"].size_bytes > by_name["nothing"].size_bytes
     assert (found.against, found.data, by_name["nothing"].f1_difference) == (
         "nothing",
