@@ -246,7 +246,7 @@ def _write_curve(folder: Path, losses: Sequence[float], n_steps: int, seconds: f
         for i, part in enumerate(parts)
     ]
     folder.mkdir(parents=True, exist_ok=True)
-    curve = {"steps": n_steps, "seconds": round(seconds, 1), "points": points}
+    curve = {"steps": n_steps, "seconds": round(seconds, 3), "points": points}
     write_json(folder / LOSSES, curve)
 
 
