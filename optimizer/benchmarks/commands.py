@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from optimizer.benchmarks.results import QUIET, Contest, Interval, Labels, Pair, ReferenceComparison
+from optimizer.benchmarks.results import (
+    QUIET,
+    Contest,
+    Deferral,
+    Deferring,
+    ExitComparison,
+    Interval,
+    Labels,
+    Pair,
+    ReferenceComparison,
+    StudentComparison,
+    StudentResult,
+)
+from optimizer.study import config as configs
 
-METHODS = "gp,random,tpe,nsga2,trainings"
+METHODS = "gp,random,tpe,nsga2,bort,trainings"
 EPOCHS = 0.1
 ROUNDS = 60
+LOSSES = (0.005, 0.01, 0.02, 0.05)  # of F1, for which `exits` shows the least compute
 
 
 def add(
@@ -26,7 +41,9 @@ def add(
     compare = commands.add_parser("compare", help=text, description=text)
     kinds = compare.add_subparsers(required=True, metavar="WHAT")
     _add_labels(kinds, options, study_of)
+    _add_students(kinds, options, study_of)
     _add_searches(kinds, options, study_of)
+    _add_exits(kinds)
     text = "compare all published variants with the fp32 teacher: how much faster, how much smaller"
     reference = commands.add_parser("reference", parents=[options], help=text, description=text)
     reference.add_argument(
@@ -47,6 +64,18 @@ def _add_labels(kinds: Any, options: argparse.ArgumentParser, study_of: Any) -> 
         help="start each twin from the teacher cut to its shape instead of from the student's slice",
     )
     command.set_defaults(run=lambda args: _labels(args, study_of(args)))
+
+
+def _add_students(kinds: Any, options: argparse.ArgumentParser, study_of: Any) -> None:
+    text = (
+        "compare all variants of a distilled study with one of its students: size, latency, F1, cost of"
+        " training, and a verdict; prints Markdown"
+    )
+    command = kinds.add_parser("students", parents=[options], help=text, description=text)
+    command.add_argument(
+        "--against", metavar="NAME", help="student to compare with; default: the study's first"
+    )
+    command.set_defaults(run=lambda args: _students(args, study_of(args)))
 
 
 def _add_searches(kinds: Any, options: argparse.ArgumentParser, study_of: Any) -> None:
@@ -79,11 +108,47 @@ def _add_searches(kinds: Any, options: argparse.ArgumentParser, study_of: Any) -
     command.set_defaults(run=lambda args: _searches(args, study_of(args)))
 
 
+def _add_exits(kinds: Any) -> None:
+    text = (
+        "bound what early exit could save, by published variants as prefixes of the largest, beside cascades of them;"
+        " prints Markdown"
+    )
+    command = kinds.add_parser("exits", help=text, description=text)
+    command.add_argument("--model-repository", type=Path, default=configs.REPOSITORY)
+    command.add_argument(
+        "--data", required=True, help="SQuAD-format file, or a known name such as squad_v2_dev"
+    )
+    command.add_argument(
+        "--questions",
+        type=int,
+        help="ask this many, in a fixed order across articles; default: all",
+    )
+    command.set_defaults(run=_exits)
+
+
+def _exits(args: argparse.Namespace) -> dict[str, Any]:
+    from optimizer.benchmarks import exits
+
+    found = exits.run(args.model_repository, args.data, args.questions)
+    least = {loss: exits.cheapest(found, loss) for loss in LOSSES}
+    Console().print(exits_table(found, least), markup=False, highlight=False, soft_wrap=True)
+    return asdict(found)
+
+
 def _labels(args: argparse.Namespace, study: Any) -> dict[str, Any]:
     from optimizer.benchmarks import labels
 
     found = labels.run(study, from_teacher=args.from_teacher)
     Console().print(labels_table(found))
+    return asdict(found)
+
+
+def _students(args: argparse.Namespace, study: Any) -> dict[str, Any]:
+    from optimizer.benchmarks import students
+
+    found = students.run(study, args.against)
+    table = students_table(found)
+    Console().print(table, markup=False, highlight=False, soft_wrap=True)
     return asdict(found)
 
 
@@ -148,9 +213,102 @@ def _row(pair: Pair) -> Sequence[str]:
     return pair.first, pair.data, str(pair.n), *scores, interval(pair.forced_difference)
 
 
+def exits_table(
+    found: ExitComparison, least: Mapping[float, tuple[Deferral | None, Deferral | None]]
+) -> str:
+    """Return two tables in Markdown: every tenth share of each plan, and the least compute for a loss.
+
+    F1 in percent, losses in points, compute relative to the largest variant's.
+    """
+    heads = ("from", "deferred", "F1", "loss", "compute, exit", "compute, cascade")
+    rows = [_deferral_row(plan, p) for plan in found.plans for p in plan.points[::10]]
+    losses = ("loss at most", "compute, exit", "compute, cascade")
+    scale = (
+        f"To {found.largest} (F1 {100 * found.f1:.1f}); {found.data}: {found.n} questions on"
+        f" {found.n_contexts} contexts, which give the 95 % intervals; compute 1: {found.largest} alone."
+    )
+    each = [
+        (
+            f"{100 * loss:g}",
+            _compute(None if by_exit is None else by_exit.exit),
+            _compute(None if by_cascade is None else by_cascade.cascade),
+        )
+        for loss, (by_exit, by_cascade) in least.items()
+    ]
+    return "\n\n".join([markdown(heads, rows), markdown(losses, each), scale])
+
+
+def _deferral_row(plan: Deferring, at: Deferral) -> tuple[str, ...]:
+    return (
+        f"`{plan.variant}`",
+        f"{at.share:.0%}",
+        f"{100 * at.f1:.1f}",
+        points_of(at.loss),
+        _compute(at.exit),
+        _compute(at.cascade),
+    )
+
+
+def _compute(share: float | None) -> str:
+    return "-" if share is None else f"{share:.2f}"
+
+
+def points_of(found: Interval) -> str:
+    """Return a difference of F1 in points, with its 95 % interval."""
+    mean, low, high = (100 * value for value in (found.mean, found.low, found.high))
+    return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table for the documentation."""
+    lines = [heads, ("---",) * len(heads), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def students_table(found: StudentComparison) -> str:
+    """Return a table in Markdown; F1 in percent, differences in points."""
+    heads = ("student", "MB", "p50 ms", "p95 ms", "F1 forced", "F1", f"F1 less `{found.against}`")
+    teacher = (
+        "" if found.teacher_s is None else f"; the teacher's answers, once: {found.teacher_s:.0f} s"
+    )
+    scale = (
+        f"{found.data}: {found.n} questions on {found.n_contexts} contexts, which give the 95 % intervals;"
+        f" latency of {found.tokens} tokens on one core{teacher}."
+    )
+    rows = [_student_row(student) for student in found.students]
+    table = markdown((*heads, "steps", "training s", "verdict"), rows)
+    return f"{table}\n\n{scale}"
+
+
+def _student_row(student: StudentResult) -> tuple[str, ...]:
+    less = student.f1_difference
+    return (
+        f"`{student.name}`",
+        f"{student.size_bytes / 1e6:.2f}",
+        f"{student.p50_ms:.2f}",
+        f"{student.p95_ms:.2f}",
+        "-" if student.forced_f1 is None else f"{100 * student.forced_f1:.1f}",
+        f"{100 * student.f1:.1f}",
+        "-" if less is None else points_of(less),
+        str(student.steps) if student.steps else "-",
+        "-" if student.train_s is None else f"{student.train_s:.0f}",
+        student.verdict,
+    )
+
+
 def runs_table(found: Contest) -> Table:
     title = f"hypervolume over {len({run.seed for run in found.runs})} seeds"
-    columns = ("method", "runs", "candidates", "with F1", "minutes", "median", "from", "to")
+    columns = (
+        "method",
+        "runs",
+        "candidates",
+        "with F1",
+        "minutes",
+        "median",
+        "from",
+        "to",
+        "best W",
+    )
     table = Table(*columns, title=title)
     for method in found.methods:
         runs = found.of(method)
@@ -162,6 +320,7 @@ def runs_table(found: Contest) -> Table:
             f"{median(run.scored for run in runs):g}",
             f"{median(run.minutes for run in runs):.1f}",
             *(f"{value:.4f}" for value in (median(volumes), min(volumes), max(volumes))),
+            f"{median(run.best_w for run in runs):.3f}",
         )
     return table
 

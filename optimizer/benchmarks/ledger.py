@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from optimizer.study.space import Candidate
-from optimizer.study.trials import Cost, Point
+from optimizer.study.trials import Cost
 
 
 class EvaluationLedger:
@@ -135,9 +135,9 @@ class Meter:
     def spent_s(self) -> float:
         return sum(self.ledger.charges(self.run).values())
 
-    def start(self, points: Collection[Point]) -> None:
-        """Resume after these points: their shapes are charged already, and idle time is not charged."""
-        self.seen = {shape_key(p.candidate) for p in points}
+    def start(self, known: Collection[Candidate]) -> None:
+        """Resume after these candidates: their shapes are charged already, and idle time is not charged."""
+        self.seen = {shape_key(candidate) for candidate in known}
         self._since = self.clock()
 
     def cost(self, candidate: Candidate) -> Cost:

@@ -18,6 +18,7 @@ QUIET = 0.1  # largest `ReferenceComparison.disturbed` with reliable ratios of l
 SEARCHES, LABELS = Path(FOLDER) / "searches.json", Path(FOLDER) / "labels.json"
 LABELS_FROM_TEACHER = Path(FOLDER) / "labels-from-teacher.json"
 REFERENCE = Path(FOLDER) / "reference.json"
+STUDENTS = Path(FOLDER) / "students.json"
 T = TypeVar("T")
 
 
@@ -82,6 +83,7 @@ class Run:
     minutes: float  # charged, the elastic student's training included where it was used
     budget_minutes: float | None  # None: as many minutes as its candidates take
     curve: tuple[Step, ...]  # where it grows
+    best_w: float = 0.0  # largest W-coefficient of a candidate, which `bort` looks for
 
     @property
     def hypervolume(self) -> float:
@@ -174,6 +176,71 @@ class ReferenceComparison:
     def disturbed(self) -> float:
         """Return by which share the least wall time of any cell is above its CPU time."""
         return max((t.min_ms / t.cpu_ms - 1 for t in self.timings if t.cpu_ms), default=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class StudentResult:
+    """A variant of a study as it is served, and what it took to train."""
+
+    name: str
+    size_bytes: int
+    p50_ms: float
+    p95_ms: float
+    f1: float
+    forced_f1: float | None  # of the answerable questions, each answered; None: there are none
+    steps: int  # of its training, and of those that it starts from
+    train_s: float | None  # of these steps; None: it was not trained in this study
+    f1_difference: (
+        Interval | None
+    )  # to the student that all are compared with; None: it is that one
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
+class StudentComparison:
+    """All variants of a study beside one of its students."""
+
+    against: str
+    data: str
+    n: int
+    n_contexts: int
+    tokens: int  # length bucket of the latencies
+    teacher_s: float | None  # its answers to all training rows took so long, once
+    students: tuple[StudentResult, ...]
+    ran_on: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Deferral:
+    """A plan that defers so many of the questions to the largest variant; costs relative to that one's."""
+
+    share: float
+    f1: float
+    loss: Interval  # of F1, to the largest
+    cascade: float  # CPU time, where the largest starts anew
+    exit: float | None  # the same where it goes on from the smaller one's states; None: it cannot
+
+
+@dataclass(frozen=True, slots=True)
+class Deferring:
+    """Deferring from one variant to the largest, for rising shares of the questions."""
+
+    variant: str
+    prefix: float | None  # share of the largest's layers that it stands for; None: it is no prefix
+    points: tuple[Deferral, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExitComparison:
+    """Early exit, at its best, beside cascades."""
+
+    data: str
+    n: int
+    n_contexts: int
+    largest: str
+    f1: float
+    plans: tuple[Deferring, ...]
+    ran_on: dict[str, str]
 
 
 def write(found: Any, path: Path) -> None:

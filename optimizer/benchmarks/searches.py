@@ -18,7 +18,7 @@ from optimizer.benchmarks.ledger import CachedEvaluator, EvaluationLedger, Meter
 from optimizer.benchmarks.results import SEARCHES, ComparisonError, Contest, Run
 from optimizer.benchmarks.volumes import Tried
 from optimizer.data.question_sets import DataError, Example, Split
-from optimizer.search import scoring, stage
+from optimizer.search import scoring, stage, subarchitecture
 from optimizer.search.ask_tell import Evaluators, Search
 from optimizer.search.costs import CostGate
 from optimizer.search.scoring import SliceScorer
@@ -249,7 +249,10 @@ def _tried(context: RunContext, planned: PlannedRun) -> Tried:
             watch_progress=charge_trial,
             enough=enough,
         )
-        meter.start(worker.points())
+        known = [p.candidate for p in worker.points()]
+        if known and planned.sampler is Sampler.BORT:  # it paid for its grid before the first
+            known += subarchitecture.grid_of(planned.space)
+        meter.start(known)
         points = worker.run()[: planned.candidates]  # an earlier command may have asked for more
     charges = context.ledger.charges(name)
     spent = accumulate(charges.get(p.trial, p.seconds) / 60 for p in points)
@@ -274,6 +277,7 @@ def _contest(
             minutes=tried.minutes[-1] if tried.minutes else 0.0,
             budget_minutes=budget if method == TRAININGS else None,
             curve=volumes.curve(tried, limits, reference, questions),
+            best_w=volumes.best_w(tried, limits, reference, questions),
         )
         for (method, seed), (tried, budget) in runs.items()
     )

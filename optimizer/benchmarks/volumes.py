@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from optimizer.benchmarks import pairs
 from optimizer.benchmarks.results import Against, Run, Step
+from optimizer.search import subarchitecture
 from optimizer.study import trials
 from optimizer.study.trials import Cost, Limits, Point
 
@@ -56,6 +57,23 @@ def curve(tried: Tried, limits: Limits, reference: Cost, questions: int) -> tupl
         if now > (steps[-1].hypervolume if steps else 0.0):
             steps.append(Step(i, minutes, now))
     return tuple(steps)
+
+
+def best_w(tried: Tried, limits: Limits, reference: Cost, questions: int) -> float:
+    """Return the largest W-coefficient, of which the reference is the maximum point; F1 as in `curve`.
+
+    A candidate that saves nothing in size or in time is worth nothing by it.
+    """
+    useful = (p for p in tried.points if questions in p.f1 and not limits.reason(p))
+    small = (
+        p
+        for p in useful
+        if p.cost.p95_ms < reference.p95_ms and p.cost.size_bytes < reference.size_bytes
+    )
+    return max(
+        (subarchitecture.w_coefficient(p.cost, 1 - p.f1[questions], reference) for p in small),
+        default=0.0,
+    )
 
 
 def against(first: Sequence[Run], other: Sequence[Run]) -> list[Against]:

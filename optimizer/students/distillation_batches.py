@@ -117,7 +117,7 @@ class DistillationBatches:
 
     def _matched(self, model: PreTrainedModel, how: DistillConfig) -> tuple[Match, ...]:
         """Return what is compared inside a student and its teacher. Raises: ModelError."""
-        if how.labels_only or not how.intermediate:
+        if how.labels_only or not how.intermediate or not how.intermediate_weight:
             return ()
         ours, theirs = Inside.of(model), Inside.of(self._teacher)
         return intermediate.matches(how.intermediate, ours, theirs)

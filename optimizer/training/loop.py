@@ -168,6 +168,7 @@ def train(
         torch.set_rng_state(state["torch_rng"].cpu())
         log.info("%s: going on from step %d", folder.name, len(losses))
     saved = time.monotonic()
+    began = saved - (0.0 if state is None else state.get("seconds", 0.0))
     progress = _Progress(folder.name, len(losses), run.n_steps)
     with processes.stopped_between_steps():
         try:
@@ -176,16 +177,17 @@ def train(
                 average.update(model)
                 progress.step(losses)
                 if time.monotonic() - saved >= checkpoint_every_s:
-                    run.save(checkpoint, losses.all(), average)
-                    _write_curve(folder, losses.all(), run.n_steps)
+                    seconds = time.monotonic() - began
+                    run.save(checkpoint, losses.all(), average, seconds)
+                    _write_curve(folder, losses.all(), run.n_steps, seconds)
                     saved = time.monotonic()
                 processes.check()
         except ProcessLost:
-            run.save(checkpoint, losses.all(), average)
+            run.save(checkpoint, losses.all(), average, time.monotonic() - began)
             raise
     average.copy_to(model)
     found = losses.all()
-    _write_curve(folder, found, run.n_steps)
+    _write_curve(folder, found, run.n_steps, time.monotonic() - began)
     checkpoint.unlink(missing_ok=True)
     return float(np.mean(found[-max(1, len(found) // 10) :]))
 
@@ -240,8 +242,8 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def _write_curve(folder: Path, losses: Sequence[float], n_steps: int) -> None:
-    """Write the losses so far for people, in few points; nothing here reads them again."""
+def _write_curve(folder: Path, losses: Sequence[float], n_steps: int, seconds: float) -> None:
+    """Write the losses so far, in few points, and the seconds that all steps took, before a kill too."""
     width = max(1, -(-n_steps // CURVE_POINTS))
     parts = [losses[i : i + width] for i in range(0, len(losses), width)]
     points = [
@@ -249,7 +251,8 @@ def _write_curve(folder: Path, losses: Sequence[float], n_steps: int) -> None:
         for i, part in enumerate(parts)
     ]
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / LOSSES, {"steps": n_steps, "points": points})
+    curve = {"steps": n_steps, "seconds": round(seconds, 3), "points": points}
+    write_json(folder / LOSSES, curve)
 
 
 def _optimizer(
@@ -458,7 +461,7 @@ class _Run:
         seed = self.job.seed * SEED_STEPS + step
         return [_part_of(self.job.features, rows, part, seed=seed) for part in parts]
 
-    def save(self, path: Path, losses: list[float], average: _Average) -> None:
+    def save(self, path: Path, losses: list[float], average: _Average, seconds: float) -> None:
         """Write what a killed run needs to go on."""
         state: dict[str, Any] = {
             "model": self.job.model.state_dict(),
@@ -467,6 +470,7 @@ class _Run:
             "torch_rng": torch.get_rng_state(),
             "average": average.weights,
             "losses": losses,
+            "seconds": seconds,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")

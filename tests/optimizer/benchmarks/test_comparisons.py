@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from optimizer.benchmarks.results import ComparisonError, Contest, Labels, Refer
 from optimizer.benchmarks.searches import ComparisonPlan
 from optimizer.cli import main
 from optimizer.publish import publication
+from optimizer.search import subarchitecture
 from optimizer.search.costs import CostGate
 from optimizer.search.scoring import SliceScorer
 from optimizer.students.study import Study
@@ -35,7 +37,7 @@ from tests.optimizer.students.test_study import study_of
 SEARCH = SearchConfig(sampler=Sampler.RANDOM, trials=4, tokens=64, questions=(6, 12))
 ELASTIC_MINUTES = 0.1  # trainings have as much time beside that of the first method
 PLAN = ComparisonPlan(
-    ("tpe", "random", "trainings"), 2, 4, None, 0.2, elastic_minutes=ELASTIC_MINUTES
+    ("tpe", "random", "bort", "trainings"), 2, 4, None, 0.2, elastic_minutes=ELASTIC_MINUTES
 )
 
 
@@ -142,6 +144,8 @@ def test_every_method_has_every_seed(study: Study, contest: Contest) -> None:
     assert {(a.method, a.at) for a in contest.against} == {
         ("random", "candidates"),
         ("random", "minutes"),
+        ("bort", "candidates"),
+        ("bort", "minutes"),
         ("trainings", "minutes"),
     }
     assert all(a.seeds == 2 for a in contest.against)
@@ -156,6 +160,28 @@ def test_slices_have_the_same_number_of_candidates_and_pay_for_the_elastic_stude
         assert run.minutes > contest.elastic_minutes == ELASTIC_MINUTES
         assert all(ELASTIC_MINUTES < step.minutes <= run.minutes for step in run.curve)
         assert run.hypervolume > 0
+
+
+def test_the_grid_of_bort_is_part_of_its_minutes(
+    study: Study, contest: Contest, tmp_path: Path
+) -> None:
+    """It measures all shapes before it tries one; a run that goes on does not pay for them again."""
+    shutil.copytree(study.folder / "compare", tmp_path / "compare")
+    for name in ("teacher", "elastic"):
+        (tmp_path / name).symlink_to(study.folder / name)
+    grid_s = 60.0
+    with sqlite3.connect(tmp_path / "compare" / "searches" / "ledger.db") as database:
+        database.execute("UPDATE results SET seconds = ? WHERE key LIKE '%/cost/%'", (grid_s,))
+        database.execute("DELETE FROM charges WHERE run LIKE '%/bort-0'")
+    shutil.rmtree(tmp_path / "compare" / "searches" / "bort-0")
+    elsewhere, plan = replace(study, folder=tmp_path), replace(PLAN, methods=("bort",), seeds=1)
+    n_shapes = len(subarchitecture.grid_of(study.elastic.config.space))
+    (once,) = searches.run(elsewhere, plan, tmp_path / "lock").runs
+    assert once.minutes == pytest.approx(ELASTIC_MINUTES + n_shapes * grid_s / 60, rel=0.2)
+    more = replace(plan, candidates=PLAN.candidates + 1)
+    (again,) = searches.run(elsewhere, more, tmp_path / "lock").runs
+    assert once.minutes < again.minutes < once.minutes + n_shapes * grid_s / 60
+    assert again.best_w >= once.best_w > 0
 
 
 def test_trainings_fit_into_the_minutes_of_the_first_method(contest: Contest) -> None:

@@ -87,6 +87,18 @@ def test_what_misses_a_limit_is_no_part_of_a_pareto_front() -> None:
     assert volumes.common_questions([tried], Limits(min_f1=0.7)) == 0
 
 
+def test_the_best_w_is_of_what_saves_size_and_time() -> None:
+    """By hand: half of both sides at an error of .5; a candidate beyond the box saves less than nothing twice."""
+    points = (
+        *(point(0, {10: 0.5}, 50), point(1, {10: 0.9}, 200, 20.0), point(2, {5: 0.9}, 10)),
+        *(point(3, {10: 0.6}, 50, 7.5), point(4, {10: 0.7}, 10)),
+    )
+    tried = Tried(points, (1.0, 2.0, 3.0, 4.0, 5.0))
+    assert volumes.best_w(tried, Limits(min_f1=0.4), BOX, 10) == pytest.approx(0.5 * 0.9 / 0.3)
+    assert volumes.best_w(tried, Limits(max_size_mb=4), BOX, 10) == 0.0
+    assert volumes.best_w(Tried(points[:3], (1.0, 2.0, 3.0)), Limits(), BOX, 10) == 0.5
+
+
 def test_all_runs_are_measured_on_the_same_questions() -> None:
     """A run that never got to the highest rung decides which one counts."""
     high = Tried((point(0, {5: 0.6, 10: 0.5}, 50),), (1.0,))

@@ -75,15 +75,19 @@ def test_an_average_of_the_weights_survives_a_kill(tiny_backbone: Path, tmp_path
 
 
 def test_a_run_leaves_its_learning_curve(tiny_backbone: Path, tmp_path: Path) -> None:
-    """Also a killed one; a resumed one goes on where the checkpoint was."""
+    """Also a killed one; a resumed one goes on where the checkpoint was, and its seconds count from there."""
     model = student.load(str(tiny_backbone))
     with pytest.raises(Killed):
         loop.train(model, rows(), dying_after(7), CONFIG, tmp_path, 1, checkpoint_every_s=0)
     killed = json.loads((tmp_path / "losses.json").read_text())
     assert (killed["steps"], [p["step"] for p in killed["points"]]) == (12, list(range(1, 8)))
+    checkpoint = tmp_path / "checkpoint.pt"
+    state = torch.load(checkpoint, weights_only=True)
+    torch.save(state | {"seconds": state["seconds"] + 1000}, checkpoint)
     loop.train(model, rows(), label_loss, CONFIG, tmp_path, 1)
     whole = json.loads((tmp_path / "losses.json").read_text())
     assert whole["points"][:7] == killed["points"]
+    assert whole["seconds"] > 1000 > killed["seconds"] > 0
     assert [p["step"] for p in whole["points"]] == list(range(1, 13))
 
 
