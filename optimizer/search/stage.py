@@ -19,6 +19,7 @@ from optimizer.data.question_sets import DataError, Split
 from optimizer.onnx import profile
 from optimizer.search import costs, scoring
 from optimizer.search.ask_tell import Evaluators, Search
+from optimizer.search.cost_queue import CostQueue
 from optimizer.search.costs import CostGate
 from optimizer.search.scoring import NetScorer, Scorer, SliceScorer
 from optimizer.search.storage import is_of_host, opened_among, same_host
@@ -68,19 +69,20 @@ def run(
     elastic: Elastic | None = None,
     *,
     elsewhere: bool = False,
+    queue: CostQueue | None = None,
     limits: Callable[[], Limits] | None = None,
 ) -> SearchResult:
     """Start, resume, or join the search at `url`; write the Pareto front. Raises: BertierError.
 
     `elastic`: whose slices; None: the first one's. `elsewhere`: latencies are those that another host
-    measured into the run folder. `limits`: those that hold now, asked after each candidate; None: the
-    study's, as long as the search takes.
+    measured into the run folder. `queue`: of the cost workers that measure them. `limits`: those that
+    hold now, asked after each candidate; None: the study's, as long as the search takes.
     """
     how, elastic = how_of(study), elastic or study.elastic
     in_force = limits or (lambda: how.limits)
     while True:
         now = how.limited(in_force())
-        found = _run_under(study, url, elastic, now, in_force, elsewhere=elsewhere)
+        found = _run_under(study, url, elastic, now, in_force, elsewhere=elsewhere, queue=queue)
         if in_force() == now.limits:
             return found
 
@@ -93,6 +95,7 @@ def _run_under(
     in_force: Callable[[], Limits],
     *,
     elsewhere: bool,
+    queue: CostQueue | None,
 ) -> SearchResult:
     """Search under the limits of `how`, until it is over or others are in force."""
     space, folder = space_of(elastic, how), study.search_folder(elastic.config.name)
@@ -100,7 +103,7 @@ def _run_under(
     if not questions:
         raise DataError("the search split of the certifying sources is empty: add [[data]]")
     rungs = tuple(sorted({min(n, len(questions)) for n in how.questions}))
-    gate = gate_of(elastic, how, folder, elsewhere=elsewhere)
+    gate = gate_of(elastic, how, folder, elsewhere=elsewhere, queue=queue)
     trainer = trainer_of(study, elastic, how, folder)
     inputs = inputs_of(elastic, how, space, questions[: rungs[-1]], trainer)
     progress_log = ProgressLog(how, lambda: gate.cost(space.largest))
@@ -175,7 +178,12 @@ def measure_costs(study: Study) -> dict[str, int]:
 
 
 def gate_of(
-    elastic: Elastic, how: SearchConfig, folder: Path, *, elsewhere: bool = False
+    elastic: Elastic,
+    how: SearchConfig,
+    folder: Path,
+    *,
+    elsewhere: bool = False,
+    queue: CostQueue | None = None,
 ) -> CostGate:
     """Return the cost gate of an elastic student; it measures into the folder of the search."""
     return CostGate(
@@ -183,6 +191,7 @@ def gate_of(
         how.tokens,
         folder / "costs",
         elsewhere=elsewhere,
+        queue=queue,
         patience_s=how.patience_s,
     )
 

@@ -1,6 +1,6 @@
 """Storage of trials: a database that many workers share, or a file of one worker.
 
-With `search` the only module that knows Optuna.
+With `ask_tell` and `cost_queue` the only module that knows Optuna.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,8 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 from gateway.errors import BertierError
 from optimizer.study import workers
 
-DIRECTIONS: tuple[Literal["minimize", "maximize"], ...] = (
+Direction = Literal["minimize", "maximize"]
+DIRECTIONS: tuple[Direction, ...] = (
     "maximize",  # F1
     "minimize",  # p95 in ms
     "minimize",  # bytes
@@ -60,23 +61,36 @@ def opened_among(
 
     Raises: as `opened`.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)
-    try:
+    with _mapped(_shown(url, folder), "trials"):
         if url:
-            with _joined(url, name, family) as found:
-                yield found
+            with _joined(url, name, DIRECTIONS) as (study, storage):
+                yield study, _relatives(study, storage, family)
         else:
             busy = f"{folder}: another search runs there; with --storage many share one study"
             with (
                 workers.alone(folder / "search.lock", busy),
-                _joined(_file(folder / "trials.db"), name, family) as found,
+                _joined(_file(folder / "trials.db"), name, DIRECTIONS) as (study, storage),
             ):
-                yield found
+                yield study, _relatives(study, storage, family)
+
+
+@contextmanager
+def opened_requests(url: str, name: str) -> Iterator[optuna.Study]:
+    """Open or join a study whose trials are requests for latencies. Raises: SearchError."""
+    shown = _shown(url, Path())
+    with _mapped(shown, "measurements"), _joined(url, name, ("minimize",)) as (study, _):
+        yield study
+
+
+@contextmanager
+def _mapped(storage: str, kept: str) -> Iterator[None]:
+    try:
+        yield
     except STORAGE_ERRORS as exc:
         raise SearchError(
-            f"{_shown(url, folder)}: the storage of trials failed ({_first_line(exc)}); finished"
-            " trials are kept, and the same command goes on"
+            f"{storage}: the storage of trials failed ({_first_line(exc)}); finished {kept} are kept,"
+            " and the same command goes on"
         ) from exc
 
 
@@ -122,27 +136,27 @@ def _claimed(connection: Connection, study: str, name: str) -> Iterator[bool]:
 
 @contextmanager
 def _joined(
-    url: str, name: str, family: str | None
-) -> Iterator[tuple[optuna.Study, list[optuna.Study]]]:
+    url: str, name: str, directions: Sequence[Direction]
+) -> Iterator[tuple[optuna.Study, RDBStorage]]:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = _connect(url)
     try:
         study = optuna.create_study(
-            storage=storage, study_name=name, directions=DIRECTIONS, load_if_exists=True
+            storage=storage, study_name=name, directions=directions, load_if_exists=True
         )
-        if family is not None:
-            study.set_user_attr(FAMILY, family)
-        yield study, _relatives(storage, name, family)
+        yield study, storage
     finally:
         storage.engine.dispose()
 
 
-def _relatives(storage: RDBStorage, name: str, family: str | None) -> list[optuna.Study]:
+def _relatives(study: optuna.Study, storage: RDBStorage, family: str | None) -> list[optuna.Study]:
     if family is None:
         return []
+    study.set_user_attr(FAMILY, family)
     return [
         optuna.load_study(study_name=known.study_name, storage=storage)
         for known in optuna.get_all_study_summaries(storage, include_best_trial=False)
-        if known.study_name != name and known.user_attrs.get(FAMILY) == family
+        if known.study_name != study.study_name and known.user_attrs.get(FAMILY) == family
     ]
 
 

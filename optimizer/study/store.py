@@ -68,8 +68,8 @@ class Store:
             files, root = fsspec.url_to_fs(url)
         except ImportError as exc:
             raise StoreError(
-                f"{url}: {exc}; install the driver: pip install 'bertier[store]' has that of s3://,"
-                " for gs:// pip install gcsfs"
+                f"{url}: {exc}; install the driver: pip install 'bertier[store]', for gs://"
+                " pip install 'bertier[gs]'"
             ) from exc
         except ValueError as exc:
             raise StoreError(f"{url}: {exc}; use file://, s3:// or gs://") from exc

@@ -21,6 +21,7 @@ KUSTOMIZATIONS = (
     "overlays/bucket",
     "overlays/secure",
     "optimizer",
+    "optimizer-costs",
     "optimizer-finish",
     "optimizer-gpu",
 )

@@ -273,6 +273,28 @@ def test_workers_that_finish_are_started_like_those_that_search() -> None:
     assert job["metadata"]["name"] == "finish"
 
 
+def test_cost_workers_measure_on_idle_hosts_of_one_kind() -> None:
+    """Nobody else works there; search workers, which measure nothing then, may be anywhere."""
+    jobs = workloads("optimizer-costs")
+    asked = {name: main._parser().parse_args(args_of(job)) for name, job in jobs.items()}
+    assert (asked["search"].cost_workers, asked["search"].storage) == (True, "$(STORAGE)")
+    assert (args_of(jobs["costs"])[0], asked["costs"].storage) == ("costs", "$(STORAGE)")
+    assert asked["costs"].study == asked["search"].study
+    assert "affinity" not in pod_of(jobs["search"])
+    assert pod_of(jobs["search"])["nodeSelector"] == {"bertier.workers": "true"}
+    pod = pod_of(jobs["costs"])
+    assert pod["nodeSelector"] == {"bertier.costs": "true"}
+    (rule,) = pod["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    (names,) = rule["labelSelector"]["matchExpressions"]
+    assert set(names["values"]) == {"costs", "search", "finish"}
+
+
+def args_of(job: Json) -> list[str]:
+    (container,) = pod_of(job)["containers"]
+    args: list[str] = container["args"]
+    return args
+
+
 @pytest.mark.parametrize("name", ["optimizer", "optimizer-gpu"])
 def test_a_worker_is_started_by_a_command_that_exists(name: str) -> None:
     """A flag of no command ends every pod."""

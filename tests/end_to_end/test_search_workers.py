@@ -11,11 +11,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 
+from optimizer.search import cost_queue
 from optimizer.search.ask_tell import Evaluators
 from optimizer.search.storage import SearchError, claims, opened
 from optimizer.study.config import Sampler, SearchConfig
@@ -44,8 +46,11 @@ def url() -> Iterator[str]:
 
 
 @contextmanager
-def workers(n: int, folder: Path, url: str) -> Iterator[dict[int, subprocess.Popen[bytes]]]:
-    command = [sys.executable, "-m", "tests.searching", str(folder), str(TRIALS), url]
+def workers(
+    n: int, folder: Path, url: str, kind: tuple[str, ...] = (str(TRIALS),)
+) -> Iterator[dict[int, subprocess.Popen[bytes]]]:
+    what, *more = kind
+    command = [sys.executable, "-m", "tests.searching", str(folder), what, url, *more]
     started = {p.pid: p for p in [subprocess.Popen(command) for _ in range(n)]}
     try:
         yield started
@@ -59,11 +64,7 @@ def test_a_killed_worker_loses_one_trial_that_another_repeats(tmp_path: Path, ur
     """Workers join at once on an empty database, and go on when one of them is gone."""
     (tmp_path / "hang").touch()
     with workers(3, tmp_path, url) as started:
-        deadline = time.monotonic() + PATIENCE_S
-        while not (tmp_path / "hanging").exists():
-            assert time.monotonic() < deadline, "no worker got so far"
-            time.sleep(0.1)
-        victim = int((tmp_path / "hanging").read_text())
+        victim = hanging_in(tmp_path)
         os.kill(victim, signal.SIGKILL)
         codes = {pid: process.wait(PATIENCE_S) for pid, process in started.items()}
     assert codes.pop(victim) == -signal.SIGKILL
@@ -81,6 +82,42 @@ def test_a_killed_worker_loses_one_trial_that_another_repeats(tmp_path: Path, ur
     lines = (tmp_path / "judged.txt").read_text().splitlines()
     twice = [line for line, n in Counter(lines).items() if n > 1]
     assert not twice
+
+
+def hanging_in(folder: Path) -> int:
+    """Return the pid of the worker that hangs, as soon as one does."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not (folder / "hanging").exists():
+        assert time.monotonic() < deadline, "no worker got so far"
+        time.sleep(0.1)
+    return int((folder / "hanging").read_text())
+
+
+def test_a_killed_cost_worker_loses_one_measurement_that_another_repeats(
+    tmp_path: Path,
+) -> None:
+    """Two search workers ask one cost worker; a second takes over what it had, and no latency is lost."""
+    (tmp_path / "hang").touch()
+    with local_postgres.server() as running:
+        url = running.url
+        with (
+            workers(2, tmp_path, url, ("12", "queued")) as searching,
+            workers(1, tmp_path, url, ("costs",)) as first,
+        ):
+            victim = hanging_in(tmp_path)
+            assert list(first) == [victim]
+            os.kill(victim, signal.SIGKILL)
+            with workers(1, tmp_path, url, ("costs",)):
+                codes = [process.wait(PATIENCE_S) for process in searching.values()]
+        assert codes == [0, 0]
+        assert len([t for t in trials_at(url, tmp_path) if "point" in t.user_attrs]) >= 12
+        with cost_queue.opened(url, STUDY) as queue:
+            requests = queue.requests.trials
+    assert {t.state for t in requests} == {TrialState.FAIL, TrialState.COMPLETE}
+    keys = [t.user_attrs["key"] for t in requests if t.state is TrialState.COMPLETE]
+    assert len(set(keys)) == len(keys) >= 12
+    assert requests[0].state is TrialState.FAIL
+    assert requests[0].user_attrs["key"] in keys
 
 
 def test_a_member_is_finished_by_one_worker_at_a_time(tmp_path: Path, url: str) -> None:
@@ -117,6 +154,32 @@ def test_a_lost_database_ends_a_worker_that_finishes(tmp_path: Path) -> None:
         running.start()
     with pytest.raises(SearchError, match="postgresql://"):
         claim_after(running.stop, "mysql://user:password@host/database", tmp_path)
+
+
+def test_a_lost_database_ends_a_cost_worker() -> None:
+    """What it measured before is kept, and what it had is there for the next one."""
+    with local_postgres.server() as running:
+
+        def lose(wanted: dict[str, Any]) -> dict[str, Any]:
+            if wanted["shape"] == "b":
+                running.stop()
+            return {"p95_ms": 1.5}
+
+        with pytest.raises(SearchError, match="finished measurements are kept"):
+            answer_two(running.url, lose)
+        running.start()
+        with cost_queue.opened(running.url, STUDY) as queue:
+            states = [t.state for t in queue.requests.trials]
+            assert states == [TrialState.COMPLETE, TrialState.RUNNING]
+            assert queue.ask("a", {}) == {"p95_ms": 1.5}
+
+
+def answer_two(url: str, measure: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    with cost_queue.opened(url, STUDY) as queue:
+        for shape in ("a", "b"):
+            queue.requests.enqueue_trial({}, {"key": shape, "wanted": {"shape": shape}})
+        while queue.answer_next(measure):
+            pass
 
 
 def claim_after(event: Callable[[], None], url: str, folder: Path) -> None:

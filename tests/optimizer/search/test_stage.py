@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,7 @@ from optimizer.study.config import (
 )
 from optimizer.study.space import Candidate, Space
 from optimizer.study.trials import Limits
+from tests.fakes import ROOT
 
 SPACE = Space(
     layers="any",
@@ -203,6 +207,45 @@ def test_a_search_may_train_its_candidates(
     assert trained.student_inputs(member)["distill"]["temperature"] == recipe[0][1]
     trained.train_student(member)
     assert trained.model(name).config.num_hidden_layers == len(member.layers)
+
+
+def test_latencies_are_measured_by_a_cost_worker(
+    study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It knows of the study file the name alone; what it measured is kept in the run folder."""
+    search = """
+        [search]
+        tokens = 64
+        patience_s = 0
+        questions = [6]
+        trials = 3
+        sampler = "random"
+    """
+    file, storage = study_file(study, tmp_path, search), f"sqlite:///{tmp_path}/trials.db"
+    command = (sys.executable, "-m", "optimizer.cli.main", "costs")
+    given = ("--study", str(file), "--storage", storage)
+    apart = os.environ | {"TMPDIR": str(tmp_path)}  # its lock is not that of this host
+    run = replace(study, folder=tmp_path / "run")
+    shutil.copytree(study.folder, run.folder, ignore=shutil.ignore_patterns("search"))
+    arguments = [*given, "--data-dir", str(run.data_dir), "--run-dir", str(run.folder)]
+    with subprocess.Popen([*command, *given], env=apart, cwd=ROOT) as worker:
+        try:
+            assert main.main(["search", *arguments, "--cost-workers"]) == 0
+            assert worker.poll() is None
+        finally:
+            worker.kill()
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    stored = [json.loads(p.read_text()) for p in (run.folder / "search" / "costs").iterdir()]
+    assert {row["p95_ms"] for row in result["front"]} <= {found["p95_ms"] for found in stored}
+    assert main.main(["search", *arguments, "--stored-costs", "--trials", "3"]) == 0
+
+
+def test_cost_workers_are_found_through_a_storage(
+    study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without one nobody could answer."""
+    assert main.main([*arguments(study, tmp_path, "[search]\n"), "--cost-workers"]) == 1
+    assert "--cost-workers: needs --storage" in capsys.readouterr().err
 
 
 def test_limits_of_a_file_that_is_being_written_stay_in_force(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_a_store_that_cannot_be_used_says_why(
     with pytest.raises(StoreError, match="s3://no-such-bucket/mine"):
         stage(tmp_path / "here" / "teacher")
     for url, said in (
-        ("gs://bucket/mine", "pip install gcsfs"),
+        ("gs://bucket/mine", "pip install 'bertier[gs]'"),
         ("nothing://bucket/mine", "use file://, s3:// or gs://"),
         ("s3://bucket", "names no folder"),
     ):
