@@ -330,7 +330,7 @@ class Option(
     idle_ms: float  # predicted quantile of the end-to-end time on an idle system
     predicted_ms: float  # the same with the work in flight
     behind_ms: float = (
-        0.0  # compute of all requests that wait for admission, if they took this plan
+        0.0  # how early it must be for those that wait for admission to take this plan in time, too
     )
     wait_ms: float = 0.0  # the part of `predicted_ms` that is a wait for work in flight
 

@@ -160,13 +160,13 @@ class ServingSet:
         return known * size.n_windows
 
     def options(
-        self, size: Size, quantile: float, now_ms: float, n_behind: int = 0
+        self, size: Size, quantile: float, now_ms: float, head_starts_ms: Sequence[float] = ()
     ) -> list[Option]:
         """Return every plan with its latency predicted for a request of this size.
 
-        `n_behind`: requests that wait for admission.
+        `head_starts_ms`: by how much later the targets of those are that wait for admission.
         """
-        predicted = self.predictor(size, quantile, now_ms, n_behind)
+        predicted = self.predictor(size, quantile, now_ms, head_starts_ms)
         return [predicted(known) for known in self._trusted_now(self._known_of(size).in_order)]
 
     def cheapest_first(self, size: Size) -> Sequence[Option]:
@@ -174,14 +174,14 @@ class ServingSet:
         return self._trusted_now(self._known_of(size).by_price)
 
     def predictor(
-        self, size: Size, quantile: float, now_ms: float, n_behind: int = 0
+        self, size: Size, quantile: float, now_ms: float, head_starts_ms: Sequence[float] = ()
     ) -> Callable[[Option], Option]:
         """Return what predicts the latency of one option at a time; it holds at this moment only."""
         predict, latency = self.latency.predictor(size, quantile, now_ms), self.latency
 
         def predicted(known: Option) -> Option:
             p = predict(known.plan)
-            behind_ms = latency.behind_ms(n_behind, p.cost_ms) if n_behind else 0.0
+            behind_ms = latency.behind_ms(head_starts_ms, p.cost_ms) if head_starts_ms else 0.0
             return Option(
                 known.plan,
                 known.trust,

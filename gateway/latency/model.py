@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 GATEWAY_MS = 2.0  # route, decode and the way to the model server, of one window
 WINDOW_MS = 0.5  # the same of each further window
+HEAD_START = 0.5  # share of the time that a waiting request has more than the one before it
 
 # The profile knows an idle host only: until something was seen, its tails are taken this much wider.
 _WIDER = (0.0, 0.20, 0.35)  # log, by level
@@ -120,23 +121,20 @@ class LatencyModel:
         self._see_others()
         return self.queue.lanes_at_work < max(1, self.queue.cores // 2)
 
-    @property
-    def crowded(self) -> bool:
-        """Whether there is more work, ours and external, than cores."""
-        self._see_others()
-        external = sum(line.external for line in self.queue.lines.values())
-        return self.queue.in_flight + external > self.queue.cores
+    def wait_ms(self, now_ms: float) -> float:
+        """Return the expected time until a core is free for a request, whatever its plan; 0: one is."""
+        self._see_others(now_ms)
+        return self.queue.core_wait_ms(now_ms)
 
-    def wait_ms(self, plans: Sequence[Plan], size: Size, now_ms: float) -> float:
-        """Return the lowest expected wait of any plan for work in flight; 0: a core is free."""
-        if not self.crowded:
-            return 0.0
-        found = self.predict(plans, size, 0.5, now_ms)
-        return min((p.wait_ms for p in found), default=0.0)
+    def behind_ms(self, head_starts_ms: Sequence[float], cost_ms: float) -> float:
+        """Return by how much the plan of a request must be early, so that those behind it may take it, too.
 
-    def behind_ms(self, n_behind: int, cost_ms: float) -> float:
-        """Return how long so many requests would take on the cores, each at this cost."""
-        return n_behind * (cost_ms + GATEWAY_MS) / self.queue.cores
+        `head_starts_ms`: by how much later their targets are, in the order in which they are answered. Each takes
+        this cost on the cores; half of its head start counts, since a queue that grows uses it up.
+        """
+        each_ms = (cost_ms + GATEWAY_MS) / self.queue.cores
+        late_ms = (n * each_ms - HEAD_START * ms for n, ms in enumerate(head_starts_ms, start=1))
+        return max(0.0, max(late_ms, default=0.0))
 
     def predict(
         self, plans: Sequence[Plan], size: Size, quantile: float, now_ms: float

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -19,6 +19,7 @@ _LATE = 0.5
 _AHEAD = (
     2  # windows of one request that are before a new one's: they enter the queue a few at a time
 )
+_DOCUMENT = 8  # windows of a request: one with more runs beside the others, in their gaps
 _LONG = float("inf")
 
 
@@ -76,12 +77,7 @@ class Line:
         All ms of one core.
         """
         left_ms, ahead_ms, least_ms = 0.0, 0.0, _LONG
-        share = self.slots / self.lanes if self.lanes > self.slots else 1.0
-        for job in self.running:
-            ms = job.windows * job.window_ms - (served_ms - job.began) * job.lanes * share
-            last_ms = _LAST * job.window_ms
-            if ms < last_ms:
-                ms = last_ms - _LATE * ms if ms < 0.0 else last_ms
+        for job, ms in self._running_left_ms(served_ms):
             left_ms += ms
             if job.windows > _AHEAD:  # its lanes are free for others after each window
                 ahead_ms += min(ms, max(job.ahead_ms, ms - job.work_ms))
@@ -96,6 +92,31 @@ class Line:
             ahead_ms + self.waiting_ahead_ms + external_ms,
             least_ms,
         )
+
+    def turns_ms(self, served_ms: float) -> Iterator[float]:
+        """Yield, for each core that this line wants, the work until it is free for others, ms of one core.
+
+        A request of several windows gives its core away after each of them; a document takes none from the others.
+        """
+        yield from [self.window_ms] * self.external
+        for job, ms in self._running_left_ms(served_ms):
+            if job.windows <= _DOCUMENT:
+                each_ms = ms / job.lanes
+                turn_ms = each_ms if job.windows <= _AHEAD else min(each_ms, job.window_ms)
+                yield from [turn_ms] * job.lanes
+        for job in self.waiting:
+            if not job.gone and job.windows <= _DOCUMENT:
+                yield from [job.window_ms] * min(job.windows, _AHEAD)
+
+    def _running_left_ms(self, served_ms: float) -> Iterator[tuple[QueuedWork, float]]:
+        """Yield each running job with the work left of it, ms of one core."""
+        share = self.slots / self.lanes if self.lanes > self.slots else 1.0
+        for job in self.running:
+            ms = job.windows * job.window_ms - (served_ms - job.began) * job.lanes * share
+            last_ms = _LAST * job.window_ms
+            if ms < last_ms:
+                ms = last_ms - _LATE * ms if ms < 0.0 else last_ms
+            yield job, ms
 
     def start(self, served_ms: float) -> None:
         """Let what waits run on the instances that are free."""
@@ -200,6 +221,16 @@ class Queue:
         self._serve(now_ms)
         for name, line in self.lines.items():
             line.external = max(0, windows.get(name, 0))
+
+    def core_wait_ms(self, now_ms: float) -> float:
+        """Return the expected time until a core is free for new work of any variant; 0: one is."""
+        self._serve(now_ms)
+        turns_ms = [ms for line in self.lines.values() for ms in line.turns_ms(self._served_ms)]
+        n_before = len(turns_ms) - int(self.cores) + 1  # turns that end before a core is free
+        if n_before <= 0:
+            return 0.0
+        before_ms = sorted(turns_ms)[:n_before]
+        return self.slowness * max(before_ms[0], sum(before_ms) / self.cores)
 
     def backlog(self, now_ms: float) -> Backlog:
         self._serve(now_ms)

@@ -153,7 +153,7 @@ class AnswerService:
         self.shadow.on_compared = self.feedback.compared
         self.rollout = Rollout(self.shadow, settings, metrics, clock)
         self._clock = clock
-        self._router = Router(chooser, clock, lambda: self.admission.n_behind)
+        self._router = Router(chooser, clock, self.admission.left_ms)
         self._budget = RetryBudget(settings.retry_share, settings.part_of(RETRY_BURST))
         self._cascade = Cascade(backend, self.observer, clock)
 

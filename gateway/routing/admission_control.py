@@ -114,10 +114,9 @@ class AdmissionControl:
         """Requests in flight, and those whose refusal is held back."""
         return self.in_flight + self._n_refused
 
-    @property
-    def n_behind(self) -> int:
-        """Return the number of waiting requests that the choice of a plan considers."""
-        return self._queue.n_behind
+    def left_ms(self) -> Sequence[float]:
+        """Return the time left to the targets of those that wait, the least first."""
+        return self._queue.left_ms(self._clock()) if len(self._queue) else ()
 
     def raise_if_full(self) -> None:
         """Raise Refused where `max_in_flight` is reached."""
@@ -211,8 +210,7 @@ class AdmissionControl:
         """Return whether a request admitted now would wait for almost nothing."""
         if self.lag.late_ms > admission_queue.ROOM_MS:
             return False
-        latency = serving.latency
-        return latency.wait_ms(serving.plans(), SMALLEST, now_ms) <= admission_queue.ROOM_MS
+        return serving.latency.wait_ms(now_ms) <= admission_queue.ROOM_MS
 
     def _raise_if_unmeetable(self, slo: Slo, serving: ServingSet, now_ms: float) -> None:
         """Raise Refused where even the smallest request could not meet this strict SLO."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
+from heapq import nsmallest
 from math import exp, inf
 
 from gateway.domain import Option, Size, Slo, SloPolicy
@@ -38,7 +39,7 @@ HOLD_MS, MAX_HOLD_MS = 4_000.0, 60_000.0  # until last chances are tried again; 
 # By urgency (RFC 9218, 0 the most urgent): factor on the target, for the order only.
 STRETCH = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 
-BEHIND = 16  # limit on the waiting requests that the choice of a plan considers: later ones are late anyway
+BEHIND = 32  # limit on the waiting requests that the choice of a plan considers: later ones are late anyway
 TICK_MS = 5.0  # between looks for room, while requests wait
 LOOK_MS = (
     25.0  # between searches for requests that cannot be answered in time: each predicts all plans
@@ -108,10 +109,13 @@ class AdmissionQueue:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    @property
-    def n_behind(self) -> int:
-        """Return the number of waiting requests that the choice of a plan considers."""
-        return min(len(self._waiting), BEHIND)
+    def left_ms(self, now_ms: float) -> Sequence[float]:
+        """Return the time left to the targets of those that wait and can be in time, the least first.
+
+        The choice of a plan considers them; of many only the first.
+        """
+        in_time = (r for r in self._waiting if now_ms <= r.late_ms)
+        return nsmallest(BEHIND, (r.arrived_ms + r.slo.latency_ms - now_ms for r in in_time))
 
     def add(self, request: Waiting) -> None:
         self._waiting.append(request)

@@ -50,12 +50,15 @@ class Router:
     """Routes the requests of one service."""
 
     def __init__(
-        self, chooser: Chooser, clock: Callable[[], float], n_behind: Callable[[], int]
+        self,
+        chooser: Chooser,
+        clock: Callable[[], float],
+        waiting_ms: Callable[[], Sequence[float]],
     ) -> None:
-        """`n_behind` returns the number of requests that wait for admission."""
+        """`waiting_ms` returns the time left to the targets of those that wait for admission."""
         self._chooser = chooser
         self._clock = clock
-        self._n_behind = n_behind
+        self._waiting_ms = waiting_ms
 
     def route(
         self,
@@ -73,15 +76,17 @@ class Router:
         """
         now_ms = self._clock()
         failing = serving.breakers.failing(now_ms).union(failed)
-        quantile, n_behind = self._chooser.quantile_for(slo.policy), self._n_behind()
+        quantile = self._chooser.quantile_for(slo.policy)
+        target_ms = slo.latency_ms - spent_ms
+        head_starts_ms = [left_ms - target_ms for left_ms in self._waiting_ms()]
         if not detailed:
-            predict = serving.predictor(size, quantile, now_ms, n_behind)
+            predict = serving.predictor(size, quantile, now_ms, head_starts_ms)
             early = self._chooser.choose_early(
                 slo, serving.cheapest_first(size), predict, spent_ms, failing
             )
             if early is not None:
                 return Routed(size, (), early)
-        options = tuple(serving.options(size, quantile, now_ms, n_behind))
+        options = tuple(serving.options(size, quantile, now_ms, head_starts_ms))
         decision = self._chooser.choose(slo, options, spent_ms, failing)
         if not detailed:
             return Routed(size, options, decision)

@@ -9,7 +9,6 @@ from math import nan
 from gateway.catalog.store import Catalog
 from gateway.domain import Option, Size, Trust
 from gateway.latency.model import LatencyModel, Work
-from gateway.routing.admission_queue import SMALLEST
 
 Ticket = Work
 
@@ -35,11 +34,11 @@ class Prediction:
         return self._known(size)[1]
 
     def predictor(
-        self, size: Size, quantile: float, now_ms: float, n_behind: int = 0
+        self, size: Size, quantile: float, now_ms: float, head_starts_ms: Sequence[float] = ()
     ) -> Callable[[Option], Option]:
         """Return what predicts this quantile of one plan's latency for a request that is routed now.
 
-        `n_behind`: requests that wait unread.
+        `head_starts_ms`: by how much later the targets of those are that wait unread.
         """
         predict, latency = self._latency.predictor(size, quantile, now_ms), self._latency
 
@@ -52,21 +51,21 @@ class Prediction:
                 p.cost_ms,
                 p.idle_ms,
                 p.predicted_ms,
-                latency.behind_ms(n_behind, p.cost_ms),
+                latency.behind_ms(head_starts_ms, p.cost_ms),
             )
 
         return predicted
 
     def options(
-        self, size: Size, quantile: float, now_ms: float, n_behind: int = 0
+        self, size: Size, quantile: float, now_ms: float, head_starts_ms: Sequence[float] = ()
     ) -> list[Option]:
         """Return every plan with this quantile of its latency."""
-        predicted = self.predictor(size, quantile, now_ms, n_behind)
+        predicted = self.predictor(size, quantile, now_ms, head_starts_ms)
         return [predicted(known) for known in self.plans(size)]
 
     def wait_ms(self, now_ms: float) -> float:
-        """Return how long the smallest request would wait for the models, as expected."""
-        return self._latency.wait_ms(self._plans, SMALLEST, now_ms)
+        """Return how long a request would wait for a core, as expected."""
+        return self._latency.wait_ms(now_ms)
 
     def stage_ms(self, variant: str, size: Size, quantile: float, now_ms: float) -> float:
         """Return this quantile of the latency of one variant that would be asked now."""

@@ -266,24 +266,43 @@ def test_a_cascade_is_predicted_by_the_sum_of_its_stages_and_costs_what_it_reach
     assert model().predict([unknown], ONE, 0.5, 0.0)[0].cost_ms == 30.0
 
 
-def test_the_wait_is_that_of_the_plan_that_waits_least() -> None:
-    """Nothing waits while there is a core for each request; other gateways' windows take cores, too."""
+def test_a_plan_waits_for_its_instances_and_for_the_cores() -> None:
+    """A cascade waits for each of its variants; what ran meanwhile shortens the wait."""
     plans = [PLAN, make_plan(LARGE, 0.7)]
     latency = model()
-    works = [latency.begin("small", ONE, 0.0) for _ in range(2)]
-    assert (latency.crowded, latency.wait_ms(plans, ONE, 0.0)) == (False, 0.0)
-    latency.set_external({"small": 1}, 0.0)
-    assert latency.crowded
-    latency.set_external({}, 0.0)
-    works += [latency.begin("small", ONE, 0.0) for _ in range(4)]
+    for _ in range(6):
+        latency.begin("small", ONE, 0.0)
     waits = [each.wait_ms for each in latency.predict(plans, ONE, 0.5, 0.0)]
-    assert latency.wait_ms(plans, ONE, 0.0) == min(waits) > 0
     assert waits[0] != waits[1]
     both = make_cascade([SMALL, LARGE], 0.6, 0.5, (1.0, 0.25))
     assert latency.predict([both], ONE, 0.5, 0.0)[0].wait_ms == pytest.approx(sum(waits))
     assert latency.predict([PLAN], ONE, 0.5, 6.0)[0].wait_ms == pytest.approx(waits[0] - 6.0)
-    assert latency.wait_ms([], ONE, 0.0) == 0.0
     assert latency.busy
+
+
+def test_a_request_waits_for_the_first_free_core_whatever_its_plan() -> None:
+    """Nothing waits while a core is free; other gateways' windows take cores, too."""
+    latency = model()
+    latency.begin("large", ONE, 0.0)
+    assert latency.wait_ms(0.0) == 0.0
+    latency.begin("small", ONE, 0.0)
+    assert latency.wait_ms(0.0) == pytest.approx(10.0), "the small one is done first"
+    assert latency.wait_ms(4.0) == pytest.approx(6.0)
+    latency.begin("small", ONE, 4.0)  # three on two cores: two must be done before one is free
+    assert latency.wait_ms(4.0) == pytest.approx((6.0 + 10.0) / 2)
+    latency = model()
+    latency.begin("small", ONE, 0.0)
+    latency.set_external({"small": 1}, 0.0)
+    assert latency.wait_ms(0.0) == pytest.approx(10.0)
+
+
+def test_a_document_takes_no_turn_from_the_others() -> None:
+    """Its windows run beside them; a few windows are a request like any other."""
+    latency = model()
+    latency.begin("small", Size(128, 40), 0.0)
+    assert latency.wait_ms(0.0) == 0.0
+    latency.begin("large", Size(128, 4), 0.0)
+    assert latency.wait_ms(0.0) == pytest.approx(20.0), "one window of each core"
 
 
 @pytest.mark.parametrize(("cores", "rooms"), [(1, 1), (2, 1), (3, 1), (4, 2)])
@@ -297,8 +316,13 @@ def test_there_is_room_while_half_of_the_cores_are_free(cores: int, rooms: int) 
 
 
 def test_requests_behind_take_their_cost_on_all_cores() -> None:
-    """Each passes the gateway once."""
-    assert model(4).behind_ms(6, 10.0) == pytest.approx(6 * (10.0 + GATEWAY_MS) / 4)
+    """Each passes the gateway once; one that came later may be answered later."""
+    each_ms = (10.0 + GATEWAY_MS) / 4
+    assert model(4).behind_ms([0.0] * 6, 10.0) == pytest.approx(6 * each_ms)
+    apart = [n * each_ms for n in range(1, 7)]  # as they come while a queue does not grow
+    assert model(4).behind_ms(apart, 10.0) == pytest.approx(6 * each_ms / 2)
+    assert model(4).behind_ms([each_ms, 50 * each_ms], 10.0) == pytest.approx(each_ms / 2)
+    assert model(4).behind_ms([50 * each_ms], 10.0) == model(4).behind_ms([], 10.0) == 0.0
 
 
 def test_only_answers_that_had_the_host_to_themselves_teach_of_rest() -> None:
