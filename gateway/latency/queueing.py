@@ -20,6 +20,7 @@ _AHEAD = (
     2  # windows of one request that are before a new one's: they enter the queue a few at a time
 )
 _DOCUMENT = 8  # windows of a request: one with more runs beside the others, in their gaps
+_HUNG = 4.0  # times its work: an answer that takes longer waits for something else than a core
 _LONG = float("inf")
 
 
@@ -96,11 +97,13 @@ class Line:
     def turns_ms(self, served_ms: float) -> Iterator[float]:
         """Yield, for each core that this line wants, the work until it is free for others, ms of one core.
 
-        A request of several windows gives its core away after each of them; a document takes none from the others.
+        A request of several windows gives its core away after each of them. A document takes none from the others,
+        and a request whose instance hangs uses none.
         """
         yield from [self.window_ms] * self.external
         for job, ms in self._running_left_ms(served_ms):
-            if job.windows <= _DOCUMENT:
+            hangs = (served_ms - job.began) * job.lanes > _HUNG * job.work_ms
+            if job.windows <= _DOCUMENT and not hangs:
                 each_ms = ms / job.lanes
                 turn_ms = each_ms if job.windows <= _AHEAD else min(each_ms, job.window_ms)
                 yield from [turn_ms] * job.lanes

@@ -110,7 +110,7 @@ class Observer:
     ) -> Iterator[RequestRecord]:
         """Record how the request of the block ends; `unread`: the block reports when its body is read.
 
-        `task`: one that is served, or `qa`; None: `of_task` says it, once it is known.
+        `task`: one that is served, or `qa`; None: the SLO says it, once it is known.
         """
         began_s = time.perf_counter()
         sampled = self._logged_share > 0 and random.random() < self._logged_share
@@ -143,14 +143,9 @@ class Observer:
                     unanswered = {"total_ms": round((time.perf_counter() - began_s) * 1e3, 3)}
                     _log_access(said, record.logged or [unanswered])
 
-    def of_task(self, task: str | None) -> None:
-        """Note the task of the current request; None: it is still unknown."""
-        request = _request.get()
-        if request is not None and task is not None:
-            request.task = task
-
     def refused(self, slo: Slo, frontend: str, rule: str) -> None:
         """Record that admission control refused a request by this rule."""
+        _note_task(slo)
         self._metrics.sheds.labels(frontend, rule).inc()
         if self._decisions.on:
             entry = Entry(slo, self._clock(), reason=rule, outcome="refused")
@@ -167,6 +162,7 @@ class Observer:
         self, question: Asked[Any], slo: Slo, arrived_ms: float, entries: list[Entry]
     ) -> Iterator[QuestionRecord]:
         """Record how the question answered in the block ends; `entries`: for `decided`."""
+        _note_task(slo)
         record = QuestionRecord(question, slo, arrived_ms, entries=entries)
         try:
             yield record
@@ -186,6 +182,7 @@ class Observer:
 
     def answered_from_cache(self, question: Asked[Any], answered: Served[Any]) -> None:
         """Record an answer that was kept: no stage of it took place, and nothing was decided."""
+        _note_task(answered.slo)
         slo_class = answered.slo.slo_class
         self._metrics.cache_requests.labels("hit").inc()
         self._metrics.note_outcome(slo_class, answered.violations)
@@ -277,6 +274,13 @@ class Observer:
         if self._log_texts:
             fields |= {**question.texts, "answer": answered.answer.text}
         request.logged.append(fields)
+
+
+def _note_task(slo: Slo) -> None:
+    """Note the task of the current request, if it is known by now."""
+    request = _request.get()
+    if request is not None and slo.task:
+        request.task = slo.task
 
 
 def _log_access(fields: dict[str, Any], lines: list[dict[str, Any]]) -> None:

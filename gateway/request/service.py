@@ -178,7 +178,6 @@ class AnswerService:
             finally:
                 self.leave(admission)
         slo, current = self._current(request, admission, question.task)
-        self.observer.of_task(current.task)
         entries: list[Entry] = []
 
         async def ask(tried: Running | None) -> Served[A]:
@@ -238,7 +237,6 @@ class AnswerService:
         Raises: BadInput, Overloaded, BackendUnavailable.
         """
         serving, caller = self._serving(task), access.caller()
-        self.observer.of_task(serving.task)
         slo = self._resolve(request, serving)
         try:
             waited_ms = await self.admission.admit(slo, serving, caller)

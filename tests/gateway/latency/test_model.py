@@ -305,6 +305,15 @@ def test_a_document_takes_no_turn_from_the_others() -> None:
     assert latency.wait_ms(0.0) == pytest.approx(20.0), "one window of each core"
 
 
+def test_an_answer_that_hangs_takes_no_core() -> None:
+    """Else a dead instance would hold up requests that others can answer."""
+    latency = model()
+    for _ in range(2):
+        latency.begin("large", ONE, 0.0)
+    assert latency.wait_ms(60.0) > 0.0
+    assert latency.wait_ms(100.0) == 0.0
+
+
 @pytest.mark.parametrize(("cores", "rooms"), [(1, 1), (2, 1), (3, 1), (4, 2)])
 def test_there_is_room_while_half_of_the_cores_are_free(cores: int, rooms: int) -> None:
     """What may run beside requests asks first."""

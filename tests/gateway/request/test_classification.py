@@ -93,7 +93,7 @@ async def test_work_of_another_task_counts() -> None:
     backend = FakeBackend(asyncio.Event())
     service = make_service(backend)
     busy = [asyncio.create_task(service.answer(TEXT, ANY, 0.0)) for _ in range(4)]
-    await backend.until_asked(4)
+    await backend.until_asked(2)  # of two cores
     report = await service.plan(SloRequest(latency_ms=40, min_f1=0.6))
     assert report.decision.option is not None
     assert report.decision.option.plan.name == "small"

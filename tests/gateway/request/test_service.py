@@ -16,6 +16,7 @@ from gateway.domain import (
     Option,
     Question,
     Reason,
+    Size,
     Slo,
     SloPolicy,
     SloRequest,
@@ -95,24 +96,21 @@ async def test_work_in_flight_moves_a_request_to_a_smaller_model() -> None:
 
 async def test_strict_is_refused_for_ever_or_for_now() -> None:
     """The caller must know whether to try again."""
-    backend = FakeBackend(asyncio.Event())
-    service = make_service(backend, clock=lambda: 0.0)
+    service = make_service(clock=lambda: 0.0)
     with pytest.raises(Infeasible) as refused:
         await service.answer(
             EXAMPLE_QUESTION, SloRequest(latency_ms=20, min_f1=0.6, policy=STRICT), 0.0
         )
     assert [p["plan"] for p in refused.value.nearest] == ["small", "large"]
-    slow = SloRequest(latency_ms=9000, min_f1=0.6)
-    first = [asyncio.create_task(service.answer(EXAMPLE_QUESTION, slow, 0.0)) for _ in range(4)]
-    await backend.until_asked(4)
+    assert service.serving is not None
+    for _ in range(4):
+        service.serving.latency.begin("large", Size(64, 1), 0.0)
     with pytest.raises(Overloaded) as busy:
         await service.answer(
             EXAMPLE_QUESTION, SloRequest(latency_ms=50, min_f1=0.6, policy=STRICT), 0.0
         )
     drained_ms = 4 * 20 / 2  # on average; strict asks for the 99th percentile
     assert drained_ms * 0.9 < busy.value.retry_after_ms < drained_ms * 3
-    for task in first:
-        task.cancel()
 
 
 async def test_strict_is_refused_where_one_answer_in_fifty_would_be_late() -> None:

@@ -25,7 +25,7 @@ from optimizer.benchmarks.searches import ComparisonPlan
 from optimizer.cli import main
 from optimizer.publish import publication
 from optimizer.search import subarchitecture
-from optimizer.search.costs import CostGate
+from optimizer.search.costs import Wanted
 from optimizer.search.scoring import SliceScorer
 from optimizer.students.study import Study
 from optimizer.students.trainings import Trainer, outputs_only, teacher_layers
@@ -45,7 +45,7 @@ PLAN = ComparisonPlan(
 def _latency_by_size() -> Iterator[None]:
     """What so tiny models take is noise, by which the largest may be the fastest; tests of the gate measure."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CostGate, "_p95_ms", lambda _, path, _precision: path.stat().st_size / 1e6)
+        patch.setattr(Wanted, "_p95_ms", lambda _, path: path.stat().st_size / 1e6)
         yield
 
 

@@ -15,7 +15,8 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from gateway.domain import Trust
+from gateway.clock import now_ms
+from gateway.domain import Size, Trust
 from gateway.errors import BackendError, BackendUnavailable, BertierError, EmptyText, InvalidLogits
 from gateway.frontends.grpc import call as grpc_call
 from gateway.frontends.grpc import oip, qa, server
@@ -203,15 +204,12 @@ async def test_an_infeasible_slo_names_what_is_feasible(gateway: Running) -> Non
 
 async def test_a_shed_request_learns_when_to_retry(gateway: Running) -> None:
     """gRFC A6: clients with a retry policy wait as long as the metadata says."""
-    gateway.backend.gate = asyncio.Event()
     metadata = (("slo-policy", "strict"), ("slo-latency-ms", "60"), ("slo-min-f1", "0.6"))
-    busy = [gateway.stub.Answer(ask(), metadata=(("slo-class", "batch"),)) for _ in range(8)]
-    tasks = [asyncio.ensure_future(call) for call in busy]
-    await gateway.backend.until_asked(8)
+    assert gateway.service.serving is not None
+    for _ in range(60):
+        gateway.service.serving.latency.begin("large", Size(64, 1), now_ms())
 
     error = await failure(gateway.stub.Answer(ask(), metadata=metadata))
-    gateway.backend.gate.set()
-    await asyncio.gather(*tasks)
 
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert int(trailing(error)["grpc-retry-pushback-ms"]) > 0
