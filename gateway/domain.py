@@ -329,9 +329,7 @@ class Option(
     cost_ms: float
     idle_ms: float  # predicted quantile of the end-to-end time on an idle system
     predicted_ms: float  # the same with the work in flight
-    behind_ms: float = (
-        0.0  # how early it must be for those that wait for admission to take this plan in time, too
-    )
+    behind_ms: float = 0.0  # how long before the target it must answer, so that waiting requests can take it in time, too
     wait_ms: float = 0.0  # the part of `predicted_ms` that is a wait for work in flight
 
     @property

@@ -208,8 +208,8 @@ class UnknownRequest(BadInput):
         own = f" with the question id {own_id[:80]!r}" if own_id else " without a question id"
         super().__init__(
             f"request_id: {request_id[:80]!r}{own} is no answer of yours among the last {remembered} of this"
-            " gateway; send the X-Request-Id of its response, and `id` if the question had one, sooner; of"
-            " classifications none is remembered"
+            " gateway; send feedback sooner, with the X-Request-Id of the response and, if the question had one,"
+            " its `id`. Classifications take no feedback"
         )
 
 

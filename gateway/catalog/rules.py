@@ -228,9 +228,10 @@ def _layer_widths(
     if not widths:
         return
     if len(widths) != n_layers:
-        yield where, f"{len(widths)} widths of {n_layers} layers"
+        yield where, f"{len(widths)} widths for {n_layers} layers; one for each is needed"
     if min(widths) < 1 or max(widths) != largest:
-        yield where, f"from {min(widths)} to {max(widths)}, not from at least 1 to {largest}"
+        found = f"widths from {min(widths)} to {max(widths)}"
+        yield where, f"{found}; each must be at least 1, and the largest must be {largest}"
 
 
 def _quality(where: str, quality: Quality) -> Iterator[Problem]:

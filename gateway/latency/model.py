@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 GATEWAY_MS = 2.0  # route, decode and the way to the model server, of one window
 WINDOW_MS = 0.5  # the same of each further window
-HEAD_START = 0.5  # share of the time that a waiting request has more than the one before it
+HEAD_START = 0.5  # share that counts of the time by which a waiting request's target is later than the routed one's
 
 # The profile knows an idle host only: until something was seen, its tails are taken this much wider.
 _WIDER = (0.0, 0.20, 0.35)  # log, by level
@@ -127,13 +127,16 @@ class LatencyModel:
         return self.queue.core_wait_ms(now_ms)
 
     def behind_ms(self, head_starts_ms: Sequence[float], cost_ms: float) -> float:
-        """Return by how much the plan of a request must be early, so that those behind it may take it, too.
+        """Return how long before its target a plan must answer, so that waiting requests can take it in time, too.
 
         `head_starts_ms`: by how much later their targets are, in the order in which they are answered. Each takes
         this cost on the cores; half of its head start counts, since a queue that grows uses it up.
         """
         each_ms = (cost_ms + GATEWAY_MS) / self.queue.cores
-        late_ms = (n * each_ms - HEAD_START * ms for n, ms in enumerate(head_starts_ms, start=1))
+        late_ms = (
+            n * each_ms - (HEAD_START * ms if ms > 0.0 else ms)
+            for n, ms in enumerate(head_starts_ms, start=1)
+        )
         return max(0.0, max(late_ms, default=0.0))
 
     def predict(

@@ -41,6 +41,10 @@ class QueuedWork:
         return self.windows * self.window_ms
 
     @property
+    def is_document(self) -> bool:
+        return self.windows > _DOCUMENT
+
+    @property
     def ahead_ms(self) -> float:
         """What of the work is done before that of a request that comes now."""
         return min(self.windows, _AHEAD) * self.window_ms
@@ -94,22 +98,34 @@ class Line:
             least_ms,
         )
 
-    def turns_ms(self, served_ms: float) -> Iterator[float]:
-        """Yield, for each core that this line wants, the work until it is free for others, ms of one core.
+    def turns_ms(self, served_ms: float, cores: int) -> list[float]:
+        """Return, for each core that this line wants, the work until it is free for others, ms of one core.
 
         A request of several windows gives its core away after each of them. A document takes none from the others,
         and a request whose instance hangs uses none.
         """
-        yield from [self.window_ms] * self.external
+        found = [self.window_ms] * min(self.external, self.slots) if self.window_ms else []
+        stuck = bool(self.running)  # nothing behind instances that all hang uses a core
         for job, ms in self._running_left_ms(served_ms):
-            hangs = (served_ms - job.began) * job.lanes > _HUNG * job.work_ms
-            if job.windows <= _DOCUMENT and not hangs:
+            if (served_ms - job.began) * job.lanes > _HUNG * job.work_ms:
+                continue
+            stuck = False
+            if not job.is_document:
                 each_ms = ms / job.lanes
                 turn_ms = each_ms if job.windows <= _AHEAD else min(each_ms, job.window_ms)
-                yield from [turn_ms] * job.lanes
-        for job in self.waiting:
-            if not job.gone and job.windows <= _DOCUMENT:
-                yield from [job.window_ms] * min(job.windows, _AHEAD)
+                found += [turn_ms] * job.lanes
+        if not stuck:
+            for job in self.waiting:
+                if not job.gone and not job.is_document:
+                    found += [job.window_ms] * min(job.windows, _AHEAD)
+        # What waits for few instances leaves the other cores alone.
+        return found if self.slots >= cores else sorted(found)[: self.slots]
+
+    def documents_ms(self) -> Iterator[float]:
+        """Yield the work of a window of each document, ms of one core."""
+        for job in (*self.running, *self.waiting):
+            if job.is_document and not job.gone:
+                yield job.window_ms
 
     def _running_left_ms(self, served_ms: float) -> Iterator[tuple[QueuedWork, float]]:
         """Yield each running job with the work left of it, ms of one core."""
@@ -226,14 +242,24 @@ class Queue:
             line.external = max(0, windows.get(name, 0))
 
     def core_wait_ms(self, now_ms: float) -> float:
-        """Return the expected time until a core is free for new work of any variant; 0: one is."""
+        """Return the expected time until a core is free for new work of any variant; 0: one is.
+
+        Documents run beside other work, as many as there are cores; further ones wait like any request.
+        """
+        if not self.in_flight:  # whatever others do
+            return 0.0
         self._serve(now_ms)
-        turns_ms = [ms for line in self.lines.values() for ms in line.turns_ms(self._served_ms)]
-        n_before = len(turns_ms) - int(self.cores) + 1  # turns that end before a core is free
+        cores = ceil(self.cores)
+        turns_ms, documents_ms = list[float](), list[float]()
+        for line in self.lines.values():
+            turns_ms += line.turns_ms(self._served_ms, cores)
+            documents_ms += line.documents_ms()
+        turns_ms += documents_ms[cores:]
+        n_before = len(turns_ms) - cores + 1  # turns that end before a core is free
         if n_before <= 0:
             return 0.0
         before_ms = sorted(turns_ms)[:n_before]
-        return self.slowness * max(before_ms[0], sum(before_ms) / self.cores)
+        return self.slowness * max(before_ms[-1], sum(before_ms) / self.cores)
 
     def backlog(self, now_ms: float) -> Backlog:
         self._serve(now_ms)

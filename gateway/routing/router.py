@@ -78,7 +78,9 @@ class Router:
         failing = serving.breakers.failing(now_ms).union(failed)
         quantile = self._chooser.quantile_for(slo.policy)
         target_ms = slo.latency_ms - spent_ms
-        head_starts_ms = [left_ms - target_ms for left_ms in self._waiting_ms()]
+        counted = slo.policy is SloPolicy.PREFER_LATENCY and slo.variant is None
+        waiting_ms = self._waiting_ms() if counted or detailed else ()
+        head_starts_ms = [left_ms - target_ms for left_ms in waiting_ms]
         if not detailed:
             predict = serving.predictor(size, quantile, now_ms, head_starts_ms)
             early = self._chooser.choose_early(

@@ -110,8 +110,8 @@ def _add_searches(kinds: Any, options: argparse.ArgumentParser, study_of: Any) -
 
 def _add_exits(kinds: Any) -> None:
     text = (
-        "bound what early exit could save, by published variants as prefixes of the largest, beside cascades of them;"
-        " prints Markdown"
+        "estimate the most that early exit could save, with smaller variants in place of the largest model's first"
+        " layers, beside cascades; prints Markdown"
     )
     command = kinds.add_parser("exits", help=text, description=text)
     command.add_argument("--model-repository", type=Path, default=configs.REPOSITORY)
@@ -267,7 +267,7 @@ def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def students_table(found: StudentComparison) -> str:
     """Return a table in Markdown; F1 in percent, differences in points."""
-    heads = ("student", "MB", "p50 ms", "p95 ms", "F1 forced", "F1", f"F1 less `{found.against}`")
+    heads = ("student", "MB", "p50 ms", "p95 ms", "F1 forced", "F1", f"F1 minus `{found.against}`")
     teacher = (
         "" if found.teacher_s is None else f"; the teacher's answers, once: {found.teacher_s:.0f} s"
     )

@@ -35,9 +35,9 @@ def refuse_labelled(path: Path, teacher: str) -> None:
         return
     raise BudgetError(
         f"--data {path}: holds labelled texts, and --budget chooses studies of questions alone. Write a study file with"
-        f' [task] and [[data]] source = "{path.name}", as docs/how-to/classify.md has it whole, and run it:'
-        f" bertier-optimize run --study mine.toml --data-dir {path.parent} --teacher {teacher} (a finished classifier;"
-        " an encoder: --backbone)"
+        f' [task] and [[data]] source = "{path.name}" (complete example: docs/how-to/classify.md), then:'
+        f" bertier-optimize run --study mine.toml --data-dir {path.parent} --teacher {teacher} (if that is a finished"
+        " classifier; for an encoder use --backbone)"
     )
 
 

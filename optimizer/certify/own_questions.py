@@ -88,8 +88,8 @@ def read(path: Path, catalog: Catalog, columns: TaskConfig | None = None) -> Own
     found = replace(own, sha256=sha256, examples=kept)
     if found.n_clusters < MIN_CLUSTERS:
         raise DataError(
-            f"{path}: is of {found.n_clusters} {found.units}; a floor needs at least {MIN_CLUSTERS}: add rows of"
-            " other texts"
+            f"{path}: its rows come from only {found.n_clusters} {found.units}; a floor needs at least"
+            f" {MIN_CLUSTERS}: add rows from others"
         )
     return found
 

@@ -27,7 +27,9 @@ AskGateway = Callable[[argparse.Namespace, Sequence[LabelledText]], list[str]]
 
 def add_options(command: Any) -> None:
     """Add the options of a classification to the command."""
-    command.add_argument("--task", help="of a classification: its name in the catalog")
+    command.add_argument(
+        "--task", help="classification, by its name in the catalog; default: questions"
+    )
     command.add_argument("--text", default="text", help="with --task: column of the text")
     command.add_argument("--text-pair", help="with --task: column of the second text of a pair")
     command.add_argument("--label", default="label", help="with --task: column of the label")

@@ -43,7 +43,7 @@ COST_WORKERS = (
 )
 COST_WORKER = (
     "be a cost worker of this database: measure what 'search --cost-workers' asks for, one shape at a time, until"
-    " stopped; of the study file only the name matters"
+    " stopped; uses only the key `name` of the study file"
 )
 KEEP_PLANS = (
     "with --model-repository: certify the plans that are there, choose none anew; asks only the questions that make"

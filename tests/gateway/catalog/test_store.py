@@ -165,9 +165,15 @@ VALUES: list[tuple[Callable[[Any], Any], str]] = [
     (variant(golden_tolerance=0.0), "variants.0.golden_tolerance: 0"),
     (variant(golden_tolerance=float("nan")), "golden_tolerance: "),
     (inside("variants", 0, "shape", heads=0), "variants.0.shape.heads: 0"),
-    (inside("variants", 0, "shape", layer_ffn=[8]), "shape.layer_ffn: 1 widths of 2 layers"),
-    (inside("variants", 0, "shape", layer_heads=[1, 0]), "shape.layer_heads: from 0 to 1, not"),
-    (inside("variants", 0, "shape", layer_heads=[1, 99]), "shape.layer_heads: from 1 to 99, not"),
+    (inside("variants", 0, "shape", layer_ffn=[8]), "shape.layer_ffn: 1 widths for 2 layers"),
+    (
+        inside("variants", 0, "shape", layer_heads=[1, 0]),
+        "shape.layer_heads: widths from 0 to 1; each",
+    ),
+    (
+        inside("variants", 0, "shape", layer_heads=[1, 99]),
+        "shape.layer_heads: widths from 1 to 99; each",
+    ),
     (inside("variants", 0, "shape", rank=9), "variants.0.shape.rank: 9 is not from 0 to hidden"),
     (inside("variants", 0, "shape", rank=-64), "variants.0.shape.rank: -64"),
     (inside("variants", 0, "shape", keep=1.5), "variants.0.shape.keep: 1.5"),

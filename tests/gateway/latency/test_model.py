@@ -289,11 +289,28 @@ def test_a_request_waits_for_the_first_free_core_whatever_its_plan() -> None:
     assert latency.wait_ms(0.0) == pytest.approx(10.0), "the small one is done first"
     assert latency.wait_ms(4.0) == pytest.approx(6.0)
     latency.begin("small", ONE, 4.0)  # three on two cores: two must be done before one is free
-    assert latency.wait_ms(4.0) == pytest.approx((6.0 + 10.0) / 2)
+    assert latency.wait_ms(4.0) == pytest.approx(10.0)
+    for _ in range(2):
+        latency.begin("small", ONE, 4.0)
+    assert latency.wait_ms(4.0) == pytest.approx((6.0 + 3 * 10.0) / 2)
+
+
+def test_work_of_other_gateways_holds_up_all_but_the_first_request() -> None:
+    """A gateway with nothing in flight always admits; others' windows run on their instances alone."""
     latency = model()
-    latency.begin("small", ONE, 0.0)
-    latency.set_external({"small": 1}, 0.0)
-    assert latency.wait_ms(0.0) == pytest.approx(10.0)
+    latency.leave(latency.begin("small", ONE, 0.0), 10.0)
+    latency.set_external({"small": 40}, 10.0)
+    assert latency.wait_ms(10.0) == 0.0
+    latency.begin("large", ONE, 10.0)
+    assert latency.wait_ms(10.0) == pytest.approx(10.0)
+
+
+def test_a_line_with_few_instances_leaves_the_other_cores_alone() -> None:
+    """A queue for one model holds up no request that another one can answer."""
+    latency = model(4)
+    for _ in range(8):
+        latency.begin("small", ONE, 0.0)
+    assert latency.wait_ms(0.0) == 0.0
 
 
 def test_a_document_takes_no_turn_from_the_others() -> None:
@@ -303,12 +320,16 @@ def test_a_document_takes_no_turn_from_the_others() -> None:
     assert latency.wait_ms(0.0) == 0.0
     latency.begin("large", Size(128, 4), 0.0)
     assert latency.wait_ms(0.0) == pytest.approx(20.0), "one window of each core"
+    latency = model()
+    for _ in range(5):
+        latency.begin("large", Size(128, 9), 0.0)
+    assert latency.wait_ms(0.0) > 10.0, "as many documents as cores, not more"
 
 
 def test_an_answer_that_hangs_takes_no_core() -> None:
     """Else a dead instance would hold up requests that others can answer."""
     latency = model()
-    for _ in range(2):
+    for _ in range(4):  # two of them wait for the instances that hang
         latency.begin("large", ONE, 0.0)
     assert latency.wait_ms(60.0) > 0.0
     assert latency.wait_ms(100.0) == 0.0

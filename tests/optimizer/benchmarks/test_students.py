@@ -79,7 +79,7 @@ def test_a_study_ends_in_one_table(options: list[str], capsys: pytest.CaptureFix
     capsys.readouterr()
     assert main.main(["compare", "students", *options]) == 0
     head, _, *lines = capsys.readouterr().out.splitlines()
-    assert head.startswith("| student | MB | p50 ms | p95 ms | F1 forced | F1 | F1 less `nothing`")
+    assert head.startswith("| student | MB | p50 ms | p95 ms | F1 forced | F1 | F1 minus `nothing`")
     rows = {cells[1].strip(" `"): cells for line in lines if (cells := line.split("|"))[1:]}
     assert list(rows) == ["whole", *TECHNIQUES]
     found = read(StudentComparison, Path(options[-1]) / STUDENTS)
