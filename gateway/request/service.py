@@ -153,7 +153,7 @@ class AnswerService:
         self.shadow.on_compared = self.feedback.compared
         self.rollout = Rollout(self.shadow, settings, metrics, clock)
         self._clock = clock
-        self._router = Router(chooser, clock, self.admission.left_ms)
+        self._router = Router(chooser, clock, self.admission.head_starts_ms)
         self._budget = RetryBudget(settings.retry_share, settings.part_of(RETRY_BURST))
         self._cascade = Cascade(backend, self.observer, clock)
 
@@ -434,7 +434,7 @@ class AnswerService:
         return Size(codec.MAX_TOKENS, -(-tokens // (codec.MAX_TOKENS - codec.OVERLAP_TOKENS)))
 
     def _serving(self, task: str | None = QA) -> ServingSet:
-        """Return what serves a task; None: an unknown classification, which with several is all of them.
+        """Return what serves a task; None: a classification that is not named yet, any of those served.
 
         Raises: BackendUnavailable, UnknownTask.
         """

@@ -114,9 +114,9 @@ class AdmissionControl:
         """Requests in flight, and those whose refusal is held back."""
         return self.in_flight + self._n_refused
 
-    def left_ms(self) -> Sequence[float]:
-        """Return the time left to the targets of those that wait, the least first."""
-        return self._queue.left_ms(self._clock()) if len(self._queue) else ()
+    def head_starts_ms(self, left_ms: float) -> Sequence[float]:
+        """Return by how much later the targets of waiting requests are than one in `left_ms`, the least first."""
+        return self._queue.head_starts_ms(left_ms, self._clock()) if len(self._queue) else ()
 
     def raise_if_full(self) -> None:
         """Raise Refused where `max_in_flight` is reached."""

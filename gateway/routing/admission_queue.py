@@ -109,13 +109,14 @@ class AdmissionQueue:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def left_ms(self, now_ms: float) -> Sequence[float]:
-        """Return the time left to the targets of those that wait and can be in time, the least first.
+    def head_starts_ms(self, left_ms: float, now_ms: float) -> Sequence[float]:
+        """Return by how much later the targets of waiting requests are than one in `left_ms`, the least first.
 
-        The choice of a plan considers them; of many only the first.
+        Of those that can still be in time; of many only the first.
         """
         in_time = (r for r in self._waiting if now_ms <= r.late_ms)
-        return nsmallest(BEHIND, (r.arrived_ms + r.slo.latency_ms - now_ms for r in in_time))
+        target_ms = now_ms + left_ms
+        return nsmallest(BEHIND, (r.arrived_ms + r.slo.latency_ms - target_ms for r in in_time))
 
     def add(self, request: Waiting) -> None:
         self._waiting.append(request)

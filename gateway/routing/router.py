@@ -53,12 +53,12 @@ class Router:
         self,
         chooser: Chooser,
         clock: Callable[[], float],
-        waiting_ms: Callable[[], Sequence[float]],
+        head_starts_ms: Callable[[float], Sequence[float]],
     ) -> None:
-        """`waiting_ms` returns the time left to the targets of those that wait for admission."""
+        """`head_starts_ms`: as that of AdmissionControl."""
         self._chooser = chooser
         self._clock = clock
-        self._waiting_ms = waiting_ms
+        self._head_starts_ms = head_starts_ms
 
     def route(
         self,
@@ -77,10 +77,10 @@ class Router:
         now_ms = self._clock()
         failing = serving.breakers.failing(now_ms).union(failed)
         quantile = self._chooser.quantile_for(slo.policy)
-        target_ms = slo.latency_ms - spent_ms
         counted = slo.policy is SloPolicy.PREFER_LATENCY and slo.variant is None
-        waiting_ms = self._waiting_ms() if counted or detailed else ()
-        head_starts_ms = [left_ms - target_ms for left_ms in waiting_ms]
+        head_starts_ms: Sequence[float] = ()
+        if counted or detailed:
+            head_starts_ms = self._head_starts_ms(slo.latency_ms - spent_ms)
         if not detailed:
             predict = serving.predictor(size, quantile, now_ms, head_starts_ms)
             early = self._chooser.choose_early(

@@ -294,9 +294,10 @@ class Gateway:
     ) -> Option | None:
         """Return the option to answer with, from as few predictions as the policy needs."""
         quantile = self._policy.quantile(request.slo)
-        waiting_ms = () if self._admission is None else self._admission.left_ms(now_ms)
-        target_ms = request.slo.latency_ms - spent_ms
-        head_starts_ms = [left_ms - target_ms for left_ms in waiting_ms]
+        head_starts_ms: Sequence[float] = ()
+        if self._admission is not None:
+            left_ms = request.slo.latency_ms - spent_ms
+            head_starts_ms = self._admission.head_starts_ms(left_ms, now_ms)
         predictor = self._prediction.predictor(size, quantile, now_ms, head_starts_ms)
         cheapest_first = self._prediction.cheapest_first(size)
         early = self._policy.decide_early(request, cheapest_first, predictor, spent_ms)

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from optimizer.models import allocation, heads, neurons
+from optimizer.models import allocation, heads, layer_widths, neurons
 from optimizer.models.student import ModelError, report_clamped
 from optimizer.models.weights import sharing
 
@@ -150,8 +150,7 @@ def cut(model: Any, pruning: Pruning) -> None:
             else:
                 layer.output.dense = part.plain()
                 neurons.keep(layer.intermediate.dense, layer.output.dense, kept, nothing)
-    layers = model.bert.encoder.layer
-    model.config.intermediate_size = max(x.intermediate.dense.out_features for x in layers)
+    model.config.intermediate_size = max(layer_widths.ffn_of(model))
 
 
 def _parts(model: Any, name: str) -> list[MaskedLinear]:

@@ -237,8 +237,8 @@ def report_clamped(name: str, layers: Sequence[int]) -> None:
     """Log the layers that keep some of their units although others matter more."""
     for k in layers:
         log.warning(
-            "layer %d: all of its %s matter less than those that stay elsewhere; it keeps the fewest that a"
-            " layer may have. Leave it out of layers to do without it",
+            "layer %d of the student (from 0): all of its %s matter less than those kept in other layers; it keeps"
+            " the minimum. To drop this layer, remove its entry from `layers`",
             *(k, name),
         )
 
@@ -405,8 +405,8 @@ def check_whole(name: str, model: PreTrainedModel) -> None:
     whole = set(heads_of(model)) == {model.config.num_attention_heads}
     if not whole or len(set(ffn_of(model))) > 1:
         raise ModelError(
-            f"{name}: lacks heads or differs between layers, which only a student's start or a teacher beside"
-            " weights may; give a whole variant"
+            f"{name}: heads are missing, or its layers differ in width. Such a variant can only be the `base` of"
+            " [[students]], or a `teacher` beside `weights`; give a variant of full shape here"
         )
 
 

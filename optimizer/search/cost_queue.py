@@ -37,7 +37,10 @@ MAX_TRIES = 3  # cost workers that may fail at a request
 KEY, WANTED, FOUND, FAULT = "key", "wanted", "found", "fault"  # attributes of a request
 HEARTBEAT = "heartbeat"
 
-NOBODY = "waiting: no cost worker measures; on a host that will serve: bertier-optimize costs --storage ..."
+NOBODY = (
+    "waiting: no cost worker is running; start one on a host that will serve: bertier-optimize costs"
+    " --study FILE --storage URL"
+)
 
 
 @contextmanager
@@ -152,5 +155,5 @@ def _refused(last: FrozenTrial) -> SearchError:
     fault = last.user_attrs.get(FAULT, "it was killed, or lost its connection")
     return SearchError(
         f"request {last.number}: {MAX_TRIES} cost workers failed to measure its latency, the last because:"
-        f" {fault}; see to those hosts, then run the same command again: finished trials are kept"
+        f" {fault}; repair those hosts, then run the same command again: finished trials are kept"
     )

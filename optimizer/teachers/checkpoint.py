@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import inspect
 import logging
+import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,18 @@ def identity(name: str) -> str:
             found.update(f"{path.relative_to(source)}\0".encode())
             found.update(hashlib.file_digest(file, "sha256").digest())
     return found.hexdigest()
+
+
+@lru_cache
+def identity_once(name: str) -> str:
+    """Return the same, read once in this process."""
+    return identity(name)
+
+
+def answers_folder(folder: Path, name: str, what: str) -> Path:
+    """Return where a teacher's answers are kept; `what`: everything that they depend on."""
+    short = re.sub(r"[^a-z0-9]+", "-", Path(name).name.lower()).strip("-")
+    return folder / f"{short}-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
 
 
 def longest_window(model: PreTrainedModel) -> int | None:

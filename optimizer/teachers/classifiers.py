@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -54,7 +53,10 @@ class ClassifierTeachers:
 
     def inputs(self) -> dict[str, Any]:
         """Return everything that their answers depend on."""
-        return {"teachers": [_identity(name) for name in self.names], "window": self.window}
+        return {
+            "teachers": [checkpoint.identity_once(name) for name in self.names],
+            "window": self.window,
+        }
 
     def answers(
         self, examples: Sequence[LabelledText], features: Sequence[Feature], _: SpanEncoder
@@ -80,9 +82,7 @@ class ClassifierTeachers:
             texts.update(repr((example.text, example.text_pair)).encode("utf-8", "surrogatepass"))
         one = replace(self, names=(name,))
         inputs = one.inputs() | {"texts": texts.hexdigest(), "labels": self.labels}
-        short = re.sub(r"[^a-z0-9]+", "-", Path(name).name.lower()).strip("-")
-        which = hashlib.sha256(f"{name} {texts.hexdigest()}".encode()).hexdigest()[:12]
-        folder = self.folder / f"{short}-{which}"
+        folder = checkpoint.answers_folder(self.folder, name, f"{name} {texts.hexdigest()}")
 
         def work() -> dict[str, Any]:
             teacher, tokenizer = load(name, self.labels, self.window)
@@ -182,11 +182,6 @@ def order_of(name: str, config: Any, labels: Sequence[str]) -> list[int]:
             " [task], where the data counts them from 0"
         )
     return [places[label] for label in wanted]
-
-
-@lru_cache
-def _identity(name: str) -> str:
-    return checkpoint.identity(name)
 
 
 def _row(tokenizer: Tokenizer, example: LabelledText) -> Feature:

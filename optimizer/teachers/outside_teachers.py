@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +36,10 @@ class OutsideTeachers:
 
     def inputs(self) -> dict[str, Any]:
         """Return everything that their answers depend on."""
-        return {"teachers": [_identity(name) for name in self.names], "window": self.window}
+        return {
+            "teachers": [checkpoint.identity_once(name) for name in self.names],
+            "window": self.window,
+        }
 
     def answers(
         self, examples: Sequence[Example], features: Sequence[Feature], encoder: SpanEncoder
@@ -72,14 +72,8 @@ class OutsideTeachers:
         return store
 
     def _folder(self, name: str) -> Path:
-        what = f"{_identity(name)} {self.window} {KEPT}"
-        short = re.sub(r"[^a-z0-9]+", "-", Path(name).name.lower()).strip("-")
-        return self.folder / f"{short}-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
-
-
-@lru_cache
-def _identity(name: str) -> str:
-    return checkpoint.identity(name)
+        what = f"{checkpoint.identity_once(name)} {self.window} {KEPT}"
+        return checkpoint.answers_folder(self.folder, name, what)
 
 
 def _check_places(name: str, encoder: WindowEncoder, examples: Sequence[Example]) -> None:

@@ -82,7 +82,7 @@ def test_a_clamped_layer_is_logged(wide: PreTrainedModel, caplog: pytest.LogCapt
     quiet = copy.deepcopy(wide)
     student.bert_of(quiet).encoder.layer[0].output.dense.weight.data *= 1e-3
     student.cut(quiet, (0, 1), Mean(64))
-    assert "layer 0: all of its neurons matter less" in caplog.text
+    assert "layer 0 of the student (from 0): all of its neurons matter less" in caplog.text
     assert "layer 1" not in caplog.text
 
 

@@ -202,7 +202,7 @@ def test_a_layer_of_which_nothing_matters_is_named(caplog: pytest.LogCaptureFixt
     movement.step(model, PRUNING, done=1.0)
     movement.cut(model, PRUNING)
     assert ffn_of(model)[0] == 64
-    assert "layer 0: all of its neurons matter less" in caplog.text
+    assert "layer 0 of the student (from 0): all of its neurons matter less" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,7 @@ def test_a_largest_model_is_whole(
 ) -> None:
     """It is kept as a checkpoint that any program loads, and elastic students are cut from it."""
     publish(student.cut(tiny, (0, 1), ffn, heads), variant, 4)
-    with pytest.raises(ModelError, match="small: lacks heads or differs between layers"):
+    with pytest.raises(ModelError, match="small: heads are missing, or its layers differ in width"):
         student.check_whole("small", student.load(str(variant)))
     student.check_whole("whole", tiny)
 

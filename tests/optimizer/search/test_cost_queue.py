@@ -184,7 +184,7 @@ def test_search_workers_wait_for_the_first_cost_worker(
     """They say what to start; its kind of host is that of all cost workers."""
     with joined(url) as queue:
         host: Future[str] = started(lambda: queue.host)
-        until(lambda: "bertier-optimize costs --storage" in caplog.text)
+        until(lambda: "bertier-optimize costs --study FILE --storage URL" in caplog.text)
         queue.join("one kind")
         assert host.result(PATIENCE_S) == "one kind"
         queue.join("one kind")
@@ -204,11 +204,11 @@ def test_a_search_worker_that_waits_in_vain_says_so(
     with joined(url) as queue, caplog.at_level(logging.WARNING):
         queue.join("a host")
         wanted = started(asked, url, "a")
-        until(lambda: "no cost worker measures" in caplog.text)
+        until(lambda: "no cost worker is running" in caplog.text)
         caplog.clear()
         assert queue.answer_next(slow)
         assert wanted.result(PATIENCE_S)
-        assert "no cost worker measures" not in caplog.text
+        assert "no cost worker is running" not in caplog.text
 
 
 def test_a_cost_gate_keeps_what_cost_workers_measured(url: str, tmp_path: Path) -> None:
