@@ -116,6 +116,11 @@ class LatencyModel:
         return self.queue.in_flight > 0
 
     @property
+    def cores(self) -> int:
+        """Cores of the model servers, at least one."""
+        return int(self.queue.cores)
+
+    @property
     def has_room(self) -> bool:
         """Whether one more window would leave half of the cores free."""
         self._see_others()

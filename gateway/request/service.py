@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
@@ -56,6 +56,7 @@ from gateway.request.rollout import Again, Rollout, Running
 from gateway.request.shadow import Shadow
 from gateway.routing import policy
 from gateway.routing.admission_control import AdmissionControl, Refused
+from gateway.routing.admission_queue import Waiting
 from gateway.routing.explain import refusal
 from gateway.routing.router import Chooser, Routed, Router
 from gateway.serving_set import ServingSet
@@ -71,7 +72,7 @@ class Admission:
 
     slo: Slo
     serving: ServingSet
-    caller: Hashable
+    admitted: Waiting
     waited_ms: float
 
 
@@ -239,15 +240,15 @@ class AnswerService:
         serving, caller = self._serving(task), access.caller()
         slo = self._resolve(request, serving)
         try:
-            waited_ms = await self.admission.admit(slo, serving, caller)
+            admitted = await self.admission.admit(slo, serving, caller)
         except Refused as refused:
             self.observer.refused(slo, frontend, refused.rule)
             raise refused.error from None
-        return Admission(slo, serving, caller, waited_ms)
+        return Admission(slo, serving, admitted, self._clock() - admitted.arrived_ms)
 
     def leave(self, admission: Admission) -> None:
         """Count an admitted request no longer: it is answered, or failed."""
-        self.admission.leave(admission.caller)
+        self.admission.leave(admission.admitted)
 
     def _current(
         self, request: SloRequest, admission: Admission, task: str
@@ -412,7 +413,7 @@ class AnswerService:
         if slo.variant is not None and slo.variant not in serving.trust:
             serving = next(s for s in self._pinnable(serving) if slo.variant in s.trust)
         whole = await self._size(serving, question, n_tokens)
-        waits_ms = self.admission.expected_wait_ms(slo, self._clock())
+        waits_ms = self.admission.expected_wait_ms(slo, serving.latency.cores, self._clock())
         size, options, decision, candidates = self._router.fit(
             slo, serving, whole, waits_ms, detailed=True
         )

@@ -14,7 +14,13 @@ from collections.abc import Callable, Hashable, Sequence
 from gateway.domain import Option, Reason, Slo, SloPolicy
 from gateway.errors import Overloaded
 from gateway.routing import admission_queue, policy
-from gateway.routing.admission_queue import SMALLEST, AdmissionQueue, Soonest, Waiting
+from gateway.routing.admission_queue import (
+    SMALLEST,
+    AdmissionQueue,
+    Soonest,
+    Waiting,
+    target_ms,
+)
 from gateway.routing.explain import refusal
 from gateway.serving_set import ServingSet
 from gateway.shared_memory import Workers
@@ -154,48 +160,50 @@ class AdmissionControl:
         """Return the time until all waiting requests are admitted, at the current pace."""
         return len(self._queue) * self._gap_ms
 
-    def expected_wait_ms(self, slo: Slo, now_ms: float) -> float:
+    def expected_wait_ms(self, slo: Slo, cores: int, now_ms: float) -> float:
         """Return how long such a request would wait for admission if it arrived now."""
-        if slo.policy is SloPolicy.STRICT:
+        if slo.policy is SloPolicy.STRICT or self._queue.preempts(target_ms(slo), cores):
             return 0.0
         return self._queue.n_ahead(slo, now_ms) * self._gap_ms
 
-    async def admit(self, slo: Slo, serving: ServingSet, caller: Hashable) -> float:
-        """Wait for admission, and return how long that took, ms; the request counts until `leave`.
+    async def admit(self, slo: Slo, serving: ServingSet, caller: Hashable) -> Waiting:
+        """Wait for admission, and return the admitted request, which counts until `leave`.
 
         Raises: Refused; at once for `strict`, else delayed at most until the deadline.
         """
         began_ms = self._clock()
+        request = Waiting(slo, began_ms, caller)
         try:
             self._take_place()
             try:
-                await self._enter(slo, serving, caller, began_ms)
+                await self._enter(request, serving)
             except BaseException:
                 self._give_place()
                 raise
         except Refused as refused:
             await self._hold_back(slo, self._clock() - began_ms, refused)
             raise
-        self._queue.enter(caller)
-        return self._clock() - began_ms
+        self._queue.enter(request)
+        return request
 
-    def leave(self, caller: Hashable) -> None:
+    def leave(self, request: Waiting) -> None:
         """Count an admitted request no longer."""
-        self._queue.leave(caller)
+        self._queue.leave(request)
         self._give_place()
 
     def _give_place(self) -> None:
         self._count(-1)
         self._pump()
 
-    async def _enter(self, slo: Slo, serving: ServingSet, caller: Hashable, now_ms: float) -> None:
+    async def _enter(self, waiting: Waiting, serving: ServingSet) -> None:
+        now_ms = waiting.arrived_ms
         if not len(self._queue) and self._has_room(serving, now_ms):
             return
-        if slo.policy is SloPolicy.STRICT:
-            self._raise_if_unmeetable(slo, serving, now_ms)
-            self._release(now_ms)  # a request that skips the queue also admits one from it
+        if waiting.slo.policy is SloPolicy.STRICT:
+            self._raise_if_unmeetable(waiting.slo, serving, now_ms)
+            # A request that skips the queue also admits one from it.
+            self._admit(self._queue.take(now_ms), now_ms)
             return
-        waiting = Waiting(slo, now_ms, caller)
         self._queue.add(waiting)
         let_in = self._waiters[waiting] = asyncio.get_running_loop().create_future()
         self._pump()
@@ -226,13 +234,15 @@ class AdmissionControl:
         if not len(self._queue):
             return
         if serving is None:  # no predictions: the service raises the error
-            self._release(now_ms)
+            self._admit(self._queue.take(now_ms), now_ms)
         else:
             if now_ms >= self._look_ms:
                 self._look_ms = now_ms + admission_queue.LOOK_MS
                 self._refuse_hopeless(serving, now_ms)
             if self._has_room(serving, now_ms):
-                self._release(now_ms)
+                self._admit(self._queue.take(now_ms), now_ms)
+            else:
+                self._admit(self._queue.take_preempting(now_ms, serving.latency.cores), now_ms)
         if len(self._queue) and self._timer is None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(admission_queue.TICK_MS / 1e3, self._tick)
@@ -241,9 +251,8 @@ class AdmissionControl:
         self._timer = None
         self._pump()
 
-    def _release(self, now_ms: float) -> None:
-        """Admit one request. It begins in the next pass of the event loop; only then is the next one considered."""
-        waiting = self._queue.take(now_ms)
+    def _admit(self, waiting: Waiting | None, now_ms: float) -> None:
+        """Admit a request. It begins in the next pass of the event loop; only then is the next one considered."""
         if waiting is None:
             return
         gap_ms = min(now_ms - self._last_ms, MAX_GAP_MS)

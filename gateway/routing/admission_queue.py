@@ -1,8 +1,8 @@
 """The admission queue: which waiting request is admitted next, and which ones cannot be answered in time.
 
 A request that cannot begin at once waits before its body is read. There it costs a few kilobytes and no work,
-and the gateway decides the order. The queue behind admission, for the event loop and the models, stays short. No
-request is refused because either queue is long. Pure: times and predictions are arguments, ms; a simulator runs
+and the gateway decides the order. The queue behind admission, for the event loop and the models, stays short. A
+request does not wait for a core that works for requests with longer targets. No request is refused because either queue is long. Pure: times and predictions are arguments, ms; a simulator runs
 this code unchanged.
 
 Order: requests that can still meet their target come first, earliest target first (Liu & Layland 1973). Callers
@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from heapq import nsmallest
 from math import exp, inf
+from typing import TypeVar
 
 from gateway.domain import Option, Size, Slo, SloPolicy
 from gateway.routing.policy import meets_f1
@@ -40,26 +41,43 @@ HOLD_MS, MAX_HOLD_MS = 4_000.0, 60_000.0  # until last chances are tried again; 
 STRETCH = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 
 BEHIND = 32  # limit on the waiting requests that the choice of a plan considers: later ones are late anyway
+_Key = TypeVar("_Key", bound=Hashable)
 TICK_MS = 5.0  # between looks for room, while requests wait
 LOOK_MS = (
     25.0  # between searches for requests that cannot be answered in time: each predicts all plans
 )
 
 
+def target_ms(slo: Slo) -> float:
+    """Return the latency target that orders requests: an urgent one counts as shorter."""
+    return STRETCH[slo.priority] * slo.latency_ms
+
+
 class Waiting:
     """A request whose body is still unread, with the times that order it."""
 
-    __slots__ = ("arrived_ms", "caller", "deadline_ms", "due_ms", "ends_ms", "late_ms", "slo")
+    __slots__ = (
+        "arrived_ms",
+        "caller",
+        "deadline_ms",
+        "due_ms",
+        "ends_ms",
+        "late_ms",
+        "slo",
+        "target_ms",
+    )
 
     def __init__(self, slo: Slo, arrived_ms: float, caller: Hashable) -> None:
-        stretch = STRETCH[slo.priority]
         self.slo = slo
         self.arrived_ms = arrived_ms
         self.caller = caller
         self.late_ms = arrived_ms + IN_TIME * slo.latency_ms
         self.deadline_ms = arrived_ms + slo.timeout_ms
-        self.due_ms = arrived_ms + stretch * slo.latency_ms  # orders the requests in time
-        self.ends_ms = arrived_ms + stretch * slo.timeout_ms  # orders the late requests
+        self.target_ms = target_ms(slo)  # after its arrival
+        self.due_ms = arrived_ms + self.target_ms  # orders the requests in time
+        self.ends_ms = (
+            arrived_ms + STRETCH[slo.priority] * slo.timeout_ms
+        )  # orders the late requests
 
 
 def soonest_ms(slo: Slo, options: Sequence[Option]) -> float:
@@ -95,11 +113,12 @@ class Soonest:
 
 
 class AdmissionQueue:
-    """The waiting requests, and the number of admitted requests of each caller."""
+    """The waiting requests, and what counts of the admitted ones."""
 
     def __init__(self) -> None:
         self._waiting: list[Waiting] = []
-        self._inside: Counter[Hashable] = Counter()
+        self._inside: Counter[Hashable] = Counter()  # admitted requests, by caller
+        self._targets: Counter[float] = Counter()  # and by target, ms
         self._since_late = 0  # admissions since the last late request
         self._let_in = self._refused = 0.0  # recently
         self._counted_ms = 0.0
@@ -125,18 +144,19 @@ class AdmissionQueue:
         """Remove a request whose caller left."""
         self._waiting.remove(request)
 
-    def enter(self, caller: Hashable) -> None:
-        """Count a request of this caller as admitted."""
-        self._inside[caller] += 1
+    def enter(self, request: Waiting) -> None:
+        """Count a request as admitted."""
+        self._inside[request.caller] += 1
+        self._targets[request.target_ms] += 1
 
-    def leave(self, caller: Hashable) -> None:
-        self._inside[caller] -= 1
-        if self._inside[caller] <= 0:
-            del self._inside[caller]
+    def leave(self, request: Waiting) -> None:
+        """Count an admitted request no longer."""
+        _discount(self._inside, request.caller)
+        _discount(self._targets, request.target_ms)
 
     def n_ahead(self, slo: Slo, now_ms: float) -> int:
         """Return how many waiting requests would be admitted before one that arrives now."""
-        due_ms = now_ms + STRETCH[slo.priority] * slo.latency_ms
+        due_ms = now_ms + target_ms(slo)
         return sum(now_ms <= r.late_ms and r.due_ms <= due_ms for r in self._waiting)
 
     def take(self, now_ms: float) -> Waiting | None:
@@ -159,6 +179,29 @@ class AdmissionQueue:
         self._waiting.remove(chosen)
         self._count(now_ms, let_in=1.0)
         return chosen
+
+    def preempts(self, target_ms: float, cores: int) -> bool:
+        """Return whether a request with this target goes before admitted ones with longer targets, to a busy core.
+
+        At most as many do as there are cores. Source: deadline-monotonic priorities (Leung & Whitehead 1982); the
+        operating system shares the cores among what runs.
+        """
+        if max(self._targets, default=0.0) <= target_ms:
+            return False
+        return sum(n for ms, n in self._targets.items() if ms <= target_ms) < cores
+
+    def take_preempting(self, now_ms: float, cores: int) -> Waiting | None:
+        """Remove and return a request in time that need not wait for a core; None: there is none."""
+        first, longest_ms = _First(), max(self._targets, default=0.0)
+        for request in self._waiting:
+            if request.target_ms >= longest_ms or now_ms > request.late_ms:
+                continue
+            if self.preempts(request.target_ms, cores):
+                first.offer(request, (self._inside[request.caller], request.due_ms))
+        if first.request is not None:
+            self._waiting.remove(first.request)
+            self._count(now_ms, let_in=1.0)
+        return first.request
 
     def take_hopeless(self, now_ms: float, soonest: Soonest) -> list[Waiting]:
         """Remove and return all requests that no plan is predicted to answer by their deadline."""
@@ -198,6 +241,12 @@ class AdmissionQueue:
         self._counted_ms = now_ms
         self._let_in = kept * self._let_in + let_in
         self._refused = kept * self._refused + refused
+
+
+def _discount(counts: Counter[_Key], key: _Key) -> None:
+    counts[key] -= 1
+    if counts[key] <= 0:
+        del counts[key]
 
 
 class _First:

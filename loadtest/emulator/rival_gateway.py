@@ -23,6 +23,7 @@ from gateway.domain import Decision, Option, Reason, Slo, SloPolicy, SloRequest
 from gateway.observability.metrics import Metrics
 from gateway.request.service import Admission, AnswerService
 from gateway.routing import policy
+from gateway.routing.admission_queue import Waiting
 from gateway.settings import Settings
 from loadtest.lab import contenders, recording
 from loadtest.lab.engine import Policy
@@ -63,7 +64,8 @@ class RivalService(AnswerService):
 
     async def admit(self, request: SloRequest, frontend: str, task: str | None = QA) -> Admission:
         serving = self._serving(task)
-        return Admission(self._resolve(request, serving), serving, None, 0.0)
+        slo = self._resolve(request, serving)
+        return Admission(slo, serving, Waiting(slo, self._clock(), None), 0.0)
 
     def leave(self, admission: Admission) -> None:
         """It was not counted."""

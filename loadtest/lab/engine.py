@@ -87,6 +87,7 @@ class Fate:
     ticket: Ticket | None = field(default=None, repr=False)
     unread: bool = True  # only its headers were looked at
     waiting: Waiting | None = field(default=None, repr=False)
+    admitted: Waiting | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,21 +188,23 @@ class Gateway:
         """The headers are read: wait for the turn, or, where it is now or never, be let in or refused."""
         assert self._admission is not None
         request, fate = self._trace[i], self._fates[i]
+        waiting = Waiting(request.slo, request.arrival_ms, self._caller_of(i))
         if request.slo.policy is SloPolicy.STRICT:
             spent_ms = now_ms - request.arrival_ms
             if spent_ms + self._soonest(request.slo, now_ms) > request.slo.latency_ms:
                 self._refuse(i, now_ms)
             else:
-                self._let_in(i, now_ms)
+                self._let_in(i, waiting, now_ms)
             return
-        fate.waiting = Waiting(request.slo, request.arrival_ms, self._caller_of(i))
-        self._index[id(fate.waiting)] = i
-        self._admission.add(fate.waiting)
+        fate.waiting = waiting
+        self._index[id(waiting)] = i
+        self._admission.add(waiting)
 
-    def _let_in(self, i: int, now_ms: float) -> None:
-        self._fates[i].waiting = None
+    def _let_in(self, i: int, waiting: Waiting, now_ms: float) -> None:
+        fate = self._fates[i]
+        fate.waiting, fate.admitted = None, waiting
         if self._admission is not None:
-            self._admission.enter(self._caller_of(i))
+            self._admission.enter(waiting)
         self._read(i, self._world.gateway_cpu_ms - self._world.refusal_cpu_ms, now_ms)
 
     def _refuse(self, i: int, now_ms: float) -> None:
@@ -212,8 +215,9 @@ class Gateway:
     def _ended(self, i: int, now_ms: float) -> None:
         """A request is over, however it ended."""
         self._reading.discard(i)
-        if self._admission is not None and not self._fates[i].unread:
-            self._admission.leave(self._caller_of(i))
+        admitted = self._fates[i].admitted
+        if self._admission is not None and admitted is not None:
+            self._admission.leave(admitted)
         self._on_end(i, now_ms)
 
     def _caller_of(self, i: int) -> int:
@@ -247,11 +251,14 @@ class Gateway:
             )
             for waiting in queue.take_hopeless(now_ms, soonest):
                 self._refuse(self._index.pop(id(waiting)), now_ms)
-        while not self._reading and self._prediction.wait_ms(now_ms) <= admission_queue.ROOM_MS:
-            found = queue.take(now_ms)
+        while not self._reading:
+            if self._prediction.wait_ms(now_ms) <= admission_queue.ROOM_MS:
+                found = queue.take(now_ms)
+            else:
+                found = queue.take_preempting(now_ms, self._world.all_cores)
             if found is None:
                 return
-            self._let_in(self._index.pop(id(found)), now_ms)
+            self._let_in(self._index.pop(id(found)), found, now_ms)
 
     def finished(self, job: HostJob, now_ms: float) -> None:
         """Go on with the requests of a job that is done."""

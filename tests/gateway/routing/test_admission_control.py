@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import httpx2
@@ -121,6 +122,30 @@ async def test_a_request_waits_until_there_is_room_and_is_answered() -> None:
     answers = await asyncio.gather(*asked)
     assert len(answers) == 5
     assert service.admission.in_flight == 0
+
+
+async def test_a_short_target_is_answered_while_longer_ones_use_all_cores() -> None:
+    """It begins beside them, before the requests with longer targets that wait."""
+    gate = asyncio.Event()
+    service = service_before(backend := FakeBackend(gate))
+    ask = partial(service.answer, EXAMPLE_QUESTION)
+    admitted = [asyncio.create_task(ask(PATIENT, now_ms())) for _ in range(2)]
+    while len(backend.asked) < 2:  # noqa: ASYNC110 (there is no event for it)
+        await asyncio.sleep(0)
+    works = fill(service, 200)
+    behind = [asyncio.create_task(ask(PATIENT, now_ms())) for _ in range(3)]
+    await waiting(service, 3)
+    short = asyncio.create_task(ask(replace(PATIENT, latency_ms=30_000.0), now_ms()))
+    async with asyncio.timeout(10):
+        while len(backend.asked) < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    assert service.admission.n_waiting == 3
+    gate.set()
+    await short
+    for work in works:
+        assert service.serving is not None
+        service.serving.latency.leave(work, now_ms())
+    await asyncio.gather(*admitted, *behind)
 
 
 async def test_a_strict_request_is_refused_at_once_or_let_in_past_those_who_wait() -> None:

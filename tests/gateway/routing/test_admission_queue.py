@@ -82,12 +82,41 @@ def test_a_caller_with_many_requests_inside_waits_behind_one_with_few() -> None:
     first = found.take(6.0)
     assert first is not None
     assert first.caller == "many"
-    found.enter("many")
+    found.enter(first)
     second = found.take(6.0)
     assert second is not None
     assert second.caller == "one"
-    found.leave("many")
+    found.leave(first)
     assert found.take(6.0) is not None
+
+
+def test_a_short_target_does_not_wait_for_cores_that_work_for_longer_ones() -> None:
+    """As many at once as there are cores; the next one when one of them has left."""
+    short = [waits(slo(50.0), float(i)) for i in range(3)]
+    found = queue(*short)
+    assert found.take_preempting(2.0, 2) is None  # nothing is admitted: there is room
+    for _ in range(2):
+        found.enter(waits(slo(250.0)))
+    for request in short[:2]:
+        assert found.take_preempting(2.0, 2) is request
+        found.enter(request)
+    assert found.take_preempting(2.0, 2) is None
+    found.leave(short[0])
+    assert found.take_preempting(2.0, 2) is short[2]
+
+
+def test_nobody_goes_before_equal_or_shorter_targets_or_late() -> None:
+    found = queue(waits(slo(250.0)), waits(slo(100.0)), waits(slo(50.0), caller="late"))
+    found.enter(waits(slo(100.0)))
+    assert found.take_preempting(IN_TIME * 50.0 + 1.0, 2) is None
+    assert len(found) == 3
+
+
+def test_an_urgent_request_goes_before_admitted_ones() -> None:
+    urgent = waits(slo(250.0, priority=0))
+    found = queue(urgent)
+    found.enter(waits(slo(250.0)))
+    assert found.take_preempting(0.0, 1) is urgent
 
 
 def test_who_waits_in_vain_is_found_by_the_deadline() -> None:
