@@ -321,15 +321,15 @@ def precision_table(found: PrecisionComparison) -> str:
     first = found.variants[0].graphs[0].beside
     scale = (
         f"{first.data}: {first.n} questions on {first.n_contexts} contexts, which give the 95 % intervals;"
-        f" p50 of {found.tokens} tokens on one core."
+        " p50 and least CPU time of one window on one core."
     )
     skipped = [f"`{name}` is not compared: it {why}." for name, why in found.skipped.items()]
-    table = markdown((*heads, "forced difference", "p50 ms"), rows)
+    table = markdown((*heads, "forced difference", "p50 ms", "CPU ms"), rows)
     return "\n\n".join([table, scale, *skipped])
 
 
 def _rounding_row(variant: str, graph: Rounding) -> tuple[str, ...]:
-    pair = graph.beside
+    pair, time = graph.beside, graph.timing
     is_reference = pair.first == pair.second
     forced, forced_less = pair.forced_f1, pair.forced_difference
     return (
@@ -342,7 +342,7 @@ def _rounding_row(variant: str, graph: Rounding) -> tuple[str, ...]:
         "-" if is_reference else pair.second,
         "-" if is_reference else points_of(pair.f1_difference),
         "-" if is_reference or forced_less is None else points_of(forced_less),
-        "-" if graph.median_ms is None else f"{graph.median_ms:.1f}",
+        *(("-", "-") if time is None else (f"{time.median_ms:.1f}", f"{time.cpu_ms:.1f}")),
     )
 
 

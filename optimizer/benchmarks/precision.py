@@ -30,6 +30,7 @@ from optimizer.benchmarks.results import (
     Pair,
     PrecisionComparison,
     Rounding,
+    Timing,
     VariantRounding,
 )
 from optimizer.data import evaluate, question_sets
@@ -80,7 +81,6 @@ def run(
     name = Path(data).name.split(".")[0]
     subjects = [_Subject(repository, v, folder / v.name, name, asked) for v in variants]
     return PrecisionComparison(
-        tokens=TOKENS,
         variants=tuple(subject.compared(layer_limit) for subject in subjects),
         skipped=skipped,
         ran_on=provenance.ran_on(),
@@ -144,21 +144,20 @@ class _Subject:
         order = sorted(every, key=lambda i: -layers[i].error)
         few = [tuple(sorted(order[:k])) for k in KEPT if k < len(every)]
         kept = [_Graph(f"layers {', '.join(map(str, k))} float", k) for k in few]
-        times_ms = self._times_ms([served, whole, *kept])
+        timings = self._timings([served, whole, *kept])
         others = [(served, whole), (whole, whole), (redrawn, whole), *((k, served) for k in kept)]
-        graphs = tuple(self._beside(a, b, None, times_ms.get(a.name)) for a, b in others)
+        graphs = tuple(self._beside(a, b, None, timings.get(a.name)) for a, b in others)
         return VariantRounding(self._variant.name, graphs, layers)
 
-    def _times_ms(self, graphs: Sequence[_Graph]) -> Mapping[str, float]:
+    def _timings(self, graphs: Sequence[_Graph]) -> Mapping[str, Timing]:
         with tempfile.TemporaryDirectory() as folder:
             files = {g.name: Path(folder) / f"{i}.onnx" for i, g in enumerate(graphs)}
             for graph in graphs:
                 onnx.save(graph.model(self._served), files[graph.name])
-            timings = latency.interleaved(files, ROUNDS, (TOKENS,))
-        return {timing.model: timing.median_ms for timing in timings}
+            return {t.model: t for t in latency.interleaved(files, ROUNDS, (TOKENS,))}
 
     def _beside(
-        self, graph: _Graph, other: _Graph, limit: int | None, median_ms: float | None = None
+        self, graph: _Graph, other: _Graph, limit: int | None, timing: Timing | None = None
     ) -> Rounding:
         logits = self._logits(graph, limit)
         others, whole = (self._logits(g, None)[:limit] for g in (other, self._whole))
@@ -166,7 +165,7 @@ class _Subject:
             float_layers=graph.float_layers,
             error=error_of(logits, whole, [w for _, w in self._asked[:limit]]),
             beside=self._pair((graph.name, other.name), (logits, others), limit),
-            median_ms=median_ms,
+            timing=timing,
         )
 
     def _pair(

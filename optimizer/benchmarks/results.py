@@ -250,7 +250,7 @@ class Rounding:
     float_layers: tuple[int, ...]  # whose products are in float32
     error: float  # root mean square of its logits less the float graph's, in these ones' deviations
     beside: Pair  # the graph's name first; the float graph is beside itself
-    median_ms: float | None  # of a window, one core; None: not measured
+    timing: Timing | None  # None: not measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +266,6 @@ class VariantRounding:
 class PrecisionComparison:
     """What INT8 takes from published variants, and what layers in float would give back."""
 
-    tokens: int  # of the window that is timed
     variants: tuple[VariantRounding, ...]
     skipped: dict[str, str]  # variants that are not compared, and why
     ran_on: dict[str, str]
