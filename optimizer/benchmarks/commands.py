@@ -21,7 +21,9 @@ from optimizer.benchmarks.results import (
     Interval,
     Labels,
     Pair,
+    PrecisionComparison,
     ReferenceComparison,
+    Rounding,
     StudentComparison,
     StudentResult,
 )
@@ -30,6 +32,7 @@ from optimizer.study import config as configs
 METHODS = "gp,random,tpe,nsga2,bort,trainings"
 EPOCHS = 0.1
 ROUNDS = 60
+PRECISION_FOLDER = Path("runs") / "precision"
 LOSSES = (0.005, 0.01, 0.02, 0.05)  # of F1, for which `exits` shows the least compute
 
 
@@ -44,6 +47,7 @@ def add(
     _add_students(kinds, options, study_of)
     _add_searches(kinds, options, study_of)
     _add_exits(kinds)
+    _add_precision(kinds)
     text = "compare all published variants with the fp32 teacher: how much faster, how much smaller"
     reference = commands.add_parser("reference", parents=[options], help=text, description=text)
     reference.add_argument(
@@ -124,6 +128,56 @@ def _add_exits(kinds: Any) -> None:
         help="ask this many, in a fixed order across articles; default: all",
     )
     command.set_defaults(run=_exits)
+
+
+def _add_precision(kinds: Any) -> None:
+    text = (
+        "measure what INT8 takes from each published variant, by layer, and what layers in float would cost;"
+        " prints Markdown"
+    )
+    command = kinds.add_parser("precision", help=text, description=text)
+    command.add_argument("--model-repository", type=Path, default=configs.REPOSITORY)
+    command.add_argument(
+        "--data", required=True, help="SQuAD-format file, or a known name such as squad_v2_dev"
+    )
+    command.add_argument(
+        "--questions",
+        type=int,
+        help="ask this many, in a fixed order across articles; default: all",
+    )
+    command.add_argument(
+        "--layer-questions",
+        type=int,
+        help="ask this many of them with one layer rounded; default: all of them",
+    )
+    command.add_argument(
+        "--only",
+        action="append",
+        metavar="NAME",
+        help="compare this variant; several times for several",
+    )
+    command.add_argument(
+        "--run-dir",
+        type=Path,
+        default=PRECISION_FOLDER,
+        help=f"where logits are kept, so that a killed run continues; default: {PRECISION_FOLDER}",
+    )
+    command.set_defaults(run=_precision)
+
+
+def _precision(args: argparse.Namespace) -> dict[str, Any]:
+    from optimizer.benchmarks import precision
+
+    found = precision.run(
+        args.model_repository,
+        args.data,
+        args.run_dir,
+        args.questions,
+        args.layer_questions,
+        args.only or (),
+    )
+    Console().print(precision_table(found), markup=False, highlight=False, soft_wrap=True)
+    return asdict(found)
 
 
 def _exits(args: argparse.Namespace) -> dict[str, Any]:
@@ -251,6 +305,45 @@ def _deferral_row(plan: Deferring, at: Deferral) -> tuple[str, ...]:
 
 def _compute(share: float | None) -> str:
     return "-" if share is None else f"{share:.2f}"
+
+
+def precision_table(found: PrecisionComparison) -> str:
+    """Return a table in Markdown of each variant's graphs, then of its layers.
+
+    F1 in percent, differences in points, errors in standard deviations of the float graph's logits.
+    """
+    heads = ("variant", "graph", "n", "error", "F1", "forced F1", "beside", "F1 difference")
+    rows = [
+        _rounding_row(of.variant, graph)
+        for of in found.variants
+        for graph in (*of.graphs, *of.layers)
+    ]
+    first = found.variants[0].graphs[0].beside
+    scale = (
+        f"{first.data}: {first.n} questions on {first.n_contexts} contexts, which give the 95 % intervals;"
+        " p50 and least CPU time of one window on one core."
+    )
+    skipped = [f"`{name}` is not compared: it {why}." for name, why in found.skipped.items()]
+    table = markdown((*heads, "forced difference", "p50 ms", "CPU ms"), rows)
+    return "\n\n".join([table, scale, *skipped])
+
+
+def _rounding_row(variant: str, graph: Rounding) -> tuple[str, ...]:
+    pair, time = graph.beside, graph.timing
+    is_reference = pair.first == pair.second
+    forced, forced_less = pair.forced_f1, pair.forced_difference
+    return (
+        f"`{variant}`",
+        pair.first,
+        str(pair.n),
+        f"{graph.error:.3f}",
+        f"{100 * pair.f1[0]:.1f}",
+        "-" if forced is None else f"{100 * forced[0]:.1f}",
+        "-" if is_reference else pair.second,
+        "-" if is_reference else points_of(pair.f1_difference),
+        "-" if is_reference or forced_less is None else points_of(forced_less),
+        *(("-", "-") if time is None else (f"{time.median_ms:.1f}", f"{time.cpu_ms:.1f}")),
+    )
 
 
 def points_of(found: Interval) -> str:

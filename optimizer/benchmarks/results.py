@@ -243,6 +243,34 @@ class ExitComparison:
     ran_on: dict[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """A graph of a published variant with so much rounding, beside another graph of it."""
+
+    float_layers: tuple[int, ...]  # whose products are in float32
+    error: float  # root mean square of its logits less the float graph's, in these ones' deviations
+    beside: Pair  # the graph's name first; the float graph is beside itself
+    timing: Timing | None  # None: not measured
+
+
+@dataclass(frozen=True, slots=True)
+class VariantRounding:
+    """A published variant: as served, in float, with weights drawn anew, with few layers in float, layer by layer."""
+
+    variant: str
+    graphs: tuple[Rounding, ...]
+    layers: tuple[Rounding, ...]  # each with one layer rounded, the first layer first
+
+
+@dataclass(frozen=True, slots=True)
+class PrecisionComparison:
+    """What INT8 takes from published variants, and what layers in float would give back."""
+
+    variants: tuple[VariantRounding, ...]
+    skipped: dict[str, str]  # variants that are not compared, and why
+    ran_on: dict[str, str]
+
+
 def write(found: Any, path: Path) -> None:
     """Write a result by one rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
