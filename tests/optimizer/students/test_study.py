@@ -139,11 +139,16 @@ def test_a_student_that_drops_tokens_often_is_trained_and_published(
         layers=(0, 1, 1),
         ffn=96,
         keep=(1.0, 0.75, 0.5),
-        embedding_bits=4,
+        precision=Precision.FP16,
         train=TrainConfig(epochs=0.2, batch_size=8),
     )
     again = StudentConfig(
-        name="tiny-again", start="tiny-fewer", layers=(0, 1, 2), ffn=48, keep=(1.0, 1.0, 0.5)
+        name="tiny-again",
+        start="tiny-fewer",
+        layers=(0, 1, 2),
+        ffn=48,
+        keep=(1.0, 1.0, 0.5),
+        precision=Precision.FP16,
     )
     asked = replace(study, config=study.config.model_copy(update={"students": (fewer, again)}))
     asked.train_student(fewer)
