@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterable, Iterator, Sequence
+from itertools import pairwise
 
 from gateway.catalog.schema import (
     QA,
@@ -220,6 +221,8 @@ def _shape(where: str, shape: Shape) -> Iterator[Problem]:
         yield f"{where}.drop_after", f"{shape.drop_after} of {shape.layers} layers leaves none"
     yield from _layer_widths(f"{where}.layer_heads", shape.layer_heads, shape.layers, shape.heads)
     yield from _layer_widths(f"{where}.layer_ffn", shape.layer_ffn, shape.layers, shape.ffn)
+    if shape.layer_keep:
+        yield from _layer_keep(f"{where}.layer_keep", shape)
 
 
 def _layer_widths(
@@ -232,6 +235,16 @@ def _layer_widths(
     if min(widths) < 1 or max(widths) != largest:
         found = f"widths from {min(widths)} to {max(widths)}"
         yield where, f"{found}; each must be at least 1, and the largest must be {largest}"
+
+
+def _layer_keep(where: str, shape: Shape) -> Iterator[Problem]:
+    shares = shape.layer_keep
+    if len(shares) != shape.layers:
+        yield where, f"{len(shares)} shares for {shape.layers} layers; one for each is needed"
+    if not all(0 < share <= 1 for share in shares) or any(b > a for a, b in pairwise(shares)):
+        yield where, f"{list(shares)}; each must be above 0, at most 1 and at most the one before"
+    if (shares.count(1.0), shares[-1]) != (shape.drop_after, shape.keep):
+        yield where, f"{list(shares)} do not fall to {shape.keep:g}, first after {shape.drop_after}"
 
 
 def _quality(where: str, quality: Quality) -> Iterator[Problem]:

@@ -41,11 +41,12 @@ class Shape:
     embedding_bits: int
     # Absent from the catalogs of early studies.
     rank: int = 0  # of the word embeddings, which a projection widens to `hidden`; 0: full
-    keep: float = 1.0  # share of the tokens that the layers after `drop_after` see
+    keep: float = 1.0  # share of the tokens that the layers after `drop_after` see, or the last
     drop_after: int = 0  # layers that see all tokens; 0: all layers do
     relative_positions: bool = False  # attention scores have a bias by distance, as in MPNet
     layer_heads: tuple[int, ...] = ()  # of each layer, where they differ; empty: all have `heads`
     layer_ffn: tuple[int, ...] = ()  # likewise; empty: all have `ffn`
+    layer_keep: tuple[float, ...] = ()  # of each layer; empty: as `keep` and `drop_after` say
 
     @property
     def all_ffn(self) -> tuple[int, ...]:

@@ -25,7 +25,7 @@ WITH_TASKS: Literal[2] = 2
 CATALOG = "catalog.json"
 PREVIOUS = "catalog.previous.json"
 TOKENIZER = "tokenizer.json"
-LAYER_WIDTHS = ("layer_heads", "layer_ffn")  # of a shape whose layers differ
+BY_LAYER = ("layer_heads", "layer_ffn", "layer_keep")  # of a shape whose layers differ
 PART, KEEP = ".part", ".keep"  # of a catalog that is being written, and of the one before
 
 
@@ -220,7 +220,7 @@ def _without_absent(document: dict[str, Any]) -> dict[str, Any]:
             variant["decoding"] = {"temperature": decoding["temperature"]}
         if variant["task"] == QA:
             del variant["task"]
-        even = [name for name in LAYER_WIDTHS if not variant["shape"][name]]
+        even = [name for name in BY_LAYER if not variant["shape"][name]]
         variant["shape"] = {k: v for k, v in variant["shape"].items() if k not in even}
         for quality in variant["quality"]:
             if not quality["metrics"]:

@@ -4,8 +4,9 @@ A classifier is the same model: its head, named `qa_outputs` too, has an output 
 first token.
 
 After some layers an early span head says what each token is worth; the rest of the layers sees the
-best alone, and the others keep what the early head said of them. The choice itself has no gradient:
-the early head learns from its own loss, and the layers through the states that were kept.
+best alone, and the others keep what the early head said of them. That may happen several times, each with
+a head of its own. The choice itself has no gradient: early heads learn from a loss of their own, and the
+layers through the states that were kept.
 Source: Goyal et al. 2020 (PoWER-BERT), and Ye et al. 2021 (TR-BERT), who put skipped tokens back at
 the end; here by span logits for importance, in place of attention or a learned policy.
 
@@ -27,7 +28,7 @@ from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 from optimizer.models import position_bias
 from optimizer.models.position_bias import Added
-from optimizer.models.weights import FORCED, n_kept
+from optimizer.models.weights import FORCED, Drops, early_name, n_kept
 
 IGNORE = position_bias.HIDDEN
 CLASSIFIES: Final = (
@@ -43,7 +44,7 @@ class Dropping:
     """When tokens are dropped, and by whom."""
 
     after: int  # layers
-    keep: float  # share of the tokens
+    keep: float  # share of all tokens
     head: Head  # (.., H) -> (.., 2), the early span head
 
 
@@ -52,15 +53,16 @@ class LayersOutput(NamedTuple):
 
     logits: torch.Tensor  # (B, S, 2) start and end; of a classifier (B, S, L)
     hidden: torch.Tensor  # (B, S, H)
-    early: torch.Tensor | None = None  # (B, S, 2) logits of the early head; none: nothing dropped
-    kept: torch.Tensor | None = None  # (B, S) bool
+    # Of each drop (B, S, 2): the early head's logits, and of tokens dropped before their last word.
+    early: tuple[torch.Tensor, ...] = ()
+    kept: torch.Tensor | None = None  # (B, S) bool, after the last drop; none: nothing dropped
 
 
 @dataclass
 class StudentOutput(QuestionAnsweringModelOutput):
     """What a Hugging Face model says, and what came before the end; `hidden_states`: the last alone."""
 
-    early_logits: torch.Tensor | None = None  # (B, S, 2)
+    early_logits: tuple[torch.Tensor, ...] | None = None  # of each drop (B, S, 2)
     kept: torch.Tensor | None = None  # (B, S) bool
     columns: torch.Tensor | None = None  # of the teacher's states that its own are; none: all
     class_logits: torch.Tensor | None = None  # (B, L) of a classifier, which has no start and end
@@ -71,9 +73,9 @@ class StudentBert(BertForQuestionAnswering):  # type: ignore[no-untyped-call]
     relative positions.
 
     `bert.embeddings.projection` (r to H, no bias) and `early_outputs` (H to 2) are there or None;
-    `config.keep` and `config.drop_after` say how many tokens are dropped and when; `columns`, which
-    of the teacher's states are left, or None; `optimizer.models.position_bias`, what the encoder
-    has of relative positions.
+    `drops` says when tokens are dropped, and how many; each drop after the first has its own head, named
+    by `early_name`; `columns`, which of the teacher's states are left, or None;
+    `optimizer.models.position_bias`, what the encoder has of relative positions.
     """
 
     columns: torch.Tensor | None
@@ -81,14 +83,17 @@ class StudentBert(BertForQuestionAnswering):  # type: ignore[no-untyped-call]
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config)
         self.early_outputs: nn.Linear | None = None
+        self.drops: Drops = ()
         self.register_buffer("columns", None, persistent=False)
         _without_projection(self)
 
     @property
-    def dropping(self) -> Dropping | None:
-        if self.early_outputs is None:
-            return None
-        return Dropping(self.config.drop_after, self.config.keep, self.early_outputs)
+    def dropping(self) -> tuple[Dropping, ...]:
+        heads = [self.get_submodule(early_name(i)) for i in range(len(self.drops))]
+        return tuple(
+            Dropping(after, keep, head)
+            for (after, keep), head in zip(self.drops, heads, strict=True)
+        )
 
     def forward(
         self,
@@ -112,7 +117,7 @@ class StudentBert(BertForQuestionAnswering):  # type: ignore[no-untyped-call]
             end_logits=end,
             class_logits=said.logits[:, 0] if classifier else None,
             hidden_states=(said.hidden,),
-            early_logits=said.early,
+            early_logits=said.early or None,
             kept=said.kept,
             columns=self.columns,
         )
@@ -206,27 +211,30 @@ def with_thin_words(
     return thin
 
 
-def with_dropping(model: PreTrainedModel, dropping: Dropping | None) -> PreTrainedModel:
+def with_dropping(model: PreTrainedModel, dropping: Sequence[Dropping]) -> PreTrainedModel:
     """Let the later layers see fewer tokens, or all, in place; return the model, a `StudentBert`.
 
-    The early head is a copy of the one given.
+    The early heads are copies of those given.
     """
-    if dropping is None and not isinstance(model, StudentBert):
+    if not dropping and not isinstance(model, StudentBert):
         return model
     fewer = as_student(model)
-    if dropping is None:
-        fewer.early_outputs, fewer.config.keep, fewer.config.drop_after = None, 1.0, 0
-        return fewer
-    head: Any = dropping.head  # a module, to be a part of the model
-    fewer.early_outputs = copy.deepcopy(head)
-    fewer.config.keep, fewer.config.drop_after = dropping.keep, dropping.after
+    heads: list[Any] = [copy.deepcopy(each.head) for each in dropping]  # modules, to be its parts
+    for i in range(max(len(fewer.drops), len(heads))):
+        setattr(fewer, early_name(i), heads[i] if i < len(heads) else None)
+    fewer.drops = tuple((each.after, each.keep) for each in dropping)
     return fewer
 
 
-def dropping_of(model: PreTrainedModel, keep: float, after: int) -> Dropping | None:
-    """Return such a dropping for a model, with its early head or else its span head; 0: None."""
-    head: Any = getattr(model, "early_outputs", None) or model.qa_outputs
-    return Dropping(after, keep, head) if after else None
+def dropping_of(model: PreTrainedModel, drops: Drops) -> tuple[Dropping, ...]:
+    """Return such drops for a model: the first with its first early head, and so on.
+
+    Where it has fewer of them the rest takes its last one, and its span head if it has none.
+    """
+    had: list[Any] = [each.head for each in getattr(model, "dropping", ())] or [model.qa_outputs]
+    return tuple(
+        Dropping(after, keep, had[min(i, len(had) - 1)]) for i, (after, keep) in enumerate(drops)
+    )
 
 
 def rank_of(model: PreTrainedModel) -> int:
@@ -248,25 +256,63 @@ def run(
     head: Head,
     attention_mask: torch.Tensor,  # (B, S)
     token_type_ids: torch.Tensor,  # (B, S)
-    dropping: Dropping | None,
+    dropping: Sequence[Dropping] = (),
     bias: nn.Embedding | None = None,
 ) -> LayersOutput:
     """Run the layers, on fewer tokens from where it is said; `bias`: of relative positions."""
-    first = len(layers) if dropping is None else dropping.after
+    left = _Left(attention_mask, forced_of(token_type_ids))
+    before: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []  # states, early, kept
+    done, n_tokens = 0, x.shape[1]
     with position_bias.kernels(bias, x):
-        x = _through(x, layers[:first], Added(attention_mask, x, bias))
-        if dropping is None:
-            return LayersOutput(head(x), x)
-        early = dropping.head(x)
-        kept = kept_positions(early, attention_mask, token_type_ids, dropping.keep)
-        few = kept[..., None].expand(-1, -1, x.shape[-1])  # (B, K, H)
-        added = Added(attention_mask.gather(1, kept), x, bias, kept)
-        late = _through(x.gather(1, few), layers[first:], added)
+        for drop in dropping:
+            x = _through(x, layers[done : drop.after], left.added(x, bias))
+            early = drop.head(x)
+            kept = kept_positions(early, left.mask, left.forced, n_kept(drop.keep, n_tokens))
+            before.append((x, early, kept))
+            x = x.gather(1, kept[..., None].expand(-1, -1, x.shape[-1]))  # (B, K, H)
+            left, done = left.only(kept), drop.after
+        x = _through(x, layers[done:], left.added(x, bias))
+        said = LayersOutput(head(x), x)
+    for states, early, kept in reversed(before):
+        said = _restored(said, states, early, kept)
+    return said
+
+
+class _Left(NamedTuple):
+    """The tokens that the next layers see, (B, K) each."""
+
+    mask: torch.Tensor
+    forced: torch.Tensor
+    positions: torch.Tensor | None = None  # in the window; None: 0, 1, ...
+
+    def only(self, kept: torch.Tensor) -> _Left:  # (B, K')
+        """Return what is left where these places go on."""
+        positions = kept if self.positions is None else self.positions.gather(1, kept)
+        return _Left(self.mask.gather(1, kept), self.forced.gather(1, kept), positions)
+
+    def added(self, like: torch.Tensor, bias: nn.Embedding | None) -> Added:
+        return Added(self.mask, like, bias, self.positions)
+
+
+def _restored(
+    said: LayersOutput,  # of the tokens that went on, (B, K, ..)
+    states: torch.Tensor,  # (B, S, H) before the drop
+    early: torch.Tensor,  # (B, S, 2)
+    kept: torch.Tensor,  # (B, K)
+) -> LayersOutput:  # (B, S, ..)
+    """Put back the tokens that were dropped, with what was known of them then."""
+
+    def among(whole: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+        places = kept[..., None].expand(-1, -1, whole.shape[-1])
+        return whole.scatter(1, places, part.to(whole.dtype))
+
+    went_on = torch.ones_like(kept, dtype=torch.bool) if said.kept is None else said.kept
+    nowhere = torch.zeros(early.shape[:2], dtype=torch.bool, device=kept.device)
     return LayersOutput(
-        early.scatter(1, kept[..., None].expand(-1, -1, 2), head(late).to(early.dtype)),
-        x.scatter(1, few, late.to(x.dtype)),
-        early,
-        torch.zeros_like(attention_mask, dtype=torch.bool).scatter(1, kept, value=True),
+        among(early, said.logits),
+        among(states, said.hidden),
+        (early, *(among(early, later) for later in said.early)),
+        nowhere.scatter(1, kept, went_on),
     )
 
 
@@ -276,18 +322,22 @@ def _through(x: torch.Tensor, layers: Sequence[Layer], added: Added) -> torch.Te
     return x
 
 
+def forced_of(token_type_ids: torch.Tensor) -> torch.Tensor:  # (B, S) -> bool
+    """Return which tokens are always kept: the first of the question."""
+    at_front = torch.arange(token_type_ids.shape[1], device=token_type_ids.device) < FORCED
+    return at_front & (token_type_ids == 0)
+
+
 @torch.no_grad()
 def kept_positions(
     early: torch.Tensor,  # (B, S, 2)
     attention_mask: torch.Tensor,  # (B, S)
-    token_type_ids: torch.Tensor,  # (B, S)
-    keep: float,
-) -> torch.Tensor:  # (B, K) ascending
-    """Return the most important tokens: the question's first, padding last, then by early logits."""
-    n_tokens = early.shape[1]
+    forced: torch.Tensor,  # (B, S) bool
+    n: int,
+) -> torch.Tensor:  # (B, n) ascending
+    """Return the `n` most important tokens: those forced first, padding last, then by early logits."""
     importance = early.float().amax(-1)  # (B, S)
-    at_front = torch.arange(n_tokens, device=early.device) < FORCED
-    importance = importance.masked_fill(at_front & (token_type_ids == 0), -IGNORE)
+    importance = importance.masked_fill(forced, -IGNORE)
     importance = importance.masked_fill(attention_mask == 0, IGNORE)
     order = importance.argsort(dim=-1, descending=True, stable=True)  # of equals the lower first
-    return order[:, : n_kept(keep, n_tokens)].sort(dim=-1).values
+    return order[:, :n].sort(dim=-1).values

@@ -55,9 +55,14 @@ def load(path: Path) -> BertForQuestionAnswering:
     """Return the BERT of a variant's INT8 model, in float32. Raises: NotReadable."""
     model = onnx.load(path)
     constants = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
-    for part, why in ((f"{PROJECTION}.weight", "words of low rank"), (f"{EARLY}.weight", "drops")):
+    for part, why in (
+        (f"{PROJECTION}.weight", "its words have a low rank"),
+        (f"{EARLY}.weight", "it drops tokens"),
+    ):
         if part in constants:
-            raise NotReadable(f"{path}: {why}; give a variant with neither, such as the teacher")
+            raise NotReadable(
+                f"{path}: {why}; give a variant whose words have full rank and that drops none, such as the teacher"
+            )
     if [output.name for output in model.graph.output] == ["logits"]:
         raise NotReadable(f"{path}: gives labels, not spans; give a variant that answers questions")
     if f"{layer_name(0)}.intermediate.dense.codes" not in constants:

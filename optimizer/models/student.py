@@ -37,7 +37,7 @@ from optimizer.models.bert import (
 from optimizer.models.heads import behead, measure
 from optimizer.models.layer_widths import ffn_of, owners
 from optimizer.models.neurons import Inputs
-from optimizer.models.weights import sharing
+from optimizer.models.weights import shares_of, sharing
 
 GROUP = 64  # values of an embedding row that share one scale
 HEAD = "qa_outputs."
@@ -191,7 +191,7 @@ def _keep_neurons(
     had = ffn_of(student)
     if ffn is None or (widths := _each("ffn", student, ffn, had)) == had:
         return
-    seeing_all = with_dropping(copy.deepcopy(teacher), None)
+    seeing_all = with_dropping(copy.deepcopy(teacher), ())
     watched = neurons.measure(seeing_all, probe or neurons.random_probe(teacher))
     if isinstance(ffn, Mean):
         widths = _spread(
@@ -394,7 +394,7 @@ def has_plain_form(model: PreTrainedModel) -> bool:
     if position_bias.bias_of(bert_of(model).encoder) is not None:
         types = bert_of(model).embeddings.token_type_embeddings.weight
         whole &= bool((types == types[0]).all())  # an MPNet has none
-    return whole and getattr(model, "early_outputs", None) is None
+    return whole and not getattr(model, "drops", ())
 
 
 def check_whole(name: str, model: PreTrainedModel) -> None:
@@ -429,7 +429,7 @@ def save_plain(model: PreTrainedModel, folder: Path) -> None:
 
 def shape_of(model: PreTrainedModel, embedding_bits: int) -> Shape:
     config = model.config
-    drops = getattr(model, "early_outputs", None) is not None
+    drops = getattr(model, "drops", ())
     heads, ffn = heads_of(model), ffn_of(model)
     return Shape(
         layers=config.num_hidden_layers,
@@ -439,11 +439,12 @@ def shape_of(model: PreTrainedModel, embedding_bits: int) -> Shape:
         vocabulary=config.vocab_size,
         embedding_bits=embedding_bits,
         rank=rank_of(model),
-        keep=config.keep if drops else 1.0,
-        drop_after=config.drop_after if drops else 0,
+        keep=drops[-1][1] if drops else 1.0,
+        drop_after=drops[0][0] if drops else 0,
         relative_positions=position_bias.bias_of(bert_of(model).encoder) is not None,
         layer_heads=heads if len(set(heads)) > 1 else (),
         layer_ffn=ffn if len(set(ffn)) > 1 else (),
+        layer_keep=shares_of(drops, len(ffn)) if len(drops) > 1 else (),
     )
 
 

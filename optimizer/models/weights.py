@@ -18,7 +18,7 @@ TABLE = "bert.embeddings.word_embeddings"
 PROJECTION = "bert.embeddings.projection"  # of words of low rank to the hidden width
 BIAS = "bert.encoder.relative_attention_bias.weight"
 BIAS_HEADS = ".attention.self.bias_heads"  # of a layer: which columns of it are its heads'
-EARLY = "early_outputs"  # the span head that chooses the tokens that go on
+EARLY = "early_outputs"  # the span head that chooses the tokens that go on; see `early_name`
 FORCED = 32  # positions from the front whose tokens of type 0 are always kept
 MIN_KEPT = 48  # tokens that are never too many to keep
 HALVES = (".low", ".scale")  # of a low-bit embedding: 16 bits each
@@ -32,6 +32,7 @@ ACTIVATIONS = {  # transformers' names -> operators; erf, and its approximation 
 }
 
 Array = npt.NDArray[Any]
+Drops = tuple[tuple[int, float], ...]  # after so many layers, this share of all tokens goes on
 Weights = Mapping[str, Array]  # by name; a product's weight is (out, in)
 
 
@@ -51,8 +52,7 @@ class GraphShape:
     epsilon: float = 1e-12  # of every layer normalization
     activation: str = "Gelu"  # an operator
     rank: int = 0  # of the word table, which a projection widens to `hidden`; 0: as wide as that
-    keep: float = 1.0  # share of tokens that the layers after `drop_after` see
-    drop_after: int = 0  # layers that see all tokens; 0: all layers do
+    drops: Drops = ()  # ascending; (): all layers see all tokens
     bias_columns: int = 0  # heads that the bias of relative positions knows; 0: there is none
     shared: tuple[int, ...] = ()  # of each layer the first that has its weights; (): each its own
     labels: int = (
@@ -68,11 +68,6 @@ class GraphShape:
         """Return the width of the word table's rows."""
         return self.rank or self.hidden
 
-    @property
-    def drops(self) -> bool:
-        """Return whether any layer sees fewer than all tokens."""
-        return self.keep < 1 and 0 < self.drop_after < self.layers
-
 
 def permille(keep: float) -> int:
     return round(1000 * keep)
@@ -82,6 +77,19 @@ def n_kept(keep: float, n_tokens: int) -> int:
     """Return how many tokens of each row are kept; `n_tokens` counts the padding, too."""
     share = (n_tokens * permille(keep) + 999) // 1000  # rounded up, in integers
     return min(n_tokens, max(MIN_KEPT, share))
+
+
+def shares_of(drops: Drops, layers: int) -> tuple[float, ...]:
+    """Return the share of the tokens that each layer sees."""
+    found = [1.0] * layers
+    for after, keep in drops:
+        found[after:] = [keep] * (layers - after)
+    return tuple(found)
+
+
+def early_name(i: int) -> str:
+    """Return the name of the head of the i-th drop, from 0; that of a single one is as old as dropping."""
+    return f"{EARLY}_{i + 1}" if i else EARLY
 
 
 def weight_shapes(shape: GraphShape) -> dict[str, tuple[int, ...]]:
@@ -96,8 +104,8 @@ def weight_shapes(shape: GraphShape) -> dict[str, tuple[int, ...]]:
     }
     if shape.rank:
         found[f"{PROJECTION}.weight"] = (h, shape.rank)
-    if shape.drops:
-        found |= _linear_shapes(EARLY, h, 2)
+    for i in range(len(shape.drops)):
+        found |= _linear_shapes(early_name(i), h, 2)
     if shape.bias_columns:
         found[BIAS] = (BUCKETS, shape.bias_columns)
     for i, (heads, ffn) in enumerate(zip(shape.heads, shape.ffn, strict=True)):

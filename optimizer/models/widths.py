@@ -143,8 +143,7 @@ def keep(model: PreTrainedModel, width: Width | None, means: Means) -> PreTraine
         for norm in (out.LayerNorm, down.LayerNorm):
             _narrow_norm(norm, width)
     _set(made.qa_outputs, *_head(made.qa_outputs, width, means.before[-1]))
-    dropping = made.dropping
-    if dropping is not None:
+    for dropping in made.dropping:
         _set(dropping.head, *_head(dropping.head, width, means.before[dropping.after]))
     made.columns = width.kept
     narrow: PreTrainedModel = made

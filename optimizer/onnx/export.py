@@ -28,7 +28,7 @@ from optimizer.models import position_bias, ranges
 from optimizer.models.bert import classifies, said_by, width_of
 from optimizer.models.neurons import Inputs
 from optimizer.models.student import GROUP, LowBitEmbedding, bert_of, heads_of
-from optimizer.models.weights import ACTIVATIONS, HALVES, Array, GraphShape, n_kept, sharing
+from optimizer.models.weights import ACTIVATIONS, HALVES, Array, GraphShape, sharing
 from optimizer.onnx import graph, token_dropping
 
 PARITY_TOLERANCE = 2e-3  # logits
@@ -122,7 +122,6 @@ def graph_shape_of(model: PreTrainedModel) -> GraphShape:
         bert.embeddings.word_embeddings,
         getattr(bert.embeddings, "projection", None),
     )
-    drops = getattr(model, "early_outputs", None) is not None
     layers, bias = bert.encoder.layer, position_bias.bias_of(bert.encoder)
     return GraphShape(
         hidden=width_of(model),
@@ -137,8 +136,7 @@ def graph_shape_of(model: PreTrainedModel) -> GraphShape:
         epsilon=config.layer_norm_eps,
         activation=ACTIVATIONS[config.hidden_act],
         rank=projection.in_features if projection is not None else 0,
-        keep=config.keep if drops else 1.0,
-        drop_after=config.drop_after if drops else 0,
+        drops=getattr(model, "drops", ()),
         bias_columns=bias.embedding_dim if bias is not None else 0,
         shared=sharing(list(layers)),
         labels=int(config.num_labels or 0) if classifies(model) else 0,
@@ -168,9 +166,9 @@ def check_products(path: Path, shape: GraphShape, *, smoothed: bool = False) -> 
         "MatMulIntegerToFloat": 3 * layers,  # query, key, value
         "FusedMatMul": 2 * layers,  # fp32: scores, and values by scores
         # fp32: heads, words of low rank, neurons
-        "MatMul": 1 + bool(shape.rank) + shape.drops + 2 * layers * smoothed,
+        "MatMul": 1 + bool(shape.rank) + len(shape.drops) + 2 * layers * smoothed,
         "LayerNormalization": 2 * layers + 1,
-        "TopK": int(shape.drops),
+        "TopK": len(shape.drops),
     }
     kinds = ("MatMul", "Gemm", "Attention", "Einsum", "LayerNorm", "TopK")
     census = operators_run(path)
@@ -253,21 +251,20 @@ class _Wanted:
     logits: Floats  # (K, B, M)
     real: Bools  # (B, M), no padding
     from_cut: Floats  # (B, M) of a token's importance; infinite where it is certainly kept, or not
-    early_spread: float  # standard deviation of the early logits
+    early_spread: float  # standard deviation of the early logits, the largest of all heads
 
 
 def _ask(model: PreTrainedModel, windows: Windows) -> _Wanted:
     with torch.no_grad():
         out = model(**{name: torch.from_numpy(ids) for name, ids in _feed(windows).items()})
     logits = np.stack([said.numpy() for said in said_by(out)])
-    shape = graph_shape_of(model)
+    drops = graph_shape_of(model).drops
     real = _real(logits, windows.attention_mask)
-    if not shape.drops:
+    if not drops:
         return _Wanted(logits, real, np.full(logits.shape[1:], np.inf, np.float32), 0.0)
-    early = out.early_logits.numpy().transpose(2, 0, 1)  # (2, B, S)
-    importance = token_dropping.importance_of(early, windows.attention_mask, windows.token_type_ids)
-    kept = n_kept(shape.keep, windows.input_ids.shape[1])
-    return _Wanted(logits, real, token_dropping.from_cut(importance, kept), float(np.std(early)))
+    early = [said.numpy().transpose(2, 0, 1) for said in out.early_logits]  # (2, B, S) each
+    cuts = token_dropping.from_cuts(drops, early, windows.attention_mask, windows.token_type_ids)
+    return _Wanted(logits, real, cuts, max(float(np.std(said)) for said in early))
 
 
 def _real(logits: Floats, attention_mask: Array) -> Bools:  # (K, B, M), (B, S) -> (B, M)

@@ -23,7 +23,6 @@ from gateway.domain import Bools
 from optimizer.models import outliers
 from optimizer.models.outliers import Ranges
 from optimizer.models.weights import (
-    EARLY,
     PROJECTION,
     TABLE,
     GraphShape,
@@ -31,10 +30,9 @@ from optimizer.models.weights import (
     check,
     layer_name,
 )
-from optimizer.onnx import token_dropping
 from optimizer.onnx.graph_bias import PositionBias
 from optimizer.onnx.nodes import Linear, Nodes
-from optimizer.onnx.token_dropping import POSITIONS
+from optimizer.onnx.token_dropping import POSITIONS, TokenDropping
 
 MASKED = -1e3  # score of a padded token
 
@@ -85,16 +83,16 @@ class _Bert:
 
     def _with_dropping(self, x: str, padding: str, places: str) -> str:  # -> (S, B, 2)
         nodes, shape = self._nodes, self._shape
+        tokens = TokenDropping(nodes, padding, places, shape.types, self._positions)
         bias = self._bias.of_all("n_tokens") if self._bias else None
-        x = self._layers(range(shape.drop_after), x, padding, bias)
-        early = self._span_head(x, EARLY)
-        forced = token_dropping.forced(nodes, places, shape.types, self._positions)
-        kept, rows = token_dropping.choose(nodes, shape.keep, early, padding, forced)
-        x = token_dropping.gather(nodes, x, shape.hidden, rows)
-        padding = token_dropping.gather(nodes, padding, 1, rows)
-        bias = self._bias.of_kept(kept) if self._bias else None
-        x = self._layers(range(shape.drop_after, shape.layers), x, padding, bias)
-        return token_dropping.restore(nodes, early, self._span_head(x, "qa_outputs"), rows)
+        done = 0
+        for after, keep in shape.drops:
+            x = self._layers(range(done, after), x, tokens.padding, bias)
+            early = self._span_head(x, tokens.head)
+            x, done = tokens.drop(keep, early, x, shape.hidden), after
+            bias = self._bias.of_kept(tokens.kept) if self._bias else None
+        x = self._layers(range(done, shape.layers), x, tokens.padding, bias)
+        return tokens.restore(self._span_head(x, "qa_outputs"))
 
     def _layers(self, layers: Sequence[int], x: str, padding: str, bias: str | None) -> str:
         padding, heads = self._nodes.from_float(padding), {self._shape.heads[i] for i in layers}

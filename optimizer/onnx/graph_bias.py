@@ -40,13 +40,13 @@ class PositionBias:
 
     def of_kept(self, kept: str) -> str:  # (K, B) -> (B, N, K, K)
         """Return the bias of the tokens that go on, from where they stood."""
-        nodes = self._nodes
-        places = nodes.add("Transpose", [kept], "bias/kept", perm=[1, 0])
-        key = nodes.add("Unsqueeze", [places, nodes.ints("one", 1)], "bias/kept/key")
-        query = nodes.add("Unsqueeze", [places, nodes.ints("minus_one", -1)], "bias/kept/query")
-        distance = self._distance(key, query, "bias/kept")  # (B, K, K)
-        rows = nodes.add("Gather", [self._by_distance, distance], "bias/kept/rows")
-        return nodes.add("Transpose", [rows], "bias/of_kept", perm=[0, 3, 1, 2])
+        nodes, at = self._nodes, kept.replace("early", "bias", 1)
+        places = nodes.add("Transpose", [kept], at, perm=[1, 0])
+        key = nodes.add("Unsqueeze", [places, nodes.ints("one", 1)], f"{at}/key")
+        query = nodes.add("Unsqueeze", [places, nodes.ints("minus_one", -1)], f"{at}/query")
+        distance = self._distance(key, query, at)  # (B, K, K)
+        rows = nodes.add("Gather", [self._by_distance, distance], f"{at}/rows")
+        return nodes.add("Transpose", [rows], at.replace("kept", "of_kept", 1), perm=[0, 3, 1, 2])
 
     def of_layer(self, i: int, bias: str) -> str:  # (.., N, S, S) -> (.., M, S, S)
         """Return the bias of a layer's heads."""

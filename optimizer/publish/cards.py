@@ -205,10 +205,12 @@ def _tokens(shape: Shape) -> str:
     """Say which tokens are dropped, in a sentence with a space before it."""
     if not shape.drop_after:
         return ""
-    return (
-        f" After {shape.drop_after} of its layers only {shape.keep:.0%} of the tokens go on: the"
-        f" question's and those likeliest to begin or end an answer, {MIN_KEPT} at least."
-    )
+    if shape.layer_keep:
+        each = ", ".join(f"{share:.0%}" for share in shape.layer_keep)
+        fewer = f"Its layers see {each} of the tokens"
+    else:
+        fewer = f"After {shape.drop_after} of its layers only {shape.keep:.0%} of the tokens go on"
+    return f" {fewer}: the question's and those likeliest to begin or end an answer, {MIN_KEPT} at least."
 
 
 def _parts(quality: Quality) -> str:

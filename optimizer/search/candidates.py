@@ -130,7 +130,11 @@ def _nearest_dropping(space: Space, wanted: Candidate, layers: int) -> tuple[flo
     def unlike(pair: tuple[float, int]) -> tuple[bool, float, float]:
         keep, after = pair
         drops = keep < 1 and 0 < after < layers
-        return drops != wanted.drops, abs(keep - wanted.keep), _apart(wanted.drop_after, after)
+        return (
+            drops != bool(wanted.drops),
+            abs(keep - wanted.keep),
+            _apart(wanted.drop_after, after),
+        )
 
     return min(product(space.keep, space.drop_after), key=unlike)
 

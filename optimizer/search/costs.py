@@ -71,8 +71,7 @@ def graph_shape(teacher: GraphShape, candidate: Candidate) -> GraphShape:
         ffn=(candidate.ffn,) * n,
         embedding_bits=candidate.embedding_bits,
         rank=candidate.rank,
-        keep=candidate.keep,
-        drop_after=candidate.drop_after,
+        drops=candidate.drops,
         shared=sharing(candidate.layers),
     )
 
@@ -194,6 +193,10 @@ class CostGate:
             del known["shared"]
         if not shape.labels:  # likewise, before there were classifiers
             del known["labels"]
+        if len(shape.drops) < 2:  # likewise, before tokens could be dropped several times
+            after, keep = shape.drops[0] if shape.drops else (0, 1.0)
+            known |= {"keep": keep, "drop_after": after}
+            del known["drops"]
         same = [known, precision, self.tokens, self.host]
         return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -173,8 +173,7 @@ class Study:
         model = widths.narrowed(model, config.hidden, probe)
         found = self.distillation.word_counts if config.rank and measured else None
         model = lowrank.with_rank(model, config.rank, config.embedding_bits, found)
-        shape = config.dropping
-        return bert.with_dropping(model, bert.dropping_of(model, shape.keep, shape.drop_after))
+        return bert.with_dropping(model, bert.dropping_of(model, config.drops))
 
     def _base_of(self, config: StudentConfig) -> PreTrainedModel:
         if config.base:

@@ -129,13 +129,13 @@ class Supernet(nn.Module):
     def _means(self) -> Means:
         return Means(self.get_buffer("mean_before"), self.get_buffer("mean_between"))
 
-    def _dropping(self, candidate: Candidate, width: Width | None = None) -> Dropping | None:
-        if not candidate.drops:
-            return None
-        last = candidate.layers[candidate.drop_after - 1]
-        head: Any = self.early[last]
-        reading = self._reading(head, last, width)
-        return Dropping(candidate.drop_after, candidate.keep, reading)
+    def _dropping(self, candidate: Candidate, width: Width | None = None) -> list[Dropping]:
+        found = []
+        for after, keep in candidate.drops:
+            last = candidate.layers[after - 1]
+            head: Any = self.early[last]
+            found.append(Dropping(after, keep, self._reading(head, last, width)))
+        return found
 
     def cut(self, candidate: Candidate) -> PreTrainedModel:
         """Return a candidate as a model of its own."""

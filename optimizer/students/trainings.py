@@ -117,5 +117,4 @@ class Trainer:
         model = widths.narrowed(model, candidate.hidden or None, self.study.distillation.probe)
         counts = self.study.distillation.word_counts if candidate.rank else None
         model = lowrank.with_rank(model, candidate.rank, candidate.embedding_bits, counts)
-        dropping = bert.dropping_of(model, candidate.keep, candidate.drop_after)
-        return bert.with_dropping(model, dropping)
+        return bert.with_dropping(model, bert.dropping_of(model, candidate.drops))

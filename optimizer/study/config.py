@@ -266,7 +266,9 @@ class StudentConfig(_Frozen):
     rank: int = Field(
         0, ge=0, multiple_of=RANK_STEP
     )  # rank of the word embeddings; 0: as wide as the hidden states
-    keep: float = Field(1.0, gt=0, le=1)  # share of the tokens kept after layer `drop_after`
+    keep: float | tuple[float, ...] = (
+        1.0  # share of the tokens that the layers after `drop_after` see, or a share for each layer
+    )
     drop_after: int = Field(0, ge=0)  # number of its layers that see all tokens; 0: all layers do
     hidden: int | None = Field(
         None, gt=0, multiple_of=RANK_STEP
@@ -302,6 +304,12 @@ class StudentConfig(_Frozen):
         return self
 
     @model_validator(mode="after")
+    def _tokens_are_dropped_for_good(self) -> StudentConfig:
+        if said := _keep_misfit(self.keep, self.drop_after, len(self.layers)):
+            raise ValueError(f"{self.name}: keep {said}")
+        return self
+
+    @model_validator(mode="after")
     def _can_be_pruned(self) -> StudentConfig:
         if self.prune is not None and (said := self._unprunable(self.prune)):
             raise ValueError(f"{self.name}: prune {said}")
@@ -333,13 +341,18 @@ class StudentConfig(_Frozen):
         return isinstance(self.ffn, int) and isinstance(self.heads, int | None)
 
     @property
-    def dropping(self) -> Candidate:
-        """Its shape as far as dropped tokens go."""
-        return Candidate(self.layers, 1, 1, keep=self.keep, drop_after=self.drop_after)
+    def drops(self) -> tuple[tuple[int, float], ...]:
+        """After how many layers tokens are dropped, and the share that goes on, each time."""
+        keep = self.keep
+        if not isinstance(keep, tuple):
+            keep = (1.0,) * self.drop_after + (keep,) * (len(self.layers) - self.drop_after)
+        return tuple((i, keep[i]) for i in range(1, len(keep)) if keep[i] < keep[i - 1])
 
     def candidate(self, heads: int) -> Candidate:
         """Return its shape, with as many heads if it names none; of its training it says nothing."""
         assert isinstance(self.ffn, int), "candidates have one width"
+        assert len(self.drops) < 2, "candidates drop tokens once"
+        drop_after, keep = self.drops[0] if self.drops else (0, 1.0)
         return Candidate(
             self.layers,
             self.heads if isinstance(self.heads, int) else heads,
@@ -347,8 +360,8 @@ class StudentConfig(_Frozen):
             self.embedding_bits,
             self.precision,
             rank=self.rank,
-            keep=self.keep,
-            drop_after=self.drop_after,
+            keep=keep,
+            drop_after=drop_after,
             hidden=self.hidden or 0,
         )
 
@@ -384,6 +397,25 @@ def _misfit(given: int | tuple[int, ...] | None, layers: tuple[int, ...]) -> str
     for layer, width in zip(layers, each, strict=False):
         if width != twice[layer]:
             return f"{list(each)}: layer {layer} runs twice with the same weights; give both runs one width"
+    return None
+
+
+def _keep_misfit(given: float | tuple[float, ...], drop_after: int, n_layers: int) -> str | None:
+    """Return why these cannot be the shares of the tokens that layers see, and what to do; None: they can."""
+    each = given if isinstance(given, tuple) else (given,)
+    if wrong := [share for share in each if not 0 < share <= 1]:
+        return f"{wrong[0]:g}: a share of the tokens is more than 0 and at most 1"
+    if not isinstance(given, tuple):
+        return None
+    if drop_after:
+        return f"{list(each)}: lists say where tokens are dropped; leave drop_after out, or give one share"
+    if len(each) != n_layers:
+        return f"{list(each)}: {len(each)} shares for {n_layers} layers; give one for each"
+    if each[0] < 1:
+        return f"{list(each)}: the first layer sees all tokens, because only then can some be chosen; begin with 1.0"
+    for i in range(1, n_layers):
+        if each[i] > each[i - 1]:
+            return f"{list(each)}: rises to {each[i]:g}, but dropped tokens do not come back; give shares that fall"
     return None
 
 
@@ -676,6 +708,11 @@ class StudyConfig(_Frozen):
                     f"{student.name}: start {student.start} is an elastic student, whose slices have one width;"
                     " give ffn and heads one number for all layers"
                 )
+            if len(student.drops) > 1 and student.start in elastics:
+                raise ValueError(
+                    f"{student.name}: start {student.start} is an elastic student, whose slices drop tokens once;"
+                    " give keep one share, and drop_after"
+                )
         return self
 
     @model_validator(mode="after")
@@ -686,7 +723,7 @@ class StudyConfig(_Frozen):
 
     def _of_questions_alone(self) -> str | None:
         """Return what a classification cannot have and what to do; None: all is well."""
-        students = [s.name for s in self.students if s.dropping.drops]
+        students = [s.name for s in self.students if s.drops]
         dropping = students or [e.name for e in self.elastic if e.space.drops]
         if self.largest:
             return (

@@ -63,9 +63,9 @@ class Candidate:
             object.__setattr__(self, "drop_after", 0)
 
     @property
-    def drops(self) -> bool:
-        """Say whether some layers see fewer tokens."""
-        return self.drop_after > 0
+    def drops(self) -> tuple[tuple[int, float], ...]:
+        """Return after how many layers tokens are dropped and the share that goes on; (): never."""
+        return ((self.drop_after, self.keep),) if self.drop_after else ()
 
     @property
     def label(self) -> str:

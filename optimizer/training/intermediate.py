@@ -41,11 +41,11 @@ class Inside:
     @classmethod
     def of(cls, model: Any) -> Inside:
         layers = list(bert_of(model).encoder.layer)
-        early = getattr(model, "early_outputs", None)
+        drops = getattr(model, "drops", ())
         return cls(
             hidden=int(model.config.hidden_size),
             attention=tuple(layer.attention.self.query.out_features for layer in layers),
-            whole=len(layers) if early is None else int(model.config.drop_after),
+            whole=drops[0][0] if drops else len(layers),
             columns=getattr(model, "columns", None),
         )
 

@@ -36,7 +36,7 @@ class Outputs(NamedTuple):
 
     logits: Said  # padding IGNORE
     hidden: torch.Tensor  # (B, S, H) of the last layer
-    early: Said | None = None  # of an early head, padding IGNORE; none: it has none
+    early: tuple[Said, ...] = ()  # of each early head, padding IGNORE
     kept: torch.Tensor | None = None  # (B, S) bool, tokens of the last layer; none: all
     columns: torch.Tensor | None = None  # of the teacher's states that `hidden` is; none: all
     inner: Mapping[Place, torch.Tensor] = {}  # what was watched
@@ -67,7 +67,7 @@ def outputs_of(model: torch.nn.Module, batch: Batch, places: Sequence[Place] = (
     early, kept, columns = (getattr(out, x, None) for x in ("early_logits", "kept", "columns"))
     if len(said) == 1:
         return Outputs((said[0].float(),), hidden, columns=columns, inner=inner)
-    layers = LayersOutput(torch.stack(said, dim=-1), hidden, early, kept)
+    layers = LayersOutput(torch.stack(said, dim=-1), hidden, early or (), kept)
     return as_outputs(layers, batch, columns)._replace(inner=inner)
 
 
@@ -78,7 +78,7 @@ def as_outputs(said: LayersOutput, batch: Batch, columns: torch.Tensor | None = 
     def spans(logits: torch.Tensor) -> Said:  # (B, S, 2)
         return logits.float().masked_fill(padding[..., None], IGNORE).unbind(-1)
 
-    early = None if said.early is None else spans(said.early)
+    early = tuple(spans(logits) for logits in said.early)
     return Outputs(spans(said.logits), said.hidden, early, said.kept, columns)
 
 
@@ -92,7 +92,7 @@ def label_loss(
 ) -> torch.Tensor:
     """Return the loss of the gold answers or labels, and as said of whether there is an answer.
 
-    An early head learns the same, by the default weight.
+    Early heads learn the same, by the default weight.
     """
 
     def loss_of(said: Said) -> torch.Tensor:
@@ -142,9 +142,11 @@ def answerability_loss(batch: Batch, said: Said) -> torch.Tensor:
 def _weighted(
     out: Outputs, how: DistillConfig, loss_of: Callable[[Said], torch.Tensor]
 ) -> torch.Tensor:
-    """Return the loss of the last word, and of an early one on spans."""
+    """Return the loss of the last word, and of early ones on spans: of several the mean."""
     loss = loss_of(out.logits)
-    return loss if out.early is None else loss + how.early_weight * loss_of(out.early)
+    if not out.early:
+        return loss
+    return loss + how.early_weight * torch.stack([loss_of(said) for said in out.early]).mean()
 
 
 def _ask_whole(

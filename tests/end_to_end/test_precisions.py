@@ -21,7 +21,7 @@ from optimizer.publish import repository
 from tests import local_triton
 from tests.fakes import make_variant
 
-SHAPE = GraphShape(128, (2, 2, 2), 16, (48,) * 3, 100, 4, rank=64, keep=0.5, drop_after=1)
+SHAPE = GraphShape(128, (2, 2, 2), 16, (48,) * 3, 100, 4, rank=64, drops=((1, 0.5),))
 WINDOWS = export.random_windows(4, 128, 100)
 AMPLE_MS = 120_000.0
 

@@ -20,40 +20,42 @@ Array = npt.NDArray[Any]
 
 def logits_of(weights: Weights, shape: GraphShape, asked: dict[str, Array]) -> Array:  # (2, B, S)
     """Return start and end logits; a row's padding is at its end."""
+    return said_of(weights, shape, asked)[-1]
+
+
+def said_of(weights: Weights, shape: GraphShape, asked: dict[str, Array]) -> list[Array]:
+    """Return (2, B, S): what stands after each early head, and after the last one."""
     rows = zip(asked["input_ids"], asked["attention_mask"], asked["token_type_ids"], strict=True)
-    return np.stack([_row(_Bert(weights, shape), *row) for row in rows], axis=1)
+    each = [_row(_Bert(weights, shape), *row)[0] for row in rows]
+    return [np.stack(said, axis=1) for said in zip(*each, strict=True)]
 
 
 def kept_of(weights: Weights, shape: GraphShape, ids: Array, mask: Array, types: Array) -> Array:
-    """Return which tokens of one window are kept, ascending."""
-    return _kept(shape, _early(_Bert(weights, shape), ids, mask, types)[1], mask, types)
+    """Return which tokens of one window are left in the end, ascending."""
+    return _row(_Bert(weights, shape), ids, mask, types)[1]
 
 
-def _row(bert: _Bert, ids: Array, mask: Array, types: Array) -> Array:  # (S,) -> (2, S)
-    shape, every = bert.shape, np.arange(len(ids))
-    if not shape.drops:
-        x = bert.layers(range(shape.layers), bert.embeddings(ids, types), mask, every)
-        return bert.linear("qa_outputs", x).T
-    x, said = _early(bert, ids, mask, types)
-    kept = _kept(shape, said, mask, types)
-    last = bert.layers(range(shape.drop_after, shape.layers), x[kept], mask[kept], kept)
-    said[kept] = bert.linear("qa_outputs", last)
-    return said.T
+def _row(bert: _Bert, ids: Array, mask: Array, types: Array) -> tuple[list[Array], Array]:
+    x, left, done = bert.embeddings(ids, types), np.arange(len(ids)), 0
+    said, each = np.zeros((len(ids), 2)), []
+    for i, (after, keep) in enumerate(bert.shape.drops):
+        x = bert.layers(range(done, after), x, mask[left], left)
+        said[left] = bert.linear("early_outputs" if i == 0 else f"early_outputs_{i + 1}", x)
+        each.append(said.T.copy())
+        kept = _kept(keep, said, left, mask, types)
+        x, left, done = x[np.isin(left, kept)], kept, after
+    x = bert.layers(range(done, bert.shape.layers), x, mask[left], left)
+    said[left] = bert.linear("qa_outputs", x)
+    return [*each, said.T], left
 
 
-def _early(bert: _Bert, ids: Array, mask: Array, types: Array) -> tuple[Array, Array]:
-    first, every = range(bert.shape.drop_after), np.arange(len(ids))
-    x = bert.layers(first, bert.embeddings(ids, types), mask, every)
-    return x, bert.linear("early_outputs", x)
-
-
-def _kept(shape: GraphShape, said: Array, mask: Array, types: Array) -> Array:
+def _kept(keep: float, said: Array, left: Array, mask: Array, types: Array) -> Array:
     def rank(i: int) -> tuple[int, float, int]:
         kind = 2 if not mask[i] else 0 if i < FORCED and types[i] == 0 else 1
         return kind, -said[i].max(), i
 
-    n = min(len(mask), max(MIN_KEPT, ceil(round(1000 * shape.keep) * len(mask) / 1000)))
-    return np.array(sorted(sorted(range(len(mask)), key=rank)[:n]))
+    n = min(len(mask), max(MIN_KEPT, ceil(round(1000 * keep) * len(mask) / 1000)))
+    return np.array(sorted(sorted(left, key=rank)[:n]))
 
 
 class _Bert:

@@ -65,7 +65,16 @@ def test_layers_that_differ_are_in_the_catalog_where_they_do(tmp_path: Path) -> 
     assert shape.all_ffn == (8, variant.shape.ffn)
     (found,) = json.loads((tmp_path / "catalog.json").read_bytes())["variants"]
     assert found["shape"]["layer_ffn"] == [8, variant.shape.ffn]
-    assert "layer_heads" not in found["shape"]
+    assert not {"layer_heads", "layer_keep"} & set(found["shape"])
+
+
+def test_shares_of_tokens_by_layer_are_in_the_catalog(tmp_path: Path) -> None:
+    """Beside the last of them, and how many layers see all tokens: what one drop says, too."""
+    variant = make_variant("fewer", 5)
+    shape = replace(variant.shape, layers=3, keep=0.3, drop_after=1, layer_keep=(1.0, 0.6, 0.3))
+    catalog = make_catalog([replace(variant, shape=shape)], [0.5])
+    store.write(tmp_path, catalog)
+    assert store.read(tmp_path) == catalog
 
 
 def test_a_whole_repository_has_no_problem(repository: Path) -> None:
@@ -173,6 +182,17 @@ VALUES: list[tuple[Callable[[Any], Any], str]] = [
     (
         inside("variants", 0, "shape", layer_heads=[1, 99]),
         "shape.layer_heads: widths from 1 to 99; each",
+    ),
+    (inside("variants", 0, "shape", layer_keep=[1.0]), "shape.layer_keep: 1 shares for 2 layers"),
+    (
+        inside("variants", 0, "shape", layer_keep=[0.5, 0.6]),
+        r"layer_keep: [0.5, 0.6]; each must be",
+    ),
+    (inside("variants", 0, "shape", layer_keep=[1.0, 0.0]), "layer_keep: [1.0, 0.0]; each must be"),
+    (inside("variants", 0, "shape", layer_keep=[1.5, 1.0]), "layer_keep: [1.5, 1.0]; each must be"),
+    (
+        inside("variants", 0, "shape", keep=0.5, drop_after=1, layer_keep=[1.0, 0.6]),
+        "layer_keep: [1.0, 0.6] do not fall to 0.5, first after 1",
     ),
     (inside("variants", 0, "shape", rank=9), "variants.0.shape.rank: 9 is not from 0 to hidden"),
     (inside("variants", 0, "shape", rank=-64), "variants.0.shape.rank: -64"),

@@ -10,9 +10,9 @@ from torch.nn.functional import one_hot
 from transformers import BertForQuestionAnswering, PreTrainedModel
 
 from optimizer.models import bert, student
-from optimizer.models.bert import Dropping, StudentBert, kept_positions, rank_of
+from optimizer.models.bert import Dropping, StudentBert, forced_of, kept_positions, rank_of
 from optimizer.models.lowrank import with_rank
-from optimizer.models.weights import FORCED, MIN_KEPT, n_kept
+from optimizer.models.weights import FORCED, MIN_KEPT, Drops, n_kept
 from optimizer.training.loop import Batch
 from optimizer.training.losses import label_loss, outputs_of
 
@@ -48,9 +48,13 @@ def plain(tiny_backbone: Path) -> PreTrainedModel:
 
 
 def dropping(model: PreTrainedModel, keep: float = 0.4) -> PreTrainedModel:
+    return dropping_often(model, ((1, keep),))
+
+
+def dropping_often(model: PreTrainedModel, drops: Drops) -> PreTrainedModel:
     torch.manual_seed(4)
-    head = torch.nn.Linear(64, 2)
-    return bert.with_dropping(model, Dropping(1, keep, head))
+    each = [Dropping(after, keep, torch.nn.Linear(64, 2)) for after, keep in drops]
+    return bert.with_dropping(model, each)
 
 
 @torch.no_grad()
@@ -62,7 +66,7 @@ def test_a_student_that_drops_nothing_says_what_bert_says(plain: PreTrainedModel
     found = outputs_of(bert.as_student(plain), batched)
     assert torch.allclose(found.start[seen], wanted.start[seen], atol=1e-5)
     assert torch.allclose(found.hidden[seen], wanted.hidden[seen], atol=1e-5)
-    assert found.early is None
+    assert found.early == ()
     assert found.kept is None
 
 
@@ -82,9 +86,8 @@ def test_dropping_no_token_changes_nothing(plain: PreTrainedModel) -> None:
 def test_dropped_tokens_keep_their_early_logits(plain: PreTrainedModel) -> None:
     """And kept ones get new ones."""
     found = outputs_of(dropping(plain), batch())
-    assert found.early is not None
     assert found.kept is not None
-    late = found.start != found.early[0]
+    late = found.start != found.early[0][0]
     assert not late[~found.kept].any()
     assert late[found.kept & (batch().attention_mask == 1)].all()
     assert found.kept.sum(1).tolist() == [n_kept(0.4, S)] * 3
@@ -104,12 +107,98 @@ def test_later_layers_do_not_see_what_was_dropped(plain: PreTrainedModel) -> Non
     assert torch.allclose(found.hidden[found.kept], last[0], atol=1e-5)
 
 
+@pytest.fixture
+def deep(plain: PreTrainedModel) -> PreTrainedModel:
+    """Return a model of four layers: one layer stands in it thrice."""
+    return student.cut(plain, (0, 1, 1, 1), None)
+
+
+@torch.no_grad()
+def test_dropped_tokens_keep_what_the_last_head_before_said(deep: PreTrainedModel) -> None:
+    """Each head speaks of what is left; of the others the word stands that they were dropped with."""
+    drops = ((1, 0.8), (2, 0.6), (3, 0.4))
+    batched = batch()
+    found = outputs_of(dropping_often(deep, drops), batched)
+    said = [start for start, _ in found.early] + [found.start]
+    assert len(said) == 4
+    left = torch.ones(3, S, dtype=torch.bool)
+    for (_, keep), before, after in zip(drops, said, said[1:], strict=False):
+        changed = (after != before) & (batched.attention_mask == 1)
+        assert not changed[~left].any()
+        left = changed
+        most = n_kept(keep, S)
+        assert left.sum(1).tolist() == [min(n, most) for n in LENGTHS]
+    assert found.kept is not None
+    assert found.kept.sum(1).tolist() == [n_kept(0.4, S)] * 3
+    assert not left[~found.kept].any()
+
+
+@torch.no_grad()
+def test_each_layer_sees_what_the_drops_before_it_left(deep: PreTrainedModel) -> None:
+    """Shares are of the padded window, not of what is left of it: then times fall as they are told."""
+    model = dropping_often(deep, ((1, 0.7), (3, 0.5)))
+    seen: list[int] = []
+    for layer in set(student.bert_of(model).encoder.layer):
+        layer.register_forward_hook(lambda _module, given, _said: seen.append(given[0].shape[1]))
+    outputs_of(model, batch())
+    assert seen == [S, n_kept(0.7, S), n_kept(0.7, S), n_kept(0.5, S)]
+
+
+@torch.no_grad()
+def test_a_second_drop_of_no_token_changes_nothing(deep: PreTrainedModel) -> None:
+    """What was put back once and twice is the same, of states and of logits."""
+    once = outputs_of(dropping_often(deep, ((1, 0.4),)), batch())
+    twice = outputs_of(dropping_often(deep, ((1, 0.4), (3, 0.4))), batch())
+    seen = batch().attention_mask == 1
+    assert torch.allclose(once.start[seen], twice.start[seen], atol=1e-5)
+    assert torch.allclose(once.hidden[seen], twice.hidden[seen], atol=1e-5)
+    assert once.kept is not None
+    assert twice.kept is not None
+    assert torch.equal(once.kept, twice.kept)
+
+
+@torch.no_grad()
+def test_the_question_is_kept_at_every_drop(deep: PreTrainedModel) -> None:
+    """Which tokens those are, their places in the window say, not those in what is left of it."""
+    model = dropping_often(deep, ((1, 0.6), (2, 0.4), (3, 0.31)))
+    batched = batch(question=FORCED - 2)
+    found = outputs_of(model, batched)
+    assert found.kept is not None
+    assert found.kept[:, : FORCED - 2].all()
+    assert found.kept.sum(1).tolist() == [n_kept(0.31, S)] * 3
+
+
+def test_all_early_heads_learn_from_labels(deep: PreTrainedModel) -> None:
+    """The loss of several is their mean: `early_weight` is that of all of them together."""
+    model = dropping_often(deep, ((1, 0.6), (2, 0.4)))
+    label_loss(model, batch()).backward()  # type: ignore[no-untyped-call]
+    for name in ("early_outputs.weight", "early_outputs_2.weight"):
+        grad = model.get_parameter(name).grad
+        assert grad is not None
+        assert float(grad.abs().sum()) > 0
+
+
+@torch.no_grad()
+def test_heads_start_as_those_of_the_model_before(deep: PreTrainedModel) -> None:
+    """In their order; where there are more drops than heads the last one serves the rest."""
+    model = dropping_often(deep, ((1, 0.8), (2, 0.6)))
+    first, second = (each.head for each in bert.dropping_of(model, ((1, 0.5), (2, 0.4))))
+    assert [each.head for each in bert.dropping_of(model, ((2, 0.5),))] == [first]
+    more = bert.dropping_of(model, ((1, 0.9), (2, 0.8), (3, 0.7)))
+    assert [each.head for each in more] == [first, second, second]
+    fewer = bert.with_dropping(model, more[:1])
+    assert {name for name in fewer.state_dict() if name.startswith("early")} == {
+        "early_outputs.weight",
+        "early_outputs.bias",
+    }
+
+
 def test_the_most_important_tokens_are_kept() -> None:
     """By the larger of their early logits, in ascending order of position."""
     torch.manual_seed(0)
     early = torch.randn(2, S, 2)
-    mask, types = torch.ones(2, S, dtype=torch.int64), torch.ones(2, S, dtype=torch.int64)
-    found = kept_positions(early, mask, types, 0.5)
+    mask = torch.ones(2, S, dtype=torch.int64)
+    found = kept_positions(early, mask, mask == 0, 80)
     for row, kept in zip(early.amax(-1), found.tolist(), strict=True):
         best = sorted(range(S), key=lambda i: -float(row[i]))[:80]
         assert kept == sorted(best)
@@ -121,7 +210,9 @@ def test_the_question_is_always_kept(question: int) -> None:
     batched = batch((S, 121), question=question)
     early = torch.full((2, S, 2), -5.0)
     early[:, question:] = 5.0
-    kept = kept_positions(early, batched.attention_mask, batched.token_type_ids, 0.3)
+    kept = kept_positions(
+        early, batched.attention_mask, forced_of(batched.token_type_ids), MIN_KEPT
+    )
     forced = min(question, FORCED)
     assert all(row[:forced] == list(range(forced)) for row in kept.tolist())
     assert all(forced not in row for row in kept.tolist() if question > FORCED)
@@ -133,7 +224,7 @@ def test_padding_is_dropped_first() -> None:
     early = torch.zeros(2, S, 2)
     early[:, 20:] = 9.0
     short, long = kept_positions(
-        early, batched.attention_mask, batched.token_type_ids, 0.3
+        early, batched.attention_mask, forced_of(batched.token_type_ids), MIN_KEPT
     ).tolist()
     assert short == list(range(MIN_KEPT))
     assert max(long) < 70
@@ -142,14 +233,15 @@ def test_padding_is_dropped_first() -> None:
 def test_of_equals_the_lower_position_is_kept() -> None:
     """The graph breaks ties in the same way."""
     ones = torch.ones(1, S, dtype=torch.int64)
-    kept = kept_positions(torch.zeros(1, S, 2), ones, ones, 0.5)
+    kept = kept_positions(torch.zeros(1, S, 2), ones, ones == 0, 80)
     assert kept.tolist() == [list(range(80))]
 
 
 @torch.no_grad()
-def test_a_row_does_not_depend_on_its_batch(plain: PreTrainedModel) -> None:
+@pytest.mark.parametrize("drops", [((1, 0.4),), ((1, 0.7), (2, 0.5), (3, 0.3))])
+def test_a_row_does_not_depend_on_its_batch(deep: PreTrainedModel, drops: Drops) -> None:
     """Within one padded length: then served alone and trained together are alike."""
-    model = dropping(plain)
+    model = dropping_often(deep, drops)
     together = outputs_of(model, batch())
     for i, n in enumerate(LENGTHS):
         alone = outputs_of(model, batch((n,)))
@@ -208,7 +300,7 @@ def test_what_drops_tokens_can_be_cut_narrower(plain: PreTrainedModel) -> None:
     up = "bert.encoder.layer.1.intermediate.dense.weight"
     assert torch.equal(found.get_parameter(up), wanted.get_parameter(up))
     assert isinstance(found, StudentBert)
-    assert found.dropping is not None
+    assert len(found.dropping) == 1
 
 
 @torch.no_grad()
@@ -241,8 +333,8 @@ def test_a_checkpoint_of_low_rank_is_multiplied_out(plain: PreTrainedModel, tmp_
 def test_what_drops_tokens_can_be_made_to_drop_none(plain: PreTrainedModel) -> None:
     """A student may start from one that does."""
     wanted = outputs_of(plain, batch())
-    whole = bert.with_dropping(dropping(plain), None)
+    whole = bert.with_dropping(dropping_often(plain, ((1, 0.6), (2, 0.4))), ())
     found = outputs_of(whole, batch())
-    assert found.early is None
+    assert found.early == ()
     assert torch.allclose(found.start, wanted.start, atol=1e-5)
-    assert bert.dropping_of(whole, 0.5, 0) is None
+    assert not any(name.startswith("early") for name in whole.state_dict())

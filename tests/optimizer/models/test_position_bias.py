@@ -58,7 +58,7 @@ def test_dropped_tokens_leave_the_distances_of_the_others(model: PreTrainedModel
     """What is said of kept tokens is what is said where the others are masked, in their places."""
     batched = batch()
     encoder, heads = student.bert_of(model).encoder, torch.nn.Linear(128, 2)
-    found = outputs_of(bert.with_dropping(model, Dropping(1, 0.4, heads)), batched)
+    found = outputs_of(bert.with_dropping(model, [Dropping(1, 0.4, heads)]), batched)
     assert found.kept is not None
     x = student.bert_of(model).embeddings(batched.input_ids, batched.token_type_ids)
     x = encoder.layer[0](x, Added(batched.attention_mask, x, bias_of(model)).to(None))

@@ -156,7 +156,12 @@ def low_rank(model: PreTrainedModel) -> PreTrainedModel:
 
 def dropping(model: PreTrainedModel) -> PreTrainedModel:
     student.with_low_bit_embeddings(model, 4)
-    return bert.with_dropping(model, bert.dropping_of(model, 0.5, 1))
+    return bert.with_dropping(model, bert.dropping_of(model, ((1, 0.5),)))
+
+
+def dropping_twice(model: PreTrainedModel) -> PreTrainedModel:
+    deep = student.with_low_bit_embeddings(student.cut(model, (0, 1, 1), None), 4)
+    return bert.with_dropping(deep, bert.dropping_of(deep, ((1, 0.8), (2, 0.5))))
 
 
 @pytest.mark.parametrize(
@@ -206,7 +211,7 @@ def test_a_largest_model_is_whole(
 
 @pytest.mark.parametrize(
     ("smaller", "why"),
-    [(low_rank, "low rank"), (dropping, "drops")],
+    [(low_rank, "low rank"), (dropping, "drops tokens"), (dropping_twice, "drops tokens")],
 )
 def test_what_is_no_plain_bert_is_refused(
     tiny: PreTrainedModel,

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from optimizer.models.weights import FORCED, MIN_KEPT, GraphShape, check, n_kept, random_weights
+from optimizer.models.weights import (
+    FORCED,
+    MIN_KEPT,
+    Drops,
+    GraphShape,
+    check,
+    n_kept,
+    random_weights,
+    shares_of,
+)
 
 SHAPE = GraphShape(128, (2, 1, 1), 16, (48, 96, 48), 50, embedding_bits=4)
 RANKED = GraphShape(128, (2, 1, 1), 16, (48, 96, 48), 50, embedding_bits=4, rank=64)
-DROPPING = GraphShape(128, (2, 1, 1), 16, (48, 96, 48), 50, keep=0.5, drop_after=1)
+DROPPING = GraphShape(128, (2, 1, 1), 16, (48, 96, 48), 50, drops=((1, 0.5), (2, 0.25)))
 
 
 @pytest.mark.parametrize(
@@ -43,17 +52,34 @@ def test_a_low_rank_narrows_the_word_table_and_adds_its_projection() -> None:
     assert random_weights(SHAPE)[f"{table}.codes"].shape == (50, 64)
 
 
-@pytest.mark.parametrize(("keep", "after"), [(1.0, 1), (0.5, 0), (0.5, 3), (0.5, 4)])
-def test_a_shape_that_drops_nothing_has_no_early_head(keep: float, after: int) -> None:
-    """Keeping all, or dropping after no layer or the last, is a plain student."""
-    shape = GraphShape(128, (2, 1, 1), 16, (48, 96, 48), 50, keep=keep, drop_after=after)
-    assert "early_outputs.weight" not in random_weights(shape)
-    assert random_weights(DROPPING)["early_outputs.weight"].shape == (2, 128)
+def test_each_drop_has_an_early_head() -> None:
+    """One that drops nothing is a plain student; a single head has the name it has in older files."""
+    assert not [name for name in random_weights(SHAPE) if name.startswith("early")]
+    weights = random_weights(DROPPING)
+    assert {weights[f"early_outputs{i}.weight"].shape for i in ("", "_2")} == {(2, 128)}
+    assert "early_outputs_3.weight" not in weights
+
+
+@pytest.mark.parametrize(
+    ("drops", "shares"),
+    [
+        ((), (1.0, 1.0, 1.0, 1.0)),
+        (((2, 0.5),), (1.0, 1.0, 0.5, 0.5)),
+        (((1, 0.8), (3, 0.2)), (1.0, 0.8, 0.8, 0.2)),
+    ],
+)
+def test_drops_give_each_layer_its_share(drops: Drops, shares: tuple[float, ...]) -> None:
+    """From where a drop is to the next one."""
+    assert shares_of(drops, 4) == shares
 
 
 @pytest.mark.parametrize(
     ("shape", "missing"),
-    [(RANKED, "bert.embeddings.projection.weight"), (DROPPING, "early_outputs.bias")],
+    [
+        (RANKED, "bert.embeddings.projection.weight"),
+        (DROPPING, "early_outputs.bias"),
+        (DROPPING, "early_outputs_2.bias"),
+    ],
 )
 def test_the_new_weights_are_missed_by_name(shape: GraphShape, missing: str) -> None:
     """A student whose projection or early head got lost is not exported."""

@@ -112,7 +112,7 @@ def test_a_narrow_student_passes_every_export_check(
     """The file says what PyTorch says, and its shape is the one whose cost was measured."""
     whole = export.graph_shape_of(student.with_low_bit_embeddings(copy.deepcopy(teacher), 4))
     narrow = widths.narrowed(copy.deepcopy(teacher), 64, None)
-    narrow = bert.with_dropping(with_rank(narrow, rank, 4), None)
+    narrow = bert.with_dropping(with_rank(narrow, rank, 4), ())
     shape = export.graph_shape_of(narrow)
     assert shape == graph_shape(whole, replace(NARROW, rank=rank))
     for name, to in export.TO.items():

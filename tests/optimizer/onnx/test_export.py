@@ -17,7 +17,7 @@ from gateway.backends.protocol import SPAN_OUTPUTS
 from gateway.catalog.schema import Precision
 from optimizer.models import bert, lowrank, student
 from optimizer.models.allocation import Widths
-from optimizer.models.weights import ACTIVATIONS, FORCED, TABLE
+from optimizer.models.weights import ACTIVATIONS, FORCED, TABLE, Drops
 from optimizer.onnx import export
 from optimizer.onnx.export import ExportError
 from tests.optimizer import checkpoints
@@ -68,38 +68,50 @@ def test_every_shape_computes_what_pytorch_computes(
 
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize(
-    ("rank", "keep", "after"), [(64, 1.0, 0), (0, 0.5, 1), (0, 0.3, 1), (64, 0.4, 1)]
+    ("rank", "drops"),
+    [
+        (64, ()),
+        (0, ((1, 0.5),)),
+        (0, ((1, 0.3),)),
+        (64, ((1, 0.4),)),
+        (0, ((1, 0.8), (2, 0.6), (3, 0.4))),
+        (64, ((1, 0.6), (3, 0.3))),
+    ],
 )
 def test_ranks_and_dropped_tokens_are_exported(
-    model: PreTrainedModel, tmp_path: Path, rank: int, keep: float, after: int, bits: int
+    model: PreTrainedModel, tmp_path: Path, rank: int, drops: Drops, bits: int
 ) -> None:
     """The shape is read off the model, and all three files say what PyTorch says."""
-    small = smaller(model, rank, bits, keep, after)
+    layers = (0, 1) if len(drops) < 2 else (0, 1, 0, 1)
+    small = smaller(student.cut(model, layers, None), rank, bits, drops)
     shape = export.graph_shape_of(small)
-    assert (shape.rank, shape.keep, shape.drop_after) == (rank, keep, after)
+    assert (shape.rank, shape.drops) == (rank, drops)
     for name, to in export.TO.items():
         to(small, tmp_path / f"{name}.onnx")
 
 
 def smaller(
-    model: PreTrainedModel, rank: int = 0, bits: int = 4, keep: float = 0.5, after: int = 1
+    model: PreTrainedModel, rank: int = 0, bits: int = 4, drops: Drops = ((1, 0.5),)
 ) -> PreTrainedModel:
-    """Return a student with an early head of its own."""
+    """Return a student with early heads of its own."""
     found = lowrank.with_rank(model, rank, bits)
     torch.manual_seed(3)
-    head = torch.nn.Linear(found.config.hidden_size, 2)
-    return bert.with_dropping(found, bert.Dropping(after, keep, head) if after else None)
+    heads = [torch.nn.Linear(found.config.hidden_size, 2) for _ in drops]
+    each = zip(drops, heads, strict=True)
+    return bert.with_dropping(found, [bert.Dropping(*drop, head) for drop, head in each])
 
 
-def test_a_wrong_early_head_is_refused(model: PreTrainedModel, tmp_path: Path) -> None:
+@pytest.mark.parametrize("head", ["early_outputs", "early_outputs_2"])
+def test_a_wrong_early_head_is_refused(model: PreTrainedModel, tmp_path: Path, head: str) -> None:
     """It would drop other tokens, and say other things of them."""
-    small, path = smaller(model), tmp_path / "fp32.onnx"
+    drops = ((1, 0.8), (2, 0.5))
+    small, path = smaller(student.cut(model, (0, 1, 0), None), drops=drops), tmp_path / "fp32.onnx"
     export.to_onnx(small, path)
-    change(path, "early_outputs.weight", 1.0)
+    change(path, f"{head}.weight", 1.0)
     with pytest.raises(ExportError, match="differ from PyTorch's"):
         export.check_parity(small, path)
     export.to_int8(small, path)
-    change(path, "early_outputs.weight", 1.0)
+    change(path, f"{head}.weight", 1.0)
     with pytest.raises(ExportError, match="int8-dynamic logits differ"):
         export.check_rounding(small, path, Precision.INT8_DYNAMIC)
 

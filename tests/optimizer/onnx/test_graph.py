@@ -11,6 +11,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from gateway.backends.embedded import INPUTS
 from gateway.catalog.schema import Precision
 from optimizer.models import outliers
 from optimizer.models.weights import (
@@ -30,12 +31,13 @@ from tests.optimizer import numpy_bert
 FP32, FP16, INT8 = Precision.FP32, Precision.FP16, Precision.INT8_DYNAMIC
 PLAIN = GraphShape(128, (2, 1, 2), 16, (48, 96, 48), 50, embedding_bits=4)
 RANKED = replace(PLAIN, rank=64)
-DROPPING = replace(PLAIN, keep=0.5, drop_after=1)
-BOTH = replace(PLAIN, rank=64, keep=0.3, drop_after=2)
+DROPPING = replace(PLAIN, drops=((1, 0.5),))
+BOTH = replace(PLAIN, rank=64, drops=((2, 0.3),))
+OFTEN = replace(PLAIN, drops=((1, 0.7), (2, 0.4)))
 BIASED = replace(PLAIN, bias_columns=2)  # a layer of one head has one of the columns
 # One layer runs three times, before and after tokens are dropped.
 SHARED = replace(
-    BIASED, heads=(2, 1, 1, 1), ffn=(48, 96, 96, 96), keep=0.5, drop_after=2, shared=(0, 1, 1, 1)
+    BIASED, heads=(2, 1, 1, 1), ffn=(48, 96, 96, 96), drops=((2, 0.5),), shared=(0, 1, 1, 1)
 )
 SHAPES = {
     "plain": PLAIN,
@@ -43,8 +45,10 @@ SHAPES = {
     "drop": DROPPING,
     "both": BOTH,
     "bias": BIASED,
-    "bias and drop": replace(BIASED, keep=0.5, drop_after=1),
+    "bias and drop": replace(BIASED, drops=((1, 0.5),)),
     "shared": SHARED,
+    "drop often": OFTEN,
+    "bias and drop often": replace(SHARED, drops=((1, 0.8), (2, 0.6), (3, 0.3))),
 }
 # Lengths of the windows of a batch, and what they are padded to.
 BATCHES = (((64,), 64), ((192, 40, 100), 192), ((384,), 384), ((20, 9, 33), 40))
@@ -119,14 +123,33 @@ def test_rounded_models_are_near_the_exact_one(name: str) -> None:
 
 def from_cut(weights: Weights, shape: GraphShape, question: Feed) -> np.ndarray[Any, Any]:
     """Return how far each token's importance is from where the cut falls."""
-    early = replace(shape, heads=shape.heads[: shape.drop_after], ffn=shape.ffn[: shape.drop_after])
-    names = {f"qa_outputs.{part}": f"early_outputs.{part}" for part in ("weight", "bias")}
-    given = dict(weights) | {name: weights[source] for name, source in names.items()}
-    logits = numpy_bert.logits_of(given, early, question).astype(np.float32)
-    importance = token_dropping.importance_of(
-        logits, question["attention_mask"], question["token_type_ids"]
+    *early, _ = (x.astype(np.float32) for x in numpy_bert.said_of(weights, shape, question))
+    return token_dropping.from_cuts(
+        shape.drops, early, question["attention_mask"], question["token_type_ids"]
     )
-    return token_dropping.from_cut(importance, n_kept(shape.keep, importance.shape[1]))
+
+
+def test_each_layer_computes_its_share_of_the_tokens() -> None:
+    """What a layer costs falls with the tokens that it sees."""
+    weights, model = loud(OFTEN), graph.build(loud(OFTEN), OFTEN, FP32)
+    states = [f"bert.encoder.layer.{i}.output.LayerNorm" for i in range(3)]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in states)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = session.run(states, feed_of((192, 101), 192))
+    assert [x.shape for x in found] == [(n, 2, 128) for n in (192, n_kept(0.7, 192), 77)]
+    (ids, mask, types) = (feed_of((192, 101), 192)[n][1] for n in INPUTS)
+    assert len(numpy_bert.kept_of(weights, OFTEN, ids, mask, types)) == 77
+
+
+def test_a_token_is_as_sure_as_the_nearest_of_its_cuts() -> None:
+    """A cut falls between those that are left; to one that was dropped before, it is nothing."""
+    order = np.arange(200, dtype=np.float32)  # of importance, the last token's the largest
+    early = np.stack([order, order])[:, None]  # (2, B, S)
+    mask = np.ones((1, 200), np.int64)
+    (found,) = token_dropping.from_cuts(((1, 0.5), (2, 0.3)), [early, early], mask, mask)
+    assert found[[0, 99, 100, 199]].tolist() == [99.5, 0.5, 0.5, 59.5]
+    assert found[[139, 140]].tolist() == [0.5, 0.5]
+    assert found[98] == 1.5
 
 
 def test_of_equal_tokens_the_first_are_kept() -> None:
@@ -146,7 +169,7 @@ def test_the_question_is_kept_whatever_it_is_worth() -> None:
     question = feed_of((192,), 192, question=FORCED + 20)
     weights["early_outputs.weight"] = np.zeros((2, 128), np.float32)
     # What the first layer says of the kind of a token makes those of the context worth more.
-    scores = numpy_bert.logits_of(weights, replace(DROPPING, keep=1.0), question)
+    scores = numpy_bert.logits_of(weights, PLAIN, question)
     assert scores.std() > 0
     kind = weights["bert.embeddings.token_type_embeddings.weight"]
     weights["bert.embeddings.token_type_embeddings.weight"] = kind * 10
@@ -225,31 +248,24 @@ def test_weights_of_another_shape_are_refused() -> None:
         graph.build(weights, PLAIN, INT8)
 
 
-def test_every_weight_is_used() -> None:
+@pytest.mark.parametrize("shape", [BOTH, OFTEN])
+def test_every_weight_is_used(shape: GraphShape) -> None:
     """A weight that the graph forgets is a bug that parity on small logits may not see."""
-    weights = random_weights(BOTH)
-    before = graph.build(weights, BOTH, FP32).SerializeToString()
+    weights = random_weights(shape)
+    before = graph.build(weights, shape, FP32).SerializeToString()
     ignored = {
         name
-        for name in weight_shapes(BOTH)
-        if graph.build(weights | {name: weights[name] * 0}, BOTH, FP32).SerializeToString()
+        for name in weight_shapes(shape)
+        if graph.build(weights | {name: weights[name] * 0}, shape, FP32).SerializeToString()
         == before
     }
     assert {name.split(".", 4)[-1] for name in ignored} == {"attention.self.key.bias"}
 
 
-@pytest.mark.parametrize("keep", [{"keep": 1.0, "drop_after": 1}, {"keep": 0.5, "drop_after": 3}])
-def test_a_model_that_drops_nothing_pays_nothing_for_it(keep: dict[str, Any]) -> None:
-    """Its file is, byte for byte, that of a model without the knob."""
-    shape = replace(PLAIN, **keep)
-    weights = random_weights(PLAIN)
-    assert graph.build(weights, shape, INT8) == graph.build(weights, PLAIN, INT8)
-
-
 # What a file weighs
 
 
-SMALL = GraphShape(384, (6,) * 3, 32, (512,) * 3, 30522, 4, rank=128, keep=0.5, drop_after=1)
+SMALL = GraphShape(384, (6,) * 3, 32, (512,) * 3, 30522, 4, rank=128, drops=((1, 0.5),))
 
 
 def parts_of(shape: GraphShape) -> dict[str, int]:

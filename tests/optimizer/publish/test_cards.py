@@ -56,7 +56,10 @@ def test_the_card_states_rank_and_dropped_tokens() -> None:
     shape = replace(plain.shape, rank=128, keep=0.3, drop_after=1)
     found = card_of(replace(plain, shape=shape))
     assert "8-bit embeddings of rank 128" in found
-    assert "After 1 of its layers only 30% of the tokens go on" in found
+    assert "After 1 of its layers only 30% of the tokens go on: the question's" in found
+    often = replace(shape, layers=3, keep=0.3, layer_keep=(1.0, 0.75, 0.3))
+    found = card_of(replace(plain, shape=often))
+    assert "Its layers see 100%, 75%, 30% of the tokens: the question's" in found
 
 
 def test_the_card_states_the_widths_of_layers_that_differ() -> None:

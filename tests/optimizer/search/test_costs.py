@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,13 @@ def test_shared_layers_have_a_cost_of_their_own() -> None:
     assert {shape.layers for shape in found} == {3}
 
 
-def test_what_was_measured_before_layers_could_be_shared_stays_valid(
+def test_what_was_measured_before_a_knob_was_there_stays_valid(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The name of a measurement in a run folder is a hash of its shape."""
     monkeypatch.setattr(CostGate, "host", "a host")
     assert CostGate(SHAPE, 64, Path())._key(SHAPE, Precision.FP32) == "f03edf5278431227"
+    once = replace(SHAPE, drops=((1, 0.5),))
+    assert CostGate(SHAPE, 64, Path())._key(once, Precision.FP32) == "5542d2d1339d77a8"
+    twice = replace(SHAPE, drops=((1, 0.5), (2, 0.3)))
+    assert CostGate(SHAPE, 64, Path())._key(twice, Precision.FP32) != "5542d2d1339d77a8"

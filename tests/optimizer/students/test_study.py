@@ -130,6 +130,44 @@ def test_a_student_is_published_in_its_own_precision(study: Study, tmp_path: Pat
     assert validate(tmp_path / "repo", Settings()).problems == ()
 
 
+def test_a_student_that_drops_tokens_often_is_trained_and_published(
+    study: Study, tmp_path: Path
+) -> None:
+    """Its heads are trained, loaded again and served; the next student may start from it, not from the file."""
+    fewer = StudentConfig(
+        name="tiny-fewer",
+        layers=(0, 1, 1),
+        ffn=96,
+        keep=(1.0, 0.75, 0.5),
+        precision=Precision.FP16,
+        train=TrainConfig(epochs=0.2, batch_size=8),
+    )
+    again = StudentConfig(
+        name="tiny-again",
+        start="tiny-fewer",
+        layers=(0, 1, 2),
+        ffn=48,
+        keep=(1.0, 1.0, 0.5),
+        precision=Precision.FP16,
+    )
+    asked = replace(study, config=study.config.model_copy(update={"students": (fewer, again)}))
+    asked.train_student(fewer)
+    trained, first = asked.model("tiny-fewer"), asked.model("tiny-again")
+    heads = [trained.get_parameter(f"early_outputs{i}.weight") for i in ("", "_2")]
+    assert not torch.equal(*heads)
+    assert torch.equal(first.get_parameter("early_outputs.weight"), heads[0])
+    repository = tmp_path / "repo"
+    catalog = publication.publish(asked, repository, allow_dominated=True, allow_constant=True)
+    shape = catalog.variant("tiny-fewer").shape
+    assert (shape.keep, shape.drop_after, shape.layer_keep) == (0.5, 1, (1.0, 0.75, 0.5))
+    shape = catalog.variant("tiny-again").shape
+    assert (shape.keep, shape.drop_after, shape.layer_keep) == (0.5, 2, ())
+    assert validate(repository, Settings()).problems == ()
+    assert not (asked.folder / "students" / "tiny-fewer" / "checkpoint").exists()
+    with pytest.raises(student.ModelError, match="it drops tokens; give a variant"):
+        student.load(str(repository / "tiny-fewer"))
+
+
 def test_a_student_whose_layers_differ_is_trained_and_published(
     study: Study, tmp_path: Path
 ) -> None:

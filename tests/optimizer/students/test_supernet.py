@@ -176,7 +176,7 @@ def test_each_layer_has_an_early_head_of_its_own(net: Supernet) -> None:
     assert isinstance(cut, StudentBert)
     assert cut.early_outputs is not None
     assert torch.equal(cut.early_outputs.weight, heads[2].weight)
-    assert cut.config.drop_after == 2
+    assert cut.drops == ((2, 0.4),)
 
 
 def test_a_sandwich_trains_heads_and_projection_but_no_table(net: Supernet) -> None:

@@ -191,6 +191,72 @@ def test_widths_that_cannot_be_are_refused(tmp_path: Path, text: str, said: str)
         config.read(path)
 
 
+DROPPING = "layers = [0, 1, 2]\nffn = 8\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("keep = 0.0\n", "s: keep 0: a share of the tokens is more than 0 and at most 1"),
+        ("keep = 1.1\ndrop_after = 1\n", "s: keep 1.1: a share"),
+        ("keep = [1.0, 0.5, 0.0]\n", "s: keep 0: a share"),
+        ("keep = [1.5, 1.0, 0.5]\n", "s: keep 1.5: a share"),
+        ("keep = [1.0, nan, 0.5]\n", "s: keep nan: a share"),
+        ("keep = [1.0, 0.5]\n", r"s: keep \[1.0, 0.5\]: 2 shares for 3 layers; give one for each"),
+        ("keep = []\n", r"s: keep \[\]: 0 shares for 3 layers"),
+        ("keep = [1.0, 0.4, 0.5]\n", "rises to 0.5, but dropped tokens do not come back; give"),
+        ("keep = [0.9, 0.5, 0.5]\n", "the first layer sees all tokens, .*; begin with 1.0"),
+        ("keep = [1.0, 0.5, 0.5]\ndrop_after = 1\n", "say where .*; leave drop_after out, or give"),
+        (
+            'start = "elastic"\nkeep = [1.0, 0.7, 0.5]\n',
+            "start elastic is an elastic student, whose slices drop tokens once; give keep one share",
+        ),
+    ],
+)
+def test_shares_that_cannot_be_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    """By the student's name and the key, with what to do."""
+    path = tmp_path / "study.toml"
+    path.write_text(HEAD + CERTIFYING + SPACE + WIDTHS + DROPPING + text)
+    with pytest.raises(ConfigError, match=said):
+        config.read(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "drops"),
+    [
+        ("", ()),
+        ("keep = 0.5\n", ()),
+        ("keep = 0.5\ndrop_after = 3\n", ()),
+        ("keep = 0.5\ndrop_after = 4\n", ()),
+        ("keep = 1\ndrop_after = 1\n", ()),
+        ("keep = 0.5\ndrop_after = 2\n", ((2, 0.5),)),
+        ("keep = [1, 1, 1]\n", ()),
+        ("keep = [1, 1, 0.5]\n", ((2, 0.5),)),
+        ("keep = [1.0, 0.7, 0.4]\n", ((1, 0.7), (2, 0.4))),
+    ],
+)
+def test_tokens_are_dropped_where_the_share_falls(
+    tmp_path: Path, text: str, drops: tuple[tuple[int, float], ...]
+) -> None:
+    """One share and the layer that it begins after say what a list with two values says."""
+    path = tmp_path / "study.toml"
+    path.write_text(HEAD + CERTIFYING + WIDTHS + DROPPING + text)
+    assert config.read(path).students[0].drops == drops
+
+
+def test_a_slice_may_say_by_layer_where_it_drops_tokens(tmp_path: Path) -> None:
+    """It is the same candidate, and so the same slice."""
+    path = tmp_path / "study.toml"
+    found = []
+    for text in ("keep = 0.5\ndrop_after = 2\n", "keep = [1.0, 1.0, 0.5]\n"):
+        path.write_text(
+            HEAD + CERTIFYING + SPACE + WIDTHS + DROPPING + 'start = "elastic"\n' + text
+        )
+        found.append(config.read(path).students[0].candidate(1))
+    assert found[0] == found[1]
+    assert found[0].drops == ((2, 0.5),)
+
+
 PRUNED = WIDTHS + "layers = [0, 1]\nffn = 512\nheads = 12\n"
 
 

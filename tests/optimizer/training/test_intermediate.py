@@ -192,7 +192,7 @@ def test_a_student_of_fewer_layers_heads_and_tokens_learns_from_inside(
     model = student.cut(teacher, (0, 1), 48, heads=1)
     head = copy.deepcopy(teacher.get_submodule("qa_outputs"))
     assert isinstance(head, torch.nn.Linear)
-    model = bert.with_dropping(model, Dropping(1, 0.5, head))
+    model = bert.with_dropping(model, [Dropping(1, 0.5, head)])
     how = (
         HiddenLoss(loss="hidden", layers=((1, 1),)),
         RelationLoss(loss="relations", heads=4, student_layer=1),

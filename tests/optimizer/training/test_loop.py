@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from optimizer.data.items import Feature
-from optimizer.models import student
+from optimizer.models import bert, student
+from optimizer.models.weights import Drops
 from optimizer.study.config import TrainConfig
 from optimizer.training import loop
 from optimizer.training.loop import Batch
@@ -46,14 +48,22 @@ def dying_after(steps: int) -> Callable[[torch.nn.Module, Batch], torch.Tensor]:
     return loss
 
 
-def test_a_killed_run_ends_like_one_that_was_not(tiny_backbone: Path, tmp_path: Path) -> None:
-    """A checkpoint holds all that the next steps depend on."""
-    whole, resumed = student.load(str(tiny_backbone)), student.load(str(tiny_backbone))
+@pytest.mark.parametrize("drops", [(), ((1, 0.5), (2, 0.3))])
+def test_a_killed_run_ends_like_one_that_was_not(
+    tiny_backbone: Path, tmp_path: Path, drops: Drops
+) -> None:
+    """A checkpoint holds all that the next steps depend on, also each early head."""
+
+    def untrained() -> PreTrainedModel:
+        model = student.cut(student.load(str(tiny_backbone)), (0, 1, 1), None)
+        return bert.with_dropping(model, bert.dropping_of(model, drops))
+
+    whole, resumed = untrained(), untrained()
     loop.train(whole, rows(), label_loss, CONFIG, tmp_path / "whole", 1)
     folder = tmp_path / "killed"
     with pytest.raises(Killed):
         loop.train(resumed, rows(), dying_after(7), CONFIG, folder, 1, checkpoint_every_s=0)
-    again = student.load(str(tiny_backbone))
+    again = untrained()
     loop.train(again, rows(), label_loss, CONFIG, folder, 1)
     for name, weight in whole.state_dict().items():
         assert torch.allclose(weight, again.state_dict()[name], atol=1e-6), name

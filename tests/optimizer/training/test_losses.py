@@ -123,7 +123,7 @@ def answering(teacher: PreTrainedModel, tmp_path: Path) -> tuple[TeacherStates, 
 def dropping(teacher: PreTrainedModel) -> PreTrainedModel:
     head = copy.deepcopy(teacher.get_submodule("qa_outputs"))
     assert isinstance(head, torch.nn.Linear)
-    return bert.with_dropping(copy.deepcopy(teacher), Dropping(1, 0.4, head))
+    return bert.with_dropping(copy.deepcopy(teacher), [Dropping(1, 0.4, head)])
 
 
 @torch.no_grad()
@@ -138,6 +138,22 @@ def test_an_early_head_counts_by_its_weight(teacher: PreTrainedModel, tmp_path: 
 
     assert loss(0.0) < loss(0.5)
     assert loss(1.0) - loss(0.5) == pytest.approx(loss(0.5) - loss(0.0), rel=1e-3)
+
+
+@torch.no_grad()
+def test_early_heads_count_by_their_mean(teacher: PreTrainedModel, tmp_path: Path) -> None:
+    """However often tokens are dropped, `early_weight` is what all heads together weigh."""
+    states, batch = answering(teacher, tmp_path)
+    said = outputs_of(teacher, batch)
+    how = DistillConfig(hidden_weight=0.0, early_weight=2.0)
+
+    def loss(*factors: float) -> float:
+        early = tuple(tuple(x * factor for x in said.logits) for factor in factors)
+        out = said._replace(early=early)
+        return float(Imitation(states, how, lambda _model, _batch: [out])(teacher, batch))
+
+    assert loss(300.0) != pytest.approx(loss(0.5), rel=1e-2)
+    assert loss(300.0, 0.5) == pytest.approx((loss(300.0) + loss(0.5)) / 2)
 
 
 @torch.no_grad()
