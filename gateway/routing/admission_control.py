@@ -14,13 +14,7 @@ from collections.abc import Callable, Hashable, Sequence
 from gateway.domain import Option, Reason, Slo, SloPolicy
 from gateway.errors import Overloaded
 from gateway.routing import admission_queue, policy
-from gateway.routing.admission_queue import (
-    SMALLEST,
-    AdmissionQueue,
-    Soonest,
-    Waiting,
-    target_ms,
-)
+from gateway.routing.admission_queue import SMALLEST, AdmissionQueue, Soonest, Waiting
 from gateway.routing.explain import refusal
 from gateway.serving_set import ServingSet
 from gateway.shared_memory import Workers
@@ -162,7 +156,7 @@ class AdmissionControl:
 
     def expected_wait_ms(self, slo: Slo, cores: int, now_ms: float) -> float:
         """Return how long such a request would wait for admission if it arrived now."""
-        if slo.policy is SloPolicy.STRICT or self._queue.preempts(target_ms(slo), cores):
+        if slo.policy is SloPolicy.STRICT or self._queue.may_preempt(slo, now_ms, cores):
             return 0.0
         return self._queue.n_ahead(slo, now_ms) * self._gap_ms
 
@@ -183,7 +177,6 @@ class AdmissionControl:
         except Refused as refused:
             await self._hold_back(slo, self._clock() - began_ms, refused)
             raise
-        self._queue.enter(request)
         return request
 
     def leave(self, request: Waiting) -> None:
@@ -196,11 +189,14 @@ class AdmissionControl:
         self._pump()
 
     async def _enter(self, waiting: Waiting, serving: ServingSet) -> None:
+        """Return when the request is admitted. Raises: Refused."""
         now_ms = waiting.arrived_ms
         if not len(self._queue) and self._has_room(serving, now_ms):
+            self._queue.enter(waiting)
             return
         if waiting.slo.policy is SloPolicy.STRICT:
             self._raise_if_unmeetable(waiting.slo, serving, now_ms)
+            self._queue.enter(waiting)
             # A request that skips the queue also admits one from it.
             self._admit(self._queue.take(now_ms), now_ms)
             return
@@ -212,6 +208,8 @@ class AdmissionControl:
         except asyncio.CancelledError:
             if self._waiters.pop(waiting, None) is not None:
                 self._queue.remove(waiting)
+            elif let_in.done() and not let_in.cancelled() and let_in.exception() is None:
+                self._queue.leave(waiting)  # it was admitted in the same pass of the event loop
             raise
 
     def _has_room(self, serving: ServingSet, now_ms: float) -> bool:
@@ -260,6 +258,7 @@ class AdmissionControl:
         self._last_ms = now_ms
         let_in = self._waiters.pop(waiting)
         if not let_in.done():
+            self._queue.enter(waiting)
             let_in.set_result(None)
         asyncio.get_running_loop().call_soon(self._pump)
 

@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from heapq import nsmallest
 from math import exp, inf
-from typing import TypeVar
 
 from gateway.domain import Option, Size, Slo, SloPolicy
 from gateway.routing.policy import meets_f1
@@ -37,20 +36,15 @@ VAIN = (
 MEMORY_MS = 1_000.0  # time constant of both counts
 FAR_ABOVE = 0.6  # the same ratio: above this, load is too high for last chances at all
 HOLD_MS, MAX_HOLD_MS = 4_000.0, 60_000.0  # until last chances are tried again; doubles each time
+STUCK = 4.0  # times its target: a request that is admitted for longer uploads slowly, or hangs
 # By urgency (RFC 9218, 0 the most urgent): factor on the target, for the order only.
 STRETCH = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 
 BEHIND = 32  # limit on the waiting requests that the choice of a plan considers: later ones are late anyway
-_Key = TypeVar("_Key", bound=Hashable)
 TICK_MS = 5.0  # between looks for room, while requests wait
 LOOK_MS = (
     25.0  # between searches for requests that cannot be answered in time: each predicts all plans
 )
-
-
-def target_ms(slo: Slo) -> float:
-    """Return the latency target that orders requests: an urgent one counts as shorter."""
-    return STRETCH[slo.priority] * slo.latency_ms
 
 
 class Waiting:
@@ -63,8 +57,9 @@ class Waiting:
         "due_ms",
         "ends_ms",
         "late_ms",
+        "preempts",
+        "rank_ms",
         "slo",
-        "target_ms",
     )
 
     def __init__(self, slo: Slo, arrived_ms: float, caller: Hashable) -> None:
@@ -73,11 +68,11 @@ class Waiting:
         self.caller = caller
         self.late_ms = arrived_ms + IN_TIME * slo.latency_ms
         self.deadline_ms = arrived_ms + slo.timeout_ms
-        self.target_ms = target_ms(slo)  # after its arrival
-        self.due_ms = arrived_ms + self.target_ms  # orders the requests in time
-        self.ends_ms = (
-            arrived_ms + STRETCH[slo.priority] * slo.timeout_ms
-        )  # orders the late requests
+        stretch = STRETCH[slo.priority]
+        self.due_ms = arrived_ms + stretch * slo.latency_ms  # orders the requests in time
+        self.ends_ms = arrived_ms + stretch * slo.timeout_ms  # orders the late requests
+        self.rank_ms = max(1.0, stretch) * slo.latency_ms  # a shorter one goes before a longer one
+        self.preempts = False  # it was admitted although no core was free
 
 
 def soonest_ms(slo: Slo, options: Sequence[Option]) -> float:
@@ -118,7 +113,7 @@ class AdmissionQueue:
     def __init__(self) -> None:
         self._waiting: list[Waiting] = []
         self._inside: Counter[Hashable] = Counter()  # admitted requests, by caller
-        self._targets: Counter[float] = Counter()  # and by target, ms
+        self._admitted: set[Waiting] = set()
         self._since_late = 0  # admissions since the last late request
         self._let_in = self._refused = 0.0  # recently
         self._counted_ms = 0.0
@@ -147,16 +142,18 @@ class AdmissionQueue:
     def enter(self, request: Waiting) -> None:
         """Count a request as admitted."""
         self._inside[request.caller] += 1
-        self._targets[request.target_ms] += 1
+        self._admitted.add(request)
 
     def leave(self, request: Waiting) -> None:
         """Count an admitted request no longer."""
-        _discount(self._inside, request.caller)
-        _discount(self._targets, request.target_ms)
+        self._admitted.discard(request)
+        self._inside[request.caller] -= 1
+        if self._inside[request.caller] <= 0:
+            del self._inside[request.caller]
 
     def n_ahead(self, slo: Slo, now_ms: float) -> int:
         """Return how many waiting requests would be admitted before one that arrives now."""
-        due_ms = now_ms + target_ms(slo)
+        due_ms = now_ms + STRETCH[slo.priority] * slo.latency_ms
         return sum(now_ms <= r.late_ms and r.due_ms <= due_ms for r in self._waiting)
 
     def take(self, now_ms: float) -> Waiting | None:
@@ -180,28 +177,37 @@ class AdmissionQueue:
         self._count(now_ms, let_in=1.0)
         return chosen
 
-    def preempts(self, target_ms: float, cores: int) -> bool:
-        """Return whether a request with this target goes before admitted ones with longer targets, to a busy core.
-
-        At most as many do as there are cores. Source: deadline-monotonic priorities (Leung & Whitehead 1982); the
-        operating system shares the cores among what runs.
-        """
-        if max(self._targets, default=0.0) <= target_ms:
-            return False
-        return sum(n for ms, n in self._targets.items() if ms <= target_ms) < cores
+    def may_preempt(self, slo: Slo, now_ms: float, cores: int) -> bool:
+        """Return whether a request that arrives now would not wait for a core."""
+        return Waiting(slo, now_ms, None).rank_ms < self._preempted_ms(now_ms, cores)
 
     def take_preempting(self, now_ms: float, cores: int) -> Waiting | None:
         """Remove and return a request in time that need not wait for a core; None: there is none."""
-        first, longest_ms = _First(), max(self._targets, default=0.0)
+        first, below_ms = _First(), self._preempted_ms(now_ms, cores)
+        if not below_ms:
+            return None
         for request in self._waiting:
-            if request.target_ms >= longest_ms or now_ms > request.late_ms:
-                continue
-            if self.preempts(request.target_ms, cores):
+            if request.rank_ms < below_ms and now_ms <= request.late_ms:
                 first.offer(request, (self._inside[request.caller], request.due_ms))
-        if first.request is not None:
-            self._waiting.remove(first.request)
+        chosen = first.request
+        if chosen is not None:
+            self._waiting.remove(chosen)
             self._count(now_ms, let_in=1.0)
-        return first.request
+            chosen.preempts = True
+        return chosen
+
+    def _preempted_ms(self, now_ms: float, cores: int) -> float:
+        """Return the target below which requests go before admitted ones, to cores at work; 0: there is none.
+
+        At most as many do as there are cores, and none where as many have targets that are as short. Source:
+        deadline-monotonic priorities (Leung & Whitehead 1982); the operating system shares the cores.
+        """
+        longest_ms = max((r.rank_ms for r in self._admitted), default=0.0)
+        at_work = [r for r in self._admitted if now_ms <= r.arrived_ms + STUCK * r.slo.latency_ms]
+        if sum(r.preempts for r in at_work) >= cores:
+            return 0.0
+        shortest_ms = nsmallest(cores, (r.rank_ms for r in at_work))
+        return min(longest_ms, shortest_ms[-1]) if len(shortest_ms) == cores else longest_ms
 
     def take_hopeless(self, now_ms: float, soonest: Soonest) -> list[Waiting]:
         """Remove and return all requests that no plan is predicted to answer by their deadline."""
@@ -241,12 +247,6 @@ class AdmissionQueue:
         self._counted_ms = now_ms
         self._let_in = kept * self._let_in + let_in
         self._refused = kept * self._refused + refused
-
-
-def _discount(counts: Counter[_Key], key: _Key) -> None:
-    counts[key] -= 1
-    if counts[key] <= 0:
-        del counts[key]
 
 
 class _First:

@@ -255,7 +255,7 @@ class Gateway:
             if self._prediction.wait_ms(now_ms) <= admission_queue.ROOM_MS:
                 found = queue.take(now_ms)
             else:
-                found = queue.take_preempting(now_ms, self._world.all_cores)
+                found = queue.take_preempting(now_ms, self._prediction.cores)
             if found is None:
                 return
             self._let_in(self._index.pop(id(found)), found, now_ms)

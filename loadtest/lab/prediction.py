@@ -25,6 +25,10 @@ class Prediction:
         self._size_bytes = [sum(size_bytes[v] for v in p.variants) for p in catalog.plans]
         self._unpredicted: dict[Size, tuple[Sequence[Option], Sequence[Option]]] = {}
 
+    @property
+    def cores(self) -> int:
+        return self._latency.cores
+
     def plans(self, size: Size) -> Sequence[Option]:
         """Return every plan for a request of this size, its latency not predicted yet."""
         return self._known(size)[0]

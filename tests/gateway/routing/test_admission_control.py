@@ -148,6 +148,23 @@ async def test_a_short_target_is_answered_while_longer_ones_use_all_cores() -> N
     await asyncio.gather(*admitted, *behind)
 
 
+async def test_who_leaves_in_the_moment_of_its_admission_leaves_nothing_behind() -> None:
+    service = service_before(FakeBackend())
+    works = fill(service, 200)
+    task = asyncio.create_task(service.answer(EXAMPLE_QUESTION, PATIENT, now_ms()))
+    await waiting(service, 1)
+    assert service.serving is not None
+    for work in works:
+        service.serving.latency.leave(work, now_ms())
+    service.admission._pump()
+    task.cancel()  # admitted, and not running yet
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    queue = service.admission._queue
+    assert (len(queue), service.admission.in_flight, len(queue._admitted)) == (0, 0, 0)
+    assert not queue._inside
+
+
 async def test_a_strict_request_is_refused_at_once_or_let_in_past_those_who_wait() -> None:
     """It is never held: its caller has better things to do."""
     service = service_before(FakeBackend())

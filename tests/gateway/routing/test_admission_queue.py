@@ -105,6 +105,32 @@ def test_a_short_target_does_not_wait_for_cores_that_work_for_longer_ones() -> N
     assert found.take_preempting(2.0, 2) is short[2]
 
 
+def test_no_more_than_the_cores_go_before_others_however_their_targets_differ() -> None:
+    """Each has a shorter target than all before it."""
+    found = queue()
+    for ms in (250.0, 250.0):
+        found.enter(waits(slo(ms)))
+    taken = []
+    for ms in range(249, 200, -1):
+        found.add(waits(slo(float(ms))))
+        if (request := found.take_preempting(0.0, 2)) is not None:
+            found.enter(request)
+            taken.append(request)
+    assert len(taken) == 2
+
+
+def test_requests_that_hang_or_upload_slowly_do_not_stand_in_the_way() -> None:
+    short = waits(slo(50.0), 190.0)
+    found = queue(short)
+    found.enter(waits(slo(250.0)))
+    stuck = waits(slo(40.0))
+    found.enter(stuck)
+    assert found.take_preempting(4.0 * 40.0, 1) is None
+    assert not found.may_preempt(slo(50.0), 4.0 * 40.0, 1)
+    assert found.may_preempt(slo(50.0), 4.0 * 40.0 + 1.0, 1)
+    assert found.take_preempting(4.0 * 40.0 + 31.0, 1) is short
+
+
 def test_nobody_goes_before_equal_or_shorter_targets_or_late() -> None:
     found = queue(waits(slo(250.0)), waits(slo(100.0)), waits(slo(50.0), caller="late"))
     found.enter(waits(slo(100.0)))
@@ -112,11 +138,14 @@ def test_nobody_goes_before_equal_or_shorter_targets_or_late() -> None:
     assert len(found) == 3
 
 
-def test_an_urgent_request_goes_before_admitted_ones() -> None:
-    urgent = waits(slo(250.0, priority=0))
-    found = queue(urgent)
-    found.enter(waits(slo(250.0)))
-    assert found.take_preempting(0.0, 1) is urgent
+@pytest.mark.parametrize(("waiting", "admitted", "goes"), [(0, 3, False), (3, 7, True)])
+def test_urgency_orders_the_queue_and_preempts_nobody(
+    waiting: int, admitted: int, goes: bool
+) -> None:
+    """But a request that says of itself that it can wait makes room."""
+    found = queue(waits(slo(250.0, priority=waiting)))
+    found.enter(waits(slo(250.0, priority=admitted)))
+    assert (found.take_preempting(0.0, 2) is not None) is goes
 
 
 def test_who_waits_in_vain_is_found_by_the_deadline() -> None:
