@@ -1,7 +1,8 @@
 """What INT8 takes from published variants at most: the rounding of activations, of weights, and of each layer alone.
 
 The reference is the float graph: the same file, its products in float32 from the weights that it stores. What it scores
-more is all that other activations (static ranges, more bits, layers in float) could give back. Training with rounding
+more in forced F1 is all that other activations (static ranges, more bits, layers in float) could give back. F1 also
+depends on the threshold for abstaining, which was fitted to the served graph. Training with rounding
 could give back what the rounding of weights takes, too. The weights before rounding are in no repository; a draw of
 weights that round to the same codes is as far from the stored ones as those were. If the loss is quadratic around the
 trained weights, it loses to the stored ones, on average, what these lost by rounding.
@@ -9,6 +10,7 @@ trained weights, it loses to the stored ones, on average, what these lost by rou
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -190,13 +192,15 @@ class _Subject:
         kept = stage / "logits.npz"
 
         def work() -> dict[str, Any]:
-            np.savez(kept, *self._ask(graph, asked))
+            part = stage / "part.npz"
+            np.savez(part, *self._ask(graph, asked))
+            part.replace(kept)
             return {"questions": len(asked)}
 
         inputs = {
             "model": self._variant.sha256,
             "graph": asdict(graph),
-            "questions": [e.id for e, _ in asked],
+            "questions": [_sha256(windows) for _, windows in asked],
             "host": asdict(profiling.here()),
         }
         stages.run_stage(stage, inputs, work)
@@ -214,6 +218,13 @@ class _Subject:
             found.append(np.stack([logits.start, logits.end]))
             progress.step()
         return found
+
+
+def _sha256(windows: Windows) -> str:
+    """Return a hash of what a model reads, and of where."""
+    return hashlib.sha256(
+        windows.input_ids.tobytes() + windows.token_type_ids.tobytes()
+    ).hexdigest()
 
 
 def error_of(

@@ -9,6 +9,7 @@ Legend: B batch, S tokens, L layers, H hidden width, W columns kept.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -143,8 +144,9 @@ def keep(model: PreTrainedModel, width: Width | None, means: Means) -> PreTraine
         for norm in (out.LayerNorm, down.LayerNorm):
             _narrow_norm(norm, width)
     _set(made.qa_outputs, *_head(made.qa_outputs, width, means.before[-1]))
-    for dropping in made.dropping:
-        _set(dropping.head, *_head(dropping.head, width, means.before[dropping.after]))
+    for dropping in made.dropping:  # maybe of a model that had more layers
+        mean = means.before[min(dropping.after, len(layers))]
+        _set(dropping.head, *_head(dropping.head, width, mean))
     made.columns = width.kept
     narrow: PreTrainedModel = made
     return narrow
@@ -162,7 +164,8 @@ def narrowed(
     """Measure a model and keep its best `n` columns, in place; None: the model as it is."""
     if not n or n == bert.width_of(model):
         return model
-    found = measure(model, probe or neurons.random_probe(model))
+    seeing_all = bert.with_dropping(copy.deepcopy(model), ())
+    found = measure(seeing_all, probe or neurons.random_probe(model))
     if n > len(found.order):
         raise ModelError(f"hidden {n}: its states are {len(found.order)} wide")
     return keep(model, first(found.order, n), found.means)

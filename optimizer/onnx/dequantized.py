@@ -19,6 +19,7 @@ from optimizer.models.weights import Array
 QUANTIZE = "DynamicQuantizeLinear"
 # Of each INT8 product: where its inputs stand. What it reads is codes where several products share them.
 ALONE, SHARED = "DynamicQuantizeMatMul", "MatMulIntegerToFloat"
+PRODUCTS = (ALONE, SHARED)
 LAYER = re.compile(r"bert\.encoder\.layer\.(\d+)\.")
 
 
@@ -39,8 +40,10 @@ def in_float(
     constants = {i.name: i for i in served.graph.initializer}
     sources = {n.output[0]: n.input[0] for n in served.graph.node if n.op_type == QUANTIZE}
     nodes: list[onnx.NodeProto] = []
+    if missing := set(layers) - {_layer(n) for n in served.graph.node if n.op_type in PRODUCTS}:
+        raise ValueError(f"layer {min(missing)} has no product in INT8")
     for node in served.graph.node:
-        if node.op_type not in (ALONE, SHARED) or _layer(node) not in layers:
+        if node.op_type not in PRODUCTS or _layer(node) not in layers:
             nodes.append(node)
             continue
         product = _product(node, sources)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from gateway.catalog.schema import Cell, Host, Precision
 from gateway.errors import BertierError
@@ -84,6 +84,9 @@ def kind_of(host: Host) -> str:
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """A shape whose cost is to be measured, and how."""
+
+    # It holds for the shape, too: what is unknown is refused, not left out of the graph.
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     shape: GraphShape
     precision: Precision
@@ -211,6 +214,16 @@ def _keep(stored: Path, found: dict[str, Any]) -> None:
 WANTED = TypeAdapter(Wanted)
 
 
+def read(request: dict[str, Any]) -> Wanted:
+    """Return what a search asks for. Raises: SearchError when it is of another version."""
+    try:
+        return WANTED.validate_python(request)
+    except ValidationError as exc:
+        raise SearchError(
+            f"the search that asks is of another version than this cost worker; run the same one in both ({exc})"
+        ) from exc
+
+
 def serve(queue: CostQueue, lock: Path = workers.HOST_LOCK) -> None:
     """Be a cost worker: measure what is asked for, one shape after the other, until stopped.
 
@@ -218,8 +231,9 @@ def serve(queue: CostQueue, lock: Path = workers.HOST_LOCK) -> None:
     """
 
     def measure(request: dict[str, Any]) -> dict[str, Any]:
+        wanted = read(request)
         with workers.measuring(lock):
-            return WANTED.validate_python(request).measured()
+            return wanted.measured()
 
     queue.join(kind_of(profile.here()))
     while True:

@@ -72,14 +72,18 @@ def test_published_variants_are_compared_with_themselves_in_float(
 
 
 def test_a_second_run_asks_nothing_again(given: list[str], tmp_path: Path) -> None:
-    """A killed run continues; other questions are asked anew."""
+    """A killed run continues; questions whose texts differ are asked anew."""
     asked = [*given, "--only", "minilm-2", "--questions"]
     assert main.main([*asked, "4"]) == 0
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("logits.npz")}
     assert len(kept) == 6  # served, float, redrawn, one layer in float, two rounded
     assert main.main([*asked, "4"]) == 0
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
-    assert main.main([*asked, "5"]) == 0
+    questions = tmp_path / "set.json"
+    questions.write_text(
+        questions.read_text().replace("quite old", "quite new")
+    )  # under the same ids
+    assert main.main([*asked, "4"]) == 0
     assert all(path.stat().st_mtime_ns > then for path, then in kept.items())
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from pydantic import ValidationError
+from torch import nn
 from transformers import PreTrainedModel
 
 from optimizer.models import bert, neurons, student, widths
@@ -146,6 +147,17 @@ def test_columns_that_say_nothing_go_first(teacher: PreTrainedModel) -> None:
 
 
 @torch.no_grad()
+def test_a_model_that_drops_tokens_can_become_narrower(teacher: PreTrainedModel) -> None:
+    """It is watched with all tokens; the head of a drop after layers that are gone is narrowed, too."""
+    model = student.cut(teacher, (0,), 96)
+    dropping = bert.with_dropping(model, bert.dropping_of(model, ((2, 0.5),)))
+    found = widths.narrowed(dropping, 64, None)
+    assert bert.width_of(found) == 64
+    (drop,) = bert.as_student(found).dropping
+    assert isinstance(drop.head, nn.Linear)
+    assert drop.head.in_features == 64
+
+
 def test_what_is_left_out_stays_as_a_bias() -> None:
     """A reader of columns that hold their mean gives what it gave."""
     torch.manual_seed(1)

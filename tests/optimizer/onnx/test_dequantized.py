@@ -56,6 +56,11 @@ def test_only_the_named_layers_are_in_float(served: onnx.ModelProto) -> None:
     assert dequantized.in_float(served, ()).SerializeToString() == served.SerializeToString()
 
 
+def test_a_layer_without_integer_products_is_refused(served: onnx.ModelProto) -> None:
+    with pytest.raises(ValueError, match="layer 1 has no product in INT8"):
+        dequantized.in_float(dequantized.in_float(served, {1}), {0, 1})
+
+
 def test_a_shipped_model_of_low_rank_can_be_in_float(tmp_path: Path) -> None:
     """What cannot be read back as a BERT is no obstacle here; its logits stay near."""
     file, whole = REPOSITORY / "minilm-2" / "1" / "model.onnx", tmp_path / "float.onnx"

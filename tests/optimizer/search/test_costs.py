@@ -11,6 +11,7 @@ from gateway.catalog.schema import Precision
 from optimizer.models.weights import GraphShape
 from optimizer.search import costs
 from optimizer.search.costs import CostGate
+from optimizer.search.storage import SearchError
 from optimizer.study.space import Space
 
 SHAPE = GraphShape(128, (2, 1), 16, (48, 96), 50)
@@ -34,3 +35,12 @@ def test_what_was_measured_before_a_knob_was_there_stays_valid(
     assert CostGate(SHAPE, 64, Path())._key(once, Precision.FP32) == "5542d2d1339d77a8"
     twice = replace(SHAPE, drops=((1, 0.5), (2, 0.3)))
     assert CostGate(SHAPE, 64, Path())._key(twice, Precision.FP32) != "5542d2d1339d77a8"
+
+
+def test_a_request_of_another_version_is_refused() -> None:
+    """A knob that this version does not know must not be left out of what is measured."""
+    request = costs.WANTED.dump_python(costs.Wanted(SHAPE, Precision.FP32, 64, 1.0), mode="json")
+    assert costs.read(request).shape == SHAPE
+    request["shape"] |= {"keep": 0.5, "drop_after": 1}
+    with pytest.raises(SearchError, match="another version than this cost worker"):
+        costs.read(request)
