@@ -244,7 +244,10 @@ def _layer_keep(where: str, shape: Shape) -> Iterator[Problem]:
     if not all(0 < share <= 1 for share in shares) or any(b > a for a, b in pairwise(shares)):
         yield where, f"{list(shares)}; each must be above 0, at most 1 and at most the one before"
     if (shares.count(1.0), shares[-1]) != (shape.drop_after, shape.keep):
-        yield where, f"{list(shares)} do not fall to {shape.keep:g}, first after {shape.drop_after}"
+        yield (
+            where,
+            f"{list(shares)}; must be 1.0 for the first {shape.drop_after} layers only, and end with {shape.keep:g}",
+        )
 
 
 def _quality(where: str, quality: Quality) -> Iterator[Problem]:

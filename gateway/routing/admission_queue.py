@@ -2,7 +2,7 @@
 
 A request that cannot begin at once waits before its body is read. There it costs a few kilobytes and no work,
 and the gateway decides the order. The queue behind admission, for the event loop and the models, stays short. A
-request does not wait for a core that works for requests with longer targets. No request is refused because either queue is long. Pure: times and predictions are arguments, ms; a simulator runs
+few requests begin beside admitted ones with longer targets. No request is refused because either queue is long. Pure: times and predictions are arguments, ms; a simulator runs
 this code unchanged.
 
 Order: requests that can still meet their target come first, earliest target first (Liu & Layland 1973). Callers
@@ -36,7 +36,9 @@ VAIN = (
 MEMORY_MS = 1_000.0  # time constant of both counts
 FAR_ABOVE = 0.6  # the same ratio: above this, load is too high for last chances at all
 HOLD_MS, MAX_HOLD_MS = 4_000.0, 60_000.0  # until last chances are tried again; doubles each time
-STUCK = 4.0  # times its target: a request that is admitted for longer uploads slowly, or hangs
+STUCK = (
+    4.0  # times its target since its arrival: an admitted request this old uploads slowly, or hangs
+)
 # By urgency (RFC 9218, 0 the most urgent): factor on the target, for the order only.
 STRETCH = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 
@@ -48,7 +50,7 @@ LOOK_MS = (
 
 
 class Waiting:
-    """A request whose body is still unread, with the times that order it."""
+    """A waiting or admitted request, with the times that order it."""
 
     __slots__ = (
         "arrived_ms",
@@ -71,7 +73,9 @@ class Waiting:
         stretch = STRETCH[slo.priority]
         self.due_ms = arrived_ms + stretch * slo.latency_ms  # orders the requests in time
         self.ends_ms = arrived_ms + stretch * slo.timeout_ms  # orders the late requests
-        self.rank_ms = max(1.0, stretch) * slo.latency_ms  # a shorter one goes before a longer one
+        self.rank_ms = (
+            max(1.0, stretch) * slo.latency_ms
+        )  # with a shorter one it may begin beside a longer one
         self.preempts = False  # it was admitted although no core was free
 
 
@@ -108,7 +112,7 @@ class Soonest:
 
 
 class AdmissionQueue:
-    """The waiting requests, and what counts of the admitted ones."""
+    """The waiting and the admitted requests."""
 
     def __init__(self) -> None:
         self._waiting: list[Waiting] = []
@@ -197,9 +201,9 @@ class AdmissionQueue:
         return chosen
 
     def _preempted_ms(self, now_ms: float, cores: int) -> float:
-        """Return the target below which requests go before admitted ones, to cores at work; 0: there is none.
+        """Return the target below which a request begins although no core is free; 0: none does.
 
-        At most as many do as there are cores, and none where as many have targets that are as short. Source:
+        At most as many do as there are cores, and none while that many admitted ones have equal or shorter targets. Source:
         deadline-monotonic priorities (Leung & Whitehead 1982); the operating system shares the cores.
         """
         longest_ms = max((r.rank_ms for r in self._admitted), default=0.0)

@@ -132,7 +132,7 @@ def _add_exits(kinds: Any) -> None:
 
 def _add_precision(kinds: Any) -> None:
     text = (
-        "measure what INT8 takes from each published variant, by layer, and what layers in float would cost;"
+        "measure how much F1 INT8 costs each published variant, by layer, and what layers in float would cost;"
         " prints Markdown"
     )
     command = kinds.add_parser("precision", help=text, description=text)

@@ -248,7 +248,7 @@ class Rounding:
     """A graph of a published variant with so much rounding, beside another graph of it."""
 
     float_layers: tuple[int, ...]  # whose products are in float32
-    error: float  # root mean square of its logits less the float graph's, in these ones' deviations
+    error: float  # RMS difference from the float graph's logits, in their standard deviations
     beside: Pair  # the graph's name first; the float graph is beside itself
     timing: Timing | None  # None: not measured
 

@@ -53,7 +53,7 @@ class LayersOutput(NamedTuple):
 
     logits: torch.Tensor  # (B, S, 2) start and end; of a classifier (B, S, L)
     hidden: torch.Tensor  # (B, S, H)
-    # Of each drop (B, S, 2): the early head's logits, and of tokens dropped before their last word.
+    # One (B, S, 2) for each drop: its early head's logits; tokens dropped earlier keep theirs.
     early: tuple[torch.Tensor, ...] = ()
     kept: torch.Tensor | None = None  # (B, S) bool, after the last drop; none: nothing dropped
 
@@ -229,7 +229,7 @@ def with_dropping(model: PreTrainedModel, dropping: Sequence[Dropping]) -> PreTr
 def dropping_of(model: PreTrainedModel, drops: Drops) -> tuple[Dropping, ...]:
     """Return such drops for a model: the first with its first early head, and so on.
 
-    Where it has fewer of them the rest takes its last one, and its span head if it has none.
+    Further drops take its last early head, or its span head if it has none.
     """
     had: list[Any] = [each.head for each in getattr(model, "dropping", ())] or [model.qa_outputs]
     return tuple(

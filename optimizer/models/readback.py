@@ -61,7 +61,7 @@ def load(path: Path) -> BertForQuestionAnswering:
     ):
         if part in constants:
             raise NotReadable(
-                f"{path}: {why}; give a variant whose words have full rank and that drops none, such as the teacher"
+                f"{path}: {why}; give a variant whose words have full rank and that drops no tokens, such as the teacher"
             )
     if [output.name for output in model.graph.output] == ["logits"]:
         raise NotReadable(f"{path}: gives labels, not spans; give a variant that answers questions")

@@ -88,7 +88,7 @@ def shares_of(drops: Drops, layers: int) -> tuple[float, ...]:
 
 
 def early_name(i: int) -> str:
-    """Return the name of the head of the i-th drop, from 0; that of a single one is as old as dropping."""
+    """Return the name of the head of the i-th drop, from 0; the first keeps its name in older files."""
     return f"{EARLY}_{i + 1}" if i else EARLY
 
 

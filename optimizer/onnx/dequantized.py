@@ -17,7 +17,7 @@ from gateway.domain import Floats
 from optimizer.models.weights import Array
 
 QUANTIZE = "DynamicQuantizeLinear"
-# Of each INT8 product: where its inputs stand. What it reads is codes where several products share them.
+# INT8 products. ALONE quantizes its float input; SHARED reads codes that several products share.
 ALONE, SHARED = "DynamicQuantizeMatMul", "MatMulIntegerToFloat"
 PRODUCTS = (ALONE, SHARED)
 LAYER = re.compile(r"bert\.encoder\.layer\.(\d+)\.")

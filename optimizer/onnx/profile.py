@@ -34,7 +34,7 @@ def profile(
     for _ in range(WARM_UP):
         for each in ask:
             each()
-    # In turns: what else the host does for a while disturbs all lengths alike.
+    # Interleaved: what else the host does for a while disturbs all lengths alike.
     times_ms = [[_time_ms(each) for each in ask] for _ in range(runs)]
     return Profile(here(), 1, _cells(buckets, np.array(times_ms)))
 
@@ -51,7 +51,7 @@ def _question(session: ort.InferenceSession, bucket: int) -> Callable[[], object
 
 
 def _cells(buckets: Sequence[int], times_ms: np.ndarray) -> tuple[Cell, ...]:  # (runs, buckets)
-    """Return the quantiles by length; a shorter text never takes longer than a longer one."""
+    """Return the quantiles by length, shortest first, each capped at those of longer lengths."""
     measured = np.quantile(times_ms, (0.5, 0.95, 0.99), axis=0)  # (3, buckets)
     rising = np.minimum.accumulate(measured[:, ::-1], axis=1)[:, ::-1].round(3).tolist()
     p50_ms, p95_ms, p99_ms = rising

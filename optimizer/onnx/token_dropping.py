@@ -88,7 +88,7 @@ class TokenDropping:
         """
         nodes, at = self._nodes, self.head.replace(EARLY, "early")
         self._forced = self._gather(self._forced) if self._dropped else self._all_forced
-        n_tokens, _ = self._n_tokens, self._batch  # in this order: a file is known by its bytes
+        n_tokens, _ = self._n_tokens, self._batch  # this order keeps the bytes of earlier files
         kept_of = [n_kept(keep, n) for n in range(POSITIONS + 1)]
         k = nodes.add("Gather", [nodes.ints(f"{at}/kept_of", *kept_of), n_tokens], f"{at}/k")
         importance = self._importance(early, at)

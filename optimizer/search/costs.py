@@ -220,7 +220,7 @@ def read(request: dict[str, Any]) -> Wanted:
         return WANTED.validate_python(request)
     except ValidationError as exc:
         raise SearchError(
-            f"the search that asks is of another version than this cost worker; run the same one in both ({exc})"
+            f"the search that asks and this cost worker are of different versions; run the same version of bertier for both ({exc})"
         ) from exc
 
 

@@ -408,14 +408,14 @@ def _keep_misfit(given: float | tuple[float, ...], drop_after: int, n_layers: in
     if not isinstance(given, tuple):
         return None
     if drop_after:
-        return f"{list(each)}: lists say where tokens are dropped; leave drop_after out, or give one share"
+        return f"{list(each)}: a list already says where tokens are dropped; leave drop_after out, or give one share"
     if len(each) != n_layers:
         return f"{list(each)}: {len(each)} shares for {n_layers} layers; give one for each"
     if each[0] < 1:
-        return f"{list(each)}: the first layer sees all tokens, because only then can some be chosen; begin with 1.0"
+        return f"{list(each)}: the first layer must see all tokens, because they are chosen from its output; begin with 1.0"
     for i in range(1, n_layers):
         if each[i] > each[i - 1]:
-            return f"{list(each)}: rises to {each[i]:g}, but dropped tokens do not come back; give shares that fall"
+            return f"{list(each)}: rises to {each[i]:g}, but dropped tokens do not come back; give shares that never rise"
     return None
 
 

@@ -142,7 +142,7 @@ def answerability_loss(batch: Batch, said: Said) -> torch.Tensor:
 def _weighted(
     out: Outputs, how: DistillConfig, loss_of: Callable[[Said], torch.Tensor]
 ) -> torch.Tensor:
-    """Return the loss of the last word, and of early ones on spans: of several the mean."""
+    """Return the loss of the final logits, plus the weighted mean of the early heads'."""
     loss = loss_of(out.logits)
     if not out.early:
         return loss

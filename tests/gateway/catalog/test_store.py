@@ -192,7 +192,7 @@ VALUES: list[tuple[Callable[[Any], Any], str]] = [
     (inside("variants", 0, "shape", layer_keep=[1.5, 1.0]), "layer_keep: [1.5, 1.0]; each must be"),
     (
         inside("variants", 0, "shape", keep=0.5, drop_after=1, layer_keep=[1.0, 0.6]),
-        "layer_keep: [1.0, 0.6] do not fall to 0.5, first after 1",
+        "layer_keep: [1.0, 0.6]; must be 1.0 for the first 1 layers only, and end with 0.5",
     ),
     (inside("variants", 0, "shape", rank=9), "variants.0.shape.rank: 9 is not from 0 to hidden"),
     (inside("variants", 0, "shape", rank=-64), "variants.0.shape.rank: -64"),

@@ -205,8 +205,11 @@ DROPPING = "layers = [0, 1, 2]\nffn = 8\n"
         ("keep = [1.0, 0.5]\n", r"s: keep \[1.0, 0.5\]: 2 shares for 3 layers; give one for each"),
         ("keep = []\n", r"s: keep \[\]: 0 shares for 3 layers"),
         ("keep = [1.0, 0.4, 0.5]\n", "rises to 0.5, but dropped tokens do not come back; give"),
-        ("keep = [0.9, 0.5, 0.5]\n", "the first layer sees all tokens, .*; begin with 1.0"),
-        ("keep = [1.0, 0.5, 0.5]\ndrop_after = 1\n", "say where .*; leave drop_after out, or give"),
+        ("keep = [0.9, 0.5, 0.5]\n", "the first layer must see all tokens, .*; begin with 1.0"),
+        (
+            "keep = [1.0, 0.5, 0.5]\ndrop_after = 1\n",
+            "says where .*; leave drop_after out, or give",
+        ),
         (
             'start = "elastic"\nkeep = [1.0, 0.7, 0.5]\n',
             "start elastic is an elastic student, whose slices drop tokens once; give keep one share",
