@@ -19,7 +19,9 @@ TRITON ?= yes
 TORCH_INDEX ?=
 DATA ?= squad_v2_dev_a
 DATA_DIR ?= data
-PYTEST_FLAGS ?= --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# One process of tests more than cores, since many wait for other processes; at most 4.
+PYTEST_PROCESSES := $(shell n=$$(getconf _NPROCESSORS_ONLN || echo 2); echo $$((n < 4 ? n + 1 : 4)))
+PYTEST_FLAGS ?= --numprocesses $(PYTEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 MUTANTS ?=
 PROFILE ?= cpu
 
