@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from loadtest.stack import Stack, fresh_stack
 from optimizer.data.question_sets import Example
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
+POLL_S = 0.05  # what is waited for needs the cores
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +26,10 @@ def stack() -> Iterator[Stack]:
 @pytest.fixture(scope="session")
 def examples() -> list[Example]:
     return questions(None, 8)
+
+
+def until(fact: Callable[[], bool], timeout_s: float = 120.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not fact():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(POLL_S)

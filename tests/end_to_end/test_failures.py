@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +19,11 @@ import pytest
 from gateway.catalog import store
 from loadtest.faults import fleet
 from loadtest.stack import Stack, fresh_stack
-from tests.end_to_end.conftest import REPOSITORY
+from tests.end_to_end.conftest import REPOSITORY, until
 from tests.fakes import ROOT
 
 pytestmark = pytest.mark.end_to_end
 BODY = {"question": "Who slept?", "context": "The old dog slept by the stove all winter."}
-POLL_S = 0.05  # what is waited for needs the cores
 PAUSE_S = 0.02  # of an asker who got no answer
 
 
@@ -54,13 +53,6 @@ def own_stack(repository: Path) -> Iterator[Stack]:
 
 def ask(stack: Stack) -> int:
     return httpx2.post(f"{stack.http_url}/v1/answer", json=BODY, timeout=30).status_code
-
-
-def until(fact: Callable[[], bool], timeout_s: float = 120.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not fact():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(POLL_S)
 
 
 def tritons(stack: Stack) -> list[psutil.Process]:
