@@ -39,10 +39,10 @@ def service_before(backend: FakeBackend, **settings: Any) -> AnswerService:
     return service
 
 
-def fill(service: AnswerService, n: int, later_ms: float = 0.0) -> list[Any]:
-    """Have `n` requests of 5 and `n` of 20 ms in flight, on two cores, begun so much later than now."""
+def fill(service: AnswerService, n: int) -> list[Any]:
+    """Have `n` requests of 5 and `n` of 20 ms in flight, on two cores, begun later: else they would soon seem to hang."""
     assert service.serving is not None
-    latency, began_ms = service.serving.latency, now_ms() + later_ms
+    latency, began_ms = service.serving.latency, now_ms() + 60_000.0
     return [latency.begin(v, Size(64, 1), began_ms) for v in ("small", "large") * n]
 
 
@@ -269,7 +269,7 @@ async def test_the_plan_that_is_shown_counts_who_waits() -> None:
 async def test_a_request_over_http_waits_unread_and_is_refused_unread() -> None:
     """429 without its body: a gateway that is asked for more than it can answer reads no more."""
     async with live.gateway(classes={}) as running:
-        fill(running.service, 1_000, later_ms=60_000.0)  # else they would soon seem to hang
+        fill(running.service, 1_000)
         host, port = running.http_url.split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         head = "POST /v1/answer HTTP/1.1\r\nHost: x\r\nSLO-Class: interactive\r\nContent-Length: 99\r\n\r\n"
