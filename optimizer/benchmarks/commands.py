@@ -112,12 +112,8 @@ def _add_searches(kinds: Any, options: argparse.ArgumentParser, study_of: Any) -
     command.set_defaults(run=lambda args: _searches(args, study_of(args)))
 
 
-def _add_exits(kinds: Any) -> None:
-    text = (
-        "estimate the most that early exit could save, with smaller variants in place of the largest model's first"
-        " layers, beside cascades; prints Markdown"
-    )
-    command = kinds.add_parser("exits", help=text, description=text)
+def _add_questions(command: Any) -> None:
+    """Add the options for published variants and the questions they are asked."""
     command.add_argument("--model-repository", type=Path, default=configs.REPOSITORY)
     command.add_argument(
         "--data", required=True, help="SQuAD-format file, or a known name such as squad_v2_dev"
@@ -127,6 +123,15 @@ def _add_exits(kinds: Any) -> None:
         type=int,
         help="ask this many, in a fixed order across articles; default: all",
     )
+
+
+def _add_exits(kinds: Any) -> None:
+    text = (
+        "estimate the most that early exit could save, with smaller variants in place of the largest model's first"
+        " layers, beside cascades; prints Markdown"
+    )
+    command = kinds.add_parser("exits", help=text, description=text)
+    _add_questions(command)
     command.set_defaults(run=_exits)
 
 
@@ -136,15 +141,7 @@ def _add_precision(kinds: Any) -> None:
         " prints Markdown"
     )
     command = kinds.add_parser("precision", help=text, description=text)
-    command.add_argument("--model-repository", type=Path, default=configs.REPOSITORY)
-    command.add_argument(
-        "--data", required=True, help="SQuAD-format file, or a known name such as squad_v2_dev"
-    )
-    command.add_argument(
-        "--questions",
-        type=int,
-        help="ask this many, in a fixed order across articles; default: all",
-    )
+    _add_questions(command)
     command.add_argument(
         "--layer-questions",
         type=int,

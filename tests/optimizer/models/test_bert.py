@@ -135,7 +135,7 @@ def test_dropped_tokens_keep_what_the_last_head_before_said(deep: PreTrainedMode
 
 @torch.no_grad()
 def test_each_layer_sees_what_the_drops_before_it_left(deep: PreTrainedModel) -> None:
-    """Shares are of the padded window, not of what is left of it: then times fall as they are told."""
+    """Each share is of the padded window, not of the tokens that are left."""
     model = dropping_often(deep, ((1, 0.7), (3, 0.5)))
     seen: list[int] = []
     for layer in set(student.bert_of(model).encoder.layer):
