@@ -1,9 +1,9 @@
 """The admission queue: which waiting request is admitted next, and which ones cannot be answered in time.
 
-A request that cannot begin at once waits before its body is read. There it costs a few kilobytes and no work,
-and the gateway decides the order. The queue behind admission, for the event loop and the models, stays short. A
-few requests begin beside admitted ones with longer targets. No request is refused because either queue is long. Pure: times and predictions are arguments, ms; a simulator runs
-this code unchanged.
+A request that cannot begin at once waits before its body is read. There it costs a few kilobytes and no work, and
+the gateway decides the order. The queue behind admission, for the event loop and the models, stays short. A few
+requests begin beside admitted ones with longer targets. No request is refused because either queue is long. Pure:
+times and predictions are arguments, ms; a simulator runs this code unchanged.
 
 Order: requests that can still meet their target come first, earliest target first (Liu & Layland 1973). Callers
 with fewer admitted requests go before others, so that no caller takes the whole queue. Late requests get the
@@ -36,9 +36,8 @@ VAIN = (
 MEMORY_MS = 1_000.0  # time constant of both counts
 FAR_ABOVE = 0.6  # the same ratio: above this, load is too high for last chances at all
 HOLD_MS, MAX_HOLD_MS = 4_000.0, 60_000.0  # until last chances are tried again; doubles each time
-STUCK = (
-    4.0  # times its target since its arrival: an admitted request this old uploads slowly, or hangs
-)
+# Times its target since its arrival: an admitted request this old uploads slowly, or hangs.
+STUCK = 4.0
 # By urgency (RFC 9218, 0 the most urgent): factor on the target, for the order only.
 STRETCH = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 
@@ -73,9 +72,8 @@ class Waiting:
         stretch = STRETCH[slo.priority]
         self.due_ms = arrived_ms + stretch * slo.latency_ms  # orders the requests in time
         self.ends_ms = arrived_ms + stretch * slo.timeout_ms  # orders the late requests
-        self.rank_ms = (
-            max(1.0, stretch) * slo.latency_ms
-        )  # with a shorter one it may begin beside a longer one
+        # With a shorter one it may begin beside a longer one.
+        self.rank_ms = max(1.0, stretch) * slo.latency_ms
         self.preempts = False  # it was admitted although no core was free
 
 
@@ -203,8 +201,8 @@ class AdmissionQueue:
     def _preempted_ms(self, now_ms: float, cores: int) -> float:
         """Return the target below which a request begins although no core is free; 0: none does.
 
-        At most as many do as there are cores, and none while that many admitted ones have equal or shorter targets. Source:
-        deadline-monotonic priorities (Leung & Whitehead 1982); the operating system shares the cores.
+        At most as many do as there are cores, and none while that many admitted ones have equal or shorter targets.
+        Source: deadline-monotonic priorities (Leung & Whitehead 1982); the operating system shares the cores.
         """
         longest_ms = max((r.rank_ms for r in self._admitted), default=0.0)
         at_work = [r for r in self._admitted if now_ms <= r.arrived_ms + STUCK * r.slo.latency_ms]
