@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,6 +22,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if "PYTEST_XDIST_WORKER" not in os.environ:
     PROFILES = tempfile.TemporaryDirectory(prefix="bertier-profiles-")
     os.environ["BERTIER_PROFILES_FOLDER"] = PROFILES.name
+
+# Each of several test processes has temporary files of its own, so also the lock under which a host trains and
+# measures: none waits for another's. Set before anything reads it.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    TEMPORARY = tempfile.TemporaryDirectory(prefix="bertier-tests-", ignore_cleanup_errors=True)
+    Path(TEMPORARY.name).chmod(0o755)  # PostgreSQL runs as another user
+    os.environ["TMPDIR"] = TEMPORARY.name
+    tempfile.tempdir = None  # read TMPDIR again
 
 # A slow example says that the host is busy, not that the code is wrong.
 settings.register_profile("bertier", deadline=None)
@@ -89,18 +96,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return file_or_set(nodeid)
 
     return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Give each of several test processes temporary files of its own, so also the lock under which
-    a host trains and measures: none waits for another's.
-    """
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = Path(tempfile.mkdtemp(prefix="bertier-tests-"))
-        folder.chmod(0o755)  # PostgreSQL runs as another user
-        os.environ["TMPDIR"] = str(folder)
-        tempfile.tempdir = None  # read TMPDIR again
-        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def missing(names: Iterable[str]) -> list[str]:
