@@ -167,7 +167,7 @@ COMPRESSION := --study optimizer/studies/compression.toml --data-dir $(DATA_DIR)
 
 prove-compression: $(EVERYTHING) ## Each technique of compression alone and combined: size, latency, F1, cost of training (hours; goes on where it was stopped)
 	$(BIN)/bertier-optimize distill $(COMPRESSION)
-	$(BIN)/bertier-optimize compare students $(COMPRESSION)
+	$(BIN)/bertier-optimize compare students $(COMPRESSION) --against longer
 
 prove-soak: $(EVERYTHING) ## An hour of steady load with catalog switches, killed model processes and long papers: what leaks?
 	$(BIN)/bertier-loadtest soak $(LOADTEST_FLAGS)

@@ -175,16 +175,21 @@ def test_two_variants_never_dominate_each_other() -> None:
 
 
 def test_all_techniques_have_one_budget_and_one_teacher() -> None:
-    """What differs is the technique: the recipe and the start of all students are those of `nothing`."""
+    """What differs is the technique: each takes as many steps as `longer`, from the same weights or encoder."""
     study = configs.read(COMPRESSION)
-    nothing, *others = study.students
-    assert nothing.name == "nothing"
+    nothing, longer, *others = study.students
+    assert (nothing.name, longer.name, longer.start) == ("nothing", "longer", "nothing")
     assert nothing.train is not None
+    assert longer.train is not None
     for other in others:
-        if other.start is None:
-            assert (other.train, other.base) == (nothing.train, nothing.base)
+        if other.start == "longer":
+            assert other.train is None
+        elif other.start == "nothing":
+            assert other.train == longer.train
         else:
-            assert (other.train, other.start) == (None, "nothing")
+            assert (other.start, other.base) == (None, nothing.base)
+            assert other.train is not None
+            assert other.train.epochs == nothing.train.epochs + longer.train.epochs
     alone = [other for other in others if not other.name.startswith("combined")]
     usual = nothing.model_dump(exclude={"name", "start", "base", "train"})
     for other in alone:
