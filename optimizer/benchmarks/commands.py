@@ -79,6 +79,12 @@ def _add_students(kinds: Any, options: argparse.ArgumentParser, study_of: Any) -
     command.add_argument(
         "--against", metavar="NAME", help="student to compare with; default: the study's first"
     )
+    command.add_argument(
+        "--only",
+        action="append",
+        metavar="NAME",
+        help="compare only this variant; several times for several; default: all",
+    )
     command.set_defaults(run=lambda args: _students(args, study_of(args)))
 
 
@@ -197,7 +203,7 @@ def _labels(args: argparse.Namespace, study: Any) -> dict[str, Any]:
 def _students(args: argparse.Namespace, study: Any) -> dict[str, Any]:
     from optimizer.benchmarks import students
 
-    found = students.run(study, args.against)
+    found = students.run(study, args.against, args.only)
     table = students_table(found)
     Console().print(table, markup=False, highlight=False, soft_wrap=True)
     return asdict(found)

@@ -6,7 +6,7 @@ Reads the run folder of a distilled study; exports, evaluates and profiles its v
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,26 +58,35 @@ class Measured:
 Less = Callable[[Measured, Measured], Interval]  # what the first one's mean F1 has more
 
 
-def run(study: Study, against: str | None = None) -> StudentComparison:
-    """Compare all variants with one student, by default the first. Raises: BertierError."""
+def run(
+    study: Study, against: str | None = None, only: Collection[str] | None = None
+) -> StudentComparison:
+    """Compare all variants with one student, by default the first; `only`: these, and that student.
+
+    Raises: BertierError.
+    """
     names = [student.name for student in study.students]
     if not names:
         raise ComparisonError(f"{study.config.name}: has no student; add [[students]]")
     against = against or names[0]
     if against not in names:
         raise ComparisonError(f"--against {against}: not among {', '.join(names)}")
+    if unknown := [name for name in only or () if name not in study.variant_names]:
+        raise ComparisonError(f"--only {unknown[0]}: not among {', '.join(study.variant_names)}")
+    compared = [n for n in study.variant_names if only is None or n in (against, *only)]
     for student in study.students:
         if (
-            student.train is not None
+            student.name in compared
+            and student.train is not None
             and not (_folder(study, student.name) / stages.MANIFEST).exists()
         ):
             raise ComparisonError(
-                f"{student.name}: not trained yet; 'bertier-optimize distill' does that"
+                f"{student.name}: not trained yet; 'bertier-optimize distill' does that, and --only compares others"
             )
     with workers.working():
         questions = labels.questions_of(study)
         data, examples = list(questions.items())[-1]
-        scores = {name: _scores(study, name, questions) for name in study.variant_names}
+        scores = {name: _scores(study, name, questions) for name in compared}
     measured = [_measured(study, name, *found) for name, found in scores.items()]
     contexts = [e.context for e in examples]
     less = _less(contexts)

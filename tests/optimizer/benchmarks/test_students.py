@@ -72,9 +72,17 @@ def options(
 
 
 def test_a_study_ends_in_one_table(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Every technique is trained for as long, and is held against `nothing`; a second look changes nothing."""
+    """Every technique is trained for as long, and is held against `nothing`; what is trained may be looked at before."""
     assert main.main(["compare", "students", *options]) == 1
     assert "bertier-optimize distill" in capsys.readouterr().err
+    assert main.main(["distill", *options, "--only", "nothing", "--only", "labels"]) == 0
+    capsys.readouterr()
+    assert main.main(["compare", "students", *options, "--only", "labels"]) == 0
+    _, _, *lines = capsys.readouterr().out.splitlines()
+    assert [line.split("|")[1].strip(" `") for line in lines if "|" in line] == [
+        "nothing",
+        "labels",
+    ]
     assert main.main(["distill", *options]) == 0
     capsys.readouterr()
     assert main.main(["compare", "students", *options]) == 0
@@ -108,6 +116,8 @@ def test_an_unknown_student_is_refused(
     """The message names those that there are."""
     assert main.main(["compare", "students", *options, "--against", "none"]) == 1
     assert "--against none: not among nothing, labels" in capsys.readouterr().err
+    assert main.main(["compare", "students", *options, "--only", "none"]) == 1
+    assert "--only none: not among whole, nothing, labels" in capsys.readouterr().err
 
 
 # Verdicts
