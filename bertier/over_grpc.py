@@ -23,6 +23,11 @@ from gateway.proto.bertier.v1 import qa_pb2_grpc
 T = TypeVar("T")
 QA = "QuestionAnswering"
 NOBODY = ("UNAVAILABLE", "CANCELLED")
+# gRPC's own back-off of a second and more would outlast the client's retries.
+_CHANNEL_OPTIONS = (
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+)
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
@@ -36,9 +41,9 @@ class GrpcTransport:
         self._url, self._timeout_s, self._own = url, timeout_s, own
         target = urlsplit(url).netloc
         self._channel = (
-            grpc.secure_channel(target, security.credentials())
+            grpc.secure_channel(target, security.credentials(), _CHANNEL_OPTIONS)
             if url.startswith("grpcs:")
-            else grpc.insecure_channel(target)
+            else grpc.insecure_channel(target, _CHANNEL_OPTIONS)
         )
         self._stubs = _stubs(self._channel)
 
@@ -79,9 +84,9 @@ class AsyncGrpcTransport:
         self._url, self._timeout_s, self._own = url, timeout_s, own
         target = urlsplit(url).netloc
         self._channel = (
-            grpc.aio.secure_channel(target, security.credentials())
+            grpc.aio.secure_channel(target, security.credentials(), _CHANNEL_OPTIONS)
             if url.startswith("grpcs:")
-            else grpc.aio.insecure_channel(target)
+            else grpc.aio.insecure_channel(target, _CHANNEL_OPTIONS)
         )
         self._stubs = _stubs(self._channel)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -182,6 +183,55 @@ async def test_a_passing_failure_is_asked_again(
         await gateway.backend.until_asked(n_asked + 1)
         gateway.backend.error = None
         assert await asking
+
+
+@pytest.mark.parametrize("in_loop", [True, False])
+@both
+async def test_a_connection_that_fails_is_made_again(
+    gateway: Running, url_of: Callable[[Running], str], in_loop: bool
+) -> None:
+    """A balancer passes the first one on to a gateway that is gone."""
+    protocol, _, target = url_of(gateway).partition("://")
+    async with _closing_the_first(target) as address:
+        url = f"{protocol}://{address}"
+        if in_loop:
+            async with AsyncClient(url) as client:
+                assert await client.answer(QUESTION, CONTEXT)
+        else:
+            assert await in_thread(url, lambda c: c.answer(QUESTION, CONTEXT), Retries())
+
+
+@asynccontextmanager
+async def _closing_the_first(target: str) -> AsyncIterator[str]:
+    """Listen, close the first connection at once, and pass later ones on to the target; yields the address."""
+    host, port = target.split(":")
+    n, opened = 0, list[asyncio.StreamWriter]()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal n
+        n += 1
+        opened.append(writer)
+        if n == 1:
+            writer.transport.abort()
+            return
+        there, send = await asyncio.open_connection(host, int(port))
+        opened.append(send)
+        await asyncio.gather(_copy(reader, send), _copy(there, writer))
+
+    server = await asyncio.start_server(relay, "127.0.0.1", 0)
+    async with server:
+        yield ":".join(map(str, server.sockets[0].getsockname()))
+        assert n > 1
+        for writer in opened:
+            writer.transport.abort()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while data := await reader.read(65_536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "grpc://127.0.0.1:1"])
