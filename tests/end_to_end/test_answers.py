@@ -47,7 +47,7 @@ async def test_answers_do_not_depend_on_concurrency(stack: Stack, examples: list
 
 def test_a_low_floor_gets_the_cheapest_plan(stack: Stack, catalog: Catalog) -> None:
     """The smallest sufficient model answers: of those that differ by little, the cheapest on this host."""
-    slo = {"SLO-Min-F1": "0.01", "SLO-Latency-Ms": "5000"}
+    slo = {"SLO-Min-F1": "0.01", "SLO-Latency-Ms": "60000"}
     asked = httpx2.post(f"{stack.http_url}/v1/plan", json=BODY, headers=slo, timeout=60)
     cost_ms = {o["plan"]: o["cost_ms"] for o in asked.json()["options"]}
     reply = post(stack, slo)
@@ -66,9 +66,9 @@ def largest(catalog: Catalog) -> str:
 def test_the_largest_floor_gets_the_most_accurate_variant(stack: Stack, catalog: Catalog) -> None:
     """A request that asks for more gets a larger model."""
     best = max(catalog.plans, key=lambda p: p.certified_f1)
-    # On a full host it can seem to hang after the test before, and is not asked for a while.
-    until(lambda: post(stack, {"SLO-Variant": best.variants[-1]}).is_success)
-    slo = {"SLO-Min-F1": f"{best.certified_f1:.4f}", "SLO-Latency-Ms": "5000", "SLO-Explain": "1"}
+    slo = {"SLO-Min-F1": f"{best.certified_f1:.4f}", "SLO-Latency-Ms": "60000"}
+    # After the test before it can seem to hang on a full host, or to take long; that is soon forgotten.
+    until(lambda: post(stack, slo).headers.get("SLO-Plan") == best.name)
     reply = post(stack, slo)
     assert reply.headers["SLO-Plan"] == best.name, reply.text
     assert float(reply.headers["SLO-F1"]) == pytest.approx(best.certified_f1, abs=1e-3)
@@ -78,7 +78,7 @@ def test_a_loss_is_kept_by_the_plan_that_answers(stack: Stack, catalog: Catalog)
     """What is certified close enough to the largest variant answers, and says which variant did."""
     losses = {p.name: p.certified_loss for p in catalog.plans if len(p.variants) > 1}
     least = min(loss for loss in losses.values() if loss is not None)
-    reply = post(stack, {"SLO-Max-F1-Loss": f"{least:.4f}", "SLO-Latency-Ms": "5000"})
+    reply = post(stack, {"SLO-Max-F1-Loss": f"{least:.4f}", "SLO-Latency-Ms": "60000"})
     plan = next(p for p in catalog.plans if p.name == reply.headers["SLO-Plan"])
     assert float(reply.headers["SLO-F1-Loss"]) == plan.certified_loss
     assert plan.certified_loss is not None
@@ -110,6 +110,8 @@ def test_a_long_context_is_answered_from_its_far_end(stack: Stack) -> None:
 def test_offsets_count_code_points(stack: Stack) -> None:
     """An answer is an exact substring, whatever scripts and emoji come before it."""
     context = "🚢🚢 \uff2c\uff49\uff4e 東京 e\u0301te\u0301. " + CONTEXT
-    payload = post(stack, {}, BODY | {"context": context, "top_k": 5}).json()
+    payload = post(
+        stack, {"SLO-Latency-Ms": "60000"}, BODY | {"context": context, "top_k": 5}
+    ).json()
     assert payload["alternatives"]
     assert all(context[a["start"] : a["end"]] == a["answer"] for a in payload["alternatives"])
