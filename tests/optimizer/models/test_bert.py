@@ -315,6 +315,15 @@ def test_the_word_table_has_the_rank_and_counts_by_it(plain: PreTrainedModel) ->
     assert student.parameters_of(thin) == before + 64 * 64
 
 
+@pytest.mark.parametrize("rank", [0, 64])
+def test_a_student_may_have_fewer_bits_than_its_start(tiny_backbone: Path, rank: int) -> None:
+    """Of the same rank, it is rounded anew."""
+    model = student.load(str(tiny_backbone))  # type: ignore[no-untyped-call]
+    for bits in (8, 4):
+        model = with_rank(model, rank, bits)
+        assert student.bert_of(model).embeddings.word_embeddings.bits == bits
+
+
 @torch.no_grad()
 def test_a_checkpoint_of_low_rank_is_multiplied_out(plain: PreTrainedModel, tmp_path: Path) -> None:
     """Any program can load it; with dropping there is none that could."""
