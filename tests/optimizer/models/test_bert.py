@@ -318,7 +318,7 @@ def test_the_word_table_has_the_rank_and_counts_by_it(plain: PreTrainedModel) ->
 @pytest.mark.parametrize("rank", [0, 64])
 def test_a_student_may_have_fewer_bits_than_its_start(tiny_backbone: Path, rank: int) -> None:
     """Of the same rank, it is rounded anew."""
-    model = student.load(str(tiny_backbone))  # type: ignore[no-untyped-call]
+    model = student.load(str(tiny_backbone))
     for bits in (8, 4):
         model = with_rank(model, rank, bits)
         assert student.bert_of(model).embeddings.word_embeddings.bits == bits
