@@ -81,11 +81,10 @@ class ThinWords(nn.Module):
 def with_rank(
     model: PreTrainedModel, rank: int, bits: int, counts: torch.Tensor | None = None
 ) -> PreTrainedModel:
-    """Give a model low-bit words of this rank, 0 for full width, in place, unless it has these."""
-    embeddings = bert_of(model).embeddings
-    table = embeddings.word_embeddings
-    if rank_of(model) == rank and getattr(table, "bits", bits) == bits:
+    """Give a model words of this rank, 0 for full width, and of so many bits, in place."""
+    if rank_of(model) == rank:
         return with_low_bit_embeddings(model, bits)
+    embeddings = bert_of(model).embeddings
     words = words_of(embeddings, torch.arange(model.config.vocab_size)).detach()  # (V, H)
     if rank:
         made = factors(words, rank, counts)

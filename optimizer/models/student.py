@@ -362,10 +362,15 @@ def _unpack(codes: torch.Tensor) -> torch.Tensor:
 
 
 def with_low_bit_embeddings(model: PreTrainedModel, bits: int) -> PreTrainedModel:
-    """Replace the word embeddings by frozen low-bit ones, in place; return the model."""
+    """Replace the word embeddings by frozen ones of so many bits, in place; return the model."""
     embeddings = bert_of(model).embeddings
-    if not isinstance(embeddings.word_embeddings, LowBitEmbedding):
-        embeddings.word_embeddings = LowBitEmbedding(embeddings.word_embeddings.weight, bits)
+    table = embeddings.word_embeddings
+    if not isinstance(table, LowBitEmbedding):
+        embeddings.word_embeddings = LowBitEmbedding(table.weight, bits)
+    elif table.bits != bits:
+        embeddings.word_embeddings = LowBitEmbedding(
+            table(torch.arange(len(table.codes), device=table.codes.device)), bits
+        )
     return model
 
 
