@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tests import pauses
+
 TESTS = Path(__file__).parent
 
 # One of several test processes has one core: more threads than cores only wait for each other.
@@ -30,6 +32,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     Path(TEMPORARY.name).chmod(0o755)  # PostgreSQL runs as another user
     os.environ["TMPDIR"] = TEMPORARY.name
     tempfile.tempdir = None  # read TMPDIR again
+
+pauses.leave_out()
 
 # A slow example says that the host is busy, not that the code is wrong.
 settings.register_profile("bertier", deadline=None)
