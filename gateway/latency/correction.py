@@ -38,6 +38,7 @@ _KEPT = 60  # of them, however old they are
 _AGE_MS = 15_000.0
 _MOST = 2.5  # a score counts at most this far from the expected: one stall is no trend
 _PACE = 1 / 16  # weight of the last score in the pooled location
+_EXPECTED_N = 3.0  # scores as expected that it begins with: one cold answer is no slow host
 _CELL_N = 40.0  # scores of a cell after which its correction is half its own
 _CELL_PACE = 1 / 60
 _STEP = 0.04  # pinball step, pooled: a miss raises predictions by 4 %
@@ -66,9 +67,18 @@ class Window:
         ):
             oldest = self._by_age.popleft()[1]
             del self._sorted[bisect_left(self._sorted, oldest)]
+        self._rank()
+
+    def shift(self, by: float) -> None:
+        """Add to every score."""
+        self._by_age = deque((at_ms, score + by) for at_ms, score in self._by_age)
+        self._sorted = [score + by for score in self._sorted]
+        self._rank()
+
+    def _rank(self) -> None:
         n = len(self._sorted)
-        # The smallest score that covers a new one at this level, else the largest.
-        self.quantiles = [self._sorted[min(n, ceil(aim * (n + 1))) - 1] for aim in _AIMS]
+        if n:  # the smallest score that covers a new one at this level, else the largest
+            self.quantiles = [self._sorted[min(n, ceil(aim * (n + 1))) - 1] for aim in _AIMS]
 
     def beyond(self, score: float) -> float:
         """Return the median of what exceeds this score, which a censored one may stand for.
@@ -216,8 +226,11 @@ class LatencyCorrection:
         self._n_known += 1
         self._all.add(at_ms, score)
         self._windows[regime].add(at_ms, score)
-        pace = max(_PACE, 1.0 / len(self._all))
+        pace = max(_PACE, 1.0 / (len(self._all) + _EXPECTED_N))
         self.location += pace * score
+        if pace > _PACE:  # the first scores tell where the others will be, not how they scatter
+            for window in (self._all, *self._windows):
+                window.shift(-pace * score)
         cell.n += 1
         cell.location += max(_CELL_PACE, 1.0 / (cell.n + _CELL_N)) * score
         cell.offset = cell.location * cell.n / (cell.n + _CELL_N)

@@ -141,7 +141,10 @@ class Plain:
             middle = (len(self.scores(None)) - len(longer) + len(self.scores(None))) // 2
             score = max(score, self.scores(None)[middle]) if longer else score
         self.seen.append((at_ms, regime, score))
-        self.location += max(1 / 16, 1 / len(self.scores(None))) * score
+        moved = max(1 / 16, 1 / (len(self.scores(None)) + 3)) * score
+        self.location += moved
+        if len(self.scores(None)) + 3 < 16:
+            self.seen = [(at_ms, of, score - moved) for at_ms, of, score in self.seen]
         self.of_cell += max(1 / 60, 1 / (len(self.seen) + 40)) * score
         pace = min(1, 20 / (len(self.seen) - observed.n))
         for level, late in ((1, observed.missed[0]), (2, observed.missed[1])):
@@ -192,6 +195,16 @@ def test_answers_at_rest_lower_what_an_idle_host_is_predicted_to_take() -> None:
     before = len(of.unloaded)
     correction.add_unloaded(0.0, of, exp(1.1))  # a stall
     assert len(of.unloaded) == before
+
+
+def test_one_cold_answer_is_no_slow_host_and_a_few_are() -> None:
+    """The first answer after a rest may have to fetch its memory; what is predicted next must not grow as much."""
+    correction, of = LatencyCorrection(1), cell()
+    before = correction.factor(of, 0, P95)
+    feed(correction, of, [10.0])
+    assert 1.0 < correction.factor(of, 0, P95) / before < 2.5
+    feed(correction, of, [10.0] * 11)
+    assert 8.0 < correction.factor(of, 0, P95) / before < 12.0
 
 
 def test_idle_time_takes_the_weight_of_what_was_learned_until_it_is_forgotten() -> None:
