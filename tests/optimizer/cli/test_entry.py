@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -61,3 +62,25 @@ sys.exit(entry.main())
     assert done.returncode == 1
     assert "no-such-folder" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of GNU's C library")
+def test_freed_memory_is_there_for_the_next_step() -> None:
+    """Its pages are not cleared anew: a training step gets tensors of the same sizes again and again."""
+    program = """
+import resource, numpy
+from optimizer.cli import entry
+assert entry.keep_freed_memory()
+def page_faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+faults = [page_faults()]
+for _ in range(2):
+    numpy.ones(64 << 20, numpy.int8).sum()
+    faults.append(page_faults())
+print(faults[1] - faults[0], faults[2] - faults[1])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    first, again = map(int, done.stdout.split())
+    assert again < first / 2
