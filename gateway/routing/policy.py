@@ -30,8 +30,9 @@ def choose(
     """Return the cheapest option that meets latency target and F1 floors, or the best fallback.
 
     `options` have their latency predicted for this request, `spent_ms` after its arrival. A pinned variant must be
-    among them; it is refused by `strict`, and where it would wait for others past the deadline. A plan with a
-    `failing` variant is never chosen; where only such a plan would do, the reason is UNAVAILABLE.
+    among them; `strict` judges it like any other, else it is refused only where it would wait for others past the
+    deadline. A plan with a `failing` variant is never chosen; where only such a plan would do, the reason is
+    UNAVAILABLE.
     """
     if not failing:
         return _choose(slo, options, spent_ms)
