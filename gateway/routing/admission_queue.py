@@ -201,13 +201,13 @@ class AdmissionQueue:
     def _preempted_ms(self, now_ms: float, cores: int) -> float:
         """Return the target below which a request begins although no core is free; 0: none does.
 
-        At most as many do as there are cores, and none while that many admitted ones have equal or shorter targets.
-        Source: deadline-monotonic priorities (Leung & Whitehead 1982); the operating system shares the cores.
+        At most as many do as there are cores, and none while that many admitted ones have equal or shorter targets;
+        of these the stuck ones do not count. Source: deadline-monotonic priorities (Leung & Whitehead 1982); the operating system shares the cores.
         """
+        if sum(r.preempts for r in self._admitted) >= cores:
+            return 0.0
         longest_ms = max((r.rank_ms for r in self._admitted), default=0.0)
         at_work = [r for r in self._admitted if now_ms <= r.arrived_ms + STUCK * r.slo.latency_ms]
-        if sum(r.preempts for r in at_work) >= cores:
-            return 0.0
         shortest_ms = nsmallest(cores, (r.rank_ms for r in at_work))
         return min(longest_ms, shortest_ms[-1]) if len(shortest_ms) == cores else longest_ms
 

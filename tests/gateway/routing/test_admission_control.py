@@ -135,11 +135,21 @@ async def test_a_short_target_is_answered_while_longer_ones_use_all_cores() -> N
     works = fill(service, 200)
     behind = [asyncio.create_task(ask(PATIENT, now_ms())) for _ in range(3)]
     await waiting(service, 3)
-    short = asyncio.create_task(ask(replace(PATIENT, latency_ms=30_000.0), now_ms()))
+    service.admission._gap_ms = 10.0
+    service.admission.lag._last_ms = 500.0  # nor for an event loop that is late
+    short_slo = replace(PATIENT, latency_ms=30_000.0)
+    patient = replace(STANDARD, latency_ms=60_000.0, timeout_ms=240_000.0)
+    shown_ms = [
+        service.admission.expected_wait_ms(slo, 2, now_ms())
+        for slo in (replace(patient, latency_ms=30_000.0), patient)
+    ]
+    assert shown_ms[0] == 0.0 < shown_ms[1]
+    short = asyncio.create_task(ask(short_slo, now_ms()))
     async with asyncio.timeout(10):
         while len(backend.asked) < 3:  # noqa: ASYNC110
             await asyncio.sleep(0)
     assert service.admission.n_waiting == 3
+    service.admission.lag._last_ms = 0.0
     gate.set()
     await short
     for work in works:

@@ -119,6 +119,22 @@ def test_no_more_than_the_cores_go_before_others_however_their_targets_differ() 
     assert len(taken) == 2
 
 
+def test_no_more_than_the_cores_go_before_others_however_long_they_take() -> None:
+    """A class may give them far longer than their target: those that are stuck use the cores all the same."""
+    found = queue()
+    for _ in range(2):
+        found.enter(waits(slo(60_000.0)))
+    taken = []
+    for at_ms in range(0, 500, 5):
+        found.add(waits(slo(1.0), float(at_ms)))
+        if (request := found.take_preempting(float(at_ms), 2)) is not None:
+            found.enter(request)
+            taken.append(request)
+    assert len(taken) == 2
+    found.leave(taken[0])
+    assert found.take_preempting(495.0, 2) is not None
+
+
 def test_requests_that_hang_or_upload_slowly_do_not_stand_in_the_way() -> None:
     short = waits(slo(50.0), 190.0)
     found = queue(short)
