@@ -26,7 +26,7 @@ from tests.fakes import FakeBackend, serving_set, small_and_large
 RECORDED = Path(__file__).parent / "gateway" / "request_count.json"
 # A target that a slow host meets, too: on a busy one the decision must not become another.
 HEADERS = {"content-type": "application/json", "accept-encoding": "gzip", "slo-latency-ms": "60000"}
-WARM_UP, COUNTED = 10, 31
+WARM_UP, COUNTED = 50, 31  # predictions have settled by then
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"  # another one inlines other calls
 
 

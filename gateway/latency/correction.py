@@ -39,6 +39,9 @@ _AGE_MS = 15_000.0
 _MOST = 2.5  # a score counts at most this far from the expected: one stall is no trend
 _PACE = 1 / 16  # weight of the last score in the pooled location
 _EXPECTED_N = 3.0  # scores as expected that it begins with: one cold answer is no slow host
+_SETTLES_N = (
+    40  # the first scores, and what they missed, say where the others will be, not how they scatter
+)
 _CELL_N = 40.0  # scores of a cell after which its correction is half its own
 _CELL_PACE = 1 / 60
 _STEP = 0.04  # pinball step, pooled: a miss raises predictions by 4 %
@@ -71,14 +74,15 @@ class Window:
 
     def shift(self, by: float) -> None:
         """Add to every score."""
-        self._by_age = deque((at_ms, score + by) for at_ms, score in self._by_age)
-        self._sorted = [score + by for score in self._sorted]
-        self._rank()
+        if self._sorted:
+            self._by_age = deque([(at_ms, score + by) for at_ms, score in self._by_age])
+            self._sorted = [score + by for score in self._sorted]
+            self._rank()
 
     def _rank(self) -> None:
         n = len(self._sorted)
-        if n:  # the smallest score that covers a new one at this level, else the largest
-            self.quantiles = [self._sorted[min(n, ceil(aim * (n + 1))) - 1] for aim in _AIMS]
+        # The smallest score that covers a new one at this level, else the largest.
+        self.quantiles = [self._sorted[min(n, ceil(aim * (n + 1))) - 1] for aim in _AIMS]
 
     def beyond(self, score: float) -> float:
         """Return the median of what exceeds this score, which a censored one may stand for.
@@ -226,22 +230,27 @@ class LatencyCorrection:
         self._n_known += 1
         self._all.add(at_ms, score)
         self._windows[regime].add(at_ms, score)
-        pace = max(_PACE, 1.0 / (len(self._all) + _EXPECTED_N))
-        self.location += pace * score
-        if pace > _PACE:  # the first scores tell where the others will be, not how they scatter
-            for window in (self._all, *self._windows):
-                window.shift(-pace * score)
+        n = len(self._all)
+        moved = max(_PACE, 1.0 / (n + _EXPECTED_N)) * score
+        self.location += moved
         cell.n += 1
         cell.location += max(_CELL_PACE, 1.0 / (cell.n + _CELL_N)) * score
         cell.offset = cell.location * cell.n / (cell.n + _CELL_N)
         cell.factor = exp(cell.offset)
-        delay = self.n - observed.n
-        pace = min(1.0, _PROMPT / delay)
+        if n <= _SETTLES_N:
+            for window in (self._all, *self._windows):
+                window.shift(-moved)
+        else:
+            self._step_quantiles(cell, observed)
+        self._refresh()
+
+    def _step_quantiles(self, cell: Cell, observed: Observed) -> None:
+        """Raise the quantiles that a prediction missed, and lower those that held, by pinball steps."""
+        pace = min(1.0, _PROMPT / (self.n - observed.n))
         for level, late in enumerate(observed.missed, start=1):  # a window's median needs no help
             push = pace * (_AIMS[level] if late else _AIMS[level] - 1.0)
             self._reach[level] = _step(self._reach[level], _STEP * push)
             cell.reach[level] = _step(cell.reach[level], _CELL_STEP * push)
-        self._refresh()
 
     def _refresh(self) -> None:
         """Have what was learned worked out anew, where it is asked for."""

@@ -143,9 +143,11 @@ class Plain:
         self.seen.append((at_ms, regime, score))
         moved = max(1 / 16, 1 / (len(self.scores(None)) + 3)) * score
         self.location += moved
-        if len(self.scores(None)) + 3 < 16:
+        if len(self.scores(None)) <= 40:
             self.seen = [(at_ms, of, score - moved) for at_ms, of, score in self.seen]
         self.of_cell += max(1 / 60, 1 / (len(self.seen) + 40)) * score
+        if len(self.scores(None)) <= 40:
+            return
         pace = min(1, 20 / (len(self.seen) - observed.n))
         for level, late in ((1, observed.missed[0]), (2, observed.missed[1])):
             aim = (0.5, 0.96, 0.993)[level]
@@ -204,7 +206,11 @@ def test_one_cold_answer_is_no_slow_host_and_a_few_are() -> None:
     feed(correction, of, [10.0])
     assert 1.0 < correction.factor(of, 0, P95) / before < 2.5
     feed(correction, of, [10.0] * 11)
-    assert 8.0 < correction.factor(of, 0, P95) / before < 12.0
+    assert 6.0 < correction.factor(of, 0, P95) / before < 12.0
+    scattered = LatencyCorrection(1)
+    of = cell()
+    feed(scattered, of, [10.0 * each for each in lognormal(60, 0.3)])
+    assert 0.9 < scattered.factor(of, 0, P95) / (10.0 * exp(0.3 * 1.645)) < 1.5
 
 
 def test_idle_time_takes_the_weight_of_what_was_learned_until_it_is_forgotten() -> None:
