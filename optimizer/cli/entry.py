@@ -11,6 +11,7 @@ import sys
 SILENT = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 PIPED_COLUMNS = "240"  # of tables in a file or a pipe, where nothing may be cut
 LIGHT = ("promote", "withdraw", "rollback")  # the commands of optimizer.cli.rollouts
+TRAINS = ("run", "teacher", "distill", "finish")  # the commands that do little else
 OWN = ("bertier", "gateway", "optimizer", "loadtest")
 
 
@@ -19,7 +20,8 @@ def main() -> int:
     prepare()
     if sys.argv[1:2] and sys.argv[1] in LIGHT:
         return run("optimizer.cli.rollouts", "bertier-optimize")
-    keep_freed_memory()
+    if sys.argv[1:2] and sys.argv[1] in TRAINS:
+        keep_freed_memory()
     if not {"-h", "--help"} & set(sys.argv):
         print("bertier-optimize: loading", file=sys.stderr)  # seconds, a minute on a busy host
     return run("optimizer.cli.main", "bertier-optimize")
@@ -36,8 +38,9 @@ def prepare() -> None:
 def keep_freed_memory() -> bool:
     """Have the C library keep memory that is freed, for the next step of training needs as much again.
 
-    Else each large tensor is mapped anew and its pages cleared: a quarter of the CPU time of a training step.
-    Returns whether it will: GNU's C library alone has these settings (mallopt(3)).
+    Else each large tensor is mapped anew and its pages cleared: some 15 % of the CPU time of large linear layers.
+    The process stays as large as it ever was. Returns whether it will: GNU's C library alone has these settings
+    (mallopt(3)).
     """
     mmap_max, trim_threshold = -4, -1
     try:

@@ -158,6 +158,7 @@ def test_a_model_that_drops_tokens_can_become_narrower(teacher: PreTrainedModel)
     assert drop.head.in_features == 64
 
 
+@torch.no_grad()
 def test_what_is_left_out_stays_as_a_bias() -> None:
     """A reader of columns that hold their mean gives what it gave."""
     torch.manual_seed(1)
