@@ -159,7 +159,7 @@ async def test_an_escalation_that_would_be_late_is_cut_unless_accuracy_comes_fir
     policy: SloPolicy, asked: list[str]
 ) -> None:
     """The target binds; who prefers accuracy has up to the deadline."""
-    backend = Slow(140.0)  # of 260: as much again does not cover what 40 ms may take on a slow host
+    backend = Slow(200.0)  # of 260: the rest does not cover what 40 ms may take on a slow host
     service = make_service(backend, small_ms=30.0, clock=lambda: backend.now_ms)
     answered = await service.answer(
         EXAMPLE_QUESTION, SloRequest(min_f1=0.65, latency_ms=260, policy=policy), 0.0
