@@ -39,9 +39,7 @@ _AGE_MS = 15_000.0
 _MOST = 2.5  # a score counts at most this far from the expected: one stall is no trend
 _PACE = 1 / 16  # weight of the last score in the pooled location
 _EXPECTED_N = 3.0  # scores as expected that it begins with: one cold answer is no slow host
-_SETTLES_N = (
-    40  # the first scores, and what they missed, say where the others will be, not how they scatter
-)
+_SETTLES_N = 40  # the first scores tell where the others will be, not how they scatter
 _CELL_N = 40.0  # scores of a cell after which its correction is half its own
 _CELL_PACE = 1 / 60
 _STEP = 0.04  # pinball step, pooled: a miss raises predictions by 4 %

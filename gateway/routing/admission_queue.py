@@ -202,7 +202,8 @@ class AdmissionQueue:
         """Return the target below which a request begins although no core is free; 0: none does.
 
         At most as many do as there are cores, and none while that many admitted ones have equal or shorter targets;
-        of these the stuck ones do not count. Source: deadline-monotonic priorities (Leung & Whitehead 1982); the operating system shares the cores.
+        of these the stuck ones do not count.
+        Source: deadline-monotonic priorities (Leung & Whitehead 1982); the operating system shares the cores.
         """
         if sum(r.preempts for r in self._admitted) >= cores:
             return 0.0

@@ -40,16 +40,12 @@ def keep_freed_memory() -> bool:
 
     Else each large tensor is mapped anew and its pages cleared: some 15 % of the CPU time of large linear layers.
     The process stays as large as it ever was. Returns whether it will: GNU's C library alone has these settings
-    (mallopt(3)).
+    (mallopt(3)), and Windows has no handle for None.
     """
     mmap_max, trim_threshold = -4, -1
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (
-        AttributeError,
-        OSError,
-        TypeError,
-    ):  # another C library; Windows has no handle for None
+    except (AttributeError, OSError, TypeError):
         return False
     return bool(mallopt(mmap_max, 0) and mallopt(trim_threshold, 2**31 - 1))
 

@@ -85,6 +85,7 @@ def test_a_lost_zone_lowers_attainment_and_it_recovers(silent: bool) -> None:
     requests = poisson(6, 0.6, 11.0)
     fates = play(6, requests, Choice.LEAST_OWN, ZoneLost(1_500.0, 3_500.0, silent))
     before = attained(requests, fates, 300.0, 1_500.0)
+    assert before > 0.95
     assert attained(requests, fates, 1_500.0, 3_500.0) < before - 0.1
     assert attained(requests, fates, 6_500.0, 11_000.0) > before - 0.05
     assert all(f.over for f in fates)
