@@ -11,7 +11,7 @@
 #   PROFILE=gpu            `make up` with Triton on a GPU
 #   MUTANTS='gateway.slo.*'   `make prove-mutants` of one module, all of them anew
 #   SERVE_FLAGS, PYTEST_FLAGS, LOADTEST_FLAGS, DATA    passed on to `bertier serve`, pytest, `make loadtest`, `make prove-evaluate`
-#   DATA_DIR=DIR           the folder of the question sets, for `make prove-compression`
+#   DATA_DIR=DIR           the folder of the question sets, for `make prove-compression` and `make prove-sparsity`
 
 PYTHON ?= python3
 ENGINE ?= cpu
@@ -49,7 +49,7 @@ INSTALL := $(PIP) install --quiet --no-compile --no-warn-conflicts --constraint 
 .DELETE_ON_ERROR:
 .PHONY: help setup setup-all system-packages run test check format proto up down audit scan kubernetes-rules settings constraints clean docs docs-serve docs-metrics docs-layers docs-pareto dashboards \
 	prove prove-overhead prove-observing prove-agreement prove-invariance prove-slo-table prove-evaluate \
-	prove-coverage prove-lab prove-emulator prove-served prove-rivals prove-fleet prove-scale-out prove-peers prove-clients prove-caching prove-soak prove-compression prove-mutants prove-survivors loadtest
+	prove-coverage prove-lab prove-emulator prove-served prove-rivals prove-fleet prove-scale-out prove-peers prove-clients prove-caching prove-soak prove-compression prove-sparsity prove-mutants prove-survivors loadtest
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -163,11 +163,11 @@ prove-fleet: $(EVERYTHING) system-packages ## Fleets of 1 to 1,000 hosts on a vi
 prove-scale-out: $(EVERYTHING) system-packages ## What callers notice when a gateway or a Triton dies, models change, gateways restart
 	$(BIN)/bertier-loadtest scale-out
 
-COMPRESSION := --study optimizer/studies/compression.toml --data-dir $(DATA_DIR)
-
 prove-compression: $(EVERYTHING) ## Each technique of compression alone and combined: size, latency, F1, cost of training (hours; goes on where it was stopped)
-	$(BIN)/bertier-optimize distill $(COMPRESSION)
-	$(BIN)/bertier-optimize compare students $(COMPRESSION) --against longer
+prove-sparsity: $(EVERYTHING) ## Students of which half of the weights and more are 0, and a lottery ticket: F1 (hours; goes on where it was stopped)
+prove-compression prove-sparsity: prove-%:
+	$(BIN)/bertier-optimize distill --study optimizer/studies/$*.toml --data-dir $(DATA_DIR)
+	$(BIN)/bertier-optimize compare students --study optimizer/studies/$*.toml --data-dir $(DATA_DIR) --against longer
 
 prove-soak: $(EVERYTHING) ## An hour of steady load with catalog switches, killed model processes and long papers: what leaks?
 	$(BIN)/bertier-loadtest soak $(LOADTEST_FLAGS)

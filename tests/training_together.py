@@ -20,7 +20,7 @@ import torch
 
 from optimizer.cli import command
 from optimizer.data.items import Feature
-from optimizer.models import movement, student
+from optimizer.models import student
 from optimizer.models.lowrank import ThinWords, factors
 from optimizer.models.movement import Pruning
 from optimizer.students import supernet
@@ -94,7 +94,7 @@ def what(kind: str, backbone: str, folder: Path) -> tuple[torch.nn.Module, Loss]
         teacher_outputs.write(student.load(backbone, answers=True), rows(), folder, WIDTH)
     states = TeacherStates.open(folder, rows(), WIDTH)
     if kind == "pruned":
-        movement.attach(base, PRUNING)
+        PRUNING.attach(base)
         return base, Imitation(states, DistillConfig())
     if kind == "student":
         return student.cut(base, (1,), 32), Imitation(states, DistillConfig())

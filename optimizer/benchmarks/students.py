@@ -27,6 +27,7 @@ from optimizer.students.distillation_batches import LOGITS_FOLDER
 from optimizer.students.exported import Exported
 from optimizer.students.study import Study
 from optimizer.study import provenance, stages, workers
+from optimizer.study.config import StudentConfig
 
 TOKENS = 192  # the length bucket of a question of SQuAD's mean length
 SAME_SIZE = 0.01  # share by which sizes may differ and count as equal
@@ -162,16 +163,25 @@ def _less(contexts: Sequence[str]) -> Less:
 
 
 def _trained(study: Study, name: str) -> tuple[int, float | None]:
-    """Return the steps of a variant's training and of those that it starts from, and their seconds."""
+    """Return the steps of a variant's training and of those that it starts from or is a ticket of; their seconds."""
     steps, seconds = 0, None
-    config = study.student(name)
-    while config is not None:
+    for config in _needed(study, name).values():
         if config.train is not None:
             curve = json.loads((_folder(study, config.name) / stages.LOSSES).read_text())
             steps += curve["steps"]
             seconds = (seconds or 0.0) + curve.get("seconds", 0.0)
-        config = study.student(config.start) if config.start else None
     return steps, seconds
+
+
+def _needed(study: Study, name: str) -> dict[str, StudentConfig]:
+    """Return a student and all that are trained before it, by name; none for the largest model."""
+    config = study.student(name)
+    if config is None:
+        return {}
+    found = {name: config}
+    for other in (config.start, config.prune and config.prune.ticket):
+        found |= _needed(study, other) if other else {}
+    return found
 
 
 def _teacher_s(study: Study) -> float | None:

@@ -49,6 +49,65 @@ class Pruning:
         if self.heads is not None:
             yield "heads", self.heads, allocation.HEADS
 
+    def attach(self, model: Any) -> None:
+        """Give a model its masks, in place, all open. Raises: ModelError for what cannot be pruned so."""
+        refuse_shared(model, ", or give ffn and heads, which are cut before training")
+        layers = model.bert.encoder.layer
+        for layer in layers if self.ffn is not None else ():
+            layer.output.dense = MaskedLinear(layer.output.dense, 1)
+        for layer in layers if self.heads is not None else ():
+            size = layer.attention.self.attention_head_size
+            layer.attention.output.dense = MaskedLinear(layer.attention.output.dense, size)
+        for name, final, _ in self.kinds:
+            mean = _mean_width(_parts(model, name))
+            if final >= mean:
+                raise ModelError(
+                    f"prune {name} {final}: the student's layers have {mean:g} on average before training; give less,"
+                    f" or leave {name} of prune out"
+                )
+
+    @torch.no_grad()
+    def step(self, model: Any, done: float) -> None:
+        """Take the gradients of the masks into the scores, and set the masks, in place.
+
+        For each step of the optimizer, before it and once gradients are complete. `done`: share of the
+        steps, this one included.
+        """
+        for name, final, block in self.kinds:
+            parts = _parts(model, name)
+            for part in parts:
+                assert part.gate.grad is not None, "a mask was not used"
+                if done <= self.end:
+                    found = part.gate.grad
+                    part.score += found.abs() if self.method == "taylor" else -found
+                part.gate.grad = None  # so that no optimizer moves it, and no norm counts it
+            of = self.end - self.start
+            mean = target(_mean_width(parts), final, done - self.start, of)
+            scores = [part.score.cpu() for part in parts]
+            for part, score, width in zip(
+                parts, scores, allocation.spread(scores, mean, block), strict=True
+            ):
+                part.mask.zero_()[allocation.best(score, width).to(part.mask.device)] = 1.0
+
+    @torch.no_grad()
+    def cut(self, model: Any) -> None:
+        """Cut off what the masks hide, in place, on the CPU: the model computes the same, and is smaller."""
+        model.cpu()
+        for name, final, block in self.kinds:
+            parts = _parts(model, name)
+            scores = [part.score for part in parts]
+            units = "neurons" if name == "ffn" else name
+            report_clamped(units, allocation.clamped(scores, final, block))
+            for layer, part in zip(model.bert.encoder.layer, parts, strict=True):
+                kept, nothing = part.mask.nonzero()[:, 0], torch.zeros(part.in_features)
+                if name == "heads":
+                    layer.attention.output.dense = plain(part)
+                    heads.keep(layer.attention, kept, nothing)
+                else:
+                    layer.output.dense = plain(part)
+                    neurons.keep(layer.intermediate.dense, layer.output.dense, kept, nothing)
+        model.config.intermediate_size = max(layer_widths.ffn_of(model))
+
 
 class MaskedLinear(nn.Linear):
     """A product that reads its columns through a mask; a unit is `size` columns beside each other.
@@ -71,57 +130,21 @@ class MaskedLinear(nn.Linear):
         open_ = (self.mask + self.gate).repeat_interleave(self.size)
         return super().forward(x * open_)
 
-    def plain(self) -> nn.Linear:
-        """Return the product with the same weights and without the mask."""
-        made = nn.Linear(self.in_features, self.out_features, device="meta")
-        made.weight, made.bias = self.weight, self.bias
-        return made
 
-
-def attach(model: Any, pruning: Pruning) -> None:
-    """Give a model its masks, in place, all open. Raises: ModelError for what cannot be pruned so."""
-    layers = model.bert.encoder.layer
-    if sharing(list(layers)):
+def refuse_shared(model: Any, otherwise: str = "") -> None:
+    """Raises: ModelError for a model whose layers share weights, with what to do `otherwise`."""
+    if sharing(list(model.bert.encoder.layer)):
         raise ModelError(
             "prune: layers share their weights, so that one mask would be learned in two places; cut the student"
-            " from a model whose layers do not, or give ffn and heads, which are cut before training"
+            f" from a model whose layers do not{otherwise}"
         )
-    for layer in layers if pruning.ffn is not None else ():
-        layer.output.dense = MaskedLinear(layer.output.dense, 1)
-    for layer in layers if pruning.heads is not None else ():
-        size = layer.attention.self.attention_head_size
-        layer.attention.output.dense = MaskedLinear(layer.attention.output.dense, size)
-    for name, final, _ in pruning.kinds:
-        mean = _mean_width(_parts(model, name))
-        if final >= mean:
-            raise ModelError(
-                f"prune {name} {final}: the student's layers have {mean:g} on average before training; give less,"
-                f" or leave {name} of prune out"
-            )
 
 
-@torch.no_grad()
-def step(model: Any, pruning: Pruning, done: float) -> None:
-    """Take the gradients of the masks into the scores, and set the masks, in place.
-
-    For each step of the optimizer, before it and once gradients are complete. `done`: share of the
-    steps, this one included.
-    """
-    for name, final, block in pruning.kinds:
-        parts = _parts(model, name)
-        for part in parts:
-            assert part.gate.grad is not None, "a mask was not used"
-            if done <= pruning.end:
-                found = part.gate.grad
-                part.score += found.abs() if pruning.method == "taylor" else -found
-            part.gate.grad = None  # so that no optimizer moves it, and no norm counts it
-        of = pruning.end - pruning.start
-        mean = target(_mean_width(parts), final, done - pruning.start, of)
-        scores = [part.score.cpu() for part in parts]
-        for part, score, width in zip(
-            parts, scores, allocation.spread(scores, mean, block), strict=True
-        ):
-            part.mask.zero_()[allocation.best(score, width).to(part.mask.device)] = 1.0
+def plain(masked: nn.Linear) -> nn.Linear:
+    """Return a product with the same weights, and without a mask."""
+    made = nn.Linear(masked.in_features, masked.out_features, device="meta")
+    made.weight, made.bias = masked.weight, masked.bias
+    return made
 
 
 def target(first: float, final: float, passed: float, of: float) -> float:
@@ -131,26 +154,6 @@ def target(first: float, final: float, passed: float, of: float) -> float:
     """
     left = 1 - min(1.0, max(0.0, passed / of))
     return final + (first - final) * left**3
-
-
-@torch.no_grad()
-def cut(model: Any, pruning: Pruning) -> None:
-    """Cut off what the masks hide, in place, on the CPU: the model computes the same, and is smaller."""
-    model.cpu()
-    for name, final, block in pruning.kinds:
-        parts = _parts(model, name)
-        scores = [part.score for part in parts]
-        units = "neurons" if name == "ffn" else name
-        report_clamped(units, allocation.clamped(scores, final, block))
-        for layer, part in zip(model.bert.encoder.layer, parts, strict=True):
-            kept, nothing = part.mask.nonzero()[:, 0], torch.zeros(part.in_features)
-            if name == "heads":
-                layer.attention.output.dense = part.plain()
-                heads.keep(layer.attention, kept, nothing)
-            else:
-                layer.output.dense = part.plain()
-                neurons.keep(layer.intermediate.dense, layer.output.dense, kept, nothing)
-    model.config.intermediate_size = max(layer_widths.ffn_of(model))
 
 
 def _parts(model: Any, name: str) -> list[MaskedLinear]:

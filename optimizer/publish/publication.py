@@ -37,6 +37,7 @@ from optimizer.publish import cards, checks, repository, tasks
 from optimizer.students.exported import Exported
 from optimizer.students.study import Study
 from optimizer.study import provenance
+from optimizer.study.config import PruneConfig
 
 log = logging.getLogger(__name__)
 
@@ -340,10 +341,17 @@ def _recipe(study: Study, name: str) -> str:
     layers = ", ".join(str(layer) for layer in config.layers)
     base = config.base or config.start or study.config.student_weights or study.config.largest_name
     teachers = ", ".join(study.config.outside_teachers) or study.config.largest_name
-    pruned = f", pruned by {config.prune.method} while it learned" if config.prune else ""
+    pruned = _pruned(config.prune) if config.prune else ""
     return (
         f"Distilled from {teachers}; cut from {base}: its layers {layers}{pruned}; then {written}."
     )
+
+
+def _pruned(how: PruneConfig) -> str:
+    if how.weights is None:
+        return f", pruned by {how.method} while it learned"
+    chosen = f"chosen by {how.ticket}" if how.ticket else "the smallest"
+    return f", {how.weights:.0%} of their weights 0, {chosen}"
 
 
 def reprofiled(published: Path) -> Catalog:

@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 
 from gateway.catalog.schema import Precision
 from optimizer.data.splits import StudyQuestions
-from optimizer.models import allocation, bert, layer_widths, lowrank, movement, student, widths
+from optimizer.models import allocation, bert, layer_widths, lowrank, student, widths
+from optimizer.models.magnitude import Magnitude
 from optimizer.models.movement import Pruning
 from optimizer.students import finish
 from optimizer.students.distillation_batches import DistillationBatches
@@ -22,6 +23,7 @@ from optimizer.study import stages
 from optimizer.study.config import (
     DistillConfig,
     MeanWidth,
+    PruneConfig,
     StudentConfig,
     StudyConfig,
     TrainConfig,
@@ -128,8 +130,11 @@ class Study:
         }
         if config.start in self.elastics:
             return inputs | {"start": self.elastics[config.start].inputs()}
-        start = self.student(config.start) if config.start else None
-        return inputs | ({"start": self.student_inputs(start)} if start else {})
+        others = {"start": config.start, "ticket": config.prune and config.prune.ticket}
+        for name, other in others.items():
+            if found := self.student(other) if other else None:
+                inputs[name] = self.student_inputs(found)
+        return inputs
 
     def _distill_of(self, config: StudentConfig) -> DistillConfig:
         """Return how a student learns from its teacher: as the study's do, but for its own keys."""
@@ -139,17 +144,25 @@ class Study:
         self, config: StudentConfig, how: TrainConfig, folder: Path
     ) -> dict[str, Any]:
         model, rows = self._new_student(config), self.distillation.rows
-        pruning = Pruning(**config.prune.model_dump()) if config.prune else None
-        if pruning:
-            movement.attach(model, pruning)
+        pruning = self._prune(model, config.prune) if config.prune else None
         loss = self.distillation.imitation(model, how=self._distill_of(config))
         final = loop.train(model, rows, loss, how, folder, self.config.seed, pruning=pruning)
         if pruning:
-            movement.cut(model, pruning)
+            pruning.cut(model)
         torch.save(model.state_dict(), folder / "student.pt")
         if student.has_plain_form(model):
             student.save_plain(model, folder / "checkpoint")
         return {"final_loss": final, "parameters": student.parameters_of(model)}
+
+    def _prune(self, model: PreTrainedModel, how: PruneConfig) -> Pruning | Magnitude:
+        """Give a model its masks, in place, and return how they change. Raises: ModelError."""
+        if how.weights is None:
+            pruning = Pruning(how.method, how.ffn, how.heads, how.start, how.end)
+            pruning.attach(model)
+            return pruning
+        sparse = Magnitude(how.weights, how.start, how.end)
+        sparse.attach(model, self.model(how.ticket) if how.ticket else None)
+        return sparse
 
     def _new_student(
         self, config: StudentConfig, trained: Mapping[str, torch.Tensor] | None = None

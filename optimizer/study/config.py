@@ -235,13 +235,34 @@ class PruneConfig(_Frozen):
         None, gt=0, multiple_of=NEURON_STEP
     )  # mean width of its layers in the end; none: no neurons go
     heads: int | None = Field(None, gt=0)  # likewise of heads
+    weights: float | None = Field(
+        None, gt=0, lt=1
+    )  # share of its layers' weights that are 0 in the end, the smallest; none: no single weights go
+    ticket: str | None = None  # student whose trained weights choose these, from the first step on
     start: float = Field(0.1, ge=0, lt=1)  # share of the steps before anything goes
     end: float = Field(0.6, gt=0, le=1)  # share of the steps after which what is left stays
 
     @model_validator(mode="after")
     def _prunes_something(self) -> PruneConfig:
-        if self.ffn is None and self.heads is None:
-            raise ValueError("give ffn, heads or both: the mean width that is left of its layers")
+        units = self.ffn is not None or self.heads is not None
+        if not units and self.weights is None:
+            raise ValueError(
+                "give ffn, heads or both: the mean width that is left of its layers; or weights: the share of them"
+                " that becomes 0"
+            )
+        if units and self.weights is not None:
+            raise ValueError(
+                "weights goes with neither ffn nor heads, whose masks learn from whole columns; prune one, and give"
+                " the other student that one as its start"
+            )
+        if self.weights is not None and "method" in self.model_fields_set:
+            raise ValueError("method is of ffn and heads: weights go by their size; leave it out")
+        if self.ticket is not None and self.weights is None:
+            raise ValueError("ticket needs weights: the share of them that becomes 0")
+        if self.ticket is not None and {"start", "end"} & self.model_fields_set:
+            raise ValueError(
+                "a ticket's masks are there from the first step on; leave start and end out"
+            )
         if self.start >= self.end:
             raise ValueError(f"start {self.start:g} must be before end {self.end:g}")
         return self
@@ -701,6 +722,11 @@ class StudyConfig(_Frozen):
             if student.start is not None and student.start not in known:
                 raise ValueError(
                     f"{student.name}: start {student.start} must be a student listed before it"
+                )
+            ticket = student.prune.ticket if student.prune else None
+            if ticket is not None and ticket not in known - elastics:
+                raise ValueError(
+                    f"{student.name}: ticket {ticket} of prune must be a student listed before it"
                 )
             known.add(student.name)
             if not student.even and student.start in elastics:

@@ -25,8 +25,8 @@ import torch
 from transformers import PreTrainedModel
 
 from optimizer.data.items import Feature
-from optimizer.models import movement
 from optimizer.models.bert import as_student
+from optimizer.models.magnitude import Magnitude
 from optimizer.models.movement import Pruning
 from optimizer.models.student import ModelError
 from optimizer.study import workers
@@ -149,7 +149,7 @@ def train(
     folder: Path,
     seed: int,
     checkpoint_every_s: float = CHECKPOINT_EVERY_S,
-    pruning: Pruning | None = None,
+    pruning: Pruning | Magnitude | None = None,
 ) -> float:
     """Train `model` in place and return the mean loss of the last tenth of the steps.
 
@@ -404,7 +404,7 @@ class _Job:
     config: TrainConfig
     seed: int
     state: dict[str, Any] | None  # a checkpoint; None: from the start
-    pruning: Pruning | None = None
+    pruning: Pruning | Magnitude | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -441,7 +441,7 @@ class _Run:
         for step, parts in enumerate(self._prefetched(first), first + 1):
             prune = None
             if job.pruning is not None:
-                prune = partial(movement.step, job.model, job.pruning, step / self.n_steps)
+                prune = partial(job.pruning.step, job.model, step / self.n_steps)
             yield _step(job.model, parts, job.loss_of, self.optimizer, self.schedule, prune)
 
     def _prefetched(self, first: int) -> Iterator[list[Batch]]:

@@ -40,7 +40,7 @@ def wide() -> PreTrainedModel:
 
 def masked(pruning: Pruning = PRUNING) -> PreTrainedModel:
     model = wide()
-    movement.attach(model, pruning)
+    pruning.attach(model)
     return model
 
 
@@ -75,7 +75,7 @@ def test_a_score_is_what_the_weights_say(method: movement.Method, sign: int) -> 
     part = neurons_of(model, 1)
     assert part.weight.grad is not None
     product = (part.weight * part.weight.grad).sum(0).detach()
-    movement.step(model, pruning, done=0.05)
+    pruning.step(model, done=0.05)
     wanted = sign * product if sign else product.abs()
     assert torch.allclose(part.score, wanted, atol=1e-6)
     assert part.gate.grad is None
@@ -93,7 +93,7 @@ def test_a_hidden_neuron_comes_back_if_it_earns_it() -> None:
     assert part.gate.grad is not None
     assert bool((part.gate.grad[:64] != 0).all())
     part.score[:64] = 1e3
-    movement.step(model, PRUNING, done=0.6)
+    PRUNING.step(model, done=0.6)
     assert bool((part.mask[:64] == 1).all())
 
 
@@ -107,10 +107,10 @@ def test_masks_no_longer_change_after_the_end() -> None:
     """The rest of the training is for what is left."""
     model = masked()
     backward(model)
-    movement.step(model, PRUNING, done=0.6)
+    PRUNING.step(model, done=0.6)
     before = {name: x.clone() for name, x in model.state_dict().items() if "dense." in name}
     backward(model)
-    movement.step(model, PRUNING, done=0.7)
+    PRUNING.step(model, done=0.7)
     for name, values in before.items():
         if name.endswith((".mask", ".score")):
             assert torch.equal(values, model.state_dict()[name]), name
@@ -128,7 +128,7 @@ def test_what_is_hidden_is_cut_off(tmp_path: Path) -> None:
     model.cpu()
     model.eval()  # type: ignore[no-untyped-call]
     before = logits_of(model)
-    movement.cut(model, PRUNING)
+    PRUNING.cut(model)
     assert (sum(ffn_of(model)), sum(student.heads_of(model))) == (3 * 128, 3 * 2)
     assert all(width % 64 == 0 for width in ffn_of(model))
     assert torch.allclose(before, logits_of(model), atol=1e-5)
@@ -139,7 +139,7 @@ def test_what_is_hidden_is_cut_off(tmp_path: Path) -> None:
 def test_a_pruned_student_is_exported_as_it_is_left(tmp_path: Path) -> None:
     """Its layers differ, and its INT8 file says what it says: the exports are compared with PyTorch."""
     model = trained(tmp_path, replace(PRUNING, method="taylor"))
-    movement.cut(model, PRUNING)
+    PRUNING.cut(model)
     shape = export.graph_shape_of(student.with_low_bit_embeddings(model, 4))
     assert (shape.ffn, shape.heads) == (ffn_of(model), student.heads_of(model))
     for name, to in export.TO.items():
@@ -150,7 +150,7 @@ def test_neurons_alone_may_be_pruned(tmp_path: Path) -> None:
     """Then all heads stay."""
     pruning = replace(PRUNING, heads=None)
     model = trained(tmp_path, pruning)
-    movement.cut(model, pruning)
+    pruning.cut(model)
     assert (sum(ffn_of(model)), student.heads_of(model)) == (3 * 128, (4, 4, 4))
 
 
@@ -183,11 +183,11 @@ def test_heads_of_relative_positions_are_pruned(tmp_path: Path) -> None:
     """What is left keeps its own columns of the table."""
     model = checkpoints.loud_mpnet(tmp_path / "mpnet")
     pruning = Pruning("movement", None, heads=1, start=0.0, end=0.5)
-    movement.attach(model, pruning)
+    pruning.attach(model)
     for layer, gone in zip(student.bert_of(model).encoder.layer, (0, 1), strict=True):
         layer.attention.output.dense.mask[gone] = 0.0
     before = logits_of(model)
-    movement.cut(model, pruning)
+    pruning.cut(model)
     assert student.heads_of(model) == (1, 1)
     assert torch.allclose(before, logits_of(model), atol=1e-4)
 
@@ -199,8 +199,8 @@ def test_a_layer_of_which_nothing_matters_is_named(caplog: pytest.LogCaptureFixt
     for i in range(3):
         neurons_of(model, i).score += 10.0 * i
     backward(model)
-    movement.step(model, PRUNING, done=1.0)
-    movement.cut(model, PRUNING)
+    PRUNING.step(model, done=1.0)
+    PRUNING.cut(model)
     assert ffn_of(model)[0] == 64
     assert "layer 0 of the student (from 0): all of its neurons matter less" in caplog.text
 
@@ -215,7 +215,7 @@ def test_a_layer_of_which_nothing_matters_is_named(caplog: pytest.LogCaptureFixt
 def test_what_prunes_nothing_is_refused(change: dict[str, Any], said: str) -> None:
     """A schedule to where it begins would only cost time."""
     with pytest.raises(ModelError, match=said):
-        movement.attach(wide(), replace(PRUNING, **change))
+        replace(PRUNING, **change).attach(wide())
 
 
 def test_shared_layers_are_not_pruned() -> None:
@@ -224,4 +224,4 @@ def test_shared_layers_are_not_pruned() -> None:
     with pytest.raises(
         ModelError, match=r"prune: layers share their weights.*or give ffn and heads"
     ):
-        movement.attach(shared, PRUNING)
+        PRUNING.attach(shared)

@@ -212,6 +212,31 @@ def test_a_pruned_student_has_the_widths_that_are_left(study: Study) -> None:
     assert "its layers 0, 1, pruned by movement while" in publication._recipe(asked, "tiny-pruned")
 
 
+def test_a_ticket_is_trained_from_the_start_with_the_masks_of_another(study: Study) -> None:
+    """A change of the other one is a change of its own; what it keeps, the other's weights say."""
+    other = StudentConfig(
+        name="tiny-dense",
+        layers=(0, 1),
+        ffn=96,
+        embedding_bits=4,
+        train=TrainConfig(epochs=0.3, batch_size=8),
+    )
+    prune = PruneConfig(weights=0.5, ticket="tiny-dense")
+    ticket = other.model_copy(update={"name": "tiny-ticket", "prune": prune})
+    asked = replace(study, config=study.config.model_copy(update={"students": (other, ticket)}))
+    for config in (other, ticket):
+        asked.train_student(config)
+    before, after = (
+        asked.model(c.name).bert.encoder.layer[0].output.dense for c in (other, ticket)
+    )
+    gone = after.weight == 0
+    assert 0.4 < float(gone.float().mean()) < 0.6
+    assert before.weight[gone].abs().mean() < before.weight[~gone].abs().mean()
+    assert asked.student_inputs(ticket)["ticket"] == asked.student_inputs(other)
+    said = publication._recipe(asked, "tiny-ticket")
+    assert "its layers 0, 1, 50% of their weights 0, chosen by tiny-dense; then" in said
+
+
 def test_another_precision_trains_nothing_anew(study: Study) -> None:
     """It is how trained weights are written; only the export depends on it."""
     small = study.config.students[0]

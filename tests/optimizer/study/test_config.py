@@ -275,6 +275,24 @@ PRUNED = WIDTHS + "layers = [0, 1]\nffn = 512\nheads = 12\n"
             PRUNED + "train = {}\nprune = { heads = 6, start = 0.6 }\n",
             "start 0.6 must be before end 0.6",
         ),
+        (PRUNED + "train = {}\nprune = { weights = 1 }\n", "prune.weights: .* less than 1"),
+        (
+            PRUNED + "train = {}\nprune = { weights = 0.5, heads = 6 }\n",
+            "weights goes with neither ffn nor heads",
+        ),
+        (
+            PRUNED + 'train = {}\nprune = { weights = 0.5, method = "taylor" }\n',
+            "method is of ffn and heads",
+        ),
+        (PRUNED + 'train = {}\nprune = { heads = 6, ticket = "t" }\n', "ticket needs weights"),
+        (
+            PRUNED + 'train = {}\nprune = { weights = 0.5, ticket = "t", start = 0.2 }\n',
+            "masks are there from the first step on; leave start and end out",
+        ),
+        (
+            PRUNED + 'train = {}\nprune = { weights = 0.5, ticket = "s" }\n',
+            "s: ticket s of prune must be a student listed before it",
+        ),
         (
             PRUNED.replace("[0, 1]", "[0, 0]") + "train = {}\nprune = { heads = 6 }\n",
             "layer 0 runs twice with the same weights; name it once",
