@@ -163,11 +163,17 @@ prove-fleet: $(EVERYTHING) system-packages ## Fleets of 1 to 1,000 hosts on a vi
 prove-scale-out: $(EVERYTHING) system-packages ## What callers notice when a gateway or a Triton dies, models change, gateways restart
 	$(BIN)/bertier-loadtest scale-out
 
+COMPRESSION := --study optimizer/studies/compression.toml --data-dir $(DATA_DIR)
+SPARSITY := --study optimizer/studies/sparsity.toml --data-dir $(DATA_DIR)
+
 prove-compression: $(EVERYTHING) ## Each technique of compression alone and combined: size, latency, F1, cost of training (hours; goes on where it was stopped)
-prove-sparsity: $(EVERYTHING) ## Students of which half of the weights and more are 0, and a lottery ticket: F1 (hours; goes on where it was stopped)
-prove-compression prove-sparsity: prove-%:
-	$(BIN)/bertier-optimize distill --study optimizer/studies/$*.toml --data-dir $(DATA_DIR)
-	$(BIN)/bertier-optimize compare students --study optimizer/studies/$*.toml --data-dir $(DATA_DIR) --against longer
+	$(BIN)/bertier-optimize distill $(COMPRESSION)
+	$(BIN)/bertier-optimize compare students $(COMPRESSION) --against longer
+
+prove-sparsity: $(EVERYTHING) ## Unstructured magnitude pruning, gradual and at once, and a lottery ticket (hours; goes on where it was stopped)
+	$(BIN)/bertier-optimize distill $(SPARSITY)
+	$(BIN)/bertier-optimize compare students $(SPARSITY) --against longer --only half --only four-fifths --only half-at-once
+	$(BIN)/bertier-optimize compare students $(SPARSITY) --against dense --only ticket-half
 
 prove-soak: $(EVERYTHING) ## An hour of steady load with catalog switches, killed model processes and long papers: what leaks?
 	$(BIN)/bertier-loadtest soak $(LOADTEST_FLAGS)

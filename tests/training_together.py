@@ -22,6 +22,7 @@ from optimizer.cli import command
 from optimizer.data.items import Feature
 from optimizer.models import student
 from optimizer.models.lowrank import ThinWords, factors
+from optimizer.models.magnitude import Magnitude
 from optimizer.models.movement import Pruning
 from optimizer.students import supernet
 from optimizer.students.supernet import Supernet
@@ -35,7 +36,10 @@ from optimizer.training.teacher_outputs import TeacherStates
 KILLED_AT = 3
 N_ROWS, WIDTH = 37, 64  # the last batch has one row: one process gets none
 CONFIG = TrainConfig(epochs=1, batch_size=6, learning_rate=1e-3, average=0.5)
-PRUNING = Pruning("movement", ffn=None, heads=1, start=0.1, end=0.6)
+PRUNING: dict[str, Pruning | Magnitude] = {
+    "pruned": Pruning("movement", ffn=None, heads=1, start=0.1, end=0.6),
+    "sparse": Magnitude(0.5, start=0.1, end=0.6),
+}
 SPACE = Space(
     layers=((0, 1), (1,)),
     heads=(1, 2),
@@ -75,11 +79,11 @@ class Dying:
 
 
 def train(kind: str, backbone: str, folder: Path, at_once: int | None = None) -> float:
-    """Train a `teacher`, a `student` of one, one that is `pruned`, or an `elastic` one; write its weights."""
+    """Train a `teacher`, a `student` of one, one that is `pruned` or `sparse`, or an `elastic` one; write its weights."""
     folder.mkdir(parents=True, exist_ok=True)
     config = CONFIG.model_copy(update={"rows_at_once": at_once})
     model, loss = what(kind, backbone, folder)
-    pruning = PRUNING if kind == "pruned" else None
+    pruning = PRUNING.get(kind)
     found = loop.train(model, rows(), Dying(loss, folder), config, folder, 3, pruning=pruning)
     torch.save(model.state_dict(), folder / "weights.pt")
     return found
@@ -93,8 +97,8 @@ def what(kind: str, backbone: str, folder: Path) -> tuple[torch.nn.Module, Loss]
     if not (folder / teacher_outputs.LOGITS).exists():
         teacher_outputs.write(student.load(backbone, answers=True), rows(), folder, WIDTH)
     states = TeacherStates.open(folder, rows(), WIDTH)
-    if kind == "pruned":
-        PRUNING.attach(base)
+    if kind in PRUNING:
+        PRUNING[kind].attach(base)
         return base, Imitation(states, DistillConfig())
     if kind == "student":
         return student.cut(base, (1,), 32), Imitation(states, DistillConfig())

@@ -65,8 +65,13 @@ def twin_of(study: Study, config: StudentConfig, *, from_teacher: bool) -> Stude
     """Return a student of the same shape and training, under a name of its own."""
     if not from_teacher:
         return config.model_copy(update={"name": f"{config.name}.labels"})
-    start = {"name": f"{config.name}.labels-from-teacher", "start": None}
-    return config.model_copy(update=start | {"layers": layers_in_teacher(study, config)})
+    changed = {
+        "name": f"{config.name}.labels-from-teacher",
+        "start": None,
+        "layers": layers_in_teacher(study, config),
+        "prune": config.prune and config.prune.model_copy(update={"ticket": None}),
+    }
+    return config.model_copy(update=changed)
 
 
 def layers_in_teacher(study: Study, config: StudentConfig) -> tuple[int, ...]:

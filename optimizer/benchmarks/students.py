@@ -163,7 +163,7 @@ def _less(contexts: Sequence[str]) -> Less:
 
 
 def _trained(study: Study, name: str) -> tuple[int, float | None]:
-    """Return the steps of a variant's training and of those that it starts from or is a ticket of; their seconds."""
+    """Return the steps and the seconds of a variant's training and of all that it needs."""
     steps, seconds = 0, None
     for config in _needed(study, name).values():
         if config.train is not None:
@@ -174,7 +174,7 @@ def _trained(study: Study, name: str) -> tuple[int, float | None]:
 
 
 def _needed(study: Study, name: str) -> dict[str, StudentConfig]:
-    """Return a student and all that are trained before it, by name; none for the largest model."""
+    """Return a student, those it is cut from, and the one that chooses its masks, by name; none for the largest model."""
     config = study.student(name)
     if config is None:
         return {}

@@ -1,14 +1,17 @@
-"""Single weights of a BERT that become 0 while it is trained, the smallest first.
+"""Unstructured magnitude pruning: single weights of a BERT become 0 while it is trained, the smallest first.
 
-All products of the layers are masked together, by one threshold. The model stays as large and as slow as it was: its
-zeros are stored and multiplied like other values, since ONNX Runtime has no kernels for sparse matrices. So this
-serves to ask how many weights a student needs; to make it smaller, cut neurons, heads or layers.
+All products of the layers are masked together, by one threshold. The model stays as large and as slow as it was: the
+exported graph has dense products, which store zeros and multiply by them. So this serves to ask how many weights a
+student needs; to make it smaller, cut neurons, heads or layers.
+
+Masked weights have no gradient, but optimizers still move them, and until the end of the schedule one that has become
+larger than others comes back. After the training they are 0.
 
 A mask may also come from another student, trained from the same weights: its largest weights choose those that
-this one learns with from its first step on, which makes it a lottery ticket.
+this one has from its first step on. It is then a lottery ticket.
 
-Sources: Zhu & Gupta 2017, "To prune, or not to prune" (the schedule; Rasa's pruning of BERT follows it too); Chen et
-al. 2020, "The Lottery Ticket Hypothesis for Pre-trained BERT Networks", section 3 (one threshold, tickets).
+Sources: Zhu & Gupta 2017, "To prune, or not to prune" (the schedule, as in Rasa's gradual pruning of BERT); Chen et al.
+2020, "The Lottery Ticket Hypothesis for Pre-trained BERT Networks", section 3 (one threshold, tickets).
 """
 
 from __future__ import annotations
@@ -22,7 +25,6 @@ from torch import nn
 from torch.nn import functional
 
 from optimizer.models import movement
-from optimizer.models.student import ModelError
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +38,14 @@ class Magnitude:
     def attach(self, model: Any, chosen_by: Any = None) -> None:
         """Give a model its masks, in place: all open, or closed where another one's weights are smallest.
 
-        Raises: ModelError for layers that share their weights, and for another model of another shape.
+        `chosen_by`: of the same layers and widths. Raises: ModelError for layers that share their weights.
         """
         movement.refuse_shared(model)
         for layer in model.bert.encoder.layer:
             for parent, name, linear in _products(layer):
                 setattr(parent, name, SparseLinear(linear))
         if chosen_by is not None:
-            _close(_parts(model), self._n(model), _weights_like(model, chosen_by))
+            _close(_parts(model), self._n(model), _parts(chosen_by))
 
     @torch.no_grad()
     def step(self, model: Any, done: float) -> None:
@@ -52,7 +54,7 @@ class Magnitude:
         passed, of = done - self.start, self.end - self.start
         wanted = round(movement.target(0.0, float(self._n(model)), passed, of))
         if wanted > sum(int((~part.mask).sum()) for part in parts):
-            _close(parts, wanted, [part.weight for part in parts])
+            _close(parts, wanted, parts)
 
     @torch.no_grad()
     def cut(self, model: Any) -> None:
@@ -64,7 +66,8 @@ class Magnitude:
                 setattr(parent, name, movement.plain(part))
 
     def _n(self, model: Any) -> int:
-        return round(self.share * sum(part.mask.numel() for part in _parts(model)))
+        n: int = sum(part.mask.numel() for part in _parts(model))
+        return round(self.share * n)
 
 
 class SparseLinear(nn.Linear):
@@ -91,25 +94,14 @@ def _products(layer: nn.Module) -> list[tuple[nn.Module, str, Any]]:
     ]
 
 
-def _parts(model: Any) -> list[SparseLinear]:
+def _parts(model: Any) -> list[Any]:
     return [part for layer in model.bert.encoder.layer for _, _, part in _products(layer)]
 
 
-def _weights_like(model: Any, other: Any) -> list[torch.Tensor]:
-    """Return another model's weights in the order of this one's masks. Raises: ModelError."""
-    found = [p.weight for layer in other.bert.encoder.layer for _, _, p in _products(layer)]
-    if [weight.shape for weight in found] != [part.weight.shape for part in _parts(model)]:
-        raise ModelError(
-            "prune: the ticket has other layers or widths than the student, so that its masks do not fit; give both"
-            " the same layers, ffn, heads and hidden"
-        )
-    return found
-
-
 @torch.no_grad()
-def _close(parts: Sequence[SparseLinear], n: int, weights: Sequence[torch.Tensor]) -> None:
-    """Mask the `n` smallest of all weights."""
-    sizes = torch.cat([weight.detach().abs().flatten() for weight in weights])
+def _close(parts: Sequence[SparseLinear], n: int, by: Sequence[nn.Linear]) -> None:
+    """Mask the products where the `n` smallest of all weights of `by` are."""
+    sizes = torch.cat([other.weight.abs().flatten() for other in by])
     open_ = torch.ones_like(sizes, dtype=torch.bool)
     open_[sizes.topk(n, largest=False, sorted=False).indices] = False
     pieces = torch.split(open_, [part.mask.numel() for part in parts])

@@ -135,7 +135,7 @@ def refuse_shared(model: Any, otherwise: str = "") -> None:
     """Raises: ModelError for a model whose layers share weights, with what to do `otherwise`."""
     if sharing(list(model.bert.encoder.layer)):
         raise ModelError(
-            "prune: layers share their weights, so that one mask would be learned in two places; cut the student"
+            "prune: layers share their weights, so one mask would stand in two places; cut the student"
             f" from a model whose layers do not{otherwise}"
         )
 

@@ -351,7 +351,7 @@ def _pruned(how: PruneConfig) -> str:
     if how.weights is None:
         return f", pruned by {how.method} while it learned"
     chosen = f"chosen by {how.ticket}" if how.ticket else "the smallest"
-    return f", {how.weights:.0%} of their weights 0, {chosen}"
+    return f" ({100 * how.weights:g} % of the weights are 0, {chosen})"
 
 
 def reprofiled(published: Path) -> Catalog:

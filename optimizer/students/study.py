@@ -128,11 +128,11 @@ class Study:
             "student": config.model_dump(exclude_none=True, exclude={"precision"}),
             "distill": self._distill_of(config).model_dump(),
         }
-        if config.start in self.elastics:
-            return inputs | {"start": self.elastics[config.start].inputs()}
         others = {"start": config.start, "ticket": config.prune and config.prune.ticket}
         for name, other in others.items():
-            if found := self.student(other) if other else None:
+            if elastic := self.elastics.get(other or ""):
+                inputs[name] = elastic.inputs()
+            elif found := self.student(other) if other else None:
                 inputs[name] = self.student_inputs(found)
         return inputs
 

@@ -228,7 +228,7 @@ Widths = int | tuple[int, ...] | MeanWidth  # of every layer, one for each, or o
 
 
 class PruneConfig(_Frozen):
-    """What a student loses while it learns, by masks that are learned with it."""
+    """What a student loses while it learns, by masks."""
 
     method: Literal["movement", "taylor"] = "movement"
     ffn: int | None = Field(
@@ -252,8 +252,8 @@ class PruneConfig(_Frozen):
             )
         if units and self.weights is not None:
             raise ValueError(
-                "weights goes with neither ffn nor heads, whose masks learn from whole columns; prune one, and give"
-                " the other student that one as its start"
+                "weights goes with neither ffn nor heads; prune these in a first student, and name it as the start of"
+                " the one with weights"
             )
         if self.weights is not None and "method" in self.model_fields_set:
             raise ValueError("method is of ffn and heads: weights go by their size; leave it out")
@@ -339,11 +339,11 @@ class StudentConfig(_Frozen):
     def _unprunable(self, how: PruneConfig) -> str | None:
         """Return why nothing can be pruned in its training, and what to do; None: it can."""
         if self.train is None:
-            return "learns its masks in a training; give train, or ffn and heads alone, which cut without one"
+            return "needs a training in which its masks change; give train, or ffn and heads alone, which cut without one"
         if twice := [layer for layer in self.layers if self.layers.count(layer) > 1]:
             return (
-                f"learns a mask for each layer, and layer {twice[0]} runs twice with the same weights; name it"
-                " once, or leave prune out: ffn and heads cut shared layers alike"
+                f"has a mask for each layer, and layer {twice[0]} runs twice with the same weights; name it once, or"
+                " leave prune out: ffn and heads cut shared layers alike"
             )
         for name, given, final in (("ffn", self.ffn, how.ffn), ("heads", self.heads, how.heads)):
             if final is not None and given is not None and final >= (mean := _mean_of(given)):
@@ -421,13 +421,25 @@ def _misfit(given: int | tuple[int, ...] | None, layers: tuple[int, ...]) -> str
     return None
 
 
+def _other_start(student: StudentConfig, ticket: StudentConfig) -> str | None:
+    """Return why a student cannot have masks from the weights that another ends with, and what to do; None: it can."""
+    if ticket.train is None or ticket.prune is not None:
+        return "must be trained, and not pruned: its weights in the end choose those that stay"
+    for key in ("start", "base", "layers", "ffn", "heads", "hidden"):
+        if getattr(student, key) != getattr(ticket, key):
+            return (
+                f"has another {key}; give both the same, so that they begin with the same weights"
+            )
+    return None
+
+
 def _keep_misfit(given: float | tuple[float, ...], drop_after: int, n_layers: int) -> str | None:
     """Return why these cannot be the shares of the tokens that layers see, and what to do; None: they can."""
     each = given if isinstance(given, tuple) else (given,)
     if wrong := [share for share in each if not 0 < share <= 1]:
         return f"{wrong[0]:g}: a share of the tokens is more than 0 and at most 1"
     if not isinstance(given, tuple):
-        return None
+        return _one_share_misfit(given, drop_after, n_layers)
     if drop_after:
         return f"{list(each)}: a list already says where tokens are dropped; leave drop_after out, or give one share"
     if len(each) != n_layers:
@@ -438,6 +450,15 @@ def _keep_misfit(given: float | tuple[float, ...], drop_after: int, n_layers: in
         if each[i] > each[i - 1]:
             return f"{list(each)}: rises to {each[i]:g}, but dropped tokens do not come back; give shares that never rise"
     return None
+
+
+def _one_share_misfit(given: float, drop_after: int, n_layers: int) -> str | None:
+    if given == 1 or 0 < drop_after < n_layers:
+        return None
+    return (
+        f"{given:g}: with drop_after {drop_after} all {n_layers} layers see all tokens; give drop_after from 1 to less"
+        f" than {n_layers}, give keep a share for each layer, or leave it out"
+    )
 
 
 class ElasticConfig(_Frozen):
@@ -723,11 +744,6 @@ class StudyConfig(_Frozen):
                 raise ValueError(
                     f"{student.name}: start {student.start} must be a student listed before it"
                 )
-            ticket = student.prune.ticket if student.prune else None
-            if ticket is not None and ticket not in known - elastics:
-                raise ValueError(
-                    f"{student.name}: ticket {ticket} of prune must be a student listed before it"
-                )
             known.add(student.name)
             if not student.even and student.start in elastics:
                 raise ValueError(
@@ -739,6 +755,21 @@ class StudyConfig(_Frozen):
                     f"{student.name}: start {student.start} is an elastic student, whose slices drop tokens once;"
                     " give keep one share, and drop_after"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _tickets_fit(self) -> StudyConfig:
+        """A ticket begins with the weights that the other student began with, and that one is trained whole."""
+        before: dict[str, StudentConfig] = {}
+        for student in self.students:
+            ticket = student.prune.ticket if student.prune else None
+            if ticket is not None and ticket not in before:
+                raise ValueError(
+                    f"{student.name}: ticket {ticket} of prune must be a student listed before it"
+                )
+            if ticket is not None and (said := _other_start(student, before[ticket])):
+                raise ValueError(f"{student.name}: ticket {ticket} of prune {said}")
+            before[student.name] = student
         return self
 
     @model_validator(mode="after")

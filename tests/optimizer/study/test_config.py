@@ -199,6 +199,14 @@ DROPPING = "layers = [0, 1, 2]\nffn = 8\n"
     [
         ("keep = 0.0\n", "s: keep 0: a share of the tokens is more than 0 and at most 1"),
         ("keep = 1.1\ndrop_after = 1\n", "s: keep 1.1: a share"),
+        (
+            "keep = 0.5\n",
+            "s: keep 0.5: with drop_after 0 all 3 layers see all tokens; give drop_after",
+        ),
+        (
+            "keep = 0.5\ndrop_after = 3\n",
+            "s: keep 0.5: with drop_after 3 all 3 layers see all tokens",
+        ),
         ("keep = [1.0, 0.5, 0.0]\n", "s: keep 0: a share"),
         ("keep = [1.5, 1.0, 0.5]\n", "s: keep 1.5: a share"),
         ("keep = [1.0, nan, 0.5]\n", "s: keep nan: a share"),
@@ -228,9 +236,6 @@ def test_shares_that_cannot_be_are_refused(tmp_path: Path, text: str, said: str)
     ("text", "drops"),
     [
         ("", ()),
-        ("keep = 0.5\n", ()),
-        ("keep = 0.5\ndrop_after = 3\n", ()),
-        ("keep = 0.5\ndrop_after = 4\n", ()),
         ("keep = 1\ndrop_after = 1\n", ()),
         ("keep = 0.5\ndrop_after = 2\n", ((2, 0.5),)),
         ("keep = [1, 1, 1]\n", ()),
@@ -260,13 +265,17 @@ def test_a_slice_may_say_by_layer_where_it_drops_tokens(tmp_path: Path) -> None:
     assert found[0].drops == ((2, 0.5),)
 
 
+TICKET = '[[students]]\nname = "t"\nprune = { weights = 0.5, ticket = "s" }\n'
 PRUNED = WIDTHS + "layers = [0, 1]\nffn = 512\nheads = 12\n"
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (PRUNED + "prune = { ffn = 128 }\n", "s: prune learns its masks in a training; give train"),
+        (
+            PRUNED + "prune = { ffn = 128 }\n",
+            "s: prune needs a training in which its masks change; give train",
+        ),
         (PRUNED + "train = {}\nprune = {}\n", "give ffn, heads or both"),
         (PRUNED + "train = {}\nprune = { ffn = 100 }\n", "prune.ffn: .* multiple of 64"),
         (PRUNED + "train = {}\nprune = { ffn = 512 }\n", "ffn 512: its layers have 512 before"),
@@ -288,6 +297,14 @@ PRUNED = WIDTHS + "layers = [0, 1]\nffn = 512\nheads = 12\n"
         (
             PRUNED + 'train = {}\nprune = { weights = 0.5, ticket = "t", start = 0.2 }\n',
             "masks are there from the first step on; leave start and end out",
+        ),
+        (
+            PRUNED + "train = {}\n" + TICKET + "layers = [0]\nffn = 512\nheads = 12\ntrain = {}\n",
+            "t: ticket s of prune has another layers; give both the same",
+        ),
+        (
+            PRUNED + TICKET + PRUNED.replace(WIDTHS, "") + "train = {}\n",
+            "t: ticket s of prune must be trained, and not pruned",
         ),
         (
             PRUNED + 'train = {}\nprune = { weights = 0.5, ticket = "s" }\n',

@@ -64,7 +64,7 @@ def test_every_row_of_a_batch_is_in_one_part(n_rows: int, size: int, at_once: in
 @pytest.mark.timeout(900)  # s: six processes that import PyTorch
 def test_two_processes_learn_what_one_does(tiny_backbone: Path, tmp_path: Path) -> None:
     """With dropped tokens, hidden states, sampled shapes, masks, and one row for two; also after a kill."""
-    kinds = ("elastic", "student", "pruned")
+    kinds = ("elastic", "student", "pruned", "sparse")
     alone, together = tmp_path / "alone", tmp_path / "together"
     losses = {kind: train(kind, str(tiny_backbone), alone / kind) for kind in kinds}
     killed = together / "elastic"
