@@ -220,20 +220,21 @@ def test_a_worker_predicts_the_wait_behind_the_others_work(gateway: Gateway) -> 
     ask(idle, SLO_Variant="slow", SLO_Latency_Ms="60000")
     time.sleep(2.0)  # what was learned from it is forgotten
     alone_ms = predicted_ms()
-    threads = [
-        threading.Thread(
-            target=ask,
-            args=(connection,),
-            kwargs={"SLO_Variant": "slow", "SLO_Latency_Ms": "60000"},
-        )
-        for connection in more
-    ]
+    enough = threading.Event()
+
+    def keep_busy(connection: http.client.HTTPConnection) -> None:
+        while not enough.is_set():
+            ask(connection, SLO_Variant="slow", SLO_Latency_Ms="60000")
+
+    threads = [threading.Thread(target=keep_busy, args=(connection,)) for connection in more]
     for thread in threads:
         thread.start()
-    seen_ms = alone_ms
-    while any(thread.is_alive() for thread in threads):
-        seen_ms = max(seen_ms, predicted_ms())
-    assert seen_ms > 2.0 * alone_ms
+    try:
+        until(lambda: predicted_ms() > 2.0 * alone_ms)
+    finally:
+        enough.set()
+        for thread in threads:
+            thread.join()
 
 
 def test_a_quota_holds_for_both_workers_together(gateway: Gateway) -> None:
