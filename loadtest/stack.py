@@ -20,7 +20,7 @@ from typing import Any
 from gateway.errors import BertierError
 from gateway.triton_server.guard import end_with_parent
 
-READY_TIMEOUT_S = 180.0
+READY_TIMEOUT_S = 280.0  # most of it for measuring latencies, on a host that is full
 STOP_TIMEOUT_S = 30.0
 POLL_S = 0.1
 SERVE = ("gateway.cli.main", "serve")
